@@ -1,0 +1,1 @@
+"""Measure engines honestly: paired, interleaved, with the evidence beside every number."""

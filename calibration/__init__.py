@@ -1,0 +1,1 @@
+"""Graph to typed graph: ranges, policy, Q/DQ. Nothing here yet; see the changelog."""

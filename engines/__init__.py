@@ -1,0 +1,10 @@
+"""Build, open and run engines: the half of the toolkit that also runs on a board.
+
+Needs numpy only. Everything heavier (ONNX Runtime, TensorRT) is imported by the one backend file
+that uses it, when that backend is chosen.
+"""
+
+from engines.engine import BuildOptions, Engine, OpenOptions, build, open_engine
+from engines.engine import open_engine as open
+
+__all__ = ["BuildOptions", "Engine", "OpenOptions", "build", "open", "open_engine"]

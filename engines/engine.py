@@ -1,0 +1,196 @@
+"""What an open engine offers, and the two functions that make one.
+
+A backend is a file in `engines/backends/` with two functions, `build` and `open_engine`; the
+protocol `Backend` states them. Callers use the two functions of the same names here: they look
+up the target and the side-car, and leave the rest to the backend.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines import backends, registry, storage, targets
+from engines.errors import InputError
+from engines.manifest import Manifest, TensorSpec, manifest_path, read_manifest, write_manifest
+from engines.targets import Target
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing.Self needs Python 3.11
+
+Array = NDArray[np.generic]
+Feeds = Mapping[str, Array]
+Progress = Callable[[str, int, int], bool]
+"""`progress(phase, done, total) -> keep going?`; total 0 means unknown."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How an engine is built; what is None is chosen by the target.
+
+    Attributes:
+        compute_capabilities: GPU generations to compile for, such as "8.6". TensorRT-RTX only.
+        optimization_level: TensorRT's builder effort, 0 to 5.
+        workspace_bytes: Upper limit of scratch memory while building and running.
+        force: Replace an artefact that exists.
+        command: The command line to record in the manifest.
+        progress: Called while building; returning False cancels the build.
+    """
+
+    compute_capabilities: tuple[str, ...] | None = None
+    optimization_level: int | None = None
+    workspace_bytes: int | None = None
+    force: bool = False
+    command: tuple[str, ...] = ()
+    progress: Progress | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenOptions:
+    """How an engine is opened.
+
+    Attributes:
+        threads: CPU threads of one inference; None takes the physical cores this process may use.
+        literal: Run the graph as written, without the runtime's own graph rewrites. For parity
+            of quantized graphs, never for speed.
+    """
+
+    threads: int | None = None
+    literal: bool = False
+
+
+class Engine(Protocol):
+    """An opened artefact that can run. Holds device memory: use it in a `with` statement."""
+
+    @property
+    def name(self) -> str:
+        """A short name for tables: the file's stem unless the caller set another."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs in the graph's order."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs in the graph's order."""
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Run once and return the outputs by name.
+
+        Raises:
+            InputError: A feed is missing, unexpected, misshapen or of another dtype.
+            EngineError: The runtime failed.
+        """
+
+    def bind(self, feeds: Feeds) -> Callable[[], None]:
+        """Put `feeds` in place once; the result runs one inference and returns when it is done.
+
+        What a latency measurement calls: no copy of inputs or outputs inside the timed region.
+        """
+
+    def describe(self) -> dict[str, str]:
+        """Return what a measurement must record: runtime, version, provider, threads, device."""
+
+    def close(self) -> None:
+        """Free what the engine holds. Calling it twice is harmless."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Backend(Protocol):
+    """What a file in `engines/backends/` offers."""
+
+    def build(self, onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Manifest:
+        """Write the engine for `onnx` to `out`, atomically, and return its manifest (unwritten)."""
+
+    def open_engine(
+        self, artefact: Path, manifest: Manifest | None, *, options: OpenOptions
+    ) -> Engine:
+        """Open `artefact`, whose bytes the caller has checked against `manifest`."""
+
+
+def backend(name: str) -> Backend:
+    """Import the backend `name`; see `engines.registry.load` for the errors."""
+    return cast(Backend, registry.load(backends, name))
+
+
+def build(
+    onnx: Path | str,
+    *,
+    target: str | Target,
+    out: Path | str | None = None,
+    options: BuildOptions | None = None,
+) -> Path:
+    """Build the engine of `target` from a graph and write it with its side-car.
+
+    Args:
+        onnx: A graph with its manifest beside it; a graph of someone else's without one is
+            accepted, the side-car then says so.
+        target: A name from `engines.targets`, or a target of the caller's.
+        out: The artefact to write; by default `<graph's stem>.<target><the target's suffix>`
+            beside the graph.
+        options: See BuildOptions.
+
+    Returns:
+        The path of the artefact.
+
+    Raises:
+        TrustError: The graph does not match its manifest.
+        EngineError: The runtime refuses the graph; the message carries what it logged.
+        MissingDependencyError: The runtime is not installed.
+    """
+    graph = Path(onnx)
+    place = target if isinstance(target, Target) else load_target(target)
+    options = options or BuildOptions()
+    artefact = Path(out) if out else graph.with_name(f"{graph.stem}.{place.name}{place.suffix}")
+    storage.refuse_overwrite(artefact, force=options.force)
+    built = backend(place.backend).build(graph, place, artefact, options=options)
+    write_manifest(artefact, built)
+    return artefact
+
+
+def open_engine(artefact: Path | str, *, options: OpenOptions | None = None) -> Engine:
+    """Open an artefact after checking it against its side-car.
+
+    An `.onnx` file without a manifest opens too (someone else's graph has none); a plan does
+    not, because a plan is executable code.
+
+    Raises:
+        TrustError: The artefact does not match its manifest, or a plan has none.
+        InputError: There is no such file, or no backend opens files of its kind.
+        EngineError: The runtime refuses it.
+        MissingDependencyError: The runtime, its driver or its device is absent.
+    """
+    path = Path(artefact)
+    if not path.is_file():
+        raise InputError("there is no such file", where=str(path), fix="check the path")
+    if path.suffix == ".plan":
+        manifest: Manifest | None = read_manifest(path)
+    elif path.suffix == ".onnx":
+        manifest = read_manifest(path) if manifest_path(path).exists() else None
+    else:
+        raise InputError(
+            f"{path.suffix or 'no ending'} is neither .onnx nor .plan",
+            where=str(path),
+            fix="give a graph, or an engine made by `fpet-export build`",
+        )
+    name = "trt" if path.suffix == ".plan" else "ort"
+    return backend(name).open_engine(path, manifest, options=options or OpenOptions())
+
+
+def load_target(name: str) -> Target:
+    """Return the target of this name; see `engines.registry.load` for the errors."""
+    return cast(Target, registry.load(targets, name).TARGET)

@@ -1,0 +1,327 @@
+"""The side-car of every artefact: what it is, how it was made, and the hash that proves it.
+
+`NAME.manifest.json` lies beside `NAME.onnx` or `NAME.plan`. This file alone writes and reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import platform
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from engines import storage
+from engines.errors import TrustError
+
+SCHEMA = 1
+
+Dimension = int | str
+"""A static extent, or the name of a dynamic one such as "batch"."""
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output: name, shape, and dtype in numpy's spelling ("float32", "uint8")."""
+
+    name: str
+    shape: tuple[Dimension, ...]
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How an image becomes the input tensor.
+
+    Attributes:
+        size: (height, width) in pixels of the input.
+        interpolation: Pillow's filter name: "bicubic", "bilinear", "lanczos" or "nearest".
+        crop: Share of the resized image that the centre crop keeps; 1.0 resizes straight to
+            `size` without keeping the aspect ratio, as the authors' runs do.
+        mean: Per channel (RGB), on pixels in 0..1; subtracted before dividing by `std`.
+        std: Per channel (RGB).
+        layout: "NCHW" or "NHWC" of the input tensor.
+        dtype: "float32" (pixels in 0..1, before mean and std) or "uint8" (raw pixels).
+        in_graph: Whether mean and std (and 1/255 for uint8) are already part of the graph. The
+            caller then feeds plain pixels.
+    """
+
+    size: tuple[int, int]
+    interpolation: str
+    crop: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    dtype: Literal["float32", "uint8"] = "float32"
+    in_graph: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What the network is, for people and for the checks of later stages.
+
+    Attributes:
+        architecture: A readable name, such as "vit 768x12, 12 heads, patch 16".
+        width: Token width C.
+        depth: Number of blocks.
+        heads: Attention heads.
+        patch: (height, width) of a patch in pixels.
+        grid: (rows, columns) of patches.
+        prefix_tokens: Class, distillation and register tokens in front of the patches.
+        classes: Number of logits.
+        method: Tuning method, or "none".
+        bit: Bits of the stored adapter, or None.
+        dim: Rank or bottleneck width, or None.
+        scale: The method's scale, or None.
+        merge_block: 0-based block after whose attention tokens merge, or None.
+        ties: "argmax" or "reference".
+        tokens: Tokens that leave each block.
+        macs: Multiply-adds of one image.
+    """
+
+    architecture: str
+    width: int
+    depth: int
+    heads: int
+    patch: tuple[int, int]
+    grid: tuple[int, int]
+    prefix_tokens: int
+    classes: int
+    method: str
+    bit: int | None
+    dim: int | None
+    scale: float | None
+    merge_block: int | None
+    ties: Literal["argmax", "reference"]
+    tokens: tuple[int, ...]
+    macs: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parent:
+    """A file that the artefact was made from."""
+
+    role: str
+    file: str
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """What a plan is bound to.
+
+    Attributes:
+        flavour: "onnxruntime", "tensorrt" or "tensorrt_rtx".
+        version: Its full version.
+        compute_capabilities: GPU generations the plan holds code for, as "8.6"; empty on a CPU.
+        machine: CPU architecture, as `platform.machine()` gives it.
+        settings: Everything else that decided the build, as text.
+    """
+
+    flavour: str
+    version: str
+    compute_capabilities: tuple[str, ...] = ()
+    machine: str = dataclasses.field(default_factory=platform.machine)
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything a later stage needs to know about one artefact.
+
+    Attributes:
+        kind: "graph" (ONNX) or "engine".
+        file: Name of the artefact, without its folder.
+        sha256: Of the artefact's bytes; filled in by `write_manifest`.
+        size_bytes: Likewise.
+        inputs: In the graph's order.
+        outputs: Likewise.
+        preprocessing: None for a graph that was not exported by this toolkit.
+        labels: Class names; empty when unknown.
+        model: None for a graph that was not exported by this toolkit.
+        precision: "fp32", "fp16", "bf16", "int8" or "fp8".
+        opset: ONNX opset of the graph, or of the graph a plan was built from.
+        target: Target the artefact was made for.
+        runtime: What a plan is bound to; None for a graph.
+        operators: Histogram of the graph's operators.
+        probes: Role ("match", "size") to the name of an inner tensor, for audits.
+        weights: "random" marks an artefact that is good for speed only.
+        parents: What it was made from.
+        command: The command line, word by word.
+        tools: Versions of what made it.
+        parity: The parity table, as `engines.parity` stores it; None before the check.
+        created: UTC, ISO 8601.
+        schema: Version of this layout.
+    """
+
+    kind: Literal["graph", "engine"]
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    precision: str
+    opset: int
+    target: str
+    weights: Literal["trained", "random", "unknown"]
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] = ()
+    model: ModelFacts | None = None
+    runtime: Runtime | None = None
+    operators: dict[str, int] = dataclasses.field(default_factory=dict)
+    probes: dict[str, str] = dataclasses.field(default_factory=dict)
+    parents: tuple[Parent, ...] = ()
+    command: tuple[str, ...] = ()
+    tools: dict[str, str] = dataclasses.field(default_factory=dict)
+    parity: dict[str, Any] | None = None
+    created: str = dataclasses.field(
+        default_factory=lambda: dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
+    )
+    sha256: str = ""
+    size_bytes: int = 0
+    schema: int = SCHEMA
+
+
+def manifest_path(artefact: Path) -> Path:
+    """Return the side-car's path: `model.cpu.onnx` has `model.cpu.manifest.json`."""
+    return artefact.with_name(artefact.stem + ".manifest.json")
+
+
+def write_manifest(artefact: Path, manifest: Manifest) -> Manifest:
+    """Hash `artefact`, write its side-car and return the completed manifest."""
+    complete = dataclasses.replace(
+        manifest,
+        file=artefact.name,
+        sha256=storage.sha256_of(artefact),
+        size_bytes=artefact.stat().st_size,
+    )
+    text = json.dumps(dataclasses.asdict(complete), indent=1)
+    storage.write_text(manifest_path(artefact), text + "\n")
+    return complete
+
+
+def read_manifest(artefact: Path, *, verify: bool = True) -> Manifest:
+    """Read the side-car of `artefact` and check that it describes these very bytes.
+
+    Raises:
+        TrustError: There is no side-car, it is not ours or not whole, or the artefact's size or
+            hash is another.
+    """
+    path = manifest_path(artefact)
+    fix = "make the artefact again, or copy it together with its manifest"
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise TrustError("the manifest is missing", where=str(path), fix=fix) from None
+    except (OSError, ValueError) as error:
+        raise TrustError(
+            f"the manifest cannot be read: {error}", where=str(path), fix=fix
+        ) from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        found = document.get("schema") if isinstance(document, dict) else type(document).__name__
+        raise TrustError(
+            f"the manifest has schema {found!r}, this version reads {SCHEMA}",
+            where=str(path),
+            fix=fix,
+        )
+    try:
+        manifest = from_json(Manifest, document)
+    except (TypeError, ValueError) as error:
+        raise TrustError(f"the manifest is damaged: {error}", where=str(path), fix=fix) from error
+    if verify:
+        _verify(artefact, manifest, fix)
+    return manifest
+
+
+def _verify(artefact: Path, manifest: Manifest, fix: str) -> None:
+    try:
+        size = artefact.stat().st_size
+    except OSError as error:
+        raise TrustError(
+            f"the artefact cannot be read: {error.strerror}", where=str(artefact), fix=fix
+        ) from error
+    if manifest.file != artefact.name:
+        raise TrustError(
+            f"the manifest describes {manifest.file!r}, not {artefact.name!r}",
+            where=str(manifest_path(artefact)),
+            fix=fix,
+        )
+    if size != manifest.size_bytes:
+        raise TrustError(
+            f"the file has {size} bytes, its manifest says {manifest.size_bytes}",
+            where=str(artefact),
+            fix=fix,
+        )
+    found = storage.sha256_of(artefact)
+    if found != manifest.sha256:
+        raise TrustError(
+            f"SHA-256 is {found[:16]}…, the manifest says {manifest.sha256[:16]}…",
+            where=str(artefact),
+            fix=fix,
+        )
+
+
+def from_json(kind: type[T], value: Any) -> T:
+    """Build a `kind` (dataclass, tuple, dict, Literal, Optional or scalar) from parsed JSON.
+
+    Raises:
+        TypeError: A value has another type, or a key is unknown or missing.
+    """
+    return typing.cast(T, _parse(kind, value, at=""))
+
+
+def _parse(kind: Any, value: Any, *, at: str) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _parse_dataclass(typing.cast(type, kind), value, at=at)
+    if origin in (Union, types.UnionType):
+        for candidate in arguments:
+            try:
+                return _parse(candidate, value, at=at)
+            except TypeError:
+                continue
+    elif origin is Literal:
+        if value in arguments:
+            return value
+    elif origin is tuple and isinstance(value, list):
+        if arguments[-1] is Ellipsis:
+            return tuple(_parse(arguments[0], item, at=at) for item in value)
+        if len(arguments) == len(value):
+            pairs = zip(arguments, value, strict=True)
+            return tuple(_parse(wanted, item, at=at) for wanted, item in pairs)
+    elif origin is dict and isinstance(value, dict):
+        return {
+            str(key): _parse(arguments[1], item, at=f"{at}.{key}") for key, item in value.items()
+        }
+    elif kind is float and type(value) in (int, float):
+        return float(value)
+    elif isinstance(kind, type) and type(value) is kind:
+        return value
+    elif kind is type(None) and value is None:
+        return None
+    raise TypeError(f"{at.lstrip('.') or 'document'} is {value!r}, wanted {kind}")
+
+
+def _parse_dataclass(kind: type, value: Any, *, at: str) -> Any:
+    if not isinstance(value, dict):
+        raise TypeError(f"{at.lstrip('.') or 'document'} is {value!r}, wanted an object")
+    hints = get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = sorted(set(value) - set(fields))
+    missing = sorted(
+        name
+        for name, field in fields.items()
+        if name not in value
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    )
+    if unknown or missing:
+        raise TypeError(f"{at.lstrip('.') or 'document'}: unknown {unknown}, missing {missing}")
+    return kind(
+        **{name: _parse(hints[name], item, at=f"{at}.{name}") for name, item in value.items()}
+    )

@@ -1,0 +1,79 @@
+"""A folder is a registry: one module an entry, the file name is the entry's name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+
+from engines.errors import MissingDependencyError, UnknownNameError
+
+_PACKAGES = ("fpet_export", "calibration", "engines", "benchmarks")
+_EXTRA_OF = {
+    "torch": "export",
+    "timm": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnx_graphsurgeon": "export",
+    "safetensors": "export",
+    "yaml": "export",
+    "PIL": "export",
+    "rich": "export",
+    "onnxruntime": "cpu",
+    "tensorrt_rtx": "rtx",
+    "tensorrt": "tensorrt",
+    "openvino": "peers",
+    "jinja2": "report",
+    "matplotlib": "report",
+}
+
+
+def available(folder: ModuleType) -> list[str]:
+    """List the entries of `folder` without importing any of them.
+
+    An underscore in a file name is a hyphen on the command line only where the caller says so;
+    a name that starts with one is shared code and no entry.
+    """
+    names = (module.name for module in pkgutil.iter_modules(folder.__path__))
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def load(folder: ModuleType, name: str) -> ModuleType:
+    """Import the entry `name` of `folder`, and only that one.
+
+    Raises:
+        UnknownNameError: There is no such entry; a near name is proposed, never taken.
+        MissingDependencyError: The entry needs a third-party package that is absent.
+    """
+    names = available(folder)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        raise UnknownNameError(
+            f"{name!r} is not one of {', '.join(names)}",
+            where=folder.__name__,
+            fix=f"did you mean {near[0]!r}?" if near else "choose one of the names above",
+        )
+    return import_or_explain(f"{folder.__name__}.{name}")
+
+
+def import_or_explain(module: str) -> ModuleType:
+    """Import `module`; say which extra brings the third-party package that it misses.
+
+    Raises:
+        MissingDependencyError: A package that is not ours is absent. A missing module of ours
+            is a bug and keeps its own ModuleNotFoundError.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if not missing or missing in _PACKAGES:
+            raise
+        extra = _EXTRA_OF.get(missing)
+        install = f"'fpet-export[{extra}]'" if extra else missing
+        raise MissingDependencyError(
+            f"the package {missing!r} is not installed",
+            where=module,
+            fix=f"pip install {install}",
+        ) from error

@@ -1,0 +1,43 @@
+"""Where an engine runs: one data file a target, every fact with its source, no code.
+
+A target decides how the graph is written (opset, where the attention scale sits, what the last
+block computes) and which runtime builds it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """One place to run.
+
+    Attributes:
+        name: The file's name.
+        summary: One line for the table of targets.
+        backend: Name of the file in `engines/backends/`.
+        module: Python package of the runtime ("onnxruntime", "tensorrt", "tensorrt_rtx").
+        suffix: Ending of the artefact: ".onnx" for ONNX Runtime, ".plan" for TensorRT.
+        opset: ONNX opset that the runtime reads and that suits it best.
+        attention_scale: "split" scales q and k by d^(-1/4) each; "folded" puts d^(-1/2) into
+            the query weights.
+        last_block: "class-token" computes in the last block only what the head reads;
+            "all-tokens" keeps the block uniform.
+        precisions: What its graphs may be typed as.
+        compute_capabilities: GPU generations to build for when the caller names none, as "8.6".
+        sources: Where each fact comes from, one sentence each.
+    """
+
+    name: str
+    summary: str
+    backend: str
+    module: str
+    suffix: str
+    opset: int
+    attention_scale: Literal["split", "folded"]
+    last_block: Literal["class-token", "all-tokens"]
+    precisions: tuple[str, ...]
+    sources: tuple[str, ...]
+    compute_capabilities: tuple[str, ...] = ()
