@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,10 +59,15 @@ class OpenOptions:
         threads: CPU threads of one inference; None takes the physical cores this process may use.
         literal: Run the graph as written, without the runtime's own graph rewrites. For parity
             of quantized graphs, never for speed.
+        provider: What ONNX Runtime runs on; None takes what the artefact was built for, and the
+            CPU for a plain graph. It is never replaced by another one silently.
+        name: The engine's name in tables; None takes the file's stem.
     """
 
     threads: int | None = None
     literal: bool = False
+    provider: Literal["cpu", "cuda"] | None = None
+    name: str | None = None
 
 
 class Engine(Protocol):

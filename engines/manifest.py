@@ -151,6 +151,8 @@ class Manifest:
         operators: Histogram of the graph's operators.
         probes: Role ("match", "size") to the name of an inner tensor, for audits.
         weights: "random" marks an artefact that is good for speed only.
+        batch_range: Smallest and largest value of a dynamic batch dimension; None when every
+            extent is static.
         parents: What it was made from.
         command: The command line, word by word.
         tools: Versions of what made it.
@@ -173,6 +175,7 @@ class Manifest:
     runtime: Runtime | None = None
     operators: dict[str, int] = dataclasses.field(default_factory=dict)
     probes: dict[str, str] = dataclasses.field(default_factory=dict)
+    batch_range: tuple[int, int] | None = None
     parents: tuple[Parent, ...] = ()
     command: tuple[str, ...] = ()
     tools: dict[str, str] = dataclasses.field(default_factory=dict)
