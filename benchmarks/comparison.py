@@ -1,0 +1,344 @@
+"""Open contenders and peers, check that they agree, time them in pairs, judge the result."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import peers as peer_folder
+from benchmarks.agreement import Agreement, check_agreement
+from benchmarks.environment import Environment, read_environment
+from benchmarks.feeds import static_batch, synthetic_feeds
+from benchmarks.latency import (
+    Clock,
+    Contender,
+    Pause,
+    Progress,
+    Rounds,
+    Schedule,
+    measure_rounds,
+)
+from benchmarks.measurement import (
+    Absent,
+    Artefact,
+    ContenderResult,
+    Measurement,
+    describe_artefact,
+)
+from benchmarks.paired_statistics import compare, summarise
+from benchmarks.peers import PeerSource, load_peer
+from benchmarks.validity import MachineUse, check, machine_use, other_load, refuse_invalid
+from engines.engine import Array, Engine, Feeds, OpenOptions, open_engine
+from engines.errors import (
+    EngineError,
+    MeasurementError,
+    MissingDependencyError,
+    UnknownNameError,
+    UsageError,
+)
+from engines.manifest import manifest_path, read_manifest
+from engines.processor import usable_cores
+
+Source = Path | str | Engine
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opened:
+    """An engine that takes part, and what is known of it.
+
+    Attributes:
+        name: Unique in the measurement.
+        engine: Open.
+        artefact: From its manifest; None without one.
+        macs: Multiply-adds of one image; None when unknown.
+    """
+
+    name: str
+    engine: Engine
+    artefact: Artefact | None = None
+    macs: int | None = None
+
+
+def read_machine() -> MachineUse:
+    """Read the machine's counters now."""
+    return machine_use(wall_s=time.monotonic(), own_s=time.process_time())
+
+
+def bench(
+    contenders: Sequence[Source],
+    *,
+    against: Source | None = None,
+    peers: Sequence[str] = (),
+    peer_source: PeerSource | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    feeds: Mapping[str, Feeds] | None = None,
+    agree: Sequence[Sequence[str]] = (),
+    agree_limit: float = 1e-3,
+    schedule: Schedule | None = None,
+    gemm_peak_macs_per_s: float | None = None,
+    strict: bool = True,
+    command: Sequence[str] = (),
+    clock: Clock = time.perf_counter_ns,
+    pause: Pause = time.sleep,
+    machine: Callable[[], MachineUse] = read_machine,
+    environment: Callable[[], Environment] = read_environment,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Measure engines against a baseline, all in the same rounds.
+
+    Args:
+        contenders: Artefacts to open, or open engines (which stay open).
+        against: The baseline: another artefact or engine, or the name of a contender or of a
+            peer. By default the first contender.
+        peers: Files of `benchmarks/peers` that join. One that is not installed or refuses the
+            model is listed in `absent` with its reason.
+        peer_source: The plain model; needed with `peers`.
+        batch: Images of one run. By default what the engines fix, else 1.
+        threads: CPU threads of every contender; by default the physical cores. Engines that the
+            caller opened keep their own.
+        feeds: By contender's name; the others get the same synthetic images.
+        agree: Groups of names whose outputs must agree. All peers form one without being named:
+            they run one model.
+        agree_limit: Largest difference within a group, relative to the largest logit.
+        schedule: How long to measure.
+        gemm_peak_macs_per_s: From `benchmarks.gemm_peak`, to say how near each contender comes.
+        strict: Raise when the measurement is invalid; else the findings only mark it.
+        command: The command line to record.
+        clock: Nanoseconds.
+        pause: Waits between runs.
+        machine: Reads the machine's counters before and after.
+        environment: Reads what the measurement is taken on.
+        progress: Called after every round; returning False stops like Ctrl-C.
+
+    Raises:
+        MeasurementError: The measurement is invalid, or outputs that must agree do not.
+        InputError: An artefact cannot be opened with this batch size.
+        UsageError: The request contradicts itself.
+    """
+    schedule = schedule or Schedule()
+    threads = threads or usable_cores()
+    place = environment()
+    with contextlib.ExitStack() as stack:
+        baseline, opened, absent = _open_all(
+            contenders, against, peers, peer_source, threads, stack
+        )
+        batch = _common_batch(opened, batch)
+        all_feeds = {
+            entry.name: (feeds or {}).get(entry.name)
+            or synthetic_feeds(
+                entry.engine.inputs, batch=batch, seed=schedule.seed, name=entry.name
+            )
+            for entry in opened
+        }
+        opened, outputs, failed = _first_outputs(
+            opened, all_feeds, optional=set(peers) - {baseline}
+        )
+        agreements = check_agreement(
+            outputs, baseline=baseline, agree=[*agree, list(peers)], limit=agree_limit
+        )
+        timed = [
+            Contender(name=entry.name, run_once=entry.engine.bind(all_feeds[entry.name]))
+            for entry in opened
+        ]
+        before = machine()
+        rounds = measure_rounds(
+            timed, schedule=schedule, clock=clock, pause=pause, progress=progress
+        )
+        load = other_load(before, machine())
+        results = _results(
+            opened, rounds, baseline, batch, agreements, schedule.seed, gemm_peak_macs_per_s
+        )
+    findings = check(rounds, baseline=baseline, load=load)
+    if strict:
+        refuse_invalid(findings)
+    return Measurement(
+        baseline=baseline,
+        batch=batch,
+        contenders=results,
+        absent=(*absent, *failed),
+        findings=findings,
+        schedule=schedule,
+        rounds=len(rounds.latency_ns),
+        warmup_rounds=rounds.warmup_rounds,
+        duration_ns=rounds.duration_ns,
+        other_load=load,
+        environment=place,
+        gemm_peak_macs_per_s=gemm_peak_macs_per_s,
+        command=tuple(command),
+    )
+
+
+def rebase(measurement: Measurement, baseline: str) -> Measurement:
+    """Return the same samples compared with another of their contenders.
+
+    Raises:
+        UsageError: No contender has this name.
+    """
+    names = [result.name for result in measurement.contenders]
+    if baseline not in names:
+        raise UsageError(
+            f"no contender is called {baseline!r}",
+            where="baseline",
+            fix=f"choose one of {', '.join(names)}",
+        )
+    reference = measurement.result(baseline)
+    others = [result for result in measurement.contenders if result is not reference]
+    changed = [
+        dataclasses.replace(
+            result,
+            against=None
+            if result is reference
+            else compare(
+                np.array(result.samples_ns, np.int64),
+                np.array(reference.samples_ns, np.int64),
+                baseline=baseline,
+                seed=measurement.schedule.seed,
+            ),
+        )
+        for result in (reference, *others)
+    ]
+    return dataclasses.replace(measurement, baseline=baseline, contenders=tuple(changed))
+
+
+def fastest(measurement: Measurement, names: Sequence[str]) -> str | None:
+    """Return which of these contenders has the lowest median; None when none took part."""
+    present = [result for result in measurement.contenders if result.name in names]
+    return min(present, key=lambda result: result.latency.p50_ns).name if present else None
+
+
+def _open_all(
+    contenders: Sequence[Source],
+    against: Source | None,
+    peers: Sequence[str],
+    peer_source: PeerSource | None,
+    threads: int,
+    stack: contextlib.ExitStack,
+) -> tuple[str, list[Opened], list[Absent]]:
+    """Open everything; return the baseline's name, the engines (baseline first), the absent."""
+    if peers and peer_source is None:
+        raise UsageError(
+            "peers were asked for, but not what they should run",
+            where="peers",
+            fix="give `peer_source`",
+        )
+    opened = [_open(source, threads, stack) for source in contenders]
+    absent: list[Absent] = []
+    for name in peers:
+        assert peer_source is not None
+        try:
+            engine = stack.enter_context(
+                load_peer(peer_folder, name).open_peer(peer_source, threads=threads)
+            )
+        except MissingDependencyError as error:
+            absent.append(Absent(name=name, reason="not installed", fix=error.fix))
+        except (EngineError, UsageError) as error:
+            if isinstance(error, UnknownNameError):
+                raise
+            absent.append(Absent(name=name, reason=error.what, fix=error.fix))
+        else:
+            opened.append(Opened(name=name, engine=engine, macs=peer_source.macs))
+    by_name = {entry.name: entry for entry in opened}
+    if against is None:
+        baseline = opened[0] if opened else None
+    elif isinstance(against, str) and against in by_name:
+        baseline = by_name[against]
+    elif isinstance(against, str) and against in peers:
+        gone = next(entry for entry in absent if entry.name == against)
+        raise MeasurementError(
+            f"the baseline {against} cannot take part: {gone.reason}",
+            where="against",
+            fix=gone.fix,
+        )
+    else:
+        baseline = _open(against, threads, stack)
+        opened.append(baseline)
+    if baseline is None:
+        raise UsageError("nothing to measure", where="contenders", fix="name an artefact")
+    return baseline.name, [baseline, *(e for e in opened if e is not baseline)], absent
+
+
+def _open(source: Source, threads: int, stack: contextlib.ExitStack) -> Opened:
+    if not isinstance(source, (str, Path)):
+        return Opened(name=source.name, engine=source)
+    path = Path(source)
+    engine = stack.enter_context(open_engine(path, options=OpenOptions(threads=threads)))
+    # `open_engine` has just compared the bytes with the manifest.
+    manifest = read_manifest(path, verify=False) if manifest_path(path).exists() else None
+    artefact = describe_artefact(manifest) if manifest else None
+    return Opened(
+        name=engine.name,
+        engine=engine,
+        artefact=artefact,
+        macs=artefact.macs if artefact else None,
+    )
+
+
+def _common_batch(opened: Sequence[Opened], batch: int | None) -> int:
+    fixed = {entry.name: static_batch(entry.engine.inputs) for entry in opened}
+    sizes = {size for size in fixed.values() if size is not None}
+    if batch is None and len(sizes) > 1:
+        raise UsageError(
+            f"the contenders have different batch sizes: {fixed}",
+            where="batch",
+            fix="measure engines of one batch size together",
+        )
+    return batch if batch is not None else (sizes.pop() if sizes else 1)
+
+
+def _first_outputs(
+    opened: Sequence[Opened], feeds: Mapping[str, Feeds], *, optional: set[str]
+) -> tuple[list[Opened], dict[str, Array], list[Absent]]:
+    """Run everybody once; a peer that fails only now (torch.compile) is absent, too."""
+    able: list[Opened] = []
+    outputs: dict[str, Array] = {}
+    absent: list[Absent] = []
+    for entry in opened:
+        try:
+            results = entry.engine.run(feeds[entry.name])
+        except EngineError as error:
+            if entry.name not in optional:
+                raise
+            absent.append(Absent(name=entry.name, reason=error.what, fix=error.fix))
+            continue
+        outputs[entry.name] = results[entry.engine.outputs[0].name]
+        able.append(entry)
+    return able, outputs, absent
+
+
+def _results(
+    opened: Sequence[Opened],
+    rounds: Rounds,
+    baseline: str,
+    batch: int,
+    agreements: Mapping[str, Agreement],
+    seed: int,
+    peak: float | None,
+) -> tuple[ContenderResult, ...]:
+    reference = rounds.of(baseline)
+    results = []
+    for entry in opened:
+        samples = rounds.of(entry.name)
+        latency = summarise(samples, batch=batch)
+        results.append(
+            ContenderResult(
+                name=entry.name,
+                latency=latency,
+                against=None
+                if entry.name == baseline
+                else compare(samples, reference, baseline=baseline, seed=seed),
+                agreement=agreements.get(entry.name),
+                runtime=entry.engine.describe(),
+                artefact=entry.artefact,
+                samples_ns=tuple(int(sample) for sample in samples),
+                peak_share=entry.macs * latency.images_per_s / peak
+                if peak and entry.macs
+                else None,
+            )
+        )
+    return tuple(results)

@@ -1,0 +1,178 @@
+"""The JSON of a measurement: what was timed, on what, what came out, and whether it counts.
+
+`NAME.latency.json` is written and read here only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.agreement import Agreement
+from benchmarks.environment import Environment
+from benchmarks.latency import Schedule
+from benchmarks.paired_statistics import Comparison, LatencySummary
+from benchmarks.validity import Finding, OtherLoad
+from engines import storage
+from engines.errors import InputError
+from engines.manifest import Manifest, from_json
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """The file behind a contender, as its manifest describes it."""
+
+    file: str
+    sha256: str
+    precision: str
+    weights: str
+    target: str
+    macs: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContenderResult:
+    """What came out for one contender.
+
+    Attributes:
+        name: Unique within the measurement.
+        latency: Of one run of the whole batch.
+        against: Comparison with the baseline; None for the baseline itself.
+        agreement: Outputs against those of its reference; None for a reference.
+        runtime: What the engine says of itself: runtime, version, provider, threads, device.
+        artefact: None for a peer, and for a graph without a manifest.
+        peak_share: (multiply-adds / latency) / measured GEMM peak; None when not measured.
+        samples_ns: Every sample, in the order of the rounds, so that anyone can count again.
+    """
+
+    name: str
+    latency: LatencySummary
+    against: Comparison | None
+    agreement: Agreement | None
+    runtime: dict[str, str]
+    artefact: Artefact | None
+    samples_ns: tuple[int, ...]
+    peak_share: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Absent:
+    """A contender that was asked for and could not take part."""
+
+    name: str
+    reason: str
+    fix: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One paired measurement and its evidence.
+
+    Attributes:
+        baseline: Name of the contender that the others are compared with.
+        batch: Images of one run.
+        contenders: The baseline first, the others as the caller gave them.
+        absent: Contenders that could not take part, with the reason.
+        findings: What a reader must know; see `valid`.
+        schedule: How it was measured.
+        rounds: Rounds behind every number.
+        warmup_rounds: Rounds thrown away before.
+        duration_ns: Of the measured rounds.
+        other_load: What others used of the processors meanwhile.
+        environment: What it was measured on.
+        gemm_peak_macs_per_s: Measured peak of this CPU; None when not measured.
+        command: The command line, word by word.
+        schema: Version of this layout.
+    """
+
+    baseline: str
+    batch: int
+    contenders: tuple[ContenderResult, ...]
+    absent: tuple[Absent, ...]
+    findings: tuple[Finding, ...]
+    schedule: Schedule
+    rounds: int
+    warmup_rounds: int
+    duration_ns: int
+    other_load: OtherLoad
+    environment: Environment
+    gemm_peak_macs_per_s: float | None = None
+    command: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+    @property
+    def valid(self) -> bool:
+        """Whether no finding makes the numbers misleading."""
+        return all(finding.severity != "invalid" for finding in self.findings)
+
+    def result(self, name: str) -> ContenderResult:
+        """Return the result of one contender; KeyError when it did not take part."""
+        by_name = {contender.name: contender for contender in self.contenders}
+        return by_name[name]
+
+
+def describe_artefact(manifest: Manifest) -> Artefact:
+    """Return what a measurement records of an artefact's manifest."""
+    return Artefact(
+        file=manifest.file,
+        sha256=manifest.sha256,
+        precision=manifest.precision,
+        weights=manifest.weights,
+        target=manifest.target,
+        macs=manifest.model.macs if manifest.model else None,
+    )
+
+
+def to_document(measurement: Measurement) -> dict[str, Any]:
+    """Return the measurement as what `json.dumps` takes."""
+    return dataclasses.asdict(measurement)
+
+
+def write_measurement(path: Path, measurement: Measurement, *, force: bool = False) -> None:
+    """Write the measurement atomically.
+
+    Raises:
+        UsageError: The file exists and `force` is not given.
+        InputError: The folder cannot be written.
+    """
+    storage.refuse_overwrite(path, force=force)
+    text = json.dumps(to_document(measurement), indent=1, allow_nan=False)
+    # One sample a line would make thousands of lines of one number each.
+    storage.write_text(path, _join_numbers(text) + "\n")
+
+
+def read_measurement(path: Path) -> Measurement:
+    """Read a measurement.
+
+    Raises:
+        InputError: There is no such file, or it is not a measurement of this schema.
+    """
+    fix = "measure again with `fpet-export bench`"
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the measurement cannot be read: {error}", where=str(path), fix=fix
+        ) from error
+    schema = document.get("schema") if isinstance(document, dict) else type(document).__name__
+    if schema != SCHEMA:
+        raise InputError(
+            f"the measurement has schema {schema!r}, this version reads {SCHEMA}",
+            where=str(path),
+            fix=fix,
+        )
+    try:
+        return from_json(Measurement, document)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the measurement is damaged: {error}", where=str(path), fix=fix
+        ) from error
+
+
+def _join_numbers(text: str) -> str:
+    return re.sub(r"\[\n[\d,\s]+\]", lambda found: "".join(found.group().split()), text)

@@ -1,0 +1,104 @@
+"""A measurement as plain text, at most 100 columns wide."""
+
+from __future__ import annotations
+
+import textwrap
+
+from benchmarks.measurement import ContenderResult, Measurement
+
+WIDTH = 100
+_HEADS = (
+    "",
+    "p50 ms",
+    "p90",
+    "p95",
+    "p99",
+    "images/s",
+    "peak",
+    "ratio",
+    "95 % interval",
+    "verdict",
+)
+_NAME_WIDTH = 24
+
+
+def format_table(measurement: Measurement) -> str:
+    """Return the measurement as lines of text, without a line break at the end."""
+    rows = [_HEADS, *(_row(result, measurement.baseline) for result in measurement.contenders)]
+    kept = [
+        column
+        for column in range(len(_HEADS))
+        if column == 0 or any(row[column] for row in rows[1:])
+    ]
+    widths = {column: max(len(row[column]) for row in rows) for column in kept}
+    lines = [
+        "  ".join(
+            row[column].ljust(widths[column])
+            if column in (0, len(_HEADS) - 1)
+            else row[column].rjust(widths[column])
+            for column in kept
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([_title(measurement), "", *lines, *_notes(measurement)])
+
+
+def _title(measurement: Measurement) -> str:
+    seconds = measurement.duration_ns / 1e9
+    place = measurement.environment
+    return "\n".join(
+        textwrap.wrap(
+            f"batch {measurement.batch}, {measurement.rounds} paired rounds in {seconds:.1f} s, "
+            f"baseline {measurement.baseline}, on {place.cpu}, {place.usable_processors}"
+            " processors",
+            WIDTH,
+        )
+    )
+
+
+def _row(result: ContenderResult, baseline: str) -> tuple[str, ...]:
+    latency = result.latency
+    share = f"{result.peak_share:.0%}" if result.peak_share is not None else ""
+    numbers = (
+        *(f"{ns / 1e6:.2f}" for ns in (latency.p50_ns, latency.p90_ns)),
+        *(f"{ns / 1e6:.2f}" for ns in (latency.p95_ns, latency.p99_ns)),
+        f"{latency.images_per_s:.1f}",
+        share,
+    )
+    name = shorten(result.name, _NAME_WIDTH)
+    against = result.against
+    if against is None:
+        return (name, *numbers, "1", "", "baseline")
+    # Faster and slower carry their factor; "no difference shown" must not suggest one.
+    factor = "" if against.verdict == "no difference shown" else f"{against.speedup:.2f}x "
+    return (
+        name,
+        *numbers,
+        f"{against.ratio:.3f}",
+        f"[{against.low:.3f}, {against.high:.3f}]",
+        f"{factor}{against.verdict}",
+    )
+
+
+def _notes(measurement: Measurement) -> list[str]:
+    notes = [f"{entry.name}: {entry.reason} ({entry.fix})" for entry in measurement.absent]
+    for finding in measurement.findings:
+        mark = "INVALID" if finding.severity == "invalid" else "note"
+        notes.append(f"{mark}: {finding.what}; {finding.fix}")
+    random = [
+        result.name
+        for result in measurement.contenders
+        if result.artefact is not None and result.artefact.weights == "random"
+    ]
+    if random:
+        notes.append(f"random weights, good for speed only: {', '.join(random)}")
+    lines = [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+    return ["", *lines] if lines else []
+
+
+def shorten(name: str, width: int) -> str:
+    """Return `name` with its middle replaced when it is longer than `width`."""
+    if len(name) <= width:
+        return name
+    head = (width - 1) // 2
+    return f"{name[:head]}…{name[head + 1 - width :]}"
