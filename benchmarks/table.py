@@ -7,39 +7,36 @@ import textwrap
 from benchmarks.measurement import ContenderResult, Measurement
 
 WIDTH = 100
-_HEADS = (
-    "",
-    "p50 ms",
-    "p90",
-    "p95",
-    "p99",
-    "images/s",
-    "peak",
-    "ratio",
-    "95 % interval",
-    "verdict",
-)
-_NAME_WIDTH = 24
+_HEADS = ("", "p50 ms", "p90", "p99", "images/s", "peak", "ratio", "95 % int.", "verdict")
+_LEFT = (0, len(_HEADS) - 1)  # columns of words; the others are numbers
+_GAP = "  "
 
 
 def format_table(measurement: Measurement) -> str:
-    """Return the measurement as lines of text, without a line break at the end."""
-    rows = [_HEADS, *(_row(result, measurement.baseline) for result in measurement.contenders)]
+    """Return the measurement as lines of text, without a line break at the end.
+
+    Ratios are latency over the baseline's latency, so below 1 is faster; `peak` is the share of
+    the machine's measured GEMM rate.
+    """
+    rows = [_HEADS, *(_row(result) for result in measurement.contenders)]
     kept = [
         column
         for column in range(len(_HEADS))
         if column == 0 or any(row[column] for row in rows[1:])
     ]
     widths = {column: max(len(row[column]) for row in rows) for column in kept}
-    lines = [
-        "  ".join(
-            row[column].ljust(widths[column])
-            if column in (0, len(_HEADS) - 1)
-            else row[column].rjust(widths[column])
+    others = sum(widths[column] + len(_GAP) for column in kept[1:])
+    widths[0] = min(widths[0], max(WIDTH - others, 8))
+    lines = []
+    for row in rows:
+        cells = (shorten(row[0], widths[0]), *row[1:])
+        padded = [
+            cells[column].ljust(widths[column])
+            if column in _LEFT
+            else cells[column].rjust(widths[column])
             for column in kept
-        ).rstrip()
-        for row in rows
-    ]
+        ]
+        lines.append(_GAP.join(padded).rstrip())
     return "\n".join([_title(measurement), "", *lines, *_notes(measurement)])
 
 
@@ -56,26 +53,23 @@ def _title(measurement: Measurement) -> str:
     )
 
 
-def _row(result: ContenderResult, baseline: str) -> tuple[str, ...]:
+def _row(result: ContenderResult) -> tuple[str, ...]:
     latency = result.latency
-    share = f"{result.peak_share:.0%}" if result.peak_share is not None else ""
     numbers = (
-        *(f"{ns / 1e6:.2f}" for ns in (latency.p50_ns, latency.p90_ns)),
-        *(f"{ns / 1e6:.2f}" for ns in (latency.p95_ns, latency.p99_ns)),
+        *(f"{ns / 1e6:.2f}" for ns in (latency.p50_ns, latency.p90_ns, latency.p99_ns)),
         f"{latency.images_per_s:.1f}",
-        share,
+        f"{result.peak_share:.0%}" if result.peak_share is not None else "",
     )
-    name = shorten(result.name, _NAME_WIDTH)
     against = result.against
     if against is None:
-        return (name, *numbers, "1", "", "baseline")
+        return (result.name, *numbers, "1", "", "baseline")
     # Faster and slower carry their factor; "no difference shown" must not suggest one.
     factor = "" if against.verdict == "no difference shown" else f"{against.speedup:.2f}x "
     return (
-        name,
+        result.name,
         *numbers,
         f"{against.ratio:.3f}",
-        f"[{against.low:.3f}, {against.high:.3f}]",
+        f"{against.low:.3f}–{against.high:.3f}",
         f"{factor}{against.verdict}",
     )
 
