@@ -1,0 +1,291 @@
+"""Parity is a table, not a number: how far each stage is from the float64 reference.
+
+The token match is discrete. Two correct programs may choose differently where two scores are
+almost equal, and from there on their logits differ a lot. So a stage is judged in two steps:
+flips of the match count only where the reference was sure (`unexplained_flips`), and the logit
+gate applies to the images without any flip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.errors import ParityError
+
+FloatArray = NDArray[np.floating[Any]]
+IntArray = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What one stage said about a set of images.
+
+    Attributes:
+        logits: (I, K).
+        match: (I, Na) index in set B of each A token, -1 for a dropped one; None without merge
+            or where the artefact does not show it.
+        margin: (I, Na) best score minus second best, from the reference only.
+        size: (I, N) patches that each token stands for after the merge, prefix included.
+    """
+
+    logits: FloatArray
+    match: IntArray | None = None
+    margin: FloatArray | None = None
+    size: FloatArray | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gates:
+    """Limits that a stage must keep; None means "reported, not judged".
+
+    Attributes:
+        relative: Largest |logit difference| over the largest |reference logit|.
+        margin: Match margin below which either choice is right.
+        agreement: Smallest top-1 agreement, 0..1. Images whose two best reference logits are
+            closer than twice the allowed difference do not count: either answer is right there.
+        sqnr_db: Smallest signal to noise ratio of the logits.
+    """
+
+    relative: float | None = 1e-4
+    margin: float = 1e-5
+    agreement: float | None = 1.0
+    sqnr_db: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageParity:
+    """One row of the table.
+
+    Attributes:
+        stage: "checkpoint", "folded", "frozen", "onnx", "typed" or an engine's name.
+        images: Images compared.
+        max_abs: Largest |logit difference|, over images without an explained flip.
+        relative: The same over the largest |reference logit|.
+        sqnr_db: Power of the reference logits over the power of their difference; infinite when
+            equal.
+        top1_agreement: Share of images with the same class.
+        match_agreement: Share of A tokens sent to the same B token; None where unknown.
+        unexplained_flips: Matches that differ although the reference was sure; None as above.
+        explained_flips: Matches that differ within the margin.
+        tokens_kept: Smallest sum of sizes over the images, or None.
+        tokens_expected: Number of patches and prefix tokens.
+        accuracy: Share of images whose label is predicted; None without labels.
+        failures: Gates that were missed, in words; empty when the stage passes.
+    """
+
+    stage: str
+    images: int
+    max_abs: float
+    relative: float
+    sqnr_db: float
+    top1_agreement: float
+    match_agreement: float | None = None
+    unexplained_flips: int | None = None
+    explained_flips: int | None = None
+    tokens_kept: int | None = None
+    tokens_expected: int | None = None
+    accuracy: float | None = None
+    failures: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether no gate was missed."""
+        return not self.failures
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParityTable:
+    """All stages against one reference.
+
+    Attributes:
+        images: What was compared on, in words ("8 synthetic images, seed 0").
+        reference: What the rows are compared with, in words.
+        rows: One a stage, in the order of the pipeline.
+        tied_images: Images on which the published rule in float32 would drop a token that an
+            argmax keeps; None without merge.
+    """
+
+    images: str
+    reference: str
+    rows: tuple[StageParity, ...]
+    tied_images: int | None = None
+
+    def first_failure(self) -> StageParity | None:
+        """Return the first stage that missed a gate, or None."""
+        return next((row for row in self.rows if not row.passed), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; an infinite ratio becomes null."""
+        document = dataclasses.asdict(self)
+        for row in document["rows"]:
+            for key, value in row.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    row[key] = None
+        return document
+
+
+def unexplained_flips(
+    actual: IntArray, expected: IntArray, margin: FloatArray, *, eps: float
+) -> int:
+    """Count matches that differ although the reference was sure.
+
+    Args:
+        actual: (I, Na) index in set B that the artefact under test chose.
+        expected: (I, Na) index that the float64 reference chose.
+        margin: (I, Na) reference score of the best match minus the second best.
+        eps: Margin below which either choice is right.
+    """
+    return int(((actual != expected) & (margin > eps)).sum())
+
+
+def sqnr_db(actual: FloatArray, expected: FloatArray) -> float:
+    """Return the power of `expected` over the power of the difference, in dB."""
+    noise = float(np.square(actual.astype(np.float64) - expected).sum())
+    signal = float(np.square(expected.astype(np.float64)).sum())
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def dropped_by_reference_rule(margin: FloatArray) -> NDArray[np.bool_]:
+    """Return (I, Na): whether `sigmoid((v1 - v2) / 2) > 0.5` fails in float32.
+
+    Args:
+        margin: (I, Na) best score minus second best.
+    """
+    half = margin.astype(np.float32) / np.float32(2)
+    return np.asarray(np.float32(1) / (np.float32(1) + np.exp(-half)) <= np.float32(0.5))
+
+
+def compare_stage(
+    stage: str,
+    actual: Evidence,
+    reference: Evidence,
+    *,
+    gates: Gates,
+    patches: int | None = None,
+    labels: IntArray | None = None,
+) -> StageParity:
+    """Compare one stage with the reference and judge it.
+
+    Args:
+        stage: Its name in the table.
+        actual: What the stage said.
+        reference: What the float64 reference said about the same images.
+        gates: Limits.
+        patches: Patches and prefix tokens, which the sizes must sum to; None skips the audit.
+        labels: (I,) true classes, or None.
+
+    Raises:
+        ParityError: The two sets of logits have different shapes.
+    """
+    if actual.logits.shape != reference.logits.shape:
+        raise ParityError(
+            f"{stage} gave logits {actual.logits.shape}, the reference {reference.logits.shape}",
+            where=stage,
+            fix="compare artefacts of the same run on the same images",
+        )
+    failures: list[str] = []
+    clean = np.ones(len(reference.logits), dtype=bool)
+    agreement = flips = explained = None
+    if actual.match is not None and reference.match is not None and reference.margin is not None:
+        differs = actual.match != reference.match
+        agreement = float(1 - differs.mean())
+        flips = unexplained_flips(actual.match, reference.match, reference.margin, eps=gates.margin)
+        explained = int(differs.sum()) - flips
+        clean = ~(differs & (reference.margin <= gates.margin)).any(axis=1)
+        if flips:
+            failures.append(f"{flips} unexplained flips of the match")
+    finite = bool(np.isfinite(actual.logits).all())
+    if not finite:
+        failures.append("logits that are not finite")
+    difference = np.abs(actual.logits.astype(np.float64) - reference.logits)
+    peak = float(np.abs(reference.logits).max())
+    judged = difference[clean]
+    max_abs = float(judged.max()) if judged.size and finite else (0.0 if finite else math.inf)
+    relative = max_abs / peak if peak else max_abs
+    if gates.relative is not None and relative > gates.relative:
+        failures.append(f"relative difference {relative:.2g}, limit {gates.relative:.2g}")
+    same = actual.logits.argmax(axis=1) == reference.logits.argmax(axis=1)
+    top1 = float(same.mean())
+    if gates.agreement is not None:
+        failures += _judge_agreement(same & clean | ~clean, reference.logits, gates, peak)
+    noise = sqnr_db(actual.logits, reference.logits) if finite else -math.inf
+    if gates.sqnr_db is not None and noise < gates.sqnr_db:
+        failures.append(f"SQNR {noise:.1f} dB, limit {gates.sqnr_db:.1f} dB")
+    kept = None
+    if actual.size is not None:
+        sums = np.rint(actual.size.astype(np.float64).sum(axis=1))
+        kept = int(sums.min())
+        if patches is not None and (sums != patches).any():
+            failures.append(f"token audit {kept}, wanted {patches}")
+    return StageParity(
+        stage=stage,
+        images=len(reference.logits),
+        max_abs=max_abs,
+        relative=relative,
+        sqnr_db=noise,
+        top1_agreement=top1,
+        match_agreement=agreement,
+        unexplained_flips=flips,
+        explained_flips=explained,
+        tokens_kept=kept,
+        tokens_expected=None if kept is None else patches,
+        accuracy=None if labels is None else float((actual.logits.argmax(axis=1) == labels).mean()),
+        failures=tuple(failures),
+    )
+
+
+def _judge_agreement(
+    same: NDArray[np.bool_], logits: FloatArray, gates: Gates, peak: float
+) -> list[str]:
+    """Return the failure sentence when too many images with a clear answer changed theirs."""
+    assert gates.agreement is not None
+    if logits.shape[1] < 2:
+        return []
+    best = np.sort(logits, axis=1)[:, -2:]
+    clear = (best[:, 1] - best[:, 0]) > 2 * (gates.relative or 0.0) * peak
+    share = float(same[clear].mean()) if clear.any() else 1.0
+    if share >= gates.agreement:
+        return []
+    return [f"top-1 agreement {share:.2%}, limit {gates.agreement:.2%}"]
+
+
+def judge(table: ParityTable, *, fix: str) -> None:
+    """Raise a ParityError that names the first stage which drifted, if one did."""
+    row = table.first_failure()
+    if row is not None:
+        raise ParityError(
+            f"{row.stage} drifts from the reference: {'; '.join(row.failures)}",
+            where=f"stage {row.stage}, on {table.images}",
+            fix=fix,
+        )
+
+
+def table_lines(rows: Sequence[StageParity]) -> list[tuple[str, ...]]:
+    """Return the table as text cells, heading first; an unknown cell is a dash."""
+    heading = (
+        "stage", "max|Δ|", "relative", "SQNR dB", "top-1", "match", "flips", "tokens", "accuracy",
+    )  # fmt: skip
+    lines = [heading]
+    for row in rows:
+        lines.append(
+            (
+                row.stage,
+                f"{row.max_abs:.1e}",
+                f"{row.relative:.1e}",
+                "∞" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f}",
+                f"{row.top1_agreement:.1%}",
+                "–" if row.match_agreement is None else f"{row.match_agreement:.2%}",
+                "–" if row.unexplained_flips is None else str(row.unexplained_flips),
+                "–" if row.tokens_kept is None else f"{row.tokens_kept}/{row.tokens_expected}",
+                "–" if row.accuracy is None else f"{row.accuracy:.1%}",
+            )
+        )
+    return lines

@@ -1,0 +1,95 @@
+"""`random:NAME:SEED`: a backbone of the right shape with random weights, for speed only."""
+
+from __future__ import annotations
+
+import torch
+
+from engines.errors import CheckpointError
+from fpet_export.backbones import Backbone, BackboneOptions
+from fpet_export.backbones._names import raw_pixels
+from fpet_export.vit import VitSpec, empty_vit
+
+_SCHEME = "random:"
+_SHAPES = {
+    "tiny": (192, 3, 12),
+    "small": (384, 6, 12),
+    "base": (768, 12, 12),
+    "large": (1024, 16, 24),
+}
+_CLASSES = 1000
+
+
+def recognises(text: str) -> bool:
+    """Whether `text` starts with `random:`."""
+    return text.startswith(_SCHEME)
+
+
+def read(text: str, options: BackboneOptions) -> Backbone:
+    """Draw the weights of the named shape from the seed."""
+    name, _, seed = text.removeprefix(_SCHEME).partition(":")
+    if not name or not seed.isdecimal():
+        raise CheckpointError(
+            f"{text!r} is not random:NAME:SEED",
+            where="--backbone",
+            fix="write for example random:vit_base_patch16_224:0",
+        )
+    spec = _spec_of(name, text)
+    return Backbone(
+        spec=spec,
+        weights=draw(spec, int(seed)),
+        source=text,
+        quality="random",
+        preprocessing=raw_pixels(spec.image),
+        facts={"heads": "the model's name", "image": "the model's name"},
+    )
+
+
+def _spec_of(name: str, text: str) -> VitSpec:
+    """Return the shape of a model; the plain ones need no timm."""
+    parts = name.split("_")
+    plain = len(parts) == 4 and parts[0] == "vit" and parts[1] in _SHAPES
+    if plain and parts[2] in ("patch16", "patch32") and parts[3].isdecimal():
+        width, heads, depth = _SHAPES[parts[1]]
+        patch, side = int(parts[2][5:]), int(parts[3])
+        if side % patch == 0:
+            return VitSpec(
+                image=(side, side),
+                patch=(patch, patch),
+                width=width,
+                depth=depth,
+                heads=heads,
+                hidden=4 * width,
+                classes=_CLASSES,
+            )
+    from engines.registry import import_or_explain
+
+    timm_name = import_or_explain("fpet_export.backbones.timm_name")
+    timm_name.check_name(name, where=text)
+    with torch.device("meta"):
+        model = timm_name.timm.create_model(name, pretrained=False)
+    spec: VitSpec = timm_name.spec_of(model, text)[0]
+    return spec
+
+
+def draw(spec: VitSpec, seed: int) -> dict[str, torch.Tensor]:
+    """Return random weights by timm's names.
+
+    Matrices are normal with deviation 1/sqrt(in), so that activations keep their scale through
+    the blocks; norms are near one and biases near zero, but neither is exactly so, so that no
+    error can hide behind a neutral value.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, parameter in empty_vit(spec).state_dict().items():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if name.endswith("gamma"):
+            weights[name] = 0.5 + 0.1 * noise
+        elif "norm" in name and name.endswith("weight"):
+            weights[name] = 1 + 0.1 * noise
+        elif parameter.ndim == 1:
+            weights[name] = 0.1 * noise
+        elif name.endswith("_token") or name == "pos_embed":
+            weights[name] = 0.5 * noise
+        else:
+            weights[name] = noise / parameter[0].numel() ** 0.5
+    return weights

@@ -1,0 +1,89 @@
+"""The float64 forward pass of the adapted model: what every later stage is compared with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from engines.parity import Evidence
+from fpet_export.vit import Trace, Vit
+
+
+def run(
+    model: Vit,
+    images: np.ndarray,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    dtype: torch.dtype = torch.float64,
+    progress: Callable[[int], None] | None = None,
+) -> Evidence:
+    """Classify images with the adapted model as it was trained.
+
+    Weights are widened one block at a time, so that a float64 pass needs little more memory than
+    the float32 weights.
+
+    Args:
+        model: Adapted or folded model.
+        images: (I, 3, height, width) float32 pixels in 0..1.
+        mean: Per channel, subtracted from the pixels.
+        std: Per channel; the pixels are divided by it.
+        dtype: Precision of the arithmetic.
+        progress: Called with 1 after each image.
+
+    Returns:
+        Logits, and with a merger the match, its margins and the sizes.
+    """
+    found: list[tuple[torch.Tensor, Trace]] = []
+    shift = torch.tensor(mean, dtype=dtype)[:, None, None]
+    scale = torch.tensor(std, dtype=dtype)[:, None, None]
+    with torch.inference_mode():
+        for image in images:
+            pixels = (torch.from_numpy(image).to(dtype)[None] - shift) / scale
+            trace = Trace()
+            found.append((_forward(model, pixels, trace), trace))
+            if progress is not None:
+                progress(1)
+    logits = torch.cat([logits for logits, _ in found]).double().numpy()
+    if model.merger is None:
+        return Evidence(logits=logits)
+    traces = [trace for _, trace in found]
+    return Evidence(
+        logits=logits,
+        match=_stack(traces, "match"),
+        margin=_stack(traces, "margin"),
+        size=_stack(traces, "size"),
+    )
+
+
+def _stack(traces: list[Trace], field: str) -> np.ndarray:
+    return np.concatenate([getattr(trace, field).numpy() for trace in traces])
+
+
+def _forward(model: Vit, pixels: torch.Tensor, trace: Trace) -> torch.Tensor:
+    """Run `Vit.forward` with one block's weights at a time in the pixels' dtype."""
+    dtype = pixels.dtype
+    shell = _without_blocks(model, dtype)
+    x, size = shell.embed(pixels), None
+    for index, block in enumerate(model.blocks):
+        wide = _widen(block, dtype)
+        merger = None
+        if index == model.merge_block and model.merger is not None:
+            assert isinstance(model.merger, nn.Module)
+            merger = _widen(model.merger, dtype)
+        x, size = wide(x, size, merger, trace)
+        trace.tokens.append(x.shape[1])
+    return shell.classify(x, size)
+
+
+def _widen(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    return copy.deepcopy(module).to(dtype)
+
+
+def _without_blocks(model: Vit, dtype: torch.dtype) -> Vit:
+    memo = {id(model.blocks): nn.ModuleList(), id(model.merger): None}
+    return copy.deepcopy(model, memo).to(dtype)

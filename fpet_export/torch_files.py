@@ -1,0 +1,106 @@
+"""Files of tensors, read without running what is in them."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+from engines.errors import CheckpointError
+
+_WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a flat dictionary of tensors from `.pth`, `.pt` or `.safetensors`.
+
+    A `.pth` is unpickled with `weights_only=True` after its archive's checksums were verified.
+    A dictionary wrapped in the usual "model" or "state_dict" key is unwrapped.
+
+    Raises:
+        CheckpointError: The file is absent, damaged, of another kind, or wants to run code.
+    """
+    if not path.is_file():
+        raise CheckpointError("there is no such file", where=str(path), fix="check the path")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_pickle(path)
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"this is not a whole safetensors file: {error}",
+            where=str(path),
+            fix="fetch the file again",
+        ) from error
+
+
+def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
+    _verify_archive(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = "Unsupported" in str(error) or "WeightsUnpickler" in str(error)
+        raise CheckpointError(
+            "the pickle wants to run code; only tensors are read"
+            if refused
+            else f"this is not a whole PyTorch file: {_first_line(error)}",
+            where=str(path),
+            fix="load it in the environment that made it and save plain tensors: "
+            "torch.save(model.state_dict(), path)",
+        ) from error
+    # A damaged pickle stream raises almost any exception inside torch's own unpickler.
+    except Exception as error:
+        raise CheckpointError(
+            f"this is not a whole PyTorch file: {_first_line(error)}",
+            where=str(path),
+            fix="fetch the file again",
+        ) from error
+    return _flat(content, path)
+
+
+def _verify_archive(path: Path) -> None:
+    """Check the zip checksums, which torch itself does not do."""
+    if not zipfile.is_zipfile(path):
+        return  # the format of before PyTorch 1.6, or no checkpoint at all: torch.load decides
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise CheckpointError(
+            f"the archive is damaged: {damaged}", where=str(path), fix="fetch the file again"
+        )
+
+
+def _flat(content: object, path: Path) -> dict[str, torch.Tensor]:
+    if isinstance(content, dict):
+        for wrapper in _WRAPPERS:
+            inner = content.get(wrapper)
+            if isinstance(inner, dict) and inner:
+                content = inner
+                break
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items())
+    ):
+        raise CheckpointError(
+            f"wanted a dictionary of tensors, found {type(content).__name__}",
+            where=str(path),
+            fix="save plain tensors: torch.save(model.state_dict(), path)",
+        )
+    return {name: tensor.detach() for name, tensor in content.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
