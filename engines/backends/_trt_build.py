@@ -1,0 +1,261 @@
+"""From an ONNX file to a serialized plan, for TensorRT 10.3 to 11 and TensorRT-RTX alike.
+
+Versions are told apart by what they have, never by their number: TensorRT-RTX 1.7 is newer than
+TensorRT 10, and enum values moved between them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from engines.backends._trt_log import KernelList, complaints, kernel_list, recorder
+from engines.engine import BuildOptions, Progress
+from engines.errors import EngineError, InputError, UsageError
+from engines.manifest import TensorSpec
+
+_KNOWN_REFUSALS = (
+    (
+        "FP32 GEMM is not supported",
+        "TensorRT-RTX has no FP32 matrix products for compute capability 7.5 (Turing)",
+        "leave 7.5 out of the compute capabilities, or quantize the graph to fp16 first",
+    ),
+    (
+        "HW-specific datatypes",
+        "the graph holds a data type that one of the chosen GPU generations lacks",
+        "FP8 needs compute capability 8.9 or newer, BF16 8.0: name only such, or choose fp16",
+    ),
+    (
+        "BuildCanceled",
+        "the build was cancelled",
+        "start it again when you are ready",
+    ),
+    (
+        "cudaError 35",
+        "this build needs an NVIDIA driver and a GPU, and there is none",
+        "build on the machine that will run the engine, or choose the target rtx",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A finished build.
+
+    Attributes:
+        content: The serialized plan; a buffer that TensorRT owns.
+        kernels: Its final layers, when the log lists them.
+        settings: What decided the build, as text.
+    """
+
+    content: Any
+    kernels: KernelList
+    settings: dict[str, str]
+
+
+def build_plan(
+    trt: ModuleType,
+    onnx: Path,
+    *,
+    inputs: Sequence[TensorSpec],
+    batch_range: tuple[int, int] | None,
+    compute_capabilities: Sequence[str],
+    options: BuildOptions,
+) -> Plan:
+    """Parse `onnx` and build its plan.
+
+    Args:
+        trt: The module `tensorrt` or `tensorrt_rtx`.
+        onnx: The graph; its header was checked before.
+        inputs: The graph's inputs.
+        batch_range: Smallest and largest batch where the batch is dynamic.
+        compute_capabilities: For TensorRT-RTX; empty builds its portable plan.
+        options: See BuildOptions.
+
+    Raises:
+        EngineError: TensorRT refuses the graph or the build; its log is in the message.
+        InputError: An extent is dynamic and its range is not known.
+        UsageError: The runtime knows no such compute capability.
+    """
+    log = recorder(trt)
+    shapes = profile_shapes(inputs, batch_range, where=str(onnx))
+    with log.recording() as messages:
+        builder = trt.Builder(log)
+        network = builder.create_network(network_flags(trt, where=str(onnx)))
+        if network is None:
+            raise _refusal("create a network", complaints(messages), onnx)
+        parser = trt.OnnxParser(network, log)
+        if not parser.parse_from_file(str(onnx)):
+            raise EngineError(
+                f"TensorRT cannot read the graph: {_parser_errors(parser)}",
+                where=f"{onnx} {_first_node(parser)}".rstrip(),
+                fix="export with the opset of the target; an operator it lacks must be rewritten",
+            )
+        config = builder.create_builder_config()
+        settings = _configure(trt, config, compute_capabilities, options)
+        if shapes:
+            profile = builder.create_optimization_profile()
+            for name, (low, high) in shapes.items():
+                profile.set_shape(name, low, high, high)  # the range's end is what is tuned for
+            config.add_optimization_profile(profile)
+            settings["profiles"] = "; ".join(
+                f"{name} {a} to {b}" for name, (a, b) in shapes.items()
+            )
+        monitor = _progress_monitor(trt, options.progress)
+        if monitor is not None:
+            config.progress_monitor = monitor
+        content = builder.build_serialized_network(network, config)
+        if monitor is not None and monitor.raised is not None:
+            raise monitor.raised
+        if content is None:
+            raise _refusal("build the engine", complaints(messages), onnx)
+    kernels = kernel_list(messages)
+    return Plan(content, kernels, {**settings, **kernels.as_settings()})
+
+
+def network_flags(trt: Any, *, where: str) -> int:
+    """Return the bit mask for `create_network` that makes the graph decide every precision.
+
+    Where weak typing still exists (BuilderFlag.FP16), strong typing must be asked for; elsewhere
+    it is the only kind and its former bit means something else.
+
+    Raises:
+        EngineError: This TensorRT is too old to be strongly typed.
+    """
+    flags = trt.NetworkDefinitionCreationFlag
+    if not hasattr(trt.BuilderFlag, "FP16"):
+        return 0
+    if not hasattr(flags, "STRONGLY_TYPED"):
+        raise EngineError(
+            f"TensorRT {trt.__version__} cannot build strongly typed engines",
+            where=where,
+            fix="use TensorRT 10.3 (JetPack 6.1) or newer",
+        )
+    mask = 1 << int(flags.STRONGLY_TYPED)
+    if hasattr(flags, "EXPLICIT_BATCH"):  # does nothing since 10.0, where every batch is explicit
+        mask |= 1 << int(flags.EXPLICIT_BATCH)
+    return mask
+
+
+def profile_shapes(
+    inputs: Sequence[TensorSpec], batch_range: tuple[int, int] | None, *, where: str
+) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return the smallest and the largest shape of every dynamic input.
+
+    Raises:
+        InputError: An extent is dynamic and its range is not known, or it is not the first.
+    """
+    shapes = {}
+    for spec in inputs:
+        dynamic = [axis for axis, extent in enumerate(spec.shape) if isinstance(extent, str)]
+        if not dynamic:
+            continue
+        if dynamic != [0] or batch_range is None:
+            raise InputError(
+                f"{spec.name!r} has the shape {spec.shape}: TensorRT needs the range of "
+                f"{spec.shape[dynamic[-1]]!r}",
+                where=where,
+                fix="export with --batch N or dyn:1-8 and keep its manifest beside it",
+            )
+        rest = tuple(extent for extent in spec.shape if isinstance(extent, int))
+        shapes[spec.name] = ((batch_range[0], *rest), (batch_range[1], *rest))
+    return shapes
+
+
+def compute_capability_names(trt: Any) -> tuple[str, ...]:
+    """List what this TensorRT-RTX can build for, as "8.6"; empty for TensorRT."""
+    members = getattr(getattr(trt, "ComputeCapability", None), "__members__", {})
+    numbers = sorted(int(name[2:]) for name in members if name.startswith("SM"))
+    return tuple(f"{number // 10}.{number % 10}" for number in numbers)
+
+
+def _configure(
+    trt: Any, config: Any, compute_capabilities: Sequence[str], options: BuildOptions
+) -> dict[str, str]:
+    """Set every option of the build and return them as text."""
+    config.clear_flag(trt.BuilderFlag.TF32)  # matching compares float32 scores
+    config.max_aux_streams = 0  # one stream: no signal and wait layers between kernels
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    settings = {"tf32": "off", "aux_streams": "0", "profiling_verbosity": "detailed"}
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    settings["optimization_level"] = str(config.builder_optimization_level)
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+        settings["workspace_bytes"] = str(options.workspace_bytes)
+    if hasattr(config, "num_compute_capabilities"):
+        names = [f"SM{name.replace('.', '')}" for name in compute_capabilities]
+        unknown = [name for name in names if not hasattr(trt.ComputeCapability, name)]
+        if unknown:
+            raise UsageError(
+                f"{trt.__name__} {trt.__version__} does not build for {', '.join(unknown)}, "
+                f"it does for {', '.join(compute_capability_names(trt))}",
+                where="compute capabilities",
+                fix="name some of these, as 8.6",
+            )
+        config.num_compute_capabilities = len(names)
+        for index, name in enumerate(names):
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+    return settings
+
+
+def _progress_monitor(trt: Any, progress: Progress | None) -> Any:
+    """Wrap `progress` for TensorRT; its `raised` is what the callback raised, to raise again."""
+
+    class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc]  # known at run time only
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.raised: BaseException | None = None
+            self._totals: dict[str, int] = {}
+            self._go_on = True
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._totals[phase_name] = num_steps
+            self._tell(phase_name, 0)
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._totals.pop(phase_name, None)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return self._tell(phase_name, step + 1)
+
+        def _tell(self, phase: str, done: int) -> bool:
+            try:
+                self._go_on = self._go_on and bool(tell(phase, done, self._totals.get(phase, 0)))
+            except BaseException as error:  # noqa: BLE001  # TensorRT would swallow Ctrl-C
+                self.raised, self._go_on = error, False
+            return self._go_on
+
+    # Even without a listener: Ctrl-C arrives inside a step, and must end the build.
+    tell: Progress = progress or (lambda phase, done, total: True)
+    return ProgressMonitor() if hasattr(trt, "IProgressMonitor") else None
+
+
+def _parser_errors(parser: Any) -> str:
+    texts = []
+    for index in range(parser.num_errors):
+        parser_error = parser.get_error(index)
+        code = getattr(parser_error.code(), "name", str(parser_error.code()))
+        name = parser_error.node_name()
+        node = f"node {name!r} ({parser_error.node_operator()}): " if name else ""
+        texts.append(f"{node}{code}: {parser_error.desc()}")
+    return "; ".join(texts) or "the parser gave no reason"
+
+
+def _first_node(parser: Any) -> str:
+    names = (parser.get_error(index).node_name() for index in range(parser.num_errors))
+    return next((f"node {name!r}" for name in names if name), "")
+
+
+def _refusal(attempt: str, log: str, onnx: Path) -> EngineError:
+    for pattern, what, fix in _KNOWN_REFUSALS:
+        if pattern in log:
+            return EngineError(f"{what} ({log})", where=str(onnx), fix=fix)
+    return EngineError(
+        f"TensorRT could not {attempt}: {log}",
+        where=str(onnx),
+        fix="the log names the layer; compare with a build of the plain FP32 graph",
+    )

@@ -1,0 +1,519 @@
+"""TensorRT 10.3 to 11 and TensorRT-RTX: one code path, the target names the module.
+
+Building with TensorRT-RTX runs here without a GPU. Opening and running a plan has been tried with
+stand-ins for TensorRT and CUDA only: it has not run on hardware yet.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines import storage
+from engines.backends._provenance import engine_manifest, read_source
+from engines.backends._trt_build import build_plan, profile_shapes
+from engines.backends._trt_log import Message, complaints, recorder
+from engines.backends._trtexec import trtexec_line
+from engines.cuda import Cuda, open_cuda
+from engines.engine import BuildOptions, OpenOptions
+from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
+from engines.feeds import check_feeds, resolved
+from engines.manifest import Dimension, Manifest, Runtime, TensorSpec
+from engines.targets import Target
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["TrtEngine", "build", "open_engine", "trtexec_line"]
+
+Array = NDArray[np.generic]
+
+_EXTRAS = {"tensorrt_rtx": "rtx", "tensorrt": "tensorrt"}
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+_INVALIDITIES = {
+    1: "it is of another TensorRT-RTX version",
+    2: "it holds no code for this GPU generation",
+    4: "the NVIDIA driver is too old for it",
+    8: "the CUDA runtime is too old for it",
+    16: "this GPU has too little memory for it",
+    32: "it is damaged",
+    64: "CUDA failed",
+}
+_DRIVER_IS_OLD, _PLAN_IS_WRONG = 4 | 8, 1 | 2 | 32
+
+
+def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Manifest:
+    """Write the plan for `onnx` to `out`; see `engines.engine.Backend`.
+
+    TensorRT-RTX needs no GPU; TensorRT builds for the device it runs on.
+
+    Raises:
+        InputError: The graph is damaged, or an extent is dynamic and its range is not known.
+        EngineError: TensorRT refuses the graph or the build.
+        UsageError: A compute capability is unknown, or named for a runtime that takes none.
+        MissingDependencyError: The module, its libraries, or a GPU that it needs is absent.
+    """
+    source = read_source(onnx)
+    trt = _import(target.module, where=target.name)
+    takes_names = hasattr(trt, "ComputeCapability")
+    if options.compute_capabilities and not takes_names:
+        raise UsageError(
+            f"{target.module} builds for the GPU it runs on, not for "
+            f"{', '.join(options.compute_capabilities)}",
+            where=target.name,
+            fix="leave the compute capabilities out, or choose the target rtx",
+        )
+    named = options.compute_capabilities
+    capabilities = target.compute_capabilities if named is None else named
+    if not takes_names:
+        capabilities = (open_cuda().compute_capability(),)
+    inputs = source.manifest.inputs if source.manifest else source.header.inputs
+    batch_range = source.manifest.batch_range if source.manifest else None
+    plan = build_plan(
+        trt,
+        onnx,
+        inputs=inputs,
+        batch_range=batch_range,
+        compute_capabilities=capabilities if takes_names else (),
+        options=options,
+    )
+    with storage.atomic_path(out) as temporary:
+        temporary.write_bytes(memoryview(plan.content))
+    line = trtexec_line(
+        Path(onnx.name),
+        Path(out.name),
+        module=target.module,
+        shapes=profile_shapes(inputs, batch_range, where=str(onnx)),
+        compute_capabilities=capabilities,
+        optimization_level=options.optimization_level,
+        workspace_bytes=options.workspace_bytes,
+    )
+    runtime = Runtime(
+        flavour=target.module,
+        version=trt.__version__,
+        compute_capabilities=capabilities,
+        settings={**plan.settings, "trtexec": line},
+    )
+    return engine_manifest(source, target, runtime=runtime, command=options.command)
+
+
+def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> TrtEngine:
+    """Open a plan; its side-car is compared with this machine before TensorRT sees a byte.
+
+    Raises:
+        TrustError: The plan has no side-car, or it was built for another runtime version, CPU
+            architecture or GPU generation, or its inputs and outputs are others.
+        UsageError: An option is for other runtimes.
+        MissingDependencyError: TensorRT, the driver or the device is absent; the plan is fine.
+        EngineError: TensorRT cannot open it.
+    """
+    if manifest is None or manifest.runtime is None:
+        raise TrustError(
+            "a plan is executable code, and the manifest does not say what made it",
+            where=str(artefact),
+            fix="build it again from its graph: fpet-export build GRAPH.onnx",
+        )
+    if options.literal or options.provider == "cpu":  # `threads` is about CPUs: nothing to refuse
+        raise UsageError(
+            "a plan runs on a GPU, and as TensorRT rewrote it",
+            where=str(artefact),
+            fix="open its graph instead",
+        )
+    runtime = manifest.runtime
+    _check_flavour(artefact, manifest, runtime)
+    facts = _facts(artefact, runtime)
+    try:
+        trt = _import(runtime.flavour, where=str(artefact))
+    except MissingDependencyError as error:
+        raise _absent(error, artefact, facts) from error
+    _check_same(artefact, manifest, "version", runtime.version, trt.__version__)
+    try:
+        cuda = open_cuda()
+    except MissingDependencyError as error:
+        raise _absent(error, artefact, facts) from error
+    here = cuda.compute_capability()
+    if runtime.compute_capabilities and here not in runtime.compute_capabilities:
+        built = ", ".join(runtime.compute_capabilities)
+        _check_same(artefact, manifest, "compute capability", built, here)
+    return _open_on(cuda, trt, artefact, manifest, options)
+
+
+def _open_on(
+    cuda: Cuda, trt: Any, artefact: Path, manifest: Manifest, options: OpenOptions
+) -> TrtEngine:
+    """Deserialize a plan whose side-car fits this machine."""
+    log = recorder(trt)
+    content = artefact.read_bytes()
+    with log.recording() as messages:
+        deserializer = trt.Runtime(log)
+        deserializer.engine_host_code_allowed = False
+        _preflight(trt, deserializer, content, manifest, artefact, messages)
+        trt_engine = deserializer.deserialize_cuda_engine(content)
+        context = trt_engine.create_execution_context() if trt_engine is not None else None
+    if context is None:
+        raise EngineError(
+            f"TensorRT cannot open the plan: {complaints(messages)}",
+            where=str(artefact),
+            fix=_rebuild(manifest),
+        )
+    inputs, outputs = tensor_specs(trt, trt_engine, manifest, where=str(artefact))
+    return TrtEngine(
+        cuda,
+        (deserializer, trt_engine),
+        context,
+        inputs=inputs,
+        outputs=outputs,
+        batch_range=manifest.batch_range,
+        name=options.name or artefact.stem,
+        facts={
+            "runtime": manifest.runtime.flavour if manifest.runtime else "",
+            "version": str(trt.__version__),
+            "driver": cuda.driver_version(),
+            "compute_capability": cuda.compute_capability(),
+        },
+    )
+
+
+def tensor_specs(
+    trt: Any, trt_engine: Any, manifest: Manifest, *, where: str
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return inputs and outputs as the manifest has them, after comparing them with the plan.
+
+    Raises:
+        TrustError: Names, shapes or types differ.
+        EngineError: A tensor has a type that numpy lacks.
+    """
+    found = {}
+    for index in range(trt_engine.num_io_tensors):
+        name = trt_engine.get_tensor_name(index)
+        kind = trt_engine.get_tensor_dtype(name).name
+        if kind not in _DTYPES:
+            raise EngineError(
+                f"{name!r} has the type {kind}, which numpy cannot hold",
+                where=where,
+                fix="cast inputs and outputs to float16 or float32 in the graph",
+            )
+        is_input = trt_engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        found[name] = (is_input, _DTYPES[kind], tuple(trt_engine.get_tensor_shape(name)))
+    wanted = {
+        spec.name: (is_input, spec.dtype, _runtime_shape(spec.shape))
+        for is_input, specs in ((True, manifest.inputs), (False, manifest.outputs))
+        for spec in specs
+    }
+    if found != wanted:
+        differing = sorted(
+            name for name in {*found, *wanted} if found.get(name) != wanted.get(name)
+        )
+        detail = "; ".join(
+            f"{name!r} is {found.get(name, 'absent')}, the manifest says "
+            f"{wanted.get(name, 'nothing of it')}"
+            for name in differing
+        )
+        raise TrustError(
+            f"the plan's inputs and outputs are not those of its manifest: {detail}",
+            where=where,
+            fix=_rebuild(manifest),
+        )
+    return manifest.inputs, manifest.outputs
+
+
+class TrtEngine:
+    """A deserialized plan on one device; implements `engines.engine.Engine`.
+
+    Not run on hardware yet.
+    """
+
+    def __init__(
+        self,
+        cuda: Cuda,
+        owners: tuple[Any, Any],
+        context: Any,
+        *,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        batch_range: tuple[int, int] | None,
+        name: str,
+        facts: dict[str, str],
+    ) -> None:
+        self._cuda = cuda
+        self._owners = list(owners)  # TensorRT's runtime and engine outlive the context
+        self._context: Any | None = context
+        self._inputs, self._outputs = inputs, outputs
+        self._batch_range = batch_range
+        self._name = name
+        self._facts = facts
+        self._stream = cuda.create_stream()
+        self._placements: list[_Placement] = []
+        self._run_placement: _Placement | None = None
+        self._active: _Placement | None = None
+
+    @property
+    def name(self) -> str:
+        """A short name for tables."""
+        return self._name
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs in the graph's order."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs in the graph's order."""
+        return self._outputs
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once and return the outputs by name; see `engines.engine.Engine`."""
+        checked, extents = self._check(feeds)
+        placement = self._run_placement
+        if placement is None or placement.extents != extents:
+            if placement is not None:
+                self._release(placement)
+            placement = self._run_placement = self._reserve(checked, extents)
+        self._upload(placement, checked)
+        self._execute(placement)
+        for name, value in placement.outputs.items():
+            self._cuda.download(value, placement.addresses[name], self._stream)
+        self._cuda.synchronize(self._stream)
+        return {name: value.copy() for name, value in placement.outputs.items()}
+
+    def bind(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
+        """Upload `feeds` once; the result runs on device memory only."""
+        checked, extents = self._check(feeds)
+        placement = self._reserve(checked, extents)
+        self._upload(placement, checked)
+        self._cuda.synchronize(self._stream)
+
+        def run_once() -> None:
+            self._execute(placement)
+            self._cuda.synchronize(self._stream)
+
+        return run_once
+
+    def describe(self) -> dict[str, str]:
+        """Return what a measurement must record about this engine."""
+        return dict(self._facts)
+
+    def close(self) -> None:
+        """Free device memory, the context and the engine. Calling it twice is harmless."""
+        if self._context is None:
+            return
+        self._context = None
+        while self._owners:
+            self._owners.pop()
+        for placement in list(self._placements):
+            self._release(placement)
+        self._cuda.destroy_stream(self._stream)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, int]]:
+        self._open_context()
+        return check_feeds(self._inputs, feeds, where=self._name, batch_range=self._batch_range)
+
+    def _open_context(self) -> Any:
+        if self._context is None:
+            raise EngineError(
+                "the engine is closed", where=self._name, fix="run it inside its `with` statement"
+            )
+        return self._context
+
+    def _reserve(self, feeds: Mapping[str, Array], extents: dict[str, int]) -> _Placement:
+        """Reserve device memory for feeds of these shapes and for the outputs they lead to."""
+        outputs: dict[str, Array] = {}
+        for spec in self._outputs:
+            shape = resolved(spec, extents)
+            if shape is None:
+                raise EngineError(
+                    f"the shape of {spec.name!r} does not follow from the inputs: {spec.shape}",
+                    where=self._name,
+                    fix="export with a static batch",
+                )
+            outputs[spec.name] = np.empty(shape, spec.dtype)
+        placement = _Placement(
+            {name: value.shape for name, value in feeds.items()}, outputs, extents
+        )
+        self._placements.append(placement)
+        for name, value in (*feeds.items(), *outputs.items()):
+            placement.addresses[name] = self._cuda.allocate(value.nbytes)
+        return placement
+
+    def _release(self, placement: _Placement) -> None:
+        self._placements.remove(placement)
+        if self._active is placement:
+            self._active = None
+        while placement.addresses:
+            self._cuda.free(placement.addresses.popitem()[1])
+
+    def _upload(self, placement: _Placement, feeds: Mapping[str, Array]) -> None:
+        for name, value in feeds.items():
+            self._cuda.upload(placement.addresses[name], value, self._stream)
+
+    def _execute(self, placement: _Placement) -> None:
+        context = self._open_context()
+        if self._active is not placement:
+            self._activate(context, placement)
+        if not context.execute_async_v3(self._stream):
+            raise EngineError(
+                "TensorRT refused to run the engine", where=self._name, fix="see its log"
+            )
+
+    def _activate(self, context: Any, placement: _Placement) -> None:
+        """Tell the context where this placement's tensors lie."""
+        for name, shape in placement.input_shapes.items():
+            if not context.set_input_shape(name, shape):
+                raise EngineError(
+                    f"TensorRT does not take the shape {shape} for {name!r}",
+                    where=self._name,
+                    fix="keep to the batch range the engine was built for",
+                )
+        unset = context.infer_shapes()
+        if unset:
+            raise EngineError(
+                f"shapes do not follow for {', '.join(unset)}",
+                where=self._name,
+                fix="build the engine again from its graph",
+            )
+        for name, address in placement.addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise EngineError(
+                    f"TensorRT does not take the memory of {name!r}",
+                    where=self._name,
+                    fix="build the engine again from its graph",
+                )
+        self._active = placement
+
+
+class _Placement:
+    """Device memory of one set of feeds and outputs."""
+
+    def __init__(
+        self,
+        input_shapes: dict[str, tuple[int, ...]],
+        outputs: dict[str, Array],
+        extents: dict[str, int],
+    ) -> None:
+        self.input_shapes, self.outputs, self.extents = input_shapes, outputs, extents
+        self.addresses: dict[str, int] = {}
+
+
+def _import(module: str, *, where: str) -> ModuleType:
+    """Import a TensorRT module; its libraries may be absent even where the module is not."""
+    if module not in _EXTRAS:
+        raise InputError(
+            f"{module!r} is neither tensorrt nor tensorrt_rtx", where=where, fix="choose a target"
+        )
+    try:
+        imported = importlib.import_module(module)
+        if not hasattr(imported, "Builder"):  # a folder with type stubs imports as an empty package
+            raise ImportError("the package holds type stubs only")
+    except (ImportError, OSError) as error:
+        hint = " (a Jetson has it from JetPack)" if module == "tensorrt" else " (x86-64 only)"
+        raise MissingDependencyError(
+            f"{module} cannot be imported: {error}",
+            where=where,
+            fix=f"pip install 'fpet-export[{_EXTRAS[module]}]'{hint}",
+        ) from error
+    return imported
+
+
+def _check_flavour(artefact: Path, manifest: Manifest, runtime: Runtime) -> None:
+    if runtime.flavour not in _EXTRAS:
+        raise TrustError(
+            f"its manifest says it is of {runtime.flavour}, not of TensorRT",
+            where=str(artefact),
+            fix=_rebuild(manifest),
+        )
+    if runtime.flavour == "tensorrt":  # plans of TensorRT-RTX are portable between systems
+        _check_same(artefact, manifest, "CPU", runtime.machine, platform.machine())
+
+
+def _check_same(artefact: Path, manifest: Manifest, what: str, built: str, here: str) -> None:
+    if built != here:
+        raise TrustError(
+            f"the plan was built for {what} {built}, this is {here}",
+            where=str(artefact),
+            fix=_rebuild(manifest),
+        )
+
+
+def _preflight(
+    trt: Any,
+    deserializer: Any,
+    content: bytes,
+    manifest: Manifest,
+    artefact: Path,
+    messages: list[Message],
+) -> None:
+    """Ask TensorRT-RTX whether it takes the plan; TensorRT itself has no such question."""
+    if not hasattr(deserializer, "get_engine_validity"):
+        return
+    validity, mask = deserializer.get_engine_validity(content[: deserializer.engine_header_size])
+    if validity != trt.EngineValidity.INVALID:
+        return
+    reasons = [text for bit, text in _INVALIDITIES.items() if int(mask) & bit]
+    what = ", ".join(reasons) or complaints(messages)
+    if int(mask) & _DRIVER_IS_OLD:
+        raise MissingDependencyError(
+            f"TensorRT-RTX cannot run the plan here: {what}",
+            where=str(artefact),
+            fix="update the NVIDIA driver",
+        )
+    kind = TrustError if int(mask) & _PLAN_IS_WRONG else EngineError
+    raise kind(
+        f"TensorRT-RTX does not take the plan: {what}",
+        where=str(artefact),
+        fix=_rebuild(manifest),
+    )
+
+
+def _facts(artefact: Path, runtime: Runtime) -> str:
+    """Say in a sentence that the plan itself is whole and what it holds."""
+    settings = runtime.settings
+    kernels = ""
+    if "kernels" in settings:
+        kernels = f", {settings['kernels']} kernels, {settings['fused_attentions']} of them "
+        kernels += "fused attentions"
+    places = ", ".join(runtime.compute_capabilities) or "every supported GPU"
+    size = artefact.stat().st_size / 2**20
+    return (
+        f"the plan itself is fine ({size:.1f} MiB, its hash matches): {runtime.flavour} "
+        f"{runtime.version} for compute capability {places}{kernels}"
+    )
+
+
+def _absent(error: MissingDependencyError, artefact: Path, facts: str) -> MissingDependencyError:
+    return MissingDependencyError(f"{error.what}; {facts}", where=str(artefact), fix=error.fix)
+
+
+def _rebuild(manifest: Manifest) -> str:
+    graph = manifest.parents[0].file if manifest.parents else "GRAPH.onnx"
+    return f"build it here: fpet-export build {graph} --target {manifest.target} --force"
+
+
+def _runtime_shape(shape: tuple[Dimension, ...]) -> tuple[int, ...]:
+    return tuple(extent if isinstance(extent, int) else -1 for extent in shape)
