@@ -71,10 +71,21 @@ class Comparison:
     speedup: float
     verdict: Verdict
 
+    def words(self) -> str:
+        """Return the verdict with its factor: "1.32x faster", "3.52x slower".
+
+        "no difference shown" stands alone: a factor beside it would suggest one.
+        """
+        if self.verdict == "no difference shown":
+            return self.verdict
+        return f"{max(self.ratio, self.speedup):.2f}x {self.verdict}"
+
     def sentence(self) -> str:
-        """Return the comparison in words, with the speed-up and its interval."""
-        bounds = f"[{1 / self.high:.2f}, {1 / self.low:.2f}]"
-        return f"{self.speedup:.2f}x {bounds} {self.verdict} against {self.baseline}"
+        """Return the comparison in words with the interval of the ratio."""
+        return (
+            f"{self.words()} against {self.baseline}, "
+            f"ratio {self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        )
 
 
 def percentile(ordered: Nanoseconds, percent: int) -> int:

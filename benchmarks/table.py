@@ -63,21 +63,19 @@ def _row(result: ContenderResult) -> tuple[str, ...]:
     against = result.against
     if against is None:
         return (result.name, *numbers, "1", "", "baseline")
-    # Faster and slower carry their factor; "no difference shown" must not suggest one.
-    factor = "" if against.verdict == "no difference shown" else f"{against.speedup:.2f}x "
     return (
         result.name,
         *numbers,
         f"{against.ratio:.3f}",
         f"{against.low:.3f}–{against.high:.3f}",
-        f"{factor}{against.verdict}",
+        against.words(),
     )
 
 
 def _notes(measurement: Measurement) -> list[str]:
     notes = [f"{entry.name}: {entry.reason} ({entry.fix})" for entry in measurement.absent]
     for finding in measurement.findings:
-        mark = "INVALID" if finding.severity == "invalid" else "note"
+        mark = "INVALID" if finding.severity == "invalid" else "doubtful"
         notes.append(f"{mark}: {finding.what}; {finding.fix}")
     random = [
         result.name
@@ -86,7 +84,11 @@ def _notes(measurement: Measurement) -> list[str]:
     ]
     if random:
         notes.append(f"random weights, good for speed only: {', '.join(random)}")
-    lines = [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+    lines = [
+        line
+        for note in notes
+        for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    ]
     return ["", *lines] if lines else []
 
 

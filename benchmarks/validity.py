@@ -187,13 +187,14 @@ def _change(log_values: FloatArray) -> float | None:
 
 def _outliers(rounds: Rounds) -> Iterator[Finding]:
     slow = rounds.latency_ns > _OUTLIER * np.median(rounds.latency_ns, axis=0)
-    for name, share in zip(rounds.names, slow.mean(axis=0), strict=True):
-        if share > _OUTLIER_SHARE:
-            yield Finding(
-                severity="doubtful",
-                what=f"{share:.0%} of the runs of {name} took over {_OUTLIER} times its median",
-                fix="close other programs; read p99 with care",
-            )
+    shares = zip(rounds.names, slow.mean(axis=0), strict=True)
+    many = [f"{name} {share:.0%}" for name, share in shares if share > _OUTLIER_SHARE]
+    if many:
+        yield Finding(
+            severity="doubtful",
+            what=f"runs that took over {_OUTLIER} times the median: {', '.join(many)}",
+            fix="close other programs; read p99 with care",
+        )
 
 
 def _foreign_load(load: OtherLoad) -> Iterator[Finding]:
