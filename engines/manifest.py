@@ -219,7 +219,7 @@ def read_manifest(artefact: Path, *, verify: bool = True) -> Manifest:
         document = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise TrustError("the manifest is missing", where=str(path), fix=fix) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TrustError(
             f"the manifest cannot be read: {error}", where=str(path), fix=fix
         ) from error

@@ -119,7 +119,7 @@ def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> TinyVit:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def one_node_model() -> Callable[..., onnx.ModelProto]:
     """Make a model of one node: `one_node_model("Relu", opset=20, shape=[1, 4])`."""
 

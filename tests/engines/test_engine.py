@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import engines
+from engines.engine import BuildOptions, Engine
+from engines.errors import InputError, TrustError, UnknownNameError, UsageError
+from engines.manifest import manifest_path, read_manifest
+
+TinyVit = Callable[..., Path]
+
+
+def test_build_writes_the_artefact_and_its_side_car(tiny_vit: TinyVit) -> None:
+    graph = tiny_vit()
+
+    artefact = engines.build(graph, target="cpu", options=BuildOptions(command=("fpet-export",)))
+
+    manifest = read_manifest(artefact)
+    assert artefact.name == "vit.cpu.onnx"
+    assert (manifest.kind, manifest.target, manifest.weights) == ("engine", "cpu", "unknown")
+    assert manifest.command == ("fpet-export",)
+
+
+def test_build_does_not_overwrite_without_force(tiny_vit: TinyVit) -> None:
+    graph = tiny_vit()
+    engines.build(graph, target="cpu")
+
+    with pytest.raises(UsageError, match="exists already"):
+        engines.build(graph, target="cpu")
+
+    engines.build(graph, target="cpu", options=BuildOptions(force=True))
+
+
+def test_an_unknown_target_is_refused(tiny_vit: TinyVit) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'rtx'"):
+        engines.build(tiny_vit(), target="rtxx")
+
+
+def test_a_graph_without_a_manifest_opens(tiny_vit: TinyVit) -> None:
+    with engines.open(tiny_vit()) as engine:
+        typed: Engine = engine
+        assert typed.run({"image": np.zeros((1, 3, 32, 32), np.float32)})["logits"].shape == (1, 10)
+
+
+def test_a_plan_without_a_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.plan").write_bytes(b"code")
+
+    with pytest.raises(TrustError, match="manifest is missing"):
+        engines.open(tmp_path / "a.plan")
+
+
+def test_a_changed_engine_is_refused(tiny_vit: TinyVit) -> None:
+    artefact = engines.build(tiny_vit(), target="cpu")
+    content = bytearray(artefact.read_bytes())
+    content[len(content) // 2] ^= 1
+    artefact.write_bytes(content)
+
+    with pytest.raises(TrustError, match="SHA-256"):
+        engines.open(artefact)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        engines.open(tmp_path / "none.onnx")
+    with pytest.raises(InputError, match="no such graph"):
+        engines.build(tmp_path / "none.onnx", target="cpu")
+
+
+def test_another_ending_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.pth").write_bytes(b"")
+
+    with pytest.raises(InputError, match=r"\.pth is neither \.onnx nor \.plan"):
+        engines.open(tmp_path / "model.pth")
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    graph = tmp_path / "bad.onnx"
+    graph.write_bytes(b"\x08\x0a")
+
+    with pytest.raises(InputError):
+        engines.build(graph, target="cpu")
+
+    assert list(tmp_path.iterdir()) == [graph]
+    assert not manifest_path(tmp_path / "bad.cpu.onnx").exists()

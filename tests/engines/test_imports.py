@@ -1,0 +1,43 @@
+"""The device side runs where nothing but numpy is installed."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+
+import engines
+
+ABSENT = (
+    "torch",
+    "timm",
+    "onnx",
+    "onnxruntime",
+    "onnx_graphsurgeon",
+    "tensorrt",
+    "tensorrt_rtx",
+    "PIL",
+    "rich",
+    "fpet_export",
+    "calibration",
+    "benchmarks",
+)
+NEEDS_ITS_RUNTIME = {"engines.backends.ort"}
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(engines.__path__, "engines.")
+    if module.name not in NEEDS_ITS_RUNTIME
+)
+
+
+def test_every_module_imports_with_numpy_alone() -> None:
+    program = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({ABSENT!r}))\n"
+        f"for name in {MODULES!r}:\n"
+        "    importlib.import_module(name)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
