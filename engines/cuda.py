@@ -15,12 +15,11 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import EngineError, MissingDependencyError
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Loader = Callable[[str], Any]
 
 _RUNTIME_LIBRARIES = (

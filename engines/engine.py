@@ -11,9 +11,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
 from engines import backends, registry, storage, targets
@@ -24,7 +23,7 @@ from engines.targets import Target
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing.Self needs Python 3.11
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Feeds = Mapping[str, Array]
 Progress = Callable[[str, int, int], bool]
 """`progress(phase, done, total) -> keep going?`; total 0 means unknown."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from engines.engine import Array
 from engines.errors import InputError
 from engines.manifest import TensorSpec
-
-Array = NDArray[np.generic]
 
 
 def check_feeds(

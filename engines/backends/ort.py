@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, while the library loads
 
@@ -25,7 +24,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _native
 
 from engines import processor, storage
 from engines.backends._provenance import engine_manifest, read_source
-from engines.engine import BuildOptions, OpenOptions
+from engines.engine import Array, BuildOptions, OpenOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
 from engines.feeds import check_feeds, resolved
 from engines.manifest import Manifest, Runtime, TensorSpec
@@ -34,8 +33,6 @@ from engines.targets import Target
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-Array = NDArray[np.generic]
 
 if hasattr(onnxruntime, "disable_telemetry_events"):
     onnxruntime.disable_telemetry_events()

@@ -14,7 +14,6 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engines import storage
 from engines.backends._provenance import engine_manifest, read_source
@@ -22,7 +21,7 @@ from engines.backends._trt_build import build_plan, profile_shapes
 from engines.backends._trt_log import Message, complaints, recorder
 from engines.backends._trtexec import trtexec_line
 from engines.cuda import Cuda, open_cuda
-from engines.engine import BuildOptions, OpenOptions
+from engines.engine import Array, BuildOptions, OpenOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
 from engines.feeds import check_feeds, resolved
 from engines.manifest import Dimension, Manifest, Runtime, TensorSpec
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["TrtEngine", "build", "open_engine", "trtexec_line"]
-
-Array = NDArray[np.generic]
 
 _EXTRAS = {"tensorrt_rtx": "rtx", "tensorrt": "tensorrt"}
 _DTYPES = {

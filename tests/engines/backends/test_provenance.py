@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import engines
+from engines.manifest import (
+    Manifest,
+    ModelFacts,
+    Parent,
+    Preprocessing,
+    read_manifest,
+    write_manifest,
+)
+from engines.onnx_header import read_onnx_header
+
+TinyVit = Callable[..., Path]
+
+PREPROCESSING = Preprocessing(
+    size=(32, 32), interpolation="bicubic", crop=1.0, mean=(0.5,) * 3, std=(0.5,) * 3
+)
+FACTS = ModelFacts(
+    architecture="tiny",
+    width=64,
+    depth=2,
+    heads=2,
+    patch=(8, 8),
+    grid=(4, 4),
+    prefix_tokens=0,
+    classes=10,
+    method="lora",
+    bit=1,
+    dim=8,
+    scale=1.0,
+    merge_block=None,
+    ties="argmax",
+    tokens=(16, 16),
+    macs=1,
+)
+
+
+def test_an_engine_takes_over_what_its_graph_says(tiny_vit: TinyVit) -> None:
+    graph = tiny_vit(batch="batch")
+    header = read_onnx_header(graph)
+    parent = write_manifest(
+        graph,
+        Manifest(
+            kind="graph",
+            file="vit.onnx",
+            inputs=header.inputs,
+            outputs=header.outputs,
+            precision="fp32",
+            opset=20,
+            target="cpu",
+            weights="trained",
+            preprocessing=PREPROCESSING,
+            labels=("zero", "one"),
+            model=FACTS,
+            batch_range=(1, 8),
+            parents=(Parent(role="adapter", file="run.bin", sha256="00"),),
+            tools={"torch": "2.9"},
+            probes={"match": "inner"},
+        ),
+    )
+
+    built = read_manifest(engines.build(graph, target="cpu"))
+
+    for fact in ("inputs", "outputs", "precision", "weights", "preprocessing", "labels", "model"):
+        assert getattr(built, fact) == getattr(parent, fact)
+    assert built.batch_range == (1, 8)
+    assert [(p.role, p.sha256) for p in built.parents] == [
+        ("graph", parent.sha256),
+        ("adapter", "00"),
+    ]
+    assert built.tools["torch"] == "2.9"
+    assert built.tools["onnxruntime"]
+    assert built.probes == {}  # the rewritten graph need not have the tensor any more
+
+
+def test_nothing_is_guessed_of_a_graph_without_a_manifest(tiny_vit: TinyVit) -> None:
+    built = read_manifest(engines.build(tiny_vit(dtype="float16"), target="cpu"))
+
+    assert (built.weights, built.precision) == ("unknown", "fp16")
+    assert (built.preprocessing, built.model, built.labels) == (None, None, ())
