@@ -15,6 +15,7 @@ What changes against the folded `Vit`, each exact up to rounding:
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable
 from typing import Literal, cast
@@ -50,13 +51,16 @@ class FreezeOptions:
 
 
 class FrozenAttention(nn.Module):
-    """Written-out attention; queries may be fewer than keys."""
+    """Written-out attention; queries may be fewer than keys.
 
-    def __init__(self, block: Block, options: FreezeOptions) -> None:
+    With all queries one projection makes q, k and v; with fewer, the query has its own.
+    """
+
+    def __init__(self, block: Block, options: FreezeOptions, *, queries: int | None) -> None:
         super().__init__()
         attention = block.attn
         width = attention.proj.in_features
-        self.heads = attention.heads
+        self.queries, self.heads = queries, attention.heads
         self.head_width = width // attention.heads
         self.split_scale = options.attention_scale == "split"
         weight: torch.Tensor = attention.qkv.weight
@@ -66,24 +70,20 @@ class FrozenAttention(nn.Module):
             factor[:width] = self.head_width**-0.5
             weight = (weight.double() * factor[:, None]).float()
             bias = (bias.double() * factor).float()
-        self.qkv = _linear(weight, bias)
+        if queries is None:
+            self.qkv = _linear(weight, bias)
+        else:
+            self.query = _linear(weight[:width], bias[:width])
+            self.key_value = _linear(weight[width:], bias[width:])
         self.proj = _scaled(attention.proj, block.ls1.gamma if block.layer_scale else None)
 
-    def forward(
-        self, x: torch.Tensor, key_bias: torch.Tensor | None, queries: int | None
-    ) -> torch.Tensor:
-        """Attend from the first `queries` tokens (all when None) of (B, N, C) to all of them."""
-        batch, tokens, width = x.shape
-        if queries is None:
-            shape = (batch, tokens, 3, self.heads, self.head_width)
-            q, k, v = self.qkv(x).reshape(shape).permute(2, 0, 3, 1, 4)
+    def forward(self, x: torch.Tensor, key_bias: torch.Tensor | None) -> torch.Tensor:
+        """Attend from the queried tokens of (B, N, C) to all of them; return (B, queries, C)."""
+        if self.queries is None:
+            q, k, v = self._heads_of(self.qkv(x), 3)
         else:
-            weight, bias = self.qkv.weight, self.qkv.bias
-            few = torch.nn.functional.linear(x[:, :queries], weight[:width], bias[:width])
-            pair = torch.nn.functional.linear(x, weight[width:], bias[width:])
-            q = few.reshape(batch, queries, self.heads, self.head_width).transpose(1, 2)
-            shape = (batch, tokens, 2, self.heads, self.head_width)
-            k, v = pair.reshape(shape).permute(2, 0, 3, 1, 4)
+            (q,) = self._heads_of(self.query(x[:, : self.queries]), 1)
+            k, v = self._heads_of(self.key_value(x), 2)
         if self.split_scale:
             scale = self.head_width**-0.25
             q, k = q * scale, k * scale
@@ -91,7 +91,14 @@ class FrozenAttention(nn.Module):
         if key_bias is not None:
             logits = logits + key_bias
         mixed = (logits.softmax(dim=-1) @ v).transpose(1, 2)
-        return cast(torch.Tensor, self.proj(mixed.reshape(batch, q.shape[2], width)))
+        shape = (x.shape[0], q.shape[2], self.heads * self.head_width)
+        return cast(torch.Tensor, self.proj(mixed.reshape(shape)))
+
+    def _heads_of(self, projected: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
+        """Cut (B, N, parts * C) into `parts` tensors (B, H, N, D)."""
+        batch, tokens = projected.shape[:2]
+        shape = (batch, tokens, parts, self.heads, self.head_width)
+        return projected.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class FrozenMerge(nn.Module):
@@ -119,7 +126,8 @@ class FrozenMerge(nn.Module):
 
     def match(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Match normalised tokens (B, N, C); return indices (B, Na) and one-hot (B, Na, Nb)."""
-        metric = fpet.refine(self.key(x[:, self.prefix :]), self.down, self.up)
+        patches = x[:, self.prefix :].to(self.key.weight.dtype)
+        metric = fpet.refine(self.key(patches), self.down, self.up)
         target = fpet.normalise(metric[:, : self.count_b])
         source = metric[:, self.count_b :]
         if self.ties == "reference":
@@ -140,9 +148,10 @@ class FrozenMerge(nn.Module):
             Tokens (B, N', C) in the order prefix, set B; sizes (B, N'); match (B, Na).
         """
         match, one_hot = self.match(normalised)
+        one_hot = one_hot.to(tokens.dtype)
         end_b = self.prefix + self.count_b
         merged, size = fpet.merge(tokens[:, end_b:], tokens[:, self.prefix : end_b], one_hot)
-        ones = torch.ones(len(tokens), self.prefix, 1, dtype=tokens.dtype, device=tokens.device)
+        ones = tokens.new_ones(tokens.shape[0], self.prefix, 1)
         sizes = torch.cat([ones, size], dim=1).squeeze(-1)
         return torch.cat([tokens[:, : self.prefix], merged], dim=1), sizes, match
 
@@ -162,7 +171,8 @@ class FrozenBlock(nn.Module):
         super().__init__()
         self.queries, self.activation = queries, activation
         self.norm1, self.norm2 = block.norm1, block.norm2
-        self.attn = FrozenAttention(block, options)
+        # A merging block needs every token attended, because all of them take part in the merge.
+        self.attn = FrozenAttention(block, options, queries=None if merger else queries)
         self.merge = None if merger is None else FrozenMerge(block, merger, options)
         self.fc1 = block.mlp.fc1
         self.fc2 = _scaled(block.mlp.fc2, block.ls2.gamma if block.layer_scale else None)
@@ -173,7 +183,7 @@ class FrozenBlock(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Run the block on (B, N, C); return tokens, and sizes and match of a merging block."""
         normalised = self.norm1(x)
-        attended = self.attn(normalised, key_bias, None if self.merge else self.queries)
+        attended = self.attn(normalised, key_bias)
         sizes = match = None
         if self.merge is not None:
             x, sizes, match = self.merge(x + attended, normalised)
@@ -219,13 +229,13 @@ class FrozenVit(nn.Module):
         self.queries = read if options.last_block == "class-token" else None
         self.blocks = nn.ModuleList(
             FrozenBlock(
-                cast(Block, block),
+                block,
                 merger if index == model.merge_block else None,
                 options,
                 queries=self.queries if index == last else None,
                 activation=spec.activation,
             )
-            for index, block in enumerate(model.blocks)
+            for index, block in enumerate(model.each_block())
         )
         self.norm = model.fc_norm if spec.pool_norm else model.norm
         self.head = _mean_head(model) if spec.pool == "class+dist" else model.head
@@ -275,10 +285,10 @@ class FrozenVit(nn.Module):
             images = images.permute(0, 3, 1, 2)
         patches = self.patches(images.to(self.patches.weight.dtype)).flatten(2).transpose(1, 2)
         if self.order is not None:
-            patches = patches[:, self.order]
+            patches = patches.index_select(1, self.order)
         patches = patches + self.position
         if self.prefix:
-            prefix = self.prefix_tokens.expand(len(images), -1, -1)
+            prefix = self.prefix_tokens.expand(images.shape[0], -1, -1)
             patches = torch.cat([prefix, patches], dim=1)
         return cast(torch.Tensor, self.norm_pre(patches)) if self.norm_pre else patches
 
@@ -316,6 +326,20 @@ class FrozenVit(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Classify pixels in the layout of `options.input`; return logits (B, K)."""
         return self.trace(images)["logits"]
+
+
+def typed(module: FrozenVit, dtype: torch.dtype) -> FrozenVit:
+    """Return a copy that computes in `dtype`, with the match kept in float32.
+
+    Half precision has about three decimal digits, and the two best scores of a match can be
+    closer than that: a flipped match moves a whole token.
+    """
+    copied = copy.deepcopy(module).to(dtype)
+    for block in copied.blocks:
+        merge = cast(FrozenBlock, block).merge
+        if merge is not None:
+            merge.float()
+    return copied
 
 
 def input_shape(spec: VitSpec, options: FreezeOptions, batch: int) -> tuple[int, ...]:

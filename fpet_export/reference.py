@@ -69,21 +69,18 @@ def _forward(model: Vit, pixels: torch.Tensor, trace: Trace) -> torch.Tensor:
     dtype = pixels.dtype
     shell = _without_blocks(model, dtype)
     x, size = shell.embed(pixels), None
-    for index, block in enumerate(model.blocks):
-        wide = _widen(block, dtype)
+    for index, block in enumerate(model.each_block()):
+        wide = copy.deepcopy(block).to(dtype)
         merger = None
         if index == model.merge_block and model.merger is not None:
-            assert isinstance(model.merger, nn.Module)
-            merger = _widen(model.merger, dtype)
+            merger = copy.deepcopy(model.merger).to(dtype)
         x, size = wide(x, size, merger, trace)
         trace.tokens.append(x.shape[1])
     return shell.classify(x, size)
 
 
-def _widen(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    return copy.deepcopy(module).to(dtype)
-
-
 def _without_blocks(model: Vit, dtype: torch.dtype) -> Vit:
-    memo = {id(model.blocks): nn.ModuleList(), id(model.merger): None}
+    memo: dict[int, object] = {id(model.blocks): nn.ModuleList()}
+    if model.merger is not None:
+        memo[id(model.merger)] = nn.Identity()
     return copy.deepcopy(model, memo).to(dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from engines.errors import CheckpointError
@@ -33,7 +35,8 @@ def read(text: str, options: BackboneOptions) -> Backbone:
             where="--backbone",
             fix="write for example random:vit_base_patch16_224:0",
         )
-    spec = _spec_of(name, text)
+    named = _spec_of(name, text)
+    spec = dataclasses.replace(named, classes=named.classes or _CLASSES)
     return Backbone(
         spec=spec,
         weights=draw(spec, int(seed)),

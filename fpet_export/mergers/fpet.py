@@ -30,7 +30,7 @@ REFINEMENT_WIDTH = 32
 """Inner width of the refinement adapter in every published run."""
 
 NORM_EPSILON = 1e-12
-"""Under the square root of the norm: far below any real key, above zero."""
+"""Smallest squared norm that is divided by: far below any real key, above zero."""
 
 
 def partition(grid: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -66,7 +66,9 @@ def tokens_after(grid: tuple[int, int], prefix: int) -> int:
 
 def normalise(metric: torch.Tensor) -> torch.Tensor:
     """Scale (…, D) to unit length."""
-    return metric * torch.rsqrt(metric.square().sum(dim=-1, keepdim=True) + NORM_EPSILON)
+    # clamp, not an addition: PyTorch's exporter drops `x + 1e-12` as adding nothing.
+    squared = (metric * metric).sum(dim=-1, keepdim=True).clamp(min=NORM_EPSILON)
+    return metric / squared.sqrt()
 
 
 def refine(

@@ -1,0 +1,217 @@
+"""Frozen module to ONNX: export, clean up, check against what was planned, write.
+
+The exporter is PyTorch's `torch.export` based one. Its graph is renamed (a node is called after
+its module), cleaned by `fpet_export.graph_passes`, and compared with the plan: one
+LayerNormalization a norm, and after each block exactly the tokens that were computed beforehand.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+import torch
+
+from engines import storage
+from engines.errors import ExportError
+from fpet_export import graph_passes
+from fpet_export.freeze import FrozenVit, input_shape
+
+INPUT, OUTPUT = "images", "logits"
+LARGEST_BYTES = 2**31 - 2**20
+"""An ONNX file is one protobuf message, which ends at 2 GiB."""
+
+
+def to_onnx(module: FrozenVit, path: Path, *, opset: int) -> dict[str, int]:
+    """Export `module` to `path`, atomically.
+
+    Args:
+        module: Frozen, in eval mode.
+        path: The `.onnx` file to write.
+        opset: ONNX opset.
+
+    Returns:
+        The histogram of the graph's operators.
+
+    Raises:
+        ExportError: The graph is not what was planned, or is larger than a file may be.
+    """
+    weights = sum(p.numel() * p.element_size() for p in module.parameters())
+    if weights > LARGEST_BYTES:
+        raise ExportError(
+            f"the weights take {weights / 2**30:.1f} GiB, an ONNX file ends at 2 GiB",
+            where=str(path),
+            fix="export a smaller backbone; weights in separate files are not supported yet",
+        )
+    model = trace(module, opset=opset)
+    name_nodes(model)
+    graph = gs.import_onnx(model)
+    del model
+    graph.name = "frozen_vit"
+    graph.producer_name, graph.producer_version = "fpet-export", ""
+    graph_passes.run(graph)
+    check_plan(graph, module)
+    operators = Counter(node.op for node in graph.nodes)
+    with storage.atomic_path(path) as temporary:
+        onnx.save_model(gs.export_onnx(graph), str(temporary))
+        _check(temporary)
+    return dict(sorted(operators.items()))
+
+
+def trace(module: FrozenVit, *, opset: int) -> onnx.ModelProto:
+    """Run PyTorch's exporter on a frozen module.
+
+    Raises:
+        ExportError: The exporter failed.
+    """
+    batch = module.options.batch
+    dynamic = isinstance(batch, tuple)
+    images = example_input(module, max(2, batch[0]) if isinstance(batch, tuple) else batch)
+    shapes: Any = None
+    if isinstance(batch, tuple):
+        shapes = ({0: torch.export.Dim("batch", min=batch[0], max=batch[1])},)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module,
+                (images,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+    # The exporter wraps every failure of every layer below it in classes of its own.
+    except Exception as error:
+        raise ExportError(
+            f"PyTorch could not export the module: {str(error).strip().splitlines()[0][:200]}",
+            where=f"torch {torch.__version__}, opset {opset}, "
+            f"{'dynamic' if dynamic else 'static'} batch",
+            fix="report this with the run and the versions of torch, onnx and onnxscript",
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def example_input(module: FrozenVit, batch: int) -> torch.Tensor:
+    """Return an input of the right shape and type, on the device of the weights."""
+    dtype = torch.float32 if module.options.input == "float32" else torch.uint8
+    shape = input_shape(module.spec, module.options, batch)
+    return torch.zeros(shape, dtype=dtype, device=module.position.device)
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Name every node `<module path>/<operator>`, in place, from the exporter's metadata.
+
+    A plan's kernels list the ONNX names that they fuse, so a missing fusion can be placed.
+    """
+    used: Counter[str] = Counter()
+    for node in model.graph.node:
+        scopes = next(
+            (m.value for m in node.metadata_props if m.key == "pkg.torch.onnx.name_scopes"), "['']"
+        )
+        modules = [scope for scope in ast.literal_eval(scopes)[:-1] if scope]
+        name = f"{modules[-1].replace('.', '/') if modules else 'graph'}/{node.op_type}"
+        used[name] += 1
+        node.name = name if used[name] == 1 else f"{name}_{used[name]}"
+
+
+def check_plan(graph: graph_passes.Graph, module: FrozenVit) -> None:
+    """Compare the graph with what was computed in Python before the export.
+
+    Raises:
+        ExportError: The number of norms, or the tokens after a block, differ.
+    """
+    spec = module.spec
+    norms = sum(node.op == "LayerNormalization" for node in graph.nodes)
+    wanted = 2 * spec.depth + 1 + int(spec.pre_norm)
+    if norms != wanted:
+        raise ExportError(
+            f"the graph has {norms} LayerNormalization nodes, the network {wanted} norms",
+            where="fpet_export/to_onnx.py",
+            fix="report this with the versions of torch, onnx and onnxscript",
+        )
+    first = graph.inputs[0].shape[0]
+    if isinstance(module.options.batch, tuple) != isinstance(first, str):
+        raise ExportError(
+            f"the batch dimension of the graph is {first!r}, asked for {module.options.batch}",
+            where="fpet_export/to_onnx.py",
+            fix="report this with the versions of torch, onnx and onnxscript",
+        )
+    found = tokens_after_blocks(graph, spec.depth)
+    if found != module.tokens:
+        raise ExportError(
+            f"the graph's blocks leave {found} tokens, planned were {module.tokens}",
+            where="fpet_export/to_onnx.py",
+            fix="report this with the versions of torch, onnx and onnxscript",
+        )
+
+
+def tokens_after_blocks(graph: graph_passes.Graph, depth: int) -> tuple[int, ...]:
+    """Return the second extent of what the last linear layer of each block's MLP gives."""
+    tokens: dict[int, int] = {}
+    for node in graph.nodes:
+        parts = node.name.split("/")
+        if parts[0] == "blocks" and parts[2:3] == ["fc2"] and node.op in ("MatMul", "Add"):
+            tokens[int(parts[1])] = int(node.outputs[0].shape[1])
+    return tuple(tokens.get(index, 0) for index in range(depth))
+
+
+def with_probes(path: Path, probes: dict[str, str]) -> bytes:
+    """Return the model of `path` with inner tensors as additional outputs.
+
+    Args:
+        path: A graph that this toolkit exported.
+        probes: Role to tensor name, from the manifest.
+
+    Raises:
+        ExportError: A probe is not in the graph.
+    """
+    model = onnx.load(str(path))
+    known = {value.name: value for value in model.graph.value_info}
+    for role, name in probes.items():
+        if name not in known:
+            raise ExportError(
+                f"the graph has no tensor {name!r} for {role}",
+                where=str(path),
+                fix="export the run again with this version",
+            )
+        model.graph.output.append(known[name])
+    return bytes(model.SerializeToString())
+
+
+def _check(path: Path) -> None:
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"the graph is not valid ONNX: {str(error).strip().splitlines()[0]}",
+            where=path.name,
+            fix="report this with the versions of torch, onnx and onnxscript",
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress lines and its deprecation notices off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
