@@ -187,18 +187,19 @@ def _configure(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
         settings["workspace_bytes"] = str(options.workspace_bytes)
     if hasattr(config, "num_compute_capabilities"):
-        names = [f"SM{name.replace('.', '')}" for name in compute_capabilities]
-        unknown = [name for name in names if not hasattr(trt.ComputeCapability, name)]
+        known = compute_capability_names(trt)
+        unknown = [name for name in compute_capabilities if name not in known]
         if unknown:
             raise UsageError(
                 f"{trt.__name__} {trt.__version__} does not build for {', '.join(unknown)}, "
-                f"it does for {', '.join(compute_capability_names(trt))}",
+                f"it does for {', '.join(known)}",
                 where="compute capabilities",
                 fix="name some of these, as 8.6",
             )
-        config.num_compute_capabilities = len(names)
-        for index, name in enumerate(names):
-            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+        config.num_compute_capabilities = len(compute_capabilities)
+        for index, name in enumerate(compute_capabilities):
+            member = f"SM{name.replace('.', '')}"
+            config.set_compute_capability(getattr(trt.ComputeCapability, member), index)
     return settings
 
 

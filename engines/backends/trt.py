@@ -76,7 +76,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Ma
             fix="leave the compute capabilities out, or choose the target rtx",
         )
     named = options.compute_capabilities
-    capabilities = target.compute_capabilities if named is None else named
+    capabilities = target.compute_capabilities if named is None else tuple(dict.fromkeys(named))
     if not takes_names:
         capabilities = (open_cuda().compute_capability(),)
     inputs = source.manifest.inputs if source.manifest else source.header.inputs
