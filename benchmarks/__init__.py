@@ -1,6 +1,6 @@
 """Measure engines honestly: paired, interleaved, with the evidence beside every number."""
 
-from benchmarks.comparison import bench, fastest, rebase
+from benchmarks.comparison import Opened, bench, fastest, rebase
 from benchmarks.latency import Schedule
 from benchmarks.measurement import Measurement, read_measurement, write_measurement
 from benchmarks.peers import PeerSource
@@ -8,6 +8,7 @@ from benchmarks.table import format_table
 
 __all__ = [
     "Measurement",
+    "Opened",
     "PeerSource",
     "Schedule",
     "bench",

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from benchmarks.measurement import ContenderResult, Measurement
+from benchmarks.table import shorten
 from engines import registry
 
 _INK, _MUTED, _ACCENT, _SOFT = "#010101", "#020202", "#030303", "#040404"
@@ -99,7 +100,7 @@ def _label(axes: Any, row: int, name: str, words: str) -> None:
     """Write a contender's name and numbers above its row: no margin that a phone cannot spare."""
     place = {"transform": axes.get_yaxis_transform(), "va": "bottom", "fontsize": _POINTS}
     place["bbox"] = {"facecolor": _CARD, "edgecolor": "none", "pad": 1.2}  # hides grid lines
-    axes.text(0.0, row - 0.27, name, ha="left", color=_INK, weight="bold", **place)
+    axes.text(0.0, row - 0.27, shorten(name, 24), ha="left", color=_INK, weight="bold", **place)
     axes.text(1.0, row - 0.27, words, ha="right", color=_MUTED, **place)
 
 

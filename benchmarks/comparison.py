@@ -44,12 +44,12 @@ from engines.errors import (
 from engines.manifest import manifest_path, read_manifest
 from engines.processor import usable_cores
 
-Source = Path | str | Engine
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Opened:
     """An engine that takes part, and what is known of it.
+
+    Give one to `bench` to choose the name, or to add what no manifest says.
 
     Attributes:
         name: Unique in the measurement.
@@ -62,6 +62,9 @@ class Opened:
     engine: Engine
     artefact: Artefact | None = None
     macs: int | None = None
+
+
+Source = Path | str | Engine | Opened
 
 
 def read_machine() -> MachineUse:
@@ -93,7 +96,7 @@ def bench(
     """Measure engines against a baseline, all in the same rounds.
 
     Args:
-        contenders: Artefacts to open, or open engines (which stay open).
+        contenders: Artefacts to open, or engines that are open (and stay so).
         against: The baseline: another artefact or engine, or the name of a contender or of a
             peer. By default the first contender.
         peers: Files of `benchmarks/peers` that join. One that is not installed or refuses the
@@ -264,6 +267,8 @@ def _open_all(
 
 
 def _open(source: Source, threads: int, stack: contextlib.ExitStack) -> Opened:
+    if isinstance(source, Opened):
+        return source
     if not isinstance(source, (str, Path)):
         return Opened(name=source.name, engine=source)
     path = Path(source)

@@ -141,9 +141,13 @@ def write_measurement(path: Path, measurement: Measurement, *, force: bool = Fal
         InputError: The folder cannot be written.
     """
     storage.refuse_overwrite(path, force=force)
-    text = json.dumps(to_document(measurement), indent=1, allow_nan=False)
-    # One sample a line would make thousands of lines of one number each.
-    storage.write_text(path, _join_numbers(text) + "\n")
+    storage.write_text(path, to_text(to_document(measurement)))
+
+
+def to_text(document: dict[str, Any]) -> str:
+    """Return a document as JSON with each list of whole numbers on one line."""
+    text = json.dumps(document, indent=1, allow_nan=False)
+    return re.sub(r"\[\n[\d,\s]+\]", lambda found: "".join(found.group().split()), text) + "\n"
 
 
 def read_measurement(path: Path) -> Measurement:
@@ -172,7 +176,3 @@ def read_measurement(path: Path) -> Measurement:
         raise InputError(
             f"the measurement is damaged: {error}", where=str(path), fix=fix
         ) from error
-
-
-def _join_numbers(text: str) -> str:
-    return re.sub(r"\[\n[\d,\s]+\]", lambda found: "".join(found.group().split()), text)

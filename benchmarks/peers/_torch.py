@@ -8,12 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from benchmarks.failures import as_engine_error
 from benchmarks.peers import PeerSource
 from benchmarks.peers._runner import Runner
 from engines.engine import Array, Engine
-from engines.errors import EngineError
 from engines.manifest import TensorSpec
 
+_FIX = "leave this peer out; torch.compile needs a C++ compiler"
 _WARM_CALLS = 2  # torch.compile works in the first call; the second shows that it is over
 
 
@@ -37,17 +38,10 @@ def open_module(
             return module(images)
 
     def first_calls(images: torch.Tensor) -> torch.Tensor:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                for _ in range(_WARM_CALLS):
-                    logits = call(images)
-        except Exception as error:  # whatever inductor or its C++ compiler raises
-            raise EngineError(
-                f"torch failed: {type(error).__name__}: {_first_line(error)}",
-                where=name,
-                fix="leave this peer out, or install a C++ compiler for torch.compile",
-            ) from error
+        with as_engine_error(name, fix=_FIX), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(_WARM_CALLS):
+                logits = call(images)
         return logits
 
     def run(batch: Array) -> Array:
@@ -76,8 +70,3 @@ def open_module(
             **facts,
         },
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else "no message"

@@ -1,0 +1,250 @@
+"""The README's CPU numbers: a frozen ViT-B/16 against every plain way that is installed.
+
+`python -m benchmarks.cpu_latency -o benchmarks/results/NAME.json`. The weights are random, which
+decides nothing about speed. The plain ways run timm's model, exported as its users export it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import peers as peer_folder
+from benchmarks.comparison import Opened, bench, fastest, rebase
+from benchmarks.failures import as_engine_error
+from benchmarks.gemm_peak import GemmPeak, measure_gemm_peak
+from benchmarks.latency import Schedule
+from benchmarks.measurement import Measurement, describe_artefact, to_document, to_text
+from benchmarks.peers import PeerSource
+from benchmarks.subjects import IMAGE, MERGE_BLOCK, RUN
+from benchmarks.table import format_table
+from engines import registry, storage
+from engines.engine import OpenOptions, open_engine
+from engines.errors import FpetError
+from engines.manifest import manifest_path, read_manifest
+
+SCHEMA = 1
+_MODEL = "vit_base_patch16_224"
+_WIDTH, _DEPTH, _PATCHES, _CLASSES = 768, 12, 196, 1000
+_OPSET = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What the README quotes of one batch size; ratios below 1 mean that frozen is faster.
+
+    Attributes:
+        batch: Images of one run.
+        fastest_plain: The fastest way to run the plain model in this very measurement.
+        ratio_to_fastest_plain: Median of paired ratios.
+        interval_to_fastest_plain: Its 95 % interval.
+        ratio_to_plain_ort: Likewise against the plain graph in ONNX Runtime; None without it.
+        interval_to_plain_ort: Its 95 % interval.
+        peak_share: How near the frozen graph comes to the measured GEMM peak.
+        macs_ratio: Multiply-adds, frozen over plain: what the arithmetic alone would give.
+    """
+
+    batch: int
+    fastest_plain: str
+    ratio_to_fastest_plain: float
+    interval_to_fastest_plain: tuple[float, float]
+    ratio_to_plain_ort: float | None
+    interval_to_plain_ort: tuple[float, float] | None
+    peak_share: float | None
+    macs_ratio: float | None
+
+
+def plain_macs() -> int:
+    """Return the multiply-adds of a plain ViT-B/16 for one image, all tokens in every block."""
+    tokens = _PATCHES + 1
+    linears = 12 * _WIDTH * _WIDTH * tokens
+    attention = 2 * _WIDTH * tokens * tokens
+    embedding = _PATCHES * _WIDTH * (3 * 16 * 16)
+    return _DEPTH * (linears + attention) + embedding + _WIDTH * _CLASSES
+
+
+def summarise_batch(measurement: Measurement, *, plain: Sequence[str]) -> Summary | None:
+    """Return what the README quotes; None when no plain way took part.
+
+    Args:
+        measurement: With a contender called "frozen".
+        plain: Names of the plain ways.
+    """
+    best = fastest(measurement, plain)
+    if best is None:
+        return None
+    frozen = rebase(measurement, best).result("frozen")
+    against = frozen.against
+    assert against is not None
+    names = [result.name for result in measurement.contenders]
+    ort = (
+        rebase(measurement, "ort_plain").result("frozen").against if "ort_plain" in names else None
+    )
+    macs = frozen.artefact.macs if frozen.artefact else None
+    return Summary(
+        batch=measurement.batch,
+        fastest_plain=best,
+        ratio_to_fastest_plain=against.ratio,
+        interval_to_fastest_plain=(against.low, against.high),
+        ratio_to_plain_ort=ort.ratio if ort else None,
+        interval_to_plain_ort=(ort.low, ort.high) if ort else None,
+        peak_share=frozen.peak_share,
+        macs_ratio=macs / plain_macs() if macs else None,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark and return the exit code."""
+    options = _parse(arguments)
+    try:
+        storage.refuse_overwrite(options.output, force=options.force)
+        peak = measure_gemm_peak(threads=options.threads)
+        sys.stdout.write(peak.format() + "\n\n")
+        measurements: list[Measurement] = []
+        summaries: list[Summary] = []
+        names = registry.available(peer_folder)
+        with tempfile.TemporaryDirectory() as folder:
+            for batch in options.batches:
+                measured = _measure(batch, names, peak, Path(folder), options)
+                measurements.append(measured)
+                summary = summarise_batch(measured, plain=names)
+                sys.stdout.write(format_table(measured) + "\n\n")
+                if summary is not None:
+                    summaries.append(summary)
+                    sys.stdout.write(_sentence(summary) + "\n\n")
+                sys.stdout.flush()
+        _write(options.output, peak, measurements, summaries)
+        sys.stdout.write(f"{options.output}\n")
+    except FpetError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cpu_latency", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of every contender")
+    parser.add_argument("--batches", type=_numbers, default=[1, 8], help="sizes, such as 1,8")
+    parser.add_argument("--rounds", type=int, default=40, help="least rounds a batch size")
+    parser.add_argument("--max-s", type=float, default=400.0, help="most seconds a batch size")
+    parser.add_argument(
+        "--allow-busy", action="store_true", help="write an invalid measurement, marked as such"
+    )
+    parser.add_argument("--force", action="store_true", help="replace the JSON file")
+    return parser.parse_args(arguments)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def _measure(
+    batch: int, names: Sequence[str], peak: GemmPeak, folder: Path, options: argparse.Namespace
+) -> Measurement:
+    source = _plain_source(batch, folder)
+    schedule = Schedule(min_rounds=options.rounds, max_s=options.max_s)
+    with contextlib.ExitStack() as stack:
+        frozen = [
+            _open_frozen(name, batch, folder, merge_block, options.threads, stack)
+            for name, merge_block in (("frozen", MERGE_BLOCK), ("frozen_no_merge", None))
+        ]
+        return bench(
+            frozen,
+            against="ort_plain",
+            peers=names,
+            peer_source=source,
+            batch=batch,
+            threads=options.threads,
+            schedule=schedule,
+            gemm_peak_macs_per_s=peak.macs_per_s,
+            strict=not options.allow_busy,
+            command=["python", "-m", "benchmarks.cpu_latency"],
+        )
+
+
+def _open_frozen(
+    name: str,
+    batch: int,
+    folder: Path,
+    merge_block: int | None,
+    threads: int,
+    stack: contextlib.ExitStack,
+) -> Opened:
+    path = folder / f"{name}.b{batch}.onnx"
+    toolkit = registry.import_or_explain("fpet_export")
+    run = toolkit.load(RUN, method="lora", dim=8, bit=32, merge_block=merge_block)
+    run.fold().freeze(batch=batch).to_onnx(path)
+    engine = stack.enter_context(open_engine(path, options=OpenOptions(threads=threads)))
+    # `open_engine` has just compared the bytes with the manifest.
+    artefact = (
+        describe_artefact(read_manifest(path, verify=False))
+        if manifest_path(path).exists()
+        else None
+    )
+    return Opened(
+        name=name, engine=engine, artefact=artefact, macs=artefact.macs if artefact else None
+    )
+
+
+def _plain_source(batch: int, folder: Path) -> PeerSource:
+    """Return timm's model and its plain export."""
+    timm = registry.import_or_explain("timm")
+    torch = registry.import_or_explain("torch")
+    torch.manual_seed(0)
+    module: Any = timm.create_model(_MODEL).eval()
+    path = folder / f"plain.b{batch}.onnx"
+    with as_engine_error("plain export"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        torch.onnx.export(
+            module,
+            (torch.zeros(batch, *IMAGE),),
+            path,
+            dynamo=True,
+            verbose=False,
+            opset_version=_OPSET,
+            external_data=False,
+            input_names=["images"],
+            output_names=["logits"],
+        )
+    return PeerSource(onnx=path, module=lambda: module, image=IMAGE, macs=plain_macs())
+
+
+def _sentence(summary: Summary) -> str:
+    low, high = summary.interval_to_fastest_plain
+    text = (
+        f"batch {summary.batch}: frozen takes {summary.ratio_to_fastest_plain:.3f}"
+        f" [{low:.3f}, {high:.3f}] of the fastest plain way ({summary.fastest_plain})"
+    )
+    if summary.ratio_to_plain_ort is not None:
+        text += f", {summary.ratio_to_plain_ort:.3f} of plain ONNX Runtime"
+    if summary.peak_share is not None:
+        text += f", at {summary.peak_share:.0%} of the GEMM peak"
+    return text
+
+
+def _write(
+    path: Path, peak: GemmPeak, measurements: Sequence[Measurement], summaries: Sequence[Summary]
+) -> None:
+    document = {
+        "schema": SCHEMA,
+        "kind": "cpu_latency",
+        "summary": [dataclasses.asdict(summary) for summary in summaries],
+        "gemm_peak_macs_per_s": peak.macs_per_s,
+        "gemm_peak": dataclasses.asdict(peak),
+        "measurements": [to_document(measurement) for measurement in measurements],
+    }
+    storage.write_text(path, to_text(document))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""One batch size on a GPU: every way of every subject, held against float32 and timed together."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from benchmarks import gpu_peers
+from benchmarks.agreement import Agreement, agreement
+from benchmarks.comparison import Opened, bench, fastest, rebase
+from benchmarks.failures import as_engine_error
+from benchmarks.feeds import synthetic_feeds
+from benchmarks.latency import Schedule
+from benchmarks.measurement import Absent, Measurement
+from benchmarks.paired_statistics import Comparison, compare, percentile
+from benchmarks.peers import PeerSource, load_peer
+from benchmarks.subjects import IMAGE, Subject
+from benchmarks.table import format_table
+from engines.engine import Array
+from engines.errors import EngineError, FpetError
+
+_REFERENCE = "eager"  # in float32 it is what each subject's contenders are compared with
+_DEVICE_RUNS = 100
+Bench = Callable[..., Measurement]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The frozen network against the plain one, both run in the same way."""
+
+    way: str
+    against: Comparison
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchCheck:
+    """Everything about one batch size.
+
+    Attributes:
+        batch: Images of one run.
+        measurement: All contenders in the same rounds; None when none could run.
+        parity: Each contender against its subject's float32 run, by name.
+        device_p50_ns: Median of CUDA event times, for the contenders in torch.
+        pairs: Frozen against plain, way by way.
+        failed: What could not take part, with the reason.
+    """
+
+    batch: int
+    measurement: Measurement | None
+    parity: dict[str, Agreement]
+    device_p50_ns: dict[str, int]
+    pairs: tuple[Pair, ...]
+    failed: tuple[Absent, ...]
+
+
+def check_batch(
+    batch: int,
+    *,
+    ways: Sequence[str],
+    subjects: Sequence[Subject],
+    folder: Path,
+    schedule: Schedule,
+    peers: ModuleType = gpu_peers,
+    measure: Bench = bench,
+    say: Callable[[str], None] = lambda line: None,
+) -> BatchCheck:
+    """Open every way of every subject, compare, time them together.
+
+    Args:
+        batch: Images of one run.
+        ways: Files of the folder `peers`.
+        subjects: What is run.
+        folder: For graphs and plans.
+        schedule: How long to measure.
+        peers: A registry folder.
+        measure: `benchmarks.bench`, or a stand-in.
+        say: Told what goes on.
+    """
+    failed: list[Absent] = []
+    parity: dict[str, Agreement] = {}
+    device: dict[str, int] = {}
+    measurement: Measurement | None = None
+    with contextlib.ExitStack() as stack:
+        opened: list[Opened] = []
+        for subject in subjects:
+            reference = _reference(subject, batch, peers, failed)
+            for way in ways:
+                name = f"{subject.name} {way}"
+                say(f"batch {batch}: {name}")
+                try:
+                    source = _source(subject, way, batch, folder)
+                    peer = load_peer(peers, way)
+                    engine = stack.enter_context(peer.open_peer(source, threads=1))
+                    feeds = synthetic_feeds(engine.inputs, batch=batch, seed=0, name=name)
+                    logits = engine.run(feeds)[engine.outputs[0].name]
+                    if reference is not None:
+                        parity[name] = agreement(
+                            logits, reference, reference=f"{subject.name} float32", required=False
+                        )
+                    if hasattr(engine, "device_times_ns"):
+                        times = np.sort(engine.device_times_ns(feeds, runs=_DEVICE_RUNS))
+                        device[name] = percentile(times, 50)
+                except FpetError as error:
+                    failed.append(_absent(name, error))
+                else:
+                    opened.append(Opened(name=name, engine=engine))
+        if opened:
+            try:
+                with as_engine_error(f"timing at batch {batch}"):
+                    measurement = measure(
+                        opened, batch=batch, schedule=schedule, strict=False, threads=1
+                    )
+            except FpetError as error:
+                failed.append(_absent("timing", error))
+    return BatchCheck(
+        batch=batch,
+        measurement=_against_fastest(measurement) if measurement else None,
+        parity=parity,
+        device_p50_ns=device,
+        pairs=_pairs(measurement, ways) if measurement else (),
+        failed=tuple(failed),
+    )
+
+
+def format_check(check: BatchCheck) -> str:
+    """Return one batch as text: the table, the pairs, parity, what failed."""
+    lines = [f"== batch {check.batch}"]
+    if check.measurement is not None:
+        lines += [format_table(check.measurement), ""]
+    lines += [f"{pair.way}: frozen is {pair.against.sentence()}" for pair in check.pairs]
+    for name, entry in check.parity.items():
+        device = check.device_p50_ns.get(name)
+        events = f"  device p50 {device / 1e6:.3f} ms" if device is not None else ""
+        lines.append(
+            f"{name:<28} relative error {entry.relative:.1e}, top-1 {entry.top1:.0%} of float32"
+            f"{events}"
+        )
+    lines += [f"failed: {entry.name}: {entry.reason} ({entry.fix})" for entry in check.failed]
+    return "\n".join(lines)
+
+
+def _source(subject: Subject, way: str, batch: int, folder: Path) -> PeerSource:
+    """Return what a way reads: a torch way the half module, another the graph."""
+    if way.startswith(("ort_", "trt")):
+        if subject.onnx is None:
+            raise EngineError(
+                f"{subject.name} has no graph", where=way, fix="nothing to do: it is a torch model"
+            )
+        return PeerSource(onnx=subject.onnx(batch, folder), image=IMAGE)
+    return PeerSource(module=lambda: subject.module(batch, "float16"), image=IMAGE, dtype="float16")
+
+
+def _reference(
+    subject: Subject, batch: int, peers: ModuleType, failed: list[Absent]
+) -> Array | None:
+    """Return the logits of a subject in float32, on the same pixels."""
+    name = f"{subject.name} float32"
+    source = PeerSource(module=lambda: subject.module(batch, "float32"), image=IMAGE)
+    try:
+        with load_peer(peers, _REFERENCE).open_peer(source, threads=1) as engine:
+            feeds = synthetic_feeds(engine.inputs, batch=batch, seed=0, name=name)
+            return engine.run(feeds)[engine.outputs[0].name]
+    except FpetError as error:
+        failed.append(_absent(name, error))
+        return None
+
+
+def _absent(name: str, error: FpetError) -> Absent:
+    return Absent(name=name, reason=error.what, fix=error.fix)
+
+
+def _against_fastest(measurement: Measurement) -> Measurement:
+    """Compare with the fastest contender that does not merge tokens."""
+    others = [
+        result.name for result in measurement.contenders if not result.name.startswith("frozen ")
+    ]
+    baseline = fastest(measurement, others)
+    return rebase(measurement, baseline) if baseline else measurement
+
+
+def _pairs(measurement: Measurement, ways: Sequence[str]) -> tuple[Pair, ...]:
+    samples = {
+        result.name: np.array(result.samples_ns, np.int64) for result in measurement.contenders
+    }
+    return tuple(
+        Pair(
+            way=way,
+            against=compare(
+                samples[f"frozen {way}"], samples[f"plain {way}"], baseline=f"plain {way}"
+            ),
+        )
+        for way in ways
+        if {f"frozen {way}", f"plain {way}"} <= set(samples)
+    )

@@ -1,0 +1,105 @@
+"""The ViT-B/16 that our own benchmarks measure: frozen, plain, and as a library writes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.failures import as_engine_error
+from engines import registry
+from engines.errors import MissingDependencyError
+
+RUN = "random:vit_base_patch16_224:0"
+IMAGE = (3, 224, 224)
+MERGE_BLOCK = 6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One form of the network.
+
+    Attributes:
+        name: "frozen", "plain" or "library".
+        module: Makes the module of a type ("float32", "float16") for a batch size.
+        onnx: Writes its graph for a batch size into a folder, in half precision where it can;
+            None when it has none.
+        note: To record.
+    """
+
+    name: str
+    module: Callable[[int, str], Any]
+    onnx: Callable[[int, Path], Path] | None
+    note: str
+
+
+def exported(name: str, *, merge_block: int | None) -> Subject:
+    """Return a network as this toolkit exports it, with random weights.
+
+    Args:
+        name: For tables.
+        merge_block: Block after whose attention tokens merge; None for all tokens.
+    """
+
+    def frozen(batch: int) -> Any:
+        with as_engine_error(name, fix="run the tests of fpet_export"):
+            toolkit = registry.import_or_explain("fpet_export")
+            run = toolkit.load(RUN, method="lora", dim=8, bit=32, merge_block=merge_block)
+            return run.fold().freeze(batch=batch)
+
+    def module(batch: int, dtype: str) -> Any:
+        found = frozen(batch)
+        if dtype == "float32":
+            return found.module
+        torch = registry.import_or_explain("torch")
+        with as_engine_error(name, fix="run the tests of fpet_export"):
+            # The match stays in float32: half precision cannot tell near-ties apart.
+            if hasattr(found, "typed"):
+                typed = found.typed(getattr(torch, dtype))
+                return getattr(typed, "module", typed)
+            typed_of = registry.import_or_explain("fpet_export.freeze").typed
+            return typed_of(found.module, getattr(torch, dtype))
+
+    def onnx(batch: int, folder: Path) -> Path:
+        path = folder / f"{name}.b{batch}.onnx"
+        found = frozen(batch)
+        with as_engine_error(name, fix="run the tests of fpet_export"):
+            if hasattr(found, "typed"):
+                found = found.typed(registry.import_or_explain("torch").float16)
+            found.to_onnx(path)
+        return path
+
+    where = f"tokens merge after block {merge_block}" if merge_block is not None else "all tokens"
+    return Subject(name=name, module=module, onnx=onnx, note=f"{RUN}, {where}")
+
+
+def library() -> Subject:
+    """Return the ViT-B/16 of timm, else of torchvision: a peer that we did not write.
+
+    Its attention is torch's fused one.
+    """
+
+    def module(batch: int, dtype: str) -> Any:
+        torch = registry.import_or_explain("torch")
+        torch.manual_seed(0)
+        return _library_vit().to(getattr(torch, dtype)).eval()
+
+    return Subject(name="library", module=module, onnx=None, note="ViT-B/16 of timm or torchvision")
+
+
+def default_subjects() -> tuple[Subject, ...]:
+    """Return what is measured, the plain ones first."""
+    return (
+        library(),
+        exported("plain", merge_block=None),
+        exported("frozen", merge_block=MERGE_BLOCK),
+    )
+
+
+def _library_vit() -> Any:
+    try:
+        timm = registry.import_or_explain("timm")
+    except MissingDependencyError:
+        return registry.import_or_explain("torchvision").models.vit_b_16()
+    return timm.create_model("vit_base_patch16_224")
