@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import hypothesis
 import numpy as np
 import pytest
 
@@ -22,10 +21,6 @@ from engines.manifest import TensorSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-# The first examples pay for imports: a deadline would assert a time.
-hypothesis.settings.register_profile("benchmarks", deadline=None)
-hypothesis.settings.load_profile("benchmarks")
 
 
 class FakeClock:
