@@ -374,7 +374,12 @@ def _session(
     _check_provider(wanted, where)
     providers = [wanted] if provider == "cpu" else [wanted, _PROVIDERS["cpu"]]
     try:
-        session = onnxruntime.InferenceSession(model, settings, providers=providers)
+        session = onnxruntime.InferenceSession(
+            model,
+            settings,
+            providers=providers,
+            enable_fallback=0,  # it would print to stdout and try again on the CPU
+        )
     except _ORT_ERRORS as error:
         raise _open_error(error, where, header) from error
     if wanted not in session.get_providers():  # it falls back to the CPU without an error

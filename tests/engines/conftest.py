@@ -120,6 +120,12 @@ def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> TinyVit:
 
 
 @pytest.fixture(scope="session")
+def vit_bytes(tiny_vit: TinyVit) -> bytes:
+    """The bytes of the tiny ViT."""
+    return tiny_vit().read_bytes()
+
+
+@pytest.fixture(scope="session")
 def one_node_model() -> Callable[..., onnx.ModelProto]:
     """Make a model of one node: `one_node_model("Relu", opset=20, shape=[1, 4])`."""
 

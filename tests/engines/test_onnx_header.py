@@ -18,11 +18,6 @@ TinyVit = Callable[..., Path]
 OneNode = Callable[..., onnx.ModelProto]
 
 
-@pytest.fixture(scope="session")
-def vit_bytes(tiny_vit: TinyVit) -> bytes:
-    return tiny_vit().read_bytes()
-
-
 def model_with_branches() -> onnx.ModelProto:
     """A graph with an If, whose branches hold a constant and a call of another domain."""
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -301,7 +305,7 @@ def test_a_silent_fall_back_to_the_cpu_is_refused(
     monkeypatch.setattr(
         onnxruntime,
         "InferenceSession",
-        lambda model, settings, providers: real(model, settings, providers=providers[1:]),
+        lambda model, settings, providers, **_: real(model, settings, providers=providers[1:]),
     )
 
     with pytest.raises(MissingDependencyError, match="fell back to CPUExecutionProvider"):
@@ -363,3 +367,20 @@ def test_the_runtime_says_nothing_on_stderr(tiny_vit: TinyVit, tmp_path: Path) -
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "refused\n", "")
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_flipped_bits_are_opened_or_refused(vit_bytes: bytes, data: st.DataObject) -> None:
+    content = bytearray(vit_bytes)
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, 5999))] ^= 1 << data.draw(st.integers(0, 7))
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        try:
+            ort.open_bytes(bytes(content), name="flipped").close()
+        except FpetError as error:
+            assert error.where == "flipped"
+
+    assert said.getvalue() == ""
