@@ -25,6 +25,8 @@ Progress = Callable[[str, int, int], bool]
 
 _WINDOW = 3  # rounds whose medians are compared to see whether the warm-up is over
 _STABLE = 0.05  # relative change between two windows that counts as stable
+_STEP_S = 0.002
+_IDLE = 0.2  # of one processor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,8 +48,9 @@ class Schedule:
         max_s: Seconds after which no further round starts.
         warmup_rounds: Untimed rounds at most; warm-up ends when every contender is stable.
         warmup_s: Seconds after which warm-up ends even so.
-        settle_s: Pause before each run. Worker threads of the runtime before (ONNX Runtime's,
-            OpenMP's) keep spinning for a moment after their work and would slow down the next.
+        settle_s: Longest wait before each run for the threads of the run before to fall asleep.
+            ONNX Runtime's workers spin for some 40 ms after their work and OpenMP's for 10: on
+            few cores they would slow down whoever comes next. 0 does not wait.
         seed: Of the order in each round and of the bootstrap.
     """
 
@@ -57,7 +60,7 @@ class Schedule:
     max_s: float = 120.0
     warmup_rounds: int = 20
     warmup_s: float = 20.0
-    settle_s: float = 0.003
+    settle_s: float = 0.25
     seed: int = 0
 
 
@@ -91,12 +94,21 @@ def measure_rounds(
     schedule: Schedule,
     clock: Clock = time.perf_counter_ns,
     pause: Pause = time.sleep,
+    own_clock: Clock = time.process_time_ns,
     progress: Progress | None = None,
 ) -> Rounds:
     """Warm up, then let every contender run once a round, in an order that changes.
 
     Each order is drawn with the seed, and the next round takes it backwards: each pair of
     contenders runs in either order equally often.
+
+    Args:
+        contenders: What is timed.
+        schedule: How long, and how long to wait in between.
+        clock: What the samples are differences of.
+        pause: Waits between runs.
+        own_clock: Processor time of this process in nanoseconds, all threads.
+        progress: Called after every round; returning False stops like Ctrl-C.
 
     Raises:
         MeasurementError: Two contenders have the same name, there is none, or the clock did not
@@ -115,7 +127,7 @@ def measure_rounds(
     def one_round() -> list[int]:
         elapsed = [0] * len(contenders)
         for place in next(orders):
-            pause(schedule.settle_s)
+            _settle(schedule.settle_s, pause, own_clock)
             start = clock()
             contenders[place].run_once()
             elapsed[place] = clock() - start
@@ -145,6 +157,15 @@ def measure_rounds(
         warmed_up=warmed_up,
         duration_ns=duration,
     )
+
+
+def _settle(longest_s: float, pause: Pause, own_clock: Clock) -> None:
+    """Wait until this process is idle: until it uses next to nothing of a step."""
+    for _ in range(round(longest_s / _STEP_S)):
+        before = own_clock()
+        pause(_STEP_S)
+        if own_clock() - before < _IDLE * _STEP_S * 1e9:
+            return
 
 
 def _is_over(rounds: int, elapsed_ns: int, schedule: Schedule) -> bool:

@@ -72,6 +72,48 @@ def test_samples_are_what_the_clock_says_without_the_pause(clock: Any) -> None:
     assert set(rounds.of("b").tolist()) == {2500}
 
 
+def test_each_run_waits_until_the_threads_of_the_one_before_sleep(clock: Any) -> None:
+    spinning_until = [0]
+
+    def run_once() -> None:
+        clock.work(1000)
+        spinning_until[0] = clock.now_ns + 40_000_000
+
+    started: list[bool] = []
+
+    def second() -> None:
+        started.append(clock.now_ns >= spinning_until[0])
+        clock.work(1000)
+
+    pair = [Contender(name="spins", run_once=run_once), Contender(name="next", run_once=second)]
+    waiting = dataclasses.replace(SCHEDULE, settle_s=0.25)
+
+    for schedule, is_quiet in ((waiting, True), (SCHEDULE, False)):
+        started.clear()
+        measure_rounds(
+            pair,
+            schedule=schedule,
+            clock=clock,
+            pause=clock.pause,
+            own_clock=lambda: min(clock.now_ns, spinning_until[0]),
+        )
+        assert all(started) == is_quiet  # without the wait, a spinner is met
+
+
+def test_a_process_that_never_sleeps_does_not_stop_the_measurement(clock: Any) -> None:
+    schedule = dataclasses.replace(SCHEDULE, settle_s=0.01)
+
+    rounds = measure_rounds(
+        [contender("a", clock, 1000)],
+        schedule=schedule,
+        clock=clock,
+        pause=clock.pause,
+        own_clock=clock,
+    )
+
+    assert len(rounds.latency_ns) == 30
+
+
 def test_warm_up_goes_on_until_latencies_are_stable(clock: Any) -> None:
     slow_start = contender("a", clock, *[9000] * 4, *[3000] * 4, 1000)
 
