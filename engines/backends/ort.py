@@ -3,10 +3,14 @@
 Building means: let ONNX Runtime rewrite the graph once and keep the result. The rewritten graph
 holds layouts of this very CPU and operators of this very version, so both are recorded, and a
 cache that meets others is refused.
+
+Not run on hardware yet: the GPU provider.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import platform
 import re
@@ -251,15 +255,17 @@ class OrtEngine:
 
     def describe(self) -> dict[str, str]:
         """Return what a measurement must record about this engine."""
-        return {
+        facts = {
             "runtime": "onnxruntime",
             "version": onnxruntime.__version__,
             "provider": self._provider,
             "threads": str(self._threads),
             "graph_rewrites": self._rewrites,
             "opset": str(self._opset),
-            "device": processor.processor_name() if self._provider == "cpu" else "cuda:0",
         }
+        if self._provider == "cuda":
+            return {**facts, "device": "cuda:0", "tf32": "off"}
+        return {**facts, "device": processor.processor_name()}
 
     def close(self) -> None:
         """Free the session. Calling it twice is harmless."""
@@ -372,7 +378,10 @@ def _session(
 ) -> Any:
     wanted = _PROVIDERS[provider]
     _check_provider(wanted, where)
-    providers = [wanted] if provider == "cpu" else [wanted, _PROVIDERS["cpu"]]
+    providers: list[Any] = [_PROVIDERS["cpu"]]
+    if provider == "cuda":
+        _load_cuda_libraries()
+        providers.insert(0, (wanted, {"use_tf32": "0"}))  # matching compares float32 scores
     try:
         session = onnxruntime.InferenceSession(
             model,
@@ -390,6 +399,13 @@ def _session(
             fix="check the driver with nvidia-smi, and that CUDA and cuDNN match onnxruntime-gpu",
         )
     return session
+
+
+def _load_cuda_libraries() -> None:
+    """Find CUDA and cuDNN where pip put them; what cannot be found shows when a session starts."""
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            onnxruntime.preload_dlls()
 
 
 def _check_provider(wanted: str, where: str) -> None:

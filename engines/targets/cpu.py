@@ -12,5 +12,10 @@ TARGET = Target(
     attention_scale="folded",
     last_block="class-token",
     precisions=("fp32",),
-    sources=("opset 20 is the first with the Gelu operator (ONNX operator changelog)",),
+    sources=(
+        "opset 20 is the first with the Gelu operator (ONNX operator changelog)",
+        "attention scale: no difference, 0.998 folded against split (merged ViT-B/16, batch 1, "
+        "ONNX Runtime 1.31.1, 2 cores with AVX-512, median of 25 paired runs on a busy machine)",
+        "last block: all tokens take 1.05 of the class token alone (the same measurement)",
+    ),
 )

@@ -164,6 +164,16 @@ def test_each_library_says_why_it_cannot_serve() -> None:
     assert "cuInit returned 100 (no device)" in caught.value.what
 
 
+def test_this_machine_has_a_device_or_says_why_not() -> None:
+    """The real libraries, where there are any."""
+    try:
+        cuda = open_cuda()
+    except MissingDependencyError as error:
+        assert "cuda" in error.what.lower()
+    else:
+        assert "." in cuda.compute_capability()
+
+
 @pytest.mark.parametrize(
     ("part", "names", "function"),
     [("cudart", RUNTIME_NAMES, "cudaMalloc"), ("cuda", DRIVER_NAMES, "cuMemAlloc_v2")],

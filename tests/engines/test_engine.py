@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import engines
-from engines.engine import BuildOptions, Engine
+from engines.backends import ort, trt
+from engines.engine import Backend, BuildOptions, Engine
 from engines.errors import InputError, TrustError, UnknownNameError, UsageError
 from engines.manifest import manifest_path, read_manifest
 
@@ -86,3 +87,12 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
 
     assert list(tmp_path.iterdir()) == [graph]
     assert not manifest_path(tmp_path / "bad.cpu.onnx").exists()
+
+
+def test_both_backends_keep_the_contract() -> None:
+    """Mypy compares the modules with the protocol here; running only finds them."""
+    contract: tuple[Backend, ...] = (ort, trt)
+    kinds: tuple[type[Engine], ...] = (ort.OrtEngine, trt.TrtEngine)
+
+    assert [engines.engine.backend(name) for name in ("ort", "trt")] == list(contract)
+    assert len(kinds) == 2

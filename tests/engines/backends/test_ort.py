@@ -301,6 +301,7 @@ def test_a_silent_fall_back_to_the_cpu_is_refused(
 ) -> None:
     """onnxruntime-gpu without a driver lists the provider and then runs on the CPU."""
     real = onnxruntime.InferenceSession
+    monkeypatch.setattr(ort, "_load_cuda_libraries", lambda: None)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(
         onnxruntime,
