@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from engines import storage
-from engines.errors import InputError
+from engines.errors import InputError, TrustError
 from engines.manifest import Manifest, Parent, Runtime, manifest_path, read_manifest
 from engines.onnx_header import OnnxHeader, read_onnx_header
 from engines.targets import Target
@@ -45,7 +45,24 @@ def read_source(onnx: Path) -> Source:
             where=str(onnx),
             fix=f"build from {origin}",
         )
-    return Source(onnx, read_onnx_header(onnx), manifest)
+    header = read_onnx_header(onnx)
+    if manifest:
+        _check_names(onnx, manifest, header)
+    return Source(onnx, header, manifest)
+
+
+def _check_names(onnx: Path, manifest: Manifest, header: OnnxHeader) -> None:
+    for what, said, found in (
+        ("inputs", manifest.inputs, header.inputs),
+        ("outputs", manifest.outputs, header.outputs),
+    ):
+        if [spec.name for spec in said] != [spec.name for spec in found]:
+            raise TrustError(
+                f"the graph has the {what} {', '.join(spec.name for spec in found)}, its manifest "
+                f"says {', '.join(spec.name for spec in said)}",
+                where=str(onnx),
+                fix="export the graph again",
+            )
 
 
 def engine_manifest(

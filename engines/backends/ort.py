@@ -67,7 +67,9 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Ma
     The result is bound to this version of ONNX Runtime and to this CPU's instruction sets.
 
     Raises:
-        InputError: The graph is damaged or its external weights are not where they belong.
+        InputError: The graph is damaged, its external weights are not where they belong, or the
+            result cannot be written.
+        UsageError: An option is for TensorRT.
         EngineError: ONNX Runtime refuses the graph.
         MissingDependencyError: The target is a GPU that is not there.
     """
@@ -89,7 +91,16 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Ma
         settings = _session_options(threads=None)
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         settings.optimized_model_filepath = str(temporary)
-        _session(str(onnx), settings, provider, where=str(onnx), header=source.header)
+        try:
+            _session(str(onnx), settings, provider, where=str(onnx), header=source.header)
+        except EngineError as error:
+            if "Protobuf serialization failed" not in error.what:
+                raise
+            raise InputError(
+                f"cannot write {out.name}: the disk is full, or a file may not be so large",
+                where=str(out.parent),
+                fix="free space or choose a folder that you may write",
+            ) from error
     _report(options, "optimise", 1)
     runtime = Runtime(
         flavour="onnxruntime",

@@ -145,8 +145,15 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
         raise _absent(error, artefact, facts) from error
     here = cuda.compute_capability()
     if runtime.compute_capabilities and here not in runtime.compute_capabilities:
-        built = ", ".join(runtime.compute_capabilities)
-        _check_same(artefact, manifest, "compute capability", built, here)
+        raise TrustError(
+            f"the plan was built for compute capability "
+            f"{', '.join(runtime.compute_capabilities)}, this device is {here}",
+            where=str(artefact),
+            fix=_rebuild(manifest)
+            if runtime.flavour == "tensorrt"
+            else f"build it with {here} among the compute capabilities, or with none: a plan "
+            "for every GPU that TensorRT-RTX supports",
+        )
     return _open_on(cuda, trt, artefact, manifest, options)
 
 

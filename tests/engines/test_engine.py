@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,3 +98,26 @@ def test_both_backends_keep_the_contract() -> None:
 
     assert [engines.engine.backend(name) for name in ("ort", "trt")] == list(contract)
     assert len(kinds) == 2
+
+
+@pytest.mark.parametrize("target", ["cpu", pytest.param("rtx", marks=pytest.mark.tensorrt)])
+def test_a_full_disk_is_refused_in_a_sentence(tiny_vit: TinyVit, target: str) -> None:
+    if target == "rtx":
+        pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13")
+    graph = tiny_vit(dtype="float16")
+    program = (
+        "import resource, sys, engines\n"
+        "from engines.errors import InputError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        "    engines.build(sys.argv[1], target=sys.argv[2])\n"
+        "except InputError as error:\n"
+        "    print(error.what)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, graph, target], capture_output=True, text=True
+    )
+
+    assert f"cannot write vit.{target}" in done.stdout, done.stderr
+    assert list(graph.parent.iterdir()) == [graph]

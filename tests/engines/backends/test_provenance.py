@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import engines
+from engines.errors import TrustError
 from engines.manifest import (
     Manifest,
     ModelFacts,
     Parent,
     Preprocessing,
+    TensorSpec,
     read_manifest,
     write_manifest,
 )
@@ -82,3 +87,14 @@ def test_nothing_is_guessed_of_a_graph_without_a_manifest(tiny_vit: TinyVit) -> 
 
     assert (built.weights, built.precision) == ("unknown", "fp16")
     assert (built.preprocessing, built.model, built.labels) == (None, None, ())
+
+
+def test_a_manifest_that_names_other_outputs_is_refused(tiny_vit: TinyVit) -> None:
+    graph = tiny_vit()
+    built = read_manifest(engines.build(graph, target="cpu"))
+    graph.with_name("vit.cpu.onnx").unlink()
+    outputs = (TensorSpec(name="scores", shape=(1, 10), dtype="float32"),)
+    write_manifest(graph, dataclasses.replace(built, kind="graph", outputs=outputs))
+
+    with pytest.raises(TrustError, match="has the outputs logits, its manifest says scores"):
+        engines.build(graph, target="cpu")

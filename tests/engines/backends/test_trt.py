@@ -323,7 +323,7 @@ def test_an_engine_describes_itself(machine: Machine, plan: Path) -> None:
     [
         ({"version": "10.16.0"}, r"for version 10\.16\.0, this is 10\.3\.0"),
         ({"machine": "sparc"}, "for CPU sparc, this is"),
-        ({"compute_capabilities": ("8.7",)}, r"for compute capability 8\.7, this is 8\.6"),
+        ({"compute_capabilities": ("8.7",)}, r"compute capability 8\.7, this device is 8\.6"),
         ({"flavour": "onnxruntime"}, "it is of onnxruntime, not of TensorRT"),
     ],
 )
@@ -339,6 +339,17 @@ def test_a_plan_of_elsewhere_never_reaches_tensorrt(
     assert caught.value.fix == (
         "build it here: fpet-export build model.onnx --target tensorrt --force"
     )
+
+
+def test_a_plan_of_tensorrt_rtx_for_other_gpus_says_how_to_build_for_this_one(
+    machine: Machine, tmp_path: Path
+) -> None:
+    plan = write_plan(tmp_path, flavour="tensorrt_rtx", compute_capabilities=("8.9", "12.0"))
+
+    with pytest.raises(TrustError, match=r"8\.9, 12\.0, this device is 8\.6") as caught:
+        engines.open(plan)
+
+    assert "build it with 8.6 among the compute capabilities" in caught.value.fix
 
 
 def test_a_plan_of_tensorrt_rtx_may_come_from_another_system(
