@@ -1,0 +1,1 @@
+"""A small fine-tuned FPET checkpoint made from scratch: data, training and the measured results."""
