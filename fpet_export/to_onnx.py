@@ -80,7 +80,7 @@ def trace(module: FrozenVit, *, opset: int) -> onnx.ModelProto:
     if isinstance(batch, tuple):
         shapes = ({0: torch.export.Dim("batch", min=batch[0], max=batch[1])},)
     try:
-        with _quiet():
+        with quiet_exporter():
             program = torch.onnx.export(
                 module,
                 (images,),
@@ -202,7 +202,7 @@ def _check(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Keep the exporter's progress lines and its deprecation notices off the terminal."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

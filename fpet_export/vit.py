@@ -154,10 +154,7 @@ class Attention(nn.Module):
             qkv = qkv + update(x)
         shape = (batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.reshape(shape).permute(2, 0, 3, 1, 4)
-        logits = q @ k.transpose(-2, -1) * (width // self.heads) ** -0.5
-        if key_bias is not None:
-            logits = logits + key_bias
-        mixed = logits.softmax(dim=-1) @ v
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=key_bias)
         return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width)), k
 
 

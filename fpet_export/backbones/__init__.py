@@ -7,6 +7,7 @@ An entry offers `recognises(spec) -> bool` on the text after `--backbone`, and
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
@@ -29,12 +30,13 @@ class BackboneOptions:
     Attributes:
         heads: Attention heads.
         image: (height, width) of the input, for grids that are not square.
-        head_width: Width of one head as another file of the run revealed it, and that file.
+        head_width: Gives, for a depth and a token width, the width of one head as another file
+            of the run reveals it, and that file's name.
     """
 
     heads: int | None = None
     image: tuple[int, int] | None = None
-    head_width: tuple[int, str] | None = None
+    head_width: Callable[[int, int], tuple[int, str] | None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,7 @@ def spec_from_names(
     width = patch_weight.shape[0]
     blocks = {int(found[1]) for name in weights if (found := re.match(r"blocks\.(\d+)\.", name))}
     prefix = _prefix(weights)
-    heads, heads_source = _heads(width, options, where=where)
+    heads, heads_source = _heads(width, max(blocks) + 1, options, where=where)
     patch = (patch_weight.shape[2], patch_weight.shape[3])
     image, covers, image_source = _image(
         weights["pos_embed"].shape[1], len(prefix), patch, options, where=where
@@ -109,19 +109,13 @@ def _prefix(weights: Mapping[str, torch.Tensor]) -> tuple[Literal["cls", "dist",
     return tuple(prefix)
 
 
-def _heads(width: int, options: BackboneOptions, *, where: str) -> tuple[int, str]:
+def _heads(width: int, depth: int, options: BackboneOptions, *, where: str) -> tuple[int, str]:
     claims: list[tuple[int, str]] = []
     if options.heads is not None:
         claims.append((options.heads, "--heads"))
-    if options.head_width is not None:
-        head_width, source = options.head_width
-        if width % head_width:
-            raise CheckpointError(
-                f"heads of {head_width} do not divide the token width {width}",
-                where=f"{source} against {where}",
-                fix="the run was trained on another backbone; give that one",
-            )
-        claims.append((width // head_width, source))
+    revealed = options.head_width(depth, width) if options.head_width else None
+    if revealed is not None:
+        claims.append((width // revealed[0], revealed[1]))
     if not claims and width in PUBLISHED_HEADS:
         claims.append((PUBLISHED_HEADS[width], f"the published ViT of width {width}"))
     if not claims:

@@ -6,6 +6,7 @@ of Dosovitskiy et al. 2021. The pre-logits layer and the 21k head are not used b
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import zipfile
 from pathlib import Path
@@ -51,14 +52,10 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     path = Path(text)
     arrays = _load(path)
     weights = {name: torch.from_numpy(array) for name, array in translate(arrays, path).items()}
-    if options.heads is None and options.head_width is None:
-        heads = next(
-            (a.shape[1] for n, a in arrays.items() if n.endswith(f"{_ATTENTION}/query/kernel")), 0
-        )
-        options = BackboneOptions(heads=heads or None, image=options.image)
+    source = "--heads"
+    if options.heads is None:
+        options = dataclasses.replace(options, heads=_heads(arrays))
         source = "the shape of the query kernel"
-    else:
-        source = "--heads" if options.heads is not None else str(options.head_width)
     spec, facts = spec_from_names(weights, options, where=path.name)
     facts["heads"] = source
     return Backbone(
@@ -70,6 +67,13 @@ def read(text: str, options: BackboneOptions) -> Backbone:
         files=(path,),
         facts=facts,
     )
+
+
+def _heads(arrays: dict[str, FloatArray]) -> int | None:
+    """Return the second extent of a query kernel (width, heads, head width)."""
+    kernels = (a for n, a in arrays.items() if n.endswith(f"{_ATTENTION}/query/kernel"))
+    kernel = next(kernels, None)
+    return None if kernel is None or kernel.ndim != 3 else kernel.shape[1]
 
 
 def _load(path: Path) -> dict[str, FloatArray]:

@@ -1,0 +1,131 @@
+"""The command line: parse, call one verb, print one result.
+
+Verbs are the files of `fpet_export/verbs/`. A verb's module imports nothing heavy at its top, so
+that `--help` answers at once and with numpy alone; what it needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn, cast
+
+from engines import registry
+from engines.errors import FpetError
+from fpet_export import __version__, verbs
+from fpet_export.console import Console
+from fpet_export.verbs import Outcome, Verb
+
+INTERRUPTED = 130
+_OURS = ("calibration", "engines", "benchmarks")
+_EXIT_CODES = """\
+exit codes: 0 ok, 1 our bug, 2 usage, 3 input refused, 4 something is not installed or not there,
+5 export failed, 6 build failed, 7 parity failed, 8 budget missed, 9 measurement invalid,
+10 hash or signature refused, 11 remote failed, 130 interrupted"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser()
+    options = parser.parse_args(words)
+    console = Console(quiet=options.quiet, verbose=options.verbose)
+    verb = load_verb(options.verb)
+    try:
+        check_provenance()
+        options.command = ("fpet-export", *words)
+        outcome = verb.run(options, console)
+    except FpetError as error:
+        return _refuse(error, console, as_json=options.json)
+    except KeyboardInterrupt:
+        console.error("interrupted; nothing half-written was left behind")
+        return INTERRUPTED
+    _print(outcome, console, as_json=options.json)
+    return outcome.exit_code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with one sub-command a verb."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    common.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    common.add_argument("-v", "--verbose", action="store_true", help="print details")
+    parser = argparse.ArgumentParser(
+        prog="fpet-export",
+        description="Export, verify, build and measure fine-tuned ViTs with FPET token merging.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"fpet-export {__version__}")
+    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name in registry.available(verbs):
+        verb = load_verb(name)
+        sub = commands.add_parser(
+            name,
+            help=verb.HELP,
+            description=verb.DESCRIPTION,
+            parents=[common],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.add_arguments(sub)
+    return parser
+
+
+def load_verb(name: str) -> Verb:
+    """Import the verb `name`."""
+    return cast(Verb, registry.load(verbs, name))
+
+
+def check_provenance() -> None:
+    """Refuse to run when another project's package hides one of ours.
+
+    Three of our package names are common words; see docs/adr/0001.
+    """
+    home = Path(__file__).resolve().parents[1]
+    for name in _OURS:
+        found = Path(next(iter(importlib.import_module(name).__path__))).resolve().parent
+        if found != home:
+            raise FpetError(
+                f"{name!r} was imported from another project",
+                where=str(found),
+                fix="run the installed `fpet-export` command, or leave that folder",
+            )
+
+
+def _refuse(error: FpetError, console: Console, *, as_json: bool) -> int:
+    if as_json:
+        console.json(
+            {
+                "error": {
+                    "class": type(error).__name__,
+                    "exit_code": error.exit_code,
+                    "what": error.what,
+                    "where": error.where,
+                    "fix": error.fix,
+                }
+            }
+        )
+    else:
+        console.error(str(error))
+    return error.exit_code
+
+
+def _print(outcome: Outcome, console: Console, *, as_json: bool) -> None:
+    if outcome.next:
+        console.next_commands(outcome.next)
+    if as_json:
+        console.json(outcome.document)
+    elif outcome.result:
+        console.result(outcome.result)
+
+
+def run() -> NoReturn:
+    """Entry point of the installed command."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

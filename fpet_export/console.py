@@ -1,0 +1,117 @@
+"""What people see: steps with their numbers, progress bars, tables. The one place that prints.
+
+Everything for people goes to stderr; stdout carries one result, a path or one JSON document.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+_COLOURS = {"✓": "32", "✗": "31", "!": "33", "·": "2"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """One finished step: its name, what it found, and whether it passed."""
+
+    name: str
+    text: str
+    passed: bool | None
+    seconds: float
+
+
+class Console:
+    """Prints for people on stderr, and remembers the steps for a report.
+
+    Args:
+        quiet: Print nothing but errors.
+        verbose: Print details too.
+        json_only: stdout will carry a JSON document; text still goes to stderr unless quiet.
+    """
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet, self.verbose = quiet, verbose
+        self.steps: list[StepRecord] = []
+        self._terminal = sys.stderr.isatty()
+        self._started = time.monotonic()
+
+    def step(self, name: str, text: str, *, passed: bool | None = True) -> None:
+        """Print one finished step: a tick, a cross, or "!" where `passed` is None."""
+        now = time.monotonic()
+        self.steps.append(
+            StepRecord(name=name, text=text, passed=passed, seconds=now - self._started)
+        )
+        self._started = now
+        mark = {True: "✓", False: "✗", None: "!"}[passed]
+        self.line(f" {self._paint(mark)} {name:<10} {text}")
+
+    def line(self, text: str = "") -> None:
+        """Print a line for people."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def detail(self, text: str) -> None:
+        """Print a line that only `-v` shows."""
+        if self.verbose:
+            self.line(f"   {self._paint('·')} {text}")
+
+    def table(self, rows: Sequence[Sequence[str]]) -> None:
+        """Print rows of cells, heading first; all but the first column to the right."""
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        for place, row in enumerate(rows):
+            cells = [row[0].ljust(widths[0])]
+            cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            self.line("   " + "  ".join(cells).rstrip())
+            if place == 0:
+                self.line("   " + "  ".join("─" * width for width in widths))
+
+    def next_commands(self, commands: Sequence[str]) -> None:
+        """Print what to type next."""
+        for place, command in enumerate(commands):
+            self.line(f"{' next       ' if place == 0 else '            '} {command}")
+
+    @contextlib.contextmanager
+    def progress(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show a bar for long work where stderr is a terminal and rich is there; else nothing."""
+        try:
+            from rich.console import Console as RichConsole
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+        except ImportError:
+            yield lambda _: None
+            return
+        if self.quiet or not self._terminal:
+            yield lambda _: None
+            return
+        columns = (TextColumn(f"   {text}"), BarColumn(), MofNCompleteColumn())
+        with Progress(
+            *columns, TimeRemainingColumn(), console=RichConsole(stderr=True), transient=True
+        ) as bar:
+            task = bar.add_task(text, total=total)
+            yield lambda count: bar.advance(task, count)
+
+    def result(self, text: str) -> None:
+        """Print the one result on stdout."""
+        print(text, flush=True)
+
+    def json(self, document: Any) -> None:
+        """Print one JSON document on stdout."""
+        print(json.dumps(document, indent=1, default=str, allow_nan=False), flush=True)
+
+    def error(self, text: str) -> None:
+        """Print an error, also when quiet."""
+        print(f"{self._paint('✗')} error: {text}", file=sys.stderr, flush=True)
+
+    def _paint(self, mark: str) -> str:
+        return f"\x1b[{_COLOURS[mark]}m{mark}\x1b[0m" if self._terminal else mark

@@ -1,0 +1,68 @@
+"""The peers of an export: the same backbone without merging, and the naive export of any model.
+
+"Plain" is what someone gets without this toolkit: the model's ordinary PyTorch forward pass
+through `torch.onnx.export`, with no rewrite of ours.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import torch
+
+from engines import storage
+from engines.manifest import Manifest, TensorSpec, write_manifest
+from fpet_export import fold as folding
+from fpet_export.pipeline import Folded, tool_versions
+from fpet_export.to_onnx import INPUT, OUTPUT, quiet_exporter
+from fpet_export.vit import Vit
+
+_OPSET = 20
+
+
+def without_merging(folded: Folded) -> Vit:
+    """Return the folded model without its token merger; the weights are shared."""
+    model, _ = folding.fold(folded.model, "none")
+    model.merger, model.merge_block = None, None
+    return model
+
+
+def naive_export(model: Vit, path: Path, *, batch: int, quality: str = "unknown") -> Path:
+    """Write the graph that plain `torch.onnx.export` makes of `model`, with a short manifest.
+
+    Args:
+        model: Any model; a merging one comes out silently wrong, which is the point of showing it.
+        path: The `.onnx` file; replaced if it exists.
+        batch: Images of one inference.
+        quality: "trained" or "random", for the manifest.
+    """
+    images = torch.zeros(batch, 3, *model.spec.image)
+    with quiet_exporter():
+        program = torch.onnx.export(
+            model,
+            (images,),
+            dynamo=True,
+            opset_version=_OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+        )
+    assert program is not None
+    with storage.atomic_path(path) as temporary:
+        onnx.save_model(program.model_proto, str(temporary))
+    write_manifest(
+        path,
+        Manifest(
+            kind="graph",
+            file=path.name,
+            inputs=(TensorSpec(name=INPUT, shape=tuple(images.shape), dtype="float32"),),
+            outputs=(TensorSpec(name=OUTPUT, shape=(batch, model.spec.classes), dtype="float32"),),
+            precision="fp32",
+            opset=_OPSET,
+            target="any",
+            weights="random" if quality == "random" else "trained",
+            tools=tool_versions(),
+        ),
+    )
+    return path

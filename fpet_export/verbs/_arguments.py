@@ -1,0 +1,195 @@
+"""Arguments that several verbs share, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from engines.errors import UsageError
+
+if TYPE_CHECKING:
+    from engines.images import ImageSet
+    from engines.manifest import Preprocessing
+    from fpet_export.pipeline import Adapted
+
+
+def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
+    """Add RUN and everything that describes a run."""
+    if positional:
+        parser.add_argument(
+            "run", metavar="RUN", help="folder of a run, DIR/NAME, NAME.pth, or random:NAME:SEED"
+        )
+    group = parser.add_argument_group("the run (needed only where its files do not say)")
+    group.add_argument(
+        "--backbone",
+        metavar="SPEC",
+        help=".npz, .safetensors or .pth file, timm:NAME, or random:NAME:SEED",
+    )
+    group.add_argument(
+        "--merge-block",
+        type=_merge_block,
+        metavar="N|none",
+        help="0-based block after whose attention tokens merge",
+    )
+    group.add_argument("--method", help="lora or adaptformer")
+    group.add_argument("--bit", type=int, help="bits of the stored adapter: 1, 2, 4, 8 or 32")
+    group.add_argument("--dim", type=int, help="rank or bottleneck width")
+    group.add_argument("--scale", type=float, help="the method's scale")
+    group.add_argument("--config", type=Path, metavar="YAML", help="the run's configuration")
+    group.add_argument("--heads", type=int, help="attention heads of the backbone")
+    group.add_argument(
+        "--image", type=_size, metavar="HxW", help="input size, for a grid that is not square"
+    )
+    group.add_argument(
+        "--normalisation",
+        choices=("none", "imagenet", "half"),
+        help="mean and std of the pixels (default: none, as the authors' runs)",
+    )
+
+
+def add_graph(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the exported graph."""
+    group = parser.add_argument_group("the graph")
+    group.add_argument(
+        "--batch",
+        type=_batch,
+        default=1,
+        metavar="N|dyn:LO-HI",
+        help="images per inference, or a dynamic range (default: 1)",
+    )
+    group.add_argument(
+        "--input",
+        choices=("float32", "uint8", "uint8-nchw", "uint8-nhwc"),
+        default="float32",
+        help="float32 pixels in 0..1 NCHW, or raw bytes (uint8 is uint8-nhwc)",
+    )
+    group.add_argument(
+        "--ties",
+        choices=("argmax", "reference"),
+        default="argmax",
+        help="keep every token, or drop tied ones as the published rule does",
+    )
+    group.add_argument("--labels", type=Path, help="text file with one class name a line")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the images that a check runs on."""
+    group = parser.add_argument_group("the check")
+    group.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR|NPZ",
+        help="images (sub-folders or `labels` give accuracy); default: a synthetic set",
+    )
+    group.add_argument(
+        "--limit", type=_positive, default=128, help="images to check, at most (default: 128)"
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, *, what: str, required: bool = False) -> None:
+    """Add -o and --force."""
+    parser.add_argument("-o", "--out", type=Path, required=required, help=what)
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def load_run(options: argparse.Namespace) -> Adapted:
+    """Load the run that the options describe."""
+    from engines.registry import import_or_explain
+
+    pipeline = import_or_explain("fpet_export.pipeline")
+    adapted: Adapted = pipeline.load(
+        options.run,
+        backbone=options.backbone,
+        method=options.method,
+        bit=options.bit,
+        dim=options.dim,
+        scale=options.scale,
+        merge_block=options.merge_block,
+        config=options.config,
+        heads=options.heads,
+        image=options.image,
+        normalisation=options.normalisation,
+    )
+    return adapted
+
+
+def images_for(
+    options: argparse.Namespace, preprocessing: Preprocessing, *, default: int
+) -> ImageSet:
+    """Return the user's images, or `default` synthetic ones where none were given."""
+    from engines.images import read_set
+    from engines.synthetic import synthetic_set
+
+    if options.data is not None:
+        return read_set(options.data, preprocessing, limit=options.limit)
+    return synthetic_set(preprocessing.size, min(default, options.limit))
+
+
+def input_kind(
+    options: argparse.Namespace,
+) -> Literal["float32", "uint8-nchw", "uint8-nhwc"]:
+    """Return `--input` with its short form spelled out."""
+    kind: Literal["float32", "uint8-nchw", "uint8-nhwc"] = (
+        "uint8-nhwc" if options.input == "uint8" else options.input
+    )
+    return kind
+
+
+def class_names(options: argparse.Namespace, images: ImageSet | None) -> tuple[str, ...]:
+    """Return class names from `--labels`, else from the data set, else none."""
+    if options.labels is not None:
+        try:
+            text = options.labels.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"the class names cannot be read: {error}",
+                where=str(options.labels),
+                fix="give a UTF-8 text file with one name a line",
+            ) from error
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+    return images.class_names if images is not None else ()
+
+
+def run_words(options: argparse.Namespace) -> list[str]:
+    """Return the words that describe the run again, for the next command."""
+    words = [str(options.run)]
+    for name in ("backbone", "merge_block", "method", "bit", "dim", "scale", "config", "heads"):
+        value = getattr(options, name)
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def _merge_block(text: str) -> int | str:
+    if text == "none":
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a block's number nor 'none'")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _batch(text: str) -> int | tuple[int, int]:
+    found = re.fullmatch(r"dyn:(\d+)-(\d+)", text)
+    if found:
+        low, high = int(found[1]), int(found[2])
+        if not 1 <= low < high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a range from 1 upward")
+        return low, high
+    if text.isdecimal() and int(text) >= 1:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a number from 1 nor dyn:LOW-HIGH")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return int(text)

@@ -1,0 +1,94 @@
+"""What `build`, `bench` and `deploy` say about an engine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from engines.engine import Progress
+from engines.errors import FpetError, MissingDependencyError
+from engines.manifest import Manifest, manifest_path, read_manifest
+from engines.parity import Gates, ParityTable, compare_stage, judge
+from fpet_export.console import Console
+
+_IMAGES = 4
+
+
+def describe(path: Path, manifest: Manifest) -> str:
+    """Return the one line that says what was built."""
+    parts = [f"{path.name} {manifest.size_bytes / 1e6:.1f} MB"]
+    runtime = manifest.runtime
+    if runtime is not None:
+        parts.append(f"{runtime.flavour} {runtime.version}")
+        if runtime.compute_capabilities:
+            parts.append("SM " + ", ".join(runtime.compute_capabilities))
+        if "kernels" in runtime.settings:
+            fused = runtime.settings.get("fused_attentions", "0")
+            parts.append(f"{runtime.settings['kernels']} kernels, {fused} fused attentions")
+    return " · ".join(parts)
+
+
+@contextlib.contextmanager
+def build_progress(console: Console) -> Iterator[Progress]:
+    """Yield a callback for a build; it shows phases with `-v`."""
+    seen: set[str] = set()
+
+    def report(phase: str, done: int, total: int) -> bool:
+        if phase not in seen:
+            seen.add(phase)
+            console.detail(phase)
+        return True
+
+    yield report
+
+
+def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[str, Any] | None:
+    """Compare an engine's logits with its graph's on synthetic images.
+
+    Returns:
+        The parity table as JSON; None where the engine cannot run on this machine or nobody
+        knows the graph's preprocessing. Both are said.
+
+    Raises:
+        ParityError: The engine's logits are not the graph's.
+    """
+    from engines.synthetic import synthetic_set
+    from fpet_export.verify import engine_evidence, runnable
+
+    if not manifest_path(graph).exists():
+        console.step("parity", "not checked: the graph has no manifest", passed=None)
+        return None
+    manifest = read_manifest(graph)
+    if manifest.preprocessing is None:
+        console.step("parity", "not checked: the graph's preprocessing is unknown", passed=None)
+        return None
+    problem = runnable(artefact)
+    if problem is not None:
+        console.step("parity", f"not run here: {_reason(problem)}", passed=None)
+        return None
+    from engines import open_engine
+
+    pixels = synthetic_set(manifest.preprocessing.size, _IMAGES).pixels
+    with open_engine(graph) as engine:
+        reference = engine_evidence(engine, manifest, pixels)
+    with open_engine(artefact) as engine:
+        actual = engine_evidence(engine, manifest, pixels)
+    row = compare_stage(f"{artefact.name}", actual, reference, gates=Gates())
+    console.step(
+        "parity",
+        f"max |Δlogit| {row.max_abs:.1e} against the graph on {_IMAGES} synthetic images",
+        passed=row.passed,
+    )
+    table = ParityTable(
+        images=f"{_IMAGES} synthetic images", reference=f"the graph {graph.name}", rows=(row,)
+    )
+    judge(table, fix="build it again; if it stays, report it with the graph's manifest")
+    return table.to_json()
+
+
+def _reason(problem: FpetError) -> str:
+    if isinstance(problem, MissingDependencyError):
+        return problem.what
+    return f"{problem.what} ({problem.fix})"

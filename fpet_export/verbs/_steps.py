@@ -1,0 +1,165 @@
+"""The steps that `export` and `deploy` share: each prints one line with its number."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.parity import ParityTable, StageParity, judge, table_lines
+from fpet_export.console import Console
+from fpet_export.verbs import _arguments
+
+if TYPE_CHECKING:
+    from fpet_export.pipeline import Adapted, Folded
+    from fpet_export.verify import Verification
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Started:
+    """A run that was loaded, folded and compared so far.
+
+    Attributes:
+        adapted: The reference model.
+        folded: The folded one.
+        check: Images and what the reference said about them.
+        rows: Parity of the stages up to the fold.
+    """
+
+    adapted: Adapted
+    folded: Folded
+    check: Verification
+    rows: tuple[StageParity, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A graph on disk and its parity."""
+
+    path: Path
+    rows: tuple[StageParity, ...]
+
+
+def describe(adapted: Adapted) -> str:
+    """Return the one line that says what a run is."""
+    from fpet_export import cost
+
+    checkpoint, spec = adapted.checkpoint, adapted.model.spec
+    parts = []
+    if checkpoint.method == "none":
+        parts.append("no adapters")
+    else:
+        parts.append(
+            f"{checkpoint.method} bit={checkpoint.bit} dim={checkpoint.dim} s={checkpoint.scale:g}"
+        )
+    parts += [f"{spec.classes} classes", spec.describe()]
+    plain = sum(cost.macs(spec, cost.tokens_after_blocks(spec, None)))
+    if checkpoint.merge_block is None:
+        parts += ["no merging", f"{plain / 1e9:.2f} GMAC"]
+    else:
+        tokens = adapted.tokens()
+        fact = checkpoint.facts["merge block"]
+        macs = sum(cost.macs(spec, tokens, method=checkpoint.method, dim=checkpoint.dim))
+        parts.append(f"merge block {fact.value} ({fact.source.partition(':')[0]})")
+        parts.append(f"{spec.tokens}→{tokens[-1]} tokens")
+        parts.append(f"{plain / 1e9:.2f}→{macs / 1e9:.2f} GMAC")
+    return " · ".join(parts)
+
+
+def start(options: argparse.Namespace, console: Console, *, default_images: int) -> Started:
+    """Load the run, fold it, and compare both with the float64 reference."""
+    from fpet_export import verify
+
+    adapted = _arguments.load_run(options)
+    console.step("inspect", describe(adapted))
+    if adapted.quality == "random":
+        console.step("weights", "random: this export is good for speed only", passed=None)
+    images = _arguments.images_for(options, adapted.preprocessing, default=default_images)
+    count = len(images)
+    with console.progress("float64 reference", count) as advance:
+        check = verify.begin(adapted, images, progress=advance)
+    with console.progress("float32 checkpoint", count) as advance:
+        first = verify.checkpoint_row(check, adapted, advance)
+    folded = adapted.fold()
+    with console.progress("folded model", count) as advance:
+        second = verify.folded_row(check, folded, advance)
+    console.step("fold", _fold_text(adapted, folded, second), passed=second.passed)
+    return Started(adapted=adapted, folded=folded, check=check, rows=(first, second))
+
+
+def export(
+    started: Started,
+    options: argparse.Namespace,
+    console: Console,
+    *,
+    path: Path,
+    target: str,
+    batch: int | tuple[int, int] | None = None,
+) -> Exported:
+    """Freeze for `target`, write the graph, and compare both stages."""
+    from fpet_export import verify
+
+    frozen = started.folded.freeze(
+        batch=options.batch if batch is None else batch,
+        target=target,
+        input=_arguments.input_kind(options),
+        ties=options.ties,
+    )
+    count = len(started.check.images)
+    with console.progress("frozen module", count) as advance:
+        frozen_row = verify.frozen_row(started.check, frozen, advance)
+    kept = ""
+    if frozen_row.tokens_kept is not None:
+        kept = f" · {frozen_row.tokens_kept}/{frozen_row.tokens_expected} tokens kept"
+    console.step(
+        "freeze",
+        f"match {options.ties} in float32{kept} · max |Δlogit| {frozen_row.max_abs:.1e}",
+        passed=frozen_row.passed,
+    )
+    written = frozen.to_onnx(
+        path,
+        force=options.force,
+        labels=_arguments.class_names(options, started.check.images),
+        command=options.command,
+    )
+    with console.progress("ONNX graph", count) as advance:
+        onnx_row = verify.onnx_row(started.check, written, advance)
+    operators = verify.manifest_of(written).operators
+    console.step(
+        "onnx",
+        f"{written.name} {written.stat().st_size / 1e6:.1f} MB · opset {frozen.target.opset} · "
+        f"{operators['LayerNormalization']} LayerNormalization · "
+        f"top-1 agree {round(onnx_row.top1_agreement * count)}/{count}",
+        passed=onnx_row.passed,
+    )
+    return Exported(path=written, rows=(frozen_row, onnx_row))
+
+
+def show_table(table: ParityTable, console: Console) -> None:
+    """Print the parity table with its heading and its remark on ties."""
+    console.line()
+    console.line(f"   parity on {table.images}, against the {table.reference}")
+    console.table(table_lines(table.rows))
+    if table.tied_images:
+        console.line(
+            f"   on {table.tied_images} images the published rule would drop a tied token; "
+            "the argmax keeps it"
+        )
+    console.line()
+
+
+def require(table: ParityTable) -> None:
+    """Raise a ParityError that names the first stage which drifted, if one did."""
+    judge(table, fix="report this with the run; the table above and parity.json show every stage")
+
+
+def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:
+    method, depth = adapted.checkpoint.method, adapted.model.spec.depth
+    if method == "none":
+        text = "nothing to fold"
+    elif folded.stay:
+        text = f"{len(folded.stay)} {method} layers stay, scale folded"
+    else:
+        text = f"{method} of {depth} blocks into the backbone (float64)"
+    return f"{text} · max |Δlogit| {row.max_abs:.1e}"

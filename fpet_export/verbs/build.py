@@ -1,0 +1,75 @@
+"""`fpet-export build ONNX --target T`: an engine and its side-car."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from fpet_export.console import Console
+from fpet_export.verbs import Outcome, _arguments
+
+HELP = "build an engine from a graph"
+DESCRIPTION = """\
+Build the engine of a target from an exported graph, with its manifest beside it.
+
+`cpu` gives an ONNX Runtime model that was optimised once; `rtx` a TensorRT-RTX plan, built
+without a GPU for the compute capabilities that are named; `tensorrt` a plan for the GPU of this
+machine. Where the engine can run here, its logits are compared with the graph's.
+
+  fpet-export build out/model.onnx --target rtx --sm 8.6,8.9
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("onnx", type=Path, metavar="ONNX", help="an exported graph")
+    parser.add_argument("--target", required=True, help="where it will run (see `targets`)")
+    _arguments.add_output(parser, what="file to write (default: beside the graph)")
+    parser.add_argument(
+        "--sm", type=_capabilities, metavar="8.6,8.9", help="GPU generations to build for (rtx)"
+    )
+    parser.add_argument(
+        "--optimization-level", type=int, choices=range(6), help="TensorRT's effort, 0 to 5"
+    )
+    parser.add_argument("--workspace-mb", type=int, help="limit of scratch memory")
+
+
+def run(options: argparse.Namespace, console: Console) -> Outcome:
+    """Build, then compare with the graph where the engine can run."""
+    from engines import BuildOptions, build
+    from engines.engine import load_target
+    from engines.manifest import read_manifest
+    from fpet_export.verbs import _engines
+
+    target = load_target(options.target)
+    with _engines.build_progress(console) as progress:
+        artefact = build(
+            options.onnx,
+            target=target,
+            out=options.out,
+            options=BuildOptions(
+                compute_capabilities=options.sm,
+                optimization_level=options.optimization_level,
+                workspace_bytes=options.workspace_mb and options.workspace_mb << 20,
+                force=options.force,
+                command=options.command,
+                progress=progress,
+            ),
+        )
+    manifest = read_manifest(artefact)
+    console.step("build", _engines.describe(artefact, manifest))
+    check = _engines.check_against_graph(options.onnx, artefact, console)
+    return Outcome(
+        document={
+            "engine": str(artefact),
+            "manifest": dataclasses.asdict(manifest),
+            "parity": check,
+        },
+        result=str(artefact),
+        next=[f"fpet-export bench {artefact}", f"fpet-export predict {artefact} IMAGE"],
+    )
+
+
+def _capabilities(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,59 @@
+"""`fpet-export export RUN -o OUT`: read, fold, freeze, write ONNX, prove parity."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+from engines import storage
+from engines.manifest import read_manifest, write_manifest
+from fpet_export.console import Console
+from fpet_export.verbs import Outcome, _arguments, _steps
+
+HELP = "turn a fine-tuned run into a checked ONNX graph"
+DESCRIPTION = """\
+Read a run, fold its adapters, freeze its token merge and write ONNX.
+
+Leaves OUT/model.onnx, OUT/model.manifest.json and OUT/parity.json, and exits 7 when a stage
+drifts from the float64 reference.
+
+  fpet-export export runs/lora/digits --backbone backbone.safetensors -o out
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    _arguments.add_run(parser)
+    _arguments.add_output(parser, what="folder to write", required=True)
+    parser.add_argument(
+        "--target",
+        default="cpu",
+        help="where the graph will run; decides the opset and its form (see `targets`)",
+    )
+    _arguments.add_graph(parser)
+    _arguments.add_data(parser)
+
+
+def run(options: argparse.Namespace, console: Console) -> Outcome:
+    """Export, and judge every stage."""
+    from fpet_export.verify import DEFAULT_IMAGES
+
+    path = options.out / "model.onnx"
+    storage.refuse_overwrite(path, force=options.force)
+    started = _steps.start(options, console, default_images=DEFAULT_IMAGES)
+    exported = _steps.export(started, options, console, path=path, target=options.target)
+    table = started.check.table([*started.rows, *exported.rows])
+    _steps.show_table(table, console)
+    document = table.to_json()
+    storage.write_text(options.out / "parity.json", json.dumps(document, indent=1) + "\n")
+    manifest = write_manifest(path, dataclasses.replace(read_manifest(path), parity=document))
+    _steps.require(table)
+    return Outcome(
+        document={"onnx": str(path), "parity": document, "manifest": dataclasses.asdict(manifest)},
+        result=str(path),
+        next=[
+            f"fpet-export build {path} --target cpu",
+            f"fpet-export show {path} IMAGE -o merge.png",
+        ],
+    )

@@ -1,0 +1,78 @@
+"""`fpet-export inspect RUN`: what a run is, and how each fact was found."""
+
+from __future__ import annotations
+
+import argparse
+
+from fpet_export.console import Console
+from fpet_export.verbs import Outcome, _arguments, _steps
+
+HELP = "say what a run is and how each fact was found"
+DESCRIPTION = """\
+Read a run strictly and print every setting with its source, tokens and MACs a block, what folds,
+and the SHA-256 of each file. Writes nothing.
+
+  fpet-export inspect runs/lora/digits --backbone backbone.safetensors
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    _arguments.add_run(parser)
+
+
+def run(options: argparse.Namespace, console: Console) -> Outcome:
+    """Read the run and describe it."""
+    adapted = _arguments.load_run(options)
+    from engines.storage import sha256_of
+    from fpet_export import cost
+
+    checkpoint, spec = adapted.checkpoint, adapted.model.spec
+    folded = adapted.fold()
+    tokens = adapted.tokens()
+    macs = cost.macs(spec, tokens, method=checkpoint.method, dim=checkpoint.dim)
+    plain = cost.macs(spec, cost.tokens_after_blocks(spec, None))
+    files = {str(path): sha256_of(path) for path in (*checkpoint.files, *adapted.backbone.files)}
+    console.step("run", f"{checkpoint.name}: {_steps.describe(adapted)}")
+    facts = {name: str(fact) for name, fact in checkpoint.facts.items()}
+    facts |= {f"backbone {name}": source for name, source in adapted.backbone.facts.items()}
+    facts["backbone"] = adapted.backbone.source
+    console.table([("fact", "value (source)"), *((name, text) for name, text in facts.items())])
+    console.line()
+    rows = [("block", "tokens in", "tokens out", "MMAC")]
+    for index, after in enumerate(tokens):
+        before = spec.tokens if index == 0 else tokens[index - 1]
+        rows.append((str(index), str(before), str(after), f"{macs[index + 1] / 1e6:.1f}"))
+    console.table(rows)
+    console.line()
+    stay = f"{len(folded.stay)} layers stay in the graph" if folded.stay else "everything folds"
+    console.step("fold", stay)
+    console.step("cost", f"{sum(macs) / 1e9:.3f} GMAC, {sum(plain) / 1e9:.3f} without merging")
+    for path, digest in files.items():
+        console.detail(f"{digest}  {path}")
+    if not any(path.endswith("SHA256SUMS") for path in files):
+        console.step(
+            "checksums",
+            "none beside the run: a flipped bit in its .bin could not be seen "
+            "(sha256sum FILES > SHA256SUMS)",
+            passed=None,
+        )
+    words = " ".join(_arguments.run_words(options))
+    return Outcome(
+        document={
+            "name": checkpoint.name,
+            "facts": {
+                name: {"value": fact.value, "source": fact.source}
+                for name, fact in checkpoint.facts.items()
+            },
+            "backbone": {"source": adapted.backbone.source, **adapted.backbone.facts},
+            "architecture": spec.describe(),
+            "weights": adapted.quality,
+            "tokens": list(tokens),
+            "macs": {"by_part": macs, "total": sum(macs), "without_merging": sum(plain)},
+            "stays_in_graph": list(folded.stay),
+            "files": files,
+        },
+        result=checkpoint.name,
+        next=[f"fpet-export export {words} -o out"],
+    )

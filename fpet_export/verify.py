@@ -1,0 +1,194 @@
+"""Parity over the stages of one export: adapted, folded, frozen, ONNX, engines.
+
+The reference is always the adapted model in float64 on the same pixels. A failed gate names the
+first stage that drifted, and with it the file to look at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engines import images as engine_images
+from engines.backends import ort
+from engines.engine import Engine, open_engine
+from engines.errors import FpetError, InputError
+from engines.images import ImageSet, PixelArray
+from engines.manifest import Manifest, manifest_path, read_manifest
+from engines.parity import (
+    Evidence,
+    Gates,
+    ParityTable,
+    StageParity,
+    compare_stage,
+    dropped_by_reference_rule,
+)
+from fpet_export.pipeline import Adapted, Folded, Frozen
+
+Progress = Callable[[int], None]
+DEFAULT_IMAGES = 8
+REFERENCE = "adapted model in float64"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verification:
+    """Everything a comparison needs besides the stages.
+
+    Attributes:
+        images: What to compare on.
+        reference: What the float64 adapted model said about them.
+        tokens: Patches and prefix tokens, which every audit must find; None without a merge.
+        gates: Limits of a float32 stage.
+    """
+
+    images: ImageSet
+    reference: Evidence
+    tokens: int | None
+    gates: Gates = dataclasses.field(default_factory=Gates)
+
+    def row(self, stage: str, actual: Evidence, *, judged: bool = True) -> StageParity:
+        """Compare one stage with the reference; without `judged` no gate applies."""
+        row = compare_stage(
+            stage,
+            actual,
+            self.reference,
+            gates=self.gates,
+            patches=self.tokens,
+            labels=self.images.labels,
+        )
+        return row if judged else dataclasses.replace(row, failures=())
+
+    def table(self, rows: list[StageParity]) -> ParityTable:
+        """Put rows together, with the number of images on which the published rule drops."""
+        margin = self.reference.margin
+        tied = None if margin is None else int(dropped_by_reference_rule(margin).any(axis=1).sum())
+        return ParityTable(
+            images=self.images.description,
+            reference=REFERENCE,
+            rows=tuple(rows),
+            tied_images=tied,
+        )
+
+
+def begin(adapted: Adapted, images: ImageSet, *, progress: Progress | None = None) -> Verification:
+    """Run the float64 reference over `images`.
+
+    Raises:
+        InputError: A label is not one of the model's classes.
+    """
+    spec = adapted.model.spec
+    labels = images.labels
+    if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() < spec.classes:
+        raise InputError(
+            f"labels {labels.min()} to {labels.max()} for a model of {spec.classes} classes",
+            where=images.description,
+            fix="give the data set this run was tuned for",
+        )
+    reference = adapted.evidence(images.pixels, progress=progress)
+    tokens = None if adapted.model.merger is None else spec.tokens
+    return Verification(images=images, reference=reference, tokens=tokens)
+
+
+def checkpoint_row(check: Verification, adapted: Adapted, progress: Progress) -> StageParity:
+    """Show the adapted model in float32, as the authors' evaluation runs it.
+
+    It is not judged: the published rule loses tokens to rounding, and that is not our drift.
+    """
+    evidence = adapted.evidence(check.images.pixels, dtype=torch.float32, progress=progress)
+    return check.row("checkpoint", evidence, judged=False)
+
+
+def folded_row(check: Verification, folded: Folded, progress: Progress) -> StageParity:
+    """Compare the folded model in float64."""
+    return check.row("folded", folded.evidence(check.images.pixels, progress=progress))
+
+
+def frozen_row(check: Verification, frozen: Frozen, progress: Progress) -> StageParity:
+    """Compare the frozen module in PyTorch."""
+    return check.row("frozen", frozen.evidence(check.images.pixels, progress=progress))
+
+
+def onnx_row(check: Verification, path: Path, progress: Progress) -> StageParity:
+    """Compare the graph in ONNX Runtime, with its match and sizes."""
+    return check.row("onnx", graph_evidence(path, check.images.pixels, progress=progress))
+
+
+def engine_row(check: Verification, path: Path, progress: Progress) -> StageParity:
+    """Compare a built engine; it shows its logits only."""
+    manifest = read_manifest(path)
+    with open_engine(path) as engine:
+        evidence = engine_evidence(engine, manifest, check.images.pixels, progress=progress)
+    return check.row(f"{manifest.target} engine", evidence)
+
+
+def graph_evidence(path: Path, pixels: PixelArray, *, progress: Progress | None = None) -> Evidence:
+    """Run a graph with its probes as additional outputs."""
+    from fpet_export.to_onnx import with_probes
+
+    manifest = manifest_of(path)
+    model = with_probes(path, manifest.probes)
+    with ort.open_bytes(model, name=path.name) as engine:
+        return engine_evidence(engine, manifest, pixels, progress=progress)
+
+
+def manifest_of(path: Path) -> Manifest:
+    """Return the manifest of a graph of ours.
+
+    Raises:
+        InputError: There is none, so nobody knows its preprocessing.
+    """
+    if not manifest_path(path).exists():
+        raise InputError(
+            "this graph has no manifest, so its preprocessing is unknown",
+            where=str(path),
+            fix="export it with `fpet-export export`, or keep model.manifest.json beside it",
+        )
+    return read_manifest(path)
+
+
+def engine_evidence(
+    engine: Engine,
+    manifest: Manifest,
+    pixels: PixelArray,
+    *,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Classify pixels in batches of the size the engine takes; the last one is filled up."""
+    assert manifest.preprocessing is not None
+    spec = engine.inputs[0]
+    batch = spec.shape[0] if isinstance(spec.shape[0], int) else _largest(manifest)
+    rows: list[Mapping[str, np.ndarray]] = []
+    for start in range(0, len(pixels), batch):
+        part = pixels[start : start + batch]
+        filled = part
+        if len(part) < batch and isinstance(spec.shape[0], int):
+            filled = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
+        outputs = engine.run({spec.name: engine_images.to_input(filled, manifest.preprocessing)})
+        rows.append({name: value[: len(part)] for name, value in outputs.items()})
+        if progress is not None:
+            progress(len(part))
+    found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    roles = {role: name for role, name in manifest.probes.items() if name in found}
+    logits = found[engine.outputs[0].name]
+    return Evidence(
+        logits=logits,
+        match=found[roles["match"]] if "match" in roles else None,
+        size=found[roles["size"]] if "size" in roles else None,
+    )
+
+
+def _largest(manifest: Manifest) -> int:
+    return manifest.batch_range[1] if manifest.batch_range else 1
+
+
+def runnable(path: Path) -> FpetError | None:
+    """Return why an engine cannot be opened on this machine, or None when it can."""
+    try:
+        with open_engine(path):
+            return None
+    except FpetError as error:
+        return error
