@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from types import ModuleType
+from typing import Any
 
 from engines import storage
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._trt_build import build_plan, profile_shapes
+from engines.backends._trt_engine import TrtEngine
 from engines.backends._trt_log import Message, complaints, recorder
 from engines.backends._trtexec import trtexec_line
 from engines.cuda import Cuda, open_cuda
-from engines.engine import Array, BuildOptions, OpenOptions
+from engines.engine import BuildOptions, OpenOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
-from engines.feeds import check_feeds, resolved
 from engines.manifest import Dimension, Manifest, Runtime, TensorSpec
 from engines.targets import Target
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["TrtEngine", "build", "open_engine", "trtexec_line"]
 
@@ -234,195 +228,6 @@ def tensor_specs(
             fix=_rebuild(manifest),
         )
     return manifest.inputs, manifest.outputs
-
-
-class TrtEngine:
-    """A deserialized plan on one device; implements `engines.engine.Engine`.
-
-    Not run on hardware yet.
-    """
-
-    def __init__(
-        self,
-        cuda: Cuda,
-        owners: tuple[Any, Any],
-        context: Any,
-        *,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
-        batch_range: tuple[int, int] | None,
-        name: str,
-        facts: dict[str, str],
-    ) -> None:
-        self._cuda = cuda
-        self._owners = list(owners)  # TensorRT's runtime and engine outlive the context
-        self._context: Any | None = context
-        self._inputs, self._outputs = inputs, outputs
-        self._batch_range = batch_range
-        self._name = name
-        self._facts = facts
-        self._stream = cuda.create_stream()
-        self._placements: list[_Placement] = []
-        self._run_placement: _Placement | None = None
-        self._active: _Placement | None = None
-
-    @property
-    def name(self) -> str:
-        """A short name for tables."""
-        return self._name
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs in the graph's order."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs in the graph's order."""
-        return self._outputs
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once and return the outputs by name; see `engines.engine.Engine`."""
-        checked, extents = self._check(feeds)
-        placement = self._run_placement
-        if placement is None or placement.extents != extents:
-            if placement is not None:
-                self._release(placement)
-            placement = self._run_placement = self._reserve(checked, extents)
-        self._upload(placement, checked)
-        self._execute(placement)
-        for name, value in placement.outputs.items():
-            self._cuda.download(value, placement.addresses[name], self._stream)
-        self._cuda.synchronize(self._stream)
-        return {name: value.copy() for name, value in placement.outputs.items()}
-
-    def bind(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
-        """Upload `feeds` once; the result runs on device memory only."""
-        checked, extents = self._check(feeds)
-        placement = self._reserve(checked, extents)
-        self._upload(placement, checked)
-        self._cuda.synchronize(self._stream)
-
-        def run_once() -> None:
-            self._execute(placement)
-            self._cuda.synchronize(self._stream)
-
-        return run_once
-
-    def describe(self) -> dict[str, str]:
-        """Return what a measurement must record about this engine."""
-        return dict(self._facts)
-
-    def close(self) -> None:
-        """Free device memory, the context and the engine. Calling it twice is harmless."""
-        if self._context is None:
-            return
-        self._context = None
-        while self._owners:
-            self._owners.pop()
-        for placement in list(self._placements):
-            self._release(placement)
-        self._cuda.destroy_stream(self._stream)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _check(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, int]]:
-        self._open_context()
-        return check_feeds(self._inputs, feeds, where=self._name, batch_range=self._batch_range)
-
-    def _open_context(self) -> Any:
-        if self._context is None:
-            raise EngineError(
-                "the engine is closed", where=self._name, fix="run it inside its `with` statement"
-            )
-        return self._context
-
-    def _reserve(self, feeds: Mapping[str, Array], extents: dict[str, int]) -> _Placement:
-        """Reserve device memory for feeds of these shapes and for the outputs they lead to."""
-        outputs: dict[str, Array] = {}
-        for spec in self._outputs:
-            shape = resolved(spec, extents)
-            if shape is None:
-                raise EngineError(
-                    f"the shape of {spec.name!r} does not follow from the inputs: {spec.shape}",
-                    where=self._name,
-                    fix="export with a static batch",
-                )
-            outputs[spec.name] = np.empty(shape, spec.dtype)
-        placement = _Placement(
-            {name: value.shape for name, value in feeds.items()}, outputs, extents
-        )
-        self._placements.append(placement)
-        for name, value in (*feeds.items(), *outputs.items()):
-            placement.addresses[name] = self._cuda.allocate(value.nbytes)
-        return placement
-
-    def _release(self, placement: _Placement) -> None:
-        self._placements.remove(placement)
-        if self._active is placement:
-            self._active = None
-        while placement.addresses:
-            self._cuda.free(placement.addresses.popitem()[1])
-
-    def _upload(self, placement: _Placement, feeds: Mapping[str, Array]) -> None:
-        for name, value in feeds.items():
-            self._cuda.upload(placement.addresses[name], value, self._stream)
-
-    def _execute(self, placement: _Placement) -> None:
-        context = self._open_context()
-        if self._active is not placement:
-            self._activate(context, placement)
-        if not context.execute_async_v3(self._stream):
-            raise EngineError(
-                "TensorRT refused to run the engine", where=self._name, fix="see its log"
-            )
-
-    def _activate(self, context: Any, placement: _Placement) -> None:
-        """Tell the context where this placement's tensors lie."""
-        for name, shape in placement.input_shapes.items():
-            if not context.set_input_shape(name, shape):
-                raise EngineError(
-                    f"TensorRT does not take the shape {shape} for {name!r}",
-                    where=self._name,
-                    fix="keep to the batch range the engine was built for",
-                )
-        unset = context.infer_shapes()
-        if unset:
-            raise EngineError(
-                f"shapes do not follow for {', '.join(unset)}",
-                where=self._name,
-                fix="build the engine again from its graph",
-            )
-        for name, address in placement.addresses.items():
-            if not context.set_tensor_address(name, address):
-                raise EngineError(
-                    f"TensorRT does not take the memory of {name!r}",
-                    where=self._name,
-                    fix="build the engine again from its graph",
-                )
-        self._active = placement
-
-
-class _Placement:
-    """Device memory of one set of feeds and outputs."""
-
-    def __init__(
-        self,
-        input_shapes: dict[str, tuple[int, ...]],
-        outputs: dict[str, Array],
-        extents: dict[str, int],
-    ) -> None:
-        self.input_shapes, self.outputs, self.extents = input_shapes, outputs, extents
-        self.addresses: dict[str, int] = {}
 
 
 def _import(module: str, *, where: str) -> ModuleType:

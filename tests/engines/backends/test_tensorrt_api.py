@@ -15,7 +15,7 @@ import pytest
 import engines.backends
 
 FOLDER = Path(engines.backends.__file__).parent
-SOURCES = ("trt.py", "_trt_build.py", "_trt_log.py")
+SOURCES = ("trt.py", "_trt_build.py", "_trt_engine.py", "_trt_log.py")
 CLASS_OF_VARIABLE = {
     "builder": "Builder",
     "network": "INetworkDefinition",
