@@ -23,7 +23,7 @@ from benchmarks.gemm_peak import GemmPeak, measure_gemm_peak
 from benchmarks.latency import Schedule
 from benchmarks.measurement import Measurement, describe_artefact, to_document, to_text
 from benchmarks.peers import PeerSource
-from benchmarks.subjects import IMAGE, MERGE_BLOCK, RUN
+from benchmarks.subjects import IMAGE, MERGE_BLOCK, freeze
 from benchmarks.table import format_table
 from engines import registry, storage
 from engines.engine import OpenOptions, open_engine
@@ -181,9 +181,7 @@ def _open_frozen(
     stack: contextlib.ExitStack,
 ) -> Opened:
     path = folder / f"{name}.b{batch}.onnx"
-    toolkit = registry.import_or_explain("fpet_export")
-    run = toolkit.load(RUN, method="lora", dim=8, bit=32, merge_block=merge_block)
-    run.fold().freeze(batch=batch).to_onnx(path)
+    freeze(merge_block=merge_block, batch=batch, target="cpu").to_onnx(path)
     engine = stack.enter_context(open_engine(path, options=OpenOptions(threads=threads)))
     # `open_engine` has just compared the bytes with the manifest.
     artefact = (

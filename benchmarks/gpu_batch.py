@@ -25,6 +25,7 @@ from engines.engine import Array
 from engines.errors import EngineError, FpetError
 
 _REFERENCE = "eager"  # in float32 it is what each subject's contenders are compared with
+_GRAPH_TARGETS = {"ort_cuda": "cuda", "trt": "tensorrt", "trt_rtx": "rtx"}  # ways that read ONNX
 _DEVICE_RUNS = 100
 Bench = Callable[..., Measurement]
 
@@ -146,12 +147,12 @@ def format_check(check: BatchCheck) -> str:
 
 def _source(subject: Subject, way: str, batch: int, folder: Path) -> PeerSource:
     """Return what a way reads: a torch way the half module, another the graph."""
-    if way.startswith(("ort_", "trt")):
+    if way in _GRAPH_TARGETS:
         if subject.onnx is None:
             raise EngineError(
                 f"{subject.name} has no graph", where=way, fix="nothing to do: it is a torch model"
             )
-        return PeerSource(onnx=subject.onnx(batch, folder), image=IMAGE)
+        return PeerSource(onnx=subject.onnx(batch, _GRAPH_TARGETS[way], folder), image=IMAGE)
     return PeerSource(module=lambda: subject.module(batch, "float16"), image=IMAGE, dtype="float16")
 
 

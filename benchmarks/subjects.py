@@ -23,15 +23,33 @@ class Subject:
     Attributes:
         name: "frozen", "plain" or "library".
         module: Makes the module of a type ("float32", "float16") for a batch size.
-        onnx: Writes its graph for a batch size into a folder, in half precision where it can;
-            None when it has none.
+        onnx: Writes its float32 graph for a batch size and a target into a folder; None when it
+            has none.
         note: To record.
     """
 
     name: str
     module: Callable[[int, str], Any]
-    onnx: Callable[[int, Path], Path] | None
+    onnx: Callable[[int, str, Path], Path] | None
     note: str
+
+
+def freeze(*, merge_block: int | None, batch: int, target: str) -> Any:
+    """Return the toolkit's frozen ViT-B/16 with random weights, tuned with LoRA and folded.
+
+    Args:
+        merge_block: Block after whose attention tokens merge; None for all tokens.
+        batch: Images of one run.
+        target: What it is written for.
+    """
+    run = registry.import_or_explain("fpet_export").load(
+        RUN,
+        method="lora",
+        dim=8,
+        bit=32,
+        merge_block="none" if merge_block is None else merge_block,
+    )
+    return run.fold().freeze(batch=batch, target=target)
 
 
 def exported(name: str, *, merge_block: int | None) -> Subject:
@@ -42,31 +60,23 @@ def exported(name: str, *, merge_block: int | None) -> Subject:
         merge_block: Block after whose attention tokens merge; None for all tokens.
     """
 
-    def frozen(batch: int) -> Any:
+    def frozen(batch: int, target: str) -> Any:
         with as_engine_error(name, fix="run the tests of fpet_export"):
-            toolkit = registry.import_or_explain("fpet_export")
-            run = toolkit.load(RUN, method="lora", dim=8, bit=32, merge_block=merge_block)
-            return run.fold().freeze(batch=batch)
+            return freeze(merge_block=merge_block, batch=batch, target=target)
 
     def module(batch: int, dtype: str) -> Any:
-        found = frozen(batch)
+        found = frozen(batch, "cuda")
         if dtype == "float32":
             return found.module
         torch = registry.import_or_explain("torch")
         with as_engine_error(name, fix="run the tests of fpet_export"):
             # The match stays in float32: half precision cannot tell near-ties apart.
-            if hasattr(found, "typed"):
-                typed = found.typed(getattr(torch, dtype))
-                return getattr(typed, "module", typed)
-            typed_of = registry.import_or_explain("fpet_export.freeze").typed
-            return typed_of(found.module, getattr(torch, dtype))
+            return found.typed(getattr(torch, dtype))
 
-    def onnx(batch: int, folder: Path) -> Path:
-        path = folder / f"{name}.b{batch}.onnx"
-        found = frozen(batch)
+    def onnx(batch: int, target: str, folder: Path) -> Path:
+        path = folder / f"{name}.b{batch}.{target}.onnx"
+        found = frozen(batch, target)
         with as_engine_error(name, fix="run the tests of fpet_export"):
-            if hasattr(found, "typed"):
-                found = found.typed(registry.import_or_explain("torch").float16)
             found.to_onnx(path)
         return path
 
