@@ -20,6 +20,7 @@ CONFIDENCE = 0.95
 PRACTICAL_MARGIN = 0.01
 """A ratio nearer to 1 than this is not called a difference: repeating a whole measurement, with
 new processes and other memory addresses, moves a ratio by about as much."""
+_FEWEST_FOR_A_VERDICT = 6  # no 95 % interval of a median exists for fewer samples
 _RESAMPLES = 2000
 _RESAMPLES_AT_ONCE = 200  # bounds the memory of the bootstrap to 200 x rounds numbers
 
@@ -152,7 +153,9 @@ def compare(
         high=high,
         confidence=CONFIDENCE,
         speedup=1 / ratio,
-        verdict=decide(low, high, margin=margin),
+        verdict=decide(low, high, margin=margin)
+        if len(log_ratio) >= _FEWEST_FOR_A_VERDICT
+        else "no difference shown",
     )
 
 

@@ -126,7 +126,9 @@ def compiled(module: Module, *, mode: str) -> Module:
 
     `fullgraph` makes torch raise where it would fall back to eager and keep the label.
     """
-    torch._dynamo.config.recompile_limit = _RECOMPILES  # one code object serves all batches
+    # One code object serves all subjects and batches; torch stops compiling it after a few.
+    settings: Any = registry.import_or_explain("torch._dynamo.config")
+    settings.recompile_limit = _RECOMPILES
     found: Module = torch.compile(module, dynamic=False, fullgraph=True, mode=mode)
     return found
 

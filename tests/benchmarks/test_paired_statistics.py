@@ -140,3 +140,10 @@ def test_bootstrap_is_repeatable_and_depends_on_its_seed() -> None:
 
     assert bootstrap_median(values, seed=1) == bootstrap_median(values, seed=1)
     assert bootstrap_median(values, seed=1) != bootstrap_median(values, seed=2)
+
+
+def test_five_rounds_are_too_few_for_a_verdict() -> None:
+    contender, baseline = np.full(6, 100), np.full(6, 200)
+
+    assert compare(contender[:5], baseline[:5], baseline="b").verdict == "no difference shown"
+    assert compare(contender, baseline, baseline="b").verdict == "faster"
