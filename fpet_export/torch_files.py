@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -44,9 +45,11 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
-    _verify_archive(path)
+    verify_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns about kinds of tensors refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = "Unsupported" in str(error) or "WeightsUnpickler" in str(error)
         raise CheckpointError(
@@ -67,15 +70,24 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     return _flat(content, path)
 
 
-def _verify_archive(path: Path) -> None:
-    """Check the zip checksums, which torch itself does not do."""
+def verify_archive(path: Path) -> None:
+    """Check the checksums of a zip archive, which torch and numpy do not or do too late.
+
+    Raises:
+        CheckpointError: A member is damaged.
+    """
     if not zipfile.is_zipfile(path):
         return  # the format of before PyTorch 1.6, or no checkpoint at all: torch.load decides
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-        damaged = str(error)
+    # A damaged header sends zipfile into any of its decompressors and parsers.
+    except Exception as error:
+        raise CheckpointError(
+            f"the archive is damaged: {_first_line(error)}",
+            where=str(path),
+            fix="fetch the file again",
+        ) from error
     if damaged is not None:
         raise CheckpointError(
             f"the archive is damaged: {damaged}", where=str(path), fix="fetch the file again"
@@ -99,7 +111,23 @@ def _flat(content: object, path: Path) -> dict[str, torch.Tensor]:
             where=str(path),
             fix="save plain tensors: torch.save(model.state_dict(), path)",
         )
+    odd = sorted(name for name, tensor in content.items() if not _is_plain(tensor))
+    if odd:
+        raise CheckpointError(
+            f"{odd[0]} is no plain tensor of real numbers",
+            where=str(path),
+            fix="save dense tensors on the CPU, neither quantized nor sparse nor complex",
+        )
     return {name: tensor.detach() for name, tensor in content.items()}
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return (
+        tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and not tensor.is_complex()
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -59,14 +59,21 @@ def spec_from_names(
             fix="give the backbone the run was trained on, as .npz, .safetensors or .pth",
         )
     patch_weight = weights["patch_embed.proj.weight"]
-    if patch_weight.ndim != 4 or patch_weight.shape[1] != 3:
+    if patch_weight.ndim != 4 or patch_weight.shape[1] != 3 or not patch_weight.numel():
         raise CheckpointError(
             f"patch_embed.proj.weight has shape {tuple(patch_weight.shape)}, wanted (C, 3, h, w)",
             where=where,
             fix="only backbones for three-channel images work",
         )
     width = patch_weight.shape[0]
+    _check_dimensions(weights, where=where)
     blocks = {int(found[1]) for name in weights if (found := re.match(r"blocks\.(\d+)\.", name))}
+    if blocks != set(range(len(blocks))):
+        raise CheckpointError(
+            f"blocks 0 to {max(blocks)} are not all there: {len(blocks)} found",
+            where=where,
+            fix="give the whole backbone",
+        )
     prefix = _prefix(weights)
     heads, heads_source = _heads(width, max(blocks) + 1, options, where=where)
     patch = (patch_weight.shape[2], patch_weight.shape[3])
@@ -96,6 +103,25 @@ def spec_from_names(
     if pool_norm and has_class:
         spec = dataclasses.replace(spec, pool="mean")
     return spec, {"heads": heads_source, "image": image_source}
+
+
+_DIMENSIONS = {
+    "pos_embed": 3,
+    "reg_token": 3,
+    "blocks.0.mlp.fc1.weight": 2,
+    "head.weight": 2,
+}
+"""How many dimensions the tensors have whose extents are read before all are compared."""
+
+
+def _check_dimensions(weights: Mapping[str, torch.Tensor], *, where: str) -> None:
+    for name, wanted in _DIMENSIONS.items():
+        if name in weights and weights[name].ndim != wanted:
+            raise CheckpointError(
+                f"{name} has shape {tuple(weights[name].shape)}, wanted {wanted} dimensions",
+                where=where,
+                fix="give the backbone the run was trained on",
+            )
 
 
 def _prefix(weights: Mapping[str, torch.Tensor]) -> tuple[Literal["cls", "dist", "reg"], ...]:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from engines.errors import CheckpointError
+from fpet_export import torch_files
 from fpet_export.backbones import Backbone, BackboneOptions
 from fpet_export.backbones._names import check_weights, raw_pixels, spec_from_names
 
@@ -52,12 +53,16 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     path = Path(text)
     arrays = _load(path)
     weights = {name: torch.from_numpy(array) for name, array in translate(arrays, path).items()}
-    source = "--heads"
-    if options.heads is None:
-        options = dataclasses.replace(options, heads=_heads(arrays))
-        source = "the shape of the query kernel"
+    heads = _heads(arrays, path)
+    if options.heads not in (None, heads):
+        raise CheckpointError(
+            f"{options.heads} heads by --heads, {heads} by the shape of the query kernel",
+            where=str(path),
+            fix="leave --heads out, or give the backbone the run was trained on",
+        )
+    options = dataclasses.replace(options, heads=heads)
     spec, facts = spec_from_names(weights, options, where=path.name)
-    facts["heads"] = source
+    facts["heads"] = "the shape of the query kernel"
     return Backbone(
         spec=spec,
         weights=check_weights(weights, spec, where=str(path)),
@@ -69,17 +74,26 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     )
 
 
-def _heads(arrays: dict[str, FloatArray]) -> int | None:
-    """Return the second extent of a query kernel (width, heads, head width)."""
-    kernels = (a for n, a in arrays.items() if n.endswith(f"{_ATTENTION}/query/kernel"))
-    kernel = next(kernels, None)
-    return None if kernel is None or kernel.ndim != 3 else kernel.shape[1]
+def _heads(arrays: dict[str, FloatArray], path: Path) -> int:
+    """Return the number of heads, which the (width, heads, head width) query kernels show."""
+    kernels = [a for n, a in arrays.items() if n.endswith(f"{_ATTENTION}/query/kernel")]
+    shapes = {kernel.shape for kernel in kernels}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 3:
+        raise CheckpointError(
+            "the query kernels have no common shape (width, heads, head width)",
+            where=str(path),
+            fix="give a file of the original release, such as imagenet21k/ViT-B_16.npz",
+        )
+    return int(shape[1])
 
 
 def _load(path: Path) -> dict[str, FloatArray]:
     if not path.is_file():
         raise CheckpointError("there is no such file", where=str(path), fix="check the path")
+    torch_files.verify_archive(path)
     try:
+        with zipfile.ZipFile(path):  # numpy would read a lone array or a pickle all the same
+            pass
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as e:
@@ -112,7 +126,7 @@ def translate(arrays: dict[str, FloatArray], path: Path) -> dict[str, FloatArray
             result[new] = rest.pop(old)
         for index in blocks:
             _translate_block(rest, result, index)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise CheckpointError(
             f"not an original ViT archive: {error}",
             where=str(path),

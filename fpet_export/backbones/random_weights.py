@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import torch
 
@@ -28,23 +29,33 @@ def recognises(text: str) -> bool:
 
 def read(text: str, options: BackboneOptions) -> Backbone:
     """Draw the weights of the named shape from the seed."""
-    name, _, seed = text.removeprefix(_SCHEME).partition(":")
-    if not name or not seed.isdecimal():
-        raise CheckpointError(
-            f"{text!r} is not random:NAME:SEED",
-            where="--backbone",
-            fix="write for example random:vit_base_patch16_224:0",
-        )
+    name, seed = parse(text)
     named = _spec_of(name, text)
     spec = dataclasses.replace(named, classes=named.classes or _CLASSES)
     return Backbone(
         spec=spec,
-        weights=draw(spec, int(seed)),
+        weights=draw(spec, seed),
         source=text,
         quality="random",
         preprocessing=raw_pixels(spec.image),
         facts={"heads": "the model's name", "image": "the model's name"},
     )
+
+
+def parse(text: str) -> tuple[str, int]:
+    """Return NAME and SEED of `random:NAME:SEED`.
+
+    Raises:
+        CheckpointError: It is written in another way, or the seed has more than 32 bits.
+    """
+    name, _, seed = text.removeprefix(_SCHEME).partition(":")
+    if not name or not re.fullmatch(r"[0-9]{1,10}", seed) or int(seed) >= 2**32:
+        raise CheckpointError(
+            f"{text!r} is not random:NAME:SEED",
+            where="--backbone",
+            fix="write for example random:vit_base_patch16_224:0",
+        )
+    return name, int(seed)
 
 
 def _spec_of(name: str, text: str) -> VitSpec:

@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models.vision_transformer import Block, VisionTransformer
 
 from engines.errors import CheckpointError, MissingDependencyError
 from engines.manifest import Preprocessing
@@ -63,9 +64,14 @@ def spec_of(model: torch.nn.Module, where: str) -> tuple[VitSpec, Preprocessing]
         CheckpointError: It is not a plain ViT.
     """
     any_model: Any = model
-    if not hasattr(model, "blocks") or not hasattr(model, "patch_embed"):
+    # By class, not by names: a block that normalises after its branches has the very same weights.
+    block = type(any_model.blocks[0]) if isinstance(model, VisionTransformer) else None
+    if block is not Block:
+        kind = f" with blocks of type {block.__name__}" if block is not None else ""
         raise CheckpointError(
-            f"{type(model).__name__} is not a plain ViT", where=where, fix="name a vit_* or deit_*"
+            f"{type(model).__name__}{kind} is not a plain ViT",
+            where=where,
+            fix="name a plain vit_*, deit_* or deit3_*",
         )
     config = any_model.pretrained_cfg
     image = tuple(any_model.patch_embed.img_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from engines import storage
-from engines.errors import CheckpointError
+from engines.errors import CheckpointError, TrustError
 from fpet_export.facts import Fact
 
 _LEVELS_UP = 3
@@ -67,9 +68,10 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         document = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # ValueError: PyYAML gives a date that does not exist to `datetime`, and lets it raise.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(
-            f"the configuration cannot be read: {str(error).splitlines()[0]}",
+            f"the configuration cannot be read: {(str(error) or repr(error)).splitlines()[0]}",
             where=str(path),
             fix="give the run's YAML: --config FILE",
         ) from error
@@ -91,6 +93,19 @@ def read_config(path: Path) -> dict[str, Any]:
     return document
 
 
+def path_claims(path: Path) -> dict[str, Fact[Any]]:
+    """Return what the place of a YAML says: `configs/METHOD/NAME-bitB-dimH.yaml`; else nothing."""
+    named = re.fullmatch(r".*-bit(\d+)-dim(\d+)\.yaml", path.name)
+    if named is None or path.parent.parent.name != "configs":
+        return {}
+    source = f"the name of {path.parent.name}/{path.name}"
+    return {
+        "method": Fact(path.parent.name, source),
+        "bit": Fact(int(named[1]), source),
+        "dim": Fact(int(named[2]), source),
+    }
+
+
 def read_params(path: Path) -> dict[str, str]:
     """Return the options of the command line in the authors' `params.sh`.
 
@@ -98,7 +113,9 @@ def read_params(path: Path) -> dict[str, str]:
         CheckpointError: It is no shell command line, or gives an option twice with two values.
     """
     try:
-        words = shlex.split(path.read_text("utf-8"), comments=True)
+        # shlex keeps the line break of a continued line as part of the next word.
+        text = re.sub(r"\\\r?\n", "", path.read_text("utf-8"))
+        words = shlex.split(text, comments=True)
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise CheckpointError(
             f"params.sh cannot be read: {error}",
@@ -141,14 +158,40 @@ def number(options: Mapping[str, str], name: str, *, where: str) -> int | None:
     return int(text)
 
 
-def verify_checksums(folder: Path, files: list[Path]) -> Path | None:
+def real(options: Mapping[str, str], name: str, *, where: str) -> float | None:
+    """Return the finite number of an option, or None when it is absent.
+
+    Raises:
+        CheckpointError: It is something else.
+    """
+    text = options.get(name)
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise CheckpointError(
+            f"--{name} is {text!r}, wanted a number", where=where, fix="correct the file"
+        )
+    return value
+
+
+def verify_checksums(folder: Path, weights: list[Path], others: list[Path]) -> Path | None:
     """Check the run's files against `SHA256SUMS` beside them, and return it; None without one.
 
     The format has no checksum of its own: a flipped bit in a packed code gives another model,
     silently. Where a run carries this file, it does not.
 
+    Args:
+        folder: Where the list may lie.
+        weights: Files that must be listed when they exist, and exist when they are listed.
+        others: Files that must exist when they are listed.
+
     Raises:
-        CheckpointError: A file differs from its line, or the list cannot be read.
+        TrustError: A file differs from its line, is missing, or is not listed.
+        CheckpointError: The list cannot be read.
     """
     listing = folder / "SHA256SUMS"
     if not listing.is_file():
@@ -167,10 +210,23 @@ def verify_checksums(folder: Path, files: list[Path]) -> Path | None:
             fix="write it again: sha256sum FILES > SHA256SUMS",
         )
     wanted = {(folder / found[2]).resolve(): found[1] for found in pairs if found}
-    for path in files:
+    for path in (*weights, *others):
         digest = wanted.get(path.resolve())
-        if digest is not None and digest != storage.sha256_of(path):
-            raise CheckpointError(
+        if digest is None:
+            if path in weights and path.is_file():
+                raise TrustError(
+                    f"{path.name} is not in SHA256SUMS, which lies beside it",
+                    where=str(listing),
+                    fix="fetch the list again, or write it over all files of the run: sha256sum",
+                )
+        elif not path.is_file():
+            raise TrustError(
+                f"{path.name} is missing; SHA256SUMS lists it",
+                where=str(path.parent),
+                fix="fetch the file again",
+            )
+        elif digest != storage.sha256_of(path):
+            raise TrustError(
                 f"{path.name} is not the file that SHA256SUMS lists",
                 where=str(path),
                 fix="fetch the file again",

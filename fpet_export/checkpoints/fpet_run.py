@@ -9,6 +9,7 @@ exactly once, no byte left over, and two sources that say different things are r
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,8 +44,9 @@ def read(text: str, hints: Hints) -> FpetRun:
     params_path = folder / name / "params.sh"
     known = _known(hints, params_path)
     config_path = hints.config or _side_files.find_config(folder, name, known)
-    files = [p for p in (pth, stream_path, params_path, config_path) if p and p.exists()]
-    checksums = _side_files.verify_checksums(folder, files)
+    texts = [params_path, *([config_path] if config_path else [])]
+    checksums = _side_files.verify_checksums(folder, [pth, stream_path], texts)
+    files = [path for path in (pth, stream_path, *texts) if path.is_file()]
     tensors = torch_files.read_tensors(pth)
     return FpetRun(
         name=name,
@@ -183,7 +185,11 @@ class FpetRun:
 
     def _claims(self) -> dict[str, list[Fact[Any]]]:
         source = self.config_path.name if self.config_path else ""
+        self._check_dataset()
         claims: dict[str, list[Fact[Any]]] = {"method": [], "bit": [], "dim": [], "scale": []}
+        if self.config_path is not None:
+            for field, named in _side_files.path_claims(self.config_path).items():
+                claims[field].append(named)
         for field, found in claims.items():
             if self.config.get(field) is not None:
                 found.append(Fact(self.config[field], source))
@@ -193,6 +199,9 @@ class FpetRun:
             value = _side_files.number(self.params, field, where="params.sh")
             if value is not None:
                 claims[field].append(Fact(value, "params.sh"))
+        scale = _side_files.real(self.params, "scale", where="params.sh")
+        if scale:  # 0 stands for "as the YAML says" in the authors' scripts
+            claims["scale"].append(Fact(scale, "params.sh"))
         for field, dense in self._claims_of_tensors().items():
             claims[field].append(dense)
         for field, found in claims.items():
@@ -200,6 +209,19 @@ class FpetRun:
             if hint is not None:
                 found.append(Fact(hint, f"--{field}"))
         return claims
+
+    def _check_dataset(self) -> None:
+        """Refuse a YAML or a params.sh that says it belongs to a run of another name."""
+        said = [(self.params.get("dataset"), "params.sh")]
+        if self.hints.config is None and self.config_path is not None:
+            said.append((self.config.get("dataset"), self.config_path.name))
+        for name, source in said:
+            if name is not None and name != self.name:
+                raise CheckpointError(
+                    f"the run is called {self.name!r}, but {source} belongs to {name!r}",
+                    where=str(self.path),
+                    fix="find the side files of this run, or give its YAML: --config FILE",
+                )
 
     def _claims_of_tensors(self) -> dict[str, Fact[Any]]:
         """Return method, bit and dim as the tensors of a 32-bit run show them."""
@@ -230,11 +252,17 @@ class FpetRun:
             raise CheckpointError(
                 f"dim is {dim.value}, wanted at least 1", where=dim.source, fix="correct it"
             )
+        scale = settings["scale"]
+        if not math.isfinite(scale.value):
+            raise CheckpointError(
+                f"scale is {scale.value}, wanted a number", where=scale.source, fix="correct it"
+            )
 
     def _fitting(self) -> str:
-        if self.stream is None or "head.weight" not in self.tensors:
+        head = self.tensors.get("head.weight")
+        if self.stream is None or head is None or head.ndim != 2:
             return ""
-        width = self.tensors["head.weight"].shape[-1]
+        width = head.shape[-1]
         fits = _records.settings_that_fit(len(self.stream), depth=12, width=width, head_width=64)
         return f" (12 blocks: {'; '.join(fits[:6])})" if fits else ""
 
@@ -243,9 +271,9 @@ class FpetRun:
     def _head(self, spec: VitSpec, facts: dict[str, Fact[Any]]) -> dict[str, torch.Tensor]:
         head = {name: self.tensors[name] for name in HEAD_NAMES if name in self.tensors}
         weight = head.get("head.weight")
-        if weight is None or weight.ndim != 2:
+        if weight is None or weight.ndim != 2 or not len(weight):
             raise CheckpointError(
-                "head.weight is missing or no matrix",
+                "head.weight is missing, empty or no matrix",
                 where=str(self.path),
                 fix="give the .pth file that the run's training wrote",
             )
@@ -326,6 +354,21 @@ class FpetRun:
             head_width=spec.head_width,
         )
         stream = self.stream or b""
+        if self.stream == b"":
+            raise CheckpointError(
+                f"{self.stream_path.name} is empty; the training writes no file rather than an "
+                "empty one",
+                where=str(self.stream_path),
+                fix="fetch the file again",
+            )
+        for layer in layers:
+            if math.prod(layer.shape) * layout.bits % 8:
+                raise CheckpointError(
+                    f"{layer.name} of shape {layer.shape} at {layout.bits} bit is no whole number "
+                    "of bytes; the authors' writer loses its last codes",
+                    where=str(self.stream_path),
+                    fix="check --bit and --dim; a run like this cannot be read back",
+                )
         if layers and self.stream is None:
             raise CheckpointError(
                 f"{self.stream_path.name} is missing; a {settings['bit'].value}-bit run keeps its "

@@ -6,6 +6,7 @@ The method, its size and the merge block come from the options; without them the
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from fpet_export.facts import Fact
 from fpet_export.vit import VitSpec
 
 _DEFAULT_DIM = 8
+_FULL_BITS = 32
 _REFINEMENT_BITS = 1
 
 
@@ -31,6 +33,17 @@ def read(text: str, hints: Hints) -> RandomRun:
     if hints.config is not None:
         raise UsageError(
             "--config describes a trained run", where=text, fix="leave it out for random weights"
+        )
+    random_weights.parse(text)
+    if hints.bit not in (None, *qlinear.LOW_BITS, _FULL_BITS):
+        raise UsageError(
+            f"bit is {hints.bit}, wanted 1, 2, 4, 8 or 32", where="--bit", fix="choose one of them"
+        )
+    if hints.dim is not None and hints.dim < 1:
+        raise UsageError(f"dim is {hints.dim}, wanted at least 1", where="--dim", fix="correct it")
+    if hints.scale is not None and not math.isfinite(hints.scale):
+        raise UsageError(
+            f"scale is {hints.scale}, wanted a number", where="--scale", fix="correct it"
         )
     return RandomRun(text=text, hints=hints)
 
@@ -71,8 +84,8 @@ class RandomRun:
                 where="--merge-block",
                 fix="count blocks from 0",
             )
-        generator = torch.Generator().manual_seed(int(self.text.rpartition(":")[2]) + 1)
-        bit, dim = hints.bit or 32, hints.dim or _DEFAULT_DIM
+        generator = torch.Generator().manual_seed(random_weights.parse(self.text)[1] + 1)
+        bit, dim = hints.bit or _FULL_BITS, hints.dim or _DEFAULT_DIM
         factors: list[dict[str, torch.Tensor]] = []
         if hints.method is not None:
             layers = methods.load(hints.method).layers(spec.width, dim)
