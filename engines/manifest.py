@@ -70,6 +70,7 @@ class ModelFacts:
         width: Token width C.
         depth: Number of blocks.
         heads: Attention heads.
+        hidden: Inner width of the MLP.
         patch: (height, width) of a patch in pixels.
         grid: (rows, columns) of patches.
         prefix_tokens: Class, distillation and register tokens in front of the patches.
@@ -88,6 +89,7 @@ class ModelFacts:
     width: int
     depth: int
     heads: int
+    hidden: int
     patch: tuple[int, int]
     grid: tuple[int, int]
     prefix_tokens: int

@@ -269,6 +269,7 @@ class Frozen:
                 width=spec.width,
                 depth=spec.depth,
                 heads=spec.heads,
+                hidden=spec.hidden,
                 patch=spec.patch,
                 grid=spec.grid,
                 prefix_tokens=len(spec.prefix),

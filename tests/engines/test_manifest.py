@@ -62,6 +62,7 @@ MANIFESTS = st.builds(
         width=st.just(768),
         depth=st.just(12),
         heads=st.just(12),
+        hidden=st.just(3072),
         patch=st.just((16, 16)),
         grid=st.just((14, 14)),
         prefix_tokens=st.just(1),

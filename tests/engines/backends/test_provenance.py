@@ -29,6 +29,7 @@ FACTS = ModelFacts(
     width=64,
     depth=2,
     heads=2,
+    hidden=256,
     patch=(8, 8),
     grid=(4, 4),
     prefix_tokens=0,

@@ -1,0 +1,132 @@
+"""The HTML page of a deployment, from what its steps found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.parity import ParityTable, StageParity
+from fpet_export.console import StepRecord
+from fpet_export.verbs import _steps
+
+if TYPE_CHECKING:
+    from benchmarks import Measurement
+    from benchmarks.report import Headline, ParityRow
+
+
+def write(
+    path: Path,
+    *,
+    started: _steps.Started,
+    table: ParityTable,
+    steps: Sequence[StepRecord],
+    measurement: Measurement | None,
+    picture: bytes | None,
+    commands: Sequence[str],
+    force: bool,
+) -> None:
+    """Write the page; see `benchmarks.report.Report` for its parts."""
+    from benchmarks.report import Picture, Report, Step, write_report
+
+    adapted = started.adapted
+    warnings = []
+    if adapted.quality == "random":
+        warnings.append("The weights are random: classes mean nothing, only speed does.")
+    failure = table.first_failure()
+    if failure is not None:
+        warnings.append(f"Parity failed at {failure.stage}: {'; '.join(failure.failures)}.")
+    if measurement is not None:
+        warnings += [finding.what for finding in measurement.findings]
+    states = {True: "done", False: "failed", None: "warning"}
+    pictures = ()
+    if picture is not None:
+        pictures = (
+            Picture(
+                png=picture,
+                caption="Which patches merged into which, read from the exported graph.",
+                alternative="The input image, arrows from merged patches to their partners, and "
+                "the tokens that remain.",
+            ),
+        )
+    write_report(
+        path,
+        Report(
+            title=f"{adapted.checkpoint.name}: fine-tuned run to engine",
+            subtitle=_steps.describe(adapted),
+            warnings=tuple(warnings),
+            headlines=tuple(_headlines(table, measurement)),
+            steps=tuple(
+                Step(
+                    name=step.name,
+                    state=states[step.passed],  # type: ignore[arg-type]  # a dict of literals
+                    detail=step.text,
+                    duration_s=step.seconds,
+                )
+                for step in steps
+            ),
+            parity=tuple(_row(row) for row in table.rows),
+            parity_note=f"On {table.images}, against the {table.reference}.",
+            measurements=() if measurement is None else (measurement,),
+            pictures=pictures,
+            next_commands=tuple(commands),
+        ),
+        force=force,
+    )
+
+
+def _headlines(table: ParityTable, measurement: Measurement | None) -> list[Headline]:
+    from benchmarks.report import Headline
+
+    last = table.rows[-1]
+    found = [
+        Headline(
+            value=f"{last.relative:.1e}",
+            label=f"largest relative logit difference ({last.stage})",
+            good=last.passed,
+        )
+    ]
+    if last.accuracy is not None:
+        found.append(Headline(value=f"{last.accuracy:.1%}", label=f"accuracy ({last.stage})"))
+    if last.tokens_kept is not None or table.rows[-2].tokens_kept is not None:
+        row = last if last.tokens_kept is not None else table.rows[-2]
+        whole = row.tokens_kept == row.tokens_expected
+        found.append(
+            Headline(
+                value=f"{row.tokens_kept}/{row.tokens_expected}",
+                label="tokens accounted for on every image",
+                good=whole,
+            )
+        )
+    if measurement is not None:
+        for result in measurement.contenders:
+            comparison = result.against
+            if comparison is not None and result.artefact is not None:
+                found.append(
+                    Headline(
+                        value=f"{comparison.speedup:.2f}×",
+                        label=f"{comparison.verdict} than the plain ViT"
+                        if comparison.verdict in ("faster", "slower")
+                        else "no difference shown to the plain ViT",
+                        good=comparison.verdict == "faster",
+                    )
+                )
+    return found[:4]
+
+
+def _row(row: StageParity) -> ParityRow:
+    from benchmarks.report import ParityRow
+
+    audit = None if row.tokens_kept is None else f"{row.tokens_kept}/{row.tokens_expected}"
+    return ParityRow(
+        stage=row.stage,
+        passed=row.passed,
+        max_abs=row.max_abs,
+        relative=row.relative,
+        sqnr_db=row.sqnr_db,
+        top1=row.top1_agreement,
+        assignment=row.match_agreement,
+        unexplained_flips=row.unexplained_flips,
+        audit=audit,
+        accuracy=row.accuracy,
+    )

@@ -1,0 +1,225 @@
+"""`fpet-export deploy RUN --target T[,T]`: everything in one go."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines import storage
+from engines.errors import FpetError
+from engines.manifest import read_manifest, write_manifest
+from fpet_export.console import Console
+from fpet_export.verbs import Outcome, _arguments, _bench, _engines, _page, _steps
+
+if TYPE_CHECKING:
+    from benchmarks import Measurement
+    from engines.parity import ParityTable, StageParity
+
+HELP = "do all of it: export, check, build, measure, report"
+DESCRIPTION = """\
+Export a run for each target, prove parity at every stage, build the engines, measure those that
+run here against the plain ViT, and write one HTML page.
+
+Leaves OUT/TARGET/model.onnx and its engine with their manifests, OUT/parity.json,
+OUT/latency.json, OUT/merge.png and OUT/report.html.
+
+  fpet-export deploy runs/lora/digits --backbone backbone.safetensors --target cpu,rtx -o out
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Built:
+    """One target's graph and engine, and their rows of the parity table."""
+
+    target: str
+    graph: Path
+    engine: Path
+    rows: tuple[StageParity, ...]
+    runs_here: bool
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    _arguments.add_run(parser)
+    _arguments.add_output(parser, what="folder to write", required=True)
+    parser.add_argument(
+        "--target", default="cpu", metavar="T,T", help="targets (default: cpu; see `targets`)"
+    )
+    _arguments.add_graph(parser)
+    _arguments.add_data(parser)
+    group = parser.add_argument_group("the measurement")
+    group.add_argument(
+        "--peers", type=_words, default=(), metavar="A,B|all", help="peers of the plain model"
+    )
+    group.add_argument("--threads", type=int, help="CPU threads (default: physical cores)")
+    group.add_argument("--rounds", type=int, default=40, help="rounds at least (default: 40)")
+    group.add_argument(
+        "--bench",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure the engines that run here against the plain ViT",
+    )
+
+
+def run(options: argparse.Namespace, console: Console) -> Outcome:
+    """Run every step; a missed gate stops after its evidence is written."""
+    from engines.engine import load_target
+    from fpet_export.verify import DEFAULT_IMAGES
+
+    names = list(dict.fromkeys(_words(options.target)))
+    targets = [load_target(name).name for name in names]
+    for name in ("report.html", "parity.json", "latency.json", "merge.png"):
+        storage.refuse_overwrite(options.out / name, force=options.force)
+    started = _steps.start(options, console, default_images=DEFAULT_IMAGES)
+    built = [_build(started, options, console, target) for target in targets]
+    rows = [*started.rows, *(row for one in built for row in one.rows)]
+    table = started.check.table(rows)
+    _steps.show_table(table, console)
+    _keep_parity(options.out, table, built)
+    picture = _picture(started, built[0].graph, options.out, console)
+    measurement = None
+    if options.bench and table.first_failure() is None:
+        measurement = _measure(built, options, console)
+    commands = _next(options.out, built)
+    page = options.out / "report.html"
+    _page.write(
+        page,
+        started=started,
+        table=table,
+        steps=console.steps,
+        measurement=measurement,
+        picture=picture,
+        commands=commands,
+        force=options.force,
+    )
+    console.step("report", str(page))
+    _steps.require(table)
+    return Outcome(
+        document={
+            "report": str(page),
+            "parity": table.to_json(),
+            "engines": {one.target: str(one.engine) for one in built},
+            "latency": None if measurement is None else dataclasses.asdict(measurement),
+        },
+        result=str(page),
+        next=commands,
+    )
+
+
+def _build(
+    started: _steps.Started, options: argparse.Namespace, console: Console, target: str
+) -> Built:
+    """Export for one target, build its engine, and compare it where it runs."""
+    from engines import BuildOptions, build
+    from fpet_export import verify
+
+    exported = _steps.export(
+        started, options, console, path=options.out / target / "model.onnx", target=target
+    )
+    with _engines.build_progress(console) as progress:
+        engine = build(
+            exported.path,
+            target=target,
+            options=BuildOptions(force=options.force, command=options.command, progress=progress),
+        )
+    console.step("build", _engines.describe(engine, read_manifest(engine)))
+    rows = tuple(dataclasses.replace(row, stage=f"{target} {row.stage}") for row in exported.rows)
+    problem = verify.runnable(engine)
+    if problem is not None:
+        console.step(target, f"built, not run here: {problem.what}", passed=None)
+    else:
+        with console.progress(f"{target} engine", len(started.check.images)) as advance:
+            rows += (verify.engine_row(started.check, engine, advance),)
+    return Built(
+        target=target, graph=exported.path, engine=engine, rows=rows, runs_here=problem is None
+    )
+
+
+def _keep_parity(folder: Path, table: ParityTable, built: list[Built]) -> None:
+    """Write parity.json, and the table into the manifest of every artefact."""
+    document = table.to_json()
+    storage.write_text(folder / "parity.json", json.dumps(document, indent=1) + "\n")
+    for one in built:
+        for path in (one.graph, one.engine):
+            write_manifest(path, dataclasses.replace(read_manifest(path), parity=document))
+
+
+def _picture(started: _steps.Started, graph: Path, folder: Path, console: Console) -> bytes | None:
+    """Draw the merge of the first image; None for a run without merging."""
+    if started.adapted.model.merger is None:
+        return None
+    from fpet_export import picture
+    from fpet_export.verify import graph_evidence
+
+    images = started.check.images
+    evidence = graph_evidence(graph, images.pixels[:1])
+    assert evidence.match is not None
+    grid = started.adapted.model.spec.grid
+    block = started.adapted.checkpoint.merge_block
+    name = images.names[0] if images.names else "synthetic image 0"
+    png = picture.merge_picture(
+        images.pixels[0], evidence.match[0], grid, f"{name} · merge after block {block}"
+    )
+    storage.write_bytes(folder / "merge.png", png)
+    counts = picture.directions(evidence.match[0], grid)
+    console.step("show", f"{folder / 'merge.png'} · {_join(counts)}")
+    return png
+
+
+def _measure(
+    built: list[Built], options: argparse.Namespace, console: Console
+) -> Measurement | None:
+    """Measure the first engine that runs here against the plain ViT; say so when none does."""
+    import tempfile
+
+    from benchmarks import format_table, write_measurement
+
+    here = [one.engine for one in built if one.runs_here]
+    if not here:
+        console.step("bench", "no engine of this deployment runs on this machine", passed=None)
+        return None
+    settings = _bench.Settings(threads=options.threads, rounds=options.rounds)
+    with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
+        try:
+            measurement = _bench.measure(
+                here,
+                against=_bench.PLAIN,
+                peers=options.peers,
+                settings=settings,
+                folder=Path(folder),
+                command=options.command,
+                console=console,
+            )
+        except FpetError as error:
+            console.step("bench", error.what, passed=False)
+            return None
+    write_measurement(options.out / "latency.json", measurement, force=options.force)
+    console.step(
+        "bench",
+        _bench.verdict(measurement).replace("\n", "; "),
+        passed=True if measurement.valid else None,
+    )
+    console.line()
+    console.line(format_table(measurement))
+    console.line()
+    return measurement
+
+
+def _next(folder: Path, built: list[Built]) -> list[str]:
+    commands = []
+    for one in built:
+        if one.runs_here:
+            commands.append(f"fpet-export predict {one.engine} IMAGE")
+    commands.append(f"fpet-export show {built[0].graph} IMAGE -o {folder / 'mine.png'}")
+    return commands
+
+
+def _join(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
