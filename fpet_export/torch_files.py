@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -51,11 +52,12 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
             warnings.simplefilter("ignore")  # torch warns about kinds of tensors refused below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        refused = "Unsupported" in str(error) or "WeightsUnpickler" in str(error)
+        # torch's own first line advises to switch the protection off: never repeat it.
+        wanted = re.search(r"GLOBAL:? ?(?:GLOBAL )?([\w.]+)", str(error), re.IGNORECASE)
         raise CheckpointError(
-            "the pickle wants to run code; only tensors are read"
-            if refused
-            else f"this is not a whole PyTorch file: {_first_line(error)}",
+            f"the pickle wants to run code ({wanted[1]}); only tensors are read"
+            if wanted
+            else "this pickle is damaged or holds more than tensors; only tensors are read",
             where=str(path),
             fix="load it in the environment that made it and save plain tensors: "
             "torch.save(model.state_dict(), path)",

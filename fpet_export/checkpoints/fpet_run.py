@@ -315,7 +315,8 @@ class FpetRun:
             raise CheckpointError(
                 f"the adapters do not fit {spec.describe()}: {problems}",
                 where=str(self.path),
-                fix="give the backbone the run was trained on, and check --method and --dim",
+                fix="give the backbone the run was trained on (--backbone FILE), or check "
+                "--method and --dim",
             )
         return [
             {
