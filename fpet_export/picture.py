@@ -140,7 +140,7 @@ def _arrows_caption(match: Match, grid: tuple[int, int]) -> str:
 
 def _tokens_caption(owner: NDArray[np.int64]) -> str:
     sizes = np.unique(owner[owner >= 0], return_counts=True)[1]
-    return f"{owner.size} patches → {len(sizes)} tokens, the largest of {sizes.max()} patches"
+    return f"{owner.size} patches, {len(sizes)} tokens remain, the largest of {sizes.max()} patches"
 
 
 def _draw_grid(draw: ImageDraw.ImageDraw, size: Sequence[int], grid: tuple[int, int]) -> None:

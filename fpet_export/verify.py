@@ -99,7 +99,7 @@ def checkpoint_row(check: Verification, adapted: Adapted, progress: Progress) ->
     It is not judged: the published rule loses tokens to rounding, and that is not our drift.
     """
     evidence = adapted.evidence(check.images.pixels, dtype=torch.float32, progress=progress)
-    return check.row("checkpoint", evidence, judged=False)
+    return check.row("checkpoint f32", evidence, judged=False)
 
 
 def folded_row(check: Verification, folded: Folded, progress: Progress) -> StageParity:

@@ -115,12 +115,12 @@ def plain_model(manifest: Manifest, folder: Path) -> tuple[Any, Path]:
     return source, path
 
 
-def verdict(measurement: Measurement) -> str:
-    """Return the verdicts as one line a contender."""
+def verdict(measurement: Measurement, *, ours_only: bool = False) -> str:
+    """Return the verdicts as one line a contender; `ours_only` leaves the peers out."""
     lines = []
     for result in measurement.contenders:
         found = result.against
-        if found is not None:
+        if found is not None and (result.artefact is not None or not ours_only):
             lines.append(
                 f"{result.name}: {found.verdict}, {found.ratio:.3f} of {found.baseline} "
                 f"[{found.low:.3f}, {found.high:.3f}]"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.engine import Progress
-from engines.errors import FpetError, MissingDependencyError
+from engines.errors import FpetError
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.parity import Gates, ParityTable, compare_stage, judge
 from fpet_export.console import Console
@@ -66,7 +66,7 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
         return None
     problem = runnable(artefact)
     if problem is not None:
-        console.step("parity", f"not run here: {_reason(problem)}", passed=None)
+        console.step("parity", f"not run here: {short_reason(problem)}", passed=None)
         return None
     from engines import open_engine
 
@@ -88,7 +88,6 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
     return table.to_json()
 
 
-def _reason(problem: FpetError) -> str:
-    if isinstance(problem, MissingDependencyError):
-        return problem.what
-    return f"{problem.what} ({problem.fix})"
+def short_reason(problem: FpetError) -> str:
+    """Return why an engine does not run here, without the details that `-v` or its error give."""
+    return problem.what.partition(":")[0] if ";" in problem.what else problem.what

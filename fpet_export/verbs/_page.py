@@ -39,7 +39,7 @@ def write(
     if measurement is not None:
         warnings += [finding.what for finding in measurement.findings]
     states = {True: "done", False: "failed", None: "warning"}
-    pictures = ()
+    pictures: tuple[Picture, ...] = ()
     if picture is not None:
         pictures = (
             Picture(

@@ -129,7 +129,7 @@ def _build(
     rows = tuple(dataclasses.replace(row, stage=f"{target} {row.stage}") for row in exported.rows)
     problem = verify.runnable(engine)
     if problem is not None:
-        console.step(target, f"built, not run here: {problem.what}", passed=None)
+        console.step(target, f"not run here: {_engines.short_reason(problem)}", passed=None)
     else:
         with console.progress(f"{target} engine", len(started.check.images)) as advance:
             rows += (verify.engine_row(started.check, engine, advance),)
@@ -199,7 +199,7 @@ def _measure(
     write_measurement(options.out / "latency.json", measurement, force=options.force)
     console.step(
         "bench",
-        _bench.verdict(measurement).replace("\n", "; "),
+        _bench.verdict(measurement, ours_only=True).replace("\n", "; "),
         passed=True if measurement.valid else None,
     )
     console.line()

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     match, grid = evidence.match[0], manifest.model.grid
     winner = int(evidence.logits[0].argmax())
     name = manifest.labels[winner] if manifest.labels else f"class {winner}"
-    title = f"{options.image.name} → {name} · merge after block {manifest.model.merge_block}"
+    title = f"{options.image.name}: {name} · merge after block {manifest.model.merge_block}"
     storage.write_bytes(options.out, picture.merge_picture(pixels[0], match, grid, title))
     counts = picture.directions(match, grid)
     console.step("show", ", ".join(f"{count} {name}" for name, count in counts.items()))
