@@ -30,7 +30,7 @@ def recognises(text: str) -> bool:
 def read(text: str, options: BackboneOptions) -> Backbone:
     """Draw the weights of the named shape from the seed."""
     name, seed = parse(text)
-    named = _spec_of(name, text)
+    named = spec_of_name(name, where=text)
     spec = dataclasses.replace(named, classes=named.classes or _CLASSES)
     return Backbone(
         spec=spec,
@@ -58,7 +58,7 @@ def parse(text: str) -> tuple[str, int]:
     return name, int(seed)
 
 
-def _spec_of(name: str, text: str) -> VitSpec:
+def spec_of_name(name: str, *, where: str) -> VitSpec:
     """Return the shape of a model; the plain ones need no timm."""
     parts = name.split("_")
     plain = len(parts) == 4 and parts[0] == "vit" and parts[1] in _SHAPES
@@ -78,10 +78,10 @@ def _spec_of(name: str, text: str) -> VitSpec:
     from engines.registry import import_or_explain
 
     timm_name = import_or_explain("fpet_export.backbones.timm_name")
-    timm_name.check_name(name, where=text)
+    timm_name.check_name(name, where=where)
     with torch.device("meta"):
         model = timm_name.timm.create_model(name, pretrained=False)
-    spec: VitSpec = timm_name.spec_of(model, text)[0]
+    spec: VitSpec = timm_name.spec_of(model, where)[0]
     return spec
 
 

@@ -1,10 +1,11 @@
 """Damaged, swapped and mislabelled files of a run: a sentence, or exactly the run that was saved.
 
 What the format cannot detect. A `.bin` has neither header nor checksum: a flipped bit in a packed
-code, or in a mean or deviation that stays plausible, is another model, and so is a `.pth` (of a
-low-bit run: the head alone) or a `.bin` of the right shape taken whole from another run. `params.sh` is the only witness of a
-32-bit run's merge block. Those cases are accepted without `SHA256SUMS` and refused with it; in
-every other case a run that is accepted must decode to the tensors that were saved.
+code, or in a mean or deviation that stays plausible, is another model. So is a `.pth` (of a low-bit
+run: the head alone) or a `.bin` of the right shape taken whole from another run. `params.sh` is the
+only witness of a 32-bit run's merge block. Those cases are accepted without `SHA256SUMS` and
+refused with it; in every other case a run that is accepted must decode to the tensors that were
+saved.
 """
 
 from __future__ import annotations
