@@ -160,7 +160,9 @@ def dropped_by_reference_rule(margin: FloatArray) -> NDArray[np.bool_]:
         margin: (I, Na) best score minus second best.
     """
     half = margin.astype(np.float32) / np.float32(2)
-    return np.asarray(np.float32(1) / (np.float32(1) + np.exp(-half)) <= np.float32(0.5))
+    # exp is rounded correctly here; numpy's own float32 exp is off by one at the threshold.
+    exponential = np.exp(-half.astype(np.float64)).astype(np.float32)
+    return np.asarray(np.float32(1) / (np.float32(1) + exponential) <= np.float32(0.5))
 
 
 def compare_stage(
@@ -183,7 +185,8 @@ def compare_stage(
         labels: (I,) true classes, or None.
 
     Raises:
-        ParityError: The two sets of logits have different shapes.
+        ParityError: The two sets of logits or matches have different shapes, or the reference
+            is empty or not finite.
     """
     if actual.logits.shape != reference.logits.shape:
         raise ParityError(
@@ -191,10 +194,25 @@ def compare_stage(
             where=stage,
             fix="compare artefacts of the same run on the same images",
         )
+    if not reference.logits.size or not np.isfinite(reference.logits).all():
+        raise ParityError(
+            f"the reference gave {len(reference.logits)} images with logits that are not finite"
+            if reference.logits.size
+            else "there are no images to compare on",
+            where="the reference",
+            fix="check the images and the checkpoint: nothing can be compared with this",
+        )
     failures: list[str] = []
-    clean = np.ones(len(reference.logits), dtype=bool)
+    clean: NDArray[np.bool_] = np.ones(len(reference.logits), dtype=bool)
     agreement = flips = explained = None
     if actual.match is not None and reference.match is not None and reference.margin is not None:
+        if actual.match.shape != reference.match.shape:
+            raise ParityError(
+                f"{stage} matched {actual.match.shape} tokens, the reference "
+                f"{reference.match.shape}",
+                where=stage,
+                fix="compare artefacts of the same run on the same images",
+            )
         differs = actual.match != reference.match
         agreement = float(1 - differs.mean())
         flips = unexplained_flips(actual.match, reference.match, reference.margin, eps=gates.margin)
@@ -202,6 +220,8 @@ def compare_stage(
         clean = ~(differs & (reference.margin <= gates.margin)).any(axis=1)
         if flips:
             failures.append(f"{flips} unexplained flips of the match")
+        if gates.relative is not None and not clean.any():
+            failures.append("no image without a flip, so that no logits could be judged")
     elif reference.margin is not None:
         # The stage does not show its match: where two scores nearly tie, either answer is right.
         clean = (reference.margin > gates.margin).all(axis=1)
@@ -224,10 +244,11 @@ def compare_stage(
         failures.append(f"SQNR {noise:.1f} dB, limit {gates.sqnr_db:.1f} dB")
     kept = None
     if actual.size is not None:
-        sums = np.rint(actual.size.astype(np.float64).sum(axis=1))
+        sums = np.rint(np.nan_to_num(actual.size.astype(np.float64).sum(axis=1), posinf=0.0))
         kept = int(sums.min())
         if patches is not None and (sums != patches).any():
-            failures.append(f"token audit {kept}, wanted {patches}")
+            worst = kept if kept != patches else int(sums.max())
+            failures.append(f"token audit {worst}, wanted {patches}")
     return StageParity(
         stage=stage,
         images=len(reference.logits),

@@ -1,0 +1,252 @@
+"""The parity table: what counts as a flip, which gates fail, and what JSON holds."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines import parity
+from engines.errors import ParityError
+from engines.parity import Evidence, Gates, ParityTable, StageParity, compare_stage
+
+LOGITS = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -4.0]])
+MATCH = np.array([[0, 1], [2, 0]])
+MARGIN = np.array([[0.5, 1e-7], [0.2, 0.3]])
+SIZE = np.array([[1.0, 2.0, 2.0], [1.0, 3.0, 1.0]])
+
+
+def reference(**changes: Any) -> Evidence:
+    fields = {"logits": LOGITS, "match": MATCH, "margin": MARGIN, "size": SIZE}
+    return Evidence(**(fields | changes))
+
+
+def stage(actual: Evidence, *, patches: int | None = 5, **gates: Any) -> StageParity:
+    return compare_stage("onnx", actual, reference(), gates=Gates(**gates), patches=patches)
+
+
+def test_the_same_evidence_passes_with_an_infinite_ratio() -> None:
+    row = stage(reference())
+
+    assert row.passed
+    assert row.max_abs == row.relative == 0
+    assert row.sqnr_db == math.inf
+    assert row.top1_agreement == row.match_agreement == 1
+    assert (row.unexplained_flips, row.explained_flips) == (0, 0)
+    assert (row.tokens_kept, row.tokens_expected) == (5, 5)
+
+
+def test_differences_are_measured_against_the_largest_reference_logit() -> None:
+    row = stage(Evidence(logits=LOGITS + 0.004), relative=2e-3)
+
+    assert row.max_abs == pytest.approx(0.004)
+    assert row.relative == pytest.approx(0.001)
+    assert row.passed
+    assert row.match_agreement is None
+    assert not stage(Evidence(logits=LOGITS + 0.004), relative=5e-4).passed
+
+
+def test_a_flip_within_the_margin_is_explained_and_its_image_is_not_judged() -> None:
+    match = np.array([[0, 0], [2, 0]])
+    logits = LOGITS + np.array([[5.0], [0.0]])
+
+    row = stage(reference(match=match, logits=logits))
+
+    assert (row.unexplained_flips, row.explained_flips) == (0, 1)
+    assert row.match_agreement == 0.75
+    assert row.max_abs == 0
+    assert row.passed
+
+
+def test_a_flip_beyond_the_margin_fails() -> None:
+    row = stage(reference(match=np.array([[1, 1], [2, 0]])))
+
+    assert row.unexplained_flips == 1
+    assert row.failures == ("1 unexplained flips of the match",)
+
+
+def test_a_dropped_token_is_a_flip() -> None:
+    row = stage(reference(match=np.array([[-1, 1], [2, 0]])))
+
+    assert row.unexplained_flips == 1
+
+
+def test_a_wider_margin_explains_more() -> None:
+    actual = np.array([[1, 1], [2, 0]])
+
+    assert parity.unexplained_flips(actual, MATCH, MARGIN, eps=0.4) == 1
+    assert parity.unexplained_flips(actual, MATCH, MARGIN, eps=0.5) == 0
+
+
+def test_all_images_flipped_is_no_proof_of_the_logits() -> None:
+    margin = np.full_like(MARGIN, 1e-9)
+    row = compare_stage(
+        "onnx",
+        Evidence(logits=LOGITS + 100, match=MATCH + 1),
+        reference(margin=margin),
+        gates=Gates(),
+    )
+
+    assert not row.passed
+    assert "no image without a flip" in row.failures[0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_finite_fail(value: float) -> None:
+    logits = LOGITS.copy()
+    logits[1, 2] = value
+
+    row = stage(Evidence(logits=logits), relative=None, agreement=None)
+
+    assert not row.passed
+    assert "not finite" in row.failures[0]
+    assert row.sqnr_db == -math.inf
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_reference_that_is_not_finite_proves_nothing(value: float) -> None:
+    with pytest.raises(ParityError, match="not finite") as caught:
+        compare_stage("onnx", reference(), reference(logits=LOGITS + value), gates=Gates())
+    assert caught.value.exit_code == 7
+
+
+def test_no_images_prove_nothing() -> None:
+    empty = Evidence(logits=np.zeros((0, 3)))
+
+    with pytest.raises(ParityError, match="no images"):
+        compare_stage("onnx", empty, empty, gates=Gates())
+
+
+@pytest.mark.parametrize(
+    "actual",
+    [
+        Evidence(logits=LOGITS[:1]),
+        Evidence(logits=LOGITS[:, :2]),
+        reference(match=MATCH[:, :1]),
+    ],
+    ids=["images", "classes", "tokens"],
+)
+def test_other_shapes_are_refused(actual: Evidence) -> None:
+    with pytest.raises(ParityError, match="reference"):
+        stage(actual)
+
+
+@pytest.mark.parametrize("share", [4.0, 6.0, math.nan])
+def test_the_token_audit_fails_in_both_directions(share: float) -> None:
+    size = SIZE.copy()
+    size[1, 1] += share - 5
+
+    row = stage(reference(size=size))
+
+    assert not row.passed
+    assert "token audit" in row.failures[0]
+    assert "wanted 5" in row.failures[0]
+
+
+def test_without_a_token_count_the_audit_only_reports() -> None:
+    row = stage(reference(size=SIZE + 1), patches=None)
+
+    assert row.passed
+    assert row.tokens_kept == 8
+
+
+def test_another_class_of_a_clear_image_fails() -> None:
+    other = LOGITS.copy()
+    other[0, 1] = 2.0
+
+    row = stage(Evidence(logits=other), relative=None)
+
+    assert row.top1_agreement == 0.5
+    assert row.failures == ("top-1 agreement 50.00%, limit 100.00%",)
+
+
+def test_another_class_of_an_undecided_image_is_right_too() -> None:
+    close = np.array([[1.0, 1.0 + 1e-6, -3.0]])
+    row = compare_stage(
+        "onnx",
+        Evidence(logits=np.array([[1.0 + 1e-6, 1.0, -3.0]])),
+        Evidence(logits=close),
+        gates=Gates(),
+    )
+
+    assert row.top1_agreement == 0
+    assert row.passed
+
+
+def test_the_noise_gate_is_in_decibel() -> None:
+    noisy = Evidence(logits=LOGITS * 1.01)
+
+    assert stage(noisy, relative=None).sqnr_db == pytest.approx(40)
+    assert stage(noisy, relative=None, sqnr_db=39.0).passed
+    assert not stage(noisy, relative=None, sqnr_db=41.0).passed
+
+
+def test_accuracy_is_counted_where_labels_are() -> None:
+    row = compare_stage("onnx", reference(), reference(), gates=Gates(), labels=np.array([0, 2]))
+
+    assert row.accuracy == 0.5
+    assert stage(reference()).accuracy is None
+
+
+def table(*rows: StageParity) -> ParityTable:
+    return ParityTable(images="2 images", reference="float64", rows=rows, tied_images=0)
+
+
+def test_the_first_drifting_stage_is_named() -> None:
+    good, bad = stage(reference()), stage(Evidence(logits=LOGITS + 1))
+
+    with pytest.raises(ParityError, match="onnx drifts") as caught:
+        parity.judge(table(good, bad), fix="look there")
+
+    assert caught.value.exit_code == 7
+    parity.judge(table(good), fix="look there")
+
+
+def test_json_has_no_infinity() -> None:
+    nan = LOGITS.copy()
+    nan[0, 0] = math.nan
+    document = table(stage(reference()), stage(Evidence(logits=nan))).to_json()
+
+    text = json.dumps(document, allow_nan=False)
+
+    rows = json.loads(text)["rows"]
+    assert rows[0]["sqnr_db"] is None
+    assert rows[1]["max_abs"] is None
+    assert rows[1]["failures"]
+
+
+def test_text_has_one_cell_a_heading() -> None:
+    lines = parity.table_lines([stage(reference()), stage(Evidence(logits=LOGITS))])
+
+    assert len({len(line) for line in lines}) == 1
+    assert lines[1][3] == "∞"
+    assert "–" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("margin", "dropped"), [(0.0, True), (1.7e-7, True), (2.4e-7, False), (0.1, False)]
+)
+def test_the_published_rule_drops_what_float32_cannot_tell_apart(
+    margin: float, dropped: bool
+) -> None:
+    assert parity.dropped_by_reference_rule(np.array([[margin]])).item() is dropped
+
+
+@given(
+    st.lists(st.floats(-50, 50), min_size=3, max_size=3),
+    st.floats(1e-6, 1e-2),
+)
+def test_a_difference_of_any_sign_counts_the_same(values: list[float], shift: float) -> None:
+    base = Evidence(logits=np.array([values]) + 60)
+    up, down = (
+        compare_stage("x", Evidence(logits=base.logits + s), base, gates=Gates())
+        for s in (shift, -shift)
+    )
+
+    assert up.max_abs == pytest.approx(down.max_abs)
+    assert up.sqnr_db == pytest.approx(down.sqnr_db)
