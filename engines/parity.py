@@ -217,14 +217,12 @@ def compare_stage(
         agreement = float(1 - differs.mean())
         flips = unexplained_flips(actual.match, reference.match, reference.margin, eps=gates.margin)
         explained = int(differs.sum()) - flips
-        clean = ~(differs & (reference.margin <= gates.margin)).any(axis=1)
+        clean = np.asarray(~(differs & (reference.margin <= gates.margin)).any(axis=1))
         if flips:
             failures.append(f"{flips} unexplained flips of the match")
-        if gates.relative is not None and not clean.any():
-            failures.append("no image without a flip, so that no logits could be judged")
     elif reference.margin is not None:
         # The stage does not show its match: where two scores nearly tie, either answer is right.
-        clean = (reference.margin > gates.margin).all(axis=1)
+        clean = np.asarray((reference.margin > gates.margin).all(axis=1))
     finite = bool(np.isfinite(actual.logits).all())
     if not finite:
         failures.append("logits that are not finite")

@@ -83,7 +83,7 @@ def test_a_wider_margin_explains_more() -> None:
     assert parity.unexplained_flips(actual, MATCH, MARGIN, eps=0.5) == 0
 
 
-def test_all_images_flipped_is_no_proof_of_the_logits() -> None:
+def test_when_every_image_has_an_explained_flip_all_are_judged() -> None:
     margin = np.full_like(MARGIN, 1e-9)
     row = compare_stage(
         "onnx",
@@ -93,7 +93,16 @@ def test_all_images_flipped_is_no_proof_of_the_logits() -> None:
     )
 
     assert not row.passed
-    assert "no image without a flip" in row.failures[0]
+    assert "relative difference" in row.failures[0]
+
+
+def test_a_hidden_match_is_judged_on_images_without_near_ties() -> None:
+    logits = LOGITS.copy()
+    logits[0] += 50  # image 0 has a near-tie, so it says nothing
+
+    assert stage(Evidence(logits=logits)).passed
+    logits[1] += 1
+    assert not stage(Evidence(logits=logits)).passed
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -159,7 +168,7 @@ def test_another_class_of_a_clear_image_fails() -> None:
     other = LOGITS.copy()
     other[0, 1] = 2.0
 
-    row = stage(Evidence(logits=other), relative=None)
+    row = stage(reference(logits=other), relative=None)
 
     assert row.top1_agreement == 0.5
     assert row.failures == ("top-1 agreement 50.00%, limit 100.00%",)
