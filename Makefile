@@ -1,0 +1,70 @@
+# `make demo` and `make test` need git, make, python3 and the package registries, nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out
+# What the demo measures; CI shortens it.
+DEMO_IMAGES ?= 1000
+DEMO_ROUNDS ?= 40
+PYTEST_FLAGS ?= -n 2
+
+BIN := $(VENV)/bin
+DIGITS := examples/digits
+PACKAGES := fpet_export calibration engines benchmarks
+
+.PHONY: help demo test test-slow lint types imports format clean
+
+help:
+	@echo "make demo       export, build, verify and measure the example run, then a full-size ViT-B/16"
+	@echo "make test       lint, types, import rules and tests"
+	@echo "make test-slow  the tests, with those that take longer than ten seconds"
+	@echo "make format     write the code as the formatter wants it"
+	@echo "make clean      remove $(OUT)/ and the caches (the environment stays)"
+
+demo: $(VENV)/.demo
+	$(BIN)/fpet-export deploy $(DIGITS)/runs/lora --backbone $(DIGITS)/backbone.safetensors \
+	  --target cpu,rtx --data $(DIGITS)/test.npz --limit $(DEMO_IMAGES) --rounds $(DEMO_ROUNDS) \
+	  -o $(OUT)/digits --force
+	@echo
+	@echo "A full-size ViT-B/16 with random weights: its classes mean nothing, its latency does."
+	$(BIN)/fpet-export deploy random:vit_base_patch16_224:0 --method lora --merge-block 6 \
+	  --target cpu,rtx --limit 4 --rounds $(DEMO_ROUNDS) -o $(OUT)/vit-b --force
+	@echo
+	@echo "Open $(OUT)/digits/report.html and $(OUT)/vit-b/report.html."
+
+test: lint types imports
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-slow: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS) --slow
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+imports: $(VENV)/.test
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(OUT) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# Debian keeps venv in a package of its own.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); apt-get update -qq && \
+	  apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); }
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[export,cpu,rtx,report]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -e '.[export,cpu,rtx,report,openvino,dev]'
+	touch $(VENV)/.demo $@
