@@ -59,6 +59,12 @@ class FrozenAttention(nn.Module):
     def __init__(self, block: Block, options: FreezeOptions, *, queries: int | None) -> None:
         super().__init__()
         attention = block.attn
+        if len(attention.updates):
+            raise FoldError(
+                f"{len(attention.updates)} updates of the qkv projection reached the freeze",
+                where="freeze",
+                fix="fold the model first: load(run).fold().freeze()",
+            )
         width = attention.proj.in_features
         self.queries, self.heads = queries, attention.heads
         self.head_width = width // attention.heads
