@@ -80,9 +80,10 @@ def checkpoint_of(
         )
     names = ["head"] + (["head_dist"] if spec.pool == "class+dist" else [])
     head = {}
+    own = torch.Generator().manual_seed(seed + 1000)  # the same head with any method
     for name in names:
-        head[f"{name}.weight"] = weight((CLASSES, spec.width), generator)
-        head[f"{name}.bias"] = weight((CLASSES,), generator)
+        head[f"{name}.weight"] = weight((CLASSES, spec.width), own)
+        head[f"{name}.bias"] = weight((CLASSES,), own)
     return Checkpoint(
         name="tiny",
         method=method,

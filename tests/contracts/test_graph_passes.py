@@ -1,0 +1,172 @@
+"""Every graph pass: what it needs, what it leaves, and that `holds` sees a broken promise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+
+from engines import registry
+from engines.errors import ExportError
+from fpet_export import graph_passes
+from fpet_export.graph_passes import keep_static, name_probes, name_weights, share_constants
+
+
+def variable(name: str, *shape: int) -> Any:
+    return gs.Variable(name, dtype=np.float32, shape=shape)
+
+
+def chain(*operators: str, constants: dict[str, np.ndarray] | None = None) -> Any:
+    """A graph in which each operator reads the one before it, plus a constant where given."""
+    nodes, now = [], variable("images", 1, 4)
+    first = now
+    for index, operator in enumerate(operators):
+        out = variable(f"value_{index}", 1, 4)
+        inputs = [now]
+        name = f"blocks/{index}/{operator}"
+        if constants and operator in constants:
+            inputs.append(gs.Constant(f"val_{index}", constants[operator]))
+        nodes.append(gs.Node(operator, name=name, inputs=inputs, outputs=[out]))
+        now = out
+    return gs.Graph(nodes=nodes, inputs=[first], outputs=[now], opset=20)
+
+
+def test_every_pass_runs_in_the_stated_order() -> None:
+    assert sorted(graph_passes.ORDER) == registry.available(graph_passes)
+    assert graph_passes.ORDER[-1] == "keep_static"
+
+
+def test_a_clean_graph_passes_all() -> None:
+    assert graph_passes.run(chain("ArgMax", "Relu", "Log")) == {
+        "name_weights": 0,
+        "name_probes": 2,
+        "share_constants": 0,
+        "keep_static": 0,
+    }
+
+
+@pytest.mark.parametrize("operator", sorted(keep_static.FORBIDDEN))
+def test_a_forbidden_operator_stops_the_export(operator: str) -> None:
+    graph = chain("Relu", operator)
+
+    assert keep_static.apply(graph) == 0
+    assert operator in str(keep_static.holds(graph))
+    with pytest.raises(ExportError, match=operator) as caught:
+        graph_passes.run(graph)
+    assert caught.value.exit_code == 5
+
+
+def test_an_operator_of_a_foreign_domain_stops_the_export() -> None:
+    graph = chain("Relu")
+    graph.nodes[0].domain = "com.microsoft"
+
+    assert "com.microsoft" in str(keep_static.holds(graph))
+    assert keep_static.holds(chain("Relu", "Add")) is None
+
+
+def test_probes_get_their_names() -> None:
+    graph = chain("ArgMax", "Relu", "Log", "Relu")
+    assert name_probes.holds(graph) is not None
+
+    assert name_probes.apply(graph) == 2
+
+    assert name_probes.holds(graph) is None
+    assert graph.nodes[0].outputs[0].name == "match"
+    assert graph.nodes[2].inputs[0].name == "size"
+
+
+def test_a_graph_without_a_merge_has_no_probes() -> None:
+    graph = chain("Relu")
+
+    assert name_probes.apply(graph) == 0
+    assert name_probes.holds(graph) is None
+    graph.nodes[0].outputs[0].name = "match"
+    assert "match" in str(name_probes.holds(graph))
+
+
+def test_two_merges_cannot_be_named() -> None:
+    graph = chain("ArgMax", "Relu", "ArgMax")
+    name_probes.apply(graph)
+
+    assert "2 ArgMax" in str(name_probes.holds(graph))
+
+
+def test_weights_get_the_name_of_their_module() -> None:
+    graph = chain("MatMul", "Add", constants={"MatMul": np.ones((30, 10), np.float32)})
+    assert "val_0" in str(name_weights.holds(graph))
+
+    assert name_weights.apply(graph) == 1
+
+    assert name_weights.holds(graph) is None
+    assert graph.nodes[0].inputs[1].name == "blocks.0.weight"
+
+
+def test_two_weights_of_one_module_keep_apart() -> None:
+    graph = chain("MatMul", constants={"MatMul": np.ones((30, 10), np.float32)})
+    second = gs.Constant("val_9", np.zeros((30, 10), np.float32))
+    graph.nodes[0].inputs.append(second)
+
+    name_weights.apply(graph)
+
+    names = [tensor.name for tensor in graph.nodes[0].inputs[1:]]
+    assert names == ["blocks.0.weight", "blocks.0.val_9"]
+    assert name_weights.holds(graph) is None
+
+
+def test_small_constants_keep_their_names() -> None:
+    graph = chain("MatMul", constants={"MatMul": np.ones(name_weights.LARGE, np.float32)})
+
+    assert name_weights.apply(graph) == 0
+    assert name_weights.holds(graph) is None
+
+
+def twins(second: np.ndarray) -> Any:
+    graph = chain("Add", "Mul", constants={"Add": np.ones(4, np.float32)})
+    graph.nodes[1].inputs.append(gs.Constant("other", second))
+    return graph
+
+
+def test_equal_constants_become_one() -> None:
+    graph = twins(np.ones(4, np.float32))
+    assert share_constants.holds(graph) is not None
+
+    assert share_constants.apply(graph) == 1
+
+    assert share_constants.holds(graph) is None
+    assert graph.nodes[0].inputs[1] is graph.nodes[1].inputs[1]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [np.zeros(4, np.float32), np.ones((1, 4), np.float32), np.ones(4, np.int64)],
+    ids=["values", "shape", "type"],
+)
+def test_constants_that_differ_in_anything_stay_apart(second: np.ndarray) -> None:
+    graph = twins(second)
+
+    assert share_constants.apply(graph) == 0
+    assert graph.nodes[0].inputs[1] is not graph.nodes[1].inputs[1]
+
+
+def test_a_named_weight_is_never_shared() -> None:
+    graph = twins(np.ones(4, np.float32))
+    graph.nodes[1].inputs[1].name = "blocks.1.norm.weight"
+
+    assert share_constants.apply(graph) == 0
+
+
+@pytest.mark.parametrize("name", graph_passes.ORDER)
+def test_running_a_pass_again_changes_nothing(name: str) -> None:
+    graph = chain(
+        "MatMul", "ArgMax", "Relu", "Log", constants={"MatMul": np.ones((30, 10), np.float32)}
+    )
+    entry = registry.load(graph_passes, name)
+    entry.apply(graph)
+    before = [(n.op, [t.name for t in n.inputs]) for n in graph.nodes]
+
+    entry.apply(graph)
+
+    assert [(n.op, [t.name for t in n.inputs]) for n in graph.nodes] == before
+    assert entry.holds(graph) is None

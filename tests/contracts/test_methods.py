@@ -1,0 +1,126 @@
+"""What every tuning method promises; a new file in `fpet_export/methods/` is tested unseen."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from engines import registry
+from fpet_export import methods
+from fpet_export.fold import fold, unfolded
+from fpet_export.methods import Factors, PetMethod
+from fpet_export.vit import Block, Vit
+from tests.fpet_export.tiny import adapted, checkpoint_of, images_of, relative, spec_of
+
+NAMES = registry.available(methods)
+SPEC = spec_of(depth=2)
+
+
+def forward(model: Vit) -> torch.Tensor:
+    with torch.inference_mode():
+        logits: torch.Tensor = copy.deepcopy(model).double()(
+            torch.from_numpy(images_of(SPEC)).double()
+        )
+    return logits
+
+
+def model_with(name: str, scale: float = 0.7) -> Vit:
+    return adapted(SPEC, checkpoint_of(SPEC, name, scale=scale))
+
+
+def difference(one: torch.Tensor, two: torch.Tensor) -> float:
+    return relative(one.numpy(), two.numpy())
+
+
+def test_the_folder_lists_the_methods() -> None:
+    assert NAMES == ["adaptformer", "lora"]
+    assert list(methods.all_methods()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folding_keeps_the_outputs(name: str) -> None:
+    model = model_with(name)
+    folded, _ = fold(model, name)
+
+    plain = adapted(SPEC, checkpoint_of(SPEC, "none"))
+
+    assert difference(forward(folded), forward(model)) < 1e-6
+    assert difference(forward(plain), forward(model)) > 1e-2  # the adapter matters
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folding_twice_is_folding_once(name: str) -> None:
+    once, stay = fold(model_with(name), name)
+    twice, stay_again = fold(once, name)
+
+    assert stay == stay_again
+    assert torch.equal(forward(once), forward(twice))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folding_leaves_its_input_untouched(name: str) -> None:
+    model = model_with(name)
+    before = forward(model)
+    attached = unfolded(model)
+
+    folded, _ = fold(model, name)
+
+    assert torch.equal(forward(model), before)
+    assert unfolded(model) == attached != []
+    assert folded.blocks[0] is not model.blocks[0]
+    assert folded.pos_embed is model.pos_embed  # what does not change is shared
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_stays_is_what_is_still_attached(name: str) -> None:
+    folded, stay = fold(model_with(name), name)
+
+    assert len(stay) == len(unfolded(folded))
+    assert all(path.startswith("blocks.") for path in stay)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scale", [0.0, 0.01, 1.0, 10.0, -2.0])
+def test_every_scale_folds(name: str, scale: float) -> None:
+    model = model_with(name, scale)
+    folded, _ = fold(model, name)
+    plain = forward(adapted(SPEC, checkpoint_of(SPEC, "none")))
+
+    assert difference(forward(folded), forward(model)) < 1e-5
+    assert (difference(forward(model), plain) < 1e-12) == (scale == 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dim", [1, 8, 100])
+def test_attach_takes_the_shapes_that_layers_announces(name: str, dim: int) -> None:
+    method: PetMethod = methods.load(name)
+    layers = method.layers(SPEC.width, dim)
+    factors: Factors = {layer.name: torch.ones(layer.shape) for layer in layers}
+    block = Block(SPEC)
+
+    method.attach(block, factors, scale=0.5)
+
+    tokens, _ = block(torch.randn(1, 17, SPEC.width))
+    assert tokens.shape == (1, 17, SPEC.width)
+    assert len({layer.name for layer in layers}) == len(layers)
+    assert all(dim in layer.shape and SPEC.width in layer.shape for layer in layers)
+    assert method.title
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_stays_after_folding_has_a_cost(name: str) -> None:
+    method = methods.load(name)
+    _, stay = fold(model_with(name), name)
+
+    assert (method.macs(SPEC, 8, 17) > 0) == bool(stay)
+    assert method.macs(SPEC, 8, 34) == 2 * method.macs(SPEC, 8, 17)
+
+
+def test_a_plain_model_folds_to_itself() -> None:
+    model = adapted(SPEC, checkpoint_of(SPEC, "none"))
+    folded, stay = fold(model, "none")
+
+    assert stay == []
+    assert torch.equal(forward(folded), forward(model))

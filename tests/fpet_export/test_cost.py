@@ -1,0 +1,58 @@
+"""Tokens and multiply-adds against the published table."""
+
+from __future__ import annotations
+
+import pytest
+
+from fpet_export import cost
+from fpet_export.vit import VitSpec
+
+VIT_B = VitSpec(
+    image=(224, 224), patch=(16, 16), width=768, depth=12, heads=12, hidden=3072, classes=1000
+)
+
+
+def giga(merge_block: int | None, **method: object) -> float:
+    tokens = cost.tokens_after_blocks(VIT_B, merge_block)
+    return sum(cost.macs(VIT_B, tokens, **method)[:-1]) / 1e9  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("merge_block", "published"),
+    [
+        (0, 8.98),
+        (1, 9.72),
+        (3, 11.20),
+        (5, 12.67),
+        (6, 13.41),
+        (9, 15.62),
+        (11, 17.10),
+        (None, 17.56),
+    ],
+)
+def test_multiply_adds_are_the_published_ones(merge_block: int | None, published: float) -> None:
+    """The averaged keys, their refinement, match and merge add 0.019 G to the table's sum."""
+    match = 0.0 if merge_block is None else 0.019
+
+    assert giga(merge_block) == pytest.approx(published + match, abs=0.006)
+
+
+def test_adaptformer_of_width_8_costs_22_mega() -> None:
+    extra = giga(6, method="adaptformer", dim=8) - giga(6)
+
+    assert extra == pytest.approx(0.0218, abs=5e-4)
+    assert giga(6, method="lora", dim=8) == giga(6)
+
+
+@pytest.mark.parametrize(("block", "full"), [(0, 0), (6, 6), (11, 11)])
+def test_a_merge_leaves_99_of_197_tokens(block: int, full: int) -> None:
+    assert cost.tokens_after_blocks(VIT_B, block) == (197,) * full + (99,) * (12 - full)
+    assert cost.tokens_after_blocks(VIT_B, None) == (197,) * 12
+
+
+def test_a_class_token_head_saves_most_of_the_last_block() -> None:
+    tokens = (*cost.tokens_after_blocks(VIT_B, 6)[:-1], 1)
+
+    saved = giga(6) - sum(cost.macs(VIT_B, tokens)[:-1]) / 1e9
+
+    assert saved == pytest.approx(0.6, abs=0.1)
