@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         document={"onnx": str(path), "parity": document, "manifest": dataclasses.asdict(manifest)},
         result=str(path),
         next=[
-            f"fpet-export build {path} --target cpu",
+            f"fpet-export build {path} --target {options.target}",
             f"fpet-export show {path} IMAGE -o merge.png",
         ],
     )
