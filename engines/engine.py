@@ -191,8 +191,19 @@ def open_engine(artefact: Path | str, *, options: OpenOptions | None = None) -> 
             where=str(path),
             fix="give a graph, or an engine made by `fpet-export build`",
         )
-    name = "trt" if path.suffix == ".plan" else "ort"
+    name = _backend_of(path, manifest)
     return backend(name).open_engine(path, manifest, options=options or OpenOptions())
+
+
+def _backend_of(path: Path, manifest: Manifest | None) -> str:
+    """Name the backend of an engine's runtime; a graph, which has none, runs in ONNX Runtime."""
+    if path.suffix == ".plan":
+        return "trt"
+    flavour = manifest.runtime.flavour if manifest and manifest.runtime else None
+    for place in map(load_target, registry.available(targets)):
+        if (place.suffix, place.module) == (path.suffix, flavour):
+            return place.backend
+    return "ort"
 
 
 def load_target(name: str) -> Target:

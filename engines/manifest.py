@@ -118,7 +118,7 @@ class Runtime:
     """What a plan is bound to.
 
     Attributes:
-        flavour: "onnxruntime", "tensorrt" or "tensorrt_rtx".
+        flavour: "onnxruntime", "openvino", "tensorrt" or "tensorrt_rtx".
         version: Its full version.
         compute_capabilities: GPU generations the plan holds code for, as "8.6"; empty on a CPU.
         machine: CPU architecture, as `platform.machine()` gives it.

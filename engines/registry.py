@@ -23,7 +23,7 @@ _EXTRA_OF = {
     "onnxruntime": "cpu",
     "tensorrt_rtx": "rtx",
     "tensorrt": "tensorrt",
-    "openvino": "peers",
+    "openvino": "openvino",
     "jinja2": "report",
     "matplotlib": "report",
 }

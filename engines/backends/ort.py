@@ -28,6 +28,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _native
 
 from engines import processor, storage
 from engines.backends._provenance import engine_manifest, read_source
+from engines.backends._requests import built_by, refuse_gpu_options, report, thread_count
 from engines.engine import Array, BuildOptions, OpenOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
 from engines.feeds import check_feeds, resolved
@@ -73,20 +74,10 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Ma
         EngineError: ONNX Runtime refuses the graph.
         MissingDependencyError: The target is a GPU that is not there.
     """
-    for value, option in (
-        (options.compute_capabilities, "compute capabilities"),
-        (options.optimization_level, "an optimization level"),
-        (options.workspace_bytes, "a workspace limit"),
-    ):
-        if value is not None:
-            raise UsageError(
-                f"the target {target.name} has no {option}",
-                where=target.name,
-                fix="leave the option out, or choose a TensorRT target",
-            )
+    refuse_gpu_options(options, target)
     source = read_source(onnx)
     provider = "cuda" if target.name == "cuda" else "cpu"
-    _report(options, "optimise", 0)
+    report(options, "optimise", 0)
     with storage.atomic_path(out) as temporary:
         settings = _session_options(threads=None)
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -101,7 +92,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Ma
                 where=str(out.parent),
                 fix="free space or choose a folder that you may write",
             ) from error
-    _report(options, "optimise", 1)
+    report(options, "optimise", 1)
     runtime = Runtime(
         flavour="onnxruntime",
         version=onnxruntime.__version__,
@@ -312,12 +303,8 @@ class OrtEngine:
 
 
 def _session_options(threads: int | None) -> Any:
-    if threads is not None and threads < 1:
-        raise UsageError(
-            f"threads is {threads}, wanted 1 or more", where="threads", fix="give a positive number"
-        )
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads or processor.usable_cores()
+    settings.intra_op_num_threads = thread_count(threads)
     settings.inter_op_num_threads = 1
     settings.log_severity_level = _QUIET
     return settings
@@ -341,14 +328,7 @@ def _rewrites(options: OpenOptions, *, is_cache: bool) -> str:
 
 def _check_cache(artefact: Path, manifest: Manifest, options: OpenOptions) -> str:
     """Refuse a cache that this process cannot run as it was built; return its provider."""
-    runtime = manifest.runtime
-    if runtime is None or runtime.flavour != "onnxruntime":
-        raise TrustError(
-            f"its manifest says it is of {runtime.flavour if runtime else 'no runtime'}, "
-            "not of onnxruntime",
-            where=str(artefact),
-            fix="build it again from its graph",
-        )
+    runtime = built_by(artefact, manifest, "onnxruntime")
     graph = manifest.parents[0].file if manifest.parents else "GRAPH.onnx"
     rebuild = f"build it here: fpet-export build {graph} --target {manifest.target} --force"
     if runtime.version != onnxruntime.__version__:
@@ -460,10 +440,3 @@ def _spec(node: Any) -> TensorSpec:
     )
     inner = node.type.removeprefix("tensor(").removesuffix(")")
     return TensorSpec(name=node.name, shape=shape, dtype=_NUMPY_DTYPES.get(node.type, inner))
-
-
-def _report(options: BuildOptions, phase: str, done: int) -> None:
-    if options.progress is not None and not options.progress(phase, done, 1):
-        raise EngineError(
-            "the build was cancelled", where=phase, fix="start it again when you are ready"
-        )

@@ -18,8 +18,9 @@ class Target:
         name: The file's name.
         summary: One line for the table of targets.
         backend: Name of the file in `engines/backends/`.
-        module: Python package of the runtime ("onnxruntime", "tensorrt", "tensorrt_rtx").
-        suffix: Ending of the artefact: ".onnx" for ONNX Runtime, ".plan" for TensorRT.
+        module: Python package of the runtime ("onnxruntime", "openvino", "tensorrt",
+            "tensorrt_rtx"); a manifest's `runtime.flavour`.
+        suffix: Ending of the artefact: ".plan" for TensorRT, else ".onnx".
         opset: ONNX opset that the runtime reads and that suits it best.
         attention_scale: "split" scales q and k by d^(-1/4) each; "folded" puts d^(-1/2) into
             the query weights.

@@ -31,7 +31,7 @@ _PACKAGES = (
     ("tensorrt", "tensorrt", "tensorrt", "the tensorrt target"),
     ("jinja2", "jinja2", "report", "HTML reports"),
     ("matplotlib", "matplotlib", "report", "charts"),
-    ("openvino", "openvino", "peers", "OpenVINO as a peer in bench"),
+    ("openvino", "openvino", "openvino", "the openvino target, and a peer in bench"),
 )
 _NEEDED = ("", "export", "cpu")
 _LEAST_DISK_GB = 2

@@ -13,6 +13,7 @@ ABSENT = (
     "timm",
     "onnx",
     "onnxruntime",
+    "openvino",
     "onnx_graphsurgeon",
     "tensorrt",
     "tensorrt_rtx",
@@ -22,7 +23,7 @@ ABSENT = (
     "calibration",
     "benchmarks",
 )
-NEEDS_ITS_RUNTIME = {"engines.backends.ort"}
+NEEDS_ITS_RUNTIME = {"engines.backends.ort", "engines.backends.ov", "engines.backends._openvino"}
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(engines.__path__, "engines.")

@@ -18,7 +18,7 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 
 def test_the_promised_targets_exist() -> None:
-    assert {"cpu", "cuda", "rtx", "tensorrt"} <= set(NAMES)
+    assert {"cpu", "cuda", "openvino", "rtx", "tensorrt"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -34,7 +34,7 @@ def test_a_target_cites_its_sources(target: Target) -> None:
 
 def test_a_target_has_a_backend_and_the_ending_that_opens(target: Target) -> None:
     assert target.backend in registry.available(backends)
-    assert target.suffix == {"ort": ".onnx", "trt": ".plan"}[target.backend]
+    assert target.suffix == {"ort": ".onnx", "ov": ".onnx", "trt": ".plan"}[target.backend]
 
 
 def test_a_target_states_values_that_the_exporter_knows(target: Target) -> None:
