@@ -187,12 +187,12 @@ class FpetRun:
         source = self.config_path.name if self.config_path else ""
         self._check_dataset()
         claims: dict[str, list[Fact[Any]]] = {"method": [], "bit": [], "dim": [], "scale": []}
-        if self.config_path is not None:
-            for field, named in _side_files.path_claims(self.config_path).items():
-                claims[field].append(named)
         for field, found in claims.items():
             if self.config.get(field) is not None:
                 found.append(Fact(self.config[field], source))
+        if self.config_path is not None:
+            for field, named in _side_files.path_claims(self.config_path).items():
+                claims[field].append(named)
         if "method" in self.params:
             claims["method"].append(Fact(self.params["method"], "params.sh"))
         for field in ("bit", "dim"):
