@@ -8,7 +8,9 @@ to be decoded or resized.
 from __future__ import annotations
 
 import dataclasses
+import math
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,7 +99,8 @@ def resize(image: Any, preprocessing: Preprocessing) -> PixelArray:
     """Resize a Pillow image, crop its centre, and return (height, width, 3) pixels.
 
     A crop of 1.0 resizes straight to the size without keeping the aspect ratio; less resizes
-    the shorter side to size / crop first.
+    the shorter side to size / crop first. Both round as torchvision and timm do, so that the
+    pixels are those of an evaluation in PyTorch.
     """
     pil = import_or_explain("PIL.Image")
     image = image.convert("RGB")
@@ -106,15 +109,22 @@ def resize(image: Any, preprocessing: Preprocessing) -> PixelArray:
     if preprocessing.crop >= 1.0:
         resized = image.resize((width, height), method)
         return np.asarray(resized, dtype=np.uint8)
-    scale = max(height / image.height, width / image.width) / preprocessing.crop
-    between = (
-        max(round(image.width * scale), width),
-        max(round(image.height * scale), height),
-    )
-    resized = image.resize(between, method)
-    left, top = (between[0] - width) // 2, (between[1] - height) // 2
+    between = _before_crop((image.height, image.width), preprocessing)
+    resized = image.resize((between[1], between[0]), method)
+    top, left = round((between[0] - height) / 2), round((between[1] - width) / 2)
     cropped = resized.crop((left, top, left + width, top + height))
     return np.asarray(cropped, dtype=np.uint8)
+
+
+def _before_crop(have: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the (height, width) that an image is resized to before its centre is cropped."""
+    high, wide = (math.floor(extent / preprocessing.crop) for extent in preprocessing.size)
+    if high != wide:  # timm's ResizeKeepRatio
+        ratio = min(have[0] / high, have[1] / wide)
+        return round(have[0] / ratio), round(have[1] / ratio)
+    if have[0] <= have[1]:  # torchvision's Resize of the shorter side
+        return high, int(high * have[1] / have[0])
+    return int(high * have[0] / have[1]), high
 
 
 def _decode(path: Path) -> Any:
@@ -133,7 +143,7 @@ def _decode(path: Path) -> Any:
 
 
 def _read_folder(path: Path, preprocessing: Preprocessing, limit: int | None) -> ImageSet:
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir())
+    folders = sorted(entry for entry in _visible(path) if entry.is_dir())
     found: list[tuple[Path, int]] = []
     for label, folder in enumerate(folders):
         found += [(file, label) for file in _images_in(folder)]
@@ -157,7 +167,12 @@ def _read_folder(path: Path, preprocessing: Preprocessing, limit: int | None) ->
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    return sorted(file for file in _visible(folder) if file.suffix.lower() in SUFFIXES)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return what is in a folder, less what systems hide there (.ipynb_checkpoints, ._a.jpg)."""
+    return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
 
 
 def _spread(available: int, limit: int | None) -> NDArray[np.int64]:
@@ -168,9 +183,11 @@ def _spread(available: int, limit: int | None) -> NDArray[np.int64]:
 
 def _read_shard(path: Path, preprocessing: Preprocessing, limit: int | None) -> ImageSet:
     try:
+        with zipfile.ZipFile(path):  # a single array would be loaded too, and is no archive
+            pass
         with np.load(path, allow_pickle=False) as shard:
             arrays = {name: shard[name] for name in shard.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"this is not a whole .npz shard: {error}",
             where=str(path),
@@ -184,7 +201,7 @@ def _read_shard(path: Path, preprocessing: Preprocessing, limit: int | None) -> 
             lambda: images is not None and images.ndim == 4 and images.shape[-1] == 3,
             "`images` is not (I, h, w, 3)",
         ),
-        (lambda: images is not None and len(images) > 0, "`images` is empty"),
+        (lambda: images is not None and images.size > 0, "`images` is empty"),
         (
             lambda: labels is None or (images is not None and labels.shape == (len(images),)),
             "`labels` does not have one entry an image",
