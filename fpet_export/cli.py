@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 from engines import registry
-from engines.errors import FpetError
+from engines.errors import FpetError, UsageError
 from fpet_export import __version__, verbs
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, Verb
@@ -30,30 +30,36 @@ exit codes: 0 ok, 1 our bug, 2 usage, 3 input refused, 4 something is not instal
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser()
-    options = parser.parse_args(words)
-    console = Console(quiet=options.quiet, verbose=options.verbose)
-    verb = load_verb(options.verb)
+    console, as_json = Console(), "--json" in words
     try:
+        options = build_parser().parse_args(words)
+        as_json = options.json
+        console = Console(quiet=options.quiet, verbose=options.verbose)
         check_provenance()
         options.command = ("fpet-export", *words)
-        outcome = verb.run(options, console)
+        outcome = load_verb(options.verb).run(options, console)
+        _print(outcome, console, as_json=as_json)
     except FpetError as error:
-        return _refuse(error, console, as_json=options.json)
+        return _refuse(error, console, as_json=as_json)
     except KeyboardInterrupt:
-        console.error("interrupted; nothing half-written was left behind")
-        return INTERRUPTED
-    _print(outcome, console, as_json=options.json)
+        return _interrupted(console, as_json=as_json)
     return outcome.exit_code
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses with a UsageError, which `--json` can show, where argparse prints and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, where=self.prog, fix=f"see `{self.prog} --help`")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser with one sub-command a verb."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     common.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     common.add_argument("-v", "--verbose", action="store_true", help="print details")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="fpet-export",
         description="Export, verify, build and measure fine-tuned ViTs with FPET token merging.",
         epilog=_EXIT_CODES,
@@ -97,20 +103,33 @@ def check_provenance() -> None:
 
 def _refuse(error: FpetError, console: Console, *, as_json: bool) -> int:
     if as_json:
-        console.json(
-            {
-                "error": {
-                    "class": type(error).__name__,
-                    "exit_code": error.exit_code,
-                    "what": error.what,
-                    "where": error.where,
-                    "fix": error.fix,
-                }
-            }
+        _print_error(
+            console, type(error).__name__, error.exit_code, error.what, error.where, error.fix
         )
     else:
         console.error(str(error))
     return error.exit_code
+
+
+def _interrupted(console: Console, *, as_json: bool) -> int:
+    what = "interrupted; nothing half-written was left behind"
+    if as_json:
+        _print_error(console, "KeyboardInterrupt", INTERRUPTED, what, "", "run the command again")
+    else:
+        console.error(what)
+    return INTERRUPTED
+
+
+def _print_error(
+    console: Console, name: str, exit_code: int, what: str, where: str, fix: str
+) -> None:
+    console.json(
+        {
+            "error": {
+                "class": name, "exit_code": exit_code, "what": what, "where": where, "fix": fix,
+            }
+        }
+    )  # fmt: skip
 
 
 def _print(outcome: Outcome, console: Console, *, as_json: bool) -> None:
