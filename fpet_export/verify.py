@@ -78,19 +78,38 @@ def begin(adapted: Adapted, images: ImageSet, *, progress: Progress | None = Non
     """Run the float64 reference over `images`.
 
     Raises:
-        InputError: A label is not one of the model's classes.
+        InputError: The images are labelled with classes that are not the model's.
     """
     spec = adapted.model.spec
-    labels = images.labels
-    if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() < spec.classes:
-        raise InputError(
-            f"labels {labels.min()} to {labels.max()} for a model of {spec.classes} classes",
-            where=images.description,
-            fix="give the data set this run was tuned for",
-        )
+    check_labels(images, spec.classes)
     reference = adapted.evidence(images.pixels, progress=progress)
     tokens = None if adapted.model.merger is None else spec.tokens
     return Verification(images=images, reference=reference, tokens=tokens)
+
+
+def check_labels(images: ImageSet, classes: int) -> None:
+    """Refuse images whose labels cannot mean the classes of the model.
+
+    Raises:
+        InputError: A label is out of range, or another number of classes is named; a label is a
+            place among the names, so with a class missing it would mean another class.
+    """
+    labels = images.labels
+    if labels is None:
+        return
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise InputError(
+            f"labels {labels.min()} to {labels.max()} for a model of {classes} classes",
+            where=images.description,
+            fix="give the data set this run was tuned for",
+        )
+    if images.class_names and len(images.class_names) != classes:
+        raise InputError(
+            f"{len(images.class_names)} classes for a model of {classes} classes",
+            where=images.description,
+            fix="give the data set this run was tuned for, with every class (a folder may be "
+            "empty), or images without labels",
+        )
 
 
 def checkpoint_row(check: Verification, adapted: Adapted, progress: Progress) -> StageParity:
@@ -160,13 +179,14 @@ def engine_evidence(
     """Classify pixels in batches of the size the engine takes; the last one is filled up."""
     assert manifest.preprocessing is not None
     spec = engine.inputs[0]
-    batch = spec.shape[0] if isinstance(spec.shape[0], int) else _largest(manifest)
+    first = spec.shape[0]
+    least, batch = (first, first) if isinstance(first, int) else manifest.batch_range or (1, 1)
     rows: list[Mapping[str, np.ndarray]] = []
     for start in range(0, len(pixels), batch):
         part = pixels[start : start + batch]
         filled = part
-        if len(part) < batch and isinstance(spec.shape[0], int):
-            filled = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
+        if len(part) < least:
+            filled = np.concatenate([part, np.repeat(part[-1:], least - len(part), axis=0)])
         outputs = engine.run({spec.name: engine_images.to_input(filled, manifest.preprocessing)})
         rows.append({name: value[: len(part)] for name, value in outputs.items()})
         if progress is not None:
@@ -179,10 +199,6 @@ def engine_evidence(
         match=found[roles["match"]] if "match" in roles else None,
         size=found[roles["size"]] if "size" in roles else None,
     )
-
-
-def _largest(manifest: Manifest) -> int:
-    return manifest.batch_range[1] if manifest.batch_range else 1
 
 
 def runnable(path: Path) -> FpetError | None:

@@ -66,6 +66,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         adapted = _arguments.load_run(options)
         preprocessing = adapted.preprocessing
     images = _arguments.images_for(options, preprocessing, default=8)
+    _check_labels(first, adapted, images)
     reference, tokens = _reference(first, adapted, images, console)
     rows = []
     for name in others:
@@ -106,6 +107,15 @@ def _preprocessing(path: Path) -> Preprocessing:
             fix="compare artefacts that `fpet-export export` or `build` wrote",
         )
     return manifest.preprocessing
+
+
+def _check_labels(first: str, adapted: Adapted | None, images: ImageSet) -> None:
+    from fpet_export.verify import check_labels, manifest_of
+
+    if adapted is not None:
+        check_labels(images, adapted.model.spec.classes)
+    elif (model := manifest_of(Path(first)).model) is not None:
+        check_labels(images, model.classes)
 
 
 def _reference(
