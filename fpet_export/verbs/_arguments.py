@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     from engines.images import ImageSet
     from engines.manifest import Preprocessing
     from fpet_export.pipeline import Adapted
+
+
+_RUN_OPTIONS = (
+    "backbone", "merge_block", "method", "bit", "dim", "scale", "config", "heads", "image",
+    "normalisation",
+)  # fmt: skip
 
 
 def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
@@ -84,7 +91,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help="images (sub-folders or `labels` give accuracy); default: a synthetic set",
     )
     group.add_argument(
-        "--limit", type=_positive, default=128, help="images to check, at most (default: 128)"
+        "--limit", type=positive, default=128, help="images to check, at most (default: 128)"
     )
 
 
@@ -153,13 +160,14 @@ def class_names(options: argparse.Namespace, images: ImageSet | None) -> tuple[s
 
 
 def run_words(options: argparse.Namespace) -> list[str]:
-    """Return the words that describe the run again, for the next command."""
+    """Return the words that describe the run again, quoted for the next command."""
     words = [str(options.run)]
-    for name in ("backbone", "merge_block", "method", "bit", "dim", "scale", "config", "heads"):
+    for name in _RUN_OPTIONS:
         value = getattr(options, name)
         if value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return words
+            text = "x".join(map(str, value)) if name == "image" else str(value)
+            words += [f"--{name.replace('_', '-')}", text]
+    return [shlex.quote(word) for word in words]
 
 
 def _merge_block(text: str) -> int | str:
@@ -189,7 +197,8 @@ def _batch(text: str) -> int | tuple[int, int]:
     raise argparse.ArgumentTypeError(f"{text!r} is neither a number from 1 nor dyn:LOW-HIGH")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Read a whole number from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
     return int(text)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from engines.errors import UsageError
+from engines import registry
+from engines.errors import UnknownNameError, UsageError
 from engines.manifest import Manifest, ModelFacts, manifest_path, read_manifest
 from fpet_export.console import Console
 
@@ -85,6 +87,25 @@ def measure(
             command=command,
             progress=_advancing(advance),
         )
+
+
+def check_peers(names: Sequence[str]) -> None:
+    """Refuse unknown names before any work is done.
+
+    Raises:
+        UnknownNameError: There is no such peer.
+    """
+    from benchmarks import peers
+
+    known = registry.available(peers)
+    for name in names:
+        if name not in (*known, "all"):
+            near = difflib.get_close_matches(name, known, n=1)
+            raise UnknownNameError(
+                f"{name!r} is not one of {', '.join(known)}",
+                where="--peers",
+                fix=f"did you mean {near[0]!r}?" if near else "choose one of the names above",
+            )
 
 
 def plain_model(manifest: Manifest, folder: Path) -> tuple[Any, Path]:

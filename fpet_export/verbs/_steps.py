@@ -114,7 +114,8 @@ def export(
         kept = f" · {frozen_row.tokens_kept}/{frozen_row.tokens_expected} tokens kept"
     console.step(
         "freeze",
-        f"for {target}: match {options.ties} in float32{kept} · max |Δlogit| {frozen_row.max_abs:.1e}",
+        f"for {target}: match {options.ties} in float32{kept} · "
+        f"max |Δlogit| {frozen_row.max_abs:.1e}",
         passed=frozen_row.passed,
     )
     written = frozen.to_onnx(
@@ -128,7 +129,8 @@ def export(
     operators = verify.manifest_of(written).operators
     console.step(
         "onnx",
-        f"{written.parent.name}/{written.name} {written.stat().st_size / 1e6:.1f} MB · opset {frozen.target.opset} · "
+        f"{written.parent.name}/{written.name} {written.stat().st_size / 1e6:.1f} MB · "
+        f"opset {frozen.target.opset} · "
         f"{operators['LayerNormalization']} LayerNormalization · "
         f"top-1 agree {round(onnx_row.top1_agreement * count)}/{count}",
         passed=onnx_row.passed,

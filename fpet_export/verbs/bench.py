@@ -34,8 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peers", type=_names, default=(), metavar="A,B|all", help="peers that join: "
         "ort_plain, openvino_plain, torch_eager, torch_compile",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, help="CPU threads (default: physical cores)")
-    parser.add_argument("--rounds", type=int, default=40, help="rounds at least (default: 40)")
+    parser.add_argument(
+        "--threads", type=_arguments.positive, help="CPU threads (default: physical cores)"
+    )
+    parser.add_argument(
+        "--rounds", type=_arguments.positive, default=40, help="rounds at least (default: 40)"
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds at least (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the order and the bootstrap")
     parser.add_argument(
@@ -53,6 +57,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     for path in (options.out, options.html):
         if path is not None:
             storage.refuse_overwrite(path, force=options.force)
+    _bench.check_peers(options.peers)
     from benchmarks import format_table, write_measurement
 
     with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:

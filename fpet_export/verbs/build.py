@@ -32,14 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--optimization-level", type=int, choices=range(6), help="TensorRT's effort, 0 to 5"
     )
-    parser.add_argument("--workspace-mb", type=int, help="limit of scratch memory")
+    parser.add_argument("--workspace-mb", type=_arguments.positive, help="limit of scratch memory")
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Build, then compare with the graph where the engine can run."""
     from engines import BuildOptions, build
     from engines.engine import load_target
-    from engines.manifest import read_manifest
+    from engines.manifest import read_manifest, write_manifest
     from fpet_export.verbs import _engines
 
     target = load_target(options.target)
@@ -60,6 +60,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     manifest = read_manifest(artefact)
     console.step("build", _engines.describe(artefact, manifest))
     check = _engines.check_against_graph(options.onnx, artefact, console)
+    if check is not None:
+        manifest = write_manifest(artefact, dataclasses.replace(manifest, parity=check))
     return Outcome(
         document={
             "engine": str(artefact),

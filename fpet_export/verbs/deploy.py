@@ -30,6 +30,9 @@ OUT/latency.json, OUT/merge.png and OUT/report.html.
 """
 
 
+_FILES = ("report.html", "parity.json", "latency.json", "merge.png")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Built:
     """One target's graph and engine, and their rows of the parity table."""
@@ -54,8 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--peers", type=_words, default=(), metavar="A,B|all", help="peers of the plain model"
     )
-    group.add_argument("--threads", type=int, help="CPU threads (default: physical cores)")
-    group.add_argument("--rounds", type=int, default=40, help="rounds at least (default: 40)")
+    group.add_argument(
+        "--threads", type=_arguments.positive, help="CPU threads (default: physical cores)"
+    )
+    group.add_argument(
+        "--rounds", type=_arguments.positive, default=40, help="rounds at least (default: 40)"
+    )
     group.add_argument(
         "--bench",
         action=argparse.BooleanOptionalAction,
@@ -70,11 +77,16 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     from fpet_export.verify import DEFAULT_IMAGES
 
     names = list(dict.fromkeys(_words(options.target)))
-    targets = [load_target(name).name for name in names]
-    for name in ("report.html", "parity.json", "latency.json", "merge.png"):
-        storage.refuse_overwrite(options.out / name, force=options.force)
+    targets = [load_target(name) for name in names]
+    _bench.check_peers(options.peers)
+    files = [options.out / name for name in _FILES]
+    for target in targets:
+        graph = options.out / target.name / "model.onnx"
+        files += [graph, graph.with_name(f"model.{target.name}{target.suffix}")]
+    for file in files:
+        storage.refuse_overwrite(file, force=options.force)
     started = _steps.start(options, console, default_images=DEFAULT_IMAGES)
-    built = [_build(started, options, console, target) for target in targets]
+    built = [_build(started, options, console, target.name) for target in targets]
     rows = [*started.rows, *(row for one in built for row in one.rows)]
     table = started.check.table(rows)
     _steps.show_table(table, console)

@@ -35,6 +35,7 @@ _PACKAGES = (
 )
 _NEEDED = ("", "export", "cpu")
 _LEAST_DISK_GB = 2
+_LEAST_MEMORY_GB = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,9 +90,22 @@ def _machine(console: Console) -> dict[str, object]:
         console.step(
             "load", f"{place.load_1min:.1f}: other work runs, latencies would suffer", passed=None
         )
+    memory = place.memory_bytes
+    if place.container_memory_bytes is not None:
+        memory = min(place.container_memory_bytes, memory or place.container_memory_bytes)
+    memory_gb = None if memory is None else memory / 1e9
+    if memory_gb is not None:
+        enough = memory_gb > _LEAST_MEMORY_GB
+        text = f"{memory_gb:.1f} GB" + ("" if enough else ", too little to export a ViT-B/16")
+        console.step("memory", text, passed=enough or None)
     free_gb = shutil.disk_usage(".").free / 1e9
     console.step("disk", f"{free_gb:.0f} GB free here", passed=free_gb > _LEAST_DISK_GB)
-    return {"cpu": place.cpu, "cores": cores, "free_disk_gb": round(free_gb, 1)}
+    return {
+        "cpu": place.cpu,
+        "cores": cores,
+        "memory_gb": None if memory_gb is None else round(memory_gb, 1),
+        "free_disk_gb": round(free_gb, 1),
+    }
 
 
 def _gpus(console: Console) -> list[str]:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 
 from engines import storage
-from engines.manifest import read_manifest, write_manifest
+from engines.manifest import manifest_path, read_manifest, write_manifest
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _steps
 
@@ -40,7 +40,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     from fpet_export.verify import DEFAULT_IMAGES
 
     path = options.out / "model.onnx"
-    storage.refuse_overwrite(path, force=options.force)
+    for file in (path, manifest_path(path), options.out / "parity.json"):
+        storage.refuse_overwrite(file, force=options.force)
     started = _steps.start(options, console, default_images=DEFAULT_IMAGES)
     exported = _steps.export(started, options, console, path=path, target=options.target)
     table = started.check.table([*started.rows, *exported.rows])
