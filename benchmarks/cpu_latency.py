@@ -1,5 +1,8 @@
 """The README's CPU numbers: a frozen ViT-B/16 against every plain way that is installed.
 
+The frozen graph runs in ONNX Runtime ("frozen") and in OpenVINO ("frozen_openvino"), where that
+is installed; "frozen_no_merge" shows what is gained without merging tokens.
+
 `python -m benchmarks.cpu_latency -o benchmarks/results/NAME.json`. The weights are random, which
 decides nothing about speed. The plain ways run timm's model, exported as its users export it.
 """
@@ -26,11 +29,22 @@ from benchmarks.peers import PeerSource
 from benchmarks.subjects import IMAGE, MERGE_BLOCK, freeze
 from benchmarks.table import format_table
 from engines import registry, storage
-from engines.engine import OpenOptions, open_engine
-from engines.errors import FpetError
-from engines.manifest import manifest_path, read_manifest
+from engines.engine import OpenOptions, build, load_target, open_engine
+from engines.errors import FpetError, MeasurementError, MissingDependencyError
+from engines.manifest import read_manifest
 
 SCHEMA = 1
+OURS = ("frozen", "frozen_openvino")
+"""The frozen graph in each runtime for a CPU; all compute the same logits."""
+
+_CONTENDERS: dict[str, tuple[str, int | None]] = {
+    "frozen": ("cpu", MERGE_BLOCK),
+    "frozen_openvino": ("openvino", MERGE_BLOCK),
+    "frozen_no_merge": ("cpu", None),
+}
+"""Name to target and merge block."""
+
+_PLAIN_ORT = "ort_plain"
 _MODEL = "vit_base_patch16_224"
 _WIDTH, _DEPTH, _PATCHES, _CLASSES = 768, 12, 196, 1000
 _OPSET = 20
@@ -38,19 +52,21 @@ _OPSET = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What the README quotes of one batch size; ratios below 1 mean that frozen is faster.
+    """What the README quotes of one contender; ratios below 1 mean that frozen is faster.
 
     Attributes:
+        name: One of ours.
         batch: Images of one run.
         fastest_plain: The fastest way to run the plain model in this very measurement.
         ratio_to_fastest_plain: Median of paired ratios.
         interval_to_fastest_plain: Its 95 % interval.
         ratio_to_plain_ort: Likewise against the plain graph in ONNX Runtime; None without it.
         interval_to_plain_ort: Its 95 % interval.
-        peak_share: How near the frozen graph comes to the measured GEMM peak.
+        peak_share: How near it comes to the measured GEMM peak.
         macs_ratio: Multiply-adds, frozen over plain: what the arithmetic alone would give.
     """
 
+    name: str
     batch: int
     fastest_plain: str
     ratio_to_fastest_plain: float
@@ -70,39 +86,51 @@ def plain_macs() -> int:
     return _DEPTH * (linears + attention) + embedding + _WIDTH * _CLASSES
 
 
-def summarise_batch(measurement: Measurement, *, plain: Sequence[str]) -> Summary | None:
-    """Return what the README quotes; None when no plain way took part.
+def summarise_batch(
+    measurement: Measurement, *, plain: Sequence[str], ours: Sequence[str] = OURS
+) -> list[Summary]:
+    """Return what the README quotes, one entry for each of ours; none when no plain way took part.
 
     Args:
-        measurement: With a contender called "frozen".
+        measurement: All in the same rounds.
         plain: Names of the plain ways.
+        ours: Names of the frozen contenders to summarise; those that are absent are left out.
     """
+    names = [result.name for result in measurement.contenders]
     best = fastest(measurement, plain)
     if best is None:
-        return None
-    frozen = rebase(measurement, best).result("frozen")
-    against = frozen.against
+        return []
+    to_best = rebase(measurement, best)
+    to_ort = rebase(measurement, _PLAIN_ORT) if _PLAIN_ORT in names else None
+    return [_summarise(name, to_best, to_ort) for name in ours if name in names]
+
+
+def _summarise(name: str, to_best: Measurement, to_ort: Measurement | None) -> Summary:
+    result = to_best.result(name)
+    against = result.against
     assert against is not None
-    names = [result.name for result in measurement.contenders]
-    ort = (
-        rebase(measurement, "ort_plain").result("frozen").against if "ort_plain" in names else None
-    )
-    macs = frozen.artefact.macs if frozen.artefact else None
+    ort = to_ort.result(name).against if to_ort else None
+    macs = result.artefact.macs if result.artefact else None
     return Summary(
-        batch=measurement.batch,
-        fastest_plain=best,
+        name=name,
+        batch=to_best.batch,
+        fastest_plain=to_best.baseline,
         ratio_to_fastest_plain=against.ratio,
         interval_to_fastest_plain=(against.low, against.high),
         ratio_to_plain_ort=ort.ratio if ort else None,
         interval_to_plain_ort=(ort.low, ort.high) if ort else None,
-        peak_share=frozen.peak_share,
+        peak_share=result.peak_share,
         macs_ratio=macs / plain_macs() if macs else None,
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark and return the exit code."""
+    """Run the benchmark and return the exit code.
+
+    What was measured is written after every batch size, so that a later failure loses nothing.
+    """
     options = _parse(arguments)
+    invalid: list[str] = []
     try:
         storage.refuse_overwrite(options.output, force=options.force)
         peak = measure_gemm_peak(threads=options.threads)
@@ -110,18 +138,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         measurements: list[Measurement] = []
         summaries: list[Summary] = []
         names = registry.available(peer_folder)
-        with tempfile.TemporaryDirectory() as folder:
-            for batch in options.batches:
+        for batch in options.batches:
+            with tempfile.TemporaryDirectory() as folder:
                 measured = _measure(batch, names, peak, Path(folder), options)
-                measurements.append(measured)
-                summary = summarise_batch(measured, plain=names)
-                sys.stdout.write(format_table(measured) + "\n\n")
-                if summary is not None:
-                    summaries.append(summary)
-                    sys.stdout.write(_sentence(summary) + "\n\n")
-                sys.stdout.flush()
-        _write(options.output, peak, measurements, summaries)
+            measurements.append(measured)
+            sys.stdout.write(format_table(measured) + "\n\n")
+            if measured.valid or options.allow_busy:
+                found = summarise_batch(measured, plain=names)
+                summaries += found
+                sys.stdout.writelines(_sentence(summary) + "\n" for summary in found)
+                sys.stdout.write("\n")
+            else:
+                invalid.append(f"batch {batch}")
+            _write(options.output, peak, measurements, summaries)
+            sys.stdout.flush()
         sys.stdout.write(f"{options.output}\n")
+        if invalid:
+            raise MeasurementError(
+                f"{' and '.join(invalid)} cannot be quoted; the findings are in the table",
+                where=str(options.output),
+                fix="end other work and measure again, or add --allow-busy",
+            )
     except FpetError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
@@ -138,7 +175,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=40, help="least rounds a batch size")
     parser.add_argument("--max-s", type=float, default=400.0, help="most seconds a batch size")
     parser.add_argument(
-        "--allow-busy", action="store_true", help="write an invalid measurement, marked as such"
+        "--allow-busy", action="store_true", help="summarise an invalid measurement, too"
     )
     parser.add_argument("--force", action="store_true", help="replace the JSON file")
     return parser.parse_args(arguments)
@@ -154,44 +191,47 @@ def _measure(
     source = _plain_source(batch, folder)
     schedule = Schedule(min_rounds=options.rounds, max_s=options.max_s)
     with contextlib.ExitStack() as stack:
-        frozen = [
-            _open_frozen(name, batch, folder, merge_block, options.threads, stack)
-            for name, merge_block in (("frozen", MERGE_BLOCK), ("frozen_no_merge", None))
-        ]
+        ours: list[Opened] = []
+        for name, (target, merge_block) in _CONTENDERS.items():
+            try:
+                ours.append(_open_frozen(name, target, batch, folder, merge_block, options, stack))
+            except MissingDependencyError as error:
+                sys.stdout.write(f"{name} takes no part: {error.what} ({error.fix})\n\n")
+        present = [opened.name for opened in ours]
         return bench(
-            frozen,
-            against="ort_plain",
+            ours,
+            against=_PLAIN_ORT,
             peers=names,
             peer_source=source,
             batch=batch,
             threads=options.threads,
+            agree=[[name for name in OURS if name in present]],
             schedule=schedule,
             gemm_peak_macs_per_s=peak.macs_per_s,
-            strict=not options.allow_busy,
+            strict=False,
             command=["python", "-m", "benchmarks.cpu_latency"],
         )
 
 
 def _open_frozen(
     name: str,
+    target: str,
     batch: int,
     folder: Path,
     merge_block: int | None,
-    threads: int,
+    options: argparse.Namespace,
     stack: contextlib.ExitStack,
 ) -> Opened:
-    path = folder / f"{name}.b{batch}.onnx"
-    freeze(merge_block=merge_block, batch=batch, target="cpu").to_onnx(path)
-    engine = stack.enter_context(open_engine(path, options=OpenOptions(threads=threads)))
+    """Freeze and export for the target, build its engine and open that, as users do."""
+    registry.import_or_explain(f"engines.backends.{load_target(target).backend}")
+    graph = folder / f"{name}.b{batch}.onnx"
+    freeze(merge_block=merge_block, batch=batch, target=target).to_onnx(graph)
+    path = build(graph, target=target)
+    graph.unlink()
+    engine = stack.enter_context(open_engine(path, options=OpenOptions(threads=options.threads)))
     # `open_engine` has just compared the bytes with the manifest.
-    artefact = (
-        describe_artefact(read_manifest(path, verify=False))
-        if manifest_path(path).exists()
-        else None
-    )
-    return Opened(
-        name=name, engine=engine, artefact=artefact, macs=artefact.macs if artefact else None
-    )
+    artefact = describe_artefact(read_manifest(path, verify=False))
+    return Opened(name=name, engine=engine, artefact=artefact, macs=artefact.macs)
 
 
 def _plain_source(batch: int, folder: Path) -> PeerSource:
@@ -220,7 +260,7 @@ def _plain_source(batch: int, folder: Path) -> PeerSource:
 def _sentence(summary: Summary) -> str:
     low, high = summary.interval_to_fastest_plain
     text = (
-        f"batch {summary.batch}: frozen takes {summary.ratio_to_fastest_plain:.3f}"
+        f"batch {summary.batch}: {summary.name} takes {summary.ratio_to_fastest_plain:.3f}"
         f" [{low:.3f}, {high:.3f}] of the fastest plain way ({summary.fastest_plain})"
     )
     if summary.ratio_to_plain_ort is not None:
