@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     console, as_json = Console(), "--json" in words
     try:
-        options = build_parser().parse_args(words)
+        options = _parse(words)
         as_json = options.json
         console = Console(quiet=options.quiet, verbose=options.verbose)
         check_provenance()
@@ -41,9 +41,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print(outcome, console, as_json=as_json)
     except FpetError as error:
         return _refuse(error, console, as_json=as_json)
+    except ModuleNotFoundError as error:
+        return _refuse(_explained(error), console, as_json=as_json)
     except KeyboardInterrupt:
         return _interrupted(console, as_json=as_json)
     return outcome.exit_code
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    options, unknown = build_parser().parse_known_args(words)
+    if unknown:
+        raise UsageError(
+            f"unrecognized arguments: {' '.join(unknown)}",
+            where=f"fpet-export {options.verb}",
+            fix=f"see `fpet-export {options.verb} --help`",
+        )
+    return options
+
+
+def _explained(error: ModuleNotFoundError) -> FpetError:
+    """Return which extra brings the missing package; a missing module of ours is raised again."""
+    name = (error.name or "").partition(".")[0]
+    if not name or name in (*_OURS, "fpet_export"):
+        raise error
+    try:
+        registry.import_or_explain(name)
+    except FpetError as explained:
+        return explained
+    raise error
 
 
 class _Parser(argparse.ArgumentParser):

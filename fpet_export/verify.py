@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from engines import images as engine_images
-from engines.backends import ort
 from engines.engine import Engine, open_engine
 from engines.errors import FpetError, InputError
 from engines.images import ImageSet, PixelArray
@@ -27,7 +26,9 @@ from engines.parity import (
     compare_stage,
     dropped_by_reference_rule,
 )
-from fpet_export.pipeline import Adapted, Folded, Frozen
+
+if TYPE_CHECKING:
+    from fpet_export.pipeline import Adapted, Folded, Frozen
 
 Progress = Callable[[int], None]
 DEFAULT_IMAGES = 8
@@ -117,6 +118,8 @@ def checkpoint_row(check: Verification, adapted: Adapted, progress: Progress) ->
 
     It is not judged: the published rule loses tokens to rounding, and that is not our drift.
     """
+    import torch  # predict and build need the rest of this file, and no torch
+
     evidence = adapted.evidence(check.images.pixels, dtype=torch.float32, progress=progress)
     return check.row("checkpoint f32", evidence, judged=False)
 
@@ -146,6 +149,7 @@ def engine_row(check: Verification, path: Path, progress: Progress) -> StagePari
 
 def graph_evidence(path: Path, pixels: PixelArray, *, progress: Progress | None = None) -> Evidence:
     """Run a graph with its probes as additional outputs."""
+    from engines.backends import ort
     from fpet_export.to_onnx import with_probes
 
     manifest = manifest_of(path)
