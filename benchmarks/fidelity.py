@@ -137,7 +137,7 @@ def write_run(folder: Path, cell: Cell, architecture: str, *, seed: int = 0) -> 
         seed: Of the drawing.
 
     Returns:
-        What `fpet_export.load` takes.
+        What `fpet_export.load` takes: the folder and the run's name.
     """
     torch = registry.import_or_explain("torch")
     qlinear = registry.import_or_explain("fpet_export.qlinear")
@@ -363,13 +363,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _rows(images: ImageSet, options: argparse.Namespace) -> Iterator[Row]:
     for cell in cells():
-        if cell.method in options.methods and cell.bit in options.bits:
+        chosen = (options.methods, options.bits, options.merge_blocks)
+        if all(
+            value in values for value, values in zip(dataclasses.astuple(cell), chosen, strict=True)
+        ):
             yield measure(cell, images, options.arch)
 
 
 def _document(
     rows: Sequence[Row], images: ImageSet, place: dict[str, Any], options: argparse.Namespace
 ) -> dict[str, Any]:
+    words = [f"--images={len(images)}", f"--arch={options.arch}"]
+    for name in ("methods", "bits", "merge_blocks"):
+        values = ("none" if value is None else str(value) for value in getattr(options, name))
+        words.append(f"--{name.replace('_', '-')}={','.join(values)}")
     return {
         "schema": SCHEMA,
         "kind": "fidelity",
@@ -380,7 +387,7 @@ def _document(
         "runtime": "ONNX Runtime on the CPU, float32",
         "goals": {"relative": LIMIT, "unexplained_flips": 0, "tokens_lost": 0},
         "environment": place,
-        "command": ["python", "-m", "benchmarks.fidelity", "--images", str(options.images)],
+        "command": ["python", "-m", "benchmarks.fidelity", *words],
         "rows": [dataclasses.asdict(row) | {"missed": missed(row)} for row in rows],
     }
 
@@ -394,6 +401,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arch", default="vit_base_patch16_224", help="timm's name")
     parser.add_argument("--methods", type=_words, default=METHODS, help="such as lora,adaptformer")
     parser.add_argument("--bits", type=_numbers, default=BITS, help="such as 1,32")
+    parser.add_argument(
+        "--merge-blocks", type=_blocks, default=MERGE_BLOCKS, help="6, none or 6,none"
+    )
     parser.add_argument("--force", action="store_true", help="replace the JSON file")
     return parser.parse_args(arguments)
 
@@ -404,6 +414,10 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in text.split(","))
+
+
+def _blocks(text: str) -> tuple[int | None, ...]:
+    return tuple(None if word == "none" else int(word) for word in text.split(","))
 
 
 if __name__ == "__main__":
