@@ -1,4 +1,4 @@
-"""The command line's contract: help with numpy alone, JSON, exit codes, interrupts, no overwriting."""
+"""The contract: help with numpy alone, JSON, exit codes, interrupts, nothing overwritten."""
 
 from __future__ import annotations
 
@@ -97,8 +97,10 @@ def test_a_verb_without_its_packages_names_the_extra(words: list[str], tmp_path:
 
 
 def test_every_verb_of_the_contract_is_there() -> None:
-    wanted = "inspect export build compare bench predict show targets doctor deploy".split()
-    assert set(wanted) <= set(VERBS)
+    assert set(VERBS) >= {
+        "inspect", "export", "build", "compare", "bench", "predict", "show", "targets", "doctor",
+        "deploy",
+    }  # fmt: skip
 
 
 def test_version() -> None:

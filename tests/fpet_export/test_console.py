@@ -38,7 +38,11 @@ def test_steps_are_marked_and_remembered(capsys: pytest.CaptureFixture[str]) -> 
     console.step("gpu", "none", passed=None)
 
     printed = capsys.readouterr()
-    assert printed.err.splitlines() == [" ✓ fold       fine", " ✗ onnx       wrong", " ! gpu        none"]  # fmt: skip
+    assert printed.err.splitlines() == [
+        " ✓ fold       fine",
+        " ✗ onnx       wrong",
+        " ! gpu        none",
+    ]
     assert printed.out == ""
     assert [(s.name, s.text, s.passed) for s in console.steps] == [
         ("fold", "fine", True),

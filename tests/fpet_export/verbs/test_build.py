@@ -1,0 +1,155 @@
+"""`build`: an engine beside its graph, compared with it where it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from engines import open_engine
+from engines.engine import Feeds
+from engines.errors import ParityError
+from engines.manifest import manifest_path, read_manifest
+from fpet_export.verbs import _engines
+from tests.fpet_export.command_line import LABELS, Exported, call
+
+
+def test_cpu_is_built_beside_the_graph_and_compared(exported: Exported, tmp_path: Path) -> None:
+    graph = exported.copy(tmp_path)
+
+    document = call("build", graph, "--target", "cpu", "--json").document()
+
+    engine = tmp_path / "model.cpu.onnx"
+    assert document["engine"] == str(engine)
+    manifest = read_manifest(engine)
+    assert (manifest.kind, manifest.target, manifest.weights) == ("engine", "cpu", "trained")
+    assert manifest.labels == LABELS
+    assert manifest.runtime is not None
+    assert manifest.runtime.flavour == "onnxruntime"
+    assert read_manifest(graph).sha256 in {parent.sha256 for parent in manifest.parents}
+    assert manifest.parity == document["parity"] == document["manifest"]["parity"]
+    (row,) = document["parity"]["rows"]
+    assert row["failures"] == []
+    assert row["relative"] < 1e-5
+
+
+def test_people_see_the_engine_and_the_next_commands(exported: Exported, tmp_path: Path) -> None:
+    out = tmp_path / "e.onnx"
+
+    done = call("build", exported.graph, "--target", "cpu", "-o", out)
+
+    assert done.out == f"{out}\n"
+    assert "onnxruntime" in done.err
+    assert "max |Δlogit|" in done.err
+    assert f"fpet-export predict {out} IMAGE" in done.err
+
+
+@pytest.mark.tensorrt
+def test_rtx_is_built_without_a_gpu(exported: Exported, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the TensorRT-RTX package")
+    out = tmp_path / "model.plan"
+
+    done = call("build", exported.graph, "--target", "rtx", "--sm", "8.6", "-o", out, "--json")
+
+    assert done.code == 0, done.err
+    manifest = read_manifest(out)
+    assert manifest.runtime is not None
+    assert manifest.runtime.compute_capabilities == ("8.6",)
+    assert manifest.runtime.flavour == "tensorrt_rtx"
+    assert "kernels" in done.err
+    assert "fused attentions" in done.err
+
+
+def test_a_tampered_graph_is_refused(tampered: Path) -> None:
+    done = call("build", tampered, "--target", "cpu", "--json")
+
+    assert done.code == 10
+    assert done.error()["class"] == "TrustError"
+    assert not (tampered.parent / "model.cpu.onnx").exists()
+
+
+def test_a_truncated_graph_without_a_manifest_is_refused(
+    exported: Exported, tmp_path: Path
+) -> None:
+    graph = tmp_path / "cut.onnx"
+    graph.write_bytes(exported.graph.read_bytes()[:-1000])
+
+    done = call("build", graph, "--target", "cpu", "--json")
+
+    assert done.code in (3, 6)
+    assert "cut.onnx" in done.error()["where"]
+    assert [path.name for path in tmp_path.iterdir()] == ["cut.onnx"]
+
+
+def test_an_unknown_target_is_a_usage_error(exported: Exported) -> None:
+    done = call("build", exported.graph, "--target", "cpuu", "--json")
+
+    assert done.code == 2
+    assert done.error()["class"] == "UnknownNameError"
+    assert done.error()["fix"] == "did you mean 'cpu'?"
+
+
+def test_a_missing_graph_is_refused(tmp_path: Path) -> None:
+    done = call("build", tmp_path / "no.onnx", "--target", "cpu", "--json")
+
+    assert done.code == 3
+    assert "no.onnx" in done.error()["where"]
+
+
+def test_a_graph_of_someone_else_is_built_but_not_compared(
+    exported: Exported, tmp_path: Path
+) -> None:
+    graph = tmp_path / "theirs.onnx"
+    onnx.save_model(onnx.load(str(exported.graph)), str(graph))
+
+    done = call("build", graph, "--target", "cpu", "--json")
+
+    assert done.code == 0, done.err
+    assert done.document()["parity"] is None
+    assert "not checked: the graph has no manifest" in done.err
+
+
+def test_an_engine_that_gives_other_logits_exits_7(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = exported.copy(tmp_path)
+
+    @contextlib.contextmanager
+    def opening(path: Path) -> Iterator[Any]:
+        with open_engine(path) as engine:
+
+            def run(feeds: Feeds) -> dict[str, Any]:
+                return {"logits": engine.run(feeds)["logits"] + (".cpu." in path.name)}
+
+            yield types.SimpleNamespace(inputs=engine.inputs, outputs=engine.outputs, run=run)
+
+    monkeypatch.setattr("engines.open_engine", opening)
+    done = call("build", graph, "--target", "cpu", "--json")
+
+    assert done.code == ParityError.exit_code
+    assert done.error()["what"].startswith("model.cpu.onnx drifts from the reference")
+
+
+def test_short_reasons_are_one_fact() -> None:
+    error = ParityError("no GPU: a; b; c", where="x", fix="y")
+
+    assert _engines.short_reason(error) == "no GPU"
+    assert _engines.short_reason(ParityError("a: b", where="x", fix="y")) == "a: b"
+
+
+def test_a_stale_side_car_is_refused(exported: Exported, tmp_path: Path) -> None:
+    graph = exported.copy(tmp_path)
+    side_car = manifest_path(graph)
+    document = json.loads(side_car.read_text())
+    side_car.write_text(json.dumps(document | {"surprise": 1}))
+
+    done = call("build", graph, "--target", "cpu", "--json")
+
+    assert done.code == 10
+    assert "surprise" in done.error()["what"] + done.error()["where"]
