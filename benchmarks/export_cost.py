@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     costs.append(measure(step, Path(folder)))
                 except MissingDependencyError as error:
                     absent.append(f"{step.name}: {error.what}")
-        storage.write_text(options.output, to_text(_document(costs, absent, place)))
+                storage.write_text(options.output, to_text(_document(costs, absent, place)))
         sys.stdout.write("\n".join([format_costs(costs), *absent, "", f"{options.output}\n"]))
         problems = [problem for cost in costs for problem in cost.missed()]
         if problems:
