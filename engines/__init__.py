@@ -6,5 +6,6 @@ that uses it, when that backend is chosen.
 
 from engines.engine import BuildOptions, Engine, OpenOptions, build, open_engine
 from engines.engine import open_engine as open
+from engines.evidence import compare
 
-__all__ = ["BuildOptions", "Engine", "OpenOptions", "build", "open", "open_engine"]
+__all__ = ["BuildOptions", "Engine", "OpenOptions", "build", "compare", "open", "open_engine"]

@@ -7,17 +7,15 @@ first stage that drifted, and with it the file to look at.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from engines import images as engine_images
-from engines.engine import Engine, open_engine
-from engines.errors import FpetError, InputError
+from engines.engine import open_engine
+from engines.errors import InputError
+from engines.evidence import engine_evidence, manifest_of
 from engines.images import ImageSet, PixelArray
-from engines.manifest import Manifest, manifest_path, read_manifest
+from engines.manifest import read_manifest
 from engines.parity import (
     Evidence,
     Gates,
@@ -156,59 +154,3 @@ def graph_evidence(path: Path, pixels: PixelArray, *, progress: Progress | None 
     model = with_probes(path, manifest.probes)
     with ort.open_bytes(model, name=path.name) as engine:
         return engine_evidence(engine, manifest, pixels, progress=progress)
-
-
-def manifest_of(path: Path) -> Manifest:
-    """Return the manifest of a graph of ours.
-
-    Raises:
-        InputError: There is none, so nobody knows its preprocessing.
-    """
-    if not manifest_path(path).exists():
-        raise InputError(
-            "this graph has no manifest, so its preprocessing is unknown",
-            where=str(path),
-            fix="export it with `fpet-export export`, or keep model.manifest.json beside it",
-        )
-    return read_manifest(path)
-
-
-def engine_evidence(
-    engine: Engine,
-    manifest: Manifest,
-    pixels: PixelArray,
-    *,
-    progress: Progress | None = None,
-) -> Evidence:
-    """Classify pixels in batches of the size the engine takes; the last one is filled up."""
-    assert manifest.preprocessing is not None
-    spec = engine.inputs[0]
-    first = spec.shape[0]
-    least, batch = (first, first) if isinstance(first, int) else manifest.batch_range or (1, 1)
-    rows: list[Mapping[str, np.ndarray]] = []
-    for start in range(0, len(pixels), batch):
-        part = pixels[start : start + batch]
-        filled = part
-        if len(part) < least:
-            filled = np.concatenate([part, np.repeat(part[-1:], least - len(part), axis=0)])
-        outputs = engine.run({spec.name: engine_images.to_input(filled, manifest.preprocessing)})
-        rows.append({name: value[: len(part)] for name, value in outputs.items()})
-        if progress is not None:
-            progress(len(part))
-    found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    roles = {role: name for role, name in manifest.probes.items() if name in found}
-    logits = found[engine.outputs[0].name]
-    return Evidence(
-        logits=logits,
-        match=found[roles["match"]] if "match" in roles else None,
-        size=found[roles["size"]] if "size" in roles else None,
-    )
-
-
-def runnable(path: Path) -> FpetError | None:
-    """Return why an engine cannot be opened on this machine, or None when it can."""
-    try:
-        with open_engine(path):
-            return None
-    except FpetError as error:
-        return error

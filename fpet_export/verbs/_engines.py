@@ -10,10 +10,8 @@ from typing import Any
 from engines.engine import Progress
 from engines.errors import FpetError
 from engines.manifest import Manifest, manifest_path, read_manifest
-from engines.parity import Gates, ParityTable, compare_stage, judge
+from engines.parity import judge
 from fpet_export.console import Console
-
-_IMAGES = 4
 
 
 def describe(path: Path, manifest: Manifest) -> str:
@@ -54,8 +52,7 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
     Raises:
         ParityError: The engine's logits are not the graph's.
     """
-    from engines.synthetic import synthetic_set
-    from fpet_export.verify import engine_evidence, runnable
+    from engines.evidence import compare, runnable
 
     if not manifest_path(graph).exists():
         console.step("parity", "not checked: the graph has no manifest", passed=None)
@@ -68,21 +65,12 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
     if problem is not None:
         console.step("parity", f"not run here: {short_reason(problem)}", passed=None)
         return None
-    from engines import open_engine
-
-    pixels = synthetic_set(manifest.preprocessing.size, _IMAGES).pixels
-    with open_engine(graph) as engine:
-        reference = engine_evidence(engine, manifest, pixels)
-    with open_engine(artefact) as engine:
-        actual = engine_evidence(engine, manifest, pixels)
-    row = compare_stage(f"{artefact.name}", actual, reference, gates=Gates())
+    table = compare(graph, artefact)
+    (row,) = table.rows
     console.step(
         "parity",
-        f"max |Δlogit| {row.max_abs:.1e} against the graph on {_IMAGES} synthetic images",
+        f"max |Δlogit| {row.max_abs:.1e} against the graph on {table.images}",
         passed=row.passed,
-    )
-    table = ParityTable(
-        images=f"{_IMAGES} synthetic images", reference=f"the graph {graph.name}", rows=(row,)
     )
     judge(table, fix="build it again; if it stays, report it with the graph's manifest")
     return table.to_json()

@@ -98,6 +98,7 @@ def export(
     batch: int | tuple[int, int] | None = None,
 ) -> Exported:
     """Freeze for `target`, write the graph, and compare both stages."""
+    from engines.evidence import manifest_of
     from fpet_export import verify
 
     frozen = started.folded.freeze(
@@ -126,7 +127,7 @@ def export(
     )
     with console.progress("ONNX graph", count) as advance:
         onnx_row = verify.onnx_row(started.check, written, advance)
-    operators = verify.manifest_of(written).operators
+    operators = manifest_of(written).operators
     console.step(
         "onnx",
         f"{written.parent.name}/{written.name} {written.stat().st_size / 1e6:.1f} MB · "

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines import storage
-from engines.errors import InputError, UsageError
+from engines.errors import UsageError
+from engines.evidence import Progress, evidence_of, manifest_of, preprocessing_of
 from engines.parity import Gates, ParityTable, compare_stage, judge
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _steps
 
 if TYPE_CHECKING:
     from engines.images import ImageSet
-    from engines.manifest import Preprocessing
     from engines.parity import Evidence
     from fpet_export.pipeline import Adapted
 
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         )
     adapted = None
     if first.endswith(_ARTEFACTS):
-        preprocessing = _preprocessing(Path(first))
+        preprocessing = preprocessing_of(Path(first))
     else:
         options.run = first
         adapted = _arguments.load_run(options)
@@ -96,21 +96,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     return Outcome(document=document, result=str(options.out or "equal within the gates"))
 
 
-def _preprocessing(path: Path) -> Preprocessing:
-    from fpet_export.verify import manifest_of
-
-    manifest = manifest_of(path)
-    if manifest.preprocessing is None:
-        raise InputError(
-            "its manifest does not say how images are preprocessed",
-            where=str(path),
-            fix="compare artefacts that `fpet-export export` or `build` wrote",
-        )
-    return manifest.preprocessing
-
-
 def _check_labels(first: str, adapted: Adapted | None, images: ImageSet) -> None:
-    from fpet_export.verify import check_labels, manifest_of
+    from fpet_export.verify import check_labels
 
     if adapted is not None:
         check_labels(images, adapted.model.spec.classes)
@@ -122,8 +109,6 @@ def _reference(
     first: str, adapted: Adapted | None, images: ImageSet, console: Console
 ) -> tuple[Evidence, int | None]:
     """Return the reference's evidence and the tokens an audit must find."""
-    from fpet_export.verify import manifest_of
-
     with console.progress(Path(first).name, len(images)) as advance:
         if adapted is not None:
             tokens = None if adapted.model.merger is None else adapted.model.spec.tokens
@@ -135,12 +120,9 @@ def _reference(
         return _evidence(Path(first), images, advance), tokens
 
 
-def _evidence(path: Path, images: ImageSet, advance: object) -> Evidence:
-    from engines import open_engine
-    from fpet_export.verify import engine_evidence, graph_evidence, manifest_of
+def _evidence(path: Path, images: ImageSet, advance: Progress) -> Evidence:
+    from fpet_export.verify import graph_evidence
 
-    manifest = manifest_of(path)
-    if manifest.kind == "graph":
-        return graph_evidence(path, images.pixels)
-    with open_engine(path) as engine:
-        return engine_evidence(engine, manifest, images.pixels)
+    if manifest_of(path).kind == "graph":
+        return graph_evidence(path, images.pixels, progress=advance)
+    return evidence_of(path, images.pixels, progress=advance)

@@ -126,6 +126,7 @@ def _build(
 ) -> Built:
     """Export for one target, build its engine, and compare it where it runs."""
     from engines import BuildOptions, build
+    from engines.evidence import runnable
     from fpet_export import verify
 
     exported = _steps.export(
@@ -139,7 +140,7 @@ def _build(
         )
     console.step("build", _engines.describe(engine, read_manifest(engine)))
     rows = tuple(dataclasses.replace(row, stage=f"{target} {row.stage}") for row in exported.rows)
-    problem = verify.runnable(engine)
+    problem = runnable(engine)
     if problem is not None:
         console.step(target, f"not run here: {_engines.short_reason(problem)}", passed=None)
     else:

@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Print one line an image: its classes and their probabilities."""
     from engines.engine import open_engine
+    from engines.evidence import engine_evidence, manifest_of
     from engines.images import read_files
-    from fpet_export.verify import engine_evidence, manifest_of
 
     if options.top < 1:
         raise UsageError(f"--top is {options.top}", where="--top", fix="give a number from 1")

@@ -37,9 +37,10 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     from engines.registry import import_or_explain
 
     import_or_explain("PIL.Image")
+    from engines.evidence import manifest_of
     from engines.images import read_files
     from fpet_export import picture
-    from fpet_export.verify import graph_evidence, manifest_of
+    from fpet_export.verify import graph_evidence
 
     manifest = manifest_of(options.onnx)
     if manifest.model is None or manifest.preprocessing is None or "match" not in manifest.probes:
