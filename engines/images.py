@@ -186,7 +186,7 @@ def _read_shard(path: Path, preprocessing: Preprocessing, limit: int | None) -> 
         with zipfile.ZipFile(path):  # a single array would be loaded too, and is no archive
             pass
         with np.load(path, allow_pickle=False) as shard:
-            arrays = {name: shard[name] for name in shard.files}
+            arrays = {name: np.asarray(shard[name]) for name in shard.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"this is not a whole .npz shard: {error}",
