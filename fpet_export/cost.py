@@ -19,14 +19,21 @@ def tokens_after_blocks(spec: VitSpec, merge_block: int | None) -> tuple[int, ..
 
 
 def macs(
-    spec: VitSpec, tokens: Sequence[int], *, method: str = "none", dim: int | None = None
+    spec: VitSpec,
+    tokens: Sequence[int],
+    *,
+    merge_block: int | None = None,
+    method: str = "none",
+    dim: int | None = None,
 ) -> list[int]:
     """Return the multiply-adds of one image: patch embedding, each block, head.
 
     Args:
         spec: The network.
-        tokens: Tokens that leave each block. A last block that leaves fewer tokens than a merge
-            explains computes its queries for those alone.
+        tokens: Tokens that leave each block. A last block that does not merge and leaves fewer
+            tokens computes its queries for those alone.
+        merge_block: 0-based block that merges; None finds it where the tokens fall to set B,
+            which they do not show when the last block merges and keeps the class token alone.
         method: Tuning method whose layers may stay after folding.
         dim: Rank or bottleneck width of that method.
 
@@ -38,7 +45,8 @@ def macs(
     costs = [spec.patches * spec.patch[0] * spec.patch[1] * 3 * width]
     now = spec.tokens
     for index, after in enumerate(tokens):
-        merges = after == merged < now
+        falls = after == merged < now
+        merges = falls if merge_block is None else index == merge_block
         queries = now if merges or index < spec.depth - 1 else after
         attention = 2 * now * width**2 + 2 * queries * width**2 + 2 * queries * now * width
         cost = attention + 2 * after * width * hidden

@@ -200,7 +200,11 @@ class Frozen:
         checkpoint = self.source.source.checkpoint
         return sum(
             cost.macs(
-                self.module.spec, self.module.tokens, method=checkpoint.method, dim=checkpoint.dim
+                self.module.spec,
+                self.module.tokens,
+                merge_block=checkpoint.merge_block,
+                method=checkpoint.method,
+                dim=checkpoint.dim,
             )
         )
 

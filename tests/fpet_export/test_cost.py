@@ -56,3 +56,14 @@ def test_a_class_token_head_saves_most_of_the_last_block() -> None:
     saved = giga(6) - sum(cost.macs(VIT_B, tokens)[:-1]) / 1e9
 
     assert saved == pytest.approx(0.6, abs=0.1)
+
+
+def test_a_merge_in_the_last_block_is_counted_though_one_token_leaves_it() -> None:
+    last = VIT_B.depth - 1
+    tokens = (*(VIT_B.tokens,) * last, 1)
+
+    hidden = sum(cost.macs(VIT_B, tokens))
+    counted = sum(cost.macs(VIT_B, tokens, merge_block=last))
+
+    every_query = 2 * (VIT_B.tokens - 1) * VIT_B.width * (VIT_B.width + VIT_B.tokens)
+    assert counted - hidden > every_query
