@@ -2,9 +2,11 @@
 
 Inside the run's folder: `digits.pth` (float tensors), `digits.bin` (low-bit records without names,
 in traversal order), `digits.txt` (the log), `digits/params.sh` (the command line, the only place
-that names the merge block), `configs/METHOD/digits-bitB-dimR.yaml` (the settings).
+that names the merge block), `configs/METHOD/digits-bitB-dimR.yaml` (the settings). `SHA256SUMS` is
+ours: the format itself has no checksum.
 """
 
+import hashlib
 import json
 import shlex
 from collections.abc import Sequence
@@ -105,6 +107,21 @@ def write_log(lines: Sequence[dict[str, float]], folder: Path) -> None:
     """Write the log, one JSON object a line."""
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / f"{DATASET}.txt").write_text(text)
+
+
+def write_checksums(folder: Path) -> None:
+    """Write `SHA256SUMS` over all files that decide what the run computes."""
+    paths = [
+        folder / f"{DATASET}.bin",
+        folder / f"{DATASET}.pth",
+        folder / DATASET / "params.sh",
+        *sorted(folder.glob("configs/*/*.yaml")),
+    ]
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n"
+        for path in paths
+    ]
+    (folder / "SHA256SUMS").write_text("".join(lines))
 
 
 def read_run(folder: Path) -> TunedViT:

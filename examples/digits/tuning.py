@@ -17,6 +17,7 @@ from examples.digits.model import TunedViT
 from examples.digits.run_files import (
     RunSettings,
     run_folder,
+    write_checksums,
     write_log,
     write_settings,
     write_weights,
@@ -128,3 +129,4 @@ def tune(
             "total_train_time": round(train_seconds, 1),
         }
         write_log([*log, summary], folder)
+    write_checksums(folder)
