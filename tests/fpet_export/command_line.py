@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from fpet_export import cli
+from fpet_export import cli, freeze, pipeline
 from fpet_export.backbones.random_weights import draw
 from tests.fpet_export.authors_run import AuthorsRun, write_run
 from tests.fpet_export.tiny import CLASSES, HEADS, SIDE
@@ -126,3 +128,16 @@ def write_shard(path: Path, count: int = 6, *, classes: int = CLASSES, **arrays:
     content = {"images": pixels_of(count), "labels": np.arange(count) % classes} | arrays
     np.savez(path, **{name: value for name, value in content.items() if value is not None})
     return path
+
+
+def perturb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the frozen module come out with one weight changed."""
+
+    class Drifting(freeze.FrozenVit):
+        def eval(self) -> Drifting:
+            with torch.no_grad():
+                parameter = next(p for name, p in self.named_parameters() if "fc1" in name)
+                parameter.view(-1)[0] += 5.0
+            return super().eval()
+
+    monkeypatch.setattr(pipeline, "FrozenVit", Drifting)

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from engines.manifest import read_manifest
-from fpet_export import cost, freeze, pipeline
+from fpet_export import cost
 from tests.fpet_export.command_line import (
     LABELS,
     Exported,
     call,
+    perturb,
     pixels_of,
     write_images,
     write_shard,
@@ -132,19 +132,6 @@ def test_the_graph_is_the_one_that_the_manifest_describes(exported: Exported) ->
 
 
 # Drift
-
-
-def perturb(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the frozen module come out with one weight changed."""
-
-    class Drifting(freeze.FrozenVit):
-        def eval(self) -> Drifting:
-            with torch.no_grad():
-                parameter = next(p for name, p in self.named_parameters() if "fc1" in name)
-                parameter.view(-1)[0] += 5.0
-            return super().eval()
-
-    monkeypatch.setattr(pipeline, "FrozenVit", Drifting)
 
 
 def test_a_drift_exits_7_and_names_the_first_stage(

@@ -1,0 +1,108 @@
+"""`bench`: a paired measurement with its evidence; a noisy one is refused or marked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.fpet_export.command_line import Exported, call
+
+SHORT = ("--rounds", "4", "--seconds", "0", "--threads", "1")
+
+
+def test_against_plain_with_its_json_and_its_page(engine: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "latency.json", tmp_path / "latency.html"
+
+    done = call(
+        "bench", engine, "--against", "plain", *SHORT, "--allow-noise", "-o", out, "--html", page,
+        "--json",
+    )  # fmt: skip
+
+    assert done.code == 0, done.err
+    document, stored = done.document(), json.loads(out.read_text())
+    assert document["baseline"] == "plain.cpu"
+    assert {c["name"] for c in document["contenders"]} == {"model.cpu", "plain.cpu"}
+    assert {c["name"] for c in stored["contenders"]} == {"model.cpu", "plain.cpu"}
+    ours = next(c for c in document["contenders"] if c["name"] == "model.cpu")
+    assert ours["against"]["baseline"] == "plain.cpu"
+    assert 0 < ours["against"]["low"] <= ours["against"]["ratio"] <= ours["against"]["high"]
+    assert ours["against"]["verdict"] in (
+        "faster",
+        "slower",
+        "no difference shown",
+        "too few rounds",
+    )
+    assert "without merging, random weights" in done.err
+    assert "rounds were measured" in done.err  # a short measurement says so
+    html = page.read_text()
+    assert "plain.cpu" in html
+    assert "model.cpu" in html
+
+
+def test_a_noisy_measurement_exits_9_and_keeps_its_evidence(
+    exported: Exported, engine: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "latency.json"
+
+    done = call("bench", exported.graph, engine, *SHORT, "-o", out, "--json")
+
+    assert done.code == 9
+    error = done.error()
+    assert error["class"] == "MeasurementError"
+    assert "4 rounds were measured" in error["what"]
+    assert "--allow-noise" in error["fix"]
+    assert len(json.loads(out.read_text())["contenders"]) == 2
+
+
+def test_the_result_on_stdout_is_a_path_or_a_verdict(
+    exported: Exported, engine: Path, tmp_path: Path
+) -> None:
+    words = (exported.graph, engine, *SHORT, "--allow-noise")
+    out = tmp_path / "latency.json"
+
+    assert call("bench", *words, "-o", out).out == f"{out}\n"
+    assert call("bench", *words).out.startswith("model.cpu: ")
+
+
+def test_a_tampered_graph_is_refused(tampered: Path) -> None:
+    for against in ((), ("--against", "plain")):
+        done = call("bench", tampered, *against, *SHORT, "--json")
+
+        assert done.code == 10
+        assert done.error()["class"] == "TrustError"
+
+
+def test_plain_needs_to_know_the_architecture(exported: Exported, tmp_path: Path) -> None:
+    graph = tmp_path / "theirs.onnx"
+    graph.write_bytes(exported.graph.read_bytes())
+
+    done = call("bench", graph, "--against", "plain", *SHORT, "--json")
+
+    assert done.code == 2
+    assert "architecture" in done.error()["what"]
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (("--peers", "ort_plan"), "did you mean 'ort_plain'?"),
+        (("--peers", "zzz"), "choose one of the names above"),
+    ],
+)
+def test_an_unknown_peer_is_refused_at_once(words: tuple[str, ...], fix: str, engine: Path) -> None:
+    done = call("bench", engine, *words, "--json")
+
+    assert done.code == 2
+    assert done.error()["fix"] == fix
+    assert done.err == ""
+
+
+@pytest.mark.parametrize("option", ["--threads", "--rounds"])
+def test_counts_begin_at_one(option: str, engine: Path) -> None:
+    for text in ("0", "-1", "1.5"):
+        done = call("bench", engine, f"{option}={text}", "--json")
+
+        assert done.code == 2
+        assert option in done.error()["what"]
