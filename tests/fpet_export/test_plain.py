@@ -1,0 +1,68 @@
+"""What people get without this toolkit: the plain ViT, and the naive export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engines import open_engine
+from engines.manifest import read_manifest
+from fpet_export import plain
+from fpet_export.pipeline import Adapted
+from tests.fpet_export.tiny import (
+    adapted,
+    backbone_of,
+    checkpoint_of,
+    images_of,
+    relative,
+    spec_of,
+)
+
+
+@pytest.fixture(scope="module")
+def run() -> Adapted:
+    spec = spec_of()
+    checkpoint, backbone = checkpoint_of(spec), backbone_of(spec)
+    return Adapted(
+        model=adapted(spec, checkpoint),
+        checkpoint=checkpoint,
+        backbone=backbone,
+        preprocessing=backbone.preprocessing,
+    )
+
+
+def test_the_plain_model_merges_nothing_and_leaves_the_folded_one_alone(run: Adapted) -> None:
+    folded = run.fold()
+
+    model = plain.without_merging(folded)
+
+    assert model.merger is None
+    assert model.merge_block is None
+    assert folded.model.merger is not None
+    assert folded.model.merge_block == 1
+    images = torch.from_numpy(images_of(run.model.spec))
+    with torch.inference_mode():
+        merged, whole = folded.model(images).numpy(), model(images).numpy()
+    assert relative(merged, whole) > 1e-4
+
+
+def test_the_naive_graph_of_the_plain_model_is_right(run: Adapted, tmp_path: Path) -> None:
+    model = plain.without_merging(run.fold())
+    images = images_of(run.model.spec)
+
+    path = plain.naive_export(model, tmp_path / "plain.onnx", batch=2, quality="random")
+
+    with open_engine(path) as engine:
+        actual = engine.run({"images": images})["logits"]
+    with torch.inference_mode():
+        assert relative(actual, model(torch.from_numpy(images)).numpy()) < 1e-5
+    manifest = read_manifest(path)
+    assert manifest.weights == "random"
+    assert manifest.preprocessing is None
+    assert manifest.inputs[0].shape == (2, 3, 16, 16)
+    assert manifest.outputs[0].shape == (2, 5)
+    assert np.isfinite(actual).all()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plain.manifest.json", "plain.onnx"]
