@@ -78,6 +78,7 @@ def measure(
         return bench(
             contenders,
             against=baseline,
+            batch=_smallest_batch(artefacts),
             peers=peers,
             peer_source=source,
             threads=settings.threads,
@@ -185,7 +186,17 @@ def _spec(facts: ModelFacts) -> Any:
 
 def _batch(manifest: Manifest) -> int:
     first = manifest.inputs[0].shape[0]
-    return first if isinstance(first, int) else 1
+    if isinstance(first, int):
+        return first
+    return manifest.batch_range[0] if manifest.batch_range else 1
+
+
+def _smallest_batch(artefacts: Sequence[Path]) -> int | None:
+    """Return the smallest batch that dynamic engines take; None where one fixes its batch."""
+    manifests = [read_manifest(path) for path in artefacts if manifest_path(path).exists()]
+    ranges = [manifest.batch_range for manifest in manifests if manifest.batch_range]
+    whole = len(ranges) == len(artefacts)
+    return max(low for low, _ in ranges) if whole else None
 
 
 def _plain_like(manifest: Manifest, plain: Path, folder: Path) -> Path:

@@ -106,3 +106,15 @@ def test_counts_begin_at_one(option: str, engine: Path) -> None:
 
         assert done.code == 2
         assert option in done.error()["what"]
+
+
+def test_a_dynamic_batch_is_measured_at_its_smallest(exported: Exported, tmp_path: Path) -> None:
+    words = (*exported.words, "-o", tmp_path, "--limit", "1", "--batch", "dyn:2-4")
+    assert call("export", *words).code == 0
+
+    for against in ((), ("--against", "plain")):
+        graph = tmp_path / "model.onnx"
+        done = call("bench", graph, *against, *SHORT, "--allow-noise", "--json")
+
+        assert done.code == 0, done.err or done.out
+        assert done.document()["batch"] == 2
