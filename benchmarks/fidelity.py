@@ -28,6 +28,7 @@ from benchmarks.failures import as_engine_error
 from benchmarks.measurement import to_text
 from benchmarks.natural_images import natural_set
 from engines import registry, storage
+from engines.engine import OpenOptions
 from engines.errors import FpetError, ParityError
 from engines.images import ImageSet, to_input
 from engines.parity import Evidence, StageParity
@@ -242,6 +243,7 @@ def _naive_evidence(adapted: Any, images: ImageSet, path: Path) -> Evidence:
     ort = registry.import_or_explain("engines.backends.ort")
     to_onnx = registry.import_or_explain("fpet_export.to_onnx")
     onnx = registry.import_or_explain("onnx")
+    (path.parent / "probed").mkdir()
     plain.naive_export(adapted.model, path, batch=1, quality="random")
     # Proportional attention takes the logarithm of the sizes, and nothing else here takes one.
     logs = {node.input[0] for node in onnx.load(path).graph.node if node.op_type == "Log"}
@@ -250,7 +252,8 @@ def _naive_evidence(adapted: Any, images: ImageSet, path: Path) -> Evidence:
         adapted.preprocessing, in_graph=False, layout="NCHW", dtype="float32"
     )
     inputs = to_input(images.pixels, outside)
-    with ort.open_bytes(to_onnx.with_probes(path, probes), name=path.name) as engine:
+    probed = to_onnx.with_probes(path, probes, path.parent / "probed")
+    with ort.open_engine(probed, None, options=OpenOptions()) as engine:
         name = engine.inputs[0].name
         outputs = [engine.run({name: inputs[i : i + 1]}) for i in range(len(inputs))]
         logits = engine.outputs[0].name

@@ -11,6 +11,8 @@ import ast
 import contextlib
 import io
 import logging
+import math
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -52,23 +54,36 @@ def to_onnx(module: FrozenVit, path: Path, *, opset: int) -> dict[str, int]:
             where=str(path),
             fix="export a smaller backbone; weights in separate files are not supported yet",
         )
-    model = trace(module, opset=opset)
-    name_nodes(model)
-    graph = gs.import_onnx(model)
-    del model
-    graph.name = "frozen_vit"
-    graph.producer_name, graph.producer_version = "fpet-export", ""
-    graph_passes.run(graph)
-    check_plan(graph, module)
-    operators = Counter(node.op for node in graph.nodes)
+    with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
+        # The weights wait in a file of their own meanwhile: the passes need none of them, and a
+        # second copy in memory is what makes a big export fail on a small machine.
+        model = trace(module, Path(folder) / "traced.onnx", opset=opset)
+        name_nodes(model)
+        graph = gs.import_onnx(model)
+        graph.name = "frozen_vit"
+        graph.producer_name, graph.producer_version = "fpet-export", ""
+        graph_passes.run(graph)
+        check_plan(graph, module)
+        operators = Counter(node.op for node in graph.nodes)
+        finished = gs.export_onnx(graph)
+        onnx.load_external_data_for_model(finished, folder)
     with storage.atomic_path(path) as temporary:
-        onnx.save_model(gs.export_onnx(graph), str(temporary))
+        onnx.save_model(finished, str(temporary))
+        del finished
         _check(temporary)
     return dict(sorted(operators.items()))
 
 
-def trace(module: FrozenVit, *, opset: int) -> onnx.ModelProto:
+def trace(module: FrozenVit, path: Path, *, opset: int) -> onnx.ModelProto:
     """Run PyTorch's exporter on a frozen module.
+
+    Args:
+        module: Frozen, in eval mode.
+        path: Where the exporter writes the graph, with the weights in `<path>.data`.
+        opset: ONNX opset.
+
+    Returns:
+        The graph; of its constants it holds those that a pass may read, and refers to the rest.
 
     Raises:
         ExportError: The exporter failed.
@@ -100,7 +115,14 @@ def trace(module: FrozenVit, *, opset: int) -> onnx.ModelProto:
             fix="report this with the run and the versions of torch, onnx and onnxscript",
         ) from error
     assert program is not None
-    return program.model_proto
+    program.save(str(path), external_data=True)
+    model = onnx.load(str(path), load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.data_location and math.prod(tensor.dims) <= graph_passes.SMALL:
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+    return model
 
 
 def example_input(module: FrozenVit, batch: int) -> torch.Tensor:
@@ -167,12 +189,17 @@ def tokens_after_blocks(graph: graph_passes.Graph, depth: int) -> tuple[int, ...
     return tuple(tokens.get(index, 0) for index in range(depth))
 
 
-def with_probes(path: Path, probes: dict[str, str]) -> bytes:
-    """Return the model of `path` with inner tensors as additional outputs.
+def with_probes(path: Path, probes: dict[str, str], folder: Path) -> Path:
+    """Write the model of `path` with inner tensors as additional outputs.
 
     Args:
         path: A graph that this toolkit exported.
         probes: Role to tensor name, from the manifest.
+        folder: Where to write it, its weights in a file beside it, which a runtime can map
+            instead of copying.
+
+    Returns:
+        The file's path.
 
     Raises:
         ExportError: A probe is not in the graph.
@@ -187,13 +214,15 @@ def with_probes(path: Path, probes: dict[str, str]) -> bytes:
                 fix="export the run again with this version",
             )
         model.graph.output.append(known[name])
-    return bytes(model.SerializeToString())
+    probed = folder / path.name
+    onnx.save_model(model, str(probed), save_as_external_data=True, location=f"{path.name}.weights")
+    return probed
 
 
 def _check(path: Path) -> None:
     try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
         raise ExportError(
             f"the graph is not valid ONNX: {str(error).strip().splitlines()[0]}",
             where=path.name,

@@ -7,11 +7,12 @@ first stage that drifted, and with it the file to look at.
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.engine import open_engine
+from engines.engine import OpenOptions, open_engine
 from engines.errors import InputError
 from engines.evidence import engine_evidence, manifest_of
 from engines.images import ImageSet, PixelArray
@@ -151,6 +152,7 @@ def graph_evidence(path: Path, pixels: PixelArray, *, progress: Progress | None 
     from fpet_export.to_onnx import with_probes
 
     manifest = manifest_of(path)
-    model = with_probes(path, manifest.probes)
-    with ort.open_bytes(model, name=path.name) as engine:
-        return engine_evidence(engine, manifest, pixels, progress=progress)
+    with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
+        probed = with_probes(path, manifest.probes, Path(folder))
+        with ort.open_engine(probed, None, options=OpenOptions()) as engine:
+            return engine_evidence(engine, manifest, pixels, progress=progress)

@@ -80,7 +80,7 @@ def spec_of_name(name: str, *, where: str) -> VitSpec:
     timm_name = import_or_explain("fpet_export.backbones.timm_name")
     timm_name.check_name(name, where=where)
     with torch.device("meta"):
-        model = timm_name.timm.create_model(name, pretrained=False)
+        model = import_or_explain("timm").create_model(name, pretrained=False)
     spec: VitSpec = timm_name.spec_of(model, where)[0]
     return spec
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
 
 from engines.errors import CheckpointError, MissingDependencyError
 from engines.manifest import Preprocessing
+from engines.registry import import_or_explain
 from fpet_export.backbones import Backbone, BackboneOptions
 from fpet_export.backbones._names import check_weights, spec_from_names
 from fpet_export.vit import VitSpec
@@ -27,7 +26,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     name = text.removeprefix(_SCHEME)
     check_name(name, where=text)
     try:
-        model = timm.create_model(name, pretrained=True)
+        model = import_or_explain("timm").create_model(name, pretrained=True)
     # timm reaches the network here through several libraries, each with exceptions of its own.
     except Exception as error:
         raise MissingDependencyError(
@@ -48,6 +47,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
 
 def check_name(name: str, *, where: str) -> None:
     """Raise a CheckpointError unless timm has a plain ViT of this name."""
+    timm = import_or_explain("timm")
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
         raise CheckpointError(
@@ -63,10 +63,11 @@ def spec_of(model: torch.nn.Module, where: str) -> tuple[VitSpec, Preprocessing]
     Raises:
         CheckpointError: It is not a plain ViT.
     """
+    timm_vit = import_or_explain("timm.models.vision_transformer")
     any_model: Any = model
     # By class, not by names: a block that normalises after its branches has the very same weights.
-    block = type(any_model.blocks[0]) if isinstance(model, VisionTransformer) else None
-    if block is not Block:
+    block = type(any_model.blocks[0]) if isinstance(model, timm_vit.VisionTransformer) else None
+    if block is not timm_vit.Block:
         kind = f" with blocks of type {block.__name__}" if block is not None else ""
         raise CheckpointError(
             f"{type(model).__name__}{kind} is not a plain ViT",

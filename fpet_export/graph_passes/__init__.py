@@ -16,6 +16,9 @@ from fpet_export import graph_passes
 
 ORDER = ("name_weights", "name_probes", "share_constants", "keep_static")
 
+SMALL = 64
+"""Elements up to which a pass may read a constant's values; the others may be on disk."""
+
 Graph = Any
 """An `onnx_graphsurgeon.Graph`, which has no type information."""
 

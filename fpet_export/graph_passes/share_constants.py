@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from fpet_export.graph_passes import Graph
-
-SMALL = 64
+from fpet_export.graph_passes import SMALL, Graph
 
 
 def apply(graph: Graph) -> int:

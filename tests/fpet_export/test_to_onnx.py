@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,9 @@ def run_probed(exported: Exported, images: np.ndarray) -> dict[str, np.ndarray]:
     graph = onnx.load(str(exported.path)).graph
     known = {value.name for value in graph.value_info}
     probes = {name: name for name in ("match", "size") if name in known}
-    content = to_onnx.with_probes(exported.path, probes)
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as folder:
+        probed = to_onnx.with_probes(exported.path, probes, Path(folder))
+        session = onnxruntime.InferenceSession(probed, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(
         zip(names, session.run(None, {to_onnx.INPUT: pixels(exported, images)}), strict=True)
@@ -228,7 +230,7 @@ def test_a_probe_that_is_not_there_is_refused(export: Export) -> None:
     exported = export(batch=2, shape=CLIP, run={"merge_block": None})
 
     with pytest.raises(ExportError, match="no tensor 'match'"):
-        to_onnx.with_probes(exported.path, {"match": "match"})
+        to_onnx.with_probes(exported.path, {"match": "match"}, exported.path.parent)
 
 
 def test_an_unfolded_adapter_does_not_freeze() -> None:
