@@ -25,7 +25,7 @@ SPLIT_SEED = 20250328
 SPLIT_SIZES = {"train": 1077, "val": 360, "test": 360}
 STORED_SIZE = 32  # pixels a side of a composed image
 MODEL_SIZE = 224  # pixels a side of the model's input
-TEXTURE_CONTRAST = 1.0  # of the shifted task: 1 lets a texture reach its second colour
+STRIPE_WAVELENGTH = 8.0  # pixels of a stored image, in the shifted task
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -193,42 +193,37 @@ def compose_coloured(glyphs: torch.Tensor, generator: torch.Generator) -> Images
     return _to_uint8(ink * digit + (1 - ink) * ground)
 
 
-def _textures(count: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw (count, 32, 32) patterns in [0, 1]: a grating bent by smooth noise."""
+def _stripes() -> torch.Tensor:
+    """Return (32, 32) in [0, 1]: diagonal stripes, the same ones in every image."""
     axis = torch.arange(STORED_SIZE, dtype=torch.float32)
-    direction = _uniform((count, 1, 1), 0.0, float(np.pi), generator)
-    wavelength = _uniform((count, 1, 1), 5.0, 14.0, generator)
-    phase = _uniform((count, 1, 1), 0.0, float(2 * np.pi), generator)
-    along = direction.cos() * axis[None, None, :] + direction.sin() * axis[None, :, None]
-    coarse = torch.randn((count, 1, 6, 6), generator=generator)
-    size = [STORED_SIZE, STORED_SIZE]
-    noise = functional.interpolate(coarse, size=size, mode="bicubic", align_corners=False)[:, 0]
-    bend = _uniform((count, 1, 1), 0.0, 1.5, generator)
-    return 0.5 + 0.5 * torch.sin(2 * np.pi * along / wavelength + phase + bend * noise)
+    along = (axis[None, :] + axis[:, None]) / 2**0.5
+    return 0.5 + 0.5 * torch.sin(2 * np.pi * along / STRIPE_WAVELENGTH)
 
 
 def compose_shifted(glyphs: torch.Tensor, generator: torch.Generator) -> Images:
-    """Draw the shifted task: light coloured, turned digits on dark textures of two colours.
+    """Draw the shifted task: light coloured digits over strong stripes of two colours.
 
-    A texture goes from its first colour towards its second, by at most `TEXTURE_CONTRAST`.
+    The stripes lie in the same place in every image; their colours, the digit's colour, a slight
+    turn and the pixel noise are drawn anew. The turn is smaller than in pretraining.
 
     Args:
         glyphs: (B, 8, 8) ink in [0, 1].
-        generator: Source of the maps, colours, textures and pixel noise.
+        generator: Source of the maps, colours and pixel noise.
 
     Returns:
         (B, 32, 32, 3) images.
     """
     count = len(glyphs)
-    ink = render_ink(glyphs, generator, rotation_deg=10, shear=0.1, zoom=(0.85, 1.1), shift=0.08)[
+    ink = render_ink(glyphs, generator, rotation_deg=5, shear=0.05, zoom=(0.9, 1.1), shift=0.04)[
         ..., None
     ]
-    digit = _random_colours(count, 0.75, 1.0, generator)
-    first, other = (_random_colours(count, 0.0, 0.45, generator) for _ in range(2))
-    mixture = _textures(count, generator)[..., None] * TEXTURE_CONTRAST
-    mixed = (1 - mixture) * first + mixture * other
+    digit = _random_colours(count, 0.85, 1.0, generator)
+    dark = _random_colours(count, 0.0, 0.1, generator)
+    bright = _random_colours(count, 0.55, 0.7, generator)
+    mixture = _stripes()[None, ..., None]
+    ground = (1 - mixture) * dark + mixture * bright
     grain = 0.03 * torch.randn((count, STORED_SIZE, STORED_SIZE, 3), generator=generator)
-    return _to_uint8(ink * digit + (1 - ink) * mixed + grain)
+    return _to_uint8(ink * digit + (1 - ink) * ground + grain)
 
 
 def to_input(images: Images) -> torch.Tensor:

@@ -15,6 +15,9 @@ from torch.nn import functional
 from fpet_export.qlinear import fake_quantize
 
 Method = Literal["adaptformer", "lora"]
+Reduction = Literal["merge", "keep", "drop"]
+"""What happens to the patches of set A in the merge block; only `merge` is FPET."""
+
 REFINEMENT_WIDTH = 32
 DROPOUT = 0.1
 
@@ -277,12 +280,13 @@ class TunedViT(nn.Module):
             torch.cat([torch.ones_like(size[:, :1]), size], dim=1),
         )
 
-    def forward(self, images: torch.Tensor, *, merging: bool = True) -> Output:
+    def forward(self, images: torch.Tensor, *, reduction: Reduction = "merge") -> Output:
         """Classify images.
 
         Args:
             images: (B, 3, 224, 224) in [0, 1].
-            merging: Whether the merge block merges; if not, all blocks see all tokens.
+            reduction: `keep` lets all blocks see all tokens; `drop` leaves set A behind in the
+                merge block without adding it to set B.
         """
         backbone: Any = self.backbone
         patches = backbone.patch_embed(images)
@@ -294,9 +298,11 @@ class TunedViT(nn.Module):
             block = self.block(index)
             update, key = self.attend(index, tokens, size)
             tokens = tokens + update
-            if merging and index == self.merge_block:
+            if index == self.merge_block and reduction == "merge":
                 match = self.match(key)
                 tokens, size = self.merge(tokens, match)
+            elif index == self.merge_block and reduction == "drop":
+                tokens = torch.cat([tokens[:, :1], tokens[:, 1:][:, self.set_b]], dim=1)
             update = block.mlp(block.norm2(tokens))
             if self.method == "adaptformer":
                 # The branch reads the merged residual itself, not its layer norm.

@@ -189,7 +189,10 @@ def measure_run(model: TunedViT, folder: Path) -> dict[str, Any]:
         "best_epoch": log[-1]["best_epoch"],
         "val_accuracy": log[-1]["best_acc"],
         "test_accuracy": _accuracy(chosen, labels),
-        "test_accuracy_without_merging": _accuracy(classify(model, images, merging=False), labels),
+        "test_accuracy_all_patches_kept": _accuracy(
+            classify(model, images, reduction="keep"), labels
+        ),
+        "test_accuracy_set_a_dropped": _accuracy(classify(model, images, reduction="drop"), labels),
         "merges": {
             **describe_offsets(offsets),
             "mean_share_of_the_most_common_target": round(float(np.mean(modal_share)), 4),

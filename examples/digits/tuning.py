@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from examples.digits.backbone import load_backbone
 from examples.digits.data import Digits, Images, Labels, compose_shifted, to_input
-from examples.digits.model import TunedViT
+from examples.digits.model import Reduction, TunedViT
 from examples.digits.run_files import (
     RunSettings,
     run_folder,
@@ -30,12 +30,14 @@ VAL_SEED = 1001
 
 @torch.no_grad()
 def classify(
-    model: TunedViT, images: Images, *, merging: bool = True, batch_size: int = 60
+    model: TunedViT, images: Images, *, reduction: Reduction = "merge", batch_size: int = 60
 ) -> Labels:
     """Return the (B,) class index that the model chooses for each stored image."""
     model.eval()
     chosen = [
-        model(to_input(images[start : start + batch_size]), merging=merging).logits.argmax(dim=1)
+        model(to_input(images[start : start + batch_size]), reduction=reduction)
+        .logits.float()
+        .argmax(dim=1)
         for start in range(0, len(images), batch_size)
     ]
     indices: Labels = torch.cat(chosen).numpy()
@@ -80,7 +82,7 @@ def tune(
         merge_block=settings.merge_block,
     )
     val_images = compose_shifted(val.glyphs, torch.Generator().manual_seed(VAL_SEED))
-    optimizer = make_optimizer(model, weight_decay=1e-4)
+    optimizer = make_optimizer(model, weight_decay=0.0)
     labels = torch.from_numpy(train.labels)
     steps = epochs * (len(labels) // batch_size)
     step, best_epoch, best_accuracy, train_seconds = 0, 0, -1.0, 0.0
@@ -96,7 +98,7 @@ def tune(
             images = to_input(compose_shifted(train.glyphs[chosen], generator))
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(images).logits
-            loss = functional.cross_entropy(logits.float(), labels[chosen], label_smoothing=0.05)
+            loss = functional.cross_entropy(logits.float(), labels[chosen])
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -108,7 +110,8 @@ def tune(
         if (epoch + 1) % val_every and epoch + 1 < epochs:
             print(f"{settings.method} epoch {epoch} loss {np.mean(losses):.4f}", flush=True)
             continue
-        accuracy = float((classify(model, val_images) == val.labels).mean())
+        with torch.autocast("cpu", torch.bfloat16):
+            accuracy = float((classify(model, val_images) == val.labels).mean())
         tested = time.perf_counter()
         log.append(
             {
