@@ -13,9 +13,10 @@ HELP = "build an engine from a graph"
 DESCRIPTION = """\
 Build the engine of a target from an exported graph, with its manifest beside it.
 
-`cpu` gives an ONNX Runtime model that was optimised once; `rtx` a TensorRT-RTX plan, built
-without a GPU for the compute capabilities that are named; `tensorrt` a plan for the GPU of this
-machine. Where the engine can run here, its logits are compared with the graph's.
+`cpu` gives an ONNX Runtime model that was optimised once, `openvino` one that OpenVINO runs, `rtx`
+a TensorRT-RTX plan, built without a GPU for the compute capabilities that are named, `tensorrt` a
+plan for the GPU of this machine. Where the engine can run here, its logits are compared with the
+graph's.
 
   fpet-export build out/model.onnx --target rtx --sm 8.6,8.9
 """
