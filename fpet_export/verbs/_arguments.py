@@ -197,6 +197,11 @@ def _batch(text: str) -> int | tuple[int, int]:
     raise argparse.ArgumentTypeError(f"{text!r} is neither a number from 1 nor dyn:LOW-HIGH")
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Return the parts of a comma-separated list."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def positive(text: str) -> int:
     """Read a whole number from 1."""
     if not text.isdecimal() or int(text) < 1:

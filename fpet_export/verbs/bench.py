@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against", metavar="plain|X", help="the baseline (default: the first contender)"
     )
     parser.add_argument(
-        "--peers", type=_names, default=(), metavar="A,B|all", help="peers that join: "
+        "--peers", type=_arguments.names, default=(), metavar="A,B|all", help="peers that join: "
         "ort_plain, openvino_plain, torch_eager, torch_compile",
     )  # fmt: skip
     parser.add_argument(
@@ -103,7 +103,3 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         document=dataclasses.asdict(measurement),
         result="\n".join(written) or _bench.verdict(measurement),
     )
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

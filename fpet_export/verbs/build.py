@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", required=True, help="where it will run (see `targets`)")
     _arguments.add_output(parser, what="file to write (default: beside the graph)")
     parser.add_argument(
-        "--sm", type=_capabilities, metavar="8.6,8.9", help="GPU generations to build for (rtx)"
+        "--sm", type=_arguments.names, metavar="8.6,8.9", help="GPU generations to build for (rtx)"
     )
     parser.add_argument(
         "--optimization-level", type=int, choices=range(6), help="TensorRT's effort, 0 to 5"
@@ -72,7 +72,3 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         result=str(artefact),
         next=[f"fpet-export bench {artefact}", f"fpet-export predict {artefact} IMAGE"],
     )
-
-
-def _capabilities(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

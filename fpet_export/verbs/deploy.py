@@ -55,7 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _arguments.add_data(parser)
     group = parser.add_argument_group("the measurement")
     group.add_argument(
-        "--peers", type=_words, default=(), metavar="A,B|all", help="peers of the plain model"
+        "--peers",
+        type=_arguments.names,
+        default=(),
+        metavar="A,B|all",
+        help="peers of the plain model",
     )
     group.add_argument(
         "--threads", type=_arguments.positive, help="CPU threads (default: physical cores)"
@@ -76,7 +80,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     from engines.engine import load_target
     from fpet_export.verify import DEFAULT_IMAGES
 
-    names = list(dict.fromkeys(_words(options.target)))
+    names = list(dict.fromkeys(_arguments.names(options.target)))
     targets = [load_target(name) for name in names]
     _bench.check_peers(options.peers)
     files = [options.out / name for name in _FILES]
@@ -232,7 +236,3 @@ def _next(folder: Path, built: list[Built]) -> list[str]:
 
 def _join(counts: dict[str, Any]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

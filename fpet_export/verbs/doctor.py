@@ -7,10 +7,14 @@ import platform
 import shutil
 import sys
 from importlib import metadata, util
+from typing import TYPE_CHECKING
 
 from engines.engine import OpenOptions
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome
+
+if TYPE_CHECKING:
+    from benchmarks.environment import Environment
 
 HELP = "say what this machine can do and what is missing"
 DESCRIPTION = "Check Python, packages, processor, memory, disk and GPU; name what mends each gap."
@@ -59,8 +63,11 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             fix = f"pip install 'fpet-export[{extra}]'"
             console.step(name, f"absent, for {purpose}: {fix}", passed=False if needed else None)
             lacking += [name] if needed else []
-    machine = _machine(console)
-    gpus = _gpus(console)
+    from benchmarks.environment import read_environment
+
+    place = read_environment()
+    machine = _machine(place, console)
+    gpus = _gpus(place, console)
     return Outcome(
         document={"packages": packages, "lacking": lacking, "machine": machine, "gpus": gpus},
         result="ready" if not lacking else f"lacking {', '.join(lacking)}",
@@ -78,11 +85,9 @@ def _version(module: str, distribution: str) -> str | None:
         return "unknown version"
 
 
-def _machine(console: Console) -> dict[str, object]:
-    from benchmarks.environment import read_environment
+def _machine(place: Environment, console: Console) -> dict[str, object]:
     from engines.processor import usable_cores
 
-    place = read_environment()
     cores = usable_cores()
     threads = OpenOptions().threads or cores
     console.step("cpu", f"{place.cpu} · {cores} cores usable, engines take {threads} threads")
@@ -108,10 +113,8 @@ def _machine(console: Console) -> dict[str, object]:
     }
 
 
-def _gpus(console: Console) -> list[str]:
-    from benchmarks.environment import read_environment
-
-    gpus = read_environment().gpus
+def _gpus(place: Environment, console: Console) -> list[str]:
+    gpus = place.gpus
     if not gpus:
         console.step(
             "gpu",
