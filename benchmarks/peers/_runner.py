@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from engines.engine import Array, Feeds
-from engines.feeds import check_feeds
+from engines.engine_base import EngineBase
 from engines.manifest import TensorSpec
 
-if TYPE_CHECKING:
-    from typing_extensions import Self  # typing.Self needs Python 3.11
 
-
-class Runner:
+class Runner(EngineBase):
     """Adapts functions of the caller to the Engine protocol.
 
     Args:
@@ -38,9 +33,9 @@ class Runner:
         facts: dict[str, str],
         close: Callable[[], None] = lambda: None,
     ) -> None:
-        self.name, self.inputs, self.outputs = name, inputs, outputs
+        super().__init__(name=name, inputs=inputs, outputs=outputs)
         self._run, self._bind, self._facts = run, bind, facts
-        self._close: Callable[[], None] | None = close
+        self._free_runtime = close
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Run once and return the outputs by name."""
@@ -54,23 +49,9 @@ class Runner:
         """Return what a measurement must record."""
         return dict(self._facts)
 
-    def close(self) -> None:
-        """Free what the runtime holds."""
-        close, self._close = self._close, None
-        if close is not None:
-            close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _free(self) -> None:
+        self._free_runtime()
 
     def _batch(self, feeds: Feeds) -> Array:
-        checked, _ = check_feeds(self.inputs, feeds, where=self.name)
+        checked, _ = self._check(feeds)
         return checked[self.inputs[0].name]

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from engines.cuda import Cuda
 from engines.engine import Array
+from engines.engine_base import EngineBase
 from engines.errors import EngineError
-from engines.feeds import check_feeds, resolved
+from engines.feeds import resolved
 from engines.manifest import TensorSpec
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
-
-class TrtEngine:
+class TrtEngine(EngineBase):
     """A deserialized plan on one device; implements `engines.engine.Engine`.
 
     Not run on hardware yet.
@@ -36,32 +33,15 @@ class TrtEngine:
         name: str,
         facts: dict[str, str],
     ) -> None:
+        super().__init__(name=name, inputs=inputs, outputs=outputs, batch_range=batch_range)
         self._cuda = cuda
         self._owners = list(owners)  # TensorRT's runtime and engine outlive the context
-        self._context: Any | None = context
-        self._inputs, self._outputs = inputs, outputs
-        self._batch_range = batch_range
-        self._name = name
+        self._context = context
         self._facts = facts
         self._stream = cuda.create_stream()
         self._placements: list[_Placement] = []
         self._run_placement: _Placement | None = None
         self._active: _Placement | None = None
-
-    @property
-    def name(self) -> str:
-        """A short name for tables."""
-        return self._name
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs in the graph's order."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs in the graph's order."""
-        return self._outputs
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once and return the outputs by name; see `engines.engine.Engine`."""
@@ -95,10 +75,7 @@ class TrtEngine:
         """Return what a measurement must record about this engine."""
         return dict(self._facts)
 
-    def close(self) -> None:
-        """Free device memory, the context and the engine. Calling it twice is harmless."""
-        if self._context is None:
-            return
+    def _free(self) -> None:
         self._context = None
         while self._owners:
             self._owners.pop()
@@ -106,37 +83,15 @@ class TrtEngine:
             self._release(placement)
         self._cuda.destroy_stream(self._stream)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _check(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, int]]:
-        self._open_context()
-        return check_feeds(self._inputs, feeds, where=self._name, batch_range=self._batch_range)
-
-    def _open_context(self) -> Any:
-        if self._context is None:
-            raise EngineError(
-                "the engine is closed", where=self._name, fix="run it inside its `with` statement"
-            )
-        return self._context
-
     def _reserve(self, feeds: Mapping[str, Array], extents: dict[str, int]) -> _Placement:
         """Reserve device memory for feeds of these shapes and for the outputs they lead to."""
         outputs: dict[str, Array] = {}
-        for spec in self._outputs:
+        for spec in self.outputs:
             shape = resolved(spec, extents)
             if shape is None:
                 raise EngineError(
                     f"the shape of {spec.name!r} does not follow from the inputs: {spec.shape}",
-                    where=self._name,
+                    where=self.name,
                     fix="export with a static batch",
                 )
             outputs[spec.name] = np.empty(shape, spec.dtype)
@@ -160,12 +115,13 @@ class TrtEngine:
             self._cuda.upload(placement.addresses[name], value, self._stream)
 
     def _execute(self, placement: _Placement) -> None:
-        context = self._open_context()
+        self._require_open()
+        context = self._context
         if self._active is not placement:
             self._activate(context, placement)
         if not context.execute_async_v3(self._stream):
             raise EngineError(
-                "TensorRT refused to run the engine", where=self._name, fix="see its log"
+                "TensorRT refused to run the engine", where=self.name, fix="see its log"
             )
 
     def _activate(self, context: Any, placement: _Placement) -> None:
@@ -174,21 +130,21 @@ class TrtEngine:
             if not context.set_input_shape(name, shape):
                 raise EngineError(
                     f"TensorRT does not take the shape {shape} for {name!r}",
-                    where=self._name,
+                    where=self.name,
                     fix="keep to the batch range the engine was built for",
                 )
         unset = context.infer_shapes()
         if unset:
             raise EngineError(
                 f"shapes do not follow for {', '.join(unset)}",
-                where=self._name,
+                where=self.name,
                 fix="build the engine again from its graph",
             )
         for name, address in placement.addresses.items():
             if not context.set_tensor_address(name, address):
                 raise EngineError(
                     f"TensorRT does not take the memory of {name!r}",
-                    where=self._name,
+                    where=self.name,
                     fix="build the engine again from its graph",
                 )
         self._active = placement

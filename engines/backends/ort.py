@@ -16,8 +16,7 @@ import platform
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -30,14 +29,12 @@ from engines import processor, storage
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._requests import built_by, refuse_gpu_options, report, thread_count
 from engines.engine import Array, BuildOptions, OpenOptions
+from engines.engine_base import EngineBase
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
-from engines.feeds import check_feeds, resolved
+from engines.feeds import resolved
 from engines.manifest import Manifest, Runtime, TensorSpec
 from engines.onnx_header import OnnxHeader, parse_onnx_header, read_onnx_header
 from engines.targets import Target
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 if hasattr(onnxruntime, "disable_telemetry_events"):
     onnxruntime.disable_telemetry_events()
@@ -171,7 +168,7 @@ def open_bytes(model: bytes, *, name: str, options: OpenOptions | None = None) -
     )
 
 
-class OrtEngine:
+class OrtEngine(EngineBase):
     """An ONNX Runtime session; implements `engines.engine.Engine`."""
 
     def __init__(
@@ -184,47 +181,32 @@ class OrtEngine:
         batch_range: tuple[int, int] | None,
         rewrites: str,
     ) -> None:
-        self._session: Any | None = session
-        self._name = name
+        super().__init__(
+            name=name,
+            inputs=tuple(_spec(node) for node in session.get_inputs()),
+            outputs=tuple(_spec(node) for node in session.get_outputs()),
+            batch_range=batch_range,
+        )
+        self._session = session
         self._provider = provider
-        self._batch_range = batch_range
         self._rewrites = rewrites
         self._threads: int = session.get_session_options().intra_op_num_threads
-        self._inputs = tuple(_spec(node) for node in session.get_inputs())
-        self._outputs = tuple(_spec(node) for node in session.get_outputs())
         self._opset = header.opset
-
-    @property
-    def name(self) -> str:
-        """A short name for tables."""
-        return self._name
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs in the graph's order."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs in the graph's order."""
-        return self._outputs
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once and return the outputs by name; see `engines.engine.Engine`."""
-        session = self._open_session()
         checked, _ = self._check(feeds)
-        names = [spec.name for spec in self._outputs]
+        names = [spec.name for spec in self.outputs]
         try:
-            values = session.run(names, checked)
+            values = self._session.run(names, checked)
         except _ORT_ERRORS as error:
             raise self._run_error(error) from error
         return dict(zip(names, values, strict=True))
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
         """Put `feeds` and the outputs' memory in place; see `engines.engine.Engine`."""
-        session = self._open_session()
         checked, extents = self._check(feeds)
-        binding = session.io_binding()
+        binding = self._session.io_binding()
         device = self._provider
         kept = []  # the binding holds addresses only: the arrays must live as long as it does
         try:
@@ -232,7 +214,7 @@ class OrtEngine:
                 placed = onnxruntime.OrtValue.ortvalue_from_numpy(value, device, 0)
                 kept.append((value, placed))
                 binding.bind_ortvalue_input(name, placed)
-            for spec in self._outputs:
+            for spec in self.outputs:
                 shape = resolved(spec, extents)
                 if shape is None:
                     binding.bind_output(spec.name, device)
@@ -246,8 +228,9 @@ class OrtEngine:
 
         def run_once() -> None:
             assert kept is not None
+            self._require_open()
             try:
-                self._open_session().run_with_iobinding(binding)
+                self._session.run_with_iobinding(binding)
                 if device != "cpu":
                     binding.synchronize_outputs()
             except _ORT_ERRORS as error:
@@ -269,35 +252,13 @@ class OrtEngine:
             return {**facts, "device": "cuda:0", "tf32": "off"}
         return {**facts, "device": processor.processor_name()}
 
-    def close(self) -> None:
-        """Free the session. Calling it twice is harmless."""
+    def _free(self) -> None:
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _open_session(self) -> Any:
-        if self._session is None:
-            raise EngineError(
-                "the engine is closed", where=self._name, fix="run it inside its `with` statement"
-            )
-        return self._session
-
-    def _check(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, int]]:
-        return check_feeds(self._inputs, feeds, where=self._name, batch_range=self._batch_range)
 
     def _run_error(self, error: BaseException) -> EngineError:
         return EngineError(
             f"ONNX Runtime failed while running: {_one_line(error)}",
-            where=self._name,
+            where=self.name,
             fix="the message names the operator; open with literal=True to rule out a rewrite",
         )
 

@@ -18,8 +18,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -28,14 +27,11 @@ from engines.backends._openvino import openvino
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._requests import built_by, refuse_gpu_options, report, thread_count
 from engines.engine import Array, BuildOptions, OpenOptions
+from engines.engine_base import EngineBase
 from engines.errors import EngineError, InputError, UsageError
-from engines.feeds import check_feeds
-from engines.manifest import Manifest, Runtime, TensorSpec
+from engines.manifest import Manifest, Runtime
 from engines.onnx_header import OnnxHeader, read_onnx_header
 from engines.targets import Target
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _FLAVOUR = "openvino"
 _VERSION = openvino.get_version().partition("-")[0]
@@ -113,14 +109,8 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
     )
 
 
-class OvEngine:
-    """A model compiled by OpenVINO; implements `engines.engine.Engine`.
-
-    Attributes:
-        name: A short name for tables.
-        inputs: In the graph's order.
-        outputs: Likewise.
-    """
+class OvEngine(EngineBase):
+    """A model compiled by OpenVINO; implements `engines.engine.Engine`."""
 
     def __init__(
         self,
@@ -131,13 +121,12 @@ class OvEngine:
         threads: int,
         batch_range: tuple[int, int] | None,
     ) -> None:
-        self.name = name
-        self.inputs: tuple[TensorSpec, ...] = header.inputs
-        self.outputs: tuple[TensorSpec, ...] = header.outputs
-        self._compiled: Any | None = compiled
+        super().__init__(
+            name=name, inputs=header.inputs, outputs=header.outputs, batch_range=batch_range
+        )
+        self._compiled = compiled
         self._opset = header.opset
         self._threads = threads
-        self._batch_range = batch_range
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once and return the outputs by name; see `engines.engine.Engine`."""
@@ -153,7 +142,7 @@ class OvEngine:
         request = self._request(feeds)
 
         def run_once() -> None:
-            self._open_model()
+            self._require_open()
             self._infer(request)
 
         return run_once
@@ -171,33 +160,13 @@ class OvEngine:
             "device": processor.processor_name(),
         }
 
-    def close(self) -> None:
-        """Free the model. Calling it twice is harmless."""
+    def _free(self) -> None:
         self._compiled = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _open_model(self) -> Any:
-        if self._compiled is None:
-            raise EngineError(
-                "the engine is closed", where=self.name, fix="run it inside its `with` statement"
-            )
-        return self._compiled
 
     def _request(self, feeds: Mapping[str, Array]) -> Any:
         """Return a request of its own (0.1 ms), so that threads do not disturb each other."""
-        model = self._open_model()
-        checked, _ = check_feeds(self.inputs, feeds, where=self.name, batch_range=self._batch_range)
-        request = model.create_infer_request()
+        checked, _ = self._check(feeds)
+        request = self._compiled.create_infer_request()
         for name, value in checked.items():
             request.set_tensor(name, openvino.Tensor(value))
         return request

@@ -7,8 +7,6 @@ import datetime as dt
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,11 +14,9 @@ import pytest
 from benchmarks.environment import Environment, read_environment
 from benchmarks.validity import MachineUse
 from engines.engine import Array, Feeds
+from engines.engine_base import EngineBase
 from engines.errors import EngineError
 from engines.manifest import TensorSpec
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class FakeClock:
@@ -39,7 +35,7 @@ class FakeClock:
         self.now_ns += round(seconds * 1e9)
 
 
-class FakeEngine:
+class FakeEngine(EngineBase):
     """Implements `engines.engine.Engine`; a run takes the next of `latencies_ns`."""
 
     def __init__(
@@ -52,9 +48,11 @@ class FakeEngine:
         error: float = 0.0,
         fails: bool = False,
     ) -> None:
-        self.name = name
-        self.inputs = (TensorSpec(name="images", shape=(batch, 3, 8, 8), dtype="float32"),)
-        self.outputs = (TensorSpec(name="logits", shape=(batch, 4), dtype="float32"),)
+        super().__init__(
+            name=name,
+            inputs=(TensorSpec(name="images", shape=(batch, 3, 8, 8), dtype="float32"),),
+            outputs=(TensorSpec(name="logits", shape=(batch, 4), dtype="float32"),),
+        )
         self.closed = False
         self.runs = 0
         self._clock = clock
@@ -80,19 +78,8 @@ class FakeEngine:
     def describe(self) -> dict[str, str]:
         return {"runtime": "fake", "version": "1"}
 
-    def close(self) -> None:
+    def _free(self) -> None:
         self.closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def latencies(median_ns: int, *, seed: int, spread: float = 0.02) -> Iterator[int]:
