@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engines import backends, registry, storage, targets
 from engines.errors import InputError
-from engines.manifest import Manifest, TensorSpec, manifest_path, read_manifest, write_manifest
+from engines.manifest import Manifest, TensorSpec, manifest_path, publish, read_manifest
 from engines.targets import Target
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def build(
     artefact = Path(out) if out else graph.with_name(f"{graph.stem}.{place.name}{place.suffix}")
     storage.refuse_overwrite(artefact, force=options.force)
     built = backend(place.backend).build(graph, place, artefact, options=options)
-    write_manifest(artefact, built)
+    publish(artefact, built)
     return artefact
 
 

@@ -114,6 +114,18 @@ class Parent:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Companion:
+    """A file in the artefact's folder that the artefact refers to: weights too large for it.
+
+    Hash and size are filled in by `write_manifest`.
+    """
+
+    file: str
+    sha256: str = ""
+    size_bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Runtime:
     """What a plan is bound to.
 
@@ -155,6 +167,7 @@ class Manifest:
         weights: "random" marks an artefact that is good for speed only.
         batch_range: Smallest and largest value of a dynamic batch dimension; None when every
             extent is static.
+        companions: Files that belong to it.
         parents: What it was made from.
         command: The command line, word by word.
         tools: Versions of what made it.
@@ -178,6 +191,7 @@ class Manifest:
     operators: dict[str, int] = dataclasses.field(default_factory=dict)
     probes: dict[str, str] = dataclasses.field(default_factory=dict)
     batch_range: tuple[int, int] | None = None
+    companions: tuple[Companion, ...] = ()
     parents: tuple[Parent, ...] = ()
     command: tuple[str, ...] = ()
     tools: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -195,13 +209,30 @@ def manifest_path(artefact: Path) -> Path:
     return artefact.with_name(artefact.stem + ".manifest.json")
 
 
+def publish(artefact: Path, manifest: Manifest) -> Manifest:
+    """Write the side-car of an artefact just made; without one, the artefact is removed again."""
+    try:
+        return write_manifest(artefact, manifest)
+    except BaseException:  # Ctrl-C too: hashing a large file takes a second
+        artefact.unlink(missing_ok=True)
+        raise
+
+
 def write_manifest(artefact: Path, manifest: Manifest) -> Manifest:
-    """Hash `artefact`, write its side-car and return the completed manifest."""
+    """Hash `artefact` and its companions, write the side-car, return the completed manifest."""
     complete = dataclasses.replace(
         manifest,
         file=artefact.name,
         sha256=storage.sha256_of(artefact),
         size_bytes=artefact.stat().st_size,
+        companions=tuple(
+            Companion(
+                file=companion.file,
+                sha256=storage.sha256_of(artefact.parent / companion.file),
+                size_bytes=(artefact.parent / companion.file).stat().st_size,
+            )
+            for companion in manifest.companions
+        ),
     )
     text = json.dumps(dataclasses.asdict(complete), indent=1)
     storage.write_text(manifest_path(artefact), text + "\n")
@@ -212,8 +243,8 @@ def read_manifest(artefact: Path, *, verify: bool = True) -> Manifest:
     """Read the side-car of `artefact` and check that it describes these very bytes.
 
     Raises:
-        TrustError: There is no side-car, it is not ours or not whole, or the artefact's size or
-            hash is another.
+        TrustError: There is no side-car, it is not ours or not whole, or the size or hash of the
+            artefact or of a companion is another.
     """
     path = manifest_path(artefact)
     fix = "make the artefact again, or copy it together with its manifest"
@@ -242,29 +273,41 @@ def read_manifest(artefact: Path, *, verify: bool = True) -> Manifest:
 
 
 def _verify(artefact: Path, manifest: Manifest, fix: str) -> None:
-    try:
-        size = artefact.stat().st_size
-    except OSError as error:
-        raise TrustError(
-            f"the artefact cannot be read: {error.strerror}", where=str(artefact), fix=fix
-        ) from error
     if manifest.file != artefact.name:
         raise TrustError(
             f"the manifest describes {manifest.file!r}, not {artefact.name!r}",
             where=str(manifest_path(artefact)),
             fix=fix,
         )
-    if size != manifest.size_bytes:
+    own = Companion(file=manifest.file, sha256=manifest.sha256, size_bytes=manifest.size_bytes)
+    for wanted in (own, *manifest.companions):
+        if artefact.parent.resolve() not in (artefact.parent / wanted.file).resolve().parents:
+            raise TrustError(
+                f"the manifest names a file outside its folder: {wanted.file!r}",
+                where=str(manifest_path(artefact)),
+                fix=fix,
+            )
+        _verify_file(artefact.parent / wanted.file, wanted, fix)
+
+
+def _verify_file(path: Path, wanted: Companion, fix: str) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
         raise TrustError(
-            f"the file has {size} bytes, its manifest says {manifest.size_bytes}",
-            where=str(artefact),
+            f"the file cannot be read: {error.strerror}", where=str(path), fix=fix
+        ) from error
+    if size != wanted.size_bytes:
+        raise TrustError(
+            f"the file has {size} bytes, its manifest says {wanted.size_bytes}",
+            where=str(path),
             fix=fix,
         )
-    found = storage.sha256_of(artefact)
-    if found != manifest.sha256:
+    found = storage.sha256_of(path)
+    if found != wanted.sha256:
         raise TrustError(
-            f"SHA-256 is {found[:16]}…, the manifest says {manifest.sha256[:16]}…",
-            where=str(artefact),
+            f"SHA-256 is {found[:16]}…, the manifest says {wanted.sha256[:16]}…",
+            where=str(path),
             fix=fix,
         )
 

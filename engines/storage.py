@@ -35,37 +35,34 @@ def refuse_overwrite(path: Path, *, force: bool) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder; on success it takes the place of `path`.
+    """Give the name of `path` in a temporary folder beside it; on success it moves into place.
 
     The bytes are on the disk (fsync) before the rename, so a crash, a full disk or Ctrl-C leaves
-    either the old file or the new one, never half of one.
+    either the old file or the new one, never half of one. Other files written into that folder,
+    to which the first refers by name, move before it.
 
     Raises:
         InputError: The folder cannot be written, or the disk is full.
     """
-    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(
+        with tempfile.TemporaryDirectory(
             prefix=f".{path.name}.", suffix=".part", dir=path.parent
-        )
-        os.close(descriptor)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-        temporary = None
+        ) as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            files = sorted(Path(folder).iterdir(), key=lambda file: file == temporary)
+            for file in files:
+                with file.open("rb+") as content:
+                    os.fsync(content.fileno())
+            for file in files:
+                file.replace(path.with_name(file.name))
     except OSError as error:
         raise InputError(
             f"cannot write {path.name}: {error.strerror or error}",
             where=str(path.parent),
             fix="free space or choose a folder that you may write",
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -77,9 +74,3 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write `content` to `path` atomically, in UTF-8."""
     write_bytes(path, content.encode())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -22,13 +22,15 @@ from engines.engine import load_target
 from engines.errors import CheckpointError, UsageError
 from engines.images import PixelArray
 from engines.manifest import (
+    Companion,
     Manifest,
     ModelFacts,
     Parent,
     Preprocessing,
     TensorSpec,
-    write_manifest,
+    publish,
 )
+from engines.onnx_header import read_onnx_header
 from engines.parity import Evidence
 from engines.targets import Target
 from fpet_export import adapt, backbones, checkpoints, cost, reference
@@ -241,7 +243,7 @@ class Frozen:
                 fix="give one name a class, in the order of the head's rows",
             )
         operators = to_onnx.to_onnx(self.module, target, opset=self.target.opset)
-        write_manifest(target, self._manifest(target, operators, labels, command))
+        publish(target, self._manifest(target, operators, labels, command))
         return target
 
     def _manifest(
@@ -288,6 +290,7 @@ class Frozen:
                 macs=self.macs(),
             ),
             operators=operators,
+            companions=companions_of(path),
             probes=probes,
             parents=_parents(run),
             command=tuple(command),
@@ -358,6 +361,11 @@ def load(
         backbone=base,
         preprocessing=dataclasses.replace(preprocessing, in_graph=False),
     )
+
+
+def companions_of(graph: Path) -> tuple[Companion, ...]:
+    """Return the files that hold weights of `graph`, for its manifest."""
+    return tuple(Companion(file=name) for name in read_onnx_header(graph).external_files)
 
 
 def tool_versions() -> dict[str, str]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
 import torch
 
 from engines import storage
-from engines.manifest import Manifest, TensorSpec, write_manifest
+from engines.manifest import Manifest, TensorSpec, publish
 from fpet_export import fold as folding
-from fpet_export.pipeline import Folded, tool_versions
+from fpet_export import large_weights
+from fpet_export.pipeline import Folded, companions_of, tool_versions
 from fpet_export.to_onnx import INPUT, OUTPUT, quiet_exporter
 from fpet_export.vit import Vit
 
@@ -50,8 +50,9 @@ def naive_export(model: Vit, path: Path, *, batch: int, quality: str = "unknown"
         )
     assert program is not None
     with storage.atomic_path(path) as temporary:
-        onnx.save_model(program.model_proto, str(temporary))
-    write_manifest(
+        weights = sum(p.numel() * p.element_size() for p in model.parameters())
+        program.save(str(temporary), external_data=weights > large_weights.LARGEST_BYTES)
+    publish(
         path,
         Manifest(
             kind="graph",
@@ -61,6 +62,7 @@ def naive_export(model: Vit, path: Path, *, batch: int, quality: str = "unknown"
             precision="fp32",
             opset=_OPSET,
             target="any",
+            companions=companions_of(path),
             weights="random" if quality == "random" else "trained",
             tools=tool_versions(),
         ),

@@ -25,16 +25,14 @@ import torch
 
 from engines import storage
 from engines.errors import ExportError
-from fpet_export import graph_passes
+from fpet_export import graph_passes, large_weights
 from fpet_export.freeze import FrozenVit, input_shape
 
 INPUT, OUTPUT = "images", "logits"
-LARGEST_BYTES = 2**31 - 2**20
-"""An ONNX file is one protobuf message, which ends at 2 GiB."""
 
 
 def to_onnx(module: FrozenVit, path: Path, *, opset: int) -> dict[str, int]:
-    """Export `module` to `path`, atomically.
+    """Export `module` to `path`, atomically; weights beyond 2 GiB go into `<path>.data`.
 
     Args:
         module: Frozen, in eval mode.
@@ -45,15 +43,8 @@ def to_onnx(module: FrozenVit, path: Path, *, opset: int) -> dict[str, int]:
         The histogram of the graph's operators.
 
     Raises:
-        ExportError: The graph is not what was planned, or is larger than a file may be.
+        ExportError: The graph is not what was planned.
     """
-    weights = sum(p.numel() * p.element_size() for p in module.parameters())
-    if weights > LARGEST_BYTES:
-        raise ExportError(
-            f"the weights take {weights / 2**30:.1f} GiB, an ONNX file ends at 2 GiB",
-            where=str(path),
-            fix="export a smaller backbone; weights in separate files are not supported yet",
-        )
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         # The weights wait in a file of their own meanwhile: the passes need none of them, and a
         # second copy in memory is what makes a big export fail on a small machine.
@@ -66,11 +57,10 @@ def to_onnx(module: FrozenVit, path: Path, *, opset: int) -> dict[str, int]:
         check_plan(graph, module)
         operators = Counter(node.op for node in graph.nodes)
         finished = gs.export_onnx(graph)
-        onnx.load_external_data_for_model(finished, folder)
-    with storage.atomic_path(path) as temporary:
-        onnx.save_model(finished, str(temporary))
-        del finished
-        _check(temporary)
+        with storage.atomic_path(path) as temporary:
+            large_weights.save(finished, temporary, source=Path(folder))
+            del finished
+            _check(temporary)
     return dict(sorted(operators.items()))
 
 

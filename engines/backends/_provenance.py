@@ -11,7 +11,7 @@ import numpy as np
 
 from engines import storage
 from engines.errors import InputError, TrustError
-from engines.manifest import Manifest, Parent, Runtime, manifest_path, read_manifest
+from engines.manifest import Companion, Manifest, Parent, Runtime, manifest_path, read_manifest
 from engines.onnx_header import OnnxHeader, read_onnx_header
 from engines.targets import Target
 
@@ -66,7 +66,12 @@ def _check_names(onnx: Path, manifest: Manifest, header: OnnxHeader) -> None:
 
 
 def engine_manifest(
-    source: Source, target: Target, *, runtime: Runtime, command: tuple[str, ...]
+    source: Source,
+    target: Target,
+    *,
+    runtime: Runtime,
+    command: tuple[str, ...],
+    companions: tuple[str, ...] = (),
 ) -> Manifest:
     """Return the manifest of an engine built from `source`; hash and size are filled in later.
 
@@ -96,6 +101,7 @@ def engine_manifest(
         runtime=runtime,
         operators=header.operators,
         batch_range=graph.batch_range if graph else None,
+        companions=tuple(Companion(file=name) for name in companions),
         parents=_parents(source),
         command=command,
         tools=tools,

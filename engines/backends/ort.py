@@ -42,6 +42,7 @@ onnxruntime.set_default_logger_severity(4)  # errors arrive as exceptions; stder
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _QUIET = 4
+_EXTERNAL_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 _ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
@@ -74,11 +75,14 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Ma
     refuse_gpu_options(options, target)
     source = read_source(onnx)
     provider = "cuda" if target.name == "cuda" else "cpu"
+    weights_file = f"{out.name}.data"
     report(options, "optimise", 0)
     with storage.atomic_path(out) as temporary:
         settings = _session_options(threads=None)
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         settings.optimized_model_filepath = str(temporary)
+        if source.header.external_files:
+            settings.add_session_config_entry(_EXTERNAL_WEIGHTS, weights_file)
         try:
             _session(str(onnx), settings, provider, where=str(onnx), header=source.header)
         except EngineError as error:
@@ -100,7 +104,13 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Ma
             "instruction_sets": " ".join(processor.instruction_sets()),
         },
     )
-    return engine_manifest(source, target, runtime=runtime, command=options.command)
+    return engine_manifest(
+        source,
+        target,
+        runtime=runtime,
+        command=options.command,
+        companions=(weights_file,) if source.header.external_files else (),
+    )
 
 
 def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> OrtEngine:

@@ -72,7 +72,9 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Ma
             "cpu": processor.processor_name(),
         },
     )
-    return engine_manifest(source, target, runtime=runtime, command=options.command)
+    return engine_manifest(
+        source, target, runtime=runtime, command=options.command, companions=external
+    )
 
 
 def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> OvEngine:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engines.errors import TrustError
 from engines.manifest import (
+    Companion,
     Manifest,
     ModelFacts,
     Parent,
@@ -19,6 +20,7 @@ from engines.manifest import (
     TensorSpec,
     from_json,
     manifest_path,
+    publish,
     read_manifest,
     write_manifest,
 )
@@ -55,6 +57,7 @@ MANIFESTS = st.builds(
         std=TRIPLES,
     ),
     labels=st.lists(NAMES, max_size=4).map(tuple),
+    companions=st.lists(st.builds(Companion, file=NAMES), max_size=2).map(tuple),
     model=st.none()
     | st.builds(
         ModelFacts,
@@ -129,6 +132,43 @@ def test_what_is_written_is_read_back(artefact: Path) -> None:
     assert manifest.file == "model.onnx"
     assert manifest.size_bytes == 19
     assert manifest.inputs == a_manifest().inputs
+
+
+def test_a_companion_is_hashed_and_verified(artefact: Path) -> None:
+    weights = artefact.with_name("model.onnx.data")
+    weights.write_bytes(b"weights")
+    manifest = dataclasses.replace(a_manifest(), companions=(Companion(file=weights.name),))
+
+    written = write_manifest(artefact, manifest)
+
+    assert written.companions[0].size_bytes == 7
+    assert read_manifest(artefact).companions == written.companions
+    weights.write_bytes(b"Weights")
+    with pytest.raises(TrustError, match="SHA-256") as caught:
+        read_manifest(artefact)
+    assert caught.value.where == str(weights)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "", "."])
+def test_a_companion_outside_the_folder_is_refused(artefact: Path, name: str) -> None:
+    edit(artefact, companions=[{"file": name, "sha256": "0" * 64, "size_bytes": 1}])
+
+    with pytest.raises(TrustError, match="names a file outside its folder"):
+        read_manifest(artefact)
+
+
+def test_an_artefact_is_published_with_its_side_car_or_not_at_all(
+    artefact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engines.storage.sha256_of", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        publish(artefact, a_manifest())
+
+    assert not artefact.exists()
 
 
 def test_the_side_car_lies_beside_the_artefact() -> None:

@@ -24,6 +24,18 @@ def test_a_written_file_appears_whole_and_alone(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "a.bin").read_bytes() == b"whole"
 
 
+def test_files_that_belong_together_appear_together(tmp_path: Path) -> None:
+    with storage.atomic_path(tmp_path / "a.onnx") as temporary:
+        temporary.write_bytes(b"graph")
+        temporary.with_name("a.onnx.data").write_bytes(b"weights")
+        assert not any(path.is_file() for path in tmp_path.iterdir())
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "a.onnx": b"graph",
+        "a.onnx.data": b"weights",
+    }
+
+
 @pytest.mark.parametrize("interruption", [ValueError, KeyboardInterrupt])
 def test_an_exception_leaves_the_old_file(
     tmp_path: Path, interruption: type[BaseException]
