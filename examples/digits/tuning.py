@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from examples.digits.backbone import load_backbone
 from examples.digits.data import Digits, Images, Labels, compose_shifted, to_input
-from examples.digits.model import Reduction, TunedViT
+from examples.digits.model import TunedViT
 from examples.digits.run_files import (
     RunSettings,
     run_folder,
@@ -29,15 +29,11 @@ VAL_SEED = 1001
 
 
 @torch.no_grad()
-def classify(
-    model: TunedViT, images: Images, *, reduction: Reduction = "merge", batch_size: int = 60
-) -> Labels:
+def classify(model: TunedViT, images: Images, *, batch_size: int = 60) -> Labels:
     """Return the (B,) class index that the model chooses for each stored image."""
     model.eval()
     chosen = [
-        model(to_input(images[start : start + batch_size]), reduction=reduction)
-        .logits.float()
-        .argmax(dim=1)
+        model(to_input(images[start : start + batch_size])).logits.float().argmax(dim=1)
         for start in range(0, len(images), batch_size)
     ]
     indices: Labels = torch.cat(chosen).numpy()
