@@ -203,6 +203,11 @@ class Manifest:
     size_bytes: int = 0
     schema: int = SCHEMA
 
+    @property
+    def total_bytes(self) -> int:
+        """The size of the artefact with its companions."""
+        return self.size_bytes + sum(companion.size_bytes for companion in self.companions)
+
 
 def manifest_path(artefact: Path) -> Path:
     """Return the side-car's path: `model.cpu.onnx` has `model.cpu.manifest.json`."""

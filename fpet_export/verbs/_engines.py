@@ -16,7 +16,7 @@ from fpet_export.console import Console
 
 def describe(path: Path, manifest: Manifest) -> str:
     """Return the one line that says what was built."""
-    parts = [f"{path.name} {manifest.size_bytes / 1e6:.1f} MB"]
+    parts = [f"{path.name} {manifest.total_bytes / 1e6:.1f} MB"]
     runtime = manifest.runtime
     if runtime is not None:
         parts.append(f"{runtime.flavour} {runtime.version}")

@@ -127,12 +127,12 @@ def export(
     )
     with console.progress("ONNX graph", count) as advance:
         onnx_row = verify.onnx_row(started.check, written, advance)
-    operators = manifest_of(written).operators
+    manifest = manifest_of(written)
     console.step(
         "onnx",
-        f"{written.parent.name}/{written.name} {written.stat().st_size / 1e6:.1f} MB · "
+        f"{written.parent.name}/{written.name} {manifest.total_bytes / 1e6:.1f} MB · "
         f"opset {frozen.target.opset} · "
-        f"{operators['LayerNormalization']} LayerNormalization · "
+        f"{manifest.operators['LayerNormalization']} LayerNormalization · "
         f"top-1 agree {round(onnx_row.top1_agreement * count)}/{count}",
         passed=onnx_row.passed,
     )

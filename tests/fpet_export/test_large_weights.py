@@ -98,7 +98,9 @@ def test_the_command_line_verifies_and_compares_it(exported: Exported, tmp_path:
 
     assert done.code == 0, done.err
     graph = tmp_path / "model.onnx"
-    assert read_manifest(graph).companions
+    manifest = read_manifest(graph)
+    assert manifest.total_bytes > 5 * manifest.size_bytes
+    assert f"model.onnx {manifest.total_bytes / 1e6:.1f} MB" in done.err
     done = call(
         "compare", exported.run.text, graph, "--backbone", exported.backbone, "-o", tmp_path / "p"
     )
