@@ -9,13 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fpet_export.pipeline import Adapted
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(run: str, **options: Any) -> Adapted:
+def load(run: str | Path, **options: Any) -> Adapted:
     """Read a fine-tuned run; see `fpet_export.pipeline.load` for the options."""
     from engines.registry import import_or_explain
 

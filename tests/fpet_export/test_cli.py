@@ -320,7 +320,13 @@ def test_sigint_in_the_middle_of_an_export_leaves_nothing(
     out = tmp_path / "out"
     command = [sys.executable, "-m", "fpet_export.cli", "export", *exported.words, "-o", str(out)]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background job ignores SIGINT, and what it starts would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stderr is not None

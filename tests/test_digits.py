@@ -1,0 +1,70 @@
+"""The example runs: what the exporter makes of their files is what their own model computes.
+
+`expected.npz` was written by `examples/digits/model.py`, which shares no network code with the
+exporter.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import engines
+import fpet_export
+from engines.evidence import engine_evidence
+from engines.images import ImageSet, PixelArray, read_set
+from engines.manifest import read_manifest
+from fpet_export import verify
+from fpet_export.pipeline import Adapted
+from tests.fpet_export.tiny import relative
+
+FOLDER = Path(__file__).parents[1] / "examples" / "digits"
+COUNT = 8
+
+
+@pytest.fixture(scope="module", params=["lora", "adaptformer"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def run(name: str) -> Adapted:
+    return fpet_export.load(FOLDER / "runs" / name, backbone=FOLDER / "backbone.safetensors")
+
+
+@pytest.fixture(scope="module")
+def pixels(run: Adapted) -> PixelArray:
+    return read_set(FOLDER / "test.npz", run.preprocessing).pixels[:COUNT]
+
+
+@pytest.fixture(scope="module")
+def expected(name: str) -> dict[str, np.ndarray]:
+    with np.load(FOLDER / "expected.npz") as stored:
+        return {key: stored[f"{name}_{key}"][:COUNT] for key in ("logits", "match", "margin")}
+
+
+def test_the_reference_is_the_model_that_was_trained(
+    run: Adapted, pixels: PixelArray, expected: dict[str, np.ndarray]
+) -> None:
+    evidence = run.evidence(pixels)
+
+    assert evidence.match is not None
+    assert relative(evidence.logits, expected["logits"]) < 1e-5  # its input is float32 pixels
+    assert (evidence.match == expected["match"])[expected["margin"] > 1e-6].all()
+
+
+def test_the_engine_gives_its_answers(
+    run: Adapted, pixels: PixelArray, expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    check = verify.begin(run, ImageSet(pixels=pixels, description="the first test digits"))
+    graph = run.fold().freeze(batch=COUNT, target="cpu").to_onnx(tmp_path)
+
+    row = verify.onnx_row(check, graph, lambda done: None)
+
+    assert row.failures == ()  # flips within float32's rounding are allowed, and only those
+    with engines.open(engines.build(graph, target="cpu")) as engine:
+        logits = engine_evidence(engine, read_manifest(graph), pixels).logits
+    assert (logits.argmax(axis=1) == expected["logits"].argmax(axis=1)).all()
+    assert relative(logits, expected["logits"]) < 1e-2  # one patch merged elsewhere: about 1e-3
