@@ -3,6 +3,7 @@
 The head starts from the pretrained one, because the classes are the same.
 """
 
+import shutil
 import time
 from collections.abc import Sequence
 
@@ -83,6 +84,7 @@ def tune(
     steps = epochs * (len(labels) // batch_size)
     step, best_epoch, best_accuracy, train_seconds = 0, 0, -1.0, 0.0
     folder = run_folder(settings.method)
+    shutil.rmtree(folder / "configs", ignore_errors=True)  # of a run with another width
     write_settings(settings, folder, command)
     log: list[dict[str, float]] = []
     for epoch in range(epochs):
