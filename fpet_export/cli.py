@@ -51,10 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     options, unknown = build_parser().parse_known_args(words)
     if unknown:
+        named = f"see `fpet-export {options.verb} --help`"
+        # argparse takes a list of files in one piece only.
+        is_file = not unknown[0].startswith("-")
         raise UsageError(
             f"unrecognized arguments: {' '.join(unknown)}",
             where=f"fpet-export {options.verb}",
-            fix=f"see `fpet-export {options.verb} --help`",
+            fix=f"write all files before the options, or {named}" if is_file else named,
         )
     return options
 

@@ -345,6 +345,15 @@ def test_sigint_in_the_middle_of_an_export_leaves_nothing(
     assert not out.exists() or list(out.iterdir()) == []
 
 
+def test_files_after_an_option_are_told_to_stand_before_it() -> None:
+    done = call("compare", "a.onnx", "--limit", "4", "b.onnx", "--json")
+
+    assert done.code == 2
+    assert done.error()["what"] == "unrecognized arguments: b.onnx"
+    assert "all files before the options" in done.error()["fix"]
+    assert "before" not in call("targets", "--nonsense", "--json").error()["fix"]
+
+
 # Nothing is overwritten
 
 
