@@ -285,7 +285,8 @@ def _verify(artefact: Path, manifest: Manifest, fix: str) -> None:
             fix=fix,
         )
     own = Companion(file=manifest.file, sha256=manifest.sha256, size_bytes=manifest.size_bytes)
-    for wanted in (own, *manifest.companions):
+    _verify_file(artefact, own, fix)
+    for wanted in manifest.companions:
         if artefact.parent.resolve() not in (artefact.parent / wanted.file).resolve().parents:
             raise TrustError(
                 f"the manifest names a file outside its folder: {wanted.file!r}",

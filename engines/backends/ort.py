@@ -75,13 +75,13 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Ma
     refuse_gpu_options(options, target)
     source = read_source(onnx)
     provider = "cuda" if target.name == "cuda" else "cpu"
-    weights_file = f"{out.name}.data"
+    companions = (f"{out.name}.data",) if source.header.external_files else ()
     report(options, "optimise", 0)
     with storage.atomic_path(out) as temporary:
         settings = _session_options(threads=None)
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         settings.optimized_model_filepath = str(temporary)
-        if source.header.external_files:
+        for weights_file in companions:
             settings.add_session_config_entry(_EXTERNAL_WEIGHTS, weights_file)
         try:
             _session(str(onnx), settings, provider, where=str(onnx), header=source.header)
@@ -105,11 +105,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Ma
         },
     )
     return engine_manifest(
-        source,
-        target,
-        runtime=runtime,
-        command=options.command,
-        companions=(weights_file,) if source.header.external_files else (),
+        source, target, runtime=runtime, command=options.command, companions=companions
     )
 
 

@@ -157,6 +157,17 @@ def test_a_companion_outside_the_folder_is_refused(artefact: Path, name: str) ->
         read_manifest(artefact)
 
 
+def test_an_artefact_may_be_a_link_to_another_folder(artefact: Path) -> None:
+    elsewhere = artefact.parent / "store"
+    elsewhere.mkdir()
+    artefact.replace(elsewhere / "blob")
+    (link := artefact.parent / "links").mkdir()
+    (link / artefact.name).symlink_to(elsewhere / "blob")
+    manifest_path(artefact).replace(link / manifest_path(artefact).name)
+
+    assert read_manifest(link / artefact.name).size_bytes == 19
+
+
 def test_an_artefact_is_published_with_its_side_car_or_not_at_all(
     artefact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
