@@ -62,7 +62,8 @@ def macs(
 
 
 def _match_macs(spec: VitSpec) -> int:
-    set_a, set_b = (len(indices) for indices in fpet.partition(spec.grid))
-    head = spec.head_width
-    metric = spec.patches * (spec.width * head + 2 * head * fpet.REFINEMENT_WIDTH)
-    return metric + set_a * set_b * head + set_a * set_b * spec.width
+    """Return what the frozen graph's match and merge take; both run over all tokens."""
+    target, head = len(fpet.partition(spec.grid)[1]), spec.head_width
+    metric = spec.tokens * (spec.width * head + 2 * head * fpet.REFINEMENT_WIDTH)
+    stay = fpet.tokens_after(spec.grid, len(spec.prefix))
+    return metric + spec.tokens * target * head + stay * spec.tokens * spec.width

@@ -5,7 +5,7 @@ What changes against the folded `Vit`, each exact up to rounding:
 1. The match is an argmax in float32 over the patch tokens of set B. The published sigmoid rule
    loses a token when two scores nearly tie; `ties="reference"` reproduces that loss.
 2. Patches are put into the order set B, set A once, right after the patch embedding (a ViT is
-   permutation-equivariant from there on), so that the merge slices and never gathers.
+   permutation-equivariant from there on), so that the merge never gathers.
 3. The last block computes only the tokens that the head reads (`last_block="class-token"`).
 4. Class token plus position, mean and std of the pixels, layer scales and the averaged key weight
    of the match become constants.
@@ -130,16 +130,20 @@ class FrozenMerge(nn.Module):
         self.prefix, self.count_b = merger.prefix, len(merger.set_b)
         self.ties = options.ties
 
-    def match(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Match normalised tokens (B, N, C); return indices (B, Na) and one-hot (B, Na, Nb)."""
-        patches = x[:, self.prefix :].to(self.key.weight.dtype)
-        metric = fpet.refine(self.key(patches), self.down, self.up)
-        target = fpet.normalise(metric[:, : self.count_b])
-        source = metric[:, self.count_b :]
+    def match(self, x: torch.Tensor) -> torch.Tensor:
+        """Match the A tokens of normalised tokens (B, N, C); return places (B, Na) in set B.
+
+        Keys and scores are computed for the other tokens too: they are few, and leaving rows out
+        before the argmax costs a GPU one more kernel than it saves.
+        """
+        metric = fpet.refine(self.key(x.to(self.key.weight.dtype)), self.down, self.up)
+        end_b = self.prefix + self.count_b
+        target = fpet.normalise(metric[:, self.prefix : end_b])
         if self.ties == "reference":
-            source = fpet.normalise(source)  # an argmax does not see a row's positive factor
-        scores = source @ target.transpose(1, 2)
-        return fpet.argmax_match(scores, drop_ties=self.ties == "reference")
+            source = fpet.normalise(metric[:, end_b:])
+            return fpet.argmax_match(source @ target.transpose(1, 2), drop_ties=True)
+        # An argmax does not see the length of its row's key.
+        return fpet.argmax_match(metric @ target.transpose(1, 2))[:, end_b:]
 
     def forward(
         self, tokens: torch.Tensor, normalised: torch.Tensor
@@ -153,13 +157,12 @@ class FrozenMerge(nn.Module):
         Returns:
             Tokens (B, N', C) in the order prefix, set B; sizes (B, N'); match (B, Na).
         """
-        match, one_hot = self.match(normalised)
-        one_hot = one_hot.to(tokens.dtype)
-        end_b = self.prefix + self.count_b
-        merged, size = fpet.merge(tokens[:, end_b:], tokens[:, self.prefix : end_b], one_hot)
-        ones = tokens.new_ones(tokens.shape[0], self.prefix, 1)
-        sizes = torch.cat([ones, size], dim=1).squeeze(-1)
-        return torch.cat([tokens[:, : self.prefix], merged], dim=1), sizes, match
+        match = self.match(normalised)
+        place = match + self.prefix
+        if self.ties == "reference":
+            place = torch.where(match < 0, match, place)
+        merged, sizes = fpet.merge_by_index(tokens, place, self.prefix + self.count_b)
+        return merged, sizes, match
 
 
 class FrozenBlock(nn.Module):
@@ -306,7 +309,7 @@ class FrozenVit(nn.Module):
             x, sizes, match = block(x, key_bias)
             if sizes is not None and match is not None:
                 found |= {"size": sizes, "match": match}
-                key_bias = sizes.log()[:, None, None, :]
+                key_bias = sizes.log()[:, None, None, :].to(x.dtype)
         found["logits"] = self._classify(x, found.get("size"))
         return found
 
@@ -321,7 +324,7 @@ class FrozenVit(nn.Module):
             if sizes is None:
                 pooled = x.mean(dim=1)
             else:
-                weight = sizes[:, self.prefix :, None] / spec.patches
+                weight = (sizes[:, self.prefix :, None] / spec.patches).to(x.dtype)
                 pooled = (x * weight).sum(dim=1)
         else:
             pooled = x.flatten(1)

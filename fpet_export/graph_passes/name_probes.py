@@ -1,6 +1,7 @@
 """Name the two tensors that an audit reads: the match and the sizes of the merged tokens.
 
-Precondition: the merge is written as one ArgMax and the key bias as one Log of the sizes.
+Precondition: the merge is written as one ArgMax, from which rows may be cut and ties dropped,
+and the key bias as one Log of the sizes.
 Postcondition: with a merge there is exactly one tensor `match`, and `size` if a later block reads
 it; without a merge there is neither.
 """
@@ -10,19 +11,28 @@ from __future__ import annotations
 from fpet_export.graph_passes import Graph
 
 MATCH, SIZE = "match", "size"
+_ON_THE_WAY = ("Slice", "Where")
 
 
 def apply(graph: Graph) -> int:
-    """Name the output of the ArgMax and the input of the Log; return how many."""
+    """Name what the merge reads of the ArgMax, and the input of the Log; return how many."""
     changed = 0
     for node in graph.nodes:
         if node.op == "ArgMax":
-            node.outputs[0].name = MATCH
+            _match_from(node).name = MATCH
             changed += 1
         elif node.op == "Log":
             node.inputs[0].name = SIZE
             changed += 1
     return changed
+
+
+def _match_from(node: Graph) -> Graph:
+    """Follow an ArgMax over the choice of rows and the dropping of ties, where there are such."""
+    tensor = node.outputs[0]
+    while len(tensor.outputs) == 1 and tensor.outputs[0].op in _ON_THE_WAY:
+        tensor = tensor.outputs[0].outputs[0]
+    return tensor
 
 
 def holds(graph: Graph) -> str | None:

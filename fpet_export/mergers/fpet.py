@@ -88,9 +88,7 @@ def refine(
     return metric + torch.relu(metric @ down.T) @ up.T
 
 
-def argmax_match(
-    scores: torch.Tensor, *, drop_ties: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
+def argmax_match(scores: torch.Tensor, *, drop_ties: bool = False) -> torch.Tensor:
     """Match every A token to its best B token.
 
     Args:
@@ -99,15 +97,16 @@ def argmax_match(
             scores nearly tie matches nothing.
 
     Returns:
-        Indices (B, Na), the first of equal scores; one-hot rows (B, Na, Nb).
+        Indices (B, Na), the first of equal scores; -1 for a dropped row.
     """
     best = scores.argmax(dim=-1)
+    if not drop_ties or scores.shape[-1] == 1:
+        return best
     chosen = best.unsqueeze(-1) == torch.arange(scores.shape[-1], device=scores.device)
-    if drop_ties and scores.shape[-1] > 1:
-        top = scores.amax(dim=-1, keepdim=True)
-        second = scores.masked_fill(chosen, -torch.inf).amax(dim=-1, keepdim=True)
-        chosen = chosen & (torch.sigmoid(scores - (top + second) / 2) > 0.5)
-    return best, chosen.to(scores.dtype)
+    top = scores.amax(dim=-1)
+    second = scores.masked_fill(chosen, -torch.inf).amax(dim=-1)
+    kept = torch.sigmoid(top - (top + second) / 2) > 0.5
+    return torch.where(kept, best, -1)
 
 
 def reference_match(scores: torch.Tensor) -> torch.Tensor:
@@ -135,6 +134,31 @@ def merge(
     to_b = match.transpose(1, 2)
     size = 1 + to_b.sum(dim=-1, keepdim=True)
     return (tokens_b + to_b @ tokens_a) / size, size
+
+
+def merge_by_index(
+    tokens: torch.Tensor, match: torch.Tensor, keep: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Average every A token into the B token it is matched to, in one product.
+
+    The product goes over all tokens: those that stay are matched to themselves. So nothing is
+    cut out of the residual stream and nothing is put together again, which would each be a
+    kernel on a GPU.
+
+    Args:
+        tokens: (B, N, C) in the order prefix, set B, set A.
+        match: (B, Na) place among the tokens that stay; a negative one drops its token.
+        keep: Tokens that stay, N'.
+
+    Returns:
+        Tokens (B, N', C) and their sizes (B, N'), which are float32: whole numbers up to N.
+    """
+    stay = torch.arange(keep, device=match.device)
+    target = torch.cat([stay.expand(match.shape[0], -1), match], dim=1)
+    chosen = (target[:, None, :] == stay[:, None]).float()
+    size = chosen.sum(dim=-1)
+    mixed = chosen.to(tokens.dtype) @ tokens
+    return mixed / size.to(tokens.dtype).unsqueeze(-1), size
 
 
 class ReferenceMerger(nn.Module):

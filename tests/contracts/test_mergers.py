@@ -115,14 +115,16 @@ def test_equal_keys_are_dropped_by_the_published_rule_and_kept_by_an_argmax() ->
     scores = torch.ones(1, 98, 98)
 
     reference = fpet.reference_match(scores)
-    best, one_hot = fpet.argmax_match(scores)
-    _, dropping = fpet.argmax_match(scores, drop_ties=True)
+    best = fpet.argmax_match(scores)
+    dropping = fpet.argmax_match(scores, drop_ties=True)
 
-    assert reference.sum() == dropping.sum() == 0
+    assert reference.sum() == 0
+    assert (dropping == -1).all()
     assert (best == 0).all()
-    assert one_hot.sum() == 98
-    _, size = fpet.merge(torch.zeros(1, 98, 4), torch.zeros(1, 98, 4), one_hot)
+    _, size = fpet.merge_by_index(torch.zeros(1, 196, 4), best, 98)
     assert size[0, 0] == 99
+    _, size = fpet.merge_by_index(torch.zeros(1, 196, 4), dropping, 98)
+    assert size.sum() == 98
     _, size = fpet.merge(torch.zeros(1, 98, 4), torch.zeros(1, 98, 4), reference)
     assert size.sum() == 98  # with the class token 99
 
@@ -147,7 +149,7 @@ def test_a_tie_below_the_best_changes_nothing() -> None:
     scores = torch.tensor([[[0.9, 0.5, 0.5]]])
 
     assert fpet.reference_match(scores).tolist() == [[[1, 0, 0]]]
-    assert fpet.argmax_match(scores, drop_ties=True)[1].tolist() == [[[1, 0, 0]]]
+    assert fpet.argmax_match(scores, drop_ties=True).tolist() == [[0]]
 
 
 @pytest.mark.parametrize(("ulps", "kept"), [(1, 0), (2, 0), (4, 1), (6, 1)])
@@ -163,8 +165,8 @@ def test_the_gap_that_float32_needs_is_the_published_one(ulps: int, kept: int) -
     scores = torch.tensor([[[float(second), float(best), 0.1]]])
 
     assert fpet.reference_match(scores).sum() == kept
-    assert fpet.argmax_match(scores, drop_ties=True)[1].sum() == kept
-    assert fpet.argmax_match(scores)[1].sum() == 1
+    assert fpet.argmax_match(scores, drop_ties=True).tolist() == [[1 if kept else -1]]
+    assert fpet.argmax_match(scores).tolist() == [[1]]
     assert fpet.reference_match(scores.double()).sum() == 1
 
 
@@ -174,11 +176,30 @@ def test_both_forms_of_the_rule_agree_with_the_equations(n_a: int, n_b: int, see
     expected = published_match(scores[0].numpy())
 
     reference = fpet.reference_match(scores)
-    best, dropping = fpet.argmax_match(scores, drop_ties=True)
+    dropping = fpet.argmax_match(scores, drop_ties=True)
 
-    assert torch.equal(reference, dropping)
-    assert best[0].tolist() == expected
-    assert torch.equal(fpet.argmax_match(scores)[1], reference)
+    assert dropping[0].tolist() == expected
+    assert torch.equal(fpet.argmax_match(scores).clamp(min=0), dropping.clamp(min=0))
+    assert torch.equal(torch.nn.functional.one_hot(dropping, n_b).double(), reference)
+
+
+@given(st.integers(0, 3), st.integers(1, 7), st.integers(1, 6), st.integers(0, 2**31 - 1))
+def test_one_product_over_all_tokens_merges_as_the_equations_do(
+    prefix: int, n_a: int, n_b: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn((2, prefix + n_b + n_a, 5), generator=generator).double()
+    match = torch.randint(-1, n_b, (2, n_a), generator=generator)
+    place = torch.where(match < 0, -1, match + prefix)
+
+    merged, size = fpet.merge_by_index(tokens, place, prefix + n_b)
+
+    rows = torch.nn.functional.one_hot(match + 1, n_b + 1)[..., 1:].double()
+    end_b = prefix + n_b
+    expected, sizes = fpet.merge(tokens[:, end_b:], tokens[:, prefix:end_b], rows)
+    assert torch.allclose(merged, torch.cat([tokens[:, :prefix], expected], dim=1))
+    assert torch.equal(size[:, prefix:], sizes.squeeze(-1).float())
+    assert (size[:, :prefix] == 1).all()
 
 
 @pytest.mark.parametrize("place", [0, 1, 5])
