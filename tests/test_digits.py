@@ -14,7 +14,8 @@ import pytest
 import engines
 import fpet_export
 from engines.evidence import engine_evidence
-from engines.images import ImageSet, PixelArray, read_set
+from engines.image_source import read_set
+from engines.images import ImageSet, PixelArray
 from engines.manifest import read_manifest
 from fpet_export import verify
 from fpet_export.pipeline import Adapted

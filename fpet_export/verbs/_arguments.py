@@ -126,7 +126,7 @@ def images_for(
     options: argparse.Namespace, preprocessing: Preprocessing, *, default: int
 ) -> ImageSet:
     """Return the user's images, or `default` synthetic ones where none were given."""
-    from engines.images import read_set
+    from engines.image_source import read_set
     from engines.synthetic import synthetic_set
 
     if options.data is not None:

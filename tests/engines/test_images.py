@@ -14,7 +14,8 @@ from timm.data.transforms_factory import create_transform
 from torchvision import transforms  # type: ignore[import-untyped]  # it has no stubs
 
 from engines.errors import InputError
-from engines.images import ImageSet, read_files, read_set, resize, to_input
+from engines.image_source import read_set
+from engines.images import ImageSet, read_files, resize, to_input
 from engines.manifest import Preprocessing
 
 SHAPES = [(64, 64), (40, 90), (91, 33), (224, 300), (500, 375), (17, 16), (16, 16)]
@@ -283,7 +284,7 @@ def test_a_limit_spreads_over_a_sorted_shard(tmp_path: Path) -> None:
         ({"images": raw(), "labels": np.zeros((6, 1), int)}, "`labels` does not have one entry"),
         ({"images": raw(), "labels": np.zeros(6)}, "`labels` are not whole numbers"),
         ({"images": raw(), "labels": np.array(["a"] * 6)}, "`labels` are not whole numbers"),
-        ({"images": np.array([None, "a"])}, "not a whole .npz shard"),
+        ({"images": np.array([None, "a"])}, "`images` is not uint8"),
     ],
 )
 def test_a_wrong_shard_is_refused(arrays: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -315,7 +316,7 @@ def test_an_archive_of_something_else_is_no_shard(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("images.npy", "no array")
 
-    assert "`images` is not uint8" in refused(path)
+    assert "not a whole .npz shard" in refused(path)
 
 
 def test_the_length_of_a_set_is_its_images() -> None:
