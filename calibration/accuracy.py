@@ -1,0 +1,200 @@
+"""A promise on accuracy, kept by putting the worst layers back one by one.
+
+Quantization noise of different layers adds up almost independently at the logits. So each layer
+is quantized alone once, and the noisiest go back to the high precision first, until what was
+promised is measured to hold. (NNCF's accuracy control works the same way.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from calibration.policy import Policy
+from engines.errors import BudgetError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quality:
+    """How far a typed graph is from the float32 one, on a set of images.
+
+    Attributes:
+        images: How many.
+        sqnr_db: Of the logits.
+        agreement: Share of images with the same class, 0..1.
+        accuracy: Share of images whose label is predicted; None without labels.
+        reference_accuracy: The same of the float32 graph.
+    """
+
+    images: int
+    sqnr_db: float
+    agreement: float
+    accuracy: float | None = None
+    reference_accuracy: float | None = None
+
+    @property
+    def drop_pp(self) -> float | None:
+        """Percentage points of accuracy that were lost; negative when some were won."""
+        if self.accuracy is None or self.reference_accuracy is None:
+            return None
+        return 100 * (self.reference_accuracy - self.accuracy)
+
+    def in_words(self) -> str:
+        """Return one line for people."""
+        parts = [f"SQNR {self.sqnr_db:.1f} dB", f"top-1 agreement {self.agreement:.1%}"]
+        if self.drop_pp is not None:
+            parts.append(f"accuracy {self.accuracy:.1%} ({-self.drop_pp:+.1f} pp)")
+        return " · ".join(parts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Promise:
+    """What a quantized graph must keep; None is no demand.
+
+    Attributes:
+        max_drop_pp: Most percentage points of accuracy that may be lost.
+        min_sqnr_db: Smallest SQNR of the logits.
+        min_agreement: Smallest top-1 agreement, 0..1.
+    """
+
+    max_drop_pp: float | None = None
+    min_sqnr_db: float | None = None
+    min_agreement: float | None = None
+
+    @property
+    def demands(self) -> bool:
+        """Whether anything is promised."""
+        return any(value is not None for value in dataclasses.astuple(self))
+
+    def missed(self, quality: Quality) -> tuple[str, ...]:
+        """Return what is not kept, in words."""
+        found = []
+        drop = quality.drop_pp
+        if self.max_drop_pp is not None:
+            if drop is None:
+                found.append("no labels to measure a drop of accuracy on")
+            elif drop > self.max_drop_pp + 1e-9:
+                found.append(f"drop of {drop:.2f} pp, promised at most {self.max_drop_pp:g}")
+        if self.min_sqnr_db is not None and quality.sqnr_db < self.min_sqnr_db:
+            found.append(f"SQNR {quality.sqnr_db:.1f} dB, promised {self.min_sqnr_db:g}")
+        if self.min_agreement is not None and quality.agreement < self.min_agreement:
+            found.append(
+                f"top-1 agreement {quality.agreement:.2%}, promised {self.min_agreement:.2%}"
+            )
+        return tuple(found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """One layer that was put back, and the quality afterwards."""
+
+    layer: str
+    alone: Quality
+    after: Quality
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A policy that keeps its promise.
+
+    Attributes:
+        policy: What is still quantized.
+        before: Quality of the whole preset.
+        quality: Quality of `policy`.
+        steps: What was put back, in order; empty when the preset kept the promise at once.
+    """
+
+    policy: Policy
+    before: Quality
+    quality: Quality
+    steps: tuple[Step, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; an infinite ratio becomes null."""
+        return {
+            "preset": self.policy.preset,
+            "quantized": list(self.policy.active),
+            "kept": list(self.policy.kept),
+            "before": quality_json(self.before),
+            "quality": quality_json(self.quality),
+            "steps": [
+                {
+                    "layer": step.layer,
+                    "alone": quality_json(step.alone),
+                    "after": quality_json(step.after),
+                }
+                for step in self.steps
+            ],
+        }
+
+
+Measure = Callable[[Policy], Quality]
+Report = Callable[[Step], None]
+
+
+def keep_promise(
+    policy: Policy,
+    promise: Promise,
+    measure: Measure,
+    *,
+    screen: Measure | None = None,
+    report: Report | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Kept:
+    """Put the worst layers back until `promise` is kept.
+
+    Args:
+        policy: What the preset quantizes.
+        promise: What must hold.
+        measure: Measures a policy on all images.
+        screen: Measures a layer alone, on fewer images; None takes `measure`.
+        report: Called with every layer put back.
+        progress: Called once a layer that was measured alone.
+
+    Raises:
+        BudgetError: The promise is missed even by the graph with nothing quantized, or by every
+            policy on the way there.
+    """
+    before = quality = measure(policy)
+    if not promise.missed(quality):
+        return Kept(policy=policy, before=before, quality=quality)
+    ranked = _noisiest_first(policy, screen or measure, progress)
+    steps: list[Step] = []
+    for layer, alone in ranked:
+        policy = policy.without(layer)
+        quality = measure(policy)
+        step = Step(layer=layer, alone=alone, after=quality)
+        steps.append(step)
+        if report is not None:
+            report(step)
+        if not promise.missed(quality):
+            if not policy.active:
+                break
+            return Kept(policy=policy, before=before, quality=quality, steps=tuple(steps))
+    missed = "; ".join(promise.missed(quality))
+    raise BudgetError(
+        f"the promise cannot be kept: {missed or 'only with no layer quantized'}",
+        where=f"{len(steps)} layers of {policy.preset} put back, on {quality.images} images",
+        fix="promise less, calibrate on more images like those measured, or stay with FP16",
+    )
+
+
+def _noisiest_first(
+    policy: Policy, screen: Measure, progress: Callable[[int], None] | None
+) -> Sequence[tuple[str, Quality]]:
+    alone = []
+    for layer in policy.active:
+        alone.append((layer, screen(policy.only(layer))))
+        if progress is not None:
+            progress(1)
+    return sorted(alone, key=lambda pair: pair[1].sqnr_db)
+
+
+def quality_json(quality: Quality) -> dict[str, Any]:
+    """Return plain JSON values; an infinite ratio becomes null."""
+    document = dataclasses.asdict(quality)
+    if math.isinf(quality.sqnr_db):
+        document["sqnr_db"] = None
+    return document

@@ -1,0 +1,208 @@
+"""A float32 graph to a strongly typed one: the graph gives every float tensor its type.
+
+Everything is computed in half precision except one island per merge, from the averaged keys to
+the one-hot match and the sizes of the merged tokens. Half precision has two or three decimal
+digits, and the two best scores of a match can be closer than that: a flipped match moves a whole
+token. The sizes are whole numbers, and bfloat16 counts exactly only up to 256.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from calibration.graph_files import Graph, Names, Node, Tensor, module_path
+from engines.errors import ExportError, UsageError
+
+FLOAT32 = np.dtype(np.float32)
+Precision = Literal["fp16", "bf16"]
+HALVES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
+FLOATS = frozenset({FLOAT32, *HALVES.values()})
+
+PIXEL_SCALE = 2.0**-8
+"""Exact in every float type. Raw pixels are multiplied by it in the graph: weights that hold the
+whole 1/255 are so small that half precision stores them with few digits."""
+
+
+def cast_graph(
+    graph: Graph, precision: Precision, *, io: Literal["fp32", "typed", "uint8"]
+) -> None:
+    """Type `graph`, in place; its float tensors are float32 before.
+
+    Args:
+        graph: As exported, every node named after its module.
+        precision: The type outside the island.
+        io: "fp32" keeps float32 pixels and logits, "typed" gives both the graph's type,
+            "uint8" takes raw pixels and gives float32 logits.
+
+    Raises:
+        ExportError: A weight is too large for the type.
+        UsageError: The graph takes raw pixels and `io` asks for others.
+    """
+    half = HALVES[precision]
+    names = Names(graph)
+    if io == "uint8" or graph.inputs[0].dtype == np.uint8:
+        take_raw_pixels(graph, io, names)
+    island = float32_island(graph)
+    for node in graph.nodes:
+        for tensor in node.outputs:
+            if tensor.dtype in FLOATS:
+                tensor.dtype = FLOAT32 if id(node) in island else half
+            if node.op == "Cast":
+                node.attrs["to"] = onnx_type(node.outputs[0].dtype)
+    for tensor in graph.inputs:
+        if tensor.dtype in FLOATS and io == "typed":
+            tensor.dtype = half
+    _type_constants(graph, island, half, names)
+    made: dict[tuple[str, np.dtype[Any]], Tensor] = {}
+    for node in list(graph.nodes):
+        wanted = FLOAT32 if id(node) in island else half
+        for place, tensor in enumerate(node.inputs):
+            if node.op == "Cast" or tensor.dtype not in FLOATS or tensor.dtype == wanted:
+                continue
+            key = (tensor.name, wanted)
+            if key not in made:
+                name = names.new(f"{module_path(node)}/Cast")
+                made[key] = insert_cast(graph, tensor, wanted, name=name)
+            node.inputs[place] = made[key]
+    if io != "typed":
+        for tensor in graph.outputs:
+            if tensor.dtype in FLOATS:
+                _keep_float32(graph, tensor, names)
+    graph.cleanup().toposort()
+
+
+def float32_island(graph: Graph) -> set[int]:
+    """Return the ids of the nodes that stay float32.
+
+    Up from every ArgMax as far as the merge's own module reaches, and down through everything
+    that depends on nothing but that: the one-hot match, the sizes, their logarithm.
+    """
+    island: set[int] = set()
+    open_nodes = [node for node in graph.nodes if node.op == "ArgMax"]
+    while open_nodes:
+        node = open_nodes.pop()
+        if id(node) in island or "/merge" not in module_path(node):
+            continue
+        island.add(id(node))
+        open_nodes += [tensor.inputs[0] for tensor in node.inputs if tensor.inputs]
+    for node in graph.nodes:  # in topological order
+        variables = [tensor for tensor in node.inputs if isinstance(tensor, gs.Variable)]
+        if variables and all(v.inputs and id(v.inputs[0]) in island for v in variables):
+            island.add(id(node))
+    return island
+
+
+def take_raw_pixels(graph: Graph, io: str, names: Names) -> None:
+    """Make the graph take uint8 pixels, scaled by `PIXEL_SCALE` before the patch embedding."""
+    (images,) = graph.inputs
+    (embedding,) = (node for node in graph.nodes if node.op == "Conv")
+    weight = embedding.inputs[1]
+    if images.dtype != np.uint8:
+        images.dtype = np.dtype(np.uint8)
+        first = gs.Variable(names.new("pixels"), dtype=FLOAT32, shape=images.shape)
+        for node in list(images.outputs):
+            node.inputs = [first if tensor is images else tensor for tensor in node.inputs]
+        graph.layer(
+            name=names.new("graph/Cast"),
+            op="Cast",
+            inputs=[images],
+            outputs=[first],
+            attrs={"to": onnx.TensorProto.FLOAT},
+        )
+        factor = 1 / 255 / PIXEL_SCALE
+    elif io != "uint8" and io != "fp32":
+        raise UsageError(
+            "the graph takes raw pixels", where=f"--io {io}", fix="quantize with --io uint8"
+        )
+    else:
+        factor = 1 / PIXEL_SCALE
+    values = (weight.values.astype(np.float64) * factor).astype(np.float32)
+    embedding.inputs[1] = gs.Constant(weight.name, values)
+    pixels = embedding.inputs[0]
+    scaled = gs.Variable(names.new("scaled_pixels"), dtype=FLOAT32, shape=pixels.shape)
+    graph.layer(
+        name=names.new("patches/Mul"),
+        op="Mul",
+        inputs=[pixels, gs.Constant(names.new("pixel_scale"), np.array(PIXEL_SCALE, np.float32))],
+        outputs=[scaled],
+    )
+    embedding.inputs[0] = scaled
+    graph.toposort()
+
+
+def _type_constants(graph: Graph, island: set[int], half: np.dtype[Any], names: Names) -> None:
+    """Convert every constant that is read outside the island; one read on both sides is copied."""
+    readers: dict[str, list[tuple[Node, int]]] = {}
+    for node in graph.nodes:
+        for place, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant) and tensor.dtype in FLOATS:
+                readers.setdefault(tensor.name, []).append((node, place))
+    for places in readers.values():
+        outside = [(node, place) for node, place in places if id(node) not in island]
+        if not outside:
+            continue
+        tensor = outside[0][0].inputs[outside[0][1]]
+        values = converted(tensor, half)
+        if len(outside) == len(places):
+            tensor.values = values
+            continue
+        copied = gs.Constant(names.new(f"{tensor.name}.{half.name}"), values)
+        for node, place in outside:
+            node.inputs[place] = copied
+
+
+def insert_cast(graph: Graph, tensor: Tensor, dtype: np.dtype[Any], *, name: str) -> Tensor:
+    """Return a variable that holds `tensor` in another type; nobody reads it yet."""
+    result = gs.Variable(name, dtype=dtype, shape=tensor.shape)
+    graph.layer(
+        name=name, op="Cast", inputs=[tensor], outputs=[result], attrs={"to": onnx_type(dtype)}
+    )
+    return result
+
+
+def converted(tensor: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the values of a constant in another float type.
+
+    Raises:
+        ExportError: A value is too large for it, or a single factor would become zero.
+    """
+    values = tensor.values
+    with np.errstate(over="ignore"):
+        result: NDArray[Any] = values.astype(dtype)
+    lost = ~np.isfinite(result.astype(np.float32)) & np.isfinite(values)
+    if lost.any() or (values.size == 1 and np.any((values != 0) & (result == 0))):
+        worst = float(values.flat[np.abs(values).argmax()])
+        raise ExportError(
+            f"{tensor.name} holds {worst:.4g}, which {dtype.name} cannot",
+            where=tensor.name,
+            fix="use --precision bf16, which has the range of float32",
+        )
+    return result
+
+
+def onnx_type(dtype: np.dtype[Any]) -> int:
+    """Return ONNX's number of a numpy type."""
+    return int(onnx.helper.np_dtype_to_tensor_dtype(dtype))
+
+
+def _keep_float32(graph: Graph, output: Tensor, names: Names) -> None:
+    """Cast a graph output back to float32, under its own name."""
+    producer = output.inputs[0]
+    inner = gs.Variable(names.new(f"{output.name}_typed"), dtype=output.dtype, shape=output.shape)
+    for reader in list(output.outputs):
+        reader.inputs = [inner if tensor is output else tensor for tensor in reader.inputs]
+    producer.outputs = [inner if tensor is output else tensor for tensor in producer.outputs]
+    output.dtype = FLOAT32
+    graph.layer(
+        name=names.new(f"{module_path(producer)}/Cast"),
+        op="Cast",
+        inputs=[inner],
+        outputs=[output],
+        attrs={"to": onnx_type(FLOAT32)},
+    )

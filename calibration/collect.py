@@ -1,0 +1,248 @@
+"""Run a graph over images and note what passes its sites.
+
+The images stream: one batch is in memory, whatever their number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from calibration import equalise
+from calibration import table as tables
+from calibration.graph_files import read_graph, write_graph
+from calibration.roles import Site, sites
+from calibration.table import CalibrationTable, Record, Rewrites, SeenImage
+from calibration.taps import with_outputs
+from engines.engine import Engine, Feeds, OpenOptions, open_engine
+from engines.errors import InputError
+from engines.image_source import ImageSource
+from engines.images import PixelArray, to_input
+from engines.manifest import Manifest, read_manifest
+
+Progress = Callable[[int], None]
+Keep = Callable[[CalibrationTable], None]
+
+SAVE_EVERY = 32
+"""Images between two states that `keep` is given."""
+
+FIT_IMAGES = 32
+"""Images whose channels decide the rewrites: means and maxima settle early."""
+
+LEAST_IMAGES = 8
+_NOISE_CORRELATION = 0.05
+"""Neighbouring pixels of a photograph correlate with 0.9 or more, those of white noise with 0."""
+
+
+def collect(
+    onnx: Path,
+    source: ImageSource,
+    *,
+    rewrites: Rewrites | None = None,
+    start: CalibrationTable | None = None,
+    progress: Progress | None = None,
+    keep: Keep | None = None,
+) -> CalibrationTable:
+    """Observe every site of a graph over the images of `source`.
+
+    An image that was seen before counts once.
+
+    Args:
+        onnx: An exported float32 graph with its manifest.
+        source: Real images, prepared as the run's own are.
+        rewrites: What to move between the layers before; a `start` brings its own.
+        start: A table to go on from: of an interrupted run, or of another shard.
+        progress: Called with the number of images done since the last call.
+        keep: Called with the table so far every `SAVE_EVERY` images, to be stored.
+
+    Raises:
+        InputError: The images are too few, random or all the same, `start` is of another graph,
+            or a value inside the network is not finite.
+    """
+    manifest = read_manifest(onnx)
+    assert manifest.preprocessing is not None
+    graph = read_graph(onnx)
+    observed_sites = sites(graph)
+    table = start or CalibrationTable(
+        graph=manifest.sha256,
+        graph_file=onnx.name,
+        preprocessing=manifest.preprocessing,
+        images=(),
+        description=source.description,
+        records={},
+        rewrites=rewrites,
+        tools={name: metadata.version(name) for name in ("onnxruntime", "numpy", "pillow")},
+    )
+    if start is not None:
+        table = _go_on(start, manifest, source)
+    if len(source) < LEAST_IMAGES and len(table.images) < LEAST_IMAGES:
+        raise InputError(
+            f"{len(source)} images are too few for a calibration",
+            where=source.description,
+            fix=f"give {LEAST_IMAGES} or more; 128 are usual",
+        )
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-export-")))
+        observed = onnx
+        if table.rewrites is not None:
+            equalise.apply(graph, table.rewrites)
+            observed = folder / "rewritten.onnx"
+            write_graph(graph, observed)
+        del graph
+        tapped = with_outputs(observed, (site.tensor for site in observed_sites), folder)
+        engine = stack.enter_context(open_engine(tapped, options=OpenOptions()))
+        saved = len(table.images)
+        for images, pixels in _batches(source, _batch_size(engine, manifest), table, progress):
+            count = len(images)
+            filled = np.concatenate([pixels, np.repeat(pixels[-1:], _missing(engine, count), 0)])
+            feeds = {engine.inputs[0].name: to_input(filled, manifest.preprocessing)}
+            table = _with_batch(table, _observe(engine, feeds, observed_sites, count), images)
+            if keep is not None and len(table.images) - saved >= SAVE_EVERY:
+                keep(table)
+                saved = len(table.images)
+    if len(table.images) < LEAST_IMAGES:
+        raise InputError(
+            f"only {len(table.images)} of {len(source)} images differ from each other",
+            where=source.description,
+            fix=f"give {LEAST_IMAGES} or more different images",
+        )
+    return table
+
+
+def calibrate(
+    onnx: Path,
+    source: ImageSource,
+    *,
+    equalising: bool = True,
+    start: CalibrationTable | None = None,
+    progress: Progress | None = None,
+    keep: Keep | None = None,
+) -> CalibrationTable:
+    """Fit the rewrites of `calibration.equalise` on a few images, then observe all of them.
+
+    Args:
+        onnx: An exported float32 graph with its manifest.
+        source: See `collect`.
+        equalising: Whether layers are rewritten at all; a `start` has decided that already.
+        start: See `collect`.
+        progress: See `collect`; the images that are run twice count once.
+        keep: See `collect`.
+
+    Raises:
+        InputError: See `collect`.
+    """
+    rewrites = None
+    if equalising and start is None:
+        few = _some(source, FIT_IMAGES)
+        rewrites = equalise.fit(read_graph(onnx), collect(onnx, few))
+    return collect(onnx, source, rewrites=rewrites, start=start, progress=progress, keep=keep)
+
+
+def _some(source: ImageSource, count: int) -> ImageSource:
+    """Return `count` images of a source, spread evenly."""
+    step = max(1, len(source) // count)
+    return dataclasses.replace(source, places=source.places[::step][:count], labels=None)
+
+
+def pixel_hash(pixels: PixelArray) -> str:
+    """Return the SHA-256 of an image's preprocessed pixels, which name it whatever its file."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def is_noise(pixels: PixelArray) -> bool:
+    """Say whether neighbouring pixels have nothing to do with each other."""
+    grey = pixels.astype(np.float64).mean(axis=-1)
+    grey -= grey.mean()
+    power = float((grey * grey).mean())
+    if power == 0:
+        return False
+    across = float((grey[:, 1:] * grey[:, :-1]).mean()) / power
+    down = float((grey[1:] * grey[:-1]).mean()) / power
+    return max(across, down) < _NOISE_CORRELATION
+
+
+def _batches(
+    source: ImageSource, size: int, known: CalibrationTable, progress: Progress | None
+) -> Iterator[tuple[tuple[SeenImage, ...], PixelArray]]:
+    """Yield the images that are new, up to `size` at a time, and refuse a set of noise."""
+    hashes = set(known.hashes)
+    noisy = 0
+    images: list[SeenImage] = []
+    waiting: list[PixelArray] = []
+    both = zip(source.places, source.pixels(), strict=True)
+    for looked, (place, pixels) in enumerate(both, start=1):
+        noisy += is_noise(pixels)
+        if noisy * 2 > looked and looked >= LEAST_IMAGES:
+            raise InputError(
+                f"{noisy} of the first {looked} images are random noise",
+                where=source.description,
+                fix="calibrate on images like those that the network will see",
+            )
+        found = pixel_hash(pixels)
+        if found not in hashes:
+            hashes.add(found)
+            images.append(SeenImage(place.name, found))
+            waiting.append(pixels)
+        if waiting and (len(waiting) == size or looked == len(source)):
+            yield tuple(images), np.stack(waiting)
+            images, waiting = [], []
+        if progress is not None:
+            progress(1)
+
+
+def _observe(engine: Engine, feeds: Feeds, observed: list[Site], count: int) -> dict[str, Record]:
+    outputs = engine.run(feeds)
+    try:
+        return {
+            site.name: tables.seen(outputs[site.tensor][:count], channels=site.kind == "input")
+            for site in observed
+        }
+    except ValueError as error:
+        raise InputError(
+            f"the network computes values that are not finite: {error}",
+            where=engine.name,
+            fix="check the checkpoint: quantizing cannot mend it",
+        ) from error
+
+
+def _with_batch(
+    table: CalibrationTable, observed: dict[str, Record], images: tuple[SeenImage, ...]
+) -> CalibrationTable:
+    records = {
+        name: tables.merged_record(table.records[name], record) if table.records else record
+        for name, record in observed.items()
+    }
+    return dataclasses.replace(table, records=records, images=table.images + images)
+
+
+def _go_on(start: CalibrationTable, manifest: Manifest, source: ImageSource) -> CalibrationTable:
+    for what, found, wanted in (
+        ("graph", start.graph, manifest.sha256),
+        ("preprocessing", start.preprocessing, manifest.preprocessing),
+    ):
+        if found != wanted:
+            raise InputError(
+                f"the calibration table is of another {what}",
+                where=f"{start.graph_file}, {start.description}",
+                fix=f"calibrate {manifest.file} afresh: leave the table out, or use --force",
+            )
+    if start.description == source.description:
+        return start
+    return dataclasses.replace(start, description=f"{start.description} and {source.description}")
+
+
+def _batch_size(engine: Engine, manifest: Manifest) -> int:
+    first = engine.inputs[0].shape[0]
+    return first if isinstance(first, int) else (manifest.batch_range or (1, 1))[0]
+
+
+def _missing(engine: Engine, count: int) -> int:
+    first = engine.inputs[0].shape[0]
+    return first - count if isinstance(first, int) else 0

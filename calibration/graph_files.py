@@ -1,0 +1,91 @@
+"""Graphs on disk to `onnx_graphsurgeon` graphs and back.
+
+A graph comes with its manifest, which is checked first; what is written is checked by ONNX.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from engines import storage
+from engines.errors import ExportError
+from engines.onnx_header import read_onnx_header
+
+Graph = Any
+"""An `onnx_graphsurgeon.Graph`, which has no type information."""
+
+Node = Any
+Tensor = Any
+
+LARGEST_BYTES = 2**31 - 2**24
+"""Of weights inside one file, which is a protobuf message and ends at 2 GiB."""
+
+
+def read_graph(path: Path) -> Graph:
+    """Read a graph with its weights.
+
+    Raises:
+        InputError: It is not a whole ONNX graph, or weights beside it are missing.
+    """
+    read_onnx_header(path)
+    return gs.import_onnx(onnx.load(str(path)))
+
+
+def write_graph(graph: Graph, path: Path) -> None:
+    """Sort, check and write a graph, atomically; weights beyond 2 GiB go into `<path>.data`.
+
+    Raises:
+        ExportError: It is not valid ONNX.
+    """
+    graph.cleanup().toposort()
+    model = gs.export_onnx(graph, do_type_check=False)
+    with storage.atomic_path(path) as temporary:
+        save_model(model, temporary)
+        try:
+            onnx.checker.check_model(str(temporary))
+        except onnx.checker.ValidationError as error:
+            raise ExportError(
+                f"the graph is not valid ONNX: {str(error).strip().splitlines()[0]}",
+                where=path.name,
+                fix="report this with the graph's manifest and the version of onnx",
+            ) from error
+
+
+def save_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model that is whole in memory; too many weights go into `<path>.data`."""
+    weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if weights <= LARGEST_BYTES:
+        onnx.save_model(model, str(path))
+    else:
+        onnx.save_model(model, str(path), save_as_external_data=True, location=f"{path.name}.data")
+
+
+class Names:
+    """Hands out names that no node and no tensor of a graph has."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._taken = {node.name for node in graph.nodes} | set(graph.tensors())
+
+    def new(self, wanted: str) -> str:
+        """Return `wanted`, or `wanted_2` and so on where it is taken."""
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._taken.add(name)
+        return name
+
+
+def module_path(node: Node) -> str:
+    """Return the module that a node belongs to: `blocks/3/fc1/MatMul` is of `blocks/3/fc1`."""
+    return str(node.name.rpartition("/")[0])
+
+
+def block_of(name: str) -> int | None:
+    """Return the index of the block that a node or module belongs to, or None."""
+    parts = name.split("/")
+    return int(parts[1]) if parts[0] == "blocks" and len(parts) > 1 else None

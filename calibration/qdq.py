@@ -1,0 +1,128 @@
+"""Q/DQ pairs where TensorRT fuses them and a ViT survives them.
+
+Placement, each point measured by the kernels of TensorRT-RTX 1.7.1:
+
+* The input of a linear, once per tensor: all its consumers share the pair. LayerNormalization
+  absorbs the quantization of its own output.
+* The weight, one scale an output channel, as float constant, Q and DQ. Stored as INT8 with a DQ
+  alone, a fused qkv projection silently runs in half precision.
+* q, k and v directly before the products, the softmax output with the fixed amax 1 (its values
+  are probabilities). The key bias stays in half precision and fuses.
+* Nothing between a MatMul and its bias: that breaks the fusion.
+
+Scales have the type of the graph, which makes DequantizeLinear give that type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from calibration.graph_files import Graph, Names, Node, Tensor, module_path
+from calibration.grids import Grid
+from calibration.policy import Policy
+from calibration.roles import attentions, linears
+
+WeightForm = Literal["float", "stored"]
+
+
+def insert(
+    graph: Graph,
+    policy: Policy,
+    amax: Mapping[str, float],
+    grid: Grid,
+    *,
+    weights: WeightForm = "float",
+) -> None:
+    """Quantize `graph`, in place.
+
+    Args:
+        graph: Typed before: the pairs take the type of the tensor they stand at.
+        policy: What is quantized.
+        amax: Largest magnitude kept, by tensor name.
+        grid: INT8 or FP8.
+        weights: "float" keeps float weights before a Q; "stored" stores them quantized, which is
+            half the file and what ONNX Runtime fuses.
+
+    Raises:
+        KeyError: A tensor of the policy has no amax.
+    """
+    pairs = _Pairs(graph, grid)
+    active = set(policy.active)
+    for linear in linears(graph):
+        if linear.name in active:
+            node = linear.product
+            scale = grid.scale(amax[linear.activation.name], linear.activation.dtype)
+            node.inputs[0] = pairs.around(linear.activation, scale, beside=node)
+            node.inputs[1] = pairs.weight(linear.weight, linear.name, stored=weights == "stored")
+    for attention in attentions(graph):
+        if attention.name not in active:
+            continue
+        for node in (attention.scores, attention.mix):
+            for place, tensor in enumerate(node.inputs):
+                scale = grid.scale(amax[tensor.name], tensor.dtype)
+                node.inputs[place] = pairs.around(tensor, scale, beside=node)
+    graph.toposort()
+
+
+class _Pairs:
+    """Makes Q/DQ pairs, each tensor's once."""
+
+    def __init__(self, graph: Graph, grid: Grid) -> None:
+        self._graph, self._grid = graph, grid
+        self._names = Names(graph)
+        self._made: dict[str, Tensor] = {}
+
+    def around(self, tensor: Tensor, scale: NDArray[Any], *, beside: Node) -> Tensor:
+        """Return `tensor` quantized and dequantized, one scale for all of it."""
+        if tensor.name not in self._made:
+            path = module_path(beside)
+            self._made[tensor.name] = self._pair(tensor, scale, f"{path}/{tensor.name}", axis=None)
+        return self._made[tensor.name]
+
+    def weight(self, tensor: Tensor, path: str, *, stored: bool) -> Tensor:
+        """Return an (in, out) constant quantized and dequantized, one scale an output."""
+        largest = np.abs(tensor.values.astype(np.float32)).max(axis=0)
+        scale = self._grid.scale(largest, tensor.dtype)
+        if not stored:
+            return self._pair(tensor, scale, f"{path}/weight", axis=1)
+        values = self._grid.quantized(tensor.values, scale)
+        constant = gs.Constant(tensor.name, values)
+        return self._dequantized(constant, scale, f"{path}/weight", 1, tensor)
+
+    def _pair(self, tensor: Tensor, scale: NDArray[Any], name: str, *, axis: int | None) -> Tensor:
+        q = self._names.new(f"{name}/QuantizeLinear")
+        quantized = gs.Variable(q, dtype=self._grid.dtype, shape=tensor.shape)
+        self._graph.layer(
+            name=q,
+            op="QuantizeLinear",
+            inputs=[tensor, *self._constants(scale, name)],
+            outputs=[quantized],
+            attrs={} if axis is None else {"axis": axis},
+        )
+        return self._dequantized(quantized, scale, name, axis, tensor)
+
+    def _dequantized(
+        self, quantized: Tensor, scale: NDArray[Any], name: str, axis: int | None, like: Tensor
+    ) -> Tensor:
+        dq = self._names.new(f"{name}/DequantizeLinear")
+        result = gs.Variable(dq, dtype=scale.dtype, shape=like.shape)
+        self._graph.layer(
+            name=dq,
+            op="DequantizeLinear",
+            inputs=[quantized, *self._constants(scale, name)],
+            outputs=[result],
+            attrs={} if axis is None else {"axis": axis},
+        )
+        return result
+
+    def _constants(self, scale: NDArray[Any], name: str) -> list[Tensor]:
+        zero = np.zeros(scale.shape, self._grid.dtype)
+        return [
+            gs.Constant(self._names.new(f"{name}/scale"), np.asarray(scale)),
+            gs.Constant(self._names.new(f"{name}/zero_point"), zero),
+        ]

@@ -1,0 +1,121 @@
+"""What a typed graph is made of, and the one function that makes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, cast
+
+from calibration import casts, equalise, integer_gemm, observers, qdq
+from calibration.graph_files import Graph, read_graph
+from calibration.grids import GRIDS
+from calibration.policy import Policy
+from calibration.roles import sites
+from calibration.table import CalibrationTable
+from engines import registry
+
+QUANTIZED = frozenset(GRIDS)
+HALF = frozenset(casts.HALVES)
+PRECISIONS = ("fp16", "bf16", "int8", "fp8")
+
+OBSERVERS: Mapping[str, str] = {
+    "input": "absmax",
+    "q": "absmax",
+    "k": "absmax",
+    "v": "absmax",
+    "probabilities": "mse",
+}
+"""Rule by kind of site. Clipping pays only for the probabilities, which are mostly tiny."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a typed graph, besides the graph it is made from.
+
+    Attributes:
+        precision: One of `PRECISIONS`.
+        io: Types of pixels and logits; see `calibration.casts.cast_graph`.
+        form: "pairs" puts Q/DQ pairs into a half-precision graph, "weak-pairs" into a float32
+            graph (TensorRT 8.6 chooses half precision itself), "gemm" makes integer products in
+            a float32 graph (CPU).
+        half: The type of what is not quantized, for "pairs".
+        observers: Rule by kind of site.
+        largest_weight: Of INT8 weights in the "gemm" form.
+    """
+
+    precision: Literal["fp16", "bf16", "int8", "fp8"]
+    io: Literal["fp32", "typed", "uint8"] = "fp32"
+    form: Literal["pairs", "weak-pairs", "gemm"] = "pairs"
+    half: Literal["fp16", "bf16"] = "fp16"
+    observers: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(OBSERVERS))
+    largest_weight: int = integer_gemm.FULL
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether it needs a calibration."""
+        return self.precision in QUANTIZED
+
+
+def typed_graph(
+    onnx: Path,
+    recipe: Recipe,
+    *,
+    policy: Policy | None = None,
+    table: CalibrationTable | None = None,
+) -> Graph:
+    """Make the typed graph of an exported float32 one.
+
+    Args:
+        onnx: The exported graph.
+        recipe: What to make.
+        policy: What is quantized; None for a half-precision graph.
+        table: What was seen at the sites; likewise.
+
+    Raises:
+        ExportError: A weight does not fit into the type.
+    """
+    graph = read_graph(onnx)
+    if not recipe.quantizes:
+        if recipe.form == "pairs":
+            casts.cast_graph(graph, cast("casts.Precision", recipe.precision), io=recipe.io)
+        return graph
+    assert policy is not None
+    assert table is not None
+    if table.rewrites is not None:
+        equalise.apply(graph, table.rewrites)
+    if recipe.form == "gemm":
+        integer_gemm.insert(
+            graph,
+            policy,
+            _ranges(graph, recipe, table),
+            largest_weight=recipe.largest_weight,
+        )
+        return graph
+    kept = amax_of(graph, recipe, table)
+    if recipe.form == "pairs":
+        casts.cast_graph(graph, recipe.half, io=recipe.io)
+    qdq.insert(graph, policy, kept, GRIDS[recipe.precision])
+    return graph
+
+
+def amax_of(graph: Graph, recipe: Recipe, table: CalibrationTable) -> dict[str, float]:
+    """Return the largest magnitude kept of every site's tensor, by tensor name."""
+    grid = GRIDS[recipe.precision]
+    kept = {}
+    for site in sites(graph):
+        rule = cast(observers.Observer, registry.load(observers, recipe.observers[site.kind]))
+        kept[site.tensor] = rule.amax(table.records[site.name].histogram, grid)
+    return kept
+
+
+def _ranges(
+    graph: Graph, recipe: Recipe, table: CalibrationTable
+) -> dict[str, tuple[float, float]]:
+    """Return the smallest and the largest value kept of every site's tensor."""
+    names = {site.tensor: site.name for site in sites(graph)}
+    found = {}
+    for tensor, amax in amax_of(graph, recipe, table).items():
+        record = table.records[names[tensor]]
+        found[tensor] = (max(record.lowest, -amax), min(record.highest, amax))
+    return found

@@ -1,0 +1,283 @@
+"""The calibration table: what was seen at every site, and on which images.
+
+It holds histograms, not ranges: another rule, another precision or more images need no second
+run over the first ones. Tables over different images of the same graph can be merged.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration import histogram as histograms
+from calibration.histogram import Histogram
+from engines import storage
+from engines.errors import InputError, TrustError
+from engines.manifest import Preprocessing, from_json
+
+SCHEMA = 1
+
+Vector = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What was seen at one site.
+
+    Attributes:
+        histogram: Of the magnitudes.
+        channel_sum: (C,) sum over everything but the last dimension, which are a linear's
+            input channels; empty where nobody asks for channels.
+        channel_largest: (C,) largest magnitude likewise.
+        rows: Values summed per channel.
+        lowest: The smallest value seen.
+        highest: The largest value seen.
+    """
+
+    histogram: Histogram
+    channel_sum: Vector
+    channel_largest: Vector
+    rows: int
+    lowest: float
+    highest: float
+
+    @property
+    def channel_mean(self) -> Vector:
+        """(C,) mean per channel."""
+        return self.channel_sum / max(self.rows, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewrites:
+    """What `calibration.equalise` moved before the table was made.
+
+    Attributes:
+        values: (C,) mean of every value channel, by linear that makes values.
+        factors: (C,) what a norm's output channels are divided by, by the name of the norm.
+    """
+
+    values: Mapping[str, Vector]
+    factors: Mapping[str, Vector]
+
+
+@dataclasses.dataclass(frozen=True)
+class SeenImage:
+    """One calibration image: its name, and the SHA-256 of its preprocessed pixels."""
+
+    name: str
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibrationTable:
+    """Ranges of a graph's sites over a set of images.
+
+    Attributes:
+        graph: SHA-256 of the graph.
+        graph_file: Its name, for messages.
+        preprocessing: How the images were prepared.
+        images: What was seen, in order.
+        description: The images in words.
+        records: By site name.
+        rewrites: What was moved between the layers before; None for nothing.
+        seed: Of random choices; None where the images were spread evenly, which needs none.
+        tools: Versions of what made it.
+    """
+
+    graph: str
+    graph_file: str
+    preprocessing: Preprocessing
+    images: tuple[SeenImage, ...]
+    description: str
+    records: Mapping[str, Record]
+    rewrites: Rewrites | None = None
+    seed: int | None = None
+    tools: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def hashes(self) -> frozenset[str]:
+        """The hashes of the images."""
+        return frozenset(image.sha256 for image in self.images)
+
+
+def seen(values: NDArray[np.floating[Any]], *, channels: bool) -> Record:
+    """Return the record of one array (..., C); without `channels` only its histogram."""
+    rows = values.reshape(-1, values.shape[-1])
+    kept = rows if channels else rows[:, :0]
+    return Record(
+        histograms.of_values(rows),
+        kept.sum(axis=0, dtype=np.float64),
+        np.abs(kept).max(axis=0).astype(np.float64),
+        len(rows),
+        float(rows.min()),
+        float(rows.max()),
+    )
+
+
+def merged_record(first: Record, second: Record) -> Record:
+    """Return the record of both sets of values."""
+    return Record(
+        histograms.merged(first.histogram, second.histogram),
+        first.channel_sum + second.channel_sum,
+        np.maximum(first.channel_largest, second.channel_largest),
+        first.rows + second.rows,
+        min(first.lowest, second.lowest),
+        max(first.highest, second.highest),
+    )
+
+
+def merged_table(first: CalibrationTable, second: CalibrationTable) -> CalibrationTable:
+    """Return the table of both sets of images.
+
+    Raises:
+        InputError: They are of different graphs or preprocessing, or share an image.
+    """
+    for what, a, b in (
+        ("graphs", first.graph, second.graph),
+        ("preprocessing", first.preprocessing, second.preprocessing),
+        ("sites", set(first.records), set(second.records)),
+        ("rewrites", _rewrites_key(first), _rewrites_key(second)),
+    ):
+        if a != b:
+            raise InputError(
+                f"the two calibration tables are of different {what}",
+                where=f"{first.description}; {second.description}",
+                fix="calibrate both on the same graph",
+            )
+    both = first.hashes & second.hashes
+    if both:
+        raise InputError(
+            f"{len(both)} images are in both calibration tables",
+            where=f"{first.description}; {second.description}",
+            fix="calibrate each shard of the images once",
+        )
+    return dataclasses.replace(
+        first,
+        images=first.images + second.images,
+        description=f"{first.description} and {second.description}",
+        records={
+            name: merged_record(record, second.records[name])
+            for name, record in first.records.items()
+        },
+    )
+
+
+def _rewrites_key(table: CalibrationTable) -> dict[str, bytes] | None:
+    if table.rewrites is None:
+        return None
+    both = {**table.rewrites.values, **table.rewrites.factors}
+    return {name: vector.tobytes() for name, vector in both.items()}
+
+
+def write_table(path: Path, table: CalibrationTable, *, chosen: Mapping[str, Any]) -> None:
+    """Write a table, atomically.
+
+    Args:
+        path: `NAME.table.json`.
+        table: What was seen.
+        chosen: How amax was chosen from it, and the values, for people and for other tools.
+    """
+    document = {
+        "schema": SCHEMA,
+        "graph": {"file": table.graph_file, "sha256": table.graph},
+        "images": {
+            "description": table.description,
+            "count": len(table.images),
+            "seed": table.seed,
+            "seen": [[image.name, image.sha256] for image in table.images],
+        },
+        "preprocessing": dataclasses.asdict(table.preprocessing),
+        "tools": dict(table.tools),
+        "chosen": dict(chosen),
+        "rewrites": None
+        if table.rewrites is None
+        else {
+            "values": {name: _packed(vector) for name, vector in table.rewrites.values.items()},
+            "factors": {name: _packed(vector) for name, vector in table.rewrites.factors.items()},
+        },
+        "sites": {name: _record_json(record) for name, record in table.records.items()},
+    }
+    storage.write_text(path, json.dumps(document, indent=1) + "\n")
+
+
+def read_table(path: Path) -> CalibrationTable:
+    """Read a table.
+
+    Raises:
+        TrustError: It is no calibration table, or not whole.
+    """
+    fix = "calibrate again, or give the table that `fpet-export quantize` wrote"
+    try:
+        document = json.loads(path.read_text("utf-8"))
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise ValueError(f"it is no calibration table of schema {SCHEMA}")
+        images = document["images"]
+        return CalibrationTable(
+            graph=str(document["graph"]["sha256"]),
+            graph_file=str(document["graph"]["file"]),
+            preprocessing=from_json(Preprocessing, document["preprocessing"]),
+            images=tuple(SeenImage(str(name), str(sha)) for name, sha in images["seen"]),
+            description=str(images["description"]),
+            seed=images["seed"],
+            rewrites=_rewrites_of(document["rewrites"]),
+            records={str(n): _record_of(value) for n, value in document["sites"].items()},
+            tools={str(key): str(value) for key, value in document["tools"].items()},
+        )
+    except OSError as error:
+        raise InputError(
+            f"the calibration table cannot be read: {error.strerror}", where=str(path), fix=fix
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise TrustError(
+            f"the calibration table is damaged: {error}", where=str(path), fix=fix
+        ) from error
+
+
+def _record_json(record: Record) -> dict[str, Any]:
+    return {
+        "histogram": record.histogram.to_json(),
+        "rows": record.rows,
+        "lowest": record.lowest,
+        "highest": record.highest,
+        "channel_sum": _packed(record.channel_sum),
+        "channel_largest": _packed(record.channel_largest),
+    }
+
+
+def _record_of(document: Mapping[str, Any]) -> Record:
+    total, largest = (_unpacked(document[key]) for key in ("channel_sum", "channel_largest"))
+    if total.shape != largest.shape:
+        raise ValueError("a site's channels differ in number")
+    return Record(
+        Histogram.from_json(document["histogram"]),
+        total,
+        largest,
+        int(document["rows"]),
+        float(document["lowest"]),
+        float(document["highest"]),
+    )
+
+
+def _rewrites_of(document: Any) -> Rewrites | None:
+    if document is None:
+        return None
+    values, factors = (
+        {str(name): _unpacked(text) for name, text in document[part].items()}
+        for part in ("values", "factors")
+    )
+    return Rewrites(values, factors)
+
+
+def _packed(values: Vector) -> str:
+    return base64.b64encode(values.astype("<f8").tobytes()).decode("ascii")
+
+
+def _unpacked(text: Any) -> Vector:
+    return np.frombuffer(base64.b64decode(str(text), validate=True), "<f8").astype(np.float64)
