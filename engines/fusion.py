@@ -29,7 +29,6 @@ _REASONS: dict[Reason, str] = {
     "match": "of the match",
     "normalisation": "of a LayerNorm",
     "graph input or output": "at the graph's input or output",
-    "float32 graph": "as the graph is",
     "unexpected": "unexpected",
 }
 
@@ -171,7 +170,7 @@ class FusionReport:
             kinds = {k.dtype for k in self.kernels if k.work == "product"} & QUANTIZED
             how.append(f"{self.quantized_gemms} quantized GEMMs ({', '.join(sorted(kinds))})")
         if self.weight_only:
-            how.append(f"{len(self.weight_only)} GEMMs multiply quantized weights as floats")
+            how.append(f"{len(self.weight_only)} of the GEMMs multiply quantized weights as floats")
         how.append(self._float32())
         if self.stray:
             how.append(_stray(len(self.stray)))
@@ -187,7 +186,7 @@ class FusionReport:
             lines += [f"  only there: {role}" for role in uneven.only_there]
         for reason, words in _REASONS.items():
             names = [one.kernel for one in self.float32 if one.reason == reason]
-            if names and reason != "float32 graph":
+            if names:
                 lines += [f"float32 {words}:", *self._lines(names)]
         if self.stray:
             lines += [f"{_stray(len(self.stray))}:", *self._lines(self.stray)]
@@ -223,6 +222,8 @@ class FusionReport:
         counts = collections.Counter(one.reason for one in self.float32)
         if not counts:
             return "no float32"
+        if "float32 graph" in counts:
+            return "all in float32, as the graph is"
         words = [
             f"{counts[reason]} {words}" for reason, words in _REASONS.items() if counts[reason]
         ]

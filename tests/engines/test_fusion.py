@@ -108,6 +108,7 @@ def test_a_float32_graph_is_no_leak() -> None:
     report = report_on([kernel], "verbose log")
 
     assert [one.reason for one in report.float32] == ["float32 graph"]
+    assert report.summary()[1].endswith("all in float32, as the graph is")
     assert report.leaks == ()
 
 
@@ -177,7 +178,7 @@ def test_quantized_weights_multiplied_as_floats_are_told() -> None:
 
     assert report.weight_only == ("gemm_0",)
     assert report.quantized_gemms == 0
-    assert "1 GEMMs multiply quantized weights as floats" in report.summary()[1]
+    assert "1 of the GEMMs multiply quantized weights as floats" in report.summary()[1]
 
 
 def test_the_summary_is_two_lines_and_the_words_hold_every_kernel() -> None:
