@@ -56,9 +56,9 @@ class Float32:
 
     Attributes:
         kernel: Name of the kernel.
-        reason: "match" is the merge's island, where float32 is wanted; a "normalisation" computes
-            in float32, and passes it on where two kernels share it or the match reads it;
-            "unexpected" is for nothing that this toolkit knows.
+        reason: "match" is the merge's island, where float32 is wanted, and what reads it; a
+            "normalisation" computes in float32, and passes it on where two kernels share it or
+            the match reads it; "unexpected" is for nothing that this toolkit knows.
     """
 
     kernel: str
@@ -304,13 +304,15 @@ def _holds_quantized(kernel: Kernel) -> bool:
 def _float32(kernels: Sequence[Kernel]) -> tuple[Float32, ...]:
     types = {tensor.dtype for kernel in kernels for tensor in (*kernel.inputs, *kernel.outputs)}
     whole = types & FLOATS == {"Float"}
+    of_match = {tensor.name for k in kernels if k.role.startswith("match ") for tensor in k.outputs}
 
     def reason(kernel: Kernel) -> Reason:
         if whole:
             return "float32 graph"
         if kernel.at_border:
             return "graph input or output"
-        if kernel.role.startswith("match "):
+        wide = {t.name for t in (*kernel.inputs, *kernel.outputs) if t.dtype == "Float"}
+        if kernel.role.startswith("match ") or wide <= of_match:
             return "match"
         shared = re.match(r"LayerNorm \d+ of ", kernel.role) or kernel.role.endswith(MATCH_INPUT)
         return "normalisation" if shared else "unexpected"

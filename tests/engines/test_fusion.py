@@ -79,6 +79,24 @@ def test_float32_has_its_reasons() -> None:
     assert {k.name for k in report.kernels if k.dtype == "Float"} <= set(reasons)
 
 
+def test_what_reads_the_match_in_float32_is_no_leak() -> None:
+    """The sizes are summed in float32, and TensorRT may leave the cast to their logarithm."""
+    kernels = chain(
+        ("__myl_Topk_myl0_0", "Int32", ["blocks/0/merge/ArgMax"]),
+        ("__myl_EqlCastSum_myl0_1", "Float", ["blocks/0/merge/Equal", "blocks/0/merge/ReduceSum"]),
+        ("__myl_CastAddLog_myl0_2", "Half", ["blocks/0/merge/Cast", "graph/Log"]),
+        ("gemm_3", "Half", ["blocks/1/fc1/MatMul"]),
+    )
+
+    report = report_on(kernels, "verbose log")
+
+    assert [(one.kernel[6:9], one.reason) for one in report.float32] == [
+        ("Eql", "match"),
+        ("Cas", "match"),
+    ]
+    assert report.leaks == ()
+
+
 def test_float32_elsewhere_is_a_leak() -> None:
     kernels = chain(
         ("gemm_0", "Half", ["blocks/0/fc1/MatMul"]),
