@@ -401,11 +401,20 @@ def read_fusion(path: Path) -> FusionReport:
             fix=fix,
         )
     try:
-        return FusionReport.from_json(document)
+        report = FusionReport.from_json(document)
     except TypeError as error:
         raise TrustError(
             f"the fusion report is damaged: {error}", where=str(path), fix=fix
         ) from error
+    named = {*report.stray, *report.weight_only, *(one.kernel for one in report.float32)}
+    unknown = sorted(named - {kernel.name for kernel in report.kernels})
+    if unknown or not report.kernels:
+        raise TrustError(
+            f"the fusion report is damaged: it does not list {', '.join(unknown) or 'a kernel'}",
+            where=str(path),
+            fix=fix,
+        )
+    return report
 
 
 def fusion_of(artefact: Path, manifest: Manifest) -> FusionReport:

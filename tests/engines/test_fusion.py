@@ -297,6 +297,8 @@ def test_a_missing_report_is_said(tmp_path: Path) -> None:
         ({"surprise": 1}, r"damaged: .*surprise"),
         ({"per_block": ["8"]}, r"damaged: .*per_block"),
         ({"source": "a guess"}, r"damaged: .*source"),
+        ({"stray": ["gone"]}, "damaged: it does not list gone"),
+        ({"kernels": [], "stray": [], "float32": []}, "damaged: it does not list a kernel"),
     ],
 )
 def test_a_damaged_report_is_refused(tmp_path: Path, change: dict[str, object], words: str) -> None:
