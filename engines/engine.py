@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from engines import backends, registry, storage, targets
 from engines.errors import InputError
+from engines.fusion import FusionReport, fusion_path, write_fusion
 from engines.manifest import Manifest, TensorSpec, manifest_path, publish, read_manifest
 from engines.targets import Target
 
@@ -69,6 +70,19 @@ class OpenOptions:
     name: str | None = None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Built:
+    """What a backend hands back after it wrote an engine; the caller writes these beside it.
+
+    Attributes:
+        manifest: Without hash and size.
+        fusion: The kernels, where the runtime lists them.
+    """
+
+    manifest: Manifest
+    fusion: FusionReport | None = None
+
+
 class Engine(Protocol):
     """An opened artefact that can run. Holds device memory: use it in a `with` statement."""
 
@@ -117,8 +131,8 @@ class Engine(Protocol):
 class Backend(Protocol):
     """What a file in `engines/backends/` offers."""
 
-    def build(self, onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Manifest:
-        """Write the engine for `onnx` to `out`, atomically, and return its manifest (unwritten)."""
+    def build(self, onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Built:
+        """Write the engine for `onnx` to `out`, atomically, and return what belongs beside it."""
 
     def open_engine(
         self, artefact: Path, manifest: Manifest | None, *, options: OpenOptions
@@ -139,6 +153,9 @@ def build(
     options: BuildOptions | None = None,
 ) -> Path:
     """Build the engine of `target` from a graph and write it with its side-car.
+
+    A plan gets its fusion report too, last of all: whatever stops a build, no report is left
+    without its plan.
 
     Args:
         onnx: A graph with its manifest beside it; a graph of someone else's without one is
@@ -161,8 +178,15 @@ def build(
     options = options or BuildOptions()
     artefact = Path(out) if out else graph.with_name(f"{graph.stem}.{place.name}{place.suffix}")
     storage.refuse_overwrite(artefact, force=options.force)
+    earlier = fusion_path(artefact) if artefact.suffix == ".plan" else None
+    if earlier is not None:
+        storage.refuse_overwrite(earlier, force=options.force)
     built = backend(place.backend).build(graph, place, artefact, options=options)
-    publish(artefact, built)
+    if earlier is not None:
+        earlier.unlink(missing_ok=True)  # it describes the plan that was just replaced
+    manifest = publish(artefact, built.manifest)
+    if built.fusion is not None:
+        write_fusion(artefact, manifest, built.fusion)
     return artefact
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engines.backends._trt_log import KernelList, complaints, kernel_list, recorder
+from engines.backends._trt_log import complaints, kernels_of, recorder
 from engines.engine import BuildOptions, Progress
 from engines.errors import EngineError, InputError, UsageError
+from engines.kernels import Kernel
 from engines.manifest import TensorSpec
 
 _KNOWN_REFUSALS = (
@@ -47,12 +48,12 @@ class Plan:
 
     Attributes:
         content: The serialized plan; a buffer that TensorRT owns.
-        kernels: Its final layers, when the log lists them.
+        kernels: Its final layers as the log lists them; empty where it does not.
         settings: What decided the build, as text.
     """
 
     content: Any
-    kernels: KernelList
+    kernels: tuple[Kernel, ...]
     settings: dict[str, str]
 
 
@@ -112,8 +113,7 @@ def build_plan(
             raise monitor.raised
         if content is None:
             raise _refusal("build the engine", complaints(messages), onnx)
-    kernels = kernel_list(messages)
-    return Plan(content, kernels, {**settings, **kernels.as_settings()})
+    return Plan(content, kernels_of(messages), settings)
 
 
 def network_flags(trt: Any, *, where: str) -> int:

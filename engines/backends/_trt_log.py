@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import re
@@ -10,9 +9,13 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
-_LAYER = re.compile(r"^Name: (.*?), LayerType: (\w+)", re.MULTILINE)
-_FUSED_ATTENTION = "_gemm_mha_v2"
-_NOT_KERNELS = frozenset({"signal", "wait"})
+from engines.kernels import Kernel, Tensor
+
+_LAYER = re.compile(r"^Name: (.*?), LayerType: (\w+)(.*)$", re.MULTILINE)
+_FIELD = re.compile(r", (Inputs|Constants|Outputs): \[( \{.*?\})\](?=, [A-Z]\w+: |$)")
+_TENSOR = re.compile(r"\{ Name: (.*?), Dimensions: \[([-\d,]*)\].*?Datatype: (\w+)")
+_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]?(?:\[|$))")
+_NOT_KERNELS = frozenset({"signal", "wait", "noop"})
 _INTERESTING = ("INTERNAL_ERROR", "ERROR", "WARNING")
 
 
@@ -87,45 +90,46 @@ def _without_source(text: str) -> str:
     return re.sub(r"^\w+\.cpp:\d+: ", "", text)
 
 
-@dataclasses.dataclass(frozen=True)
-class KernelList:
-    """The layers of a finished engine, without the pseudo-layers that only order streams.
-
-    Attributes:
-        names: One name a kernel, in order.
-        types: TensorRT's layer type of each ("gemm", "kgen", …).
-    """
-
-    names: tuple[str, ...]
-    types: tuple[str, ...]
-
-    @property
-    def fused_attentions(self) -> int:
-        """Kernels that do scores, softmax and mixing in one."""
-        return sum(_FUSED_ATTENTION in name for name in self.names)
-
-    def as_settings(self) -> dict[str, str]:
-        """Return the counts as a manifest stores them; empty when the log listed nothing."""
-        if not self.names:
-            return {}
-        histogram = sorted(collections.Counter(self.types).items())
-        return {
-            "kernels": str(len(self.names)),
-            "fused_attentions": str(self.fused_attentions),
-            "kernel_types": ", ".join(f"{kind} {count}" for kind, count in histogram),
-        }
-
-
-def kernel_list(messages: Sequence[Message]) -> KernelList:
+def kernels_of(messages: Sequence[Message]) -> tuple[Kernel, ...]:
     """Read the final layers from a verbose log of a build with detailed profiling verbosity.
 
-    TensorRT-RTX prints them while it builds. Whether enterprise TensorRT prints them in the same
-    form has not been tried on hardware; where it does not, the list is empty.
+    TensorRT-RTX prints them while it builds, one line each: `Name: …, LayerType: …, Inputs: [ { …
+    }], Constants: […], Outputs: […], TacticName: …, StreamId: …, Metadata: [ONNX Layer: …]…`.
+    Whether enterprise TensorRT prints them in the same form has not been tried on hardware; where
+    it does not, there are none. Pseudo-layers that only order streams are left out.
     """
-    found = [
-        (name, kind)
+    return tuple(
+        _kernel(name, kind, rest)
         for message in messages
-        for name, kind in _LAYER.findall(message.text)
-        if kind not in _NOT_KERNELS
-    ]
-    return KernelList(tuple(name for name, _ in found), tuple(kind for _, kind in found))
+        for name, kind, rest in _LAYER.findall(message.text)
+        if is_kernel(kind)
+    )
+
+
+def is_kernel(kind: str) -> bool:
+    """Whether a layer of this type runs something on the GPU."""
+    return kind.lower() not in _NOT_KERNELS
+
+
+def nodes_of(metadata: str) -> tuple[str, ...]:
+    """Return the ONNX node names in a layer's metadata, in their order."""
+    return tuple(dict.fromkeys(_NODE.findall(metadata)))
+
+
+def _kernel(name: str, kind: str, rest: str) -> Kernel:
+    fields = {field: _tensors(text) for field, text in _FIELD.findall(rest)}
+    return Kernel(
+        name=name,
+        kind=kind,
+        inputs=fields.get("Inputs", ()),
+        outputs=fields.get("Outputs", ()),
+        constants=fields.get("Constants", ()),
+        nodes=nodes_of(rest.partition(", Metadata: ")[2]),
+    )
+
+
+def _tensors(text: str) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(name=name, dtype=dtype, shape=tuple(map(int, filter(None, extents.split(",")))))
+        for name, extents, dtype in _TENSOR.findall(text)
+    )

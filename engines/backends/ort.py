@@ -28,7 +28,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _native
 from engines import processor, storage
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._requests import built_by, refuse_gpu_options, report, thread_count
-from engines.engine import Array, BuildOptions, OpenOptions
+from engines.engine import Array, BuildOptions, Built, OpenOptions
 from engines.engine_base import EngineBase
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
 from engines.feeds import resolved
@@ -60,7 +60,7 @@ _NUMPY_DTYPES = {
 }
 
 
-def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Manifest:
+def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Built:
     """Write ONNX Runtime's optimised graph to `out`; see `engines.engine.Backend`.
 
     The result is bound to this version of ONNX Runtime and to this CPU's instruction sets.
@@ -104,9 +104,10 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Ma
             "instruction_sets": " ".join(processor.instruction_sets()),
         },
     )
-    return engine_manifest(
+    manifest = engine_manifest(
         source, target, runtime=runtime, command=options.command, companions=companions
     )
+    return Built(manifest=manifest)
 
 
 def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> OrtEngine:

@@ -26,7 +26,7 @@ from engines import processor, storage
 from engines.backends._openvino import openvino
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._requests import built_by, refuse_gpu_options, report, thread_count
-from engines.engine import Array, BuildOptions, OpenOptions
+from engines.engine import Array, BuildOptions, Built, OpenOptions
 from engines.engine_base import EngineBase
 from engines.errors import EngineError, InputError, UsageError
 from engines.manifest import Manifest, Runtime
@@ -40,7 +40,7 @@ _OV_ERRORS = (RuntimeError, ValueError)  # ValueError: a message that is not UTF
 _OWN_SOURCE = re.compile(r"Exception from \S+:\d+:?$|Check '.*' failed at \S+:\d+:?$|FrontEnd API")
 
 
-def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Manifest:
+def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Built:
     """Compile the graph once and write its bytes to `out`; see `engines.engine.Backend`.
 
     Raises:
@@ -72,9 +72,10 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Ma
             "cpu": processor.processor_name(),
         },
     )
-    return engine_manifest(
+    manifest = engine_manifest(
         source, target, runtime=runtime, command=options.command, companions=external
     )
+    return Built(manifest=manifest)
 
 
 def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> OvEngine:

@@ -14,13 +14,15 @@ from typing import Any
 
 from engines import storage
 from engines.backends._provenance import engine_manifest, read_source
-from engines.backends._trt_build import build_plan, profile_shapes
+from engines.backends._trt_build import Plan, build_plan, profile_shapes
 from engines.backends._trt_engine import TrtEngine
+from engines.backends._trt_inspector import kernels_of_plan
 from engines.backends._trt_log import Message, complaints, recorder
 from engines.backends._trtexec import trtexec_line
 from engines.cuda import Cuda, open_cuda
-from engines.engine import BuildOptions, OpenOptions
+from engines.engine import BuildOptions, Built, OpenOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
+from engines.fusion import FusionReport, report_on
 from engines.manifest import Dimension, Manifest, Runtime, TensorSpec
 from engines.targets import Target
 
@@ -48,7 +50,7 @@ _INVALIDITIES = {
 _DRIVER_IS_OLD, _PLAN_IS_WRONG = 4 | 8, 1 | 2 | 32
 
 
-def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Manifest:
+def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Built:
     """Write the plan for `onnx` to `out`; see `engines.engine.Backend`.
 
     TensorRT-RTX needs no GPU; TensorRT builds for the device it runs on.
@@ -85,6 +87,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Ma
     )
     with storage.atomic_path(out) as temporary:
         temporary.write_bytes(memoryview(plan.content))
+    fusion = _fusion(trt, plan)
     line = trtexec_line(
         Path(onnx.name),
         Path(out.name),
@@ -98,9 +101,29 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Ma
         flavour=target.module,
         version=trt.__version__,
         compute_capabilities=capabilities,
-        settings={**plan.settings, "trtexec": line},
+        settings={
+            **plan.settings,
+            **(fusion.as_settings() if fusion else {}),
+            "trtexec": line,
+        },
     )
-    return engine_manifest(source, target, runtime=runtime, command=options.command)
+    manifest = engine_manifest(source, target, runtime=runtime, command=options.command)
+    return Built(manifest=manifest, fusion=fusion)
+
+
+def _fusion(trt: Any, plan: Plan) -> FusionReport | None:
+    """Report on the kernels that the log listed, else on those of the inspector, else not at all.
+
+    The inspector needs the engine on a GPU, which TensorRT has at hand after a build.
+    """
+    if plan.kernels:
+        return report_on(plan.kernels, "verbose log")
+    try:
+        open_cuda()
+    except MissingDependencyError:
+        return None
+    kernels = kernels_of_plan(trt, plan.content)
+    return report_on(kernels, "engine inspector") if kernels else None
 
 
 def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> TrtEngine:

@@ -9,6 +9,7 @@ from typing import Any
 
 from engines.engine import Progress
 from engines.errors import FpetError
+from engines.fusion import FusionReport, fusion_of, fusion_path
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.parity import judge
 from fpet_export.console import Console
@@ -26,6 +27,22 @@ def describe(path: Path, manifest: Manifest) -> str:
             fused = runtime.settings.get("fused_attentions", "0")
             parts.append(f"{runtime.settings['kernels']} kernels, {fused} fused attentions")
     return " · ".join(parts)
+
+
+def report_fusion(artefact: Path, manifest: Manifest, console: Console) -> FusionReport | None:
+    """Say what TensorRT fused, in two lines, with `-v` kernel by kernel; None for no plan."""
+    if artefact.suffix != ".plan":
+        return None
+    if not fusion_path(artefact).exists():
+        console.step("fusion", "not known: this TensorRT does not list its kernels", passed=None)
+        return None
+    report = fusion_of(artefact, manifest)
+    places, how = report.summary()
+    console.step("fusion", places)
+    console.step("fusion", how, passed=None if report.leaks or report.weight_only else True)
+    for line in report.in_words()[2:]:
+        console.detail(line)
+    return report
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ Build the engine of a target from an exported graph, with its manifest beside it
 `cpu` gives an ONNX Runtime model that was optimised once, `openvino` one that OpenVINO runs, `rtx`
 a TensorRT-RTX plan, built without a GPU for the compute capabilities that are named, `tensorrt` a
 plan for the GPU of this machine. Where the engine can run here, its logits are compared with the
-graph's.
+graph's. A plan gets a fusion report too, NAME.fusion.json: which kernels TensorRT made, how many a
+block, what is fused, what stayed float32 and why (`-v` prints it, `show` draws it).
 
   fpet-export build out/model.onnx --target rtx --sm 8.6,8.9
 """
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         )
     manifest = read_manifest(artefact)
     console.step("build", _engines.describe(artefact, manifest))
+    fusion = _engines.report_fusion(artefact, manifest, console)
     check = _engines.check_against_graph(options.onnx, artefact, console)
     if check is not None:
         manifest = write_manifest(artefact, dataclasses.replace(manifest, parity=check))
@@ -68,7 +70,12 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "engine": str(artefact),
             "manifest": dataclasses.asdict(manifest),
             "parity": check,
+            "fusion": None if fusion is None else fusion.to_json(),
         },
         result=str(artefact),
-        next=[f"fpet-export bench {artefact}", f"fpet-export predict {artefact} IMAGE"],
+        next=[
+            f"fpet-export bench {artefact}",
+            f"fpet-export predict {artefact} IMAGE",
+            *([] if fusion is None else [f"fpet-export show {artefact} -o fusion.png"]),
+        ],
     )

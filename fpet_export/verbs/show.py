@@ -1,34 +1,53 @@
-"""`fpet-export show ONNX IMG -o PNG`: which patches merged into which."""
+"""`fpet-export show`: which patches merged into which, or which kernels a plan has."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from engines import storage
 from engines.errors import InputError, UsageError
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome
 
-HELP = "draw which patches merged into which, over your image"
+HELP = "draw which patches merged into which, or the kernels of a plan"
 DESCRIPTION = """\
-Run an exported graph on an image and draw its merge: the input, an arrow from every patch of set
-A to the patch it merged into, and the tokens that remain.
+Of an exported graph and an image, draw the merge: the input, an arrow from every patch of set A to
+the patch it merged into, and the tokens that remain. Of a TensorRT plan, draw its kernels from the
+fusion report that `build` wrote beside it: a row a block, the type of each kernel as its colour.
 
   fpet-export show out/model.onnx cat.jpg -o merge.png
+  fpet-export show out/model.rtx.plan -o fusion.png
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("onnx", type=Path, metavar="ONNX", help="an exported graph")
-    parser.add_argument("image", type=Path, metavar="IMG", help="an image file")
+    parser.add_argument(
+        "artefact", type=Path, metavar="ONNX|PLAN", help="an exported graph, or a plan"
+    )
+    parser.add_argument("image", type=Path, nargs="?", metavar="IMG", help="an image, for a graph")
     parser.add_argument("-o", "--out", type=Path, required=True, help="PNG to write")
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
-    """Draw the merge of one image."""
+    """Draw one picture."""
+    artefact, image = options.artefact, options.image
+    is_plan = artefact.suffix == ".plan" or artefact.name.endswith(".fusion.json")
+    if is_plan and image is not None:
+        raise UsageError(
+            f"the kernels of {artefact.name} are drawn without an image, and {image} was given",
+            where="IMG",
+            fix=f"fpet-export show {artefact} -o {options.out}",
+        )
+    if not is_plan and image is None:
+        raise UsageError(
+            f"the merge of {artefact.name} is drawn over an image, and none was given",
+            where="IMG",
+            fix=f"fpet-export show {artefact} IMAGE -o {options.out}",
+        )
     storage.refuse_overwrite(options.out, force=options.force)
     if options.out.suffix.lower() != ".png":
         raise UsageError(
@@ -37,21 +56,51 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     from engines.registry import import_or_explain
 
     import_or_explain("PIL.Image")
+    return _show_plan(options, console) if is_plan else _show_merge(options, console)
+
+
+def _show_plan(options: argparse.Namespace, console: Console) -> Outcome:
+    from engines.fusion import fusion_of, fusion_path, read_fusion
+    from engines.manifest import read_manifest
+    from fpet_export.plan_picture import plan_picture
+
+    path = options.artefact
+    if not path.exists():
+        raise InputError("there is no such file", where=str(path), fix="check the path")
+    if path.suffix == ".plan" and not fusion_path(path).exists():
+        raise InputError(
+            "there is no fusion report beside this plan, so its kernels are not known",
+            where=str(fusion_path(path)),
+            fix="build the plan again with this version: fpet-export build GRAPH.onnx --force",
+        )
+    report = fusion_of(path, read_manifest(path)) if path.suffix == ".plan" else read_fusion(path)
+    storage.write_bytes(options.out, plan_picture(report))
+    for line in report.summary():
+        console.step("show", line)
+    for line in report.in_words()[2:]:
+        console.detail(line)
+    return Outcome(
+        document={"png": str(options.out), "fusion": report.to_json()}, result=str(options.out)
+    )
+
+
+def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
     from engines.evidence import manifest_of
     from engines.images import read_files
     from fpet_export import picture
     from fpet_export.verify import graph_evidence
 
-    manifest = manifest_of(options.onnx)
+    graph = options.artefact
+    manifest = manifest_of(graph)
     if manifest.model is None or manifest.preprocessing is None or "match" not in manifest.probes:
         raise InputError(
             "this graph merges no tokens, or does not say where",
-            where=str(options.onnx),
-            fix="show a graph that `fpet-export export` wrote for a run with FPET (an engine shows "
-            "nothing of its inside)",
+            where=str(graph),
+            fix="show a graph that `fpet-export export` wrote for a run with FPET (an engine that "
+            "is no TensorRT plan shows nothing of its inside)",
         )
     pixels = read_files([options.image], manifest.preprocessing).pixels
-    evidence = graph_evidence(options.onnx, pixels)
+    evidence = graph_evidence(graph, pixels)
     assert evidence.match is not None
     match, grid = evidence.match[0], manifest.model.grid
     winner = int(evidence.logits[0].argmax())
@@ -60,7 +109,5 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     storage.write_bytes(options.out, picture.merge_picture(pixels[0], match, grid, title))
     counts = picture.directions(match, grid)
     console.step("show", ", ".join(f"{count} {name}" for name, count in counts.items()))
-    return Outcome(
-        document={"png": str(options.out), "class": winner, "directions": counts},
-        result=str(options.out),
-    )
+    document: dict[str, Any] = {"png": str(options.out), "class": winner, "directions": counts}
+    return Outcome(document=document, result=str(options.out))

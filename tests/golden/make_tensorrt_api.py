@@ -5,8 +5,9 @@ Run it once a version, in an environment that has that version's bindings:
     python tests/golden/make_tensorrt_api.py tensorrt_rtx
     python tests/golden/make_tensorrt_api.py tensorrt_bindings   # from tensorrt_cu12_bindings
 
-The bindings of TensorRT import without its libraries when empty shared libraries of the same
-names (libnvinfer, libnvinfer_plugin, libnvonnxparser) lie on LD_LIBRARY_PATH.
+The bindings of TensorRT import without its libraries when stand-ins of the same names (libnvinfer,
+libnvinfer_plugin, libnvonnxparser) lie on LD_LIBRARY_PATH and one of them defines the few functions
+that `nm -D --undefined-only` finds unresolved in the bindings; nothing calls them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ CLASSES = (
     "BuilderFlag",
     "ComputeCapability",
     "DataType",
+    "EngineInspector",
     "EngineValidity",
     "IBuilderConfig",
     "ICudaEngine",
@@ -28,6 +30,7 @@ CLASSES = (
     "ILogger",
     "IOptimizationProfile",
     "IProgressMonitor",
+    "LayerInformationFormat",
     "MemoryPoolType",
     "NetworkDefinitionCreationFlag",
     "OnnxParser",

@@ -15,7 +15,7 @@ import pytest
 import engines.backends
 
 FOLDER = Path(engines.backends.__file__).parent
-SOURCES = ("trt.py", "_trt_build.py", "_trt_engine.py", "_trt_log.py")
+SOURCES = ("trt.py", "_trt_build.py", "_trt_engine.py", "_trt_inspector.py", "_trt_log.py")
 CLASS_OF_VARIABLE = {
     "builder": "Builder",
     "network": "INetworkDefinition",
@@ -26,6 +26,7 @@ CLASS_OF_VARIABLE = {
     "deserializer": "Runtime",
     "trt_engine": "ICudaEngine",
     "context": "IExecutionContext",
+    "inspector": "EngineInspector",
     "flags": "NetworkDefinitionCreationFlag",
 }
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "tensorrt_api.json").read_text("utf-8"))

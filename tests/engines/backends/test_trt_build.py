@@ -13,9 +13,11 @@ import onnx
 import pytest
 
 import engines
+import engines.engine
 from engines.backends._trt_build import compute_capability_names, network_flags, profile_shapes
 from engines.engine import BuildOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
+from engines.fusion import fusion_of, fusion_path
 from engines.manifest import Manifest, TensorSpec, manifest_path, read_manifest, write_manifest
 
 TinyVit = Callable[..., Path]
@@ -294,3 +296,52 @@ def test_a_plan_lies_beside_a_readable_manifest(tiny_vit: TinyVit, trt: Any) -> 
     document = json.loads(manifest_path(plan).read_text())
     assert document["runtime"]["settings"]["kernels"].isdigit()
     assert document["parents"][0]["file"] == "vit.onnx"
+
+
+@pytest.mark.tensorrt
+def test_a_plan_lies_beside_the_report_on_its_kernels(tiny_vit: TinyVit, trt: Any) -> None:
+    plan = engines.build(tiny_vit(dtype="float16"), target="rtx")
+
+    manifest = read_manifest(plan)
+    report = fusion_of(plan, manifest)
+    assert manifest.runtime is not None
+    assert report.source == "verbose log"
+    assert report.as_settings().items() <= manifest.runtime.settings.items()
+    assert report.runtime == f"tensorrt_rtx {trt.__version__}"
+
+
+@pytest.mark.tensorrt
+def test_a_report_in_the_way_is_not_replaced_without_force(tiny_vit: TinyVit, trt: Any) -> None:
+    graph = tiny_vit(dtype="float16")
+    report = graph.with_name("vit.rtx.fusion.json")
+    report.write_text("mine")
+
+    with pytest.raises(UsageError, match=r"vit\.rtx\.fusion\.json exists already"):
+        engines.build(graph, target="rtx")
+    assert sorted(path.name for path in graph.parent.iterdir()) == ["vit.onnx", report.name]
+
+    plan = engines.build(graph, target="rtx", options=BuildOptions(force=True))
+    assert fusion_of(plan, read_manifest(plan)).engine == "vit.rtx.plan"
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("step", ["publish", "write_fusion"])
+def test_no_report_is_left_without_its_plan(
+    tiny_vit: TinyVit, trt: Any, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Ctrl-C while the manifest or the report is written, over an earlier build."""
+    graph = tiny_vit(dtype="float16")
+    plan = engines.build(graph, target="rtx")
+    assert fusion_path(plan).exists()
+
+    def interrupted(*_: Any) -> Any:
+        if step == "publish":
+            plan.unlink()  # as publish does
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engines.engine, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engines.build(graph, target="rtx", options=BuildOptions(force=True))
+
+    assert not fusion_path(plan).exists()
+    assert plan.exists() == (step == "write_fusion")

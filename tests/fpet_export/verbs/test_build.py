@@ -33,6 +33,7 @@ def test_cpu_is_built_beside_the_graph_and_compared(exported: Exported, tmp_path
     assert manifest.runtime is not None
     assert manifest.runtime.flavour == "onnxruntime"
     assert read_manifest(graph).sha256 in {parent.sha256 for parent in manifest.parents}
+    assert document["fusion"] is None
     assert manifest.parity == document["parity"] == document["manifest"]["parity"]
     (row,) = document["parity"]["rows"]
     assert row["failures"] == []
@@ -62,8 +63,25 @@ def test_rtx_is_built_without_a_gpu(exported: Exported, tmp_path: Path) -> None:
     assert manifest.runtime is not None
     assert manifest.runtime.compute_capabilities == ("8.6",)
     assert manifest.runtime.flavour == "tensorrt_rtx"
-    assert "kernels" in done.err
     assert "fused attentions" in done.err
+    report = done.document()["fusion"]
+    assert report == json.loads((tmp_path / "model.fusion.json").read_text())
+    assert f"fusion     {len(report['kernels'])} kernels: " in done.err
+    assert "/3 attentions fused" in done.err
+    assert "every kernel:" not in done.err
+    assert f"fpet-export show {out} -o fusion.png" in done.err
+
+
+@pytest.mark.tensorrt
+def test_verbose_shows_every_kernel(exported: Exported, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the TensorRT-RTX package")
+    out = tmp_path / "model.plan"
+
+    done = call("build", exported.graph, "--target", "rtx", "--sm", "8.6", "-o", out, "-v")
+
+    assert "every kernel:" in done.err
+    assert "match argmax" in done.err
+    assert (tmp_path / "model.fusion.json").exists()
 
 
 def test_a_tampered_graph_is_refused(tampered: Path) -> None:

@@ -52,7 +52,7 @@ def test_it_leaves_what_the_help_says(deployed: tuple[Path, Done]) -> None:
         "cpu/model.onnx", "cpu/model.manifest.json",
         "cpu/model.cpu.onnx", "cpu/model.cpu.manifest.json",
         "rtx/model.onnx", "rtx/model.manifest.json",
-        "rtx/model.rtx.plan", "rtx/model.rtx.manifest.json",
+        "rtx/model.rtx.plan", "rtx/model.rtx.manifest.json", "rtx/model.rtx.fusion.json",
     }  # fmt: skip
     assert done.document()["report"] == str(out / "report.html")
     assert set(done.document()["engines"]) == {"cpu", "rtx"}

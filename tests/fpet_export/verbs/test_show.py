@@ -1,11 +1,13 @@
-"""`show`: a PNG with three panels from the exported graph."""
+"""`show`: a PNG with three panels from the exported graph, or one of a plan's kernels."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from engines.fusion import fusion_path
 from tests.fpet_export.command_line import Exported, call, write_files
 
 
@@ -39,7 +41,7 @@ def test_an_engine_shows_nothing_of_its_inside(
     done = call("show", engine, images[0], "-o", tmp_path / "merge.png", "--json")
 
     assert done.code == 3
-    assert "an engine shows nothing of its inside" in done.error()["fix"]
+    assert "shows nothing of its inside" in done.error()["fix"]
 
 
 def test_a_tampered_graph_is_refused(tampered: Path, images: list[Path], tmp_path: Path) -> None:
@@ -62,3 +64,87 @@ def test_a_graph_without_merging_has_nothing_to_show(images: list[Path], tmp_pat
     assert shown.code == 3
     assert shown.error()["what"] == "this graph merges no tokens, or does not say where"
     assert predicted.code == 0
+
+
+@pytest.fixture(scope="module")
+def plan(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("tensorrt_rtx", reason="needs the TensorRT-RTX package")
+    out = tmp_path_factory.mktemp("plan") / "model.rtx.plan"
+    done = call("build", exported.graph, "--target", "rtx", "--sm", "8.6", "-o", out)
+    assert done.code == 0, done.err
+    return out
+
+
+@pytest.mark.tensorrt
+def test_the_kernels_of_a_plan(plan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fusion.png"
+
+    done = call("show", plan, "-o", out, "--json")
+
+    report = done.document()["fusion"]
+    assert report["engine"] == plan.name
+    assert f"{len(report['kernels'])} kernels" in done.err
+    with Image.open(out) as picture:
+        assert picture.format == "PNG"
+
+
+@pytest.mark.tensorrt
+def test_a_report_alone_is_drawn_as_its_plan_is(plan: Path, tmp_path: Path) -> None:
+    report = tmp_path / fusion_path(plan).name
+    report.write_bytes(fusion_path(plan).read_bytes())
+    pictures = [tmp_path / "of_plan.png", tmp_path / "of_report.png"]
+
+    for path, picture in zip((plan, report), pictures, strict=True):
+        assert call("show", path, "-o", picture).code == 0
+
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+
+def test_a_graph_without_an_image_is_a_usage_error(exported: Exported, tmp_path: Path) -> None:
+    done = call("show", exported.graph, "-o", tmp_path / "merge.png", "--json")
+
+    assert done.code == 2
+    assert "drawn over an image, and none was given" in done.error()["what"]
+    assert "IMAGE" in done.error()["fix"]
+
+
+@pytest.mark.parametrize("name", ["model.rtx.plan", "model.rtx.fusion.json"])
+def test_a_plan_with_an_image_is_a_usage_error(
+    images: list[Path], tmp_path: Path, name: str
+) -> None:
+    done = call("show", tmp_path / name, images[0], "-o", tmp_path / "fusion.png", "--json")
+
+    assert done.code == 2
+    assert "drawn without an image" in done.error()["what"]
+
+
+def test_a_plan_without_a_report_is_refused(tmp_path: Path) -> None:
+    plan = tmp_path / "model.rtx.plan"
+    plan.write_bytes(b"plan")
+
+    done = call("show", plan, "-o", tmp_path / "fusion.png", "--json")
+
+    assert done.code == 3
+    assert "no fusion report beside this plan" in done.error()["what"]
+    assert "fpet-export build" in done.error()["fix"]
+
+
+def test_a_missing_plan_is_refused(tmp_path: Path) -> None:
+    done = call("show", tmp_path / "no.plan", "-o", tmp_path / "fusion.png", "--json")
+
+    assert done.code == 3
+    assert done.error()["what"] == "there is no such file"
+
+
+@pytest.mark.tensorrt
+def test_a_report_of_another_build_is_refused(plan: Path, tmp_path: Path) -> None:
+    copy = tmp_path / plan.name
+    for path in (plan, fusion_path(plan), plan.with_name("model.rtx.manifest.json")):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    report = fusion_path(copy)
+    report.write_text(report.read_text().replace('"sha256":"', '"sha256":"00'))
+
+    done = call("show", copy, "-o", tmp_path / "fusion.png", "--json")
+
+    assert done.code == 10
+    assert "of another build" in done.error()["what"]
