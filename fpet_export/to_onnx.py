@@ -85,7 +85,7 @@ def require_opset(opset: int) -> None:
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise UsageError(
             f"graphs are written in the opsets {OLDEST_OPSET} to {NEWEST_OPSET}, not in {opset}",
-            where="opset",
+            where="--opset",
             fix="17 suits TensorRT 8.6, 20 everything newer",
         )
 

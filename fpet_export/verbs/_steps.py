@@ -106,6 +106,7 @@ def export(
         target=target,
         input=_arguments.input_kind(options),
         ties=options.ties,
+        opset=options.opset,
     )
     count = len(started.check.images)
     with console.progress("frozen module", count) as advance:
