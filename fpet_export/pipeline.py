@@ -141,7 +141,7 @@ class Folded:
         """
         place = target if isinstance(target, Target) else load_target(target)
         if opset is not None:
-            place = _with_opset(place, opset)
+            place = with_opset(place, opset)
         spec = self.model.spec
         if ties == "reference" and self.model.merger is not None and "dist" in spec.prefix:
             raise UsageError(
@@ -367,8 +367,12 @@ def load(
     )
 
 
-def _with_opset(target: Target, opset: int) -> Target:
-    """Return `target` with another opset, if its runtime reads it and the exporter writes it."""
+def with_opset(target: Target, opset: int) -> Target:
+    """Return `target` with another opset.
+
+    Raises:
+        UsageError: Its runtime does not read that opset, or this toolkit does not write it.
+    """
     from fpet_export.to_onnx import require_opset
 
     if opset > target.opset_ceiling:
