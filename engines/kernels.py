@@ -26,7 +26,8 @@ FLOATS = frozenset({"Float", "Half", "BFloat16"}) | QUANTIZED
 
 MATCH_INPUT = "match's input"
 
-_FUSED_ATTENTION = "_gemm_mha_v2"
+_FUSED_ATTENTION = re.compile(r"_gem[mv]_mha_v\d")
+"""TensorRT fuses the attention of one query as a gemv."""
 _PRODUCT_KINDS = ("gemm", "matrixmultiply", "convolution", "correlation", "fullyconnected")
 _MOVING_KINDS = frozenset({"reformat", "shuffle", "slice", "concatenation", "gather"})
 _MOVING = frozenset({"Resh", "Tran", "Slic", "Move", "Conc", "Gath"})
@@ -247,7 +248,7 @@ def _compute_type(kernel: Kernel) -> str:
 
 
 def _is_attention(kernel: Kernel) -> bool:
-    return _FUSED_ATTENTION in kernel.name
+    return _FUSED_ATTENTION.search(kernel.name) is not None
 
 
 def _is_product(kernel: Kernel) -> bool:

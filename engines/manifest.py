@@ -159,6 +159,8 @@ class Manifest:
         labels: Class names; empty when unknown.
         model: None for a graph that was not exported by this toolkit.
         precision: "fp32", "fp16", "bf16", "int8" or "fp8".
+        typing: "strong" where the types in the graph say that precision; "weak" where the graph is
+            float32 (its Q/DQ scales too) and flags of the builder allow that precision.
         opset: ONNX opset of the graph, or of the graph a plan was built from.
         target: Target the artefact was made for.
         runtime: What a plan is bound to; None for a graph.
@@ -184,6 +186,7 @@ class Manifest:
     opset: int
     target: str
     weights: Literal["trained", "random", "unknown"]
+    typing: Literal["strong", "weak"] = "strong"
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
     model: ModelFacts | None = None

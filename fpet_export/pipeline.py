@@ -122,6 +122,7 @@ class Folded:
         ties: Literal["argmax", "reference"] = "argmax",
         attention_scale: Literal["split", "folded"] | None = None,
         last_block: Literal["class-token", "all-tokens"] | None = None,
+        opset: int | None = None,
     ) -> Frozen:
         """Make shapes and constants static.
 
@@ -132,12 +133,15 @@ class Folded:
             ties: See `FreezeOptions.ties`.
             attention_scale: Overrides the target's.
             last_block: Overrides the target's.
+            opset: Overrides the target's.
 
         Raises:
             UsageError: `ties="reference"` is asked for a distilled model, whose authors' code
-                merges the distillation token away.
+                merges the distillation token away; or the target or this toolkit lacks the opset.
         """
         place = target if isinstance(target, Target) else load_target(target)
+        if opset is not None:
+            place = with_opset(place, opset)
         spec = self.model.spec
         if ties == "reference" and self.model.merger is not None and "dist" in spec.prefix:
             raise UsageError(
@@ -361,6 +365,25 @@ def load(
         backbone=base,
         preprocessing=dataclasses.replace(preprocessing, in_graph=False),
     )
+
+
+def with_opset(target: Target, opset: int) -> Target:
+    """Return `target` with another opset.
+
+    Raises:
+        UsageError: Its runtime does not read that opset, or this toolkit does not write it.
+    """
+    from fpet_export.to_onnx import require_opset
+
+    if opset > target.opset_ceiling:
+        raise UsageError(
+            f"{target.name} reads opsets up to {target.opset_ceiling}, not {opset}",
+            where="--opset",
+            fix=f"leave --opset out ({target.opset} suits {target.name} best), or choose another "
+            "target",
+        )
+    require_opset(opset)
+    return dataclasses.replace(target, opset=opset)
 
 
 def companions_of(graph: Path) -> tuple[Companion, ...]:

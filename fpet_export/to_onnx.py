@@ -24,11 +24,17 @@ import onnx_graphsurgeon as gs
 import torch
 
 from engines import storage
-from engines.errors import ExportError
+from engines.errors import ExportError, UsageError
 from fpet_export import graph_passes, large_weights
 from fpet_export.freeze import FrozenVit, input_shape
 
 INPUT, OUTPUT = "images", "logits"
+
+OLDEST_OPSET, NEWEST_OPSET = 17, 23
+"""What this toolkit writes: from the first opset with LayerNormalization to the last one tried."""
+
+_OLDEST_TRACED = 18
+"""What PyTorch's exporter writes natively; its conversion below that loses the nodes' names."""
 
 
 def to_onnx(module: FrozenVit, path: Path, *, opset: int) -> dict[str, int]:
@@ -37,19 +43,23 @@ def to_onnx(module: FrozenVit, path: Path, *, opset: int) -> dict[str, int]:
     Args:
         module: Frozen, in eval mode.
         path: The `.onnx` file to write.
-        opset: ONNX opset.
+        opset: ONNX opset, from `OLDEST_OPSET` to `NEWEST_OPSET`.
 
     Returns:
         The histogram of the graph's operators.
 
     Raises:
+        UsageError: This toolkit does not write that opset.
         ExportError: The graph is not what was planned.
     """
+    require_opset(opset)
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         # The weights wait in a file of their own meanwhile: the passes need none of them, and a
         # second copy in memory is what makes a big export fail on a small machine.
-        model = trace(module, Path(folder) / "traced.onnx", opset=opset)
+        traced = max(opset, _OLDEST_TRACED)
+        model = trace(module, Path(folder) / "traced.onnx", opset=traced)
         name_nodes(model)
+        _own_opset(model).version = opset  # the passes write the nodes accordingly
         graph = gs.import_onnx(model)
         graph.name = "frozen_vit"
         graph.producer_name, graph.producer_version = "fpet-export", ""
@@ -57,11 +67,27 @@ def to_onnx(module: FrozenVit, path: Path, *, opset: int) -> dict[str, int]:
         check_plan(graph, module)
         operators = Counter(node.op for node in graph.nodes)
         finished = gs.export_onnx(graph)
+        # The oldest format that knows the opset: a runtime refuses a newer one than its own.
+        finished.ir_version = onnx.helper.find_min_ir_version_for(finished.opset_import)
         with storage.atomic_path(path) as temporary:
             large_weights.save(finished, temporary, source=Path(folder))
             del finished
             _check(temporary)
     return dict(sorted(operators.items()))
+
+
+def require_opset(opset: int) -> None:
+    """Refuse an opset that this toolkit does not write.
+
+    Raises:
+        UsageError: It is too old or too new.
+    """
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise UsageError(
+            f"graphs are written in the opsets {OLDEST_OPSET} to {NEWEST_OPSET}, not in {opset}",
+            where="--opset",
+            fix="17 suits TensorRT 8.6, 20 everything newer",
+        )
 
 
 def trace(module: FrozenVit, path: Path, *, opset: int) -> onnx.ModelProto:
@@ -70,13 +96,13 @@ def trace(module: FrozenVit, path: Path, *, opset: int) -> onnx.ModelProto:
     Args:
         module: Frozen, in eval mode.
         path: Where the exporter writes the graph, with the weights in `<path>.data`.
-        opset: ONNX opset.
+        opset: ONNX opset, 18 or newer.
 
     Returns:
         The graph; of its constants it holds those that a pass may read, and refers to the rest.
 
     Raises:
-        ExportError: The exporter failed.
+        ExportError: The exporter failed, or wrote another opset.
     """
     batch = module.options.batch
     dynamic = isinstance(batch, tuple)
@@ -107,12 +133,26 @@ def trace(module: FrozenVit, path: Path, *, opset: int) -> onnx.ModelProto:
     assert program is not None
     program.save(str(path), external_data=True)
     model = onnx.load(str(path), load_external_data=False)
+    written = _own_opset(model).version
+    if written != opset:  # a conversion that fails leaves the exporter's own opset, with a warning
+        raise ExportError(
+            f"PyTorch wrote opset {written} instead of {opset}",
+            where=f"torch {torch.__version__}",
+            fix=f"export with --opset {written}, or update torch and onnxscript",
+        )
     for tensor in model.graph.initializer:
         if tensor.data_location and math.prod(tensor.dims) <= graph_passes.SMALL:
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
             tensor.data_location = onnx.TensorProto.DEFAULT
             del tensor.external_data[:]
     return model
+
+
+def _own_opset(model: onnx.ModelProto) -> onnx.OperatorSetIdProto:
+    own: onnx.OperatorSetIdProto = next(
+        entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")
+    )
+    return own
 
 
 def example_input(module: FrozenVit, batch: int) -> torch.Tensor:

@@ -27,12 +27,13 @@ class Source:
     manifest: Manifest | None
 
 
-def read_source(onnx: Path) -> Source:
+def read_source(onnx: Path, target: Target) -> Source:
     """Read and check the graph that an engine is to be built from.
 
     Raises:
         InputError: There is no such file, it is not a whole ONNX model, its external weights are
-            not where they belong, or it is itself built for one machine.
+            not where they belong, it is itself built for one machine, or it has an opset or a
+            typing that the target's runtime does not take.
         TrustError: It does not match its manifest.
     """
     if not onnx.is_file():
@@ -48,7 +49,57 @@ def read_source(onnx: Path) -> Source:
     header = read_onnx_header(onnx)
     if manifest:
         _check_names(onnx, manifest, header)
-    return Source(onnx, header, manifest)
+    source = Source(onnx, header, manifest)
+    _check_opset(source, target)
+    _check_typing(source, target)
+    return source
+
+
+def precision_of(source: Source) -> str:
+    """Return the precision that the manifest states, or that the graph's bytes say."""
+    return source.manifest.precision if source.manifest else _precision(source.header)
+
+
+def _check_opset(source: Source, target: Target) -> None:
+    opset, ceiling = source.header.opset, target.opset_ceiling
+    if opset > ceiling:
+        raise InputError(
+            f"the graph has opset {opset}, the runtime of {target.name} reads up to {ceiling}",
+            where=str(source.path),
+            fix=f"export it for that target: fpet-export export RUN --target {target.name}",
+        )
+
+
+def _check_typing(source: Source, target: Target) -> None:
+    """Refuse a precision that the graph states in another way than the target's runtime reads.
+
+    A float32 graph suits every target. Of a graph without a manifest only its bytes are known.
+    """
+    precision = precision_of(source)
+    where = str(source.path)
+    if target.typing == "weak" and precision not in target.precisions:
+        raise InputError(
+            f"the graph is {precision}, which {target.name} does not have: it takes "
+            f"{', '.join(target.precisions)}",
+            where=where,
+            fix=f"quantize the float32 graph again: fpet-export quantize GRAPH.onnx "
+            f"--precision fp16 --target {target.name}",
+        )
+    if source.manifest is None or precision == "fp32" or source.manifest.typing == target.typing:
+        return
+    what = (
+        f"the types in the graph say {precision}, and {target.name} takes a float32 graph whose "
+        "manifest says so"
+        if target.typing == "weak"
+        else f"the graph is float32 and leaves {precision} to flags of the builder, which "
+        f"{target.name} does not have"
+    )
+    raise InputError(
+        what,
+        where=where,
+        fix=f"quantize the float32 graph for that target: fpet-export quantize GRAPH.onnx "
+        f"--precision {precision} --target {target.name}",
+    )
 
 
 def _check_names(onnx: Path, manifest: Manifest, header: OnnxHeader) -> None:
@@ -91,7 +142,8 @@ def engine_manifest(
         file="",
         inputs=graph.inputs if graph else header.inputs,
         outputs=graph.outputs if graph else header.outputs,
-        precision=graph.precision if graph else _precision(header),
+        precision=precision_of(source),
+        typing=target.typing,
         opset=header.opset,
         target=target.name,
         weights=graph.weights if graph else "unknown",

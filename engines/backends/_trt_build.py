@@ -1,4 +1,4 @@
-"""From an ONNX file to a serialized plan, for TensorRT 10.3 to 11 and TensorRT-RTX alike.
+"""From an ONNX file to a serialized plan, for TensorRT 8.6 to 11 and TensorRT-RTX alike.
 
 Versions are told apart by what they have, never by their number: TensorRT-RTX 1.7 is newer than
 TensorRT 10, and enum values moved between them.
@@ -12,7 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from engines.backends import _trt_weak
 from engines.backends._trt_log import complaints, kernels_of, recorder
+from engines.backends._trt_weak import WeakTyping
 from engines.engine import BuildOptions, Progress
 from engines.errors import EngineError, InputError, UsageError
 from engines.kernels import Kernel
@@ -50,11 +52,13 @@ class Plan:
         content: The serialized plan; a buffer that TensorRT owns.
         kernels: Its final layers as the log lists them; empty where it does not.
         settings: What decided the build, as text.
+        float32_layers: Layers that a weakly typed build holds in float32.
     """
 
     content: Any
     kernels: tuple[Kernel, ...]
     settings: dict[str, str]
+    float32_layers: tuple[str, ...] = ()
 
 
 def build_plan(
@@ -65,6 +69,7 @@ def build_plan(
     batch_range: tuple[int, int] | None,
     compute_capabilities: Sequence[str],
     options: BuildOptions,
+    weak: WeakTyping | None = None,
 ) -> Plan:
     """Parse `onnx` and build its plan.
 
@@ -75,9 +80,11 @@ def build_plan(
         batch_range: Smallest and largest batch where the batch is dynamic.
         compute_capabilities: For TensorRT-RTX; empty builds its portable plan.
         options: See BuildOptions.
+        weak: What a weakly typed build may choose; None leaves every type to the graph.
 
     Raises:
-        EngineError: TensorRT refuses the graph or the build; its log is in the message.
+        EngineError: TensorRT cannot be typed so, or refuses the graph or the build; its log is in
+            the message.
         InputError: An extent is dynamic and its range is not known.
         UsageError: The runtime knows no such compute capability.
     """
@@ -85,7 +92,7 @@ def build_plan(
     shapes = profile_shapes(inputs, batch_range, where=str(onnx))
     with log.recording() as messages:
         builder = trt.Builder(log)
-        network = builder.create_network(network_flags(trt, where=str(onnx)))
+        network = builder.create_network(network_flags(trt, weak=weak is not None, where=str(onnx)))
         if network is None:
             raise _refusal("create a network", complaints(messages), onnx)
         parser = trt.OnnxParser(network, log)
@@ -97,6 +104,10 @@ def build_plan(
             )
         config = builder.create_builder_config()
         settings = _configure(trt, config, compute_capabilities, options)
+        held: tuple[str, ...] = ()
+        if weak is not None:
+            held, typing = _trt_weak.constrain(trt, network, config, weak, where=str(onnx))
+            settings |= typing
         if shapes:
             profile = builder.create_optimization_profile()
             for name, (low, high) in shapes.items():
@@ -113,18 +124,20 @@ def build_plan(
             raise monitor.raised
         if content is None:
             raise _refusal("build the engine", complaints(messages), onnx)
-    return Plan(content, kernels_of(messages), settings)
+    return Plan(content, kernels_of(messages), settings, held)
 
 
-def network_flags(trt: Any, *, where: str) -> int:
-    """Return the bit mask for `create_network` that makes the graph decide every precision.
+def network_flags(trt: Any, *, weak: bool, where: str) -> int:
+    """Return the bit mask for `create_network`: the graph decides every precision, or `weak`.
 
     Where weak typing still exists (BuilderFlag.FP16), strong typing must be asked for; elsewhere
     it is the only kind and its former bit means something else.
 
     Raises:
-        EngineError: This TensorRT is too old to be strongly typed.
+        EngineError: This TensorRT is too old to be strongly typed, or too new for weak typing.
     """
+    if weak:
+        return _trt_weak.creation_flags(trt, where=where)
     flags = trt.NetworkDefinitionCreationFlag
     if not hasattr(trt.BuilderFlag, "FP16"):
         return 0
@@ -132,7 +145,7 @@ def network_flags(trt: Any, *, where: str) -> int:
         raise EngineError(
             f"TensorRT {trt.__version__} cannot build strongly typed engines",
             where=where,
-            fix="use TensorRT 10.3 (JetPack 6.1) or newer",
+            fix="export for the target tensorrt8, or use TensorRT 10.3 (JetPack 6.1) or newer",
         )
     mask = 1 << int(flags.STRONGLY_TYPED)
     if hasattr(flags, "EXPLICIT_BATCH"):  # does nothing since 10.0, where every batch is explicit
@@ -204,7 +217,12 @@ def _configure(
 
 
 def _progress_monitor(trt: Any, progress: Progress | None) -> Any:
-    """Wrap `progress` for TensorRT; its `raised` is what the callback raised, to raise again."""
+    """Wrap `progress` for TensorRT; its `raised` is what the callback raised, to raise again.
+
+    None on TensorRT 8.6, which tells nothing of its progress and cannot be cancelled.
+    """
+    if not hasattr(trt, "IProgressMonitor"):
+        return None
 
     class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc]  # known at run time only
         def __init__(self) -> None:
@@ -232,7 +250,7 @@ def _progress_monitor(trt: Any, progress: Progress | None) -> Any:
 
     # Even without a listener: Ctrl-C arrives inside a step, and must end the build.
     tell: Progress = progress or (lambda phase, done, total: True)
-    return ProgressMonitor() if hasattr(trt, "IProgressMonitor") else None
+    return ProgressMonitor()
 
 
 def _parser_errors(parser: Any) -> str:
@@ -240,15 +258,28 @@ def _parser_errors(parser: Any) -> str:
     for index in range(parser.num_errors):
         parser_error = parser.get_error(index)
         code = getattr(parser_error.code(), "name", str(parser_error.code()))
-        name = parser_error.node_name()
-        node = f"node {name!r} ({parser_error.node_operator()}): " if name else ""
+        name = _node_name(parser_error)
+        operator = f" ({parser_error.node_operator()})" if _names_nodes(parser_error) else ""
+        node = f"node {name}{operator}: " if name else ""
         texts.append(f"{node}{code}: {parser_error.desc()}")
     return "; ".join(texts) or "the parser gave no reason"
 
 
 def _first_node(parser: Any) -> str:
-    names = (parser.get_error(index).node_name() for index in range(parser.num_errors))
-    return next((f"node {name!r}" for name in names if name), "")
+    names = (_node_name(parser.get_error(index)) for index in range(parser.num_errors))
+    return next((f"node {name}" for name in names if name), "")
+
+
+def _node_name(parser_error: Any) -> str:
+    """Return the quoted name of the node, on TensorRT 8.6 its place in the file, or nothing."""
+    if _names_nodes(parser_error):
+        name = parser_error.node_name()
+        return repr(name) if name else ""
+    return f"{parser_error.node()}" if parser_error.node() >= 0 else ""
+
+
+def _names_nodes(parser_error: Any) -> bool:
+    return hasattr(parser_error, "node_name")
 
 
 def _refusal(attempt: str, log: str, onnx: Path) -> EngineError:

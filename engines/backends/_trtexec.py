@@ -18,6 +18,8 @@ def trtexec_line(
     compute_capabilities: Sequence[str] = (),
     optimization_level: int | None = None,
     workspace_bytes: int | None = None,
+    weak_flags: Sequence[str] | None = None,
+    float32_layers: Sequence[str] = (),
 ) -> str:
     """Return a shell line for `trtexec`, or for `tensorrt_rtx`, with the settings of our build.
 
@@ -32,10 +34,15 @@ def trtexec_line(
         compute_capabilities: As "8.6"; TensorRT-RTX only.
         optimization_level: Builder effort, 0 to 5.
         workspace_bytes: Limit of scratch memory.
+        weak_flags: Builder flags of a weakly typed build, as "FP16"; None is a strongly typed one.
+        float32_layers: Layers that a weakly typed build holds in float32.
     """
     is_rtx = module == "tensorrt_rtx"
     words = ["tensorrt_rtx" if is_rtx else "trtexec", f"--onnx={onnx}", f"--saveEngine={plan}"]
-    words += [] if is_rtx else ["--stronglyTyped"]
+    if weak_flags is not None:
+        words += _weak_words(weak_flags, float32_layers)
+    elif not is_rtx:
+        words.append("--stronglyTyped")
     words += ["--noTF32", "--maxAuxStreams=0", "--profilingVerbosity=detailed", "--skipInference"]
     if compute_capabilities and is_rtx:
         numbers = ",".join(name.replace(".", "") for name in compute_capabilities)
@@ -48,6 +55,15 @@ def trtexec_line(
         ranges = zip(("min", "opt", "max"), (0, 1, 1), strict=True)
         words += [f"--{name}Shapes={_shape_list(shapes, end)}" for name, end in ranges]
     return shlex.join(words)
+
+
+def _weak_words(flags: Sequence[str], float32_layers: Sequence[str]) -> list[str]:
+    words = [f"--{flag.lower()}" for flag in flags]
+    if float32_layers:
+        layers = ",".join(f"{name}:fp32" for name in float32_layers)
+        words += ["--precisionConstraints=obey", f"--layerPrecisions={layers}"]
+        words.append(f"--layerOutputTypes={layers}")
+    return words
 
 
 def _shape_list(shapes: Shapes, end: int) -> str:

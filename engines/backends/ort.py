@@ -66,14 +66,14 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     The result is bound to this version of ONNX Runtime and to this CPU's instruction sets.
 
     Raises:
-        InputError: The graph is damaged, its external weights are not where they belong, or the
-            result cannot be written.
+        InputError: The graph is damaged or does not suit the target, its external weights are not
+            where they belong, or the result cannot be written.
         UsageError: An option is for TensorRT.
         EngineError: ONNX Runtime refuses the graph.
         MissingDependencyError: The target is a GPU that is not there.
     """
     refuse_gpu_options(options, target)
-    source = read_source(onnx)
+    source = read_source(onnx, target)
     provider = "cuda" if target.name == "cuda" else "cpu"
     companions = (f"{out.name}.data",) if source.header.external_files else ()
     report(options, "optimise", 0)

@@ -44,13 +44,13 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     """Compile the graph once and write its bytes to `out`; see `engines.engine.Backend`.
 
     Raises:
-        InputError: The graph is damaged, its external weights are not where they belong, or the
-            result cannot be written.
+        InputError: The graph is damaged or does not suit the target, its external weights are not
+            where they belong, or the result cannot be written.
         UsageError: An option is for TensorRT.
         EngineError: OpenVINO refuses the graph.
     """
     refuse_gpu_options(options, target)
-    source = read_source(onnx)
+    source = read_source(onnx, target)
     external = source.header.external_files
     if external and out.parent.resolve() != onnx.parent.resolve():
         raise InputError(

@@ -1,4 +1,4 @@
-"""TensorRT 10.3 to 11 and TensorRT-RTX: one code path, the target names the module.
+"""TensorRT 8.6 to 11 and TensorRT-RTX: one code path, the target names module and typing.
 
 Building with TensorRT-RTX runs here without a GPU. Opening and running a plan has been tried with
 stand-ins for TensorRT and CUDA only: it has not run on hardware yet.
@@ -13,11 +13,12 @@ from types import ModuleType
 from typing import Any
 
 from engines import storage
-from engines.backends._provenance import engine_manifest, read_source
+from engines.backends._provenance import engine_manifest, precision_of, read_source
 from engines.backends._trt_build import Plan, build_plan, profile_shapes
 from engines.backends._trt_engine import TrtEngine
 from engines.backends._trt_inspector import kernels_of_plan
 from engines.backends._trt_log import Message, complaints, recorder
+from engines.backends._trt_weak import WeakTyping
 from engines.backends._trtexec import trtexec_line
 from engines.cuda import Cuda, open_cuda
 from engines.engine import BuildOptions, Built, OpenOptions
@@ -56,12 +57,13 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     TensorRT-RTX needs no GPU; TensorRT builds for the device it runs on.
 
     Raises:
-        InputError: The graph is damaged, or an extent is dynamic and its range is not known.
+        InputError: The graph is damaged, does not suit the target, or an extent is dynamic and its
+            range is not known.
         EngineError: TensorRT refuses the graph or the build.
         UsageError: A compute capability is unknown, or named for a runtime that takes none.
         MissingDependencyError: The module, its libraries, or a GPU that it needs is absent.
     """
-    source = read_source(onnx)
+    source = read_source(onnx, target)
     trt = _import(target.module, where=target.name)
     takes_names = hasattr(trt, "ComputeCapability")
     if options.compute_capabilities and not takes_names:
@@ -77,6 +79,10 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         capabilities = (open_cuda().compute_capability(),)
     inputs = source.manifest.inputs if source.manifest else source.header.inputs
     batch_range = source.manifest.batch_range if source.manifest else None
+    weak = None
+    if target.typing == "weak":
+        probes = source.manifest.probes if source.manifest else {}
+        weak = WeakTyping(precision_of(source), probes.get("match"))
     plan = build_plan(
         trt,
         onnx,
@@ -84,6 +90,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         batch_range=batch_range,
         compute_capabilities=capabilities if takes_names else (),
         options=options,
+        weak=weak,
     )
     with storage.atomic_path(out) as temporary:
         temporary.write_bytes(memoryview(plan.content))
@@ -96,6 +103,8 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         compute_capabilities=capabilities,
         optimization_level=options.optimization_level,
         workspace_bytes=options.workspace_bytes,
+        weak_flags=weak.flags if weak else None,
+        float32_layers=plan.float32_layers,
     )
     runtime = Runtime(
         flavour=target.module,

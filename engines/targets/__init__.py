@@ -22,6 +22,9 @@ class Target:
             "tensorrt_rtx"); a manifest's `runtime.flavour`.
         suffix: Ending of the artefact: ".plan" for TensorRT, else ".onnx".
         opset: ONNX opset that the runtime reads and that suits it best.
+        opset_ceiling: Newest opset that the oldest supported version of the runtime reads.
+        typing: "strong" where the types in the graph decide every precision; "weak" where the
+            graph is float32 and the builder is told which lower precisions it may choose.
         attention_scale: "split" scales q and k by d^(-1/4) each; "folded" puts d^(-1/2) into
             the query weights.
         last_block: "class-token" computes in the last block only what the head reads;
@@ -37,8 +40,10 @@ class Target:
     module: str
     suffix: str
     opset: int
+    opset_ceiling: int
     attention_scale: Literal["split", "folded"]
     last_block: Literal["class-token", "all-tokens"]
     precisions: tuple[str, ...]
     sources: tuple[str, ...]
+    typing: Literal["strong", "weak"] = "strong"
     compute_capabilities: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ TARGET = Target(
     module="tensorrt",
     suffix=".plan",
     opset=20,
+    opset_ceiling=20,
     attention_scale="split",
     last_block="all-tokens",
     precisions=("fp32", "fp16", "bf16", "int8", "fp8"),

@@ -78,6 +78,12 @@ def add_graph(parser: argparse.ArgumentParser) -> None:
         default="argmax",
         help="keep every token, or drop tied ones as the published rule does",
     )
+    group.add_argument(
+        "--opset",
+        type=positive,
+        metavar="N",
+        help="ONNX opset, up to what the target reads (default: the target's; see `targets`)",
+    )
     group.add_argument("--labels", type=Path, help="text file with one class name a line")
 
 

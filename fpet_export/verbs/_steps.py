@@ -71,6 +71,7 @@ def start(options: argparse.Namespace, console: Console, *, default_images: int)
     """Load the run, fold it, and compare both with the float64 reference."""
     from fpet_export import verify
 
+    _check_targets(options)
     adapted = _arguments.load_run(options)
     console.step("inspect", describe(adapted))
     if adapted.quality == "random":
@@ -106,6 +107,7 @@ def export(
         target=target,
         input=_arguments.input_kind(options),
         ties=options.ties,
+        opset=options.opset,
     )
     count = len(started.check.images)
     with console.progress("frozen module", count) as advance:
@@ -155,6 +157,16 @@ def show_table(table: ParityTable, console: Console) -> None:
 def require(table: ParityTable) -> None:
     """Raise a ParityError that names the first stage which drifted, if one did."""
     judge(table, fix="report this with the run; the table above and parity.json show every stage")
+
+
+def _check_targets(options: argparse.Namespace) -> None:
+    """Refuse an unknown target and an opset that it does not read, before anything is computed."""
+    from engines.engine import load_target
+    from fpet_export.pipeline import with_opset
+
+    for target in map(load_target, _arguments.names(options.target)):
+        if options.opset is not None:
+            with_opset(target, options.opset)
 
 
 def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:

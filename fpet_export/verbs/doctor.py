@@ -32,7 +32,7 @@ _PACKAGES = (
     ("PIL", "pillow", "export", "images and pictures"),
     ("onnxruntime", "onnxruntime", "cpu", "the cpu target and every parity check"),
     ("tensorrt_rtx", "tensorrt-rtx-cu13", "rtx", "the rtx target, also without a GPU"),
-    ("tensorrt", "tensorrt", "tensorrt", "the tensorrt target"),
+    ("tensorrt", "tensorrt", "tensorrt", "the tensorrt and tensorrt8 targets"),
     ("jinja2", "jinja2", "report", "HTML reports"),
     ("matplotlib", "matplotlib", "report", "charts"),
     ("openvino", "openvino", "openvino", "the openvino target, and a peer in bench"),

@@ -21,13 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Print the table."""
     entries = [load_target(name) for name in registry.available(targets)]
-    rows = [("target", "runtime", "opset", "last block", "precisions", "summary")]
+    rows = [("target", "runtime", "opset", "typing", "last block", "precisions", "summary")]
     for entry in entries:
         rows.append(
             (
                 entry.name,
                 entry.module,
-                str(entry.opset),
+                f"{entry.opset} (up to {entry.opset_ceiling})",
+                entry.typing,
                 entry.last_block,
                 ",".join(entry.precisions),
                 entry.summary,

@@ -11,7 +11,13 @@ import pytest
 from engines import registry
 from engines.errors import ExportError
 from fpet_export import graph_passes
-from fpet_export.graph_passes import keep_static, name_probes, name_weights, share_constants
+from fpet_export.graph_passes import (
+    fit_opset,
+    keep_static,
+    name_probes,
+    name_weights,
+    share_constants,
+)
 
 
 def variable(name: str, *shape: int) -> Any:
@@ -40,6 +46,7 @@ def test_every_pass_runs_in_the_stated_order() -> None:
 
 def test_a_clean_graph_passes_all() -> None:
     assert graph_passes.run(chain("ArgMax", "Relu", "Log")) == {
+        "fit_opset": 0,
         "name_weights": 0,
         "name_probes": 2,
         "share_constants": 0,
@@ -64,6 +71,76 @@ def test_an_operator_of_a_foreign_domain_stops_the_export() -> None:
 
     assert "com.microsoft" in str(keep_static.holds(graph))
     assert keep_static.holds(chain("Relu", "Add")) is None
+
+
+def of_opset(opset: int, operator: str, *constants: list[int], parts: int = 1, **attrs: Any) -> Any:
+    """A graph of one node that reads (1, 4) and some constants."""
+    images = variable("images", 1, 4)
+    outputs = [variable(f"part_{index}", 1, 4 // parts) for index in range(parts)]
+    inputs = [gs.Constant(f"c_{i}", np.array(value)) for i, value in enumerate(constants)]
+    node = gs.Node(
+        operator, name="blocks/0/only", inputs=[images, *inputs], outputs=outputs, attrs=attrs
+    )
+    return gs.Graph(nodes=[node], inputs=[images], outputs=outputs, opset=opset)
+
+
+@pytest.mark.parametrize("operator", ["ReduceMax", "ReduceMean", "ReduceProd"])
+def test_the_axes_of_a_reduction_are_an_attribute_before_opset_18(operator: str) -> None:
+    graph = of_opset(17, operator, [-1, 1], keepdims=0, noop_with_empty_axes=0)
+    assert "has 2 inputs" in str(fit_opset.holds(graph))
+
+    assert fit_opset.apply(graph) == 1
+
+    assert fit_opset.holds(graph) is None
+    (node,) = graph.nodes
+    assert node.attrs == {"axes": [-1, 1], "keepdims": 0}
+    assert len(node.inputs) == 1
+
+
+@pytest.mark.parametrize(("opset", "operator"), [(18, "ReduceMax"), (17, "ReduceSum")])
+def test_axes_stay_an_input_where_the_opset_has_them_so(opset: int, operator: str) -> None:
+    graph = of_opset(opset, operator, [1])
+
+    assert fit_opset.apply(graph) == 0
+    assert fit_opset.holds(graph) is None
+    assert len(graph.nodes[0].inputs) == 2
+
+
+@pytest.mark.parametrize("spoil", ["computed", "no-operation"])
+def test_axes_that_opset_17_cannot_say_are_refused(spoil: str) -> None:
+    graph = of_opset(17, "ReduceMax", [1], noop_with_empty_axes=int(spoil == "no-operation"))
+    if spoil == "computed":
+        graph.nodes[0].inputs[1] = gs.Variable("axes", dtype=np.int64, shape=(1,))
+
+    assert fit_opset.apply(graph) == 0
+    assert "ReduceMax" in str(fit_opset.holds(graph))
+
+
+def test_a_split_states_its_sizes_before_opset_18() -> None:
+    graph = of_opset(17, "Split", parts=2, axis=1, num_outputs=2)
+    assert "num_outputs" in str(fit_opset.holds(graph))
+
+    assert fit_opset.apply(graph) == 1
+
+    assert fit_opset.holds(graph) is None
+    (node,) = graph.nodes
+    assert node.attrs == {"axis": 1}
+    assert node.inputs[1].values.tolist() == [2, 2]
+
+
+def test_a_split_of_unknown_extents_is_refused() -> None:
+    graph = of_opset(17, "Split", parts=2, axis=1, num_outputs=2)
+    graph.nodes[0].outputs[0].shape = (1, "tokens")
+
+    assert fit_opset.apply(graph) == 0
+    assert "num_outputs" in str(fit_opset.holds(graph))
+
+
+def test_an_operator_of_a_later_opset_is_refused() -> None:
+    assert fit_opset.holds(of_opset(19, "Gelu")) == (
+        "blocks/0/only is a Gelu, which opset 19 does not have"
+    )
+    assert fit_opset.holds(of_opset(20, "Gelu")) is None
 
 
 def test_probes_get_their_names() -> None:

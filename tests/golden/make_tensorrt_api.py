@@ -3,11 +3,13 @@
 Run it once a version, in an environment that has that version's bindings:
 
     python tests/golden/make_tensorrt_api.py tensorrt_rtx
-    python tests/golden/make_tensorrt_api.py tensorrt_bindings   # from tensorrt_cu12_bindings
+    python tests/golden/make_tensorrt_api.py tensorrt_bindings   # from tensorrt_cu12_bindings,
+                                                                 # for 8.6 tensorrt-bindings
 
-The bindings of TensorRT import without its libraries when stand-ins of the same names (libnvinfer,
-libnvinfer_plugin, libnvonnxparser) lie on LD_LIBRARY_PATH and one of them defines the few functions
-that `nm -D --undefined-only` finds unresolved in the bindings; nothing calls them.
+The bindings of TensorRT import without its libraries when stand-ins of the same names lie on
+LD_LIBRARY_PATH: empty shared libraries libnvinfer_plugin, libnvonnxparser and (8.6) libnvparsers,
+and a libnvinfer with an empty function for each of TensorRT's that `nm -D --undefined-only
+tensorrt.so` lists.
 """
 
 from __future__ import annotations
@@ -27,9 +29,12 @@ CLASSES = (
     "IBuilderConfig",
     "ICudaEngine",
     "IExecutionContext",
+    "ILayer",
     "ILogger",
+    "INetworkDefinition",
     "IOptimizationProfile",
     "IProgressMonitor",
+    "ITensor",
     "LayerInformationFormat",
     "MemoryPoolType",
     "NetworkDefinitionCreationFlag",

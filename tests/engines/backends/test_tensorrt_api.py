@@ -1,6 +1,6 @@
 """Every TensorRT name our code says exists in every version it is for, or is asked for first.
 
-`tests/golden/tensorrt_api.json` lists the names of TensorRT 10.3, 10.13 and 11.4 and of
+`tests/golden/tensorrt_api.json` lists the names of TensorRT 8.6, 10.3, 10.13 and 11.4 and of
 TensorRT-RTX 1.7; `make_tensorrt_api.py` beside it wrote it from the packages.
 """
 
@@ -13,9 +13,17 @@ from pathlib import Path
 import pytest
 
 import engines.backends
+from engines.backends._trt_weak import FLAGS, OBEY
 
 FOLDER = Path(engines.backends.__file__).parent
-SOURCES = ("trt.py", "_trt_build.py", "_trt_engine.py", "_trt_inspector.py", "_trt_log.py")
+SOURCES = (
+    "trt.py",
+    "_trt_build.py",
+    "_trt_engine.py",
+    "_trt_inspector.py",
+    "_trt_log.py",
+    "_trt_weak.py",
+)
 CLASS_OF_VARIABLE = {
     "builder": "Builder",
     "network": "INetworkDefinition",
@@ -27,6 +35,8 @@ CLASS_OF_VARIABLE = {
     "trt_engine": "ICudaEngine",
     "context": "IExecutionContext",
     "inspector": "EngineInspector",
+    "layer": "ILayer",
+    "tensor": "ITensor",
     "flags": "NetworkDefinitionCreationFlag",
 }
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "tensorrt_api.json").read_text("utf-8"))
@@ -73,11 +83,16 @@ FOLLOWS = {
     "engine_header_size": "get_engine_validity",
     "EngineValidity": "get_engine_validity",
     "INVALID": "get_engine_validity",
+    "node_operator": "node_name",
+    "progress_monitor": "IProgressMonitor",
+    "precision": "FP16",  # weak typing
+    "set_output_type": "FP16",
 }
 
 
 def test_the_search_finds_what_it_should() -> None:
     assert {("", "Builder"), ("BuilderFlag", "TF32"), ("IExecutionContext", "infer_shapes")} <= SAID
+    assert {("ILayer", "set_output_type"), ("ITensor", "is_shape_tensor")} <= SAID
     assert {"STRONGLY_TYPED", "num_compute_capabilities", "get_engine_validity"} <= ASKED
 
 
@@ -102,3 +117,22 @@ def test_what_follows_comes_with_its_question(version: str) -> None:
 
     for name, question in FOLLOWS.items():
         assert name in names or question not in names
+
+
+@pytest.mark.parametrize("version", GOLDEN)
+def test_the_flags_of_weak_typing_come_together(version: str) -> None:
+    flags = set(GOLDEN[version]["BuilderFlag"])
+    wanted = {OBEY, *(flag for flags in FLAGS.values() for flag in flags)}
+
+    assert wanted <= flags or "FP16" not in flags
+
+
+def test_the_recorded_versions_differ_where_the_code_asks() -> None:
+    """The negative control: a version with everything would make the tests above pass."""
+    old, new = GOLDEN["tensorrt 8.6.1"], GOLDEN["tensorrt 11.4.0.106"]
+
+    assert "STRONGLY_TYPED" not in old["NetworkDefinitionCreationFlag"]
+    assert "IProgressMonitor" not in old
+    assert "node_name" not in old["ParserError"]
+    assert "FP16" not in new["BuilderFlag"]
+    assert "precision" not in new["ILayer"]

@@ -46,14 +46,14 @@ def test_strong_typing_is_asked_for_where_it_is_a_choice(
 ) -> None:
     trt = module(builder_flags=builder_flags, creation_flags=creation_flags)
 
-    assert network_flags(trt, where="test") == mask
+    assert network_flags(trt, weak=False, where="test") == mask
 
 
 def test_a_tensorrt_without_strong_typing_is_refused() -> None:
     trt = module(builder_flags={"FP16": 0}, creation_flags={"EXPLICIT_BATCH": 0})
 
     with pytest.raises(EngineError, match=r"TensorRT 9\.9 cannot build strongly typed"):
-        network_flags(trt, where="test")
+        network_flags(trt, weak=False, where="test")
 
 
 def test_a_profile_spans_the_batch_range() -> None:

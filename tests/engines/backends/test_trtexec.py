@@ -33,3 +33,26 @@ def test_the_line_of_tensorrt_rtx() -> None:
         "tensorrt_rtx --onnx=a.onnx --saveEngine=a.plan --noTF32 --maxAuxStreams=0 "
         "--profilingVerbosity=detailed --skipInference --computeCapabilities=86,120"
     )
+
+
+def test_the_line_of_a_weakly_typed_build() -> None:
+    line = trtexec_line(
+        Path("a.onnx"),
+        Path("a.plan"),
+        module="tensorrt",
+        weak_flags=("FP16", "INT8"),
+        float32_layers=("blocks/6/merge/Mul", "blocks/6/merge/ArgMax"),
+    )
+
+    layers = "blocks/6/merge/Mul:fp32,blocks/6/merge/ArgMax:fp32"
+    assert line == (
+        "trtexec --onnx=a.onnx --saveEngine=a.plan --fp16 --int8 --precisionConstraints=obey "
+        f"--layerPrecisions={layers} --layerOutputTypes={layers} --noTF32 "
+        "--maxAuxStreams=0 --profilingVerbosity=detailed --skipInference"
+    )
+
+
+def test_a_weakly_typed_build_of_float32_has_no_flag_of_its_own() -> None:
+    line = trtexec_line(Path("a.onnx"), Path("a.plan"), module="tensorrt", weak_flags=())
+
+    assert line.startswith("trtexec --onnx=a.onnx --saveEngine=a.plan --noTF32 ")

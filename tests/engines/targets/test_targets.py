@@ -18,7 +18,7 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 
 def test_the_promised_targets_exist() -> None:
-    assert {"cpu", "cuda", "openvino", "rtx", "tensorrt"} <= set(NAMES)
+    assert {"cpu", "cuda", "openvino", "rtx", "tensorrt", "tensorrt8"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,7 +41,13 @@ def test_a_target_states_values_that_the_exporter_knows(target: Target) -> None:
     assert target.attention_scale in ("split", "folded")
     assert target.last_block in ("class-token", "all-tokens")
     assert set(target.precisions) <= PRECISIONS
-    assert 17 <= target.opset <= 25
+    assert 17 <= target.opset <= target.opset_ceiling <= 25
+    assert target.typing in ("strong", "weak")
+
+
+def test_weak_typing_is_for_tensorrt_8_alone() -> None:
+    assert [name for name in NAMES if load_target(name).typing == "weak"] == ["tensorrt8"]
+    assert not {"bf16", "fp8"} & set(load_target("tensorrt8").precisions)
 
 
 def test_compute_capabilities_are_written_with_a_dot(target: Target) -> None:

@@ -84,6 +84,15 @@ def test_verbose_shows_every_kernel(exported: Exported, tmp_path: Path) -> None:
     assert (tmp_path / "model.fusion.json").exists()
 
 
+def test_a_graph_of_a_newer_opset_is_refused(exported: Exported, tmp_path: Path) -> None:
+    done = call("build", exported.graph, "--target", "tensorrt8", "-o", tmp_path / "e", "--json")
+
+    assert done.code == 3
+    assert done.error()["what"] == "the graph has opset 20, the runtime of tensorrt8 reads up to 17"
+    assert "export RUN --target tensorrt8" in done.error()["fix"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_tampered_graph_is_refused(tampered: Path) -> None:
     done = call("build", tampered, "--target", "cpu", "--json")
 

@@ -131,6 +131,52 @@ def test_the_graph_is_the_one_that_the_manifest_describes(exported: Exported) ->
     assert not set(manifest.operators) & {"ScatterElements", "TopK", "NonZero", "If", "Loop"}
 
 
+# The opset
+
+
+@pytest.mark.parametrize(
+    ("words", "opset", "target"),
+    [(("--opset", "18"), 18, "cpu"), (("--target", "tensorrt8"), 17, "tensorrt8")],
+)
+def test_the_opset_is_the_targets_or_the_one_asked_for(
+    words: tuple[str, ...], opset: int, target: str, exported: Exported, tmp_path: Path
+) -> None:
+    done = call("export", *exported.words, *words, "-o", tmp_path, "--limit", "2", "--json")
+
+    manifest = read_manifest(tmp_path / "model.onnx")
+    assert done.code == 0, done.err
+    assert (manifest.opset, manifest.target, manifest.typing) == (opset, target, "strong")
+    assert onnx.load(str(tmp_path / "model.onnx")).opset_import[0].version == opset
+    assert f"opset {opset} · " in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("--target", "tensorrt8", "--opset", "18"), "tensorrt8 reads opsets up to 17, not 18"),
+        (("--opset", "22"), "cpu reads opsets up to 21, not 22"),
+        (("--opset", "16"), "graphs are written in the opsets 17 to 23, not in 16"),
+    ],
+)
+def test_an_opset_that_the_target_does_not_read_is_refused_at_once(
+    words: tuple[str, ...], what: str, exported: Exported, tmp_path: Path
+) -> None:
+    done = call("export", *exported.words, *words, "-o", tmp_path / "out", "--json")
+
+    assert done.code == 2
+    assert done.error()["what"] == what
+    assert done.error()["where"] == "--opset"
+    assert "✓" not in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_target_is_refused_at_once(exported: Exported, tmp_path: Path) -> None:
+    done = call("export", *exported.words, "--target", "tensorrt9", "-o", tmp_path / "o", "--json")
+
+    assert done.error()["class"] == "UnknownNameError"
+    assert "✓" not in done.err
+
+
 # Drift
 
 
