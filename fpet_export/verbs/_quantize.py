@@ -331,6 +331,13 @@ def say(made: Typed, console: Console) -> None:
     if made.warning is not None:
         console.step("range", f"near the end of float16: {made.warning}", passed=None)
     precision = made.recipe.precision
+    if made.manifest.typing == "weak":
+        console.step(
+            "typing",
+            f"the graph stays float32 and the builder chooses {precision}: what follows is the "
+            "graph's own, check the engine on the board",
+            passed=None,
+        )
     if made.kept is None:
         text = f"SQNR {made.row.sqnr_db:.1f} dB · top-1 agreement {made.row.top1_agreement:.1%}"
     else:

@@ -166,6 +166,7 @@ def export(
         target=target,
         input=_arguments.input_kind(options),
         ties=options.ties,
+        last_block=options.last_block,
         opset=options.opset,
     )
     count = len(started.check.images)
