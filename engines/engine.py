@@ -32,10 +32,11 @@ Progress = Callable[[str, int, int], bool]
 Rewrites = Literal["all", "keep-qdq", "none"]
 """What a runtime may do to a graph before it runs it.
 
-"all" fuses what it can, Q/DQ pairs into integer products too: for speed. "keep-qdq" runs every
-Q/DQ pair as it is written and lets ONNX Runtime do its basic rewrites only, which keep every
-value but for rounding: for the meaning of a quantized graph. "none" runs node by node: the same
-meaning, slower.
+"all" fuses what it can, Q/DQ pairs into integer products too: for speed. "none" runs node by node:
+what the graph means. "keep-qdq" means the same in less time: every Q/DQ pair and every
+rounding to half precision stays, and float32 sums may be added up in another order. ONNX Runtime
+alone knows the last two. (ViT-B/16 in INT8, ONNX Runtime 1.31.1, one thread: 0.27 against 0.61 s
+an image with float32 between the pairs, 0.72 against 1.04 s with float16.)
 """
 
 

@@ -50,6 +50,8 @@ onnxruntime.set_default_logger_severity(4)  # errors arrive as exceptions; stder
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _QUIET = 4
 _KEEP_QDQ = "session.disable_quant_qdq"
+_WITHOUT = "optimization.disable_specified_optimizers"
+_LOSES_A_ROUNDING = "MatMulAddFusion"  # a half-precision product is rounded before its bias
 _UNSIGNED_WEIGHTS = "session.x64quantprecision"
 _EXTERNAL_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 _PRODUCTS = "int8_products"
@@ -376,6 +378,7 @@ def _session_options(threads: int | None, *, rewrites: Rewrites, products: str |
     }[rewrites]
     if rewrites == "keep-qdq":
         settings.add_session_config_entry(_KEEP_QDQ, "1")
+        settings.add_session_config_entry(_WITHOUT, _LOSES_A_ROUNDING)
     if products == _UNSIGNED:
         settings.add_session_config_entry(_UNSIGNED_WEIGHTS, "1")
     return settings

@@ -8,22 +8,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from calibration import collect, integer_gemm, policy, recipe
+from calibration import collect, policy, recipe
 from calibration.graph_files import read_graph, write_graph
 from engines.image_source import open_source
 from engines.manifest import read_manifest, write_manifest
+from engines.onnx_header import read_onnx_header
 from engines.synthetic import synthetic_set
 from fpet_export import pipeline
 from tests.fpet_export.tiny import MEAN, STD, adapted, backbone_of, checkpoint_of, spec_of
 
-DEPTH, SIDE, LINEARS = 4, 64, 4 * 4 + 1
-"""The last block has one more linear: its query is computed for the class token alone."""
+DEPTH, SIDE = 4, 64
 
 Change = Callable[[NDArray[np.generic]], NDArray[np.generic]]
 
@@ -43,21 +44,39 @@ def write_float_graph(path: Path, *, seed: int = 0, target: str = "cpu") -> Path
     return run.fold().freeze(target=target).to_onnx(path)
 
 
-def quantize(graph: Path, path: Path, *, largest_weight: int = integer_gemm.FULL) -> Path:
-    """Calibrate on synthetic images and write the INT8 graph with its manifest."""
+def quantize(graph: Path, path: Path, **changes: Any) -> Path:
+    """Calibrate on synthetic images and write the quantized graph with its manifest.
+
+    Args:
+        graph: From `write_float_graph`.
+        path: What to write.
+        changes: To the recipe, which is INT8 in the "gemm" form.
+    """
     manifest = read_manifest(graph)
     assert manifest.preprocessing is not None
     shard = path.with_suffix(".npz")
     np.savez(shard, images=synthetic_set((SIDE, SIDE), 16, seed=1).pixels)
     table = collect.calibrate(graph, open_source(shard, manifest.preprocessing))
+    settings: dict[str, Any] = {"precision": "int8", "form": "gemm"}
+    wanted = recipe.Recipe(**(settings | changes))
     made = recipe.typed_graph(
         graph,
-        recipe.Recipe(precision="int8", form="gemm", largest_weight=largest_weight),
+        wanted,
         policy=policy.choose(read_graph(graph), "vit-linear"),
         table=table,
     )
     write_graph(made, path)
-    write_manifest(path, dataclasses.replace(manifest, precision="int8", companions=()))
+    header = read_onnx_header(path)
+    write_manifest(
+        path,
+        dataclasses.replace(
+            manifest,
+            precision=wanted.precision,
+            inputs=header.inputs,
+            outputs=header.outputs,
+            operators=header.operators,
+        ),
+    )
     return path
 
 
