@@ -72,7 +72,7 @@ class Examiner:
         with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
             path = Path(folder) / "typed.onnx"
             write_graph(graph, path)
-            found = _run(path, manifest, self.images, keys, progress, rewrites="none")
+            found = _run(path, manifest, self.images, keys, progress, rewrites="keep-qdq")
         metric = found.pop("metric", None)
         actual = _evidence(found)
         if metric is None or self.metric is None or actual.match is None:
