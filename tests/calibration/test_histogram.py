@@ -1,4 +1,4 @@
-"""Histograms: the same counts whatever the order and the split, and a JSON that is whole or refused."""
+"""Histograms: the same counts whatever the order and the split; JSON that is whole or refused."""
 
 from __future__ import annotations
 
