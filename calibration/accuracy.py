@@ -45,7 +45,7 @@ class Quality:
         """Return one line for people."""
         parts = [f"SQNR {self.sqnr_db:.1f} dB", f"top-1 agreement {self.agreement:.1%}"]
         if self.drop_pp is not None:
-            parts.append(f"accuracy {self.accuracy:.1%} ({-self.drop_pp:+.1f} pp)")
+            parts.append(f"accuracy {self.accuracy:.1%} ({0.0 - self.drop_pp:+.1f} pp)")
         return " · ".join(parts)
 
 
