@@ -135,7 +135,7 @@ def test_casts_stand_only_at_the_borders(precision: Precision, merged: Path) -> 
         f"{MERGE}/Cast": ("bool", "float32"),  # the one-hot match, as exported
         f"{MERGE}/Cast_2": ("float32", half),  # the match, to the merge
         f"{MERGE}/Cast_3": ("float32", half),  # the sizes, to the merge
-        "blocks/2/attn/Cast": ("float32", half),  # the logarithm of the sizes
+        "graph/Cast": ("float32", half),  # the logarithm of the sizes
         "head/Cast": (half, "float32"),  # the logits
     }
 
