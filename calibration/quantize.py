@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from calibration import overflow
+from calibration import integer_gemm, overflow
 from calibration.accuracy import (
     Kept,
     Measure,
@@ -93,7 +93,14 @@ def recipe_for(target: Target, precision: str, *, io: str = "fp32", half: str = 
             where=f"--io {io}",
             fix="leave --io out; `export --input uint8` makes a graph that takes raw pixels",
         )
-    return Recipe(precision=precision, io=io, form=form, half=half)  # type: ignore[arg-type]  # checked above, or by argparse
+    reduced = target.int8_weights == "reduced"
+    return Recipe(
+        precision=precision,  # type: ignore[arg-type]  # checked above
+        io=io,  # type: ignore[arg-type]  # checked by argparse
+        form=form,
+        half=half,  # type: ignore[arg-type]  # likewise
+        largest_weight=integer_gemm.REDUCED if reduced else integer_gemm.FULL,
+    )
 
 
 def half_precision(

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.engine import OpenOptions, open_engine
+from engines.engine import open_engine
 from engines.errors import InputError
-from engines.evidence import engine_evidence, manifest_of
+from engines.evidence import as_written, engine_evidence, manifest_of
 from engines.images import ImageSet, PixelArray
 from engines.manifest import read_manifest
 from engines.parity import (
@@ -159,5 +159,5 @@ def graph_evidence(path: Path, pixels: PixelArray, *, progress: Progress | None 
     manifest = manifest_of(path)
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         probed = with_outputs(path, manifest.probes.values(), Path(folder))
-        with ort.open_engine(probed, None, options=OpenOptions()) as engine:
+        with ort.open_engine(probed, None, options=as_written(manifest)) as engine:
             return engine_evidence(engine, manifest, pixels, progress=progress)

@@ -208,9 +208,11 @@ def calibrated(
         assert start is not None
         console.step("calibrate", f"{len(start.images)} images of {start.description}, as stored")
         return start
-    if start is None and state.exists() and not options.force:
-        start = read_table(state)
-        console.step("calibrate", f"going on behind {len(start.images)} images of {state.name}")
+    if start is None and state.exists():
+        left = read_table(state)
+        if left.graph == read_manifest(onnx).sha256:  # else an earlier export's: start afresh
+            start = left
+            console.step("calibrate", f"going on behind {len(start.images)} images of {state.name}")
     before = 0 if start is None else len(start.images)
     began = time.monotonic()
     with console.progress("calibrate", len(source)) as advance:
