@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from calibration import histogram as histograms
 from calibration.histogram import Histogram
 from engines import storage
 from engines.errors import InputError, TrustError
-from engines.manifest import Preprocessing, from_json
+from engines.manifest import Manifest, Preprocessing, from_json
 
 SCHEMA = 1
 
@@ -167,6 +167,30 @@ def merged_table(first: CalibrationTable, second: CalibrationTable) -> Calibrati
             for name, record in first.records.items()
         },
     )
+
+
+def require_table_of(table: CalibrationTable, manifest: Manifest, sites: Collection[str]) -> None:
+    """Refuse a table of something else.
+
+    Args:
+        table: What was seen.
+        manifest: Of the graph that is to be calibrated or quantized.
+        sites: Names of that graph's sites.
+
+    Raises:
+        InputError: The table is of another graph, of other pixels or of other sites.
+    """
+    for what, found, wanted in (
+        ("another graph", table.graph, manifest.sha256),
+        ("another preprocessing", table.preprocessing, manifest.preprocessing),
+        ("other sites", set(table.records), set(sites)),
+    ):
+        if found != wanted:
+            raise InputError(
+                f"the calibration table is of {what}",
+                where=f"{table.graph_file}, {table.description}",
+                fix=f"calibrate {manifest.file} afresh: leave the table out, or use --force",
+            )
 
 
 def _rewrites_key(table: CalibrationTable) -> dict[str, bytes] | None:
