@@ -21,28 +21,22 @@ from calibration.emulate import emulate_bfloat16
 from calibration.graph_files import Graph, read_graph, write_graph
 from calibration.taps import with_outputs
 from engines.engine import OpenOptions, Rewrites, open_engine
-from engines.evidence import batches
+from engines.evidence import batches, tokens_of
 from engines.images import ImageSet
 from engines.manifest import Manifest
-from engines.parity import Evidence, FloatArray, Gates, StageParity, compare_stage, sqnr_db
+from engines.parity import (
+    Evidence,
+    FloatArray,
+    StageParity,
+    compare_stage,
+    gates_of,
+    sqnr_db,
+)
 
 Progress = Callable[[int], None]
 
 _FLOAT32_ROUNDING = 1e-5
 """Of a cosine of 64 products in float32, twice over; the margin of a float32 graph's gate."""
-
-GATES = {
-    "fp16": Gates(relative=2e-2, sqnr_db=40.0),
-    "bf16": Gates(relative=1e-1, sqnr_db=25.0),
-    "int8": Gates(relative=None, agreement=None),
-    "fp8": Gates(relative=None, agreement=None),
-}
-"""What a typed graph must keep of the float32 one.
-
-Half precision rounds every activation to 2^-11 (float16) or 2^-8 (bfloat16) of itself; over twelve
-blocks that grows to a few thousandths, or hundredths, of the largest logit. Integers go further,
-and what they must keep is the user's promise (`calibration.accuracy.Promise`). The match is held
-to the same rule in all of them: it must be the argmax of the keys as they were rounded."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,7 +92,7 @@ class Examiner:
             stage,
             actual,
             self.reference,
-            gates=GATES[precision],
+            gates=gates_of(precision),
             patches=self.tokens,
             labels=self.images.labels,
         )
@@ -123,14 +117,6 @@ class Examiner:
             ),
             metric=_rows(self.metric, chosen),
         )
-
-
-def tokens_of(manifest: Manifest) -> int | None:
-    """Return patches and prefix tokens, which an audit must find; None without a merge."""
-    model = manifest.model
-    if model is None or model.merge_block is None:
-        return None
-    return model.prefix_tokens + model.grid[0] * model.grid[1]
 
 
 def examiner_for(

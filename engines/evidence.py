@@ -150,6 +150,14 @@ def manifest_of(path: Path) -> Manifest:
     return read_manifest(path)
 
 
+def tokens_of(manifest: Manifest) -> int | None:
+    """Return patches and prefix tokens, which an audit must find; None without a merge."""
+    model = manifest.model
+    if model is None or model.merge_block is None:
+        return None
+    return model.prefix_tokens + model.grid[0] * model.grid[1]
+
+
 def engine_evidence(
     engine: Engine,
     manifest: Manifest,

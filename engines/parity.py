@@ -65,6 +65,19 @@ class Gates:
 NO_GATES = Gates(relative=None, agreement=None)
 """For a row that is shown and not judged; logits that are not finite fail all the same."""
 
+TYPED_GATES = {
+    "fp16": Gates(relative=2e-2, sqnr_db=40.0),
+    "bf16": Gates(relative=1e-1, sqnr_db=25.0),
+    "int8": Gates(relative=None, agreement=None),
+    "fp8": Gates(relative=None, agreement=None),
+}
+"""What a typed graph must keep of the float32 one.
+
+Half precision rounds every activation to 2^-11 (float16) or 2^-8 (bfloat16) of itself; over twelve
+blocks that grows to a few thousandths, or hundredths, of the largest logit. Integers go further,
+and what they must keep is the user's promise (`--max-drop` and the like). The match is held
+to the same rule in all of them: it must be the argmax of the keys as they were rounded."""
+
 CONTROL_FACTOR = 3.0
 """How many times an engine may differ from its graph by what the graph differs from itself."""
 
@@ -291,6 +304,11 @@ def _judge_agreement(
     if share >= gates.agreement:
         return []
     return [f"top-1 agreement {share:.2%}, limit {gates.agreement:.2%}"]
+
+
+def gates_of(precision: str) -> Gates:
+    """Return what an artefact of a precision must keep of the float32 or float64 reference."""
+    return TYPED_GATES.get(precision, Gates())
 
 
 def gates_by_control(

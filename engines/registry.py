@@ -16,6 +16,7 @@ _EXTRA_OF = {
     "onnx": "export",
     "onnxscript": "export",
     "onnx_graphsurgeon": "export",
+    "ml_dtypes": "export",
     "safetensors": "export",
     "yaml": "export",
     "PIL": "export",

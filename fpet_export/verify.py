@@ -24,6 +24,7 @@ from engines.parity import (
     StageParity,
     compare_stage,
     dropped_by_reference_rule,
+    gates_of,
 )
 
 if TYPE_CHECKING:
@@ -142,13 +143,10 @@ def onnx_row(check: Verification, path: Path, progress: Progress) -> StageParity
 
 def engine_row(check: Verification, path: Path, progress: Progress) -> StageParity:
     """Compare a built engine; it shows its logits only, and is held to its precision's gates."""
-    from calibration.examine import GATES
-
     manifest = read_manifest(path)
     with open_engine(path) as engine:
         evidence = engine_evidence(engine, manifest, check.images.pixels, progress=progress)
-    gates = GATES.get(manifest.precision)
-    return check.row(f"{manifest.target} engine", evidence, gates=gates)
+    return check.row(f"{manifest.target} engine", evidence, gates=gates_of(manifest.precision))
 
 
 def graph_evidence(path: Path, pixels: PixelArray, *, progress: Progress | None = None) -> Evidence:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from engines import storage
 from engines.errors import UsageError
-from engines.evidence import Progress, evidence_of, manifest_of, preprocessing_of
-from engines.parity import Gates, ParityTable, compare_stage, judge
+from engines.evidence import Progress, evidence_of, manifest_of, preprocessing_of, tokens_of
+from engines.parity import ParityTable, compare_stage, gates_of, judge
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _steps
 
@@ -74,11 +74,11 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         preprocessing = adapted.preprocessing
     images = _arguments.images_for(options, preprocessing, default=8)
     _check_labels(first, adapted, images)
-    examiner = _examiner(first, adapted, images, console)
+    reference = _reference(first, adapted, images, console)
     rows = []
     for name in others:
         with console.progress(Path(name).name, len(images)) as advance:
-            rows.append(_row(Path(name), examiner, options.relative, advance))
+            rows.append(_row(Path(name), reference, options.relative, advance))
     table = ParityTable(
         images=images.description,
         reference="adapted model in float64" if adapted else f"artefact {Path(first).name}",
@@ -101,54 +101,85 @@ def _check_labels(first: str, adapted: Adapted | None, images: ImageSet) -> None
         check_labels(images, model.classes)
 
 
-def _examiner(first: str, adapted: Adapted | None, images: ImageSet, console: Console) -> Examiner:
-    """Return the reference's evidence, its keys where it shows them, and what an audit must find.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Reference:
+    """What the first artefact said.
 
-    An engine shows its logits only.
+    Attributes:
+        images: What is compared on.
+        evidence: Logits, and match, sizes and margins where it shows them.
+        tokens: What the sizes of the merged tokens must sum to; None without a merge.
+        examiner: Of a float32 graph, which shows its keys too; None for a run or an engine.
     """
-    from calibration.examine import Examiner, examiner_for, tokens_of
 
+    images: ImageSet
+    evidence: Evidence
+    tokens: int | None
+    examiner: Examiner | None = None
+
+
+def _reference(
+    first: str, adapted: Adapted | None, images: ImageSet, console: Console
+) -> _Reference:
     path = Path(first)
     with console.progress(path.name, len(images)) as advance:
         if adapted is not None:
             tokens = None if adapted.model.merger is None else adapted.model.spec.tokens
-            reference = adapted.evidence(images.pixels, progress=advance)
-        else:
-            manifest = manifest_of(path)
-            if manifest.kind == "graph" and manifest.precision == "fp32":
-                return examiner_for(path, manifest, images, progress=advance)
-            tokens = tokens_of(manifest)
-            reference = _evidence(path, images, advance)
-    return Examiner(images=images, reference=reference, metric=None, prefix=0, tokens=tokens)
+            evidence = adapted.evidence(images.pixels, progress=advance)
+            return _Reference(images=images, evidence=evidence, tokens=tokens)
+        manifest = manifest_of(path)
+        tokens = tokens_of(manifest)
+        if manifest.kind == "graph" and manifest.precision == "fp32":
+            from calibration.examine import examiner_for
+
+            examiner = examiner_for(path, manifest, images, progress=advance)
+            return _Reference(
+                images=images, evidence=examiner.reference, tokens=tokens, examiner=examiner
+            )
+        return _Reference(images=images, evidence=_evidence(path, images, advance), tokens=tokens)
 
 
-def _row(path: Path, examiner: Examiner, relative: float | None, advance: Progress) -> StageParity:
+def _row(
+    path: Path, reference: _Reference, relative: float | None, advance: Progress
+) -> StageParity:
     """Compare one artefact with the reference, by the gates of its precision.
 
     Where the reference does not show its keys, nobody knows which flips of a typed graph's match
     are rounding: they are counted and not judged.
     """
-    from calibration.examine import GATES
-    from calibration.graph_files import read_graph
-
     manifest = manifest_of(path)
-    gates = GATES.get(manifest.precision, Gates())
-    if manifest.kind == "graph" and manifest.precision in GATES:
-        actual = examiner.evidence(read_graph(path), manifest, progress=advance)
+    gates = gates_of(manifest.precision)
+    if manifest.kind == "graph" and manifest.precision != "fp32":
+        actual = _typed_evidence(path, reference, advance)
         if actual.score_error is None:
             gates = dataclasses.replace(gates, margin=math.inf)
     else:
-        actual = _evidence(path, examiner.images, advance)
+        actual = _evidence(path, reference.images, advance)
     if relative is not None:
         gates = dataclasses.replace(gates, relative=relative)
     return compare_stage(
         path.name,
         actual,
-        examiner.reference,
+        reference.evidence,
         gates=gates,
-        patches=examiner.tokens,
-        labels=examiner.images.labels,
+        patches=reference.tokens,
+        labels=reference.images.labels,
     )
+
+
+def _typed_evidence(path: Path, reference: _Reference, advance: Progress) -> Evidence:
+    """Run a typed graph as it is written."""
+    from calibration.examine import Examiner
+    from calibration.graph_files import read_graph
+
+    examiner = reference.examiner or Examiner(
+        images=reference.images,
+        reference=reference.evidence,
+        metric=None,
+        prefix=0,
+        tokens=reference.tokens,
+    )
+    return examiner.evidence(read_graph(path), manifest_of(path), progress=advance)
 
 
 def _evidence(path: Path, images: ImageSet, advance: Progress) -> Evidence:
