@@ -158,10 +158,13 @@ def test_fp16_fuses_every_attention_and_leaks_no_float32(build: Build) -> None:
 
 
 def test_blocks_behind_the_merge_have_eight_kernels(build: Build) -> None:
+    """The merge's product has 17 or 197 terms, which a half GEMM wants padded to a multiple of
+    8; the padding takes the residual addition out of one GEMM before it.
+    """
     report = build("fp16")
 
     assert report.per_block[MERGE_BLOCK + 1 :] == (8,) * (DEPTH - MERGE_BLOCK - 1)
-    assert {uneven.block for uneven in report.uneven} <= {MERGE_BLOCK}
+    assert {uneven.block for uneven in report.uneven} <= {0, MERGE_BLOCK}
 
 
 def test_fp32_fuses_no_attention_and_needs_more_kernels(build: Build) -> None:

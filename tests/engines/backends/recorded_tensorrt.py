@@ -196,9 +196,20 @@ def tensorrt(version: str, build: Build) -> ModuleType:
         def build_serialized_network(self, network: Network, config: Config) -> bytes:
             return b"a plan"
 
+    class Runtime(Guarded):
+        """Deserializes nothing, as where the plan is of another machine."""
+
+        _kind = "Runtime"
+
+        def __init__(self, log: Any) -> None:
+            self.engine_host_code_allowed = True
+
+        def deserialize_cuda_engine(self, content: bytes) -> None:
+            assert not self.engine_host_code_allowed
+
     module: Any = ModuleType("tensorrt")
     module.__version__ = version
-    module.Builder, module.OnnxParser = Builder, OnnxParser
+    module.Builder, module.OnnxParser, module.Runtime = Builder, OnnxParser, Runtime
     module.ILogger = type("ILogger", (), {})
     for kind in ("BuilderFlag", "DataType", "NetworkDefinitionCreationFlag", "ProfilingVerbosity"):
         setattr(module, kind, members(kind))
