@@ -42,6 +42,8 @@ _FLAVOUR = "openvino"
 _VERSION = openvino.get_version().partition("-")[0]
 _PRECISION = "f32"
 _WEIGHTS = "int8_weights"
+_FULL = "full range, refused on CPUs that clip sums of u8 x s8"
+_REDUCED = "reduced, exact on every CPU"
 _OV_ERRORS = (RuntimeError, ValueError)  # ValueError: a message that is not UTF-8
 _OWN_SOURCE = re.compile(r"Exception from \S+:\d+:?$|Check '.*' failed at \S+:\d+:?$|FrontEnd API")
 
@@ -216,7 +218,7 @@ def _require_exact_sums(graph: Path, header: OnnxHeader) -> None:
     Raises:
         InputError: They are.
     """
-    if _int8_weights(header).get(_WEIGHTS) == "full range" and saturates_here():
+    if _int8_weights(header).get(_WEIGHTS) == _FULL and saturates_here():
         raise InputError(
             f"INT8 weights go up to {header.largest_int8}; OpenVINO adds them up exactly on this "
             f"CPU, which has no VNNI, only up to {LARGEST_EXACT}",
@@ -229,8 +231,7 @@ def _require_exact_sums(graph: Path, header: OnnxHeader) -> None:
 def _int8_weights(header: OnnxHeader) -> dict[str, str]:
     if not header.is_quantized or not header.largest_int8:
         return {}
-    is_exact = header.largest_int8 <= LARGEST_EXACT
-    return {_WEIGHTS: "reduced, exact on every CPU" if is_exact else "full range"}
+    return {_WEIGHTS: _REDUCED if header.largest_int8 <= LARGEST_EXACT else _FULL}
 
 
 def _settings(*, threads: int) -> dict[str, Any]:

@@ -27,6 +27,10 @@ def describe(path: Path, manifest: Manifest) -> str:
         if "kernels" in runtime.settings:
             fused = runtime.settings.get("fused_attentions", "0")
             parts.append(f"{runtime.settings['kernels']} kernels, {fused} fused attentions")
+        if "int8_products" in runtime.settings:
+            parts.append(f"INT8 products {runtime.settings['int8_products']}")
+        if "int8_weights" in runtime.settings:
+            parts.append(f"INT8 weights {runtime.settings['int8_weights']}")
     return " · ".join(parts)
 
 

@@ -6,6 +6,7 @@ Larger than `tiny`: with 64 patches of 64 pixels, one pixel matters as little as
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from onnx import numpy_helper
 
 from calibration import collect, policy, recipe
 from calibration.graph_files import read_graph, write_graph
+from calibration.table import CalibrationTable
 from engines.image_source import open_source
 from engines.manifest import read_manifest, write_manifest
 from engines.onnx_header import read_onnx_header
@@ -53,17 +55,13 @@ def quantize(graph: Path, path: Path, **changes: Any) -> Path:
         changes: To the recipe, which is INT8 in the "gemm" form.
     """
     manifest = read_manifest(graph)
-    assert manifest.preprocessing is not None
-    shard = path.with_suffix(".npz")
-    np.savez(shard, images=synthetic_set((SIDE, SIDE), 16, seed=1).pixels)
-    table = collect.calibrate(graph, open_source(shard, manifest.preprocessing))
     settings: dict[str, Any] = {"precision": "int8", "form": "gemm"}
     wanted = recipe.Recipe(**(settings | changes))
     made = recipe.typed_graph(
         graph,
         wanted,
         policy=policy.choose(read_graph(graph), "vit-linear"),
-        table=table,
+        table=_table(graph) if wanted.quantizes else None,
     )
     write_graph(made, path)
     header = read_onnx_header(path)
@@ -78,6 +76,15 @@ def quantize(graph: Path, path: Path, **changes: Any) -> Path:
         ),
     )
     return path
+
+
+@functools.cache
+def _table(graph: Path) -> CalibrationTable:
+    preprocessing = read_manifest(graph).preprocessing
+    assert preprocessing is not None
+    shard = graph.with_suffix(".npz")
+    np.savez(shard, images=synthetic_set((SIDE, SIDE), 16, seed=1).pixels)
+    return collect.calibrate(graph, open_source(shard, preprocessing))
 
 
 def write_wrong(graph: Path, path: Path, *, operator: str, side: int, change: Change) -> Path:

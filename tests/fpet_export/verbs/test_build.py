@@ -148,7 +148,7 @@ def test_an_engine_that_gives_other_logits_exits_7(
     graph = exported.copy(tmp_path)
 
     @contextlib.contextmanager
-    def opening(path: Path, *, options: OpenOptions) -> Iterator[Any]:
+    def opening(path: Path, *, options: OpenOptions | None = None) -> Iterator[Any]:
         with open_engine(path, options=options) as engine:
 
             def run(feeds: Feeds) -> dict[str, Any]:
