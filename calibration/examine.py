@@ -8,6 +8,7 @@ it.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -78,9 +79,10 @@ class Examiner:
         """Say how far a typed graph's answers are from the reference."""
         found, wanted = (each.logits.argmax(axis=1) for each in (actual, self.reference))
         labels = self.images.labels
+        finite = bool(np.isfinite(actual.logits).all())
         return Quality(
             images=len(found),
-            sqnr_db=sqnr_db(actual.logits, self.reference.logits),
+            sqnr_db=sqnr_db(actual.logits, self.reference.logits) if finite else -math.inf,
             agreement=float((found == wanted).mean()),
             accuracy=None if labels is None else float((found == labels).mean()),
             reference_accuracy=None if labels is None else float((wanted == labels).mean()),

@@ -154,7 +154,7 @@ def integers(
         InputError: The table is not of this graph.
         BudgetError: The promise cannot be kept.
         ExportError: A weight or an activation leaves float16's range.
-        UsageError: The preset is unknown or does not suit the target.
+        UsageError: The preset is unknown or does not suit the target, or nothing is left of it.
     """
     told = listeners or Listeners()
     require_table_of(table, manifest, [site.name for site in sites(read_graph(onnx))])
@@ -164,8 +164,14 @@ def integers(
             where="--preset vit-attention",
             fix="use --preset vit-linear",
         )
-    warning = _scan(onnx, manifest, recipe, examiner)
     policy = choose(read_graph(onnx), preset, keep=keep)
+    if not policy.active:
+        raise UsageError(
+            "every layer is kept: nothing is left to quantize",
+            where="--keep",
+            fix="keep fewer layers, or use --precision fp16",
+        )
+    warning = _scan(onnx, manifest, recipe, examiner)
 
     last: list[Evidence] = []
 

@@ -1,0 +1,275 @@
+"""Comparing typed graphs with their float32 graph: bounds that hold, flips that are explained."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calibration.casts import cast_graph
+from calibration.examine import (
+    GATES,
+    Examiner,
+    examiner_for,
+    margins,
+    score_error,
+    tokens_of,
+)
+from calibration.graph_files import Graph, read_graph
+from engines.manifest import read_manifest
+from engines.parity import Evidence
+from fpet_export import reference
+from tests.calibration.exports import Exports, feed_of, images_of, run
+from tests.fpet_export.tiny import adapted, checkpoint_of, spec_of
+
+IMAGES = images_of(12)
+
+
+@pytest.fixture(scope="module")
+def examiner(merged: Path) -> Examiner:
+    return examiner_for(merged, read_manifest(merged), IMAGES)
+
+
+def half(path: Path, precision: Any = "fp16") -> Graph:
+    graph = read_graph(path)
+    cast_graph(graph, precision, io="fp32")
+    return graph
+
+
+# The bound on scores
+
+
+def cosines(metric: np.ndarray, sources: int, prefix: int) -> np.ndarray:
+    unit = metric / np.linalg.norm(metric, axis=-1, keepdims=True)
+    return np.asarray(unit[:, -sources:] @ unit[:, prefix:-sources].transpose(0, 2, 1))
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    noise=st.sampled_from([0.0, 1e-6, 1e-3, 1e-1, 1.0, 10.0]),
+    width=st.integers(2, 16),
+)
+def test_no_difference_of_two_scores_moves_further_than_the_bound(
+    seed: int, noise: float, width: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    exact = generator.normal(size=(2, 11, width))
+    moved = exact + noise * generator.normal(size=exact.shape)
+    bound = score_error(moved, exact, prefix=1, sources=5)
+
+    before, after = cosines(exact, 5, 1), cosines(moved, 5, 1)
+
+    differences = [scores[..., :, None] - scores[..., None, :] for scores in (before, after)]
+    change = np.abs(differences[1] - differences[0]).max(axis=(-1, -2))
+    assert bound.shape == (2, 5)
+    assert (change <= bound).all()
+
+
+def test_the_bound_is_not_vacuous() -> None:
+    generator = np.random.default_rng(0)
+    exact = generator.normal(size=(4, 40, 16))
+    moved = exact + 1e-3 * generator.normal(size=exact.shape)
+
+    assert score_error(moved, exact, prefix=1, sources=19).max() < 0.02
+    assert score_error(exact, exact, prefix=1, sources=19).max() < 2e-5
+
+
+@given(seed=st.integers(0, 10**6), noise=st.sampled_from([1e-3, 1e-2, 1e-1]))
+def test_every_flip_that_rounded_keys_cause_is_within_the_bound(seed: int, noise: float) -> None:
+    generator = np.random.default_rng(seed)
+    exact = generator.normal(size=(3, 17, 4))
+    moved = exact + noise * generator.normal(size=exact.shape)
+    bound = score_error(moved, exact, prefix=1, sources=8)
+    margin = margins(exact, prefix=1, sources=8)
+
+    flips = cosines(exact, 8, 1).argmax(-1) != cosines(moved, 8, 1).argmax(-1)
+
+    assert (margin[flips] <= bound[flips]).all()
+
+
+def test_margins_are_best_minus_second_best() -> None:
+    generator = np.random.default_rng(1)
+    metric = generator.normal(size=(3, 17, 8)).astype(np.float32)
+
+    found = margins(metric, prefix=1, sources=8)
+
+    for image in range(3):
+        for source in range(8):
+            token = metric[image, 9 + source].astype(np.float64)
+            scores = sorted(
+                float(token @ other / np.linalg.norm(token) / np.linalg.norm(other))
+                for other in metric[image, 1:9].astype(np.float64)
+            )
+            assert found[image, source] == pytest.approx(scores[-1] - scores[-2], abs=1e-12)
+
+
+def test_a_single_target_leaves_no_doubt() -> None:
+    assert np.isinf(margins(np.ones((1, 4, 3)), prefix=1, sources=2)).all()
+
+
+def test_margins_are_those_of_the_float64_model(examiner: Examiner, merged: Path) -> None:
+    preprocessing = read_manifest(merged).preprocessing
+    assert preprocessing is not None
+    spec = spec_of(depth=3)
+    pixels = (IMAGES.pixels.transpose(0, 3, 1, 2) / np.float32(255)).astype(np.float32)
+    exact = reference.run(
+        adapted(spec, checkpoint_of(spec)), pixels, preprocessing.mean, preprocessing.std
+    )
+
+    found = examiner.reference
+    assert found.margin is not None
+    assert found.match is not None
+    assert exact.margin is not None
+    assert np.abs(found.margin - exact.margin).max() < 1e-5
+    sure = exact.margin > 1e-5
+    assert sure.mean() > 0.9
+    assert (found.match == exact.match)[sure].all()
+    assert np.abs(found.logits - exact.logits).max() < 1e-4 * np.abs(exact.logits).max()
+
+
+# Typed graphs
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_passes_its_gates(precision: str, examiner: Examiner, merged: Path) -> None:
+    counts: list[int] = []
+    manifest = read_manifest(merged)
+
+    actual = examiner.evidence(half(merged, precision), manifest, progress=counts.append)
+
+    row = examiner.row(precision, actual, precision)
+    assert row.failures == ()
+    assert 0 < row.relative < GATES[precision].relative  # type: ignore[operator]
+    assert (row.tokens_kept, row.tokens_expected) == (17, 17)
+    assert row.unexplained_flips == 0
+    assert sum(counts) == len(IMAGES)
+    assert actual.score_error is not None
+    assert 1e-5 < actual.score_error.max() < {"fp16": 0.1, "bf16": 0.8}[precision]
+
+
+def test_the_float32_graph_itself_has_no_error(examiner: Examiner, merged: Path) -> None:
+    actual = examiner.evidence(read_graph(merged), read_manifest(merged))
+
+    row = examiner.row("same", actual, "fp16")
+    assert row.failures == ()
+    assert row.relative < 1e-5
+    assert row.match_agreement == 1.0
+    quality = examiner.quality(actual)
+    assert quality.sqnr_db > 90
+    assert quality.agreement == 1.0
+
+
+def test_a_permuted_match_is_unexplained_although_the_keys_were_rounded(
+    examiner: Examiner, merged: Path
+) -> None:
+    actual = examiner.evidence(half(merged), read_manifest(merged))
+    assert actual.match is not None
+    wrong = dataclasses.replace(actual, match=(actual.match + 1) % 8)
+
+    assert examiner.row("right", actual, "fp16").unexplained_flips == 0
+    row = examiner.row("wrong", wrong, "fp16")
+    assert row.unexplained_flips is not None
+    assert row.unexplained_flips > 20
+    assert not row.passed
+
+
+def test_a_lost_token_fails_the_audit(examiner: Examiner, merged: Path) -> None:
+    actual = examiner.evidence(half(merged), read_manifest(merged))
+    assert actual.size is not None
+    size = actual.size.copy()
+    size[0, 3] -= 1
+
+    row = examiner.row("lost", dataclasses.replace(actual, size=size), "int8")
+    assert any("token audit 16, wanted 17" in failure for failure in row.failures)
+
+
+def test_logits_that_are_not_finite_fail_and_have_no_ratio(
+    examiner: Examiner, merged: Path
+) -> None:
+    actual = examiner.evidence(half(merged), read_manifest(merged))
+    logits = actual.logits.copy()
+    logits[0, 0] = np.nan
+    broken = dataclasses.replace(actual, logits=logits)
+
+    assert "logits that are not finite" in examiner.row("broken", broken, "int8").failures
+    assert examiner.quality(broken).sqnr_db == -math.inf
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [{"target": "cpu"}, {"merge_block": None}, {"batch": (1, 4)}, {"batch": 4},
+     {"input": "uint8-nhwc"}],
+    ids=str,
+)  # fmt: skip
+def test_every_kind_of_graph_can_be_examined(variant: dict[str, Any], exports: Exports) -> None:
+    path = exports(**variant)
+    manifest = read_manifest(path)
+    images = images_of(6)
+    examiner = examiner_for(path, manifest, images)
+
+    row = examiner.row("fp16", examiner.evidence(half(path), manifest), "fp16")
+
+    assert row.failures == ()
+    (expected,) = run(path, np.concatenate([feed_of(path, images)] * 2))
+    assert np.allclose(examiner.reference.logits, expected[:6], atol=1e-5)
+    if "merge_block" in variant:
+        assert examiner.metric is None
+        assert row.match_agreement is None
+        assert tokens_of(manifest) is None
+    else:
+        assert row.tokens_expected == 17
+
+
+# Fewer images, labels, another reference
+
+
+def test_fewer_images_are_the_same_ones_everywhere(examiner: Examiner) -> None:
+    few = examiner.on_fewer(4)
+
+    chosen = [0, 3, 6, 9]
+    assert np.array_equal(few.images.pixels, IMAGES.pixels[chosen])
+    assert few.images.labels is not None
+    assert IMAGES.labels is not None
+    assert np.array_equal(few.images.labels, IMAGES.labels[chosen])
+    assert few.metric is not None
+    assert examiner.metric is not None
+    assert np.array_equal(few.metric, examiner.metric[chosen])
+    for part in ("logits", "match", "margin", "size"):
+        assert np.array_equal(
+            getattr(few.reference, part), getattr(examiner.reference, part)[chosen]
+        )
+    assert examiner.on_fewer(12) is examiner
+    assert examiner.on_fewer(99) is examiner
+
+
+def test_quality_counts_labels_of_both() -> None:
+    logits = np.eye(4, dtype=np.float32)
+    images = dataclasses.replace(images_of(4), labels=np.array([0, 1, 2, 0]))
+    examiner = Examiner(
+        images=images, reference=Evidence(logits=logits), metric=None, prefix=1, tokens=None
+    )
+    other = logits.copy()
+    other[1] = [0, 0, 0, 2]
+
+    quality = examiner.quality(Evidence(logits=other))
+
+    assert (quality.images, quality.agreement) == (4, 0.75)
+    assert (quality.accuracy, quality.reference_accuracy) == (0.5, 0.75)
+    assert quality.drop_pp == 25
+    unlabelled = dataclasses.replace(examiner, images=dataclasses.replace(images, labels=None))
+    assert unlabelled.quality(Evidence(logits=other)).accuracy is None
+
+
+def test_a_better_reference_takes_the_place_of_the_graphs_own(merged: Path) -> None:
+    better = Evidence(logits=np.ones((12, 5)))
+
+    found = examiner_for(merged, read_manifest(merged), IMAGES, reference=better)
+
+    assert found.reference is better
+    assert found.metric is not None

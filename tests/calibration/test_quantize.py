@@ -1,0 +1,374 @@
+"""From artefact to artefact: typed graphs with their manifests, examined, within a promise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from calibration import quantize
+from calibration.accuracy import Promise, Step
+from calibration.examine import Examiner, examiner_for
+from calibration.graph_files import read_graph
+from calibration.quantize import Listeners, Typed, files_of, recipe_for, table_path
+from calibration.recipe import Recipe
+from calibration.table import CalibrationTable, read_table
+from engines import storage
+from engines.engine import load_target
+from engines.errors import BudgetError, ExportError, InputError, UsageError
+from engines.manifest import Manifest, read_manifest, write_manifest
+from engines.onnx_header import read_onnx_header
+from tests.calibration.exports import Exports, images_of, saved
+from tests.calibration.test_overflow import scaled
+from tests.calibration.test_roles import ATTENTIONS, EVERY
+
+IMAGES = images_of(20, seed=4)
+
+
+@pytest.fixture(scope="module")
+def examiner(merged: Path) -> Examiner:
+    return examiner_for(merged, read_manifest(merged), IMAGES)
+
+
+@pytest.fixture(scope="module")
+def manifest(merged: Path) -> Manifest:
+    return read_manifest(merged)
+
+
+@pytest.fixture(scope="module")
+def int8(merged: Path, manifest: Manifest, examiner: Examiner, table: CalibrationTable) -> Typed:
+    recipe = recipe_for(load_target("rtx"), "int8")
+    return quantize.integers(merged, manifest, recipe, examiner, table, preset="vit-attention")
+
+
+# Recipes
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "form"),
+    [
+        ("rtx", "fp16", "pairs"),
+        ("rtx", "fp8", "pairs"),
+        ("tensorrt", "int8", "pairs"),
+        ("tensorrt8", "int8", "weak-pairs"),
+        ("tensorrt8", "fp16", "weak-pairs"),
+        ("cpu", "int8", "gemm"),
+        ("openvino", "int8", "gemm"),
+        ("cuda", "fp16", "pairs"),
+    ],
+)
+def test_the_target_decides_the_form(target: str, precision: str, form: str) -> None:
+    recipe = recipe_for(load_target(target), precision, half="bf16")
+
+    assert (recipe.form, recipe.precision, recipe.half) == (form, precision, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [("cpu", "fp16"), ("cpu", "fp8"), ("openvino", "bf16"), ("tensorrt8", "fp8"),
+     ("tensorrt8", "bf16"), ("cuda", "int8"), ("rtx", "fp32")],
+)  # fmt: skip
+def test_a_precision_that_the_target_lacks_is_refused(target: str, precision: str) -> None:
+    with pytest.raises(UsageError, match=f"{target} does not run {precision}") as caught:
+        recipe_for(load_target(target), precision)
+
+    assert caught.value.where == f"--precision {precision}"
+
+
+@pytest.mark.parametrize(("target", "precision"), [("cpu", "int8"), ("tensorrt8", "fp16")])
+@pytest.mark.parametrize("io", ["typed", "uint8"])
+def test_a_float32_graph_keeps_its_input(target: str, precision: str, io: str) -> None:
+    with pytest.raises(UsageError, match="computes in float32") as caught:
+        recipe_for(load_target(target), precision, io=io)
+
+    assert caught.value.where == f"--io {io}"
+
+
+# Half precision
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("io", ["fp32", "typed", "uint8"])
+def test_half_precision_is_examined(
+    precision: str, io: str, merged: Path, manifest: Manifest, examiner: Examiner
+) -> None:
+    counts: list[int] = []
+    recipe = recipe_for(load_target("rtx"), precision, io=io)
+
+    made = quantize.half_precision(
+        merged, manifest, recipe, examiner, listeners=Listeners(measured=counts.append)
+    )
+
+    assert made.row.failures == ()
+    assert made.row.stage == precision
+    assert (made.kept, made.warning) == (None, None)
+    assert sum(counts) == len(IMAGES)
+    assert made.manifest.inputs[0].dtype == made.graph.inputs[0].dtype.name
+    assert made.manifest.outputs[0].dtype == made.graph.outputs[0].dtype.name
+    assert made.manifest.preprocessing is not None
+    raw = "uint8" if io == "uint8" else "float32"
+    assert made.manifest.preprocessing.dtype == raw
+
+
+def test_what_leaves_float16_is_refused_for_fp16_and_taken_as_bf16(
+    merged: Path, tmp_path: Path
+) -> None:
+    path = scaled(merged, tmp_path, 3e5)
+    manifest = read_manifest(path)
+    examiner = examiner_for(path, manifest, images_of(6))
+
+    with pytest.raises(ExportError, match="float16 ends at"):
+        quantize.half_precision(path, manifest, Recipe(precision="fp16"), examiner)
+
+    made = quantize.half_precision(path, manifest, Recipe(precision="bf16"), examiner)
+    assert made.warning is None
+    assert np.isfinite(made.row.relative)
+
+
+# Integers
+
+
+def test_integers_say_what_is_quantized(int8: Typed) -> None:
+    assert int8.kept is not None
+    assert int8.kept.policy.active == (*EVERY, *ATTENTIONS)
+    assert int8.kept.quality.sqnr_db == pytest.approx(int8.row.sqnr_db)
+    assert int8.kept.quality.images == len(IMAGES)
+    assert int8.row.failures == ()
+    assert int8.manifest.precision == "int8"
+    assert int8.manifest.typing == "strong"
+    assert int8.manifest.operators["QuantizeLinear"] == 8 * 3 + 4 * 3
+
+
+def test_a_promise_puts_layers_back_until_it_is_kept(
+    merged: Path, manifest: Manifest, examiner: Examiner, table: CalibrationTable, int8: Typed
+) -> None:
+    assert int8.kept is not None
+    promise = Promise(min_sqnr_db=int8.kept.quality.sqnr_db + 3)
+    steps: list[Step] = []
+    screened: list[int] = []
+
+    made = quantize.integers(
+        merged,
+        manifest,
+        recipe_for(load_target("rtx"), "int8"),
+        examiner,
+        table,
+        preset="vit-attention",
+        promise=promise,
+        listeners=Listeners(returned=steps.append, screened=screened.append),
+    )
+
+    assert made.kept is not None
+    assert promise.missed(made.kept.quality) == ()
+    assert promise.missed(made.kept.before) != ()
+    assert made.kept.policy.kept == tuple(step.layer for step in steps)
+    assert 0 < len(steps) < 15
+    assert sum(screened) == 15
+    assert made.row.sqnr_db == pytest.approx(made.kept.quality.sqnr_db)
+    quantizers = {n.name for n in made.graph.nodes if n.op == "QuantizeLinear"}
+    for name in made.kept.policy.kept:
+        assert f"{name}/weight/QuantizeLinear" not in quantizers
+
+
+def test_layers_may_stay_from_the_start(
+    merged: Path, manifest: Manifest, examiner: Examiner, table: CalibrationTable
+) -> None:
+    made = quantize.integers(
+        merged, manifest, Recipe(precision="fp8"), examiner, table,
+        preset="vit-linear", keep=("blocks/0",),
+    )  # fmt: skip
+
+    assert made.kept is not None
+    assert made.kept.policy.active == tuple(EVERY[4:])
+    assert made.manifest.precision == "fp8"
+
+
+def test_a_graph_with_nothing_quantized_is_refused(
+    merged: Path, manifest: Manifest, examiner: Examiner, table: CalibrationTable
+) -> None:
+    with pytest.raises(UsageError, match="nothing is left to quantize") as caught:
+        quantize.integers(
+            merged, manifest, Recipe(precision="int8"), examiner, table,
+            preset="vit-linear", keep=("blocks",),
+        )  # fmt: skip
+
+    assert caught.value.where == "--keep"
+
+
+def test_a_promise_that_cannot_be_kept_is_refused(
+    merged: Path, manifest: Manifest, examiner: Examiner, table: CalibrationTable
+) -> None:
+    keep = tuple(EVERY[1:])
+
+    with pytest.raises(BudgetError) as caught:
+        quantize.integers(
+            merged, manifest, Recipe(precision="int8"), examiner, table,
+            preset="vit-linear", keep=keep, promise=Promise(min_sqnr_db=200),
+        )  # fmt: skip
+
+    assert caught.value.exit_code == 8
+
+
+def test_integers_on_a_cpu(on_cpu: Path, cpu_table: CalibrationTable) -> None:
+    manifest = read_manifest(on_cpu)
+    examiner = examiner_for(on_cpu, manifest, images_of(6))
+    recipe = recipe_for(load_target("cpu"), "int8")
+
+    made = quantize.integers(on_cpu, manifest, recipe, examiner, cpu_table, preset="vit-linear")
+
+    assert made.row.failures == ()
+    assert made.manifest.operators["Gemm"] == 14
+    with pytest.raises(UsageError, match="attention stays in float32") as caught:
+        quantize.integers(on_cpu, manifest, recipe, examiner, cpu_table, preset="vit-attention")
+    assert "vit-linear" in caught.value.fix
+
+
+def test_weakly_typed_integers_for_tensorrt_8(exports: Exports, table: CalibrationTable) -> None:
+    path = exports(target="tensorrt8")
+    manifest = read_manifest(path)
+    examiner = examiner_for(path, manifest, images_of(6))
+    own = dataclasses.replace(table, graph=manifest.sha256)  # the same weights, in opset 17
+
+    made = quantize.integers(
+        path, manifest, recipe_for(load_target("tensorrt8"), "int8"), examiner, own,
+        preset="vit-attention",
+    )  # fmt: skip
+
+    assert (made.manifest.typing, made.manifest.opset) == ("weak", 17)
+    assert made.row.failures == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"graph": "b" * 64}, "another graph"), ({"records": {}}, "other sites")],
+)
+def test_a_table_of_something_else_is_refused(
+    changes: dict[str, Any],
+    words: str,
+    merged: Path,
+    manifest: Manifest,
+    examiner: Examiner,
+    table: CalibrationTable,
+) -> None:
+    other = dataclasses.replace(table, **changes)
+
+    with pytest.raises(InputError, match=words):
+        quantize.integers(
+            merged, manifest, Recipe(precision="int8"), examiner, other, preset="vit-linear"
+        )
+
+
+def test_a_graph_whose_match_is_wrong_does_not_pass(
+    merged: Path, table: CalibrationTable, tmp_path: Path
+) -> None:
+    """The reference says one match, the graph's own keys another: no precision explains that."""
+    manifest = read_manifest(merged)
+    examiner = examiner_for(merged, manifest, images_of(6))
+    assert examiner.reference.match is not None
+    other = dataclasses.replace(examiner.reference, match=(examiner.reference.match + 3) % 8)
+    wrong = dataclasses.replace(examiner, reference=other)
+
+    made = quantize.integers(
+        merged, manifest, Recipe(precision="int8"), wrong, table, preset="vit-linear"
+    )
+
+    assert not made.row.passed
+    assert "unexplained flips" in made.row.failures[0]
+
+
+# Files
+
+
+def test_it_leaves_a_graph_its_manifest_and_its_table(
+    int8: Typed, merged: Path, table: CalibrationTable, tmp_path: Path
+) -> None:
+    out = tmp_path / "model.int8.onnx"
+
+    assert quantize.write(int8, merged, out, table=table, command=("fpet-export", "x")) == out
+
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "model.int8.onnx", "model.int8.manifest.json", "model.int8.table.json",
+    }  # fmt: skip
+    assert set(files_of(out, quantizes=True)) == set(tmp_path.iterdir())
+    found, before = read_manifest(out), read_manifest(merged)
+    header = read_onnx_header(out)
+    assert (found.kind, found.file, found.precision) == ("graph", "model.int8.onnx", "int8")
+    assert (found.inputs, found.outputs, found.opset) == (header.inputs, header.outputs, 20)
+    assert found.parents[0].role == "graph"
+    assert found.parents[0].sha256 == storage.sha256_of(merged) == before.sha256
+    assert found.parents[1:] == before.parents
+    assert found.command == ("fpet-export", "x")
+    assert {"fpet-export", "onnx", "onnxruntime", "numpy", "python"} <= set(found.tools)
+    assert (found.model, found.labels, found.probes) == (before.model, before.labels, before.probes)
+    graph = onnx.load(str(out)).graph
+    assert sum(found.operators.values()) == len(graph.node)
+    assert found.operators["DequantizeLinear"] == found.operators["QuantizeLinear"] == 36
+
+
+def test_the_manifest_says_how_it_was_quantized(
+    int8: Typed, merged: Path, table: CalibrationTable, tmp_path: Path
+) -> None:
+    out = quantize.write(int8, merged, tmp_path / "m.int8.onnx", table=table)
+    beside = table_path(out)
+
+    found = read_manifest(out).quantization
+    assert found is not None
+    assert (found.preset, found.kept) == ("vit-attention", ())
+    assert found.quantized == (*EVERY, *ATTENTIONS)
+    assert found.observers["probabilities"] == "mse"
+    assert (found.images, found.table) == (16, "m.int8.table.json")
+    assert found.table_sha256 == storage.sha256_of(beside)
+    assert found.quality is not None
+    assert found.quality["images"] == len(IMAGES)
+    assert read_table(beside).hashes == table.hashes
+    chosen = json.loads(beside.read_text())["chosen"]
+    assert chosen["precision"] == "int8"
+    assert set(chosen["amax"]) == set(table.records)
+    assert chosen["quantized"] == list(found.quantized)
+
+
+def test_half_precision_leaves_no_table(
+    merged: Path, manifest: Manifest, examiner: Examiner, tmp_path: Path
+) -> None:
+    made = quantize.half_precision(merged, manifest, Recipe(precision="fp16"), examiner)
+
+    out = quantize.write(made, merged, tmp_path / "m.fp16.onnx")
+
+    assert {path.name for path in tmp_path.iterdir()} == {"m.fp16.onnx", "m.fp16.manifest.json"}
+    assert read_manifest(out).quantization is None
+    assert read_manifest(out).precision == "fp16"
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.manifest.json", "m.table.json"])
+def test_no_file_is_replaced_without_force(
+    name: str, int8: Typed, merged: Path, table: CalibrationTable, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text("mine")
+
+    with pytest.raises(UsageError, match=f"{name} exists"):
+        quantize.write(int8, merged, tmp_path / "m.onnx", table=table)
+
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+    quantize.write(int8, merged, tmp_path / "m.onnx", table=table, force=True)
+    assert read_manifest(tmp_path / "m.onnx").precision == "int8"
+
+
+def test_a_broken_network_is_not_written_as_half_precision(merged: Path, tmp_path: Path) -> None:
+    """NaN in a weight: the scan names the first node, nothing passes."""
+    graph = read_graph(merged)
+    weight = next(n for n in graph.nodes if n.name == "blocks/2/fc1/MatMul").inputs[1]
+    weight.values = weight.values.copy()
+    weight.values[0, 0] = np.nan
+    path = saved(graph, tmp_path / "broken.onnx")
+    write_manifest(path, dataclasses.replace(read_manifest(merged), file=path.name))
+    manifest = read_manifest(path)
+    examiner = examiner_for(path, manifest, images_of(6))
+
+    with pytest.raises(ExportError, match="blocks/2/fc1/MatMul"):
+        quantize.half_precision(path, manifest, Recipe(precision="fp16"), examiner)
