@@ -14,16 +14,15 @@ from hypothesis import strategies as st
 
 from calibration.casts import cast_graph
 from calibration.examine import (
-    GATES,
     Examiner,
     examiner_for,
     margins,
     score_error,
-    tokens_of,
 )
 from calibration.graph_files import Graph, read_graph
+from engines.evidence import tokens_of
 from engines.manifest import read_manifest
-from engines.parity import Evidence
+from engines.parity import Evidence, gates_of
 from fpet_export import reference
 from tests.calibration.exports import Exports, feed_of, images_of, run
 from tests.fpet_export.tiny import adapted, checkpoint_of, spec_of
@@ -145,7 +144,7 @@ def test_half_precision_passes_its_gates(precision: str, examiner: Examiner, mer
 
     row = examiner.row(precision, actual, precision)
     assert row.failures == ()
-    assert 0 < row.relative < GATES[precision].relative  # type: ignore[operator]
+    assert 0 < row.relative < gates_of(precision).relative  # type: ignore[operator]
     assert (row.tokens_kept, row.tokens_expected) == (17, 17)
     assert row.unexplained_flips == 0
     assert sum(counts) == len(IMAGES)
