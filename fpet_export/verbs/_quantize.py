@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,21 @@ PRESETS = ("vit-linear", "vit-attention")
 OBSERVERS = ("absmax", "percentile", "entropy", "mse")
 SITES = ("input", "q", "k", "v", "probabilities")
 
+FOR_INTEGERS: dict[str, object] = {
+    "preset": "vit-linear",
+    "keep": (),
+    "half": "fp16",
+    "calibration": None,
+    "images": None,
+    "table": [],
+    "observer": {},
+    "equalise": True,
+    "max_drop": None,
+    "min_sqnr": None,
+    "min_agreement": None,
+}
+"""What only INT8 and FP8 read, and its defaults."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what decides a typed graph, besides `--precision`."""
@@ -44,20 +60,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--preset",
         choices=PRESETS,
-        default="vit-linear",
         help="what INT8 and FP8 quantize: the linears of the blocks, or their attention too",
     )
     group.add_argument(
         "--keep",
         type=_arguments.names,
-        default=(),
         metavar="LAYER,LAYER",
         help="layers or blocks that stay in half precision, as blocks/0 or blocks/11/fc2",
     )
     group.add_argument(
         "--half",
         choices=("fp16", "bf16"),
-        default="fp16",
         help="the type of what INT8 and FP8 leave alone (default: fp16)",
     )
     group = parser.add_argument_group("the calibration (INT8, FP8)")
@@ -77,31 +90,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--table",
         type=Path,
         action="append",
-        default=[],
         metavar="JSON",
         help="calibration table to start from; several are merged",
     )
     group.add_argument(
         "--observer",
         type=_observers,
-        default={},
         metavar="KIND=RULE,…",
         help=f"rule of a kind of tensor ({', '.join(SITES)}): {', '.join(OBSERVERS)}",
     )
     group.add_argument(
         "--equalise",
         action=argparse.BooleanOptionalAction,
-        default=True,
         help="move outlier channels and means between layers first, which is exact",
     )
     group = parser.add_argument_group("the promise (INT8, FP8; exit 8 when it cannot be kept)")
     group.add_argument(
-        "--max-drop", type=float, metavar="PP", help="percentage points of accuracy to lose at most"
+        "--max-drop",
+        type=_number,
+        metavar="PP",
+        help="percentage points of accuracy to lose at most",
     )
-    group.add_argument("--min-sqnr", type=float, metavar="DB", help="smallest SQNR of the logits")
+    group.add_argument("--min-sqnr", type=_number, metavar="DB", help="smallest SQNR of the logits")
     group.add_argument(
         "--min-agreement", type=_share, metavar="%", help="smallest top-1 agreement, in percent"
     )
+    parser.set_defaults(**FOR_INTEGERS)
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
@@ -210,7 +224,8 @@ def calibrated(
         return start
     if start is None and state.exists():
         left = read_table(state)
-        if left.graph == read_manifest(onnx).sha256:  # else an earlier export's: start afresh
+        same = left.graph == read_manifest(onnx).sha256 and left.description == source.description
+        if same and (left.rewrites is not None) == options.equalise:  # else of another command
             start = left
             console.step("calibrate", f"going on behind {len(start.images)} images of {state.name}")
     before = 0 if start is None else len(start.images)
@@ -256,14 +271,32 @@ def precisions_of(options: argparse.Namespace, target: Target) -> tuple[str, ...
     """Return what is to be made for a target: one precision, or all that may be the best.
 
     Raises:
-        UsageError: The target does not run it.
+        UsageError: The target does not run it, or something was asked for that only INT8 and FP8
+            have.
     """
+    if options.precision not in (*INTEGERS, BEST):
+        _refuse_what_integers_have(options)
     if options.precision == "fp32":
         return ()
     if options.precision != BEST:
         recipe_of(options, target, options.precision)
         return (options.precision,)
     return tuple(name for name in PRECISIONS if name in target.precisions)
+
+
+def _refuse_what_integers_have(options: argparse.Namespace) -> None:
+    """Refuse to ignore, for example, a promise."""
+    given = [
+        "--no-equalise" if name == "equalise" else f"--{name.replace('_', '-')}"
+        for name, usual in FOR_INTEGERS.items()
+        if getattr(options, name) != usual
+    ]
+    if given:
+        raise UsageError(
+            f"{options.precision} has no layer to calibrate, to keep or to put back",
+            where=", ".join(given),
+            fix="leave this out, or ask for --precision int8",
+        )
 
 
 def recipe_of(options: argparse.Namespace, target: Target, precision: str) -> Recipe:
@@ -395,6 +428,13 @@ def _observers(text: str) -> dict[str, str]:
             )
         found[kind] = rule
     return found
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
 
 
 def _share(text: str) -> float:
