@@ -241,7 +241,7 @@ def _naive_evidence(adapted: Any, images: ImageSet, path: Path) -> Evidence:
     """Export the adapted model as it is and run it, with its sizes where they can be found."""
     plain = registry.import_or_explain("fpet_export.plain")
     ort = registry.import_or_explain("engines.backends.ort")
-    to_onnx = registry.import_or_explain("fpet_export.to_onnx")
+    taps = registry.import_or_explain("calibration.taps")
     onnx = registry.import_or_explain("onnx")
     (path.parent / "probed").mkdir()
     plain.naive_export(adapted.model, path, batch=1, quality="random")
@@ -252,7 +252,7 @@ def _naive_evidence(adapted: Any, images: ImageSet, path: Path) -> Evidence:
         adapted.preprocessing, in_graph=False, layout="NCHW", dtype="float32"
     )
     inputs = to_input(images.pixels, outside)
-    probed = to_onnx.with_probes(path, probes, path.parent / "probed")
+    probed = taps.with_outputs(path, probes.values(), path.parent / "probed")
     with ort.open_engine(probed, None, options=OpenOptions()) as engine:
         name = engine.inputs[0].name
         outputs = [engine.run({name: inputs[i : i + 1]}) for i in range(len(inputs))]

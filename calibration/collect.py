@@ -23,8 +23,9 @@ from calibration.table import CalibrationTable, Record, Rewrites, SeenImage
 from calibration.taps import with_outputs
 from engines.engine import Engine, Feeds, OpenOptions, open_engine
 from engines.errors import InputError
+from engines.evidence import batch_sizes, batches
 from engines.image_source import ImageSource
-from engines.images import PixelArray, to_input
+from engines.images import PixelArray
 from engines.manifest import Manifest, read_manifest
 
 Progress = Callable[[int], None]
@@ -99,11 +100,11 @@ def collect(
         tapped = with_outputs(observed, (site.tensor for site in observed_sites), folder)
         engine = stack.enter_context(open_engine(tapped, options=OpenOptions()))
         saved = len(table.images)
-        for images, pixels in _batches(source, _batch_size(engine, manifest), table, progress):
-            count = len(images)
-            filled = np.concatenate([pixels, np.repeat(pixels[-1:], _missing(engine, count), 0)])
-            feeds = {engine.inputs[0].name: to_input(filled, manifest.preprocessing)}
-            table = _with_batch(table, _observe(engine, feeds, observed_sites, count), images)
+        size = batch_sizes(engine, manifest)[1]
+        for images, pixels in _batches(source, size, table, progress):
+            for feeds, count in batches(engine, manifest, pixels):
+                found = _observe(engine, feeds, observed_sites, count)
+                table = _with_batch(table, found, images)
             if keep is not None and len(table.images) - saved >= SAVE_EVERY:
                 keep(table)
                 saved = len(table.images)
@@ -140,15 +141,9 @@ def calibrate(
     """
     rewrites = None
     if equalising and start is None:
-        few = _some(source, FIT_IMAGES)
-        rewrites = equalise.fit(read_graph(onnx), collect(onnx, few))
+        first = collect(onnx, source.spread(FIT_IMAGES))
+        rewrites = equalise.fit(read_graph(onnx), first)
     return collect(onnx, source, rewrites=rewrites, start=start, progress=progress, keep=keep)
-
-
-def _some(source: ImageSource, count: int) -> ImageSource:
-    """Return `count` images of a source, spread evenly."""
-    step = max(1, len(source) // count)
-    return dataclasses.replace(source, places=source.places[::step][:count], labels=None)
 
 
 def pixel_hash(pixels: PixelArray) -> str:
@@ -236,13 +231,3 @@ def _go_on(start: CalibrationTable, manifest: Manifest, source: ImageSource) -> 
     if start.description == source.description:
         return start
     return dataclasses.replace(start, description=f"{start.description} and {source.description}")
-
-
-def _batch_size(engine: Engine, manifest: Manifest) -> int:
-    first = engine.inputs[0].shape[0]
-    return first if isinstance(first, int) else (manifest.batch_range or (1, 1))[0]
-
-
-def _missing(engine: Engine, count: int) -> int:
-    first = engine.inputs[0].shape[0]
-    return first - count if isinstance(first, int) else 0

@@ -37,6 +37,8 @@ def with_outputs(path: Path, tensors: Iterable[str], folder: Path) -> Path:
             )
         if name not in outputs:
             model.graph.output.append(known[name])
-    tapped = folder / path.name
-    onnx.save_model(model, str(tapped), save_as_external_data=True, location=f"{path.name}.weights")
+    tapped = folder / f"tapped_{path.name}"
+    onnx.save_model(
+        model, str(tapped), save_as_external_data=True, location=f"{tapped.name}.weights"
+    )
     return tapped

@@ -5,12 +5,12 @@ Needs numpy and the artefact's own runtime, so that a board can check its engine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from engines.engine import Engine, open_engine
+from engines.engine import Engine, Feeds, open_engine
 from engines.errors import FpetError, InputError
 from engines.images import ImageSet, PixelArray, to_input
 from engines.manifest import Manifest, Preprocessing, manifest_path, read_manifest
@@ -107,20 +107,12 @@ def engine_evidence(
     progress: Progress | None = None,
 ) -> Evidence:
     """Classify pixels in batches of the size the engine takes; the last one is filled up."""
-    assert manifest.preprocessing is not None
-    spec = engine.inputs[0]
-    first = spec.shape[0]
-    least, batch = (first, first) if isinstance(first, int) else manifest.batch_range or (1, 1)
     rows: list[Mapping[str, np.ndarray]] = []
-    for start in range(0, len(pixels), batch):
-        part = pixels[start : start + batch]
-        filled = part
-        if len(part) < least:
-            filled = np.concatenate([part, np.repeat(part[-1:], least - len(part), axis=0)])
-        outputs = engine.run({spec.name: to_input(filled, manifest.preprocessing)})
-        rows.append({name: value[: len(part)] for name, value in outputs.items()})
+    for feeds, count in batches(engine, manifest, pixels):
+        outputs = engine.run(feeds)
+        rows.append({name: value[:count] for name, value in outputs.items()})
         if progress is not None:
-            progress(len(part))
+            progress(count)
     found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     roles = {role: name for role, name in manifest.probes.items() if name in found}
     logits = found[engine.outputs[0].name]
@@ -129,6 +121,28 @@ def engine_evidence(
         match=found[roles["match"]] if "match" in roles else None,
         size=found[roles["size"]] if "size" in roles else None,
     )
+
+
+def batches(engine: Engine, manifest: Manifest, pixels: PixelArray) -> Iterator[tuple[Feeds, int]]:
+    """Yield feeds of the size that an engine takes, and how many of their rows count.
+
+    The last batch is filled up with its last image where the engine takes no smaller one.
+    """
+    assert manifest.preprocessing is not None
+    spec = engine.inputs[0]
+    least, most = batch_sizes(engine, manifest)
+    for start in range(0, len(pixels), most):
+        part = pixels[start : start + most]
+        filled = part
+        if len(part) < least:
+            filled = np.concatenate([part, np.repeat(part[-1:], least - len(part), axis=0)])
+        yield {spec.name: to_input(filled, manifest.preprocessing)}, len(part)
+
+
+def batch_sizes(engine: Engine, manifest: Manifest) -> tuple[int, int]:
+    """Return the smallest and the largest batch that an engine takes."""
+    first = engine.inputs[0].shape[0]
+    return (first, first) if isinstance(first, int) else manifest.batch_range or (1, 1)
 
 
 def runnable(path: Path) -> FpetError | None:

@@ -57,6 +57,25 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.places)
 
+    def spread(self, limit: int) -> ImageSource:
+        """Return at most `limit` of the images, spread evenly."""
+        return self._chosen(_spread(len(self), limit))
+
+    def halves(self) -> tuple[ImageSource, ImageSource]:
+        """Return every second image and the others, so that both have every class."""
+        return self._chosen(np.arange(0, len(self), 2)), self._chosen(np.arange(1, len(self), 2))
+
+    def _chosen(self, indices: NDArray[np.int64]) -> ImageSource:
+        if len(indices) == len(self):
+            return self
+        total = self.description.rpartition(" of ")[2]
+        return dataclasses.replace(
+            self,
+            places=tuple(self.places[index] for index in indices),
+            description=f"{len(indices)} of {total}",
+            labels=None if self.labels is None else self.labels[indices],
+        )
+
     def pixels(self, *, skip: int = 0) -> Iterator[PixelArray]:
         """Yield every image as (height, width, 3) pixels, without the first `skip`.
 

@@ -145,6 +145,32 @@ class Runtime:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """How a graph was quantized.
+
+    Attributes:
+        preset: Name of the policy.
+        quantized: Layers that are quantized.
+        kept: Layers of the preset that were left in the high precision.
+        observers: Rule that chose the ranges, by kind of tensor.
+        images: Calibration images.
+        table: Name of the calibration table beside the graph.
+        table_sha256: Its hash.
+        quality: SQNR, agreement and accuracy against the float32 graph; see
+            `calibration.accuracy.Quality`. None where nothing was measured.
+    """
+
+    preset: str
+    quantized: tuple[str, ...]
+    kept: tuple[str, ...]
+    observers: dict[str, str]
+    images: int
+    table: str
+    table_sha256: str
+    quality: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything a later stage needs to know about one artefact.
 
@@ -169,6 +195,7 @@ class Manifest:
         weights: "random" marks an artefact that is good for speed only.
         batch_range: Smallest and largest value of a dynamic batch dimension; None when every
             extent is static.
+        quantization: How it was quantized; None for a graph in floating point.
         companions: Files that belong to it.
         parents: What it was made from.
         command: The command line, word by word.
@@ -194,6 +221,7 @@ class Manifest:
     operators: dict[str, int] = dataclasses.field(default_factory=dict)
     probes: dict[str, str] = dataclasses.field(default_factory=dict)
     batch_range: tuple[int, int] | None = None
+    quantization: Quantization | None = None
     companions: tuple[Companion, ...] = ()
     parents: tuple[Parent, ...] = ()
     command: tuple[str, ...] = ()

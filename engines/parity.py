@@ -32,12 +32,16 @@ class Evidence:
             or where the artefact does not show it.
         margin: (I, Na) best score minus second best, from the reference only.
         size: (I, N) patches that each token stands for after the merge, prefix included.
+        score_error: (I, Na) how far the artefact's keys can have moved the difference of two
+            scores of this A token; None where it does not show its keys. A flip within it is
+            the keys' rounding, a flip beyond it a wrong match.
     """
 
     logits: FloatArray
     match: IntArray | None = None
     margin: FloatArray | None = None
     size: FloatArray | None = None
+    score_error: FloatArray | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +135,7 @@ class ParityTable:
 
 
 def unexplained_flips(
-    actual: IntArray, expected: IntArray, margin: FloatArray, *, eps: float
+    actual: IntArray, expected: IntArray, margin: FloatArray, *, eps: float | FloatArray
 ) -> int:
     """Count matches that differ although the reference was sure.
 
@@ -139,7 +143,7 @@ def unexplained_flips(
         actual: (I, Na) index in set B that the artefact under test chose.
         expected: (I, Na) index that the float64 reference chose.
         margin: (I, Na) reference score of the best match minus the second best.
-        eps: Margin below which either choice is right.
+        eps: Margin below which either choice is right; one for all, or (I, Na).
     """
     return int(((actual != expected) & (margin > eps)).sum())
 
@@ -215,9 +219,12 @@ def compare_stage(
             )
         differs = actual.match != reference.match
         agreement = float(1 - differs.mean())
-        flips = unexplained_flips(actual.match, reference.match, reference.margin, eps=gates.margin)
+        eps = np.full(differs.shape, gates.margin)
+        if actual.score_error is not None:
+            eps = np.maximum(eps, actual.score_error)
+        flips = unexplained_flips(actual.match, reference.match, reference.margin, eps=eps)
         explained = int(differs.sum()) - flips
-        clean = np.asarray(~(differs & (reference.margin <= gates.margin)).any(axis=1))
+        clean = np.asarray(~(differs & (reference.margin <= eps)).any(axis=1))
         if flips:
             failures.append(f"{flips} unexplained flips of the match")
     elif reference.margin is not None:

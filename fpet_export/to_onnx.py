@@ -219,36 +219,6 @@ def tokens_after_blocks(graph: graph_passes.Graph, depth: int) -> tuple[int, ...
     return tuple(tokens.get(index, 0) for index in range(depth))
 
 
-def with_probes(path: Path, probes: dict[str, str], folder: Path) -> Path:
-    """Write the model of `path` with inner tensors as additional outputs.
-
-    Args:
-        path: A graph that this toolkit exported.
-        probes: Role to tensor name, from the manifest.
-        folder: Where to write it, its weights in a file beside it, which a runtime can map
-            instead of copying.
-
-    Returns:
-        The file's path.
-
-    Raises:
-        ExportError: A probe is not in the graph.
-    """
-    model = onnx.load(str(path))
-    known = {value.name: value for value in model.graph.value_info}
-    for role, name in probes.items():
-        if name not in known:
-            raise ExportError(
-                f"the graph has no tensor {name!r} for {role}",
-                where=str(path),
-                fix="export the run again with this version",
-            )
-        model.graph.output.append(known[name])
-    probed = folder / path.name
-    onnx.save_model(model, str(probed), save_as_external_data=True, location=f"{path.name}.weights")
-    return probed
-
-
 def _check(path: Path) -> None:
     try:
         onnx.checker.check_model(str(path))

@@ -148,11 +148,11 @@ def engine_row(check: Verification, path: Path, progress: Progress) -> StagePari
 
 def graph_evidence(path: Path, pixels: PixelArray, *, progress: Progress | None = None) -> Evidence:
     """Run a graph with its probes as additional outputs."""
+    from calibration.taps import with_outputs
     from engines.backends import ort
-    from fpet_export.to_onnx import with_probes
 
     manifest = manifest_of(path)
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
-        probed = with_probes(path, manifest.probes, Path(folder))
+        probed = with_outputs(path, manifest.probes.values(), Path(folder))
         with ort.open_engine(probed, None, options=OpenOptions()) as engine:
             return engine_evidence(engine, manifest, pixels, progress=progress)

@@ -50,27 +50,27 @@ def kernels_in(text: str) -> tuple[Kernel, ...]:
     layers = document.get("Layers") if isinstance(document, dict) else None
     return tuple(
         Kernel(
-            name=str(layer.get("Name", "")),
-            kind=str(layer.get("LayerType", "")),
-            inputs=_tensors(layer.get("Inputs")),
-            outputs=_tensors(layer.get("Outputs")),
-            constants=_tensors(layer.get("Constants")),
-            nodes=nodes_of(str(layer.get("Metadata", ""))),
+            name=str(entry.get("Name", "")),
+            kind=str(entry.get("LayerType", "")),
+            inputs=_tensors(entry.get("Inputs")),
+            outputs=_tensors(entry.get("Outputs")),
+            constants=_tensors(entry.get("Constants")),
+            nodes=nodes_of(str(entry.get("Metadata", ""))),
         )
-        for layer in layers or ()
-        if isinstance(layer, dict) and is_kernel(str(layer.get("LayerType", "")))
+        for entry in layers or ()
+        if isinstance(entry, dict) and is_kernel(str(entry.get("LayerType", "")))
     )
 
 
 def _tensors(listed: Any) -> tuple[Tensor, ...]:
     return tuple(
         Tensor(
-            name=str(tensor.get("Name", "")),
-            dtype=_type(next((str(tensor[key]) for key in _TYPE_KEYS if key in tensor), "")),
-            shape=tuple(int(extent) for extent in tensor.get("Dimensions", ())),
+            name=str(operand.get("Name", "")),
+            dtype=_type(next((str(operand[key]) for key in _TYPE_KEYS if key in operand), "")),
+            shape=tuple(int(extent) for extent in operand.get("Dimensions", ())),
         )
-        for tensor in listed or ()
-        if isinstance(tensor, dict)
+        for operand in listed or ()
+        if isinstance(operand, dict)
     )
 
 

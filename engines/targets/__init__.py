@@ -30,6 +30,9 @@ class Target:
         last_block: "class-token" computes in the last block only what the head reads;
             "all-tokens" keeps the block uniform.
         precisions: What its graphs may be typed as.
+        integers: How INT8 is written for it: "pairs" puts Q/DQ pairs around tensors of a
+            half-precision graph, "gemm" makes integer products with integer biases in a float32
+            graph.
         compute_capabilities: GPU generations to build for when the caller names none, as "8.6".
         sources: Where each fact comes from, one sentence each.
     """
@@ -46,4 +49,5 @@ class Target:
     precisions: tuple[str, ...]
     sources: tuple[str, ...]
     typing: Literal["strong", "weak"] = "strong"
+    integers: Literal["pairs", "gemm"] = "pairs"
     compute_capabilities: tuple[str, ...] = ()

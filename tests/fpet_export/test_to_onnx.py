@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 import onnxruntime
 import pytest
 
+from calibration.taps import with_outputs
 from engines.errors import ExportError
 from engines.parity import Gates, StageParity, compare_stage
 from fpet_export import reference, to_onnx
@@ -84,7 +85,7 @@ def run_probed(exported: Exported, images: np.ndarray) -> dict[str, np.ndarray]:
     known = {value.name for value in graph.value_info}
     probes = {name: name for name in ("match", "size") if name in known}
     with tempfile.TemporaryDirectory() as folder:
-        probed = to_onnx.with_probes(exported.path, probes, Path(folder))
+        probed = with_outputs(exported.path, probes, Path(folder))
         session = onnxruntime.InferenceSession(probed, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(
@@ -230,7 +231,7 @@ def test_a_probe_that_is_not_there_is_refused(export: Export) -> None:
     exported = export(batch=2, shape=CLIP, run={"merge_block": None})
 
     with pytest.raises(ExportError, match="no tensor 'match'"):
-        to_onnx.with_probes(exported.path, {"match": "match"}, exported.path.parent)
+        with_outputs(exported.path, ["match"], exported.path.parent)
 
 
 def test_an_unfolded_adapter_does_not_freeze() -> None:

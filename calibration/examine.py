@@ -1,0 +1,249 @@
+"""Compare typed graphs with the float32 graph they were made from, on images.
+
+The typed graph runs on the CPU as it is written: Q and DQ are executed and not fused into integer
+kernels, bfloat16 is emulated by rounding. That is what its types say, whatever a runtime makes of
+it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.accuracy import Quality
+from calibration.emulate import emulate_bfloat16
+from calibration.graph_files import Graph, read_graph, write_graph
+from calibration.taps import with_outputs
+from engines.engine import OpenOptions, open_engine
+from engines.evidence import batches
+from engines.images import ImageSet
+from engines.manifest import Manifest
+from engines.parity import Evidence, FloatArray, Gates, StageParity, compare_stage, sqnr_db
+
+Progress = Callable[[int], None]
+
+_FLOAT32_ROUNDING = 1e-5
+"""Of a cosine of 64 products in float32, twice over; the margin of a float32 graph's gate."""
+
+GATES = {
+    "fp16": Gates(relative=2e-2, sqnr_db=40.0),
+    "bf16": Gates(relative=1e-1, sqnr_db=25.0),
+    "int8": Gates(relative=None, agreement=None),
+    "fp8": Gates(relative=None, agreement=None),
+}
+"""What a typed graph must keep of the float32 one.
+
+Half precision rounds every activation to 2^-11 (float16) or 2^-8 (bfloat16) of itself; over twelve
+blocks that grows to a few thousandths, or hundredths, of the largest logit. Integers go further,
+and what they must keep is the user's promise (`calibration.accuracy.Promise`). The match is held
+to the same rule in all of them: it must be the argmax of the keys as they were rounded."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Examiner:
+    """A set of images, and what the reference said about them.
+
+    Attributes:
+        images: What is compared on.
+        reference: Of the float64 model, or of the float32 graph.
+        metric: (I, N, D) refined keys of the float32 graph; None without a merge.
+        prefix: Prefix tokens.
+        tokens: What the sizes of the merged tokens must sum to; None without a merge.
+    """
+
+    images: ImageSet
+    reference: Evidence
+    metric: FloatArray | None
+    prefix: int
+    tokens: int | None
+
+    def evidence(
+        self, graph: Graph, manifest: Manifest, *, progress: Progress | None = None
+    ) -> Evidence:
+        """Run a typed graph, which is changed, over the images."""
+        emulate_bfloat16(graph)
+        keys = _metric_tensor(graph)
+        with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
+            path = Path(folder) / "typed.onnx"
+            write_graph(graph, path)
+            found = _run(path, manifest, self.images, keys, progress, literal=True)
+        metric = found.pop("metric", None)
+        actual = _evidence(found)
+        if metric is None or self.metric is None or actual.match is None:
+            return actual
+        error = score_error(metric, self.metric, prefix=self.prefix, sources=actual.match.shape[1])
+        return dataclasses.replace(actual, score_error=error)
+
+    def quality(self, actual: Evidence) -> Quality:
+        """Say how far a typed graph's answers are from the reference."""
+        found, wanted = (each.logits.argmax(axis=1) for each in (actual, self.reference))
+        labels = self.images.labels
+        return Quality(
+            images=len(found),
+            sqnr_db=sqnr_db(actual.logits, self.reference.logits),
+            agreement=float((found == wanted).mean()),
+            accuracy=None if labels is None else float((found == labels).mean()),
+            reference_accuracy=None if labels is None else float((wanted == labels).mean()),
+        )
+
+    def row(self, stage: str, actual: Evidence, precision: str) -> StageParity:
+        """Compare a typed graph with the reference and judge it by its precision's gates."""
+        return compare_stage(
+            stage,
+            actual,
+            self.reference,
+            gates=GATES[precision],
+            patches=self.tokens,
+            labels=self.images.labels,
+        )
+
+    def on_fewer(self, count: int) -> Examiner:
+        """Return an examiner on `count` of the images, spread evenly."""
+        if count >= len(self.images):
+            return self
+        chosen = np.arange(count) * len(self.images) // count
+        images, found = self.images, self.reference
+        labels = images.labels
+        return dataclasses.replace(
+            self,
+            images=dataclasses.replace(
+                images, pixels=images.pixels[chosen], labels=_rows(labels, chosen), names=()
+            ),
+            reference=Evidence(
+                logits=found.logits[chosen],
+                match=_rows(found.match, chosen),
+                margin=_rows(found.margin, chosen),
+                size=_rows(found.size, chosen),
+            ),
+            metric=_rows(self.metric, chosen),
+        )
+
+
+def tokens_of(manifest: Manifest) -> int | None:
+    """Return patches and prefix tokens, which an audit must find; None without a merge."""
+    model = manifest.model
+    if model is None or model.merge_block is None:
+        return None
+    return model.prefix_tokens + model.grid[0] * model.grid[1]
+
+
+def examiner_for(
+    onnx: Path,
+    manifest: Manifest,
+    images: ImageSet,
+    *,
+    reference: Evidence | None = None,
+    progress: Progress | None = None,
+) -> Examiner:
+    """Run the float32 graph over images, with its match, sizes and keys.
+
+    Args:
+        onnx: The exported float32 graph.
+        manifest: Its manifest.
+        images: What to compare on.
+        reference: A better reference's evidence, such as the float64 model's; None takes the
+            graph's own.
+        progress: Called with the number of images done since the last call.
+    """
+    found = _run(onnx, manifest, images, _metric_tensor(read_graph(onnx)), progress, literal=False)
+    metric = found.pop("metric", None)
+    own = _evidence(found)
+    prefix = manifest.model.prefix_tokens if manifest.model is not None else 0
+    if metric is not None and own.match is not None:
+        sources = own.match.shape[1]
+        own = dataclasses.replace(own, margin=margins(metric, prefix=prefix, sources=sources))
+    return Examiner(
+        images=images,
+        reference=reference or own,
+        metric=metric,
+        prefix=prefix,
+        tokens=tokens_of(manifest),
+    )
+
+
+def score_error(
+    metric: FloatArray, reference: FloatArray, *, prefix: int, sources: int
+) -> FloatArray:
+    """Return (I, Na) how far the difference of two cosines of an A token can have moved.
+
+    With u the unit key of an A token and v, w those of two B tokens, u·(v - w) moves by at most
+    2·|u' - u| + |v' - v| + |w' - w|.
+
+    Args:
+        metric: (I, N, D) refined keys in the order prefix, set B, set A.
+        reference: The same of the reference.
+        prefix: Prefix tokens.
+        sources: Tokens of set A, Na.
+    """
+    moved = np.linalg.norm(_unit(metric) - _unit(reference), axis=-1)
+    largest: FloatArray = moved[:, prefix:-sources].max(axis=1, keepdims=True)
+    error: FloatArray = 2 * moved[:, -sources:] + 2 * largest + _FLOAT32_ROUNDING
+    return error
+
+
+def margins(metric: FloatArray, *, prefix: int, sources: int) -> FloatArray:
+    """Return (I, Na) the best cosine minus the second best; see `score_error`."""
+    unit = _unit(metric)
+    cosines = unit[:, -sources:] @ unit[:, prefix:-sources].transpose(0, 2, 1)
+    if cosines.shape[-1] < 2:
+        return np.full(cosines.shape[:2], np.inf)
+    best = np.partition(cosines, -2, axis=-1)
+    margin: FloatArray = best[..., -1] - best[..., -2]
+    return margin
+
+
+def _unit(metric: FloatArray) -> FloatArray:
+    wide = metric.astype(np.float64)
+    unit: FloatArray = wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), 1e-6)
+    return unit
+
+
+def _metric_tensor(graph: Graph) -> str | None:
+    """Return the name of the refined keys, of which set B is cut out; None without a merge."""
+    search = next((node for node in graph.nodes if node.op == "ArgMax"), None)
+    if search is None:
+        return None
+    target = search.inputs[0].inputs[0].inputs[1]
+    while target.inputs[0].op != "Slice":
+        target = target.inputs[0].inputs[0]
+    return str(target.inputs[0].inputs[0].name)
+
+
+def _run(
+    path: Path,
+    manifest: Manifest,
+    images: ImageSet,
+    metric: str | None,
+    progress: Progress | None,
+    *,
+    literal: bool,
+) -> dict[str, FloatArray]:
+    """Run a graph over images; return its logits, probes by role, and its keys as "metric"."""
+    roles = {name: role for role, name in manifest.probes.items()}
+    if metric is not None:
+        roles[metric] = "metric"
+    rows: dict[str, list[FloatArray]] = {}
+    with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
+        tapped = with_outputs(path, roles, Path(folder))
+        with open_engine(tapped, options=OpenOptions(literal=literal)) as engine:
+            roles[engine.outputs[0].name] = "logits"
+            for feeds, count in batches(engine, manifest, images.pixels):
+                for name, value in engine.run(feeds).items():
+                    rows.setdefault(roles[name], []).append(value[:count])
+                if progress is not None:
+                    progress(count)
+    return {role: np.concatenate(values) for role, values in rows.items()}
+
+
+def _evidence(found: Mapping[str, Any]) -> Evidence:
+    return Evidence(logits=found["logits"], match=found.get("match"), size=found.get("size"))
+
+
+def _rows(values: NDArray[Any] | None, chosen: NDArray[Any]) -> NDArray[Any] | None:
+    return None if values is None else values[chosen]

@@ -1,0 +1,316 @@
+"""Float32 graph to typed graph: from artefact to artefact, the promise kept on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections import Counter
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from calibration import overflow
+from calibration.accuracy import (
+    Kept,
+    Measure,
+    Promise,
+    Quality,
+    Step,
+    keep_promise,
+    quality_json,
+)
+from calibration.examine import Examiner
+from calibration.graph_files import Graph, read_graph, write_graph
+from calibration.policy import Policy, choose
+from calibration.recipe import PRECISIONS, Recipe, amax_of, typed_graph
+from calibration.roles import sites
+from calibration.table import CalibrationTable, write_table
+from engines import storage
+from engines.errors import InputError, UsageError
+from engines.manifest import Manifest, Parent, Quantization, TensorSpec, manifest_path, publish
+from engines.parity import Evidence, StageParity
+from engines.targets import Target
+
+SCREENING_IMAGES = 16
+"""Images on which a layer is measured alone: enough to rank, and half a minute a layer less."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listeners:
+    """Who is told about progress; each may be None.
+
+    Attributes:
+        screened: Called with 1 when a layer was measured alone.
+        returned: Called with every layer that was put back.
+        measured: Called with the number of images that ran through a typed graph.
+    """
+
+    screened: Callable[[int], None] | None = None
+    returned: Callable[[Step], None] | None = None
+    measured: Callable[[int], None] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Typed:
+    """A typed graph that was examined and not yet written.
+
+    Attributes:
+        graph: The graph.
+        manifest: Its manifest, without hashes.
+        recipe: How it was made.
+        row: Its parity with the reference.
+        kept: What is quantized and what was put back; None for half precision.
+        warning: What the overflow scan found near the end of the range, or None.
+    """
+
+    graph: Graph
+    manifest: Manifest
+    recipe: Recipe
+    row: StageParity
+    kept: Kept | None = None
+    warning: str | None = None
+
+
+def recipe_for(target: Target, precision: str, *, io: str = "fp32", half: str = "fp16") -> Recipe:
+    """Return how a precision is written for a target.
+
+    Raises:
+        UsageError: The target has no such precision, or takes no such input.
+    """
+    if precision not in PRECISIONS or precision not in target.precisions:
+        offered = [name for name in target.precisions if name in PRECISIONS]
+        raise UsageError(
+            f"{target.name} does not run {precision}"
+            + (f", it runs {', '.join(offered)}" if offered else ""),
+            where=f"--precision {precision}",
+            fix="choose one of these, or export the run for another target",
+        )
+    form = "weak-pairs" if target.typing == "weak" else target.integers
+    if io != "fp32" and form != "pairs":
+        raise UsageError(
+            f"{target.name} computes in float32: its input stays what the graph has",
+            where=f"--io {io}",
+            fix="leave --io out; `export --input uint8` makes a graph that takes raw pixels",
+        )
+    return Recipe(precision=precision, io=io, form=form, half=half)  # type: ignore[arg-type]  # checked above, or by argparse
+
+
+def half_precision(
+    onnx: Path,
+    manifest: Manifest,
+    recipe: Recipe,
+    examiner: Examiner,
+    *,
+    listeners: Listeners | None = None,
+) -> Typed:
+    """Make the FP16 or BF16 graph of an exported one.
+
+    Raises:
+        ExportError: A weight, or an activation on the examiner's images, leaves float16's range.
+    """
+    warning = _scan(onnx, manifest, recipe, examiner)
+    graph = typed_graph(onnx, recipe)
+    typed = _typed_manifest(manifest, recipe, graph)
+    told = listeners or Listeners()
+    evidence = examiner.evidence(typed_graph(onnx, recipe), typed, progress=told.measured)
+    row = examiner.row(recipe.precision, evidence, recipe.precision)
+    return Typed(graph=graph, manifest=typed, recipe=recipe, row=row, warning=warning)
+
+
+def integers(
+    onnx: Path,
+    manifest: Manifest,
+    recipe: Recipe,
+    examiner: Examiner,
+    table: CalibrationTable,
+    *,
+    preset: str,
+    keep: tuple[str, ...] = (),
+    promise: Promise | None = None,
+    listeners: Listeners | None = None,
+) -> Typed:
+    """Make the INT8 or FP8 graph of an exported one, and keep the promise.
+
+    Args:
+        onnx: The exported float32 graph.
+        manifest: Its manifest.
+        recipe: See `recipe_for`.
+        examiner: Images on which the promise must hold.
+        table: Ranges of this very graph.
+        preset: See `calibration.policy.PRESETS`.
+        keep: Layers that stay in the high precision from the start.
+        promise: What must hold; None for nothing.
+        listeners: Who is told.
+
+    Raises:
+        InputError: The table is of another graph.
+        BudgetError: The promise cannot be kept.
+        ExportError: A weight or an activation leaves float16's range.
+        UsageError: The preset is unknown or does not suit the target.
+    """
+    told = listeners or Listeners()
+    if table.graph != manifest.sha256:
+        raise InputError(
+            "the calibration table is of another graph",
+            where=f"{table.graph_file}, {table.description}",
+            fix=f"calibrate {manifest.file}",
+        )
+    if recipe.form == "gemm" and preset == "vit-attention":
+        raise UsageError(
+            "on a CPU the attention stays in float32: integers make it no faster there",
+            where="--preset vit-attention",
+            fix="use --preset vit-linear",
+        )
+    warning = _scan(onnx, manifest, recipe, examiner)
+    policy = choose(read_graph(onnx), preset, keep=keep)
+
+    last: list[Evidence] = []
+
+    def measure_on(these: Examiner) -> Measure:
+        def measure(one: Policy) -> Quality:
+            graph = typed_graph(onnx, recipe, policy=one, table=table)
+            typed = _typed_manifest(manifest, recipe, graph)
+            last[:] = [these.evidence(graph, typed, progress=told.measured)]
+            return these.quality(last[0])
+
+        return measure
+
+    kept = keep_promise(
+        policy,
+        promise or Promise(),
+        measure_on(examiner),
+        screen=measure_on(examiner.on_fewer(SCREENING_IMAGES)),
+        report=told.returned,
+        progress=told.screened,
+    )
+    graph = typed_graph(onnx, recipe, policy=kept.policy, table=table)
+    return Typed(
+        graph=graph,
+        manifest=_typed_manifest(manifest, recipe, graph),
+        recipe=recipe,
+        row=examiner.row(recipe.precision, last[0], recipe.precision),
+        kept=kept,
+        warning=warning,
+    )
+
+
+def write(
+    made: Typed,
+    source: Path,
+    out: Path,
+    *,
+    table: CalibrationTable | None = None,
+    force: bool = False,
+    command: tuple[str, ...] = (),
+) -> Path:
+    """Write a typed graph with its manifest, and its calibration table beside it.
+
+    Args:
+        made: What to write.
+        source: The float32 graph it was made from.
+        out: The `.onnx` file.
+        table: For a quantized graph.
+        force: Replace files that exist.
+        command: The command line to record.
+
+    Returns:
+        `out`.
+    """
+    for file in files_of(out, quantizes=made.kept is not None):
+        storage.refuse_overwrite(file, force=force)
+    quantization = None
+    if made.kept is not None and table is not None:
+        beside = table_path(out)
+        write_table(beside, table, chosen=_chosen(made, source, table))
+        quantization = Quantization(
+            preset=made.kept.policy.preset,
+            quantized=made.kept.policy.active,
+            kept=made.kept.policy.kept,
+            observers=dict(made.recipe.observers),
+            images=len(table.images),
+            table=beside.name,
+            table_sha256=storage.sha256_of(beside),
+            quality=quality_json(made.kept.quality),
+        )
+    write_graph(made.graph, out)
+    publish(
+        out,
+        dataclasses.replace(
+            made.manifest,
+            file=out.name,
+            quantization=quantization,
+            parents=(
+                Parent(role="graph", file=source.name, sha256=storage.sha256_of(source)),
+                *made.manifest.parents,
+            ),
+            command=command,
+            tools=_tool_versions(),
+        ),
+    )
+    return out
+
+
+def files_of(out: Path, *, quantizes: bool) -> tuple[Path, ...]:
+    """Return every file that `write` leaves."""
+    return (out, manifest_path(out), *((table_path(out),) if quantizes else ()))
+
+
+def table_path(out: Path) -> Path:
+    """Return the calibration table's path: `model.int8.onnx` has `model.int8.table.json`."""
+    return out.with_name(f"{out.stem}.table.json")
+
+
+def _scan(onnx: Path, manifest: Manifest, recipe: Recipe, examiner: Examiner) -> str | None:
+    """Look for what float16 cannot hold, where float16 is used."""
+    uses = recipe.half if recipe.quantizes else recipe.precision
+    if recipe.form != "pairs" or uses != "fp16":
+        return None
+    few = examiner.on_fewer(SCREENING_IMAGES).images
+    reaches = overflow.scan(onnx, manifest, few.pixels)
+    return overflow.judge(reaches, images=f"{len(few)} images")
+
+
+def _typed_manifest(manifest: Manifest, recipe: Recipe, graph: Graph) -> Manifest:
+    """Return the manifest of a typed graph, as far as it is known before it is written."""
+    preprocessing = manifest.preprocessing
+    if preprocessing is not None and graph.inputs[0].dtype.name == "uint8":
+        preprocessing = dataclasses.replace(preprocessing, dtype="uint8")
+    operators = dict(sorted(Counter(node.op for node in graph.nodes).items()))
+    return dataclasses.replace(
+        manifest,
+        inputs=_specs(manifest.inputs, graph.inputs),
+        outputs=_specs(manifest.outputs, graph.outputs),
+        precision=recipe.precision,
+        typing="weak" if recipe.form == "weak-pairs" else "strong",
+        preprocessing=preprocessing,
+        operators=operators,
+        parity=None,
+        companions=(),
+    )
+
+
+def _specs(specs: tuple[TensorSpec, ...], tensors: list[Any]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        dataclasses.replace(spec, dtype=tensor.dtype.name)
+        for spec, tensor in zip(specs, tensors, strict=True)
+    )
+
+
+def _chosen(made: Typed, source: Path, table: CalibrationTable) -> Mapping[str, Any]:
+    """Return how the ranges were chosen from the table, for people and other tools."""
+    assert made.kept is not None
+    graph = read_graph(source)
+    names = {site.tensor: site.name for site in sites(graph)}
+    amax = amax_of(graph, made.recipe, table)
+    return {
+        "precision": made.recipe.precision,
+        "observers": dict(made.recipe.observers),
+        "amax": {names[tensor]: value for tensor, value in amax.items()},
+        **made.kept.to_json(),
+    }
+
+
+def _tool_versions() -> dict[str, str]:
+    names = ("fpet-export", "onnx", "onnx-graphsurgeon", "onnxruntime", "numpy", "ml_dtypes")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}

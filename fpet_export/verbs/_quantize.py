@@ -1,0 +1,338 @@
+"""Quantizing as `quantize`, `export` and `deploy` do it: arguments, images, calibration, lines."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines import storage
+from engines.errors import InputError, UsageError
+from engines.manifest import Manifest, Preprocessing, read_manifest
+from fpet_export.console import Console
+from fpet_export.verbs import _arguments
+
+if TYPE_CHECKING:
+    from calibration.accuracy import Promise, Step
+    from calibration.examine import Examiner
+    from calibration.quantize import Typed
+    from calibration.recipe import Recipe
+    from calibration.table import CalibrationTable
+    from engines.image_source import ImageSource
+
+INTEGERS = ("int8", "fp8")
+DEFAULT_CALIBRATION = 128
+PRESETS = ("vit-linear", "vit-attention")
+OBSERVERS = ("absmax", "percentile", "entropy", "mse")
+SITES = ("input", "q", "k", "v", "probabilities")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what decides a typed graph, besides `--precision`."""
+    group = parser.add_argument_group("the typed graph")
+    group.add_argument(
+        "--io",
+        choices=("fp32", "typed", "uint8"),
+        default="fp32",
+        help="pixels and logits: float32, the graph's own type, or raw pixels (default: fp32)",
+    )
+    group.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="vit-linear",
+        help="what INT8 and FP8 quantize: the linears of the blocks, or their attention too",
+    )
+    group.add_argument(
+        "--keep",
+        type=_arguments.names,
+        default=(),
+        metavar="LAYER,LAYER",
+        help="layers or blocks that stay in half precision, as blocks/0 or blocks/11/fc2",
+    )
+    group.add_argument(
+        "--half",
+        choices=("fp16", "bf16"),
+        default="fp16",
+        help="the type of what INT8 and FP8 leave alone (default: fp16)",
+    )
+    group = parser.add_argument_group("the calibration (INT8, FP8)")
+    group.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR|NPZ",
+        help="images to find the ranges on (default: half of --data, the rest is checked on)",
+    )
+    group.add_argument(
+        "--images",
+        type=_arguments.positive,
+        metavar="N",
+        help=f"calibration images (default: up to {DEFAULT_CALIBRATION})",
+    )
+    group.add_argument(
+        "--table",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="JSON",
+        help="calibration table to start from; several are merged",
+    )
+    group.add_argument(
+        "--observer",
+        type=_observers,
+        default={},
+        metavar="KIND=RULE,…",
+        help=f"rule of a kind of tensor ({', '.join(SITES)}): {', '.join(OBSERVERS)}",
+    )
+    group.add_argument(
+        "--equalise",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="move outlier channels and means between layers first, which is exact",
+    )
+    group = parser.add_argument_group("the promise (INT8, FP8; exit 8 when it cannot be kept)")
+    group.add_argument(
+        "--max-drop", type=float, metavar="PP", help="percentage points of accuracy to lose at most"
+    )
+    group.add_argument("--min-sqnr", type=float, metavar="DB", help="smallest SQNR of the logits")
+    group.add_argument(
+        "--min-agreement", type=_share, metavar="%", help="smallest top-1 agreement, in percent"
+    )
+
+
+def promise_of(options: argparse.Namespace) -> Promise:
+    """Return what the user asked to be kept."""
+    from calibration.accuracy import Promise
+
+    return Promise(
+        max_drop_pp=options.max_drop,
+        min_sqnr_db=options.min_sqnr,
+        min_agreement=options.min_agreement,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Images of a quantization.
+
+    Attributes:
+        calibration: To find ranges on; None for half precision, or where tables say it all.
+        check: To compare on; None for synthetic images.
+    """
+
+    calibration: ImageSource | None
+    check: ImageSource | None
+
+
+def sources(options: argparse.Namespace, preprocessing: Preprocessing, precision: str) -> Sources:
+    """List the images, without reading them.
+
+    Raises:
+        InputError: There are fewer than asked for.
+        UsageError: INT8 or FP8 without images.
+    """
+    from engines.image_source import open_source
+
+    data = None if options.data is None else open_source(options.data, preprocessing)
+    if precision not in INTEGERS:
+        return Sources(calibration=None, check=data and data.spread(options.limit))
+    if options.calibration is not None:
+        found = open_source(options.calibration, preprocessing)
+        wanted = _count(options, len(found), str(options.calibration))
+        return Sources(calibration=found.spread(wanted), check=data and data.spread(options.limit))
+    if data is not None and not options.table:
+        half, rest = data.halves()
+        wanted = _count(options, len(half), f"half of {options.data}")
+        return Sources(calibration=half.spread(wanted), check=rest.spread(options.limit))
+    if not options.table:
+        raise UsageError(
+            f"{precision} needs images to find its ranges on",
+            where=f"--precision {precision}",
+            fix="add --calibration DIR with real images, or --data DIR with twice as many",
+        )
+    return Sources(calibration=None, check=data and data.spread(options.limit))
+
+
+def calibrated(
+    onnx: Path,
+    options: argparse.Namespace,
+    console: Console,
+    source: ImageSource | None,
+    *,
+    state: Path,
+) -> CalibrationTable:
+    """Return the calibration table; a run that was interrupted goes on from `state`.
+
+    Raises:
+        InputError: See `calibration.collect.collect`.
+        TrustError: A table is damaged.
+    """
+    from calibration.collect import calibrate
+    from calibration.table import merged_table, read_table, write_table
+
+    start = None
+    for path in options.table:
+        table = read_table(path)
+        start = table if start is None else merged_table(start, table)
+    if source is None:
+        assert start is not None
+        console.step("calibrate", f"{len(start.images)} images of {start.description}, as stored")
+        return start
+    if start is None and state.exists() and not options.force:
+        start = read_table(state)
+        console.step("calibrate", f"going on behind {len(start.images)} images of {state.name}")
+    before = 0 if start is None else len(start.images)
+    began = time.monotonic()
+    with console.progress("calibrate", len(source)) as advance:
+        table = calibrate(
+            onnx,
+            source,
+            equalising=options.equalise,
+            start=start,
+            progress=advance,
+            keep=lambda so_far: write_table(state, so_far, chosen={}),
+        )
+    state.unlink(missing_ok=True)
+    new = len(table.images) - before
+    rate = new / max(time.monotonic() - began, 1e-9)
+    repeated = len(source) - new
+    again = f" · {repeated} seen before" if repeated else ""
+    console.step(
+        "calibrate",
+        f"{len(table.images)} images, {source.description} · {rate:.1f} images/s{again}",
+    )
+    return table
+
+
+def warn_of_overlap(table: CalibrationTable, check: ImageSource | None, console: Console) -> None:
+    """Say when images that are checked on were calibrated on."""
+    if check is None:
+        return
+    from calibration.collect import pixel_hash
+
+    both = sum(pixel_hash(pixels) in table.hashes for pixels in check.pixels())
+    if both:
+        console.step(
+            "images",
+            f"{both} of {len(check)} images to check on were calibrated on: the quality below is "
+            "flattered",
+            passed=None,
+        )
+
+
+def recipe_of(options: argparse.Namespace, manifest: Manifest, precision: str) -> Recipe:
+    """Return how the graph is to be typed."""
+    from calibration.quantize import recipe_for
+    from engines.engine import load_target
+
+    target = load_target(getattr(options, "target", None) or manifest.target)
+    recipe = recipe_for(target, precision, io=options.io, half=options.half)
+    return dataclasses.replace(recipe, observers={**recipe.observers, **options.observer})
+
+
+def make(
+    onnx: Path,
+    recipe: Recipe,
+    examiner: Examiner,
+    options: argparse.Namespace,
+    console: Console,
+    *,
+    table: CalibrationTable | None,
+) -> Typed:
+    """Make and examine a typed graph, with a line for every layer that is put back."""
+    from calibration import quantize
+    from calibration.graph_files import read_graph
+    from calibration.policy import choose
+
+    manifest = read_manifest(onnx)
+    if table is None:
+        with console.progress(f"{recipe.precision} graph", len(examiner.images)) as advance:
+            told = quantize.Listeners(measured=advance)
+            return quantize.half_precision(onnx, manifest, recipe, examiner, listeners=told)
+    layers = len(choose(read_graph(onnx), options.preset, keep=options.keep).active)
+
+    def returned(step: Step) -> None:
+        console.step(
+            "put back",
+            f"{step.layer} · alone it gives {step.alone.sqnr_db:.1f} dB · now "
+            f"{step.after.in_words()}",
+        )
+
+    with console.progress("layers, each alone", layers) as advance:
+        told = quantize.Listeners(screened=advance, returned=returned)
+        return quantize.integers(
+            onnx,
+            manifest,
+            recipe,
+            examiner,
+            table,
+            preset=options.preset,
+            keep=options.keep,
+            promise=promise_of(options),
+            listeners=told,
+        )
+
+
+def say(made: Typed, console: Console) -> None:
+    """Print the lines about a typed graph."""
+    if made.warning is not None:
+        console.step("range", f"near the end of float16: {made.warning}", passed=None)
+    precision = made.recipe.precision
+    if made.kept is None:
+        text = f"SQNR {made.row.sqnr_db:.1f} dB · top-1 agreement {made.row.top1_agreement:.1%}"
+    else:
+        policy = made.kept.policy
+        text = f"{policy.preset}, {len(policy.active)} layers"
+        if policy.kept:
+            text += f", {len(policy.kept)} kept in high precision"
+        text += f" · {made.kept.quality.in_words()}"
+    console.step(precision, text, passed=made.row.passed)
+
+
+def state_path(out: Path) -> Path:
+    """Return where an interrupted calibration leaves what it has: `model.int8.partial.json`."""
+    return out.with_name(f"{out.stem}.partial.json")
+
+
+def refuse_overwrite(out: Path, precision: str, *, force: bool) -> None:
+    """Refuse to replace any file of a typed graph without force."""
+    from calibration.quantize import files_of
+
+    for file in files_of(out, quantizes=precision in INTEGERS):
+        storage.refuse_overwrite(file, force=force)
+
+
+def _count(options: argparse.Namespace, available: int, where: str) -> int:
+    if options.images is None:
+        return min(DEFAULT_CALIBRATION, available)
+    if options.images > available:
+        raise InputError(
+            f"{options.images} calibration images were asked for, there are {available}",
+            where=where,
+            fix=f"give more images, or ask for --images {available}",
+        )
+    count: int = options.images
+    return count
+
+
+def _observers(text: str) -> dict[str, str]:
+    found = {}
+    for part in _arguments.names(text):
+        kind, _, rule = part.partition("=")
+        if kind not in SITES or rule not in OBSERVERS:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is not KIND=RULE of {', '.join(SITES)} and {', '.join(OBSERVERS)}"
+            )
+        found[kind] = rule
+    return found
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage from 0 to 100")
+    return value / 100
