@@ -69,11 +69,11 @@ def _run(options: argparse.Namespace) -> None:
     for subject in chosen:
         so_far = None
         for so_far in _measured(subject, options):
-            document = _document([*done, so_far], versions, place)
+            document = _document([*done, so_far], versions, place, options)
             storage.write_text(options.output, to_text(document))
         done += [so_far] if so_far else []
     sys.stdout.write(f"\n{to_markdown(done)}\n\n{options.output}\n")
-    problems = [problem for each in done if each.subject == JUDGED for problem in missed(each)]
+    problems = _problems(done)
     if problems:
         raise BudgetError(
             "; ".join(problems),
@@ -113,9 +113,19 @@ def _measured(subject: Subject, options: argparse.Namespace) -> Iterator[Result]
         yield result
 
 
+def _problems(results: Sequence[Result]) -> list[str]:
+    return [problem for each in results if each.subject == JUDGED for problem in missed(each)]
+
+
 def _document(
-    results: Sequence[Result], versions: dict[str, str], place: dict[str, Any]
+    results: Sequence[Result],
+    versions: dict[str, str],
+    place: dict[str, Any],
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
+    words = [f"--calibration={options.calibration}", f"--images={options.images}"]
+    words += [] if options.labelled is None else [f"--labelled={options.labelled}"]
+    words += [f"--only={options.only}"] if options.only else []
     return {
         "schema": SCHEMA,
         "kind": "crosscheck",
@@ -124,7 +134,8 @@ def _document(
         "goals": {"subject": JUDGED, "int8_gain_db": GAIN_DB},
         "environment": place,
         "modelopt_environment": versions,
-        "command": ["make", "crosscheck"],
+        "command": ["python", "-m", "benchmarks.crosscheck", "run", *words],
+        "missed": _problems(results),
         "results": [to_json(result) for result in results],
     }
 

@@ -90,8 +90,9 @@ def row_of(attempt: Attempt, prepared: Prepared, reference: Evidence) -> Row:
 
 
 def _sentence(error: FpetError) -> str:
-    """Return what happened, without the names of this machine's files."""
-    return error.what.partition("\n")[0]
+    """Return the first sentence of what happened, which names no file of this machine."""
+    said = error.what.rpartition("error: ")[2]
+    return said.partition("\n")[0].partition(". ")[0]
 
 
 def _size(onnx: Path) -> int:

@@ -237,8 +237,8 @@ def _text(value: float | None, form: Callable[[float], str]) -> str:
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """Return plain JSON values, with the gains and the goals missed for people to read."""
-    return dataclasses.asdict(result) | {"gains_db": gains_db(result), "missed": missed(result)}
+    """Return plain JSON values, with the gains for people to read."""
+    return dataclasses.asdict(result) | {"gains_db": gains_db(result)}
 
 
 def read_results(path: Path) -> list[Result]:
