@@ -1,7 +1,8 @@
 """The README's CPU numbers: a frozen ViT-B/16 against every plain way that is installed.
 
 The frozen graph runs in ONNX Runtime ("frozen") and in OpenVINO ("frozen_openvino"), where that
-is installed; "frozen_no_merge" shows what is gained without merging tokens.
+is installed, each in float32 and with INT8 linears; "frozen_no_merge" shows what is gained
+without merging tokens.
 
 `python -m benchmarks.cpu_latency -o benchmarks/results/NAME.json`. The weights are random, which
 decides nothing about speed. The plain ways run timm's model, exported as its users export it.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import io
 import sys
 import tempfile
 import warnings
@@ -19,30 +21,40 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import peers as peer_folder
 from benchmarks.comparison import Opened, bench, fastest, rebase
 from benchmarks.failures import as_engine_error
 from benchmarks.gemm_peak import GemmPeak, measure_gemm_peak
 from benchmarks.latency import Schedule
 from benchmarks.measurement import Measurement, describe_artefact, to_document, to_text
+from benchmarks.natural_images import natural_set
 from benchmarks.peers import PeerSource
 from benchmarks.subjects import IMAGE, MERGE_BLOCK, freeze
 from benchmarks.table import format_table
 from engines import registry, storage
 from engines.engine import OpenOptions, build, load_target, open_engine
-from engines.errors import FpetError, MeasurementError, MissingDependencyError
+from engines.errors import EngineError, FpetError, MeasurementError, MissingDependencyError
 from engines.manifest import read_manifest
 
 SCHEMA = 1
-OURS = ("frozen", "frozen_openvino")
+FLOAT = ("frozen", "frozen_openvino")
 """The frozen graph in each runtime for a CPU; all compute the same logits."""
 
-_CONTENDERS: dict[str, tuple[str, int | None]] = {
-    "frozen": ("cpu", MERGE_BLOCK),
-    "frozen_openvino": ("openvino", MERGE_BLOCK),
-    "frozen_no_merge": ("cpu", None),
+OURS = (*FLOAT, "frozen_int8", "frozen_int8_openvino")
+
+_CONTENDERS: dict[str, tuple[str, int | None, str]] = {
+    "frozen": ("cpu", MERGE_BLOCK, "fp32"),
+    "frozen_openvino": ("openvino", MERGE_BLOCK, "fp32"),
+    "frozen_int8": ("cpu", MERGE_BLOCK, "int8"),
+    "frozen_int8_openvino": ("openvino", MERGE_BLOCK, "int8"),
+    "frozen_no_merge": ("cpu", None, "fp32"),
 }
-"""Name to target and merge block."""
+"""Name to target, merge block and precision."""
+
+_CALIBRATION_IMAGES = 16
+"""The ranges decide nothing about speed."""
 
 _PLAIN_ORT = "ort_plain"
 _MODEL = "vit_base_patch16_224"
@@ -192,9 +204,9 @@ def _measure(
     schedule = Schedule(min_rounds=options.rounds, max_s=options.max_s)
     with contextlib.ExitStack() as stack:
         ours: list[Opened] = []
-        for name, (target, merge_block) in _CONTENDERS.items():
+        for name in _CONTENDERS:
             try:
-                ours.append(_open_frozen(name, target, batch, folder, merge_block, options, stack))
+                ours.append(_open_frozen(name, batch, folder, options, stack))
             except MissingDependencyError as error:
                 sys.stdout.write(f"{name} takes no part: {error.what} ({error.fix})\n\n")
         present = [opened.name for opened in ours]
@@ -205,7 +217,7 @@ def _measure(
             peer_source=source,
             batch=batch,
             threads=options.threads,
-            agree=[[name for name in OURS if name in present]],
+            agree=[[name for name in FLOAT if name in present]],
             schedule=schedule,
             gemm_peak_macs_per_s=peak.macs_per_s,
             strict=False,
@@ -215,23 +227,44 @@ def _measure(
 
 def _open_frozen(
     name: str,
-    target: str,
     batch: int,
     folder: Path,
-    merge_block: int | None,
     options: argparse.Namespace,
     stack: contextlib.ExitStack,
 ) -> Opened:
-    """Freeze and export for the target, build its engine and open that, as users do."""
+    """Freeze, export, quantize, build and open one of ours, as users do."""
+    target, merge_block, precision = _CONTENDERS[name]
     registry.import_or_explain(f"engines.backends.{load_target(target).backend}")
     graph = folder / f"{name}.b{batch}.onnx"
     freeze(merge_block=merge_block, batch=batch, target=target).to_onnx(graph)
+    if precision != "fp32":
+        graph = _quantized(graph, precision, folder)
     path = build(graph, target=target)
     graph.unlink()
     engine = stack.enter_context(open_engine(path, options=OpenOptions(threads=options.threads)))
     # `open_engine` has just compared the bytes with the manifest.
     artefact = describe_artefact(read_manifest(path, verify=False))
     return Opened(name=name, engine=engine, artefact=artefact, macs=artefact.macs)
+
+
+def _quantized(graph: Path, precision: str, folder: Path) -> Path:
+    """Quantize a graph on natural images; return the typed one and remove the other."""
+    images = folder / "calibration.npz"
+    np.savez(images, images=natural_set(IMAGE[1:], _CALIBRATION_IMAGES).pixels)
+    typed = graph.with_name(f"{graph.stem}.{precision}.onnx")
+    words = ["quantize", str(graph), "--precision", precision, "--calibration", str(images)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = registry.import_or_explain("fpet_export.cli").main(
+            [*words, "--limit", "1", "-o", str(typed), "--quiet"]
+        )
+    if code:
+        raise EngineError(
+            f"`fpet-export quantize` ended with exit code {code}",
+            where=graph.name,
+            fix="run the command by itself",
+        )
+    graph.unlink()
+    return typed
 
 
 def _plain_source(batch: int, folder: Path) -> PeerSource:

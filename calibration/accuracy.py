@@ -45,7 +45,7 @@ class Quality:
         """Return one line for people."""
         parts = [f"SQNR {self.sqnr_db:.1f} dB", f"top-1 agreement {self.agreement:.1%}"]
         if self.drop_pp is not None:
-            parts.append(f"accuracy {self.accuracy:.1%} ({-self.drop_pp:+.1f} pp)")
+            parts.append(f"accuracy {self.accuracy:.1%} ({0.0 - self.drop_pp:+.1f} pp)")
         return " · ".join(parts)
 
 
@@ -77,9 +77,10 @@ class Promise:
                 found.append("no labels to measure a drop of accuracy on")
             elif drop > self.max_drop_pp + 1e-9:
                 found.append(f"drop of {drop:.2f} pp, promised at most {self.max_drop_pp:g}")
-        if self.min_sqnr_db is not None and quality.sqnr_db < self.min_sqnr_db:
+        # "not at least" and not "less": what is not a number keeps no promise.
+        if self.min_sqnr_db is not None and not quality.sqnr_db >= self.min_sqnr_db:
             found.append(f"SQNR {quality.sqnr_db:.1f} dB, promised {self.min_sqnr_db:g}")
-        if self.min_agreement is not None and quality.agreement < self.min_agreement:
+        if self.min_agreement is not None and not quality.agreement >= self.min_agreement:
             found.append(
                 f"top-1 agreement {quality.agreement:.2%}, promised {self.min_agreement:.2%}"
             )
@@ -189,12 +190,13 @@ def _noisiest_first(
         alone.append((layer, screen(policy.only(layer))))
         if progress is not None:
             progress(1)
-    return sorted(alone, key=lambda pair: pair[1].sqnr_db)
+    # What is not a number comes first: it is worse than any noise.
+    return sorted(alone, key=lambda pair: (not math.isnan(pair[1].sqnr_db), pair[1].sqnr_db))
 
 
 def quality_json(quality: Quality) -> dict[str, Any]:
-    """Return plain JSON values; an infinite ratio becomes null."""
+    """Return plain JSON values; a ratio that is not finite becomes null."""
     document = dataclasses.asdict(quality)
-    if math.isinf(quality.sqnr_db):
+    if not math.isfinite(quality.sqnr_db):
         document["sqnr_db"] = None
     return document

@@ -67,7 +67,9 @@ def cast_graph(
                 continue
             key = (tensor.name, wanted)
             if key not in made:
-                name = names.new(f"{module_path(node)}/Cast")
+                # A cast out of the island belongs to what made the tensor: several blocks read it.
+                owner = node if wanted == FLOAT32 or not tensor.inputs else tensor.inputs[0]
+                name = names.new(f"{module_path(owner)}/Cast")
                 made[key] = insert_cast(graph, tensor, wanted, name=name)
             node.inputs[place] = made[key]
     if io != "typed":

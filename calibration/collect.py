@@ -82,7 +82,7 @@ def collect(
         tools={name: metadata.version(name) for name in ("onnxruntime", "numpy", "pillow")},
     )
     if start is not None:
-        table = _go_on(start, manifest, source)
+        table = _go_on(start, manifest, observed_sites, source)
     if len(source) < LEAST_IMAGES and len(table.images) < LEAST_IMAGES:
         raise InputError(
             f"{len(source)} images are too few for a calibration",
@@ -217,17 +217,10 @@ def _with_batch(
     return dataclasses.replace(table, records=records, images=table.images + images)
 
 
-def _go_on(start: CalibrationTable, manifest: Manifest, source: ImageSource) -> CalibrationTable:
-    for what, found, wanted in (
-        ("graph", start.graph, manifest.sha256),
-        ("preprocessing", start.preprocessing, manifest.preprocessing),
-    ):
-        if found != wanted:
-            raise InputError(
-                f"the calibration table is of another {what}",
-                where=f"{start.graph_file}, {start.description}",
-                fix=f"calibrate {manifest.file} afresh: leave the table out, or use --force",
-            )
+def _go_on(
+    start: CalibrationTable, manifest: Manifest, observed: list[Site], source: ImageSource
+) -> CalibrationTable:
+    tables.require_table_of(start, manifest, [site.name for site in observed])
     if start.description == source.description:
         return start
     return dataclasses.replace(start, description=f"{start.description} and {source.description}")

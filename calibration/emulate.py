@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from calibration.casts import FLOAT32, HALVES, insert_cast, onnx_type
-from calibration.graph_files import Graph, Names
+from calibration.graph_files import Graph, Names, Tensor
 
 BFLOAT16 = HALVES["bf16"]
 
@@ -25,25 +25,25 @@ def emulate_bfloat16(graph: Graph) -> bool:
     ]
     for constant in constants:
         constant.values = constant.values.astype(np.float32)
-    rounded = False
-    for node in list(graph.nodes):
-        for tensor in list(node.outputs):
-            if tensor.dtype != BFLOAT16:
-                continue
-            rounded = True
-            readers = list(tensor.outputs)
-            tensor.dtype = FLOAT32
-            if node.op == "Cast":
-                node.attrs["to"] = onnx_type(FLOAT32)
-            low = insert_cast(graph, tensor, BFLOAT16, name=names.new(f"{tensor.name}/low"))
-            back = insert_cast(graph, low, FLOAT32, name=names.new(f"{tensor.name}/rounded"))
-            for reader in readers:
-                for place, found in enumerate(reader.inputs):
-                    if found is tensor:
-                        reader.inputs[place] = back
-            graph.outputs = [back if found is tensor else found for found in graph.outputs]
-    for tensor in graph.inputs:
-        if tensor.dtype == BFLOAT16:
-            tensor.dtype = FLOAT32
+    made = [*graph.inputs, *(tensor for node in graph.nodes for tensor in node.outputs)]
+    low = [tensor for tensor in made if tensor.dtype == BFLOAT16]
+    for tensor in low:
+        _round(graph, tensor, names)
     graph.toposort()
-    return rounded
+    return bool(low)
+
+
+def _round(graph: Graph, tensor: Tensor, names: Names) -> None:
+    """Let everything that reads `tensor`, float32 from here on, read it rounded."""
+    readers = list(tensor.outputs)
+    tensor.dtype = FLOAT32
+    for node in tensor.inputs:
+        if node.op == "Cast":
+            node.attrs["to"] = onnx_type(FLOAT32)
+    low = insert_cast(graph, tensor, BFLOAT16, name=names.new(f"{tensor.name}/low"))
+    back = insert_cast(graph, low, FLOAT32, name=names.new(f"{tensor.name}/rounded"))
+    for reader in readers:
+        for place, found in enumerate(reader.inputs):
+            if found is tensor:
+                reader.inputs[place] = back
+    graph.outputs = [back if found is tensor else found for found in graph.outputs]

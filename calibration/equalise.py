@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from calibration.graph_files import Graph, Node, Tensor
+from calibration.graph_files import Graph, Names, Node, Tensor
 from calibration.roles import Linear, linears
 from calibration.table import CalibrationTable, Record, Rewrites, Vector
 
@@ -32,12 +32,13 @@ _LEAST = 1e-5
 
 def apply(graph: Graph, rewrites: Rewrites) -> None:
     """Rewrite a float32 graph, in place; its answers stay the same up to rounding."""
+    names = Names(graph)
     for name, linear, projection in _value_makers(graph):
         if name in rewrites.values:
-            _centre(linear, projection, rewrites.values[name])
+            _centre(linear, projection, rewrites.values[name], names)
     for norm, products in _norms(graph):
         if norm.name in rewrites.factors:
-            _scale(norm, products, rewrites.factors[norm.name])
+            _scale(norm, products, rewrites.factors[norm.name], names)
 
 
 def fit(graph: Graph, table: CalibrationTable) -> Rewrites:
@@ -68,8 +69,14 @@ def fit(graph: Graph, table: CalibrationTable) -> Rewrites:
 
 def bias_of(linear: Linear) -> Tensor:
     """Return the (out,) constant that is added behind a linear's product."""
+    addition, place = _bias_place(linear)
+    return addition.inputs[place]
+
+
+def _bias_place(linear: Linear) -> tuple[Node, int]:
     (addition,) = linear.product.outputs[0].outputs
-    return next(tensor for tensor in addition.inputs if isinstance(tensor, gs.Constant))
+    constants = [isinstance(tensor, gs.Constant) for tensor in addition.inputs]
+    return addition, constants.index(True)
 
 
 def _value_makers(graph: Graph) -> Iterator[tuple[str, Linear, Linear]]:
@@ -92,13 +99,12 @@ def _norms(graph: Graph) -> Iterator[tuple[Node, list[Node]]]:
                 yield norm, readers
 
 
-def _centre(linear: Linear, projection: Linear, mean: Vector) -> None:
-    before, after = bias_of(linear), bias_of(projection)
-    shifted = before.values.astype(np.float64)
+def _centre(linear: Linear, projection: Linear, mean: Vector, names: Names) -> None:
+    shifted = bias_of(linear).values.astype(np.float64)
     shifted[-len(mean) :] -= mean
-    before.values = shifted.astype(np.float32)
+    _give(*_bias_place(linear), shifted, names)
     moved = mean @ projection.weight.values.astype(np.float64)
-    after.values = (after.values + moved).astype(np.float32)
+    _give(*_bias_place(projection), bias_of(projection).values + moved, names)
 
 
 def _factors(record: Record, fed: list[Linear]) -> Vector:
@@ -109,9 +115,18 @@ def _factors(record: Record, fed: list[Linear]) -> Vector:
     return factor
 
 
-def _scale(norm: Node, products: list[Node], factor: Vector) -> None:
-    for constant in norm.inputs[1:3]:
-        constant.values = (constant.values / factor).astype(np.float32)
+def _scale(norm: Node, products: list[Node], factor: Vector, names: Names) -> None:
+    for place in range(1, len(norm.inputs)):
+        _give(norm, place, norm.inputs[place].values / factor, names)
     for node in products:
-        weight = node.inputs[1]
-        weight.values = (weight.values * factor[:, None]).astype(np.float32)
+        _give(node, 1, node.inputs[1].values * factor[:, None], names)
+
+
+def _give(node: Node, place: int, values: Vector, names: Names) -> None:
+    """Replace a node's constant; another node that reads the same one, as it may, keeps it."""
+    tensor = node.inputs[place]
+    narrow = values.astype(np.float32)
+    if len(tensor.outputs) == 1:
+        tensor.values = narrow
+    else:
+        node.inputs[place] = gs.Constant(names.new(tensor.name), narrow)

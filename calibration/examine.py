@@ -20,7 +20,7 @@ from calibration.accuracy import Quality
 from calibration.emulate import emulate_bfloat16
 from calibration.graph_files import Graph, read_graph, write_graph
 from calibration.taps import with_outputs
-from engines.engine import OpenOptions, open_engine
+from engines.engine import OpenOptions, Rewrites, open_engine
 from engines.evidence import batches
 from engines.images import ImageSet
 from engines.manifest import Manifest
@@ -72,7 +72,7 @@ class Examiner:
         with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
             path = Path(folder) / "typed.onnx"
             write_graph(graph, path)
-            found = _run(path, manifest, self.images, keys, progress, literal=True)
+            found = _run(path, manifest, self.images, keys, progress, rewrites="keep-qdq")
         metric = found.pop("metric", None)
         actual = _evidence(found)
         if metric is None or self.metric is None or actual.match is None:
@@ -151,7 +151,7 @@ def examiner_for(
             graph's own.
         progress: Called with the number of images done since the last call.
     """
-    found = _run(onnx, manifest, images, _metric_tensor(read_graph(onnx)), progress, literal=False)
+    found = _run(onnx, manifest, images, _metric_tensor(read_graph(onnx)), progress, rewrites="all")
     metric = found.pop("metric", None)
     own = _evidence(found)
     prefix = manifest.model.prefix_tokens if manifest.model is not None else 0
@@ -222,7 +222,7 @@ def _run(
     metric: str | None,
     progress: Progress | None,
     *,
-    literal: bool,
+    rewrites: Rewrites,
 ) -> dict[str, FloatArray]:
     """Run a graph over images; return its logits, probes by role, and its keys as "metric"."""
     roles = {name: role for role, name in manifest.probes.items()}
@@ -231,7 +231,7 @@ def _run(
     rows: dict[str, list[FloatArray]] = {}
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         tapped = with_outputs(path, roles, Path(folder))
-        with open_engine(tapped, options=OpenOptions(literal=literal)) as engine:
+        with open_engine(tapped, options=OpenOptions(rewrites=rewrites)) as engine:
             roles[engine.outputs[0].name] = "logits"
             for feeds, count in batches(engine, manifest, images.pixels):
                 for name, value in engine.run(feeds).items():

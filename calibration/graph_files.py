@@ -5,11 +5,15 @@ A graph comes with its manifest, which is checked first; what is written is chec
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from engines import storage
 from engines.errors import ExportError
@@ -32,7 +36,34 @@ def read_graph(path: Path) -> Graph:
         InputError: It is not a whole ONNX graph, or weights beside it are missing.
     """
     read_onnx_header(path)
-    return gs.import_onnx(onnx.load(str(path)))
+    model = onnx.load(str(path))
+    with _quiet():
+        graph = gs.import_onnx(model)
+    _use_numpy_types(graph, model)
+    return graph
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep graphsurgeon from printing about types that it leaves to `_use_numpy_types`."""
+    before = G_LOGGER.severity
+    G_LOGGER.severity = G_LOGGER.ERROR
+    try:
+        yield
+    finally:
+        G_LOGGER.severity = before
+
+
+def _use_numpy_types(graph: Graph, model: onnx.ModelProto) -> None:
+    """Give bfloat16 and FP8 tensors their numpy types, which graphsurgeon does not know."""
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for tensor in graph.tensors().values():
+        if not isinstance(tensor.dtype, int):
+            continue
+        if isinstance(tensor, gs.Constant):
+            tensor.values = onnx.numpy_helper.to_array(stored[tensor.name])
+        else:
+            tensor.dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.dtype))
 
 
 def write_graph(graph: Graph, path: Path) -> None:

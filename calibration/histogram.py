@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 BINS = 4096
 """Between 2048 and 4096 of them hold data: 16 to 32 bins for each step of an INT8 scale."""
 
+_LEAST_EXPONENT = -114
+"""Of the upper end, for zeros and what is next to them: `BINS` over it is still a float32."""
+
 Counts = NDArray[np.int64]
 
 
@@ -72,7 +75,7 @@ class Histogram:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: It is not whole.
+            ValueError: It is not whole, or its parts contradict each other.
         """
         limit = BINS * 8
         expand = zlib.decompressobj()
@@ -84,8 +87,14 @@ class Histogram:
         if len(content) != limit:
             raise ValueError(f"{len(content)} bytes of counts, wanted {limit}")
         counts = np.frombuffer(content, "<i8").astype(np.int64)
-        largest, exponent = float(document["largest"]), int(document["exponent"])
-        if (counts < 0).any() or not math.isfinite(largest) or exponent != _exponent_of(largest):
+        largest = float(document["largest"])
+        if not 0 <= largest <= float(np.finfo(np.float32).max):
+            raise ValueError(f"the largest value is {largest}")
+        exponent = _exponent_of(largest)
+        filled = np.flatnonzero(counts)
+        last = int(filled[-1]) if filled.size else 0
+        top = int(largest * float(_bins_per_unit(exponent)))
+        if (counts < 0).any() or document["exponent"] != exponent or last != top:
             raise ValueError("the counts do not fit the range")
         return cls(counts, exponent, largest)
 
@@ -102,7 +111,7 @@ def of_values(values: NDArray[np.floating[Any]]) -> Histogram:
         raise ValueError("a value is not finite")
     exponent = _exponent_of(largest)
     # A float32 times a power of two is exact, so the place of a value never depends on rounding.
-    places = (magnitudes * np.float32(BINS * 2.0**-exponent)).astype(np.int32)
+    places = (magnitudes * _bins_per_unit(exponent)).astype(np.int32)
     return Histogram(np.bincount(places, minlength=BINS).astype(np.int64), exponent, largest)
 
 
@@ -122,5 +131,9 @@ def _widened(histogram: Histogram, exponent: int) -> Counts:
 
 
 def _exponent_of(largest: float) -> int:
-    """Return the smallest power of two that is above `largest`; -126 for nothing but zeros."""
-    return max(math.frexp(largest)[1], -126) if largest > 0 else -126
+    """Return the smallest power of two that is above `largest`, at least `_LEAST_EXPONENT`."""
+    return max(math.frexp(largest)[1], _LEAST_EXPONENT) if largest > 0 else _LEAST_EXPONENT
+
+
+def _bins_per_unit(exponent: int) -> np.float32:
+    return np.float32(BINS * 2.0**-exponent)

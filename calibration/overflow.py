@@ -44,6 +44,8 @@ def scan(
 ) -> list[Reach]:
     """Return how far every tensor outside the float32 island reaches, the furthest first.
 
+    What is not a number comes before everything.
+
     Args:
         onnx: An exported float32 graph.
         manifest: Its manifest.
@@ -60,11 +62,11 @@ def scan(
             for feeds, count in batches(engine, manifest, pixels):
                 outputs = engine.run(feeds)
                 for name in watched:
-                    found[name] = max(found[name], float(np.max(outputs[name])))
+                    found[name] = float(np.maximum(found[name], outputs[name]))  # keeps NaN
                 if progress is not None:
                     progress(count)
     reaches = [Reach(watched[name], largest) for name, largest in found.items()]
-    return sorted(reaches, key=lambda reach: -reach.largest)
+    return sorted(reaches, key=lambda reach: (not np.isnan(reach.largest), -reach.largest))
 
 
 def judge(reaches: list[Reach], *, images: str) -> str | None:

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from calibration import overflow
+from calibration import integer_gemm, overflow
 from calibration.accuracy import (
     Kept,
     Measure,
@@ -25,9 +25,9 @@ from calibration.graph_files import Graph, read_graph, write_graph
 from calibration.policy import Policy, choose
 from calibration.recipe import PRECISIONS, Recipe, amax_of, typed_graph
 from calibration.roles import sites
-from calibration.table import CalibrationTable, write_table
+from calibration.table import CalibrationTable, require_table_of, write_table
 from engines import storage
-from engines.errors import InputError, UsageError
+from engines.errors import UsageError
 from engines.manifest import Manifest, Parent, Quantization, TensorSpec, manifest_path, publish
 from engines.parity import Evidence, StageParity
 from engines.targets import Target
@@ -93,7 +93,14 @@ def recipe_for(target: Target, precision: str, *, io: str = "fp32", half: str = 
             where=f"--io {io}",
             fix="leave --io out; `export --input uint8` makes a graph that takes raw pixels",
         )
-    return Recipe(precision=precision, io=io, form=form, half=half)  # type: ignore[arg-type]  # checked above, or by argparse
+    reduced = target.int8_weights == "reduced"
+    return Recipe(
+        precision=precision,  # type: ignore[arg-type]  # checked above
+        io=io,  # type: ignore[arg-type]  # checked by argparse
+        form=form,
+        half=half,  # type: ignore[arg-type]  # likewise
+        largest_weight=integer_gemm.REDUCED if reduced else integer_gemm.FULL,
+    )
 
 
 def half_precision(
@@ -144,18 +151,13 @@ def integers(
         listeners: Who is told.
 
     Raises:
-        InputError: The table is of another graph.
+        InputError: The table is not of this graph.
         BudgetError: The promise cannot be kept.
         ExportError: A weight or an activation leaves float16's range.
         UsageError: The preset is unknown or does not suit the target.
     """
     told = listeners or Listeners()
-    if table.graph != manifest.sha256:
-        raise InputError(
-            "the calibration table is of another graph",
-            where=f"{table.graph_file}, {table.description}",
-            fix=f"calibrate {manifest.file}",
-        )
+    require_table_of(table, manifest, [site.name for site in sites(read_graph(onnx))])
     if recipe.form == "gemm" and preset == "vit-attention":
         raise UsageError(
             "on a CPU the attention stays in float32: integers make it no faster there",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from calibration import histogram as histograms
 from calibration.histogram import Histogram
 from engines import storage
 from engines.errors import InputError, TrustError
-from engines.manifest import Preprocessing, from_json
+from engines.manifest import Manifest, Preprocessing, from_json
 
 SCHEMA = 1
 
@@ -169,6 +169,30 @@ def merged_table(first: CalibrationTable, second: CalibrationTable) -> Calibrati
     )
 
 
+def require_table_of(table: CalibrationTable, manifest: Manifest, sites: Collection[str]) -> None:
+    """Refuse a table of something else.
+
+    Args:
+        table: What was seen.
+        manifest: Of the graph that is to be calibrated or quantized.
+        sites: Names of that graph's sites.
+
+    Raises:
+        InputError: The table is of another graph, of other pixels or of other sites.
+    """
+    for what, found, wanted in (
+        ("another graph", table.graph, manifest.sha256),
+        ("another preprocessing", table.preprocessing, manifest.preprocessing),
+        ("other sites", set(table.records), set(sites)),
+    ):
+        if found != wanted:
+            raise InputError(
+                f"the calibration table is of {what}",
+                where=f"{table.graph_file}, {table.description}",
+                fix=f"calibrate {manifest.file} afresh: leave the table out, or use --force",
+            )
+
+
 def _rewrites_key(table: CalibrationTable) -> dict[str, bytes] | None:
     if table.rewrites is None:
         return None
@@ -225,7 +249,7 @@ def read_table(path: Path) -> CalibrationTable:
             preprocessing=from_json(Preprocessing, document["preprocessing"]),
             images=tuple(SeenImage(str(name), str(sha)) for name, sha in images["seen"]),
             description=str(images["description"]),
-            seed=images["seed"],
+            seed=None if images["seed"] is None else int(images["seed"]),
             rewrites=_rewrites_of(document["rewrites"]),
             records={str(n): _record_of(value) for n, value in document["sites"].items()},
             tools={str(key): str(value) for key, value in document["tools"].items()},
@@ -234,7 +258,9 @@ def read_table(path: Path) -> CalibrationTable:
         raise InputError(
             f"the calibration table cannot be read: {error.strerror}", where=str(path), fix=fix
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
+    ) as error:  # fmt: skip
         raise TrustError(
             f"the calibration table is damaged: {error}", where=str(path), fix=fix
         ) from error
@@ -255,14 +281,15 @@ def _record_of(document: Mapping[str, Any]) -> Record:
     total, largest = (_unpacked(document[key]) for key in ("channel_sum", "channel_largest"))
     if total.shape != largest.shape:
         raise ValueError("a site's channels differ in number")
-    return Record(
-        Histogram.from_json(document["histogram"]),
-        total,
-        largest,
-        int(document["rows"]),
-        float(document["lowest"]),
-        float(document["highest"]),
-    )
+    histogram = Histogram.from_json(document["histogram"])
+    rows = int(document["rows"])
+    lowest, highest = float(document["lowest"]), float(document["highest"])
+    channels_fit = np.isfinite(total).all() and (largest <= histogram.largest).all()
+    if not channels_fit or rows < 1 or lowest > highest:
+        raise ValueError("a site's values contradict each other")
+    if max(-lowest, highest) != histogram.largest:
+        raise ValueError("a site's values do not fit its histogram")
+    return Record(histogram, total, largest, rows, lowest, highest)
 
 
 def _rewrites_of(document: Any) -> Rewrites | None:

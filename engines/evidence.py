@@ -10,15 +10,24 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.engine import Engine, Feeds, open_engine
+from engines.engine import Engine, Feeds, OpenOptions, open_engine
 from engines.errors import FpetError, InputError
-from engines.images import ImageSet, PixelArray, to_input
+from engines.images import ImageSet, PixelArray, one_grey_level_off, to_input
 from engines.manifest import Manifest, Preprocessing, manifest_path, read_manifest
-from engines.parity import Evidence, Gates, ParityTable, compare_stage
+from engines.parity import (
+    NO_GATES,
+    Evidence,
+    Gates,
+    ParityTable,
+    compare_stage,
+    gates_by_control,
+)
 from engines.synthetic import synthetic_set
 
 Progress = Callable[[int], None]
 DEFAULT_IMAGES = 4
+QUANTIZED = ("int8", "fp8")
+CONTROL = "one grey level off"
 
 
 def compare(
@@ -62,10 +71,52 @@ def compare(
 
 
 def evidence_of(path: Path, pixels: PixelArray, *, progress: Progress | None = None) -> Evidence:
-    """Open an artefact and classify (I, height, width, 3) pixels with it."""
+    """Open an artefact and classify (I, height, width, 3) pixels with it.
+
+    A quantized graph runs as it is written: that is what it means. An engine runs as it was built.
+    """
     manifest = manifest_of(path)
-    with open_engine(path) as engine:
+    with open_engine(path, options=as_written(manifest)) as engine:
         return engine_evidence(engine, manifest, pixels, progress=progress)
+
+
+def compare_built(graph: Path, engine: Path, *, images: ImageSet | None = None) -> ParityTable:
+    """Compare an engine with the graph it was built from.
+
+    An engine of a quantized graph is judged by what the graph does to itself. Two correct programs
+    differ in the last bit before a rounding, some values round the other way, and the layers after
+    that multiply it; the gate of float32 would refuse every engine. So the graph also runs on
+    images that differ by one grey level in one pixel, and `gates_by_control` sets the limits.
+
+    Args:
+        graph: With its manifest.
+        engine: Likewise.
+        images: What to compare on; by default a few synthetic images.
+
+    Returns:
+        The engine's row; before it, for a quantized graph, that of the graph on the other images,
+        which is not judged.
+    """
+    if images is None:
+        images = synthetic_set(preprocessing_of(graph).size, DEFAULT_IMAGES)
+    expected = evidence_of(graph, images.pixels)
+    gates, rows = Gates(), []
+    if manifest_of(graph).precision in QUANTIZED:
+        other = evidence_of(graph, one_grey_level_off(images.pixels))
+        control = compare_stage(f"{graph.name} {CONTROL}", other, expected, gates=NO_GATES)
+        gates = gates_by_control(control)
+        rows.append(control)
+    actual = evidence_of(engine, images.pixels)
+    rows.append(compare_stage(engine.name, actual, expected, gates=gates, labels=images.labels))
+    return ParityTable(
+        images=images.description, reference=f"artefact {graph.name}", rows=tuple(rows)
+    )
+
+
+def as_written(manifest: Manifest) -> OpenOptions:
+    """Return how an artefact is opened to learn what it means, see `evidence_of`."""
+    is_quantized = manifest.kind == "graph" and manifest.precision in QUANTIZED
+    return OpenOptions(rewrites="keep-qdq" if is_quantized else None)
 
 
 def preprocessing_of(path: Path) -> Preprocessing:
@@ -136,7 +187,8 @@ def batches(engine: Engine, manifest: Manifest, pixels: PixelArray) -> Iterator[
         filled = part
         if len(part) < least:
             filled = np.concatenate([part, np.repeat(part[-1:], least - len(part), axis=0)])
-        yield {spec.name: to_input(filled, manifest.preprocessing)}, len(part)
+        feed = to_input(filled, manifest.preprocessing, dtype=spec.dtype)
+        yield {spec.name: feed}, len(part)
 
 
 def batch_sizes(engine: Engine, manifest: Manifest) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from engines.manifest import Preprocessing
 from engines.registry import import_or_explain
 
 PixelArray = NDArray[np.uint8]
+_DTYPES = ("float32", "float16", "uint8")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -46,13 +47,32 @@ class ImageSet:
         return len(self.pixels)
 
 
-def to_input(pixels: PixelArray, preprocessing: Preprocessing) -> NDArray[Any]:
+def to_input(
+    pixels: PixelArray, preprocessing: Preprocessing, *, dtype: str | None = None
+) -> NDArray[Any]:
     """Turn (I, height, width, 3) pixels into what a graph takes.
 
+    Args:
+        pixels: RGB.
+        preprocessing: See Preprocessing.
+        dtype: Of the graph's input, which may be half precision where the preprocessing gives
+            float32; None takes the latter's.
+
     Returns:
-        The layout and dtype of `preprocessing`; float32 pixels are in 0..1, and mean and std are
-        applied here only where the graph does not.
+        The layout of `preprocessing`; floating pixels are in 0..1, and mean and std are applied
+        here, in float32, only where the graph does not.
+
+    Raises:
+        InputError: The dtype is none that numpy has everywhere, or the preprocessing gives raw
+            pixels and the graph takes floats, or the other way round.
     """
+    wanted = _numpy_dtype(dtype or preprocessing.dtype)
+    if (wanted == np.uint8) != (preprocessing.dtype == "uint8"):
+        raise InputError(
+            f"the graph takes {wanted.name} and the preprocessing gives {preprocessing.dtype}",
+            where="the manifest",
+            fix="export the graph again",
+        )
     if preprocessing.dtype == "uint8":
         tensor: NDArray[Any] = pixels
     else:
@@ -62,7 +82,28 @@ def to_input(pixels: PixelArray, preprocessing: Preprocessing) -> NDArray[Any]:
             tensor = (tensor - mean) / std
     if preprocessing.layout == "NCHW":
         tensor = tensor.transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(tensor)
+    return np.ascontiguousarray(tensor, dtype=wanted)
+
+
+def one_grey_level_off(pixels: PixelArray) -> PixelArray:
+    """Return a copy of (I, height, width, 3) pixels with one value an image changed by one.
+
+    It is the green of the centre, and the least by which two images can differ.
+    """
+    changed = pixels.copy()
+    centre = changed[:, changed.shape[1] // 2, changed.shape[2] // 2, 1]
+    centre[:] = np.where(centre < 128, centre + 1, centre - 1)
+    return changed
+
+
+def _numpy_dtype(name: str) -> np.dtype[Any]:
+    if name not in _DTYPES:  # numpy itself knows bfloat16 where another package has registered it
+        raise InputError(
+            f"the graph takes {name}, pixels are given as {', '.join(_DTYPES)}",
+            where="the graph's input",
+            fix="quantize the float32 graph with --io fp32",
+        )
+    return np.dtype(name)
 
 
 def read_files(paths: Sequence[Path], preprocessing: Preprocessing) -> ImageSet:

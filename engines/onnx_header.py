@@ -1,9 +1,10 @@
 """What an ONNX file says about itself, read from its bytes with numpy alone.
 
 A board has no `onnx` package, and a runtime's own words about a damaged file ("Protobuf parsing
-failed") help nobody. So a small reader of the protobuf wire format walks the model once, without
-reading the weights, and finds what every backend must know before a runtime sees the file:
-opsets, inputs and outputs, operators, and the files that hold external weights.
+failed") help nobody. So a small reader of the protobuf wire format walks the model once and finds
+what every backend must know before a runtime sees the file: opsets, inputs and outputs, operators,
+the types of the weights, and the files that hold external weights. Of the weights it reads only
+those in INT8, whose range decides whether a CPU adds them up exactly.
 
 Source: onnx/onnx.proto of ONNX 1.17 (field numbers never change), and the protobuf encoding guide.
 """
@@ -12,10 +13,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from engines.errors import InputError
 from engines.manifest import Dimension, TensorSpec
@@ -37,7 +41,11 @@ _DTYPES = {
     13: "uint64",
     16: "bfloat16",
     17: "float8_e4m3fn",
+    18: "float8_e4m3fnuz",
+    19: "float8_e5m2",
+    20: "float8_e5m2fnuz",
 }
+_ROUNDING = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_DEPTH = 32
 _FIX = "copy the file again and compare its size, or export it again"
@@ -53,6 +61,9 @@ class OnnxHeader:
         inputs: Without those that have an initializer, in the graph's order.
         outputs: In the graph's order.
         operators: Histogram of the operators, those in subgraphs included.
+        weights: Elements of all initializers and constants, by dtype.
+        largest_int8: Largest magnitude in INT8 weights, which are initializers of two axes or
+            more; 128 where their bytes are not in the file as they are, 0 without any.
         external_files: Files with weights, relative to the graph's folder, sorted.
     """
 
@@ -61,7 +72,19 @@ class OnnxHeader:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     operators: dict[str, int]
+    weights: dict[str, int]
+    largest_int8: int
     external_files: tuple[str, ...]
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether tensors are rounded to 8 bits while it runs."""
+        return not _ROUNDING.isdisjoint(self.operators)
+
+    @property
+    def is_fp8(self) -> bool:
+        """Whether they are rounded to floating point of 8 bits."""
+        return self.is_quantized and any(name.startswith("float8") for name in self.weights)
 
 
 class _DamagedError(Exception):
@@ -78,6 +101,8 @@ class _Graph:
 @dataclasses.dataclass
 class _Found:
     operators: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    weights: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    largest_int8: int = 0
     external_files: set[str] = dataclasses.field(default_factory=set)
 
 
@@ -170,6 +195,8 @@ def _parse_model(content: memoryview) -> OnnxHeader:
         inputs=tuple(spec for spec in graph.inputs if spec.name not in graph.initializers),
         outputs=tuple(graph.outputs),
         operators=dict(sorted(found.operators.items())),
+        weights=dict(sorted(found.weights.items())),
+        largest_int8=found.largest_int8,
         external_files=tuple(sorted(found.external_files)),
     )
 
@@ -221,17 +248,42 @@ def _parse_attribute(content: memoryview, found: _Found, *, depth: int) -> None:
 
 
 def _parse_tensor(content: memoryview, found: _Found) -> str:
-    name = ""
+    name, dtype = "", ""
+    shape: list[int] = []
+    raw: memoryview | None = None
     for field, value in _fields(content):
-        if field == 8:
+        if field == 1:
+            shape += [value] if isinstance(value, int) else _packed(value)
+        elif field == 2:
+            code = _as_int(value)
+            dtype = _DTYPES.get(code, f"type {code}")
+        elif field == 8:
             name = _text(value)
+        elif field == 9:
+            raw = _as_bytes(value)
         elif field == 13:
             entry = {
                 inner: _text(text) for inner, text in _fields(_as_bytes(value)) if inner in (1, 2)
             }
             if entry.get(1) == "location":
                 found.external_files.add(entry.get(2, ""))
+    found.weights[dtype] += math.prod(shape)
+    if dtype == "int8" and len(shape) > 1:
+        largest = 128 if raw is None else _largest(raw)
+        found.largest_int8 = max(found.largest_int8, largest)
     return name
+
+
+def _packed(content: memoryview) -> Iterator[int]:
+    place = 0
+    while place < len(content):
+        number, place = _varint(content, place)
+        yield number
+
+
+def _largest(raw: memoryview) -> int:
+    values = np.frombuffer(raw, np.int8)
+    return max(int(values.max()), -int(values.min())) if values.size else 0
 
 
 def _parse_value(content: memoryview) -> TensorSpec:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.engine import OpenOptions, open_engine
+from engines.engine import open_engine
 from engines.errors import InputError
-from engines.evidence import engine_evidence, manifest_of
+from engines.evidence import as_written, engine_evidence, manifest_of
 from engines.images import ImageSet, PixelArray
 from engines.manifest import read_manifest
 from engines.parity import (
@@ -50,13 +50,15 @@ class Verification:
     tokens: int | None
     gates: Gates = dataclasses.field(default_factory=Gates)
 
-    def row(self, stage: str, actual: Evidence, *, judged: bool = True) -> StageParity:
+    def row(
+        self, stage: str, actual: Evidence, *, judged: bool = True, gates: Gates | None = None
+    ) -> StageParity:
         """Compare one stage with the reference; without `judged` no gate applies."""
         row = compare_stage(
             stage,
             actual,
             self.reference,
-            gates=self.gates,
+            gates=gates or self.gates,
             patches=self.tokens,
             labels=self.images.labels,
         )
@@ -139,11 +141,14 @@ def onnx_row(check: Verification, path: Path, progress: Progress) -> StageParity
 
 
 def engine_row(check: Verification, path: Path, progress: Progress) -> StageParity:
-    """Compare a built engine; it shows its logits only."""
+    """Compare a built engine; it shows its logits only, and is held to its precision's gates."""
+    from calibration.examine import GATES
+
     manifest = read_manifest(path)
     with open_engine(path) as engine:
         evidence = engine_evidence(engine, manifest, check.images.pixels, progress=progress)
-    return check.row(f"{manifest.target} engine", evidence)
+    gates = GATES.get(manifest.precision)
+    return check.row(f"{manifest.target} engine", evidence, gates=gates)
 
 
 def graph_evidence(path: Path, pixels: PixelArray, *, progress: Progress | None = None) -> Evidence:
@@ -154,5 +159,5 @@ def graph_evidence(path: Path, pixels: PixelArray, *, progress: Progress | None 
     manifest = manifest_of(path)
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         probed = with_outputs(path, manifest.probes.values(), Path(folder))
-        with ort.open_engine(probed, None, options=OpenOptions()) as engine:
+        with ort.open_engine(probed, None, options=as_written(manifest)) as engine:
             return engine_evidence(engine, manifest, pixels, progress=progress)

@@ -23,5 +23,5 @@ def error(histogram: Histogram, grid: Grid, amax: float) -> float:
     """Return the sum of squared errors when every value sits in the middle of its bin."""
     filled = histogram.counts > 0
     centres = np.minimum(histogram.centres[filled], histogram.largest)
-    rounded = grid.rounded(centres, np.asarray(amax / grid.largest))
+    rounded = grid.rounded(centres, grid.scale(amax, np.dtype(np.float32)))
     return float((histogram.counts[filled] * (rounded - centres) ** 2).sum())

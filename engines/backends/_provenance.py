@@ -171,11 +171,16 @@ def _parents(source: Source) -> tuple[Parent, ...]:
 
 
 def _precision(header: OnnxHeader) -> str:
-    """Name the precision of a graph without a manifest, by its Q/DQ nodes and its outputs."""
-    if header.operators.get("QuantizeLinear"):
-        return "int8"
+    """Name the precision of a graph without a manifest: what it rounds to, or its weights' type.
+
+    The outputs do not tell: a graph in half precision may take and give float32.
+    """
+    if header.is_quantized:
+        return "fp8" if header.is_fp8 else "int8"
+    floats = {name: n for name, n in header.weights.items() if name in _FLOAT_PRECISIONS}
+    stored = max(floats, key=lambda name: floats[name], default="")
     outputs = {spec.dtype for spec in header.outputs}
-    return _FLOAT_PRECISIONS.get(outputs.pop(), "unknown") if len(outputs) == 1 else "unknown"
+    return _FLOAT_PRECISIONS.get(stored or (outputs.pop() if len(outputs) == 1 else ""), "unknown")
 
 
 def _own_version() -> dict[str, str]:

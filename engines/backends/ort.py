@@ -4,12 +4,18 @@ Building means: let ONNX Runtime rewrite the graph once and keep the result. The
 holds layouts of this very CPU and operators of this very version, so both are recorded, and a
 cache that meets others is refused.
 
+A quantized graph is special twice. Rewritten, its products are integers, and a CPU without VNNI
+clips them unless the weights are made unsigned first (`_saturation.py`); that is slower, so it is
+asked for only where a trial shows that it is needed. And FP8 pairs cannot be rewritten at all:
+ONNX Runtime moves them past a Transpose, which has no FP8 kernel. They run as they are written.
+
 Not run on hardware yet: the GPU provider.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import platform
@@ -28,7 +34,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _native
 from engines import processor, storage
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._requests import built_by, refuse_gpu_options, report, thread_count
-from engines.engine import Array, BuildOptions, Built, OpenOptions
+from engines.backends._saturation import FloatArray, saturates
+from engines.engine import Array, BuildOptions, Built, OpenOptions, Rewrites
 from engines.engine_base import EngineBase
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
 from engines.feeds import resolved
@@ -42,7 +49,15 @@ onnxruntime.set_default_logger_severity(4)  # errors arrive as exceptions; stder
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _QUIET = 4
+_KEEP_QDQ = "session.disable_quant_qdq"
+_WITHOUT = "optimization.disable_specified_optimizers"
+_LOSES_A_ROUNDING = "MatMulAddFusion"  # a half-precision product is rounded before its bias
+_UNSIGNED_WEIGHTS = "session.x64quantprecision"
 _EXTERNAL_WEIGHTS = "session.optimized_model_external_initializers_file_name"
+_PRODUCTS = "int8_products"
+_SIGNED = "u8 x s8"
+_UNSIGNED = "u8 x u8, because this CPU clips sums of u8 x s8"
+_NO_PRODUCTS = "none: Q/DQ as written"
 _ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
@@ -67,19 +82,26 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
 
     Raises:
         InputError: The graph is damaged or does not suit the target, its external weights are not
-            where they belong, or the result cannot be written.
+            where they belong, it is FP8, or the result cannot be written.
         UsageError: An option is for TensorRT.
         EngineError: ONNX Runtime refuses the graph.
         MissingDependencyError: The target is a GPU that is not there.
     """
     refuse_gpu_options(options, target)
     source = read_source(onnx, target)
+    _refuse_bfloat16(source.header, str(onnx))
+    if source.header.is_fp8:
+        raise InputError(
+            "the graph is FP8, which ONNX Runtime can only run as it is written",
+            where=str(onnx),
+            fix="build it for a TensorRT target, or quantize the float32 graph to int8",
+        )
     provider = "cuda" if target.name == "cuda" else "cpu"
+    products = _int8_products(source.header, provider, "all")
     companions = (f"{out.name}.data",) if source.header.external_files else ()
     report(options, "optimise", 0)
     with storage.atomic_path(out) as temporary:
-        settings = _session_options(threads=None)
-        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        settings = _session_options(None, rewrites="all", products=products)
         settings.optimized_model_filepath = str(temporary)
         for weights_file in companions:
             settings.add_session_config_entry(_EXTERNAL_WEIGHTS, weights_file)
@@ -102,6 +124,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
             "graph_optimization": "all",
             "cpu": processor.processor_name(),
             "instruction_sets": " ".join(processor.instruction_sets()),
+            **_as_fact(products),
         },
     )
     manifest = engine_manifest(
@@ -114,31 +137,32 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
     """Open a graph, or a cache that `build` wrote; see `engines.engine.Backend`.
 
     Raises:
-        InputError: The graph is damaged or its external weights are not where they belong.
+        InputError: The graph is damaged, its external weights are not where they belong, or it
+            takes or gives bfloat16.
         TrustError: The cache is of another version, CPU or provider.
-        UsageError: A cache cannot be opened literally.
+        UsageError: A cache is to be rewritten otherwise, or an FP8 graph at all.
         EngineError: ONNX Runtime refuses the graph.
         MissingDependencyError: The GPU provider was asked for and is not there.
     """
     header = read_onnx_header(artefact)
-    provider: str = options.provider or "cpu"
-    is_cache = manifest is not None and manifest.kind == "engine"
-    if manifest is not None and manifest.kind == "engine":
-        provider = _check_cache(artefact, manifest, options)
-    session = _session(
-        str(artefact),
-        _open_settings(options, is_cache=is_cache),
-        provider,
-        where=str(artefact),
-        header=header,
-    )
+    if manifest is None or manifest.kind != "engine":
+        return _open(artefact, header, manifest, options, name=artefact.stem)
+    provider = _check_cache(artefact, manifest, options)
+    assert manifest.runtime is not None
     return OrtEngine(
-        session,
+        _session(
+            str(artefact),
+            _session_options(options.threads, rewrites="none", products=None),
+            provider,
+            where=str(artefact),
+            header=header,
+        ),
         name=options.name or artefact.stem,
         provider=provider,
         header=header,
-        batch_range=manifest.batch_range if manifest else None,
-        rewrites=_rewrites(options, is_cache=is_cache),
+        batch_range=manifest.batch_range,
+        rewrites="done at build",
+        products=manifest.runtime.settings.get(_PRODUCTS),
     )
 
 
@@ -151,11 +175,12 @@ def open_bytes(model: bytes, *, name: str, options: OpenOptions | None = None) -
         options: See OpenOptions.
 
     Raises:
-        InputError: It is not a whole ONNX model, or its weights lie in other files.
+        InputError: It is not a whole ONNX model, its weights lie in other files, or it takes or
+            gives bfloat16.
+        UsageError: An FP8 graph is to be rewritten.
         EngineError: ONNX Runtime refuses the graph.
         MissingDependencyError: The GPU provider was asked for and is not there.
     """
-    options = options or OpenOptions()
     header = parse_onnx_header(model, where=name)
     if header.external_files:
         raise InputError(
@@ -163,15 +188,36 @@ def open_bytes(model: bytes, *, name: str, options: OpenOptions | None = None) -
             where=name,
             fix="put the weights into the graph, or open it from its file",
         )
+    return _open(model, header, None, options or OpenOptions(), name=name)
+
+
+def _open(
+    model: Path | bytes,
+    header: OnnxHeader,
+    manifest: Manifest | None,
+    options: OpenOptions,
+    *,
+    name: str,
+) -> OrtEngine:
+    where = str(model) if isinstance(model, Path) else name
+    _refuse_bfloat16(header, where)
     provider = options.provider or "cpu"
-    settings = _open_settings(options, is_cache=False)
+    rewrites = _rewrites(options, header, where)
+    products = _int8_products(header, provider, rewrites)
     return OrtEngine(
-        _session(model, settings, provider, where=name, header=header),
+        _session(
+            str(model) if isinstance(model, Path) else model,
+            _session_options(options.threads, rewrites=rewrites, products=products),
+            provider,
+            where=where,
+            header=header,
+        ),
         name=options.name or name,
         provider=provider,
         header=header,
-        batch_range=None,
-        rewrites=_rewrites(options, is_cache=False),
+        batch_range=manifest.batch_range if manifest else None,
+        rewrites=rewrites,
+        products=products,
     )
 
 
@@ -187,6 +233,7 @@ class OrtEngine(EngineBase):
         header: OnnxHeader,
         batch_range: tuple[int, int] | None,
         rewrites: str,
+        products: str | None,
     ) -> None:
         super().__init__(
             name=name,
@@ -197,6 +244,7 @@ class OrtEngine(EngineBase):
         self._session = session
         self._provider = provider
         self._rewrites = rewrites
+        self._products = products
         self._threads: int = session.get_session_options().intra_op_num_threads
         self._opset = header.opset
 
@@ -254,6 +302,7 @@ class OrtEngine(EngineBase):
             "threads": str(self._threads),
             "graph_rewrites": self._rewrites,
             "opset": str(self._opset),
+            **_as_fact(self._products),
         }
         if self._provider == "cuda":
             return {**facts, "device": "cuda:0", "tf32": "off"}
@@ -266,32 +315,73 @@ class OrtEngine(EngineBase):
         return EngineError(
             f"ONNX Runtime failed while running: {_one_line(error)}",
             where=self.name,
-            fix="the message names the operator; open with literal=True to rule out a rewrite",
+            fix="the message names the operator; open with rewrites='none' to rule one out",
         )
 
 
-def _session_options(threads: int | None) -> Any:
+@functools.cache
+def saturates_here() -> bool:
+    """Say whether ONNX Runtime's products of unsigned and signed bytes are clipped on this CPU."""
+    return saturates(_run_trial)
+
+
+def _run_trial(model: bytes, x: FloatArray) -> FloatArray:
+    settings = _session_options(1, rewrites="all", products=None)
+    session = onnxruntime.InferenceSession(model, settings, providers=[_PROVIDERS["cpu"]])
+    y: FloatArray = session.run(None, {"x": x})[0]
+    return y
+
+
+def _rewrites(options: OpenOptions, header: OnnxHeader, where: str) -> Rewrites:
+    if options.rewrites == "all" and header.is_fp8:
+        raise UsageError(
+            "ONNX Runtime cannot rewrite an FP8 graph, only run it as it is written",
+            where=where,
+            fix="leave rewrites out or take 'keep-qdq'; to run it fast, build it for TensorRT",
+        )
+    return options.rewrites or ("keep-qdq" if header.is_fp8 else "all")
+
+
+def _refuse_bfloat16(header: OnnxHeader, where: str) -> None:
+    for spec in (*header.inputs, *header.outputs):
+        if spec.dtype == "bfloat16":
+            raise InputError(
+                f"{spec.name!r} is bfloat16, which numpy cannot hand to ONNX Runtime",
+                where=where,
+                fix="quantize the float32 graph with --io fp32, or build it for TensorRT",
+            )
+
+
+def _int8_products(header: OnnxHeader, provider: str, rewrites: Rewrites) -> str | None:
+    """Say which bytes an INT8 graph's products multiply; None for a graph that has none."""
+    if not header.is_quantized or header.is_fp8 or provider != "cpu":
+        return None
+    if rewrites != "all":
+        return _NO_PRODUCTS
+    return _UNSIGNED if saturates_here() else _SIGNED
+
+
+def _as_fact(products: str | None) -> dict[str, str]:
+    return {} if products is None else {_PRODUCTS: products}
+
+
+def _session_options(threads: int | None, *, rewrites: Rewrites, products: str | None) -> Any:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = thread_count(threads)
     settings.inter_op_num_threads = 1
     settings.log_severity_level = _QUIET
-    return settings
-
-
-def _open_settings(options: OpenOptions, *, is_cache: bool) -> Any:
-    settings = _session_options(options.threads)
     level = onnxruntime.GraphOptimizationLevel
-    as_written = options.literal or is_cache
-    settings.graph_optimization_level = (
-        level.ORT_DISABLE_ALL if as_written else level.ORT_ENABLE_ALL
-    )
+    settings.graph_optimization_level = {
+        "all": level.ORT_ENABLE_ALL,
+        "keep-qdq": level.ORT_ENABLE_BASIC,
+        "none": level.ORT_DISABLE_ALL,
+    }[rewrites]
+    if rewrites == "keep-qdq":
+        settings.add_session_config_entry(_KEEP_QDQ, "1")
+        settings.add_session_config_entry(_WITHOUT, _LOSES_A_ROUNDING)
+    if products == _UNSIGNED:
+        settings.add_session_config_entry(_UNSIGNED_WEIGHTS, "1")
     return settings
-
-
-def _rewrites(options: OpenOptions, *, is_cache: bool) -> str:
-    if is_cache:
-        return "done at build"
-    return "none" if options.literal else "all"
 
 
 def _check_cache(artefact: Path, manifest: Manifest, options: OpenOptions) -> str:
@@ -316,11 +406,12 @@ def _check_cache(artefact: Path, manifest: Manifest, options: OpenOptions) -> st
             where=str(artefact),
             fix=rebuild,
         )
-    if options.literal:
+    if options.rewrites not in (None, "all"):
         raise UsageError(
-            "an optimised graph cannot be opened literally: it is rewritten already",
+            f"an optimised graph cannot be opened with rewrites={options.rewrites!r}: "
+            "it is rewritten already",
             where=str(artefact),
-            fix=f"open {graph} literally",
+            fix=f"open {graph}",
         )
     provider = runtime.settings.get("provider", "cpu")
     if options.provider not in (None, provider):

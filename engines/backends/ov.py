@@ -10,10 +10,14 @@ with.
 Numbers are float32 unless the graph says otherwise: on a CPU with avx512_bf16 or AMX, OpenVINO by
 default computes a float32 graph in bfloat16, in which two near-equal scores of the token match
 are one.
+
+An INT8 graph is refused where OpenVINO would clip its sums without a word: on a CPU without VNNI,
+unless the weights keep to half the range (`_saturation.py`). OpenVINO has no setting against it.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -26,6 +30,7 @@ from engines import processor, storage
 from engines.backends._openvino import openvino
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._requests import built_by, refuse_gpu_options, report, thread_count
+from engines.backends._saturation import LARGEST_EXACT, FloatArray, saturates
 from engines.engine import Array, BuildOptions, Built, OpenOptions
 from engines.engine_base import EngineBase
 from engines.errors import EngineError, InputError, UsageError
@@ -36,6 +41,9 @@ from engines.targets import Target
 _FLAVOUR = "openvino"
 _VERSION = openvino.get_version().partition("-")[0]
 _PRECISION = "f32"
+_WEIGHTS = "int8_weights"
+_FULL = "full range, refused on CPUs that clip sums of u8 x s8"
+_REDUCED = "reduced, exact on every CPU"
 _OV_ERRORS = (RuntimeError, ValueError)  # ValueError: a message that is not UTF-8
 _OWN_SOURCE = re.compile(r"Exception from \S+:\d+:?$|Check '.*' failed at \S+:\d+:?$|FrontEnd API")
 
@@ -44,13 +52,14 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     """Compile the graph once and write its bytes to `out`; see `engines.engine.Backend`.
 
     Raises:
-        InputError: The graph is damaged or does not suit the target, its external weights are not
-            where they belong, or the result cannot be written.
+        InputError: The graph is damaged or does not suit the target or this CPU, its external
+            weights are not where they belong, or the result cannot be written.
         UsageError: An option is for TensorRT.
         EngineError: OpenVINO refuses the graph.
     """
     refuse_gpu_options(options, target)
     source = read_source(onnx, target)
+    _require_exact_sums(onnx, source.header)
     external = source.header.external_files
     if external and out.parent.resolve() != onnx.parent.resolve():
         raise InputError(
@@ -70,6 +79,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
             "provider": "cpu",
             "inference_precision": _PRECISION,
             "cpu": processor.processor_name(),
+            **_int8_weights(source.header),
         },
     )
     manifest = engine_manifest(
@@ -82,19 +92,20 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
     """Open a graph, or what `build` wrote; see `engines.engine.Backend`.
 
     Raises:
-        InputError: The graph is damaged or its external weights are not where they belong.
+        InputError: The graph is damaged, its external weights are not where they belong, or its
+            INT8 weights are too large for this CPU.
         TrustError: The manifest is of another runtime's engine.
-        UsageError: The graph is to run literally or on a GPU.
+        UsageError: The graph is to run as it is written, or on a GPU.
         EngineError: OpenVINO refuses the graph.
     """
     header = read_onnx_header(artefact)
     if manifest is not None and manifest.kind == "engine":
         built_by(artefact, manifest, _FLAVOUR)
-    if options.literal:
+    if options.rewrites not in (None, "all"):
         raise UsageError(
             "OpenVINO cannot run a graph as it is written: it always rewrites it",
             where=str(artefact),
-            fix="open the graph literally in ONNX Runtime",
+            fix="open the graph in ONNX Runtime",
         )
     if options.provider not in (None, "cpu"):
         raise UsageError(
@@ -102,6 +113,7 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
             where=str(artefact),
             fix="leave the provider out, or build for the target cuda",
         )
+    _require_exact_sums(artefact, header)
     threads = thread_count(options.threads)
     return OvEngine(
         _compile(artefact, threads=threads),
@@ -129,6 +141,7 @@ class OvEngine(EngineBase):
         )
         self._compiled = compiled
         self._opset = header.opset
+        self._int8_weights = _int8_weights(header)
         self._threads = threads
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -160,6 +173,7 @@ class OvEngine(EngineBase):
             "hint": "latency",
             "precision": _PRECISION,
             "opset": str(self._opset),
+            **self._int8_weights,
             "device": processor.processor_name(),
         }
 
@@ -185,15 +199,53 @@ class OvEngine(EngineBase):
             ) from error
 
 
-def _compile(graph: Path, *, threads: int) -> Any:
-    settings = {
+@functools.cache
+def saturates_here() -> bool:
+    """Say whether OpenVINO's products of unsigned and signed bytes are clipped on this CPU."""
+    return saturates(_run_trial)
+
+
+def _run_trial(model: bytes, x: FloatArray) -> FloatArray:
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model), "CPU", _settings(threads=1))
+    y: FloatArray = compiled(x)[0]
+    return y
+
+
+def _require_exact_sums(graph: Path, header: OnnxHeader) -> None:
+    """Refuse INT8 weights whose products OpenVINO clips on this CPU.
+
+    Raises:
+        InputError: They are.
+    """
+    if _int8_weights(header).get(_WEIGHTS) == _FULL and saturates_here():
+        raise InputError(
+            f"INT8 weights go up to {header.largest_int8}; OpenVINO adds them up exactly on this "
+            f"CPU, which has no VNNI, only up to {LARGEST_EXACT}",
+            where=str(graph),
+            fix="quantize the float32 graph again: fpet-export quantize GRAPH.onnx "
+            "--precision int8 --target openvino; or build for the target cpu",
+        )
+
+
+def _int8_weights(header: OnnxHeader) -> dict[str, str]:
+    if not header.is_quantized or not header.largest_int8:
+        return {}
+    return {_WEIGHTS: _REDUCED if header.largest_int8 <= LARGEST_EXACT else _FULL}
+
+
+def _settings(*, threads: int) -> dict[str, Any]:
+    return {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": _PRECISION,
     }
+
+
+def _compile(graph: Path, *, threads: int) -> Any:
     try:
-        return openvino.Core().compile_model(str(graph), "CPU", settings)
+        return openvino.Core().compile_model(str(graph), "CPU", _settings(threads=threads))
     except _OV_ERRORS as error:
         raise EngineError(
             f"OpenVINO {_VERSION} refuses the graph: {_one_line(error)}",

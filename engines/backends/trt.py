@@ -151,7 +151,8 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
             where=str(artefact),
             fix="build it again from its graph: fpet-export build GRAPH.onnx",
         )
-    if options.literal or options.provider == "cpu":  # `threads` is about CPUs: nothing to refuse
+    # `threads` is about CPUs: nothing to refuse
+    if options.rewrites not in (None, "all") or options.provider == "cpu":
         raise UsageError(
             "a plan runs on a GPU, and as TensorRT rewrote it",
             where=str(artefact),

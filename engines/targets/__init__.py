@@ -33,6 +33,8 @@ class Target:
         integers: How INT8 is written for it: "pairs" puts Q/DQ pairs around tensors of a
             half-precision graph, "gemm" makes integer products with integer biases in a float32
             graph.
+        int8_weights: Range of INT8 weights that its runtime multiplies exactly on every machine it
+            may meet: "full", or "reduced" to magnitudes up to 64.
         compute_capabilities: GPU generations to build for when the caller names none, as "8.6".
         sources: Where each fact comes from, one sentence each.
     """
@@ -50,4 +52,5 @@ class Target:
     sources: tuple[str, ...]
     typing: Literal["strong", "weak"] = "strong"
     integers: Literal["pairs", "gemm"] = "pairs"
+    int8_weights: Literal["full", "reduced"] = "full"
     compute_capabilities: tuple[str, ...] = ()

@@ -84,6 +84,11 @@ def add_graph(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="ONNX opset, up to what the target reads (default: the target's; see `targets`)",
     )
+    group.add_argument(
+        "--last-block",
+        choices=("class-token", "all-tokens"),
+        help="what the last block computes (default: the target's choice)",
+    )
     group.add_argument("--labels", type=Path, help="text file with one class name a line")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from engines.engine import Progress
 from engines.errors import FpetError
 from engines.fusion import FusionReport, fusion_of, fusion_path
 from engines.manifest import Manifest, manifest_path, read_manifest
-from engines.parity import judge
+from engines.parity import StageParity, judge
 from fpet_export.console import Console
 
 
@@ -26,6 +27,10 @@ def describe(path: Path, manifest: Manifest) -> str:
         if "kernels" in runtime.settings:
             fused = runtime.settings.get("fused_attentions", "0")
             parts.append(f"{runtime.settings['kernels']} kernels, {fused} fused attentions")
+        if "int8_products" in runtime.settings:
+            parts.append(f"INT8 products {runtime.settings['int8_products']}")
+        if "int8_weights" in runtime.settings:
+            parts.append(f"INT8 weights {runtime.settings['int8_weights']}")
     return " · ".join(parts)
 
 
@@ -69,7 +74,7 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
     Raises:
         ParityError: The engine's logits are not the graph's.
     """
-    from engines.evidence import compare, runnable
+    from engines.evidence import CONTROL, compare_built, runnable
 
     if not manifest_path(graph).exists():
         console.step("parity", "not checked: the graph has no manifest", passed=None)
@@ -82,15 +87,24 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
     if problem is not None:
         console.step("parity", f"not run here: {short_reason(problem)}", passed=None)
         return None
-    table = compare(graph, artefact)
-    (row,) = table.rows
+    table = compare_built(graph, artefact)
+    *controls, row = table.rows
+    for control in controls:
+        console.step("parity", f"the graph against itself, {_apart(control, CONTROL)}")
     console.step(
         "parity",
-        f"max |Δlogit| {row.max_abs:.1e} against the graph on {table.images}",
+        f"max |Δlogit| {row.max_abs:.1e} against the graph on {table.images}"
+        if not controls
+        else f"the engine against its graph as written, {_apart(row, table.images)}",
         passed=row.passed,
     )
     judge(table, fix="build it again; if it stays, report it with the graph's manifest")
     return table.to_json()
+
+
+def _apart(row: StageParity, on: str) -> str:
+    noise = "no difference" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f} dB"
+    return f"{on}: {noise}, max |Δlogit| {row.max_abs:.1e}, top-1 {row.top1_agreement:.0%}"
 
 
 def short_reason(problem: FpetError) -> str:

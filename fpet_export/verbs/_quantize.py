@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from engines import storage
 from engines.errors import InputError, UsageError
-from engines.manifest import Manifest, Preprocessing, read_manifest
+from engines.manifest import Preprocessing, read_manifest
 from fpet_export.console import Console
 from fpet_export.verbs import _arguments
 
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from calibration.recipe import Recipe
     from calibration.table import CalibrationTable
     from engines.image_source import ImageSource
+    from engines.targets import Target
 
+PRECISIONS = ("fp16", "bf16", "int8", "fp8")
 INTEGERS = ("int8", "fp8")
+BEST = "best"
 DEFAULT_CALIBRATION = 128
 PRESETS = ("vit-linear", "vit-attention")
 OBSERVERS = ("absmax", "percentile", "entropy", "mse")
@@ -101,6 +104,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add `--precision` to a verb that exports first, and all that it takes."""
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", *PRECISIONS, BEST),
+        default="fp32",
+        help="type the graph (default: fp32); `best` measures what keeps the promise",
+    )
+    add_arguments(parser)
+
+
+def add_rounds(parser: argparse.ArgumentParser) -> None:
+    """Add how long `best` measures."""
+    parser.add_argument(
+        "--rounds",
+        type=_arguments.positive,
+        default=40,
+        help="rounds that `best` measures at least (default: 40)",
+    )
+
+
 def promise_of(options: argparse.Namespace) -> Promise:
     """Return what the user asked to be kept."""
     from calibration.accuracy import Promise
@@ -125,8 +149,13 @@ class Sources:
     check: ImageSource | None
 
 
-def sources(options: argparse.Namespace, preprocessing: Preprocessing, precision: str) -> Sources:
+def sources(options: argparse.Namespace, preprocessing: Preprocessing, *, needs: bool) -> Sources:
     """List the images, without reading them.
+
+    Args:
+        options: `--data`, `--calibration`, `--images`, `--table`, `--limit`.
+        preprocessing: Of the graph.
+        needs: Whether there is something to calibrate.
 
     Raises:
         InputError: There are fewer than asked for.
@@ -135,7 +164,7 @@ def sources(options: argparse.Namespace, preprocessing: Preprocessing, precision
     from engines.image_source import open_source
 
     data = None if options.data is None else open_source(options.data, preprocessing)
-    if precision not in INTEGERS:
+    if not needs:
         return Sources(calibration=None, check=data and data.spread(options.limit))
     if options.calibration is not None:
         found = open_source(options.calibration, preprocessing)
@@ -147,8 +176,8 @@ def sources(options: argparse.Namespace, preprocessing: Preprocessing, precision
         return Sources(calibration=half.spread(wanted), check=rest.spread(options.limit))
     if not options.table:
         raise UsageError(
-            f"{precision} needs images to find its ranges on",
-            where=f"--precision {precision}",
+            f"{options.precision} needs images to find its ranges on",
+            where=f"--precision {options.precision}",
             fix="add --calibration DIR with real images, or --data DIR with twice as many",
         )
     return Sources(calibration=None, check=data and data.spread(options.limit))
@@ -179,9 +208,11 @@ def calibrated(
         assert start is not None
         console.step("calibrate", f"{len(start.images)} images of {start.description}, as stored")
         return start
-    if start is None and state.exists() and not options.force:
-        start = read_table(state)
-        console.step("calibrate", f"going on behind {len(start.images)} images of {state.name}")
+    if start is None and state.exists():
+        left = read_table(state)
+        if left.graph == read_manifest(onnx).sha256:  # else an earlier export's: start afresh
+            start = left
+            console.step("calibrate", f"going on behind {len(start.images)} images of {state.name}")
     before = 0 if start is None else len(start.images)
     began = time.monotonic()
     with console.progress("calibrate", len(source)) as advance:
@@ -221,14 +252,31 @@ def warn_of_overlap(table: CalibrationTable, check: ImageSource | None, console:
         )
 
 
-def recipe_of(options: argparse.Namespace, manifest: Manifest, precision: str) -> Recipe:
+def precisions_of(options: argparse.Namespace, target: Target) -> tuple[str, ...]:
+    """Return what is to be made for a target: one precision, or all that may be the best.
+
+    Raises:
+        UsageError: The target does not run it.
+    """
+    if options.precision == "fp32":
+        return ()
+    if options.precision != BEST:
+        recipe_of(options, target, options.precision)
+        return (options.precision,)
+    return tuple(name for name in PRECISIONS if name in target.precisions)
+
+
+def recipe_of(options: argparse.Namespace, target: Target, precision: str) -> Recipe:
     """Return how the graph is to be typed."""
     from calibration.quantize import recipe_for
-    from engines.engine import load_target
 
-    target = load_target(getattr(options, "target", None) or manifest.target)
     recipe = recipe_for(target, precision, io=options.io, half=options.half)
     return dataclasses.replace(recipe, observers={**recipe.observers, **options.observer})
+
+
+def typed_path(onnx: Path, precision: str) -> Path:
+    """Return where a typed graph lies by default: `model.int8.onnx` beside `model.onnx`."""
+    return onnx.with_name(f"{onnx.stem}.{precision}.onnx")
 
 
 def make(
@@ -240,16 +288,22 @@ def make(
     *,
     table: CalibrationTable | None,
 ) -> Typed:
-    """Make and examine a typed graph, with a line for every layer that is put back."""
+    """Make and examine a typed graph, with a line for every layer that is put back.
+
+    Raises:
+        BudgetError: The promise cannot be kept.
+        ExportError: Something leaves the range of the type.
+    """
     from calibration import quantize
     from calibration.graph_files import read_graph
     from calibration.policy import choose
 
     manifest = read_manifest(onnx)
-    if table is None:
+    if not recipe.quantizes:
         with console.progress(f"{recipe.precision} graph", len(examiner.images)) as advance:
             told = quantize.Listeners(measured=advance)
             return quantize.half_precision(onnx, manifest, recipe, examiner, listeners=told)
+    assert table is not None
     layers = len(choose(read_graph(onnx), options.preset, keep=options.keep).active)
 
     def returned(step: Step) -> None:
@@ -279,6 +333,13 @@ def say(made: Typed, console: Console) -> None:
     if made.warning is not None:
         console.step("range", f"near the end of float16: {made.warning}", passed=None)
     precision = made.recipe.precision
+    if made.manifest.typing == "weak":
+        console.step(
+            "typing",
+            f"the graph stays float32 and the builder chooses {precision}: what follows is the "
+            "graph's own, check the engine on the board",
+            passed=None,
+        )
     if made.kept is None:
         text = f"SQNR {made.row.sqnr_db:.1f} dB · top-1 agreement {made.row.top1_agreement:.1%}"
     else:
@@ -301,6 +362,14 @@ def refuse_overwrite(out: Path, precision: str, *, force: bool) -> None:
 
     for file in files_of(out, quantizes=precision in INTEGERS):
         storage.refuse_overwrite(file, force=force)
+
+
+def refuse_all(onnx: Path, options: argparse.Namespace) -> None:
+    """Refuse to replace the typed graphs that `--precision` would write beside `onnx`."""
+    named = PRECISIONS if options.precision == BEST else (options.precision,)
+    for precision in named:
+        if precision != "fp32":
+            refuse_overwrite(typed_path(onnx, precision), precision, force=options.force)
 
 
 def _count(options: argparse.Namespace, available: int, where: str) -> int:

@@ -7,11 +7,13 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.manifest import read_manifest
 from engines.parity import ParityTable, StageParity, judge, table_lines
 from fpet_export.console import Console
-from fpet_export.verbs import _arguments
+from fpet_export.verbs import _arguments, _quantize
 
 if TYPE_CHECKING:
+    from engines.image_source import ImageSource
     from fpet_export.pipeline import Adapted, Folded
     from fpet_export.verify import Verification
 
@@ -25,12 +27,14 @@ class Started:
         folded: The folded one.
         check: Images and what the reference said about them.
         rows: Parity of the stages up to the fold.
+        calibration: Images to find ranges on; None where nothing is calibrated.
     """
 
     adapted: Adapted
     folded: Folded
     check: Verification
     rows: tuple[StageParity, ...]
+    calibration: ImageSource | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,8 @@ def describe(adapted: Adapted) -> str:
 
 def start(options: argparse.Namespace, console: Console, *, default_images: int) -> Started:
     """Load the run, fold it, and compare both with the float64 reference."""
+    from engines.image_source import collect
+    from engines.synthetic import synthetic_set
     from fpet_export import verify
 
     _check_targets(options)
@@ -76,7 +82,11 @@ def start(options: argparse.Namespace, console: Console, *, default_images: int)
     console.step("inspect", describe(adapted))
     if adapted.quality == "random":
         console.step("weights", "random: this export is good for speed only", passed=None)
-    images = _arguments.images_for(options, adapted.preprocessing, default=default_images)
+    found = _quantize.sources(options, adapted.preprocessing, needs=_needs_ranges(options))
+    if found.check is not None:
+        images = collect(found.check)
+    else:
+        images = synthetic_set(adapted.preprocessing.size, min(default_images, options.limit))
     count = len(images)
     with console.progress("float64 reference", count) as advance:
         check = verify.begin(adapted, images, progress=advance)
@@ -86,7 +96,56 @@ def start(options: argparse.Namespace, console: Console, *, default_images: int)
     with console.progress("folded model", count) as advance:
         second = verify.folded_row(check, folded, advance)
     console.step("fold", _fold_text(adapted, folded, second), passed=second.passed)
-    return Started(adapted=adapted, folded=folded, check=check, rows=(first, second))
+    return Started(
+        adapted=adapted,
+        folded=folded,
+        check=check,
+        rows=(first, second),
+        calibration=found.calibration,
+    )
+
+
+def type_graph(
+    started: Started, options: argparse.Namespace, console: Console, exported: Exported, target: str
+) -> Exported:
+    """Write what `--precision` asks for beside an exported graph; without it, return that graph."""
+    from calibration import quantize
+    from calibration.examine import examiner_for
+    from engines.engine import load_target
+    from fpet_export.verbs import _best
+
+    place = load_target(target)
+    precisions = _quantize.precisions_of(options, place)
+    if not precisions:
+        return exported
+    manifest = read_manifest(exported.path)
+    images, table = started.check.images, None
+    if any(name in _quantize.INTEGERS for name in precisions):
+        state = _quantize.state_path(exported.path)
+        table = _quantize.calibrated(
+            exported.path, options, console, started.calibration, state=state
+        )
+    with console.progress("float32 graph", len(images)) as advance:
+        examiner = examiner_for(
+            exported.path, manifest, images, reference=started.check.reference, progress=advance
+        )
+    if options.precision == _quantize.BEST:
+        _best.require_runnable(exported.path, place, options, console)
+        best = _best.choose(exported.path, place, examiner, options, console, table=table)
+        rows = tuple(made.row for made in best.made.values())
+        return Exported(path=best.graph, rows=(*exported.rows, *rows))
+    recipe = _quantize.recipe_of(options, place, options.precision)
+    made = _quantize.make(exported.path, recipe, examiner, options, console, table=table)
+    _quantize.say(made, console)
+    path = quantize.write(
+        made,
+        exported.path,
+        _quantize.typed_path(exported.path, options.precision),
+        table=table,
+        force=options.force,
+        command=options.command,
+    )
+    return Exported(path=path, rows=(*exported.rows, made.row))
 
 
 def export(
@@ -107,6 +166,7 @@ def export(
         target=target,
         input=_arguments.input_kind(options),
         ties=options.ties,
+        last_block=options.last_block,
         opset=options.opset,
     )
     count = len(started.check.images)
@@ -178,3 +238,15 @@ def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:
     else:
         text = f"{method} of {depth} blocks into the backbone (float64)"
     return f"{text} · max |Δlogit| {row.max_abs:.1e}"
+
+
+def _needs_ranges(options: argparse.Namespace) -> bool:
+    """Say whether any target gets integers, and refuse a precision that one does not run."""
+    from engines.engine import load_target
+
+    names = [
+        name
+        for target in _arguments.names(options.target)
+        for name in _quantize.precisions_of(options, load_target(target))
+    ]
+    return any(name in _quantize.INTEGERS for name in names)

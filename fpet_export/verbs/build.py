@@ -16,9 +16,10 @@ Build the engine of a target from an exported graph, with its manifest beside it
 `cpu` gives an ONNX Runtime model that was optimised once, `openvino` one that OpenVINO runs, `rtx`
 a TensorRT-RTX plan, built without a GPU for the compute capabilities that are named, `tensorrt` and
 `tensorrt8` a plan for the GPU of this machine. A graph whose opset or typing the target does not
-take is refused. Where the engine can run here, its logits are compared with the graph's. A plan
-gets a fusion report too, NAME.fusion.json: which kernels TensorRT made, how many a block, what is
-fused, what stayed float32 and why (`-v` prints it, `show` draws it).
+take is refused. Where the engine can run here, its logits are compared with the graph's; that of a
+quantized graph may differ by three times what the graph itself does when one pixel changes by one
+grey level. A plan gets a fusion report too, NAME.fusion.json: which kernels TensorRT made, how many
+a block, what is fused, what stayed float32 and why (`-v` prints it, `show` draws it).
 
   fpet-export build out/model.onnx --target rtx --sm 8.6,8.9
 """

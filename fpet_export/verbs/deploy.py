@@ -12,7 +12,7 @@ from engines import storage
 from engines.errors import FpetError
 from engines.manifest import read_manifest, write_manifest
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _bench, _engines, _page, _steps
+from fpet_export.verbs import Outcome, _arguments, _bench, _engines, _page, _quantize, _steps
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -35,10 +35,14 @@ _FILES = ("report.html", "parity.json", "latency.json", "merge.png")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Built:
-    """One target's graph and engine, and their rows of the parity table."""
+    """One target's exported graph, what was built of it, and their rows of the parity table.
+
+    `typed` is the graph that the engine was built from: the exported one, or another precision's.
+    """
 
     target: str
     graph: Path
+    typed: Path
     engine: Path
     rows: tuple[StageParity, ...]
     runs_here: bool
@@ -52,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", default="cpu", metavar="T,T", help="targets (default: cpu; see `targets`)"
     )
     _arguments.add_graph(parser)
+    _quantize.add_precision(parser)
     _arguments.add_data(parser)
     group = parser.add_argument_group("the measurement")
     group.add_argument(
@@ -86,7 +91,9 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     files = [options.out / name for name in _FILES]
     for target in targets:
         graph = options.out / target.name / "model.onnx"
-        files += [graph, graph.with_name(f"model.{target.name}{target.suffix}")]
+        _quantize.refuse_all(graph, options)
+        named = "model" if options.precision == "fp32" else f"model.{options.precision}"
+        files += [graph, graph.with_name(f"{named}.{target.name}{target.suffix}")]
     for file in files:
         storage.refuse_overwrite(file, force=options.force)
     started = _steps.start(options, console, default_images=DEFAULT_IMAGES)
@@ -136,14 +143,17 @@ def _build(
     exported = _steps.export(
         started, options, console, path=options.out / target / "model.onnx", target=target
     )
+    typed = _steps.type_graph(started, options, console, exported, target)
     with _engines.build_progress(console) as progress:
         engine = build(
-            exported.path,
+            typed.path,
             target=target,
             options=BuildOptions(force=options.force, command=options.command, progress=progress),
         )
-    console.step("build", _engines.describe(engine, read_manifest(engine)))
-    rows = tuple(dataclasses.replace(row, stage=f"{target} {row.stage}") for row in exported.rows)
+    manifest = read_manifest(engine)
+    console.step("build", _engines.describe(engine, manifest))
+    _engines.report_fusion(engine, manifest, console)
+    rows = tuple(dataclasses.replace(row, stage=f"{target} {row.stage}") for row in typed.rows)
     problem = runnable(engine)
     if problem is not None:
         console.step(target, f"not run here: {_engines.short_reason(problem)}", passed=None)
@@ -151,7 +161,12 @@ def _build(
         with console.progress(f"{target} engine", len(started.check.images)) as advance:
             rows += (verify.engine_row(started.check, engine, advance),)
     return Built(
-        target=target, graph=exported.path, engine=engine, rows=rows, runs_here=problem is None
+        target=target,
+        graph=exported.path,
+        typed=typed.path,
+        engine=engine,
+        rows=rows,
+        runs_here=problem is None,
     )
 
 
@@ -160,7 +175,7 @@ def _keep_parity(folder: Path, table: ParityTable, built: list[Built]) -> None:
     document = table.to_json()
     storage.write_text(folder / "parity.json", json.dumps(document, indent=1) + "\n")
     for one in built:
-        for path in (one.graph, one.engine):
+        for path in {one.graph, one.typed, one.engine}:
             write_manifest(path, dataclasses.replace(read_manifest(path), parity=document))
 
 

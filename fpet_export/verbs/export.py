@@ -9,14 +9,14 @@ import json
 from engines import storage
 from engines.manifest import manifest_path, read_manifest, write_manifest
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _steps
+from fpet_export.verbs import Outcome, _arguments, _quantize, _steps
 
 HELP = "turn a fine-tuned run into a checked ONNX graph"
 DESCRIPTION = """\
 Read a run, fold its adapters, freeze its token merge and write ONNX.
 
-Leaves OUT/model.onnx, OUT/model.manifest.json and OUT/parity.json, and exits 7 when a stage
-drifts from the float64 reference.
+Leaves OUT/model.onnx, OUT/model.manifest.json and OUT/parity.json, with --precision a typed graph
+beside them (see `quantize`), and exits 7 when a stage drifts from the float64 reference.
 
   fpet-export export runs/lora/digits --backbone backbone.safetensors -o out
 """
@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the graph will run; decides the opset and its form (see `targets`)",
     )
     _arguments.add_graph(parser)
+    _quantize.add_precision(parser)
+    _quantize.add_rounds(parser)
     _arguments.add_data(parser)
 
 
@@ -42,19 +44,27 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     path = options.out / "model.onnx"
     for file in (path, manifest_path(path), options.out / "parity.json"):
         storage.refuse_overwrite(file, force=options.force)
+    _quantize.refuse_all(path, options)
     started = _steps.start(options, console, default_images=DEFAULT_IMAGES)
     exported = _steps.export(started, options, console, path=path, target=options.target)
-    table = started.check.table([*started.rows, *exported.rows])
+    typed = _steps.type_graph(started, options, console, exported, options.target)
+    table = started.check.table([*started.rows, *typed.rows])
     _steps.show_table(table, console)
     document = table.to_json()
     storage.write_text(options.out / "parity.json", json.dumps(document, indent=1) + "\n")
-    manifest = write_manifest(path, dataclasses.replace(read_manifest(path), parity=document))
+    for graph in {path, typed.path}:
+        write_manifest(graph, dataclasses.replace(read_manifest(graph), parity=document))
     _steps.require(table)
+    manifest = read_manifest(typed.path)
     return Outcome(
-        document={"onnx": str(path), "parity": document, "manifest": dataclasses.asdict(manifest)},
-        result=str(path),
+        document={
+            "onnx": str(typed.path),
+            "parity": document,
+            "manifest": dataclasses.asdict(manifest),
+        },
+        result=str(typed.path),
         next=[
-            f"fpet-export build {path} --target {options.target}",
+            f"fpet-export build {typed.path} --target {options.target}",
             f"fpet-export show {path} IMAGE -o merge.png",
         ],
     )

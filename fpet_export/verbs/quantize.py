@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from engines.errors import InputError
-from engines.manifest import read_manifest, write_manifest
+from engines.errors import InputError, UsageError
+from engines.manifest import Manifest, read_manifest, write_manifest
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _quantize
+
+if TYPE_CHECKING:
+    from calibration.examine import Examiner
+    from calibration.table import CalibrationTable
+    from engines.targets import Target
 
 HELP = "write a graph's precision into it: FP16, BF16, INT8 or FP8"
 DESCRIPTION = """\
@@ -18,7 +24,8 @@ Turn an exported float32 graph into a typed one for the target it was exported f
 FP16 and BF16 keep the token match in float32 and look for activations that leave float16's range.
 INT8 and FP8 quantize the linears of every block, and with --preset vit-attention its attention;
 ranges come from --calibration images. A promise (--max-drop on labelled images, --min-sqnr or
---min-agreement without labels) is kept by putting the worst layers back, else exit 8.
+--min-agreement without labels) is kept by putting the worst layers back, else exit 8. `best` makes
+what the target runs, measures it here, and names the fastest that keeps the promise.
 
 Leaves model.P.onnx and its manifest, and for INT8 and FP8 model.P.table.json, the calibration. An
 interrupted calibration goes on where it was when the same command is given again.
@@ -32,62 +39,120 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("onnx", type=Path, metavar="ONNX", help="an exported float32 graph")
     parser.add_argument(
-        "--precision", required=True, choices=("fp16", "bf16", "int8", "fp8"), help="what to write"
+        "--precision",
+        required=True,
+        choices=(*_quantize.PRECISIONS, _quantize.BEST),
+        help="what to write",
     )
     parser.add_argument("--target", help="where it will run (default: what it was exported for)")
     _arguments.add_output(parser, what="file to write (default: model.PRECISION.onnx beside it)")
     _quantize.add_arguments(parser)
     _arguments.add_data(parser)
+    _quantize.add_rounds(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Calibrate where needed, type the graph, keep the promise, judge."""
-    from calibration import quantize
-    from calibration.examine import examiner_for
-    from engines.evidence import preprocessing_of
-    from engines.image_source import collect
-    from engines.parity import ParityTable
-    from engines.synthetic import synthetic_set
-    from fpet_export.verbs import _steps
-    from fpet_export.verify import check_labels
+    from engines.engine import load_target
 
-    onnx, precision = options.onnx, options.precision
-    preprocessing = preprocessing_of(onnx)
+    manifest = _float32_manifest(options.onnx)
+    target = load_target(options.target or manifest.target)
+    precisions = _quantize.precisions_of(options, target)
+    best = options.precision == _quantize.BEST
+    if best and options.out is not None:
+        raise UsageError(
+            "`best` writes a graph for each precision, beside the float32 one",
+            where="--out",
+            fix="leave --out out",
+        )
+    if best:
+        from fpet_export.verbs import _best
+
+        _best.require_runnable(options.onnx, target, options, console)
+    outs = [options.out or _quantize.typed_path(options.onnx, name) for name in precisions]
+    for out, name in zip(outs, precisions, strict=True):
+        _quantize.refuse_overwrite(out, name, force=options.force)
+    examiner, table = _prepared(options, console, manifest, precisions, outs[-1])
+    if best:
+        return _fastest(options, console, target, examiner, table)
+    return _one(options, console, target, examiner, table, outs[0])
+
+
+def _float32_manifest(onnx: Path) -> Manifest:
+    """Return the manifest of a graph that can be typed, and refuse others."""
+    from engines.evidence import preprocessing_of
+
+    preprocessing_of(onnx)
     manifest = read_manifest(onnx)
     if manifest.kind != "graph" or manifest.precision != "fp32":
         raise InputError(
-            f"this is a {manifest.precision} {manifest.kind}; a typed graph is made from float32",
+            f"this {manifest.kind} is {manifest.precision} already: a typed graph is made from a "
+            "float32 one",
             where=str(onnx),
             fix=f"quantize {manifest.parents[0].file if manifest.parents else 'the export'}",
         )
-    out = options.out or onnx.with_name(f"{onnx.stem}.{precision}.onnx")
-    recipe = _quantize.recipe_of(options, manifest, precision)
-    _quantize.refuse_overwrite(out, precision, force=options.force)
-    found = _quantize.sources(options, preprocessing, precision)
+    return manifest
+
+
+def _prepared(
+    options: argparse.Namespace,
+    console: Console,
+    manifest: Manifest,
+    precisions: tuple[str, ...],
+    out: Path,
+) -> tuple[Examiner, CalibrationTable | None]:
+    """Calibrate where a precision needs it, and run the float32 graph over the check's images."""
+    from calibration.examine import examiner_for
+    from engines.image_source import collect
+    from engines.synthetic import synthetic_set
+    from fpet_export.verify import DEFAULT_IMAGES, check_labels
+
+    assert manifest.preprocessing is not None
+    needs = any(name in _quantize.INTEGERS for name in precisions)
+    found = _quantize.sources(options, manifest.preprocessing, needs=needs)
     table = None
-    if recipe.quantizes:
+    if needs:
         state = _quantize.state_path(out)
-        table = _quantize.calibrated(onnx, options, console, found.calibration, state=state)
+        table = _quantize.calibrated(options.onnx, options, console, found.calibration, state=state)
         _quantize.warn_of_overlap(table, found.check, console)
     if found.check is not None:
         images = collect(found.check)
     else:
-        images = synthetic_set(preprocessing.size, min(8, options.limit))
+        images = synthetic_set(manifest.preprocessing.size, min(DEFAULT_IMAGES, options.limit))
     if manifest.model is not None:
         check_labels(images, manifest.model.classes)
     with console.progress("float32 graph", len(images)) as advance:
-        examiner = examiner_for(onnx, manifest, images, progress=advance)
-    made = _quantize.make(onnx, recipe, examiner, options, console, table=table)
+        examiner = examiner_for(options.onnx, manifest, images, progress=advance)
+    return examiner, table
+
+
+def _one(
+    options: argparse.Namespace,
+    console: Console,
+    target: Target,
+    examiner: Examiner,
+    table: CalibrationTable | None,
+    out: Path,
+) -> Outcome:
+    from calibration import quantize
+    from engines.parity import ParityTable
+    from fpet_export.verbs import _steps
+
+    recipe = _quantize.recipe_of(options, target, options.precision)
+    made = _quantize.make(options.onnx, recipe, examiner, options, console, table=table)
     _quantize.say(made, console)
     parity = ParityTable(
-        images=images.description, reference=f"float32 graph {onnx.name}", rows=(made.row,)
+        images=examiner.images.description,
+        reference=f"float32 graph {options.onnx.name}",
+        rows=(made.row,),
     )
     _steps.show_table(parity, console)
     _steps.require(parity)
-    quantize.write(made, onnx, out, table=table, force=options.force, command=options.command)
+    quantize.write(
+        made, options.onnx, out, table=table, force=options.force, command=options.command
+    )
     document = parity.to_json()
     final = write_manifest(out, dataclasses.replace(read_manifest(out), parity=document))
-    target = options.target or manifest.target
     return Outcome(
         document={
             "onnx": str(out),
@@ -96,5 +161,22 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "promise": None if made.kept is None else made.kept.to_json(),
         },
         result=str(out),
-        next=[f"fpet-export build {out} --target {target}"],
+        next=[f"fpet-export build {out} --target {target.name}"],
+    )
+
+
+def _fastest(
+    options: argparse.Namespace,
+    console: Console,
+    target: Target,
+    examiner: Examiner,
+    table: CalibrationTable | None,
+) -> Outcome:
+    from fpet_export.verbs import _best
+
+    chosen = _best.choose(options.onnx, target, examiner, options, console, table=table)
+    return Outcome(
+        document={"onnx": str(chosen.graph), **_best.remembered(chosen)},
+        result=str(chosen.graph),
+        next=[f"fpet-export build {chosen.graph} --target {target.name}"],
     )

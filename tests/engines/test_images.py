@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torchvision import transforms  # type: ignore[import-untyped]  # it has no stubs
 
 from engines.errors import InputError
 from engines.image_source import read_set
-from engines.images import ImageSet, read_files, resize, to_input
+from engines.images import ImageSet, one_grey_level_off, read_files, resize, to_input
 from engines.manifest import Preprocessing
 
 SHAPES = [(64, 64), (40, 90), (91, 33), (224, 300), (500, 375), (17, 16), (16, 16)]
@@ -130,6 +132,54 @@ def test_mean_and_std_are_applied_only_outside_the_graph() -> None:
     assert inside == pytest.approx(0.2)
     expected = torch.tensor([0.2, 0.0, -1.0])[:, None, None].expand(3, 2, 2).numpy()
     np.testing.assert_allclose(outside[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_half_precision_is_rounded_last(layout: Any) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
+    stated = preprocessing(layout=layout, mean=(0.5,) * 3, std=(0.3,) * 3, in_graph=False)
+
+    half = to_input(pixels, stated, dtype="float16")
+
+    assert half.dtype == np.float16
+    assert half.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(half, to_input(pixels, stated).astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    ("gives", "takes", "words"),
+    [
+        ("float32", "bfloat16", "takes bfloat16, pixels are given as float32, float16, uint8"),
+        ("float32", "uint8", "takes uint8 and the preprocessing gives float32"),
+        ("uint8", "float32", "takes float32 and the preprocessing gives uint8"),
+    ],
+)
+def test_an_input_that_the_preprocessing_cannot_give_is_refused(
+    gives: Any, takes: str, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        to_input(np.zeros((1, 2, 2, 3), np.uint8), preprocessing(dtype=gives), dtype=takes)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(1, 4),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+)
+def test_one_grey_level_off_is_one_value_an_image(
+    seed: int, count: int, height: int, width: int
+) -> None:
+    shape = (count, height, width, 3)
+    pixels = np.random.default_rng(seed).choice(np.array([0, 127, 128, 255], np.uint8), shape)
+    before = pixels.copy()
+
+    changed = one_grey_level_off(pixels)
+
+    np.testing.assert_array_equal(pixels, before)
+    steps = np.abs(changed.astype(int) - pixels.astype(int)).reshape(count, -1)
+    assert (steps.sum(axis=1) == 1).all()
+    assert changed.dtype == np.uint8
 
 
 # Folders

@@ -200,3 +200,57 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="outside its folder"):
         read_onnx_header(path)
+
+
+def with_weights(model: onnx.ModelProto, *tensors: onnx.TensorProto) -> bytes:
+    model.graph.initializer.extend(tensors)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+@given(
+    values=st.lists(st.integers(-128, 127), max_size=40),
+    scalar=st.integers(-128, 127),
+)
+def test_int8_weights_are_measured_and_zero_points_are_not(
+    one_node_model: OneNode, values: list[int], scalar: int
+) -> None:
+    matrix = numpy_helper.from_array(np.array(values, np.int8).reshape(-1, 1), "w")
+    zero = numpy_helper.from_array(np.array(scalar, np.int8), "z")
+
+    header = parse_onnx_header(with_weights(one_node_model("Relu"), matrix, zero), where="memory")
+
+    assert header.largest_int8 == max(map(abs, values), default=0)
+    assert header.weights == {"int8": len(values) + 1}
+
+
+def test_int8_weights_that_cannot_be_read_count_as_the_full_range(
+    one_node_model: OneNode,
+) -> None:
+    listed = helper.make_tensor("w", TensorProto.INT8, [2, 2], [1, 2, 3, 4])
+    assert not listed.raw_data
+
+    header = parse_onnx_header(with_weights(one_node_model("Relu"), listed), where="memory")
+
+    assert header.largest_int8 == 128
+
+
+@pytest.mark.parametrize(
+    ("operator", "kind", "is_quantized", "is_fp8"),
+    [
+        ("QuantizeLinear", TensorProto.INT8, True, False),
+        ("QuantizeLinear", TensorProto.FLOAT8E4M3FN, True, True),
+        ("QuantizeLinear", TensorProto.FLOAT8E5M2, True, True),
+        ("DynamicQuantizeLinear", TensorProto.INT8, True, False),
+        ("Relu", TensorProto.FLOAT8E4M3FN, False, False),
+        ("DequantizeLinear", TensorProto.INT8, False, False),
+    ],
+)
+def test_quantized_graphs_are_told_by_what_they_round_to(
+    one_node_model: OneNode, operator: str, kind: int, is_quantized: bool, is_fp8: bool
+) -> None:
+    zero = helper.make_tensor("z", kind, [], b"\0", raw=True)
+
+    header = parse_onnx_header(with_weights(one_node_model(operator), zero), where="memory")
+
+    assert (header.is_quantized, header.is_fp8) == (is_quantized, is_fp8)

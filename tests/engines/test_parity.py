@@ -259,3 +259,54 @@ def test_a_difference_of_any_sign_counts_the_same(values: list[float], shift: fl
 
     assert up.max_abs == pytest.approx(down.max_abs)
     assert up.sqnr_db == pytest.approx(down.sqnr_db)
+
+
+def apart(noise: float, *, seed: int = 0, images: int = 8) -> tuple[Evidence, Evidence]:
+    """Logits, and the same with noise of a relative size in each."""
+    generator = np.random.default_rng(seed)
+    logits = generator.standard_normal((images, 10))
+    other = logits + noise * generator.standard_normal(logits.shape)
+    return Evidence(logits=logits), Evidence(logits=other)
+
+
+def control_of(noise: float, **settings: int) -> StageParity:
+    expected, other = apart(noise, **settings)
+    return compare_stage("control", other, expected, gates=parity.NO_GATES)
+
+
+@given(noise=st.floats(1e-3, 0.3), seed=st.integers(0, 99), share=st.floats(0, 1))
+def test_what_is_no_further_than_the_control_passes(noise: float, seed: int, share: float) -> None:
+    expected, other = apart(noise, seed=seed)
+    gates = parity.gates_by_control(control_of(noise, seed=seed))
+    between = expected.logits + share * (other.logits - expected.logits)
+
+    assert compare_stage("engine", Evidence(logits=between), expected, gates=gates).passed
+
+
+@given(noise=st.floats(1e-3, 0.1), seed=st.integers(0, 99), factor=st.floats(1, 10))
+def test_what_is_further_than_the_factor_fails(noise: float, seed: int, factor: float) -> None:
+    expected, other = apart(noise, seed=seed)
+    gates = parity.gates_by_control(control_of(noise, seed=seed), factor=factor)
+    beyond = expected.logits + 1.01 * factor * (other.logits - expected.logits)
+
+    failures = compare_stage("engine", Evidence(logits=beyond), expected, gates=gates).failures
+
+    assert any(words.startswith("SQNR") for words in failures)
+    assert any(words.startswith("relative") for words in failures)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7, math.nan])
+def test_a_control_that_shows_nothing_leaves_the_gates_of_float32(noise: float) -> None:
+    assert parity.gates_by_control(control_of(noise)) == Gates()
+
+
+def test_a_control_that_is_not_finite_is_shown_as_failed() -> None:
+    assert control_of(math.nan).failures == ("logits that are not finite",)
+
+
+@given(noise=st.floats(0, 1), seed=st.integers(0, 99))
+def test_a_control_never_tightens_the_gates(noise: float, seed: int) -> None:
+    gates = parity.gates_by_control(control_of(noise, seed=seed))
+
+    assert gates.relative is not None
+    assert gates.relative >= 1e-4

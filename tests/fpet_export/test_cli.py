@@ -117,6 +117,7 @@ WRONG = {
     "compare": [],
     "bench": ["x.onnx", "--rounds", "0"],
     "predict": ["x.onnx"],
+    "quantize": ["x.onnx"],
     "show": ["x.onnx", "x.png"],
     "targets": ["more"],
     "doctor": ["--more"],

@@ -51,7 +51,7 @@ def rewrite_runtime(artefact: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, "batch"])
-def test_graph_cache_and_literal_graph_agree(tiny_vit: TinyVit, batch: int | str) -> None:
+def test_graph_cache_and_graph_as_written_agree(tiny_vit: TinyVit, batch: int | str) -> None:
     graph = tiny_vit(batch=batch)
     cache = engines.build(graph, target="cpu")
     feeds = images(3 if batch == "batch" else 1)
@@ -59,9 +59,9 @@ def test_graph_cache_and_literal_graph_agree(tiny_vit: TinyVit, batch: int | str
     with (
         engines.open(graph) as optimised,
         engines.open(cache) as cached,
-        engines.open(graph, options=OpenOptions(literal=True)) as literal,
+        engines.open(graph, options=OpenOptions(rewrites="none")) as as_written,
     ):
-        expected = literal.run(feeds)["logits"]
+        expected = as_written.run(feeds)["logits"]
         bound = np.abs(expected).max() * 1e-5
         other = optimised.run({"image": feeds["image"][::-1].copy() + 1})["logits"]
         assert np.abs(optimised.run(feeds)["logits"] - expected).max() < bound
@@ -233,11 +233,11 @@ def test_a_cache_is_not_optimised_twice(tiny_vit: TinyVit) -> None:
         assert engine.describe()["graph_rewrites"] == "done at build"
 
 
-def test_a_cache_cannot_be_opened_literally(tiny_vit: TinyVit) -> None:
+def test_a_cache_cannot_be_opened_as_written(tiny_vit: TinyVit) -> None:
     cache = engines.build(tiny_vit(), target="cpu")
 
-    with pytest.raises(UsageError, match="cannot be opened literally"):
-        engines.open(cache, options=OpenOptions(literal=True))
+    with pytest.raises(UsageError, match="rewritten already"):
+        engines.open(cache, options=OpenOptions(rewrites="none"))
 
 
 def test_an_engine_is_not_built_from_an_engine(tiny_vit: TinyVit) -> None:

@@ -216,7 +216,7 @@ def test_an_engine_is_not_built_from_an_engine(artefact: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (OpenOptions(literal=True), "always rewrites"),
+        (OpenOptions(rewrites="none"), "always rewrites"),
         (OpenOptions(provider="cuda"), "on the CPU, not on cuda"),
         (OpenOptions(threads=0), "wanted 1 or more"),
     ],

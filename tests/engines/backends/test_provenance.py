@@ -4,9 +4,13 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 import engines
+from engines.backends import _provenance
+from engines.engine import load_target
 from engines.errors import TrustError
 from engines.manifest import (
     Manifest,
@@ -99,3 +103,41 @@ def test_a_manifest_that_names_other_outputs_is_refused(tiny_vit: TinyVit) -> No
 
     with pytest.raises(TrustError, match="has the outputs logits, its manifest says scores"):
         engines.build(graph, target="cpu")
+
+
+def half_inside(graph: Path) -> onnx.ModelProto:
+    """A graph in half precision whose output is float32."""
+    model = onnx.load(graph)
+    model.graph.node[-1].output[0] = "half"
+    model.graph.node.append(
+        helper.make_node("Cast", ["half"], ["logits"], "to_float", to=TensorProto.FLOAT)
+    )
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    return model
+
+
+def test_the_weights_say_the_precision_and_not_the_outputs(
+    tiny_vit: TinyVit, tmp_path: Path
+) -> None:
+    onnx.save(half_inside(tiny_vit(dtype="float16")), tmp_path / "half.onnx")
+
+    built = read_manifest(engines.build(tmp_path / "half.onnx", target="cpu"))
+
+    assert (built.precision, built.outputs[0].dtype) == ("fp16", "float32")
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"), [(TensorProto.UINT8, "int8"), (TensorProto.FLOAT8E4M3FN, "fp8")]
+)
+def test_what_a_graph_rounds_to_says_its_precision(
+    tiny_vit: TinyVit, tmp_path: Path, kind: int, precision: str
+) -> None:
+    model = onnx.load(tiny_vit())
+    model.graph.initializer.append(helper.make_tensor("s", TensorProto.FLOAT, [], [0.1]))
+    model.graph.initializer.append(helper.make_tensor("z", kind, [], b"\0", raw=True))
+    model.graph.node.append(helper.make_node("QuantizeLinear", ["logits", "s", "z"], ["q"], "q"))
+    onnx.save(model, tmp_path / "q.onnx")
+
+    source = _provenance.read_source(tmp_path / "q.onnx", load_target("rtx"))
+
+    assert _provenance.precision_of(source) == precision

@@ -422,7 +422,7 @@ def test_a_false_answer_is_an_error(
             engine.run(images(1))
 
 
-@pytest.mark.parametrize("options", [OpenOptions(literal=True), OpenOptions(provider="cpu")])
+@pytest.mark.parametrize("options", [OpenOptions(rewrites="none"), OpenOptions(provider="cpu")])
 def test_options_that_a_plan_cannot_keep_are_refused(
     machine: Machine, plan: Path, options: OpenOptions
 ) -> None:

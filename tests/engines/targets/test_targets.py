@@ -45,6 +45,11 @@ def test_a_target_states_values_that_the_exporter_knows(target: Target) -> None:
     assert target.typing in ("strong", "weak")
 
 
+def test_only_openvino_needs_reduced_int8_weights() -> None:
+    """ONNX Runtime makes them unsigned where it must, and TensorRT's products do not clip."""
+    assert [name for name in NAMES if load_target(name).int8_weights == "reduced"] == ["openvino"]
+
+
 def test_weak_typing_is_for_tensorrt_8_alone() -> None:
     assert [name for name in NAMES if load_target(name).typing == "weak"] == ["tensorrt8"]
     assert not {"bf16", "fp8"} & set(load_target("tensorrt8").precisions)

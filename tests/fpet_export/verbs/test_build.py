@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from engines import open_engine
-from engines.engine import Feeds
+from engines.engine import Feeds, OpenOptions
 from engines.errors import ParityError
 from engines.manifest import manifest_path, read_manifest
 from fpet_export.verbs import _engines
@@ -148,8 +148,8 @@ def test_an_engine_that_gives_other_logits_exits_7(
     graph = exported.copy(tmp_path)
 
     @contextlib.contextmanager
-    def opening(path: Path) -> Iterator[Any]:
-        with open_engine(path) as engine:
+    def opening(path: Path, *, options: OpenOptions | None = None) -> Iterator[Any]:
+        with open_engine(path, options=options) as engine:
 
             def run(feeds: Feeds) -> dict[str, Any]:
                 return {"logits": engine.run(feeds)["logits"] + (".cpu." in path.name)}

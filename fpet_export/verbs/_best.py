@@ -1,0 +1,198 @@
+"""`--precision best`: the fastest artefact that keeps the promise, measured where it will run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.errors import (
+    BudgetError,
+    ExportError,
+    MeasurementError,
+    MissingDependencyError,
+)
+from engines.manifest import read_manifest
+from engines.targets import Target
+from fpet_export.console import Console
+from fpet_export.verbs import _bench, _engines, _quantize
+
+if TYPE_CHECKING:
+    from benchmarks import Measurement
+    from calibration.examine import Examiner
+    from calibration.quantize import Typed
+    from calibration.table import CalibrationTable
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Best:
+    """What was chosen.
+
+    Attributes:
+        graph: The graph that is fastest.
+        precision: Its precision.
+        made: The typed graphs that kept the promise, by precision, already written.
+        measurement: The paired measurement; None when only one candidate was left.
+    """
+
+    graph: Path
+    precision: str
+    made: dict[str, Typed]
+    measurement: Measurement | None
+
+
+def choose(
+    onnx: Path,
+    target: Target,
+    examiner: Examiner,
+    options: argparse.Namespace,
+    console: Console,
+    *,
+    table: CalibrationTable | None,
+) -> Best:
+    """Make every precision of a target, measure those that keep the promise, take the fastest.
+
+    The slowest to err is the baseline: half precision where the target has it, else float32. It
+    stays unless another one is shown to be faster.
+
+    Raises:
+        MeasurementError: The measurement was not valid.
+    """
+    from calibration import quantize
+
+    made: dict[str, Typed] = {}
+    graphs: dict[str, Path] = {}
+    for precision in _quantize.precisions_of(options, target):
+        if precision == "bf16" and "fp16" in made:
+            continue  # the same speed and fewer digits: it is for what float16 cannot hold
+        recipe = _quantize.recipe_of(options, target, precision)
+        try:
+            typed = _quantize.make(onnx, recipe, examiner, options, console, table=table)
+        except (BudgetError, ExportError) as error:
+            console.step(precision, f"out: {error.what}", passed=None)
+            continue
+        _quantize.say(typed, console)
+        if not typed.row.passed:
+            console.step(precision, f"out: {'; '.join(typed.row.failures)}", passed=None)
+            continue
+        made[precision] = typed
+        out = _quantize.typed_path(onnx, precision)
+        graphs[precision] = quantize.write(
+            typed,
+            onnx,
+            out,
+            table=table if recipe.quantizes else None,
+            force=options.force,
+            command=options.command,
+        )
+    if not {"fp16", "bf16"} & set(graphs):
+        graphs = {"fp32": onnx, **graphs}
+    baseline = next(iter(graphs))
+    if len(graphs) == 1:
+        console.step("best", f"{baseline}: nothing else keeps the promise")
+        return Best(graph=graphs[baseline], precision=baseline, made=made, measurement=None)
+    measurement = _measure(graphs, target, options, console)
+    precision = fastest(measurement, tuple(graphs))
+    console.step("best", _verdict(measurement, baseline, precision))
+    return Best(graph=graphs[precision], precision=precision, made=made, measurement=measurement)
+
+
+def fastest(measurement: Measurement, precisions: tuple[str, ...]) -> str:
+    """Return the precision that is shown to be the fastest; the baseline when none is.
+
+    Args:
+        measurement: Contenders are named by precision, the baseline first.
+        precisions: The candidates.
+    """
+    best, ratio = measurement.baseline, 1.0
+    for name in precisions:
+        against = measurement.result(name).against
+        if against is not None and against.verdict == "faster" and against.ratio < ratio:
+            best, ratio = name, against.ratio
+    return best
+
+
+def require_runnable(
+    onnx: Path, target: Target, options: argparse.Namespace, console: Console
+) -> None:
+    """Find out with the float32 graph, before the work, whether engines run here.
+
+    Raises:
+        MissingDependencyError: They do not.
+    """
+    from engines.evidence import runnable
+
+    with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
+        problem = runnable(_built(onnx, target, Path(folder) / "fp32", options, console))
+    if problem is not None:
+        named = next(name for name in target.precisions if name != "fp32")
+        raise MissingDependencyError(
+            f"engines for {target.name} do not run here, so nothing can be measured: "
+            f"{_engines.short_reason(problem)}",
+            where="--precision best",
+            fix=f"run it where they do, or name a precision: --precision {named}",
+        )
+
+
+def _built(
+    graph: Path, target: Target, stem: Path, options: argparse.Namespace, console: Console
+) -> Path:
+    from engines import BuildOptions, build
+
+    with _engines.build_progress(console) as progress:
+        return build(
+            graph,
+            target=target,
+            out=stem.with_name(stem.name + target.suffix),
+            options=BuildOptions(command=options.command, progress=progress),
+        )
+
+
+def _measure(
+    graphs: dict[str, Path], target: Target, options: argparse.Namespace, console: Console
+) -> Measurement:
+    from benchmarks import format_table
+
+    with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
+        measurement = _bench.measure(
+            [
+                _built(graph, target, Path(folder) / precision, options, console)
+                for precision, graph in graphs.items()
+            ],
+            against=None,
+            peers=(),
+            settings=_bench.Settings(rounds=options.rounds),
+            folder=Path(folder),
+            command=options.command,
+            console=console,
+        )
+    console.line()
+    console.line(format_table(measurement))
+    console.line()
+    if not measurement.valid:
+        raise MeasurementError(
+            "the measurement is not valid: "
+            + "; ".join(f.what for f in measurement.findings if f.severity == "invalid"),
+            where=f"target {target.name}",
+            fix="end what else runs on this machine, and try again",
+        )
+    return measurement
+
+
+def _verdict(measurement: Measurement, baseline: str, precision: str) -> str:
+    said = _bench.verdict(measurement).replace("\n", "; ")
+    if precision == baseline:
+        return f"{baseline} stays the better choice: {said}"
+    return f"{precision} ({said})"
+
+
+def remembered(best: Best) -> dict[str, object]:
+    """Return what a document says about the choice."""
+    return {
+        "precision": best.precision,
+        "candidates": {name: typed.row.sqnr_db for name, typed in best.made.items()},
+        "manifest": dataclasses.asdict(read_manifest(best.graph)),
+        "latency": None if best.measurement is None else dataclasses.asdict(best.measurement),
+    }

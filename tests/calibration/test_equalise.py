@@ -1,0 +1,242 @@
+"""Exact rewrites: the answers stay, the values are centred and the channels even out."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+
+from calibration import equalise
+from calibration.collect import collect
+from calibration.graph_files import Graph, read_graph
+from calibration.roles import linears
+from calibration.table import CalibrationTable, Rewrites
+from engines.manifest import read_manifest, write_manifest
+from tests.calibration.exports import (
+    DEPTH,
+    MERGE_BLOCK,
+    Exports,
+    feed_of,
+    images_of,
+    run,
+    saved,
+    source_of,
+)
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"target": "cpu"},
+    {"target": "tensorrt8"},
+    {"method": "adaptformer"},
+    {"qkv_bias": False},
+    {"merge_block": None},
+]
+
+
+def rough(path: Path, folder: Path) -> Path:
+    """A copy whose norms have channels of very different size, as trained networks have."""
+    graph = read_graph(path)
+    generator = np.random.default_rng(0)
+    for node in graph.nodes:
+        if node.op == "LayerNormalization" and node.name.startswith("blocks"):
+            for constant in node.inputs[1:3]:
+                factor = np.exp(generator.normal(0, 1, constant.shape)).astype(np.float32)
+                constant.values = constant.values * factor
+        if "qkv/Add" in node.name or "key_value/Add" in node.name:
+            bias = next(t for t in node.inputs if isinstance(t, gs.Constant))
+            shift = generator.normal(0, 0.5, bias.shape).astype(np.float32)
+            bias.values = bias.values + shift
+    copy = saved(graph, folder / "rough.onnx")
+    manifest = read_manifest(path)
+    write_manifest(copy, dataclasses.replace(manifest, file=copy.name, companions=()))
+    return copy
+
+
+def rewritten(path: Path, folder: Path) -> tuple[Path, CalibrationTable, Graph, Rewrites]:
+    table = collect(path, source_of(folder / "images.npz", images_of(16), path))
+    graph = read_graph(path)
+    rewrites = equalise.fit(graph, table)
+    equalise.apply(graph, rewrites)
+    return saved(graph, folder / "rewritten.onnx"), table, graph, rewrites
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_the_answers_stay(variant: dict[str, Any], exports: Exports, tmp_path: Path) -> None:
+    path = rough(exports(**variant), tmp_path)
+    after, _, _, rewrites = rewritten(path, tmp_path)
+    feed = feed_of(path, images_of(8, seed=1))
+    outputs = ["logits"] if "merge_block" in variant else ["logits", "match", "size"]
+
+    before, found = run(path, feed, outputs), run(after, feed, outputs)
+
+    peak = np.abs(before[0]).max()
+    assert np.abs(found[0] - before[0]).max() < 1e-4 * peak
+    for one, other in zip(found[1:], before[1:], strict=True):
+        assert np.array_equal(one, other)
+    assert len(rewrites.values) == DEPTH
+    assert rewrites.factors
+    assert all(not np.allclose(factor, 1, rtol=0.1) for factor in rewrites.factors.values())
+
+
+def test_every_norm_that_only_products_read_is_scaled(
+    merged: Path, table: CalibrationTable
+) -> None:
+    assert table.rewrites is not None
+    assert set(table.rewrites.factors) == {
+        f"blocks/{block}/norm{norm}/LayerNormalization" for block in range(DEPTH) for norm in (1, 2)
+    }
+    assert set(table.rewrites.values) == {f"blocks/{block}/attn/qkv" for block in range(DEPTH)}
+
+
+def test_a_norm_that_something_else_reads_is_left_alone(cpu_table: CalibrationTable) -> None:
+    """The last block cuts its queries out of the normalised tokens."""
+    assert cpu_table.rewrites is not None
+    last = DEPTH - 1
+    norms = {f"blocks/{block}/norm{norm}" for block in range(DEPTH) for norm in (1, 2)}
+    assert set(cpu_table.rewrites.factors) == {
+        f"{norm}/LayerNormalization" for norm in norms - {f"blocks/{last}/norm1"}
+    }
+    assert f"blocks/{last}/attn/key_value" in cpu_table.rewrites.values
+
+
+@pytest.mark.parametrize("variant", [{}, {"target": "cpu"}], ids=str)
+def test_values_come_out_centred(variant: dict[str, Any], exports: Exports, tmp_path: Path) -> None:
+    path = rough(exports(**variant), tmp_path)
+    after, _, graph, _ = rewritten(path, tmp_path)
+    feed = feed_of(path, images_of(16))
+    names = [linear.name for linear in linears(graph) if linear.kind in ("qkv", "key_value")]
+    added = [f"{name}/Add" for name in names]
+    outputs = [node.outputs[0].name for node in graph.nodes if node.name in added]
+
+    before, found = run(path, feed, outputs), run(after, feed, outputs)
+
+    assert len(outputs) == DEPTH
+    for old, new in zip(before, found, strict=True):
+        values_before, values = old[..., -64:], new[..., -64:]
+        assert np.abs(values.mean(axis=(0, 1))).max() < 1e-4 * np.abs(values_before).max()
+        assert np.abs(values_before.mean(axis=(0, 1))).max() > 0.1  # negative control
+        assert np.allclose(new[..., :-64], old[..., :-64], atol=1e-3)  # queries and keys stay
+
+
+def test_channels_even_out(exports: Exports, tmp_path: Path) -> None:
+    """Half way: the spread of the activations shrinks to that of the weights."""
+    path = rough(exports(), tmp_path)
+    after, table, _, _ = rewritten(path, tmp_path)
+    manifest = dataclasses.replace(read_manifest(path), file=after.name)
+    write_manifest(after, manifest)
+    again = collect(after, source_of(tmp_path / "images.npz", images_of(16), path))
+
+    for block in range(DEPTH):
+        for part in ("attn/qkv", "fc1"):
+            name = f"blocks/{block}/{part}/input"
+            spread = [np.log(one.records[name].channel_largest).std() for one in (table, again)]
+            assert spread[1] < 0.65 * spread[0]
+
+
+def test_activation_and_weight_of_a_channel_become_equally_large(
+    exports: Exports, tmp_path: Path
+) -> None:
+    """SmoothQuant's equation 4 with alpha one half: sqrt(reach · weight) on both sides."""
+    path = rough(exports(), tmp_path)
+    after, table, graph, _ = rewritten(path, tmp_path)
+    write_manifest(after, dataclasses.replace(read_manifest(path), file=after.name))
+    again = collect(after, source_of(tmp_path / "images.npz", images_of(16), path))
+    before = {linear.name: linear for linear in linears(read_graph(path))}
+
+    for linear in linears(graph):
+        if linear.kind != "fc1":
+            continue
+        record = again.records[f"{linear.name}/input"]
+        rows = np.abs(linear.weight.values).max(axis=1)
+        old_rows = np.abs(before[linear.name].weight.values).max(axis=1)
+        old_reach = table.records[f"{linear.name}/input"].channel_largest
+        assert np.allclose(record.channel_largest, rows, rtol=1e-3)
+        assert np.allclose(rows, np.sqrt(old_reach * old_rows), rtol=1e-3)
+
+
+def test_the_key_of_the_match_reads_the_scaled_tokens(
+    merged: Path, table: CalibrationTable
+) -> None:
+    graph = read_graph(merged)
+    before = {tensor.name: tensor.values.copy() for tensor in constants(graph)}
+    assert table.rewrites is not None
+
+    equalise.apply(graph, table.rewrites)
+
+    norm = f"blocks/{MERGE_BLOCK}/norm1/LayerNormalization"
+    factor = table.rewrites.factors[norm].astype(np.float64)
+    for name in (f"blocks.{MERGE_BLOCK}.merge.key.weight", f"blocks.{MERGE_BLOCK}.attn.qkv.weight"):
+        after = graph.tensors()[name].values
+        assert np.allclose(after, before[name] * factor[:, None], rtol=1e-6)
+
+
+def test_a_constant_that_two_layers_share_is_not_changed_twice(
+    merged: Path, table: CalibrationTable, tmp_path: Path
+) -> None:
+    """An exporter stores equal weights once: the biases of zero of two blocks are one tensor."""
+    graph = read_graph(merged)
+    nodes = {node.name: node for node in graph.nodes}
+    for norm in ("norm1", "norm2"):
+        first, second = (nodes[f"blocks/{b}/{norm}/LayerNormalization"] for b in (0, 2))
+        for place in (1, 2):
+            second.inputs[place] = first.inputs[place]
+    for part in ("attn/qkv", "attn/proj"):
+        first, second = (nodes[f"blocks/{b}/{part}/Add"] for b in (0, 2))
+        place = next(i for i, t in enumerate(first.inputs) if isinstance(t, gs.Constant))
+        other = next(i for i, t in enumerate(second.inputs) if isinstance(t, gs.Constant))
+        second.inputs[other] = first.inputs[place]
+        nodes[f"blocks/2/{part}/MatMul"].inputs[1] = nodes[f"blocks/0/{part}/MatMul"].inputs[1]
+    nodes["blocks/2/fc1/MatMul"].inputs[1] = nodes["blocks/0/fc1/MatMul"].inputs[1]
+    path = saved(graph, tmp_path / "shared.onnx")
+    feed = feed_of(merged, images_of(4))
+    assert table.rewrites is not None
+    graph = read_graph(path)
+
+    equalise.apply(graph, table.rewrites)
+
+    after = saved(graph, tmp_path / "rewritten.onnx")
+    (expected,), (found,) = run(path, feed), run(after, feed)
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_nothing_is_rewritten_without_rewrites(merged: Path) -> None:
+    graph = read_graph(merged)
+    before = {tensor.name: tensor.values.copy() for tensor in constants(graph)}
+
+    equalise.apply(graph, Rewrites({}, {}))
+
+    for tensor in constants(graph):
+        assert np.array_equal(tensor.values, before[tensor.name])
+
+
+def test_an_empty_channel_does_not_blow_up(exports: Exports, tmp_path: Path) -> None:
+    """A channel that is always zero, and one that no weight reads."""
+    graph = read_graph(exports())
+    for node in graph.nodes:
+        if node.name == "blocks/0/norm2/LayerNormalization":
+            for constant in node.inputs[1:3]:
+                constant.values = constant.values.copy()
+                constant.values[5] = 0.0
+        if node.name == "blocks/0/fc1/MatMul":
+            node.inputs[1].values = node.inputs[1].values.copy()
+            node.inputs[1].values[7] = 0.0
+    path = saved(graph, tmp_path / "empty.onnx")
+    write_manifest(path, dataclasses.replace(read_manifest(exports()), file=path.name))
+
+    after, _, changed, rewrites = rewritten(path, tmp_path)
+
+    factor = rewrites.factors["blocks/0/norm2/LayerNormalization"]
+    assert np.isfinite(factor).all()
+    assert (factor > 0).all()
+    assert all(np.isfinite(tensor.values).all() for tensor in constants(changed))
+    feed = feed_of(exports(), images_of(4))
+    (expected,), (found,) = run(path, feed), run(after, feed)
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def constants(graph: Graph) -> list[Any]:
+    return [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
