@@ -7,17 +7,21 @@ OUT ?= out
 DEMO_IMAGES ?= 1000
 DEMO_ROUNDS ?= 40
 PYTEST_FLAGS ?= -n 2
+# NVIDIA ModelOpt's environment: its packages clash with ours.
+CROSS_VENV ?= .venv-crosscheck
+CROSS_FLAGS ?=
 
 BIN := $(VENV)/bin
 DIGITS := examples/digits
 PACKAGES := fpet_export calibration engines benchmarks
 
-.PHONY: help demo test test-slow lint types imports format clean
+.PHONY: help demo test test-slow crosscheck lint types imports format clean
 
 help:
 	@echo "make demo       export, build, verify and measure the example run, then a full-size ViT-B/16"
 	@echo "make test       lint, types, import rules and tests"
 	@echo "make test-slow  the tests, with those that take longer than ten seconds"
+	@echo "make crosscheck  our INT8 and FP8 beside ONNX Runtime's and NVIDIA ModelOpt's (an hour)"
 	@echo "make format     write the code as the formatter wants it"
 	@echo "make clean      remove $(OUT)/ and the caches (the environment stays)"
 
@@ -36,6 +40,12 @@ demo: $(VENV)/.demo
 	  --target cpu,rtx --limit 4 --rounds $(DEMO_ROUNDS) -o $(OUT)/vit-b --force
 	@echo
 	@echo "Open $(OUT)/digits/report.html, $(OUT)/digits-int8/report.html and $(OUT)/vit-b/report.html."
+
+# The result goes to $(OUT)/; `CROSS_FLAGS="-o benchmarks/results/crosscheck.json --force"` renews
+# the committed one.
+crosscheck: $(VENV)/.test $(CROSS_VENV)/.ready
+	$(BIN)/python -m benchmarks.crosscheck run --modelopt-python $(CROSS_VENV)/bin/python \
+	  --work $(OUT)/crosscheck -o $(OUT)/crosscheck.json $(CROSS_FLAGS)
 
 test: lint types imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
@@ -64,6 +74,13 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); apt-get update -qq && \
 	  apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); }
+
+$(CROSS_VENV)/bin/python: | $(VENV)/bin/python
+	$(PYTHON) -m venv $(CROSS_VENV)
+
+$(CROSS_VENV)/.ready: benchmarks/crosscheck/requirements.txt | $(CROSS_VENV)/bin/python
+	$(CROSS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[export,cpu,rtx,report]'

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import read_environment
-from benchmarks.failures import first_line
+from benchmarks.failures import last_words
 from benchmarks.measurement import to_text
 from benchmarks.subjects import MERGE_BLOCK, RUN
 from engines import storage
@@ -146,7 +146,7 @@ def measure(step: Step, folder: Path) -> Cost:
     if child.returncode:
         error = MissingDependencyError if child.returncode == 4 else EngineError
         raise error(
-            f"exit code {child.returncode}: {_last_words(said)}",
+            f"exit code {child.returncode}: {last_words(said)}",
             where=" ".join(step.command),
             fix="run the command by itself",
         )
@@ -159,12 +159,6 @@ def measure(step: Step, folder: Path) -> Cost:
         goal_s=step.goal_s,
         goal_bytes=step.goal_bytes,
     )
-
-
-def _last_words(said: Path) -> str:
-    lines = [line for line in said.read_text("utf-8", "replace").splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line.lower()]
-    return first_line(Exception((errors or lines or ["no message"])[-1]))
 
 
 def format_costs(costs: Sequence[Cost]) -> str:

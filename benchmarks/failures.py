@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from engines.errors import EngineError, FpetError
 
@@ -33,3 +34,10 @@ def first_line(error: BaseException) -> str:
     """Return the first line of a message, shortened, or that there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:_LONGEST] if lines else "no message"
+
+
+def last_words(log: Path) -> str:
+    """Return the last line with an error in what a command said, else its last line."""
+    lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    return first_line(Exception((errors or lines or ["no message"])[-1]))
