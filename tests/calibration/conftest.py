@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,7 @@ from tests.calibration.exports import Exports, images_of, source_of
 
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports"
-    folder.mkdir(exist_ok=True)
-    return Exports(folder)
+    return Exports.of_session(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 
 from calibration.graph_files import Graph, read_graph, write_graph
 from engines.engine import load_target
@@ -58,6 +60,13 @@ class Exports:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    @classmethod
+    def of_session(cls, factory: pytest.TempPathFactory) -> Exports:
+        base = factory.getbasetemp()
+        folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports"
+        folder.mkdir(exist_ok=True)
+        return cls(folder)
 
     def __call__(self, **variant: Any) -> Path:
         words = repr(sorted(variant.items())).encode()

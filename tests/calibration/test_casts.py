@@ -211,6 +211,7 @@ def test_raw_pixels_keep_the_digits_of_the_embedding(input: str, exports: Export
     plain = np.abs(whole.astype(np.float16) / whole - 1)[large].max()
     assert error < 2.0**-11 * 1.01
     assert plain > 2 * error  # negative control
+    assert 0.5 < 255 * PIXEL_SCALE < 1  # pixels and weights are as large as those of float pixels
 
 
 # Numbers

@@ -263,11 +263,27 @@ def test_any_linear_is_within_the_rounding_of_its_parts(
     span = np.abs(x).sum(axis=-1, keepdims=True).astype(np.float64)
     bound = (
         steps / 2 * (span + 6 * scale)
-        + scale * np.abs(weight).sum(axis=0)
+        + scale / 2 * np.abs(weight).sum(axis=0)
         + constant(biases, 1) / 2
     )
     assert (np.abs(found - expected) <= bound * 1.01 + 1e-5 * np.abs(expected).max() + 1e-7).all()
     assert np.abs(constant(biases, 0).astype(np.int64)).max() < 2**31 - 1
+
+
+@given(
+    low=st.floats(-10, -0.01),
+    high=st.floats(0.01, 10),
+    places=st.lists(st.floats(0, 1), max_size=8),
+)
+def test_both_ends_of_the_range_are_kept(low: float, high: float, places: list[float]) -> None:
+    """The weights of the identity are exact: what is left is half a step of the activation."""
+    shares = np.array([*places, 0.0, 1.0, *[0.5] * (10 - len(places))])
+    x = (low + (high - low) * shares).reshape(1, 3, 4).astype(np.float32)
+
+    found, gemm = quantized(np.eye(4), np.zeros(4), (low, high), x)
+
+    scale = float(constant(gemm.inputs[0].inputs[0], 1))
+    assert np.abs(found - x).max() <= scale * 0.502
 
 
 @pytest.mark.parametrize("column", [0.0, 1e-30, 1e-12])

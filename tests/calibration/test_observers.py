@@ -168,6 +168,14 @@ def test_mse_clips_what_absmax_keeps() -> None:
     assert found < 0.9 * squared_error(values, INT8, 400.0)
 
 
+def test_mse_clips_one_far_outlier_among_a_million() -> None:
+    """(40 - a)^2 of clipping against n (a / 127)^2 / 12 of rounding is least at a = 6.5."""
+    values = np.random.default_rng(5).normal(size=1_000_000).astype(np.float32)
+    values[0] = 40.0
+
+    assert mse.amax(of_values(values), INT8) == pytest.approx(6.5, rel=0.05)
+
+
 def test_mse_of_a_range_below_the_smallest_scale_keeps_everything() -> None:
     histogram = of_values(np.array([1e-3, 2e-3, 1e-4], np.float32))
 

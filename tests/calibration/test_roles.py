@@ -105,6 +105,14 @@ def test_adapters_merge_and_head_are_no_sites(variant: dict[str, Any], exports: 
     assert others == expected
 
 
+def test_a_product_of_the_merge_is_no_linear_whatever_its_name(merged: Path) -> None:
+    graph = read_graph(merged)
+    for node in graph.nodes:
+        node.name = node.name.replace("merge/key/", "merge/proj/")
+
+    assert [linear.name for linear in roles.linears(graph)] == EVERY
+
+
 def test_sites_are_named_by_what_they_are_for(merged: Path) -> None:
     graph = read_graph(merged)
     found = roles.sites(graph)

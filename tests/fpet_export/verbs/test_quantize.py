@@ -20,7 +20,7 @@ from engines.images import ImageSet
 from engines.manifest import read_manifest, write_manifest
 from fpet_export.console import Console
 from fpet_export.verbs import _quantize
-from tests.calibration.exports import export, images_of, saved, write_shard
+from tests.calibration.exports import Exports, images_of, saved, write_shard
 from tests.calibration.test_table import records_of
 from tests.fpet_export.command_line import Done, Exported, call
 
@@ -28,7 +28,7 @@ from tests.fpet_export.command_line import Done, Exported, call
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A graph for TensorRT-RTX, which runs every precision."""
-    return export(tmp_path_factory.mktemp("graph"))
+    return Exports.of_session(tmp_path_factory)()
 
 
 @pytest.fixture(scope="module")
@@ -376,7 +376,9 @@ def test_noise_and_copies_are_refused(graph: Path, data: Path, tmp_path: Path) -
     same = part(images_of(32), slice(0, 1)).pixels.repeat(12, axis=0)
     write_shard(tmp_path / "same.npz", ImageSet(pixels=same, description="same"))
 
-    done = quantize(graph, "int8", "--calibration", tmp_path / "same.npz", "--json")
+    done = quantize(
+        graph, "int8", "--calibration", tmp_path / "same.npz", "-o", tmp_path / "q.onnx", "--json"
+    )
 
     assert done.code == 3
     assert "only 1 of 12 images differ" in done.error()["what"]
