@@ -27,15 +27,6 @@ from engines.errors import BudgetError, EngineError, FpetError, MissingDependenc
 
 SCHEMA = 1
 _COMMAND_LINE = "import sys; from fpet_export.cli import run; sys.exit(run())"
-_TYPED = """
-import sys, torch, fpet_export
-from pathlib import Path
-from fpet_export.to_onnx import to_onnx
-run, block, path = sys.argv[1:]
-folded = fpet_export.load(run, method="lora", merge_block=int(block)).fold()
-frozen = folded.freeze(target="rtx")
-to_onnx(frozen.typed(torch.float16), Path(path), opset=frozen.target.opset)
-"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +38,7 @@ class Step:
         words: The arguments of `fpet-export`; relative to the working folder.
         goal_s: Most seconds on an idle machine with two cores; None without a goal.
         goal_bytes: Most memory; None without a goal.
-        program: What runs instead of the command line, for a form that has no verb yet.
+        program: What runs instead of the command line, for work that has no verb of its own.
     """
 
     name: str
@@ -113,7 +104,10 @@ def steps(run: str = RUN, merge_block: int = MERGE_BLOCK) -> list[Step]:
             words=("build", "rtx/model.onnx", "--target", "rtx"),
             goal_s=10.0,
         ),
-        Step(name="FP16 graph", words=(run, str(merge_block), "fp16.onnx"), program=_TYPED),
+        Step(
+            name="FP16 graph, checked",
+            words=("quantize", "rtx/model.onnx", "--precision", "fp16", "-o", "fp16.onnx"),
+        ),
         Step(
             name="build rtx, FP16",
             words=("build", "fp16.onnx", "--target", "rtx"),

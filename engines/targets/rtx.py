@@ -22,8 +22,8 @@ TARGET = Target(
         "opset 20 is the first with the Gelu operator (ONNX operator changelog)",
         "opset ceiling: TensorRT-RTX 1.7.1 builds the frozen graph in opsets 17 to 23, the newest "
         "that is written here",
-        "attention scale: a ViT-B/16 in FP16 has 112 kernels when split, 134 when folded into the "
-        "query weights (measured, TensorRT-RTX 1.7.1)",
+        "attention scale: a ViT-B/16 in FP16 had 112 kernels when split, 134 when folded into the "
+        "query weights (measured with an earlier form of the merge, TensorRT-RTX 1.7.1)",
         "last block: a merged ViT-B/16 in FP16 has 109 kernels and 12 fused attentions with all "
         "tokens, 111 and 12 with the class token alone, whose attention is fused as a gemv "
         "(measured, TensorRT-RTX 1.7.1)",
