@@ -38,7 +38,13 @@ def evidence_of(onnx: Path, prepared: Prepared) -> Evidence:
             read_manifest(prepared.onnx), probes={"match": match} if match else {}
         )
         with open_engine(tapped, options=OpenOptions(rewrites="keep-qdq")) as engine:
-            return engine_evidence(engine, manifest, prepared.measured.pixels)
+            evidence = engine_evidence(engine, manifest, prepared.measured.pixels)
+    if evidence.match is None or manifest.model is None:
+        return evidence
+    # The argmax runs over all tokens; those of set A, which are the last, are the match.
+    merged = manifest.model.tokens[manifest.model.merge_block or 0]
+    sources = evidence.match.shape[1] - merged
+    return dataclasses.replace(evidence, match=evidence.match[:, -sources:])
 
 
 def _with_match(onnx: Path, folder: Path) -> tuple[Path, str | None]:
