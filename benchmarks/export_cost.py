@@ -26,7 +26,7 @@ from engines import storage
 from engines.errors import BudgetError, EngineError, FpetError, MissingDependencyError
 
 SCHEMA = 1
-_COMMAND_LINE = "import sys; from fpet_export.cli import run; sys.exit(run())"
+COMMAND_LINE = "import sys; from fpet_export.cli import run; sys.exit(run())"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,12 +45,12 @@ class Step:
     words: tuple[str, ...]
     goal_s: float | None = None
     goal_bytes: int | None = None
-    program: str = _COMMAND_LINE
+    program: str = COMMAND_LINE
 
     @property
     def command(self) -> tuple[str, ...]:
         """What to type, or what ran in its place."""
-        tool = "fpet-export" if self.program == _COMMAND_LINE else "python -c …"
+        tool = "fpet-export" if self.program == COMMAND_LINE else "python -c …"
         return (tool, *self.words)
 
 

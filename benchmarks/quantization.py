@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environment import read_environment
-from benchmarks.export_cost import Step, measure
+from benchmarks.export_cost import COMMAND_LINE, Step, measure
 from benchmarks.measurement import to_text
 from benchmarks.natural_images import natural_set
 from benchmarks.subjects import IMAGE, MERGE_BLOCK, RUN
@@ -33,7 +33,6 @@ DIGITS = Path("examples/digits")
 CALIBRATION_SEED, TEST_SEED = 7, 99
 """Of the natural crops: no image is in both sets."""
 
-_COMMAND_LINE = "import sys; from fpet_export.cli import run; sys.exit(run())"
 _CALIBRATE = """
 import sys
 from pathlib import Path
@@ -81,7 +80,7 @@ def tool(*words: str) -> dict[str, Any]:
     Raises:
         EngineError: It failed.
     """
-    command = [sys.executable, "-c", _COMMAND_LINE, *words, "--json", "--quiet"]
+    command = [sys.executable, "-c", COMMAND_LINE, *words, "--json", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise EngineError(

@@ -76,14 +76,25 @@ def write_graph(graph: Graph, path: Path) -> None:
     model = gs.export_onnx(graph, do_type_check=False)
     with storage.atomic_path(path) as temporary:
         save_model(model, temporary)
-        try:
-            onnx.checker.check_model(str(temporary))
-        except onnx.checker.ValidationError as error:
-            raise ExportError(
-                f"the graph is not valid ONNX: {str(error).strip().splitlines()[0]}",
-                where=path.name,
-                fix="report this with the graph's manifest and the version of onnx",
-            ) from error
+        require_valid(
+            temporary, fix="report this with the graph's manifest and the version of onnx"
+        )
+
+
+def require_valid(path: Path, *, fix: str) -> None:
+    """Refuse a file that is not valid ONNX, with the checker's first line.
+
+    Raises:
+        ExportError: It is not.
+    """
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise ExportError(
+            f"the graph is not valid ONNX: {str(error).strip().splitlines()[0]}",
+            where=path.name,
+            fix=fix,
+        ) from error
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:

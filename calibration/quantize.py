@@ -157,14 +157,16 @@ def integers(
         UsageError: The preset is unknown or does not suit the target, or nothing is left of it.
     """
     told = listeners or Listeners()
-    require_table_of(table, manifest, [site.name for site in sites(read_graph(onnx))])
+    exported = read_graph(onnx)
+    require_table_of(table, manifest, [site.name for site in sites(exported)])
     if recipe.form == "gemm" and preset == "vit-attention":
         raise UsageError(
             "on a CPU the attention stays in float32: integers make it no faster there",
             where="--preset vit-attention",
             fix="use --preset vit-linear",
         )
-    policy = choose(read_graph(onnx), preset, keep=keep)
+    policy = choose(exported, preset, keep=keep)
+    del exported
     if not policy.active:
         raise UsageError(
             "every layer is kept: nothing is left to quantize",

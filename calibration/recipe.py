@@ -16,7 +16,6 @@ from calibration.table import CalibrationTable
 from engines import registry
 
 QUANTIZED = frozenset(GRIDS)
-HALF = frozenset(casts.HALVES)
 PRECISIONS = ("fp16", "bf16", "int8", "fp8")
 
 OBSERVERS: Mapping[str, str] = {

@@ -23,6 +23,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import torch
 
+from calibration.graph_files import require_valid
 from engines import storage
 from engines.errors import ExportError, UsageError
 from fpet_export import graph_passes, large_weights
@@ -72,7 +73,9 @@ def to_onnx(module: FrozenVit, path: Path, *, opset: int) -> dict[str, int]:
         with storage.atomic_path(path) as temporary:
             large_weights.save(finished, temporary, source=Path(folder))
             del finished
-            _check(temporary)
+            require_valid(
+                temporary, fix="report this with the versions of torch, onnx and onnxscript"
+            )
     return dict(sorted(operators.items()))
 
 
@@ -217,17 +220,6 @@ def tokens_after_blocks(graph: graph_passes.Graph, depth: int) -> tuple[int, ...
         if parts[0] == "blocks" and parts[2:3] == ["fc2"] and node.op in ("MatMul", "Add"):
             tokens[int(parts[1])] = int(node.outputs[0].shape[1])
     return tuple(tokens.get(index, 0) for index in range(depth))
-
-
-def _check(path: Path) -> None:
-    try:
-        onnx.checker.check_model(str(path))
-    except onnx.checker.ValidationError as error:
-        raise ExportError(
-            f"the graph is not valid ONNX: {str(error).strip().splitlines()[0]}",
-            where=path.name,
-            fix="report this with the versions of torch, onnx and onnxscript",
-        ) from error
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from calibration.recipe import Recipe
     from calibration.table import CalibrationTable
     from engines.image_source import ImageSource
+    from engines.images import ImageSet
     from engines.targets import Target
 
 PRECISIONS = ("fp16", "bf16", "int8", "fp8")
@@ -161,6 +162,15 @@ class Sources:
 
     calibration: ImageSource | None
     check: ImageSource | None
+
+    def images(self, preprocessing: Preprocessing, *, default: int) -> ImageSet:
+        """Read the images to compare on, or make `default` synthetic ones."""
+        from engines.image_source import collect
+        from engines.synthetic import synthetic_set
+
+        if self.check is not None:
+            return collect(self.check)
+        return synthetic_set(preprocessing.size, default)
 
 
 def sources(options: argparse.Namespace, preprocessing: Preprocessing, *, needs: bool) -> Sources:

@@ -73,8 +73,6 @@ def describe(adapted: Adapted) -> str:
 
 def start(options: argparse.Namespace, console: Console, *, default_images: int) -> Started:
     """Load the run, fold it, and compare both with the float64 reference."""
-    from engines.image_source import collect
-    from engines.synthetic import synthetic_set
     from fpet_export import verify
 
     _check_targets(options)
@@ -83,10 +81,7 @@ def start(options: argparse.Namespace, console: Console, *, default_images: int)
     if adapted.quality == "random":
         console.step("weights", "random: this export is good for speed only", passed=None)
     found = _quantize.sources(options, adapted.preprocessing, needs=_needs_ranges(options))
-    if found.check is not None:
-        images = collect(found.check)
-    else:
-        images = synthetic_set(adapted.preprocessing.size, min(default_images, options.limit))
+    images = found.images(adapted.preprocessing, default=min(default_images, options.limit))
     count = len(images)
     with console.progress("float64 reference", count) as advance:
         check = verify.begin(adapted, images, progress=advance)
@@ -118,6 +113,8 @@ def type_graph(
     precisions = _quantize.precisions_of(options, place)
     if not precisions:
         return exported
+    if options.precision == _quantize.BEST:
+        _best.require_runnable(exported.path, place, options, console)
     manifest = read_manifest(exported.path)
     images, table = started.check.images, None
     if any(name in _quantize.INTEGERS for name in precisions):
@@ -130,7 +127,6 @@ def type_graph(
             exported.path, manifest, images, reference=started.check.reference, progress=advance
         )
     if options.precision == _quantize.BEST:
-        _best.require_runnable(exported.path, place, options, console)
         best = _best.choose(exported.path, place, examiner, options, console, table=table)
         rows = tuple(made.row for made in best.made.values())
         return Exported(path=best.graph, rows=(*exported.rows, *rows))

@@ -103,8 +103,6 @@ def _prepared(
 ) -> tuple[Examiner, CalibrationTable | None]:
     """Calibrate where a precision needs it, and run the float32 graph over the check's images."""
     from calibration.examine import examiner_for
-    from engines.image_source import collect
-    from engines.synthetic import synthetic_set
     from fpet_export.verify import DEFAULT_IMAGES, check_labels
 
     assert manifest.preprocessing is not None
@@ -115,10 +113,7 @@ def _prepared(
         state = _quantize.state_path(out)
         table = _quantize.calibrated(options.onnx, options, console, found.calibration, state=state)
         _quantize.warn_of_overlap(table, found.check, console)
-    if found.check is not None:
-        images = collect(found.check)
-    else:
-        images = synthetic_set(manifest.preprocessing.size, min(DEFAULT_IMAGES, options.limit))
+    images = found.images(manifest.preprocessing, default=min(DEFAULT_IMAGES, options.limit))
     if manifest.model is not None:
         check_labels(images, manifest.model.classes)
     with console.progress("float32 graph", len(images)) as advance:
