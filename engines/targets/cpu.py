@@ -15,9 +15,9 @@ TARGET = Target(
     precisions=("fp32", "int8"),
     integers="gemm",
     sources=(
-        "precisions: half precision is emulated on CPUs and slower; integer products take 0.26 "
-        "to 0.38 of a plain ViT-B/16 in float32 (ONNX Runtime 1.31.1, 2 cores with VNNI, paired "
-        "runs on a busy machine)",
+        "precisions: half precision is emulated on CPUs and slower; integer products take 0.24 "
+        "to 0.30 of a plain ViT-B/16 in float32 (ONNX Runtime 1.31.1, 2 cores with VNNI, paired "
+        "runs at batch 1 and 8)",
         "opset 20 is the first with the Gelu operator (ONNX operator changelog)",
         "opset ceiling: ONNX Runtime 1.20.0 opens the frozen graph in opsets 17 to 21, not in 22",
         "attention scale: no difference, 0.998 folded against split (merged ViT-B/16, batch 1, "

@@ -16,9 +16,9 @@ TARGET = Target(
     integers="gemm",
     int8_weights="reduced",
     sources=(
-        "precisions: half precision is emulated on CPUs and slower; integer products take 0.26 "
-        "to 0.38 of a plain ViT-B/16 in float32 (ONNX Runtime 1.31.1, 2 cores with VNNI, paired "
-        "runs on a busy machine)",
+        "precisions: half precision is emulated on CPUs and slower; integer products take 0.24 "
+        "to 0.30 of a plain ViT-B/16 in float32 (ONNX Runtime 1.31.1, 2 cores with VNNI, paired "
+        "runs at batch 1 and 8)",
         "opset 20 is the first with the Gelu operator (ONNX operator changelog)",
         "opset ceiling: OpenVINO 2024.4.0 compiles the frozen graph in opsets 17 to 23, the newest "
         "that is written here",
