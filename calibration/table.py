@@ -299,6 +299,9 @@ def _rewrites_of(document: Any) -> Rewrites | None:
         {str(name): _unpacked(text) for name, text in document[part].items()}
         for part in ("values", "factors")
     )
+    finite = all(np.isfinite(vector).all() for vector in (*values.values(), *factors.values()))
+    if not finite or any((vector <= 0).any() for vector in factors.values()):
+        raise ValueError("what was moved between the layers is no number, or no factor")
     return Rewrites(values, factors)
 
 

@@ -220,6 +220,7 @@ def calibrated(
     Raises:
         InputError: See `calibration.collect.collect`.
         TrustError: A table is damaged.
+        UsageError: A table was equalised, and that is not wanted.
     """
     from calibration.collect import calibrate
     from calibration.table import merged_table, read_table, write_table
@@ -228,6 +229,12 @@ def calibrated(
     for path in options.table:
         table = read_table(path)
         start = table if start is None else merged_table(start, table)
+    if start is not None and start.rewrites is not None and not options.equalise:
+        raise UsageError(
+            "the calibration table is of an equalised graph",
+            where="--no-equalise",
+            fix="leave --no-equalise out, or calibrate without the table",
+        )
     if source is None:
         assert start is not None
         console.step("calibrate", f"{len(start.images)} images of {start.description}, as stored")
@@ -287,6 +294,12 @@ def precisions_of(options: argparse.Namespace, target: Target) -> tuple[str, ...
     if options.precision not in (*INTEGERS, BEST):
         _refuse_what_integers_have(options)
     if options.precision == "fp32":
+        if options.io == "uint8":
+            raise UsageError(
+                "--io belongs to a typed graph",
+                where="--io uint8",
+                fix="use --input uint8: the float32 graph then takes raw pixels",
+            )
         return ()
     if options.precision != BEST:
         recipe_of(options, target, options.precision)
@@ -405,6 +418,15 @@ def refuse_overwrite(out: Path, precision: str, *, force: bool) -> None:
 
     for file in files_of(out, quantizes=precision in INTEGERS):
         storage.refuse_overwrite(file, force=force)
+
+
+def graphs_of(onnx: Path, options: argparse.Namespace) -> tuple[Path, ...]:
+    """Return the graphs beside `onnx`, and itself, of which `--precision` builds one."""
+    if options.precision == "fp32":
+        return (onnx,)
+    if options.precision == BEST:
+        return (onnx, *(typed_path(onnx, precision) for precision in PRECISIONS))
+    return (typed_path(onnx, options.precision),)
 
 
 def refuse_all(onnx: Path, options: argparse.Namespace) -> None:

@@ -92,8 +92,9 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     for target in targets:
         graph = options.out / target.name / "model.onnx"
         _quantize.refuse_all(graph, options)
-        named = "model" if options.precision == "fp32" else f"model.{options.precision}"
-        files += [graph, graph.with_name(f"{named}.{target.name}{target.suffix}")]
+        files.append(graph)
+        for typed in _quantize.graphs_of(graph, options):
+            files.append(typed.with_name(f"{typed.stem}.{target.name}{target.suffix}"))
     for file in files:
         storage.refuse_overwrite(file, force=options.force)
     started = _steps.start(options, console, default_images=DEFAULT_IMAGES)

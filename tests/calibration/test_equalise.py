@@ -15,6 +15,7 @@ from calibration.collect import collect
 from calibration.graph_files import Graph, read_graph
 from calibration.roles import linears
 from calibration.table import CalibrationTable, Rewrites
+from engines.errors import InputError
 from engines.manifest import read_manifest, write_manifest
 from tests.calibration.exports import (
     DEPTH,
@@ -240,3 +241,18 @@ def test_an_empty_channel_does_not_blow_up(exports: Exports, tmp_path: Path) -> 
 
 def constants(graph: Graph) -> list[Any]:
     return [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
+
+
+@pytest.mark.parametrize(
+    "rewrites",
+    [
+        Rewrites({"blocks/0/attn/qkv": np.zeros(63)}, {}),
+        Rewrites({"blocks/9/attn/qkv": np.zeros(64)}, {}),
+        Rewrites({}, {"blocks/0/norm1/LayerNormalization": np.ones(65)}),
+        Rewrites({}, {"norm/LayerNormalization": np.ones(64)}),
+    ],
+    ids=["width", "layer", "factors", "norm"],
+)
+def test_what_was_moved_in_another_graph_is_refused(rewrites: Rewrites, merged: Path) -> None:
+    with pytest.raises(InputError, match="the calibration table moved"):
+        equalise.apply(read_graph(merged), rewrites)

@@ -207,6 +207,10 @@ def read_document(document: Any, folder: Path) -> CalibrationTable:
     return read_table(path)
 
 
+def packed(values: list[float]) -> str:
+    return base64.b64encode(np.array(values).tobytes()).decode()
+
+
 SITE = ("sites", "blocks/0/fc1/input")
 
 
@@ -223,6 +227,8 @@ SITE = ("sites", "blocks/0/fc1/input")
         (("preprocessing", "more"), 1),
         (("rewrites", "values"), None),
         (("rewrites", "factors"), {"norm": "%"}),
+        (("rewrites", "factors"), {"norm": packed([1.0, 0.0])}),
+        (("rewrites", "values"), {"qkv": packed([1.0, np.nan])}),
         (("tools",), None),
         (("sites",), []),
         ((*SITE, "rows"), float("inf")),
@@ -232,8 +238,8 @@ SITE = ("sites", "blocks/0/fc1/input")
         ((*SITE, "lowest"), None),
         ((*SITE, "channel_sum"), ""),
         ((*SITE, "channel_sum"), base64.b64encode(bytes(7)).decode()),
-        ((*SITE, "channel_sum"), base64.b64encode(np.full(4, np.nan).tobytes()).decode()),
-        ((*SITE, "channel_largest"), base64.b64encode(np.full(4, 1e9).tobytes()).decode()),
+        ((*SITE, "channel_sum"), packed([np.nan] * 4)),
+        ((*SITE, "channel_largest"), packed([1e9] * 4)),
         ((*SITE, "histogram", "exponent"), float("inf")),
         ((*SITE, "histogram", "counts"), ""),
     ],

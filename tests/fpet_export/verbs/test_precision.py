@@ -83,6 +83,7 @@ def test_a_typed_row_is_against_the_float64_model(
     [
         (("--target", "cpu", "--precision", "fp16"), 2, "cpu does not run fp16, it runs int8"),
         (("--target", "rtx", "--precision", "int8"), 2, "int8 needs images to find its ranges on"),
+        (("--precision", "fp32", "--io", "uint8"), 2, "--io belongs to a typed graph"),
         (("--target", "cpu", "--precision", "fp23"), 2, "invalid choice: 'fp23'"),
         (
             ("--target", "cpu", "--precision", "int8", "--preset", "vit-attention", "--data", "{}"),
@@ -130,6 +131,16 @@ def test_a_typed_graph_is_not_replaced_without_force(
 
 
 # deploy
+
+
+def test_best_may_replace_none_of_its_engines(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "model.int8.cpu.onnx").write_bytes(b"mine")
+
+    done = deploy(exported, tmp_path, "--precision", "best", "--json")
+
+    assert done.code == 2
+    assert "model.int8.cpu.onnx exists already" in done.error()["what"]
 
 
 @pytest.mark.tensorrt

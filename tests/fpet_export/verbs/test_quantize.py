@@ -485,6 +485,19 @@ def test_a_table_of_another_graph_is_refused(
     assert "another graph" in done.error()["what"]
 
 
+def test_an_equalised_table_does_not_serve_a_graph_that_is_not(
+    graph: Path, int8: tuple[Path, Done], tmp_path: Path
+) -> None:
+    table = int8[0].parent / "vit.table.json"
+
+    done = quantize(
+        graph, "int8", "--table", table, "--no-equalise", "-o", tmp_path / "q.onnx", "--json"
+    )
+
+    assert done.code == 2
+    assert "of an equalised graph" in done.error()["what"]
+
+
 def test_a_damaged_table_is_refused(graph: Path, int8: tuple[Path, Done], tmp_path: Path) -> None:
     text = (int8[0].parent / "vit.table.json").read_text()
     (tmp_path / "half.json").write_text(text[: len(text) // 2])
