@@ -146,6 +146,9 @@ def keep_promise(
 ) -> Kept:
     """Put the worst layers back until `promise` is kept.
 
+    What the graph with nothing quantized does not keep is given up at once: a policy that kept it
+    on the way there would do so by chance.
+
     Args:
         policy: What the preset quantizes.
         promise: What must hold.
@@ -155,15 +158,22 @@ def keep_promise(
         progress: Called once a layer that was measured alone.
 
     Raises:
-        BudgetError: The promise is missed even by the graph with nothing quantized, or by every
-            policy on the way there.
+        BudgetError: The promise is missed by the graph with nothing quantized, or by every policy
+            on the way there.
     """
     before = quality = measure(policy)
     if not promise.missed(quality):
         return Kept(policy=policy, before=before, quality=quality)
+    floor = promise.missed(measure(policy.only()))
+    if floor:
+        raise BudgetError(
+            f"the promise cannot be kept, not even with nothing quantized: {'; '.join(floor)}",
+            where=f"{policy.preset}, on {quality.images} images",
+            fix="promise less: this is what the graph gives without integers",
+        )
     ranked = _noisiest_first(policy, screen or measure, progress)
     steps: list[Step] = []
-    for layer, alone in ranked:
+    for layer, alone in ranked[:-1]:
         policy = policy.without(layer)
         quality = measure(policy)
         step = Step(layer=layer, alone=alone, after=quality)
@@ -171,13 +181,10 @@ def keep_promise(
         if report is not None:
             report(step)
         if not promise.missed(quality):
-            if not policy.active:
-                break
             return Kept(policy=policy, before=before, quality=quality, steps=tuple(steps))
-    missed = "; ".join(promise.missed(quality))
     raise BudgetError(
-        f"the promise cannot be kept: {missed or 'only with no layer quantized'}",
-        where=f"{len(steps)} layers of {policy.preset} put back, on {quality.images} images",
+        "the promise can be kept only with no layer quantized",
+        where=f"{len(ranked)} layers of {policy.preset}, on {quality.images} images",
         fix="promise less, calibrate on more images like those measured, or stay with FP16",
     )
 
