@@ -5,6 +5,7 @@ Needs numpy and the artefact's own runtime, so that a board can check its engine
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from engines.manifest import Manifest, Preprocessing, manifest_path, read_manife
 from engines.parity import (
     NO_GATES,
     Evidence,
+    FloatArray,
     Gates,
     ParityTable,
+    StageParity,
     compare_stage,
     gates_by_control,
+    gates_of,
 )
 from engines.synthetic import synthetic_set
 
@@ -80,13 +84,64 @@ def evidence_of(path: Path, pixels: PixelArray, *, progress: Progress | None = N
         return engine_evidence(engine, manifest, pixels, progress=progress)
 
 
-def compare_built(graph: Path, engine: Path, *, images: ImageSet | None = None) -> ParityTable:
-    """Compare an engine with the graph it was built from.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a graph says about images, and how far an engine built from it may be from that.
+
+    Attributes:
+        graph: Name of the graph.
+        images: What it ran on.
+        logits: (I, K), as it is written.
+        gates: What the engine is held to.
+        control: The graph on images that are the least different, where `gates` come from it.
+    """
+
+    graph: str
+    images: ImageSet
+    logits: FloatArray
+    gates: Gates
+    control: StageParity | None = None
+
+    def judge(self, engine: Path, *, progress: Progress | None = None) -> StageParity:
+        """Run an engine on the same images and compare."""
+        return compare_stage(
+            engine.name,
+            evidence_of(engine, self.images.pixels, progress=progress),
+            Evidence(logits=self.logits),
+            gates=self.gates,
+            labels=self.images.labels,
+        )
+
+
+def expected_of(graph: Path, images: ImageSet | None = None) -> Expected:
+    """Run a graph as it is written.
 
     An engine of a quantized graph is judged by what the graph does to itself. Two correct programs
     differ in the last bit before a rounding, some values round the other way, and the layers after
     that multiply it; the gate of float32 would refuse every engine. So the graph also runs on
-    images that differ by one grey level in one pixel, and `gates_by_control` sets the limits.
+    images that differ by one grey level in one pixel, and `gates_by_control` sets the limits. In
+    half precision two correct programs are as far apart as the graph is from float32.
+
+    Args:
+        graph: With its manifest.
+        images: What to run on; by default a few synthetic images.
+    """
+    if images is None:
+        images = synthetic_set(preprocessing_of(graph).size, DEFAULT_IMAGES)
+    logits = evidence_of(graph, images.pixels).logits
+    precision = manifest_of(graph).precision
+    gates, control = gates_of(precision), None
+    if precision in QUANTIZED:
+        other = evidence_of(graph, one_grey_level_off(images.pixels))
+        control = compare_stage(
+            f"{graph.name} {CONTROL}", other, Evidence(logits=logits), gates=NO_GATES
+        )
+        gates = gates_by_control(control)
+    return Expected(graph=graph.name, images=images, logits=logits, gates=gates, control=control)
+
+
+def compare_built(graph: Path, engine: Path, *, images: ImageSet | None = None) -> ParityTable:
+    """Compare an engine with the graph it was built from.
 
     Args:
         graph: With its manifest.
@@ -97,19 +152,12 @@ def compare_built(graph: Path, engine: Path, *, images: ImageSet | None = None) 
         The engine's row; before it, for a quantized graph, that of the graph on the other images,
         which is not judged.
     """
-    if images is None:
-        images = synthetic_set(preprocessing_of(graph).size, DEFAULT_IMAGES)
-    expected = evidence_of(graph, images.pixels)
-    gates, rows = Gates(), []
-    if manifest_of(graph).precision in QUANTIZED:
-        other = evidence_of(graph, one_grey_level_off(images.pixels))
-        control = compare_stage(f"{graph.name} {CONTROL}", other, expected, gates=NO_GATES)
-        gates = gates_by_control(control)
-        rows.append(control)
-    actual = evidence_of(engine, images.pixels)
-    rows.append(compare_stage(engine.name, actual, expected, gates=gates, labels=images.labels))
+    expected = expected_of(graph, images)
+    row = expected.judge(engine)
     return ParityTable(
-        images=images.description, reference=f"artefact {graph.name}", rows=tuple(rows)
+        images=expected.images.description,
+        reference=f"artefact {graph.name}",
+        rows=(row,) if expected.control is None else (expected.control, row),
     )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -19,6 +20,7 @@ from fpet_export import __version__, verbs
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, Verb
 
+PROGRAM = "fpet-export"
 INTERRUPTED = 130
 _OURS = ("calibration", "engines", "benchmarks")
 _EXIT_CODES = """\
@@ -27,22 +29,34 @@ exit codes: 0 ok, 1 our bug, 2 usage, 3 input refused, 4 something is not instal
 10 hash or signature refused, 11 remote failed, 130 interrupted"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    complete: Callable[[list[str]], list[str]] = list,
+    program: str = PROGRAM,
+) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: The words behind the program's name; None takes those of the process.
+        complete: Fills in words that were left out.
+        program: What was typed, for commands that are proposed.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     console, as_json = Console(), "--json" in words
     try:
+        words = complete(words)
         options = _parse(words)
         as_json = options.json
         console = Console(quiet=options.quiet, verbose=options.verbose)
         check_provenance()
-        options.command = ("fpet-export", *words)
+        options.command = (PROGRAM, *words)
         outcome = load_verb(options.verb).run(options, console)
-        _print(outcome, console, as_json=as_json)
+        _print(outcome, console, program, as_json=as_json)
     except FpetError as error:
-        return _refuse(error, console, as_json=as_json)
+        return _refuse(error, console, program, as_json=as_json)
     except ModuleNotFoundError as error:
-        return _refuse(_explained(error), console, as_json=as_json)
+        return _refuse(_explained(error), console, program, as_json=as_json)
     except KeyboardInterrupt:
         return _interrupted(console, as_json=as_json)
     return outcome.exit_code
@@ -88,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     common.add_argument("-v", "--verbose", action="store_true", help="print details")
     parser = _Parser(
-        prog="fpet-export",
+        prog=PROGRAM,
         description="Export, verify, build and measure fine-tuned ViTs with FPET token merging.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -120,6 +134,8 @@ def check_provenance() -> None:
     """
     home = Path(__file__).resolve().parents[1]
     for name in _OURS:
+        if PathFinder.find_spec(name, [str(home)]) is None:
+            continue  # the board agent leaves it at home
         found = Path(next(iter(importlib.import_module(name).__path__))).resolve().parent
         if found != home:
             raise FpetError(
@@ -129,7 +145,8 @@ def check_provenance() -> None:
             )
 
 
-def _refuse(error: FpetError, console: Console, *, as_json: bool) -> int:
+def _refuse(error: FpetError, console: Console, program: str, *, as_json: bool) -> int:
+    error = type(error)(error.what, where=error.where, fix=_as_typed(error.fix, program))
     if as_json:
         _print_error(
             console, type(error).__name__, error.exit_code, error.what, error.where, error.fix
@@ -160,9 +177,14 @@ def _print_error(
     )  # fmt: skip
 
 
-def _print(outcome: Outcome, console: Console, *, as_json: bool) -> None:
+def _as_typed(text: str, program: str) -> str:
+    """Return a text whose commands begin with the program that was typed."""
+    return text.replace(f"{PROGRAM} ", f"{program} ")
+
+
+def _print(outcome: Outcome, console: Console, program: str, *, as_json: bool) -> None:
     if outcome.next:
-        console.next_commands(outcome.next)
+        console.next_commands([_as_typed(command, program) for command in outcome.next])
     if as_json:
         console.json(outcome.document)
     elif outcome.result:

@@ -92,8 +92,8 @@ def add_graph(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--labels", type=Path, help="text file with one class name a line")
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add the images that a check runs on."""
+def add_data(parser: argparse.ArgumentParser, *, limit: int = 128) -> None:
+    """Add the images that a check runs on, `limit` of them unless the user says otherwise."""
     group = parser.add_argument_group("the check")
     group.add_argument(
         "--data",
@@ -102,7 +102,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help="images (sub-folders or `labels` give accuracy); default: a synthetic set",
     )
     group.add_argument(
-        "--limit", type=positive, default=128, help="images to check, at most (default: 128)"
+        "--limit", type=positive, default=limit, help=f"images to check, at most (default: {limit})"
     )
 
 

@@ -14,6 +14,7 @@ from benchmarks import Measurement
 from benchmarks.paired_statistics import Comparison
 from engines.cuda import open_cuda
 from engines.errors import MissingDependencyError
+from engines.evidence import compare_built
 from engines.manifest import read_manifest, write_manifest
 from engines.synthetic import synthetic_set
 from fpet_export.verbs import _bench, _best
@@ -307,3 +308,16 @@ def test_a_broken_match_in_a_typed_graph_is_found(
 
     assert done.code == 7
     assert "model.fp16.onnx drifts from the reference" in done.error()["what"]
+
+
+def test_an_engine_of_a_half_precision_graph_is_held_to_half_precision(
+    exported: Exported, tmp_path: Path
+) -> None:
+    """A GPU adds up in another order, and each sum is rounded to float16 then."""
+    words = ("--target", "rtx", "--precision", "fp16", "-o", tmp_path)
+    assert call("export", *exported.words, *words).code == 0
+
+    (row,) = compare_built(tmp_path / "model.fp16.onnx", tmp_path / "model.onnx").rows
+
+    assert row.relative > 1e-4
+    assert row.failures == ()

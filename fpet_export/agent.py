@@ -1,0 +1,67 @@
+"""The board agent: the part of this toolkit that a board needs, as one file for its own Python.
+
+`agent.pyz` is a zipapp (PEP 441) of `engines`, `benchmarks` and seven verbs of the command line,
+the same code as here. It needs Python 3.10, numpy and the runtime that the board has; nothing is
+installed. The same sources give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+VERBS = ("bench", "build", "check", "doctor", "predict", "targets", "verify")
+
+_HELPERS = ("__init__", "_arguments", "_bench", "_engines", "_quantize", "_steps", "_trust")
+_PACKAGES = {
+    "engines": ("*.py", "backends/*.py", "targets/*.py"),
+    "benchmarks": (
+        "__init__.py", "agreement.py", "charts.py", "comparison.py", "environment.py",
+        "failures.py", "feeds.py", "gemm_peak.py", "latency.py", "measurement.py",
+        "paired_statistics.py", "peers/*.py", "report.html.jinja", "report.py", "table.py",
+        "validity.py",
+    ),
+    "fpet_export": (
+        "__init__.py", "agent_main.py", "cli.py", "console.py",
+        *(f"verbs/{name}.py" for name in (*_HELPERS, *VERBS)),
+    ),
+}  # fmt: skip
+_MAIN = """\
+import sys
+
+if sys.version_info < (3, 10):
+    sys.stderr.write("error: the agent needs Python 3.10, this is %d.%d\\n" % sys.version_info[:2])
+    sys.exit(4)
+
+from fpet_export.agent_main import run
+
+run()
+"""
+
+
+def build_agent() -> bytes:
+    """Return the bytes of `agent.pyz`."""
+    content = io.BytesIO()
+    content.write(b"#!/usr/bin/env python3\n")
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        archive.writestr(_member("__main__.py"), _MAIN)
+        for name, path in _files():
+            archive.writestr(_member(name), path.read_bytes())
+    return content.getvalue()
+
+
+def _files() -> Iterator[tuple[str, Path]]:
+    home = Path(__file__).resolve().parents[1]
+    for package, patterns in _PACKAGES.items():
+        for pattern in patterns:
+            for path in sorted((home / package).glob(pattern)):
+                yield path.relative_to(home).as_posix(), path
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    information = zipfile.ZipInfo(name)  # dated 1980, whatever today is
+    information.compress_type = zipfile.ZIP_DEFLATED
+    information.external_attr = 0o644 << 16
+    return information

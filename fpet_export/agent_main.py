@@ -1,0 +1,82 @@
+"""What `python3 agent.pyz VERB` does: the command line, with the bundle around it as the default.
+
+In an unpacked bundle a verb needs no file: `build` takes the bundle's graph and target, `check`,
+`bench` and `predict` the engine that it leaves. Everything may still be named.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from engines.bundle import INDEX, Bundle, read_index
+from engines.engine import load_target
+from engines.errors import InputError
+from fpet_export import cli
+
+_ARTEFACTS = (".onnx", ".plan")
+_TAKE_AN_ENGINE = ("bench", "check", "predict")
+_LEFT_AT_HOME = ("fpet_export", "calibration")
+"""Packages of which the agent holds a part or nothing."""
+
+
+def run() -> NoReturn:
+    """Entry point of the zipapp."""
+    agent = Path(sys.argv[0])
+    try:
+        code = cli.main(
+            complete=lambda words: completed(words, agent), program=f"python3 {agent.name}"
+        )
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in _LEFT_AT_HOME:
+            raise
+        sys.stderr.write(
+            f"✗ error: the agent cannot do this: {error}\n  where: {agent}\n"
+            "  fix:   do it with fpet-export on your workstation\n"
+        )
+        code = 4
+    sys.exit(code)
+
+
+def completed(words: list[str], agent: Path) -> list[str]:
+    """Return a command line with what the bundle beside the agent knows.
+
+    Args:
+        words: What was typed, the verb first.
+        agent: Where the agent lies.
+
+    Raises:
+        InputError: An engine is needed that has not been built yet.
+        TrustError: The bundle's list is damaged.
+    """
+    index = agent.with_name(INDEX)
+    named = any(word.endswith(_ARTEFACTS) for word in words[1:])
+    asks = not words or words[0].startswith("-") or {"-h", "--help"} & set(words)
+    if asks or named or not index.is_file():
+        return words
+    verb, *rest = words
+    bundle = read_index(index)
+    artefact = agent.with_name(bundle.artefact)
+    if verb == "build":
+        has_target = any(word.partition("=")[0] == "--target" for word in rest)
+        target = [] if has_target else ["--target", bundle.target]
+        return [verb, str(artefact), *target, *rest]
+    if verb in _TAKE_AN_ENGINE:
+        return [verb, str(_engine(bundle, artefact)), *rest]
+    return words
+
+
+def _engine(bundle: Bundle, artefact: Path) -> Path:
+    """Return the bundle's engine, or the one that `build` makes of its graph by default."""
+    from engines.manifest import read_manifest
+
+    if read_manifest(artefact, verify=False).kind == "engine":
+        return artefact
+    target = load_target(bundle.target)
+    engine = artefact.with_name(f"{artefact.stem}.{target.name}{target.suffix}")
+    if not engine.is_file():
+        raise InputError(
+            "there is no engine yet", where=str(engine), fix="build it: python3 agent.pyz build"
+        )
+    return engine

@@ -1,0 +1,65 @@
+"""What `sign`, `verify` and `bundle` check and say before anybody relies on a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engines.bundle import SUFFIX, Bundle, read_bundle
+from engines.errors import InputError
+from engines.manifest import Manifest, read_manifest
+from fpet_export.console import Console
+
+ARTEFACTS = (".onnx", ".plan")
+
+
+def is_bundle(path: Path) -> bool:
+    """Say whether a file's name is that of a bundle."""
+    return path.name.endswith(SUFFIX)
+
+
+def check(path: Path, console: Console) -> Bundle | Manifest:
+    """Check every byte of a bundle, or of an artefact against its manifest, and say what it is.
+
+    Nothing of it is loaded into a runtime.
+
+    Raises:
+        InputError: There is no such file, or it is neither.
+        TrustError: It is not what its list or its manifest says.
+    """
+    if not path.is_file():
+        raise InputError("there is no such file", where=str(path), fix="check the path")
+    if is_bundle(path):
+        bundle = read_bundle(path)
+        size = sum(entry.size_bytes for entry in bundle.entries)
+        console.step(
+            "bundle",
+            f"whole: {len(bundle.entries)} files, {size / 1e6:.1f} MB, {bundle.artefact} for "
+            f"{bundle.target}",
+        )
+        return bundle
+    if path.suffix not in ARTEFACTS:
+        raise InputError(
+            f"{path.name} is neither a graph, nor an engine, nor a bundle",
+            where=str(path),
+            fix=f"give a file that ends in {', '.join(ARTEFACTS)} or {SUFFIX}",
+        )
+    manifest = read_manifest(path)
+    console.step("manifest", f"fits: {describe(manifest)}")
+    return manifest
+
+
+def describe(manifest: Manifest) -> str:
+    """Return what an artefact is, from its manifest."""
+    parts = [
+        f"{manifest.kind} {manifest.file}",
+        f"{manifest.total_bytes / 1e6:.1f} MB",
+        f"{manifest.precision} for {manifest.target}",
+    ]
+    runtime = manifest.runtime
+    if runtime is not None:
+        parts.append(f"{runtime.flavour} {runtime.version}")
+        if runtime.compute_capabilities:
+            parts.append("SM " + ", ".join(runtime.compute_capabilities))
+    if manifest.weights == "random":
+        parts.append("random weights")
+    return " · ".join(parts)

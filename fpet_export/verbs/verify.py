@@ -1,0 +1,68 @@
+"""`fpet-export verify X`: hashes and signature, before anything is opened."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from engines.errors import UsageError
+from fpet_export.console import Console
+from fpet_export.verbs import Outcome, _trust
+
+HELP = "check hashes and signature of an artefact or a bundle, and open nothing"
+DESCRIPTION = """\
+Check a graph or an engine against its manifest, a bundle against its list, and with --signers the
+signature too. An engine is executable code: this is to be done before it is opened, and nothing of
+it is loaded here. Exits 10 when something does not fit.
+
+--signers is a file in OpenSSH's ALLOWED SIGNERS format (ssh-keygen(1)), one line a signer:
+NAME ssh-ed25519 AAAA…
+
+  fpet-export verify cifar.bundle.tar --signers allowed_signers --unpack board/
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("artefact", type=Path, metavar="X", help="a graph, an engine or a bundle")
+    parser.add_argument("--signers", type=Path, metavar="FILE", help="who may have signed it")
+    parser.add_argument("--identity", metavar="NAME", help="who of them must have (default: any)")
+    parser.add_argument("--unpack", type=Path, metavar="DIR", help="lay a bundle's files there")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def run(options: argparse.Namespace, console: Console) -> Outcome:
+    """Check the signature first, where one is asked for, then the bytes."""
+    from engines import signature
+    from engines.bundle import Bundle, unpack
+
+    if options.identity and options.signers is None:
+        raise UsageError(
+            "a name alone proves nothing", where="--identity", fix="add --signers FILE"
+        )
+    if options.unpack is not None and not _trust.is_bundle(options.artefact):
+        raise UsageError(
+            "only a bundle can be unpacked", where="--unpack", fix="leave --unpack out"
+        )
+    signer = None
+    if options.signers is not None:
+        signer = signature.verify(options.artefact, options.signers, identity=options.identity)
+        console.step("signature", f"of {signer}")
+    found = _trust.check(options.artefact, console)
+    if signer is None:
+        console.step("signature", "not checked: --signers names nobody", passed=None)
+    artefact = options.artefact
+    if options.unpack is not None:
+        artefact = unpack(options.artefact, options.unpack, force=options.force)
+        console.step("unpack", str(options.unpack))
+    names = [entry.name for entry in found.entries] if isinstance(found, Bundle) else [found.file]
+    return Outcome(
+        document={
+            "artefact": str(artefact),
+            "files": names,
+            "target": found.target,
+            "signer": signer,
+        },
+        result=str(artefact),
+        next=[] if _trust.is_bundle(artefact) else [f"fpet-export predict {artefact} IMAGE"],
+    )
