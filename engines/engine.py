@@ -171,8 +171,7 @@ def build(
         onnx: A graph with its manifest beside it; a graph of someone else's without one is
             accepted, the side-car then says so.
         target: A name from `engines.targets`, or a target of the caller's.
-        out: The artefact to write; by default `<graph's stem>.<target><the target's suffix>`
-            beside the graph.
+        out: The artefact to write; None takes `default_path`.
         options: See BuildOptions.
 
     Returns:
@@ -186,7 +185,7 @@ def build(
     graph = Path(onnx)
     place = target if isinstance(target, Target) else load_target(target)
     options = options or BuildOptions()
-    artefact = Path(out) if out else graph.with_name(f"{graph.stem}.{place.name}{place.suffix}")
+    artefact = Path(out) if out else default_path(graph, place)
     storage.refuse_overwrite(artefact, force=options.force)
     earlier = fusion_path(artefact) if artefact.suffix == ".plan" else None
     if earlier is not None:
@@ -198,6 +197,11 @@ def build(
     if built.fusion is not None:
         write_fusion(artefact, manifest, built.fusion)
     return artefact
+
+
+def default_path(graph: Path, target: Target) -> Path:
+    """Return where an engine lies unless somebody says otherwise: `model.cpu.onnx`."""
+    return graph.with_name(f"{graph.stem}.{target.name}{target.suffix}")
 
 
 def open_engine(artefact: Path | str, *, options: OpenOptions | None = None) -> Engine:

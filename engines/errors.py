@@ -12,7 +12,8 @@ FpetError
 ├── ParityError              7   two artefacts that must agree do not
 ├── BudgetError              8   a promised limit (latency, accuracy, memory) is missed
 ├── MeasurementError         9   a measurement is not valid
-└── TrustError               10  a hash, a signature or a side-car does not match
+├── TrustError               10  a hash, a signature or a side-car does not match
+└── RemoteError              11  another machine cannot be reached, or failed
 """
 
 from __future__ import annotations
@@ -100,3 +101,9 @@ class TrustError(FpetError):
     """A hash, a signature or a side-car does not match."""
 
     exit_code = 10
+
+
+class RemoteError(FpetError):
+    """Another machine cannot be reached, or what ran there was killed or failed."""
+
+    exit_code = 11

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from engines.bundle import INDEX, Bundle, read_index
-from engines.engine import load_target
+from engines.engine import default_path, load_target
 from engines.errors import InputError
 from fpet_export import cli
 
@@ -74,7 +74,7 @@ def _engine(bundle: Bundle, artefact: Path) -> Path:
     if read_manifest(artefact, verify=False).kind == "engine":
         return artefact
     target = load_target(bundle.target)
-    engine = artefact.with_name(f"{artefact.stem}.{target.name}{target.suffix}")
+    engine = default_path(artefact, target)
     if not engine.is_file():
         raise InputError(
             "there is no engine yet", where=str(engine), fix="build it: python3 agent.pyz build"

@@ -83,10 +83,13 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
     if manifest.preprocessing is None:
         console.step("parity", "not checked: the graph's preprocessing is unknown", passed=None)
         return None
-    problem = runnable(artefact)
-    if problem is not None:
-        console.step("parity", f"not run here: {short_reason(problem)}", passed=None)
-        return None
+    for what in (artefact, graph):  # a board may have TensorRT and no ONNX Runtime
+        problem = runnable(what)
+        if problem is not None:
+            console.step(
+                "parity", f"{what.name} is not run here: {short_reason(problem)}", passed=None
+            )
+            return None
     table = compare_built(graph, artefact)
     *controls, row = table.rows
     for control in controls:

@@ -6,11 +6,15 @@ import argparse
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engines import storage
-from engines.errors import MeasurementError
+from engines.errors import MeasurementError, UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _bench
+from fpet_export.verbs import Outcome, _arguments, _bench, _remote
+
+if TYPE_CHECKING:
+    from benchmarks import Measurement
 
 HELP = "measure latency, paired and interleaved, and say whether it is really faster"
 DESCRIPTION = """\
@@ -19,6 +23,9 @@ by the median of the paired ratios with a bootstrap interval.
 
 --against plain builds the same architecture without merging, with random weights (a latency does
 not depend on them), for the same target. --peers adds other runtimes on that plain model.
+
+With --remote one artefact travels to a board with the agent; a graph is built there first; the
+engine is checked there, then measured.
 
   fpet-export bench out/model.cpu.onnx --against plain --peers openvino_plain,torch_eager
 """
@@ -50,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--html", type=Path, help="also write one self-contained HTML page")
     _arguments.add_output(parser, what="JSON to write (default: only printed)")
+    _remote.add_arguments(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
@@ -58,24 +66,12 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         if path is not None:
             storage.refuse_overwrite(path, force=options.force)
     _bench.check_peers(options.peers)
+    if options.remote is not None:
+        _refuse_what_stays_here(options)
     from benchmarks import format_table, write_measurement
 
-    with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
-        measurement = _bench.measure(
-            options.artefacts,
-            against=options.against,
-            peers=options.peers,
-            settings=_bench.Settings(
-                threads=options.threads,
-                rounds=options.rounds,
-                seconds=options.seconds,
-                seed=options.seed,
-                peak=options.peak,
-            ),
-            folder=Path(folder),
-            command=options.command,
-            console=console,
-        )
+    measure = _here if options.remote is None else _there
+    measurement = measure(options, console)
     console.line()
     console.line(format_table(measurement))
     console.line()
@@ -103,3 +99,64 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         document=dataclasses.asdict(measurement),
         result="\n".join(written) or _bench.verdict(measurement),
     )
+
+
+def _here(options: argparse.Namespace, console: Console) -> Measurement:
+    with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
+        return _bench.measure(
+            options.artefacts,
+            against=options.against,
+            peers=options.peers,
+            settings=_bench.Settings(
+                threads=options.threads,
+                rounds=options.rounds,
+                seconds=options.seconds,
+                seed=options.seed,
+                peak=options.peak,
+            ),
+            folder=Path(folder),
+            command=options.command,
+            console=console,
+        )
+
+
+def _there(options: argparse.Namespace, console: Console) -> Measurement:
+    """Build a graph's engine on another machine, check it, and measure it."""
+    from benchmarks import read_measurement
+    from engines.engine import default_path
+    from fpet_export.verbs import _packing
+
+    (artefact,) = options.artefacts
+    manifest, target = _packing.checked(artefact, None, console)
+    engine = artefact.name
+    with _remote.unpacked_there(artefact, manifest, target, options, console) as remote:
+        if manifest.kind == "graph":
+            engine = default_path(artefact, target).name
+            words = ["build", artefact.name, "--target", target.name, "-o", engine, "--force"]
+            _remote.agent(remote, words, console)
+        if remote.shell("ls *.check.npz 2>/dev/null || true"):
+            _remote.agent(remote, ["check", engine], console)
+        words = ["bench", engine, "-o", "bench.json", "--force", "--allow-noise"]
+        words += ["--rounds", str(options.rounds), "--seconds", str(options.seconds)]
+        words += ["--seed", str(options.seed), *(["--peak"] if options.peak else [])]
+        words += [] if options.threads is None else ["--threads", str(options.threads)]
+        _remote.agent(remote, words, console)
+        with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
+            remote.download("bench.json", Path(folder) / "bench.json")
+            return read_measurement(Path(folder) / "bench.json")
+
+
+def _refuse_what_stays_here(options: argparse.Namespace) -> None:
+    """Refuse what a board cannot do: it has one artefact, and no torch."""
+    given = {
+        "several artefacts": len(options.artefacts) > 1,
+        "--against": options.against is not None,
+        "--peers": bool(options.peers),
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise UsageError(
+                "another machine measures one artefact at a time",
+                where=name,
+                fix="leave it out, or measure it there with the agent of a bundle",
+            )

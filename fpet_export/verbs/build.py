@@ -6,8 +6,9 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from engines.manifest import Manifest
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments
+from fpet_export.verbs import Outcome, _arguments, _remote
 
 HELP = "build an engine from a graph"
 DESCRIPTION = """\
@@ -21,7 +22,12 @@ quantized graph may differ by three times what the graph itself does when one pi
 grey level. A plan gets a fusion report too, NAME.fusion.json: which kernels TensorRT made, how many
 a block, what is fused, what stayed float32 and why (`-v` prints it, `show` draws it).
 
+With --remote the graph travels to a board with the agent, is built and checked there against what
+it says here, and the engine comes back. The board needs Python 3.10, numpy and its runtime. A
+connection that drops is taken up again; the folder there is removed at the end.
+
   fpet-export build out/model.onnx --target rtx --sm 8.6,8.9
+  fpet-export build out/model.fp16.onnx --target tensorrt --remote orin1
 """
 
 
@@ -37,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--optimization-level", type=int, choices=range(6), help="TensorRT's effort, 0 to 5"
     )
     parser.add_argument("--workspace-mb", type=_arguments.positive, help="limit of scratch memory")
+    _remote.add_arguments(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
@@ -46,6 +53,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     from engines.manifest import read_manifest, write_manifest
     from fpet_export.verbs import _engines
 
+    if options.remote is not None:
+        return _there(options, console)
     target = load_target(options.target)
     with _engines.build_progress(console) as progress:
         artefact = build(
@@ -81,3 +90,42 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             *([] if fusion is None else [f"fpet-export show {artefact} -o fusion.png"]),
         ],
     )
+
+
+def _there(options: argparse.Namespace, console: Console) -> Outcome:
+    """Build and check on another machine, and fetch the engine."""
+    from engines import storage
+    from engines.engine import default_path
+    from fpet_export.verbs import _packing
+
+    manifest, target = _packing.checked(options.onnx, options.target, console)
+    out: Path = options.out or default_path(options.onnx, target)
+    storage.refuse_overwrite(out, force=options.force)
+    words = ["build", options.onnx.name, "--target", target.name, "-o", out.name, "--force"]
+    for name, value in (
+        ("--sm", options.sm and ",".join(options.sm)),
+        ("--optimization-level", options.optimization_level),
+        ("--workspace-mb", options.workspace_mb),
+    ):
+        words += [] if value is None else [name, str(value)]
+    with _remote.unpacked_there(options.onnx, manifest, target, options, console) as remote:
+        _remote.agent(remote, words, console)
+        checked = _remote.agent(remote, ["check", out.name], console)
+        built = _remote.fetch_engine(remote, out)
+    console.step("fetch", _engines_line(out, built))
+    return Outcome(
+        document={
+            "engine": str(out),
+            "manifest": dataclasses.asdict(built),
+            "parity": checked["parity"],
+            "remote": options.remote,
+        },
+        result=str(out),
+        next=[f"fpet-export bench {out} --remote {options.remote}"],
+    )
+
+
+def _engines_line(out: Path, manifest: Manifest) -> str:
+    from fpet_export.verbs import _engines
+
+    return _engines.describe(out, manifest)

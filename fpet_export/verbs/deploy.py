@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Run every step; a missed gate stops after its evidence is written."""
-    from engines.engine import load_target
+    from engines.engine import default_path, load_target
     from fpet_export.verify import DEFAULT_IMAGES
 
     names = list(dict.fromkeys(_arguments.names(options.target)))
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         _quantize.refuse_all(graph, options)
         files.append(graph)
         for typed in _quantize.graphs_of(graph, options):
-            files.append(typed.with_name(f"{typed.stem}.{target.name}{target.suffix}"))
+            files.append(default_path(typed, target))
     for file in files:
         storage.refuse_overwrite(file, force=options.force)
     started = _steps.start(options, console, default_images=DEFAULT_IMAGES)

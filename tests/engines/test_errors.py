@@ -21,6 +21,7 @@ EXIT_CODES = {
     "BudgetError": 8,
     "MeasurementError": 9,
     "TrustError": 10,
+    "RemoteError": 11,
 }
 CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
 OURS = [kind for kind in CLASSES if issubclass(kind, FpetError)]

@@ -1,0 +1,160 @@
+"""A real OpenSSH server on the loopback, with keys and configuration of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin")
+needs_sshd = pytest.mark.skipif(
+    SSHD is None or shutil.which("ssh") is None, reason="needs OpenSSH's server and client"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """A running server; `home` is what commands see as the home folder."""
+
+    folder: Path
+    port: int
+    home: Path
+
+    def config(self, *, port: int | None = None, known: bool = True, key: str = "client") -> Path:
+        """A client's configuration in which the server is called "board"."""
+        path = self.folder / f"config-{port}-{known}-{key}"
+        hosts = self.folder / ("known_hosts" if known else "other_hosts")
+        path.write_text(
+            f"Host board\n"
+            f"  HostName 127.0.0.1\n  Port {port or self.port}\n  User {getpass.getuser()}\n"
+            f"  HostKeyAlias board\n  UserKnownHostsFile {hosts}\n  GlobalKnownHostsFile none\n"
+            f"  StrictHostKeyChecking yes\n  IdentityFile {self.folder / key}\n"
+            f"  IdentitiesOnly yes\n  IdentityAgent none\n  LogLevel ERROR\n"
+        )
+        return path
+
+
+def start(folder: Path) -> Iterator[Server]:
+    """Start a server, yield it, and stop it with all that it started."""
+    assert SSHD is not None
+    for name in ("host", "other_host", "client", "stranger"):
+        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(words, check=True)
+    home = folder / "home"
+    home.mkdir()
+    python = folder / "bin" / "python3"  # what a board calls its system's Python
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    port = free_port()
+    (folder / "authorized_keys").write_text((folder / "client.pub").read_text())
+    for name, key in (("known_hosts", "host"), ("other_hosts", "other_host")):
+        (folder / name).write_text(f"board {(folder / key).with_suffix('.pub').read_text()}")
+    (folder / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\nPidFile none\n"
+        f"AuthorizedKeysFile {folder / 'authorized_keys'}\nStrictModes no\nUsePAM no\n"
+        f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n"
+        f"MaxStartups 100\nForceCommand HOME={home} && cd {home} && PATH={folder / 'bin'}:$PATH && "
+        f'export PATH && eval "$SSH_ORIGINAL_COMMAND"\n'
+    )
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # its privilege separation wants it
+    with (folder / "sshd.log").open("wb") as log:
+        process = subprocess.Popen(
+            [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=log, stdout=log
+        )
+    try:
+        wait_for(port, process, folder / "sshd.log")
+        yield Server(folder, port, home)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(100):
+        if process.poll() is not None:
+            raise RuntimeError(f"sshd ended: {log.read_text()}")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError("sshd does not listen")
+
+
+class Relay:
+    """A line to the server that breaks: each connection carries so many bytes and no more.
+
+    Args:
+        port: Of the server.
+        budgets: Bytes a connection may send to the server; when they are used up, all pass.
+    """
+
+    def __init__(self, port: int, budgets: Sequence[int]) -> None:
+        self._server, self._budgets = port, list(budgets)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.connections = 0
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        """Stop listening, and wait for the lines that are open."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            budget = self._budgets.pop(0) if self._budgets else None
+            thread = threading.Thread(target=self._serve, args=(client, budget))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, client: socket.socket, budget: int | None) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._server)) as server:
+            back = threading.Thread(target=self._carry, args=(server, client, None))
+            back.start()
+            self._carry(client, server, budget)
+            back.join()
+
+    @staticmethod
+    def _carry(source: socket.socket, target: socket.socket, limit: int | None) -> None:
+        carried = 0
+        try:
+            while limit is None or carried < limit:
+                chunk = source.recv(1 << 14)
+                if not chunk:
+                    break
+                target.sendall(chunk)
+                carried += len(chunk)
+            if limit:
+                time.sleep(0.5)  # what was sent arrives, then the line breaks
+            for end in (source, target):
+                end.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # the other direction has ended the line already
