@@ -122,6 +122,12 @@ class Engine(Protocol):
         What a latency measurement calls: no copy of inputs or outputs inside the timed region.
         """
 
+    def place(self, feeds: Feeds) -> Feeds:
+        """Put feeds that many runs share where the runtime reads them; pass the result to `run`.
+
+        The feeds need not be all of the engine's. On a GPU they are uploaded here, once.
+        """
+
     def describe(self) -> dict[str, str]:
         """Return what a measurement must record: runtime, version, provider, threads, device."""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from engines.engine import Array
 from engines.errors import InputError
-from engines.manifest import TensorSpec
+from engines.manifest import Dimension, TensorSpec
 
 
 def check_feeds(
@@ -24,7 +24,8 @@ def check_feeds(
         inputs: What the engine takes.
         feeds: Name to array.
         where: Name of the engine, for messages.
-        batch_range: Smallest and largest value of a dynamic extent; None allows any from 1.
+        batch_range: Smallest and largest value of the batch, the first extent of the first input,
+            where it is dynamic; None allows any from 1. Other dynamic extents may be any from 1.
 
     Raises:
         InputError: Feeds are missing, unexpected, misshapen or of another dtype; all of them are
@@ -34,9 +35,10 @@ def check_feeds(
     problems = [f"{name!r} is missing" for name in wanted if name not in feeds]
     problems += [f"{name!r} is unexpected" for name in feeds if name not in wanted]
     extents: dict[str, int] = {}
+    ranges = {inputs[0].shape[0]: batch_range} if inputs and inputs[0].shape and batch_range else {}
     for name, spec in wanted.items():
         if name in feeds:
-            problems += _problems_of(spec, np.asarray(feeds[name]), extents, batch_range)
+            problems += _problems_of(spec, np.asarray(feeds[name]), extents, ranges)
     if problems:
         raise InputError(
             f"the engine cannot take these feeds: {'; '.join(problems)}",
@@ -58,7 +60,7 @@ def _problems_of(
     spec: TensorSpec,
     value: Array,
     extents: dict[str, int],
-    batch_range: tuple[int, int] | None,
+    ranges: Mapping[Dimension, tuple[int, int]],
 ) -> list[str]:
     problems = []
     if value.dtype.name != spec.dtype or not value.dtype.isnative:
@@ -70,10 +72,10 @@ def _problems_of(
     if not fits:
         found = _shape_text(value.shape)
         return [*problems, f"{spec.name!r} has shape {found}, wanted {_shape_text(spec.shape)}"]
-    low, high = batch_range or (1, None)
     for extent, size in zip(spec.shape, value.shape, strict=True):
         if isinstance(extent, int):
             continue
+        low, high = ranges.get(extent, (1, None))
         if size < low or (high is not None and size > high):
             wanted = f"{low} to {high}" if high is not None else f"at least {low}"
             problems.append(f"{spec.name!r} has {extent} = {size}, wanted {wanted}")

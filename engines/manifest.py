@@ -74,8 +74,8 @@ class ModelFacts:
         patch: (height, width) of a patch in pixels.
         grid: (rows, columns) of patches.
         prefix_tokens: Class, distillation and register tokens in front of the patches.
-        classes: Number of logits.
-        method: Tuning method, or "none".
+        classes: Number of logits; 0 for a graph whose tasks each bring their own head.
+        method: Tuning method, "none", or "tasks" for a graph that takes it as inputs.
         bit: Bits of the stored adapter, or None.
         dim: Rank or bottleneck width, or None.
         scale: The method's scale, or None.
@@ -171,11 +171,32 @@ class Quantization:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskFacts:
+    """What a task's file holds.
+
+    Attributes:
+        name: The task's name.
+        backbone: Fingerprint of the backbone that it belongs to.
+        half: How its dense factors are kept, "fp32" or "fp16".
+        factor_error: Largest |difference| that keeping them in float16 makes to a factor, over the
+            largest |factor| of its layer; 0 where nothing was rounded.
+        logit_error: Largest |logit difference| of the task to its own export in float32, over the
+            largest |logit|; None before the check.
+    """
+
+    name: str
+    backbone: str
+    half: Literal["fp32", "fp16"]
+    factor_error: float
+    logit_error: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything a later stage needs to know about one artefact.
 
     Attributes:
-        kind: "graph" (ONNX) or "engine".
+        kind: "graph" (ONNX), "engine", or "task" (what a task adds to a shared graph).
         file: Name of the artefact, without its folder.
         sha256: Of the artefact's bytes; filled in by `write_manifest`.
         size_bytes: Likewise.
@@ -187,7 +208,8 @@ class Manifest:
         precision: "fp32", "fp16", "bf16", "int8" or "fp8".
         typing: "strong" where the types in the graph say that precision; "weak" where the graph is
             float32 (its Q/DQ scales too) and flags of the builder allow that precision.
-        opset: ONNX opset of the graph, or of the graph a plan was built from.
+        opset: ONNX opset of the graph, or of the graph that a plan was built from or that a task
+            belongs to.
         target: Target the artefact was made for.
         runtime: What a plan is bound to; None for a graph.
         operators: Histogram of the graph's operators.
@@ -196,6 +218,7 @@ class Manifest:
         batch_range: Smallest and largest value of a dynamic batch dimension; None when every
             extent is static.
         quantization: How it was quantized; None for a graph in floating point.
+        task: What a task's file holds; None elsewhere.
         companions: Files that belong to it.
         parents: What it was made from.
         command: The command line, word by word.
@@ -205,7 +228,7 @@ class Manifest:
         schema: Version of this layout.
     """
 
-    kind: Literal["graph", "engine"]
+    kind: Literal["graph", "engine", "task"]
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -222,6 +245,7 @@ class Manifest:
     probes: dict[str, str] = dataclasses.field(default_factory=dict)
     batch_range: tuple[int, int] | None = None
     quantization: Quantization | None = None
+    task: TaskFacts | None = None
     companions: tuple[Companion, ...] = ()
     parents: tuple[Parent, ...] = ()
     command: tuple[str, ...] = ()

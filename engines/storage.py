@@ -23,6 +23,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_of_bytes(content: bytes) -> str:
+    """Return the SHA-256 of `content` as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def refuse_overwrite(path: Path, *, force: bool) -> None:
     """Raise a UsageError when `path` exists and `force` is not given."""
     if path.exists() and not force:

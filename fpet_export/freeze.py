@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterable
-from typing import Literal, cast
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import nn
@@ -41,6 +41,8 @@ class FreezeOptions:
         last_block: What the last block computes; see `engines.targets.Target`.
         ties: "argmax" keeps every token; "reference" drops the token of a tied row, as the
             published rule does.
+        updates: "folded" refuses updates of the qkv projection that were not folded; "low-rank"
+            keeps them as two products, for a graph that takes them as inputs.
     """
 
     batch: int | tuple[int, int] = 1
@@ -48,6 +50,34 @@ class FreezeOptions:
     attention_scale: Literal["split", "folded"] = "split"
     last_block: Literal["class-token", "all-tokens"] = "class-token"
     ties: Literal["argmax", "reference"] = "argmax"
+    updates: Literal["folded", "low-rank"] = "folded"
+
+
+class LowRank(Protocol):
+    """An update of the qkv projection that is a product of two matrices."""
+
+    def as_product(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (C, R) and (R, 3C), in float64."""
+
+
+class FrozenUpdate(nn.Module):
+    """A low-rank update of the qkv projection: `x @ down @ up`, by parts where it is cut in two."""
+
+    def __init__(self, down: torch.Tensor, *ups: torch.Tensor) -> None:
+        super().__init__()
+        self.down = nn.Parameter(down.float().contiguous(), requires_grad=False)
+        self.ups = nn.ParameterList(
+            nn.Parameter(up.float().contiguous(), requires_grad=False) for up in ups
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, N, C) to (B, N, 3C)."""
+        return cast(torch.Tensor, x @ self.down @ self.ups[0])
+
+    def cut(self, x: torch.Tensor, queries: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map (B, N, C) to the query's (B, queries, C) and to (B, N, 2C) of key and value."""
+        inner = x @ self.down
+        return inner[:, :queries] @ self.ups[0], inner @ self.ups[1]
 
 
 class FrozenAttention(nn.Module):
@@ -59,7 +89,7 @@ class FrozenAttention(nn.Module):
     def __init__(self, block: Block, options: FreezeOptions, *, queries: int | None) -> None:
         super().__init__()
         attention = block.attn
-        if len(attention.updates):
+        if len(attention.updates) and options.updates == "folded":
             raise FoldError(
                 f"{len(attention.updates)} updates of the qkv projection reached the freeze",
                 where="freeze",
@@ -71,8 +101,8 @@ class FrozenAttention(nn.Module):
         self.split_scale = options.attention_scale == "split"
         weight: torch.Tensor = attention.qkv.weight
         bias = _qkv_bias(block)
+        factor = torch.ones(3 * width, dtype=torch.float64)
         if not self.split_scale:
-            factor = torch.ones(3 * width, dtype=torch.float64)
             factor[:width] = self.head_width**-0.5
             weight = (weight.double() * factor[:, None]).float()
             bias = (bias.double() * factor).float()
@@ -81,15 +111,27 @@ class FrozenAttention(nn.Module):
         else:
             self.query = _linear(weight[:width], bias[:width])
             self.key_value = _linear(weight[width:], bias[width:])
+        self.updates = nn.ModuleList()
+        for update in attention.updates:
+            down, up = cast(LowRank, update).as_product()
+            parts = [3 * width] if queries is None else [width, 2 * width]
+            self.updates.append(FrozenUpdate(down, *torch.split(up * factor, parts, dim=1)))
         self.proj = _scaled(attention.proj, block.ls1.gamma if block.layer_scale else None)
 
     def forward(self, x: torch.Tensor, key_bias: torch.Tensor | None) -> torch.Tensor:
         """Attend from the queried tokens of (B, N, C) to all of them; return (B, queries, C)."""
         if self.queries is None:
-            q, k, v = self._heads_of(self.qkv(x), 3)
+            projected = self.qkv(x)
+            for update in self.updates:
+                projected = projected + update(x)
+            q, k, v = self._heads_of(projected, 3)
         else:
-            (q,) = self._heads_of(self.query(x[:, : self.queries]), 1)
-            k, v = self._heads_of(self.key_value(x), 2)
+            query, key_value = self.query(x[:, : self.queries]), self.key_value(x)
+            for update in self.updates:
+                parts = cast(FrozenUpdate, update).cut(x, self.queries)
+                query, key_value = query + parts[0], key_value + parts[1]
+            (q,) = self._heads_of(query, 1)
+            k, v = self._heads_of(key_value, 2)
         if self.split_scale:
             scale = self.head_width**-0.25
             q, k = q * scale, k * scale

@@ -123,6 +123,7 @@ class Folded:
         attention_scale: Literal["split", "folded"] | None = None,
         last_block: Literal["class-token", "all-tokens"] | None = None,
         opset: int | None = None,
+        updates: Literal["folded", "low-rank"] = "folded",
     ) -> Frozen:
         """Make shapes and constants static.
 
@@ -134,6 +135,7 @@ class Folded:
             attention_scale: Overrides the target's.
             last_block: Overrides the target's.
             opset: Overrides the target's.
+            updates: See `FreezeOptions.updates`.
 
         Raises:
             UsageError: `ties="reference"` is asked for a distilled model, whose authors' code
@@ -156,6 +158,7 @@ class Folded:
             attention_scale=attention_scale or place.attention_scale,
             last_block=last_block or place.last_block,
             ties=ties,
+            updates=updates,
         )
         before = self.source.preprocessing
         module = FrozenVit(self.model, options, before.mean, before.std).eval()
@@ -247,12 +250,18 @@ class Frozen:
                 fix="give one name a class, in the order of the head's rows",
             )
         operators = to_onnx.to_onnx(self.module, target, opset=self.target.opset)
-        publish(target, self._manifest(target, operators, labels, command))
+        publish(target, self.manifest(target, operators, labels=labels, command=command))
         return target
 
-    def _manifest(
-        self, path: Path, operators: dict[str, int], labels: Sequence[str], command: Sequence[str]
+    def manifest(
+        self,
+        path: Path,
+        operators: dict[str, int],
+        *,
+        labels: Sequence[str] = (),
+        command: Sequence[str] = (),
     ) -> Manifest:
+        """Return what is known about a graph that was written to `path`, without its hash."""
         spec, options = self.module.spec, self.module.options
         run = self.source.source
         checkpoint = run.checkpoint
@@ -296,7 +305,7 @@ class Frozen:
             operators=operators,
             companions=companions_of(path),
             probes=probes,
-            parents=_parents(run),
+            parents=parents_of(run),
             command=tuple(command),
             tools=tool_versions(),
         )
@@ -305,7 +314,7 @@ class Frozen:
 def load(
     run: str | Path,
     *,
-    backbone: str | Path | None = None,
+    backbone: str | Path | Backbone | None = None,
     method: str | None = None,
     bit: int | None = None,
     dim: int | None = None,
@@ -320,7 +329,8 @@ def load(
 
     Args:
         run: A folder, `DIR/NAME`, a `.pth` file, or `random:NAME:SEED`.
-        backbone: `.npz`, `.safetensors` or `.pth` file, `timm:NAME` or `random:NAME:SEED`.
+        backbone: `.npz`, `.safetensors` or `.pth` file, `timm:NAME` or `random:NAME:SEED`; or one
+            that was read already, whose weights all its runs then share.
         method: Tuning method, where the files do not say.
         bit: Bits of the stored adapter, likewise.
         dim: Rank or bottleneck width, likewise.
@@ -338,7 +348,7 @@ def load(
         merge_block=merge_block, method=method, bit=bit, dim=dim, scale=scale, config=config
     )
     found = checkpoints.read(str(run), hints)
-    source = str(backbone) if backbone is not None else found.backbone
+    source = found.backbone if backbone is None else backbone
     if source is None:
         named = f" (its YAML names {found.architecture})" if found.architecture else ""
         raise CheckpointError(
@@ -347,8 +357,11 @@ def load(
             fix="add --backbone FILE with the weights it was tuned on, for the authors' runs "
             "imagenet21k/ViT-B_16.npz",
         )
-    options = BackboneOptions(heads=heads, image=image, head_width=found.head_width)
-    base = backbones.read(source, options)
+    if isinstance(source, Backbone):
+        base = source
+    else:
+        options = BackboneOptions(heads=heads, image=image, head_width=found.head_width)
+        base = backbones.read(str(source), options)
     checkpoint = found.decode(base.spec)
     preprocessing = base.preprocessing
     if normalisation is not None:
@@ -414,7 +427,8 @@ def _evidence(
     )
 
 
-def _parents(run: Adapted) -> tuple[Parent, ...]:
+def parents_of(run: Adapted) -> tuple[Parent, ...]:
+    """Return the files that a run and its backbone were read from, with their hashes."""
     parents = [
         Parent(role=role, file=path.name, sha256=storage.sha256_of(path))
         for role, files in (("run", run.checkpoint.files), ("backbone", run.backbone.files))

@@ -17,7 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -38,13 +38,23 @@ _OLDEST_TRACED = 18
 """What PyTorch's exporter writes natively; its conversion below that loses the nodes' names."""
 
 
-def to_onnx(module: FrozenVit, path: Path, *, opset: int) -> dict[str, int]:
+class LastPass(Protocol):
+    """What is done to a finished graph before it is written."""
+
+    def apply(self, graph: graph_passes.Graph, folder: Path) -> None:
+        """Change the graph in place; its large constants lie in files in `folder`."""
+
+
+def to_onnx(
+    module: FrozenVit, path: Path, *, opset: int, last: LastPass | None = None
+) -> dict[str, int]:
     """Export `module` to `path`, atomically; weights beyond 2 GiB go into `<path>.data`.
 
     Args:
         module: Frozen, in eval mode.
         path: The `.onnx` file to write.
         opset: ONNX opset, from `OLDEST_OPSET` to `NEWEST_OPSET`.
+        last: Changes the graph once it is what was planned.
 
     Returns:
         The histogram of the graph's operators.
@@ -66,6 +76,8 @@ def to_onnx(module: FrozenVit, path: Path, *, opset: int) -> dict[str, int]:
         graph.producer_name, graph.producer_version = "fpet-export", ""
         graph_passes.run(graph)
         check_plan(graph, module)
+        if last is not None:
+            last.apply(graph, Path(folder))
         operators = Counter(node.op for node in graph.nodes)
         finished = gs.export_onnx(graph)
         # The oldest format that knows the opset: a runtime refuses a newer one than its own.

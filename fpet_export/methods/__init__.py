@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import torch
 
@@ -33,6 +33,22 @@ class Layer:
     shape: tuple[int, int]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bypass:
+    """A bottleneck beside one of the block's own paths: `scale * up(f(down(x)))` is added to it.
+
+    Attributes:
+        down: Name of the layer that leads to the bottleneck, as in `PetMethod.layers`.
+        up: Name of the layer that leads back.
+        onto: What it is added to. On "query", "key" and "value", thirds of the qkv projection, f is
+            the identity; on the residual stream ("branch") it is ReLU.
+    """
+
+    down: str
+    up: str
+    onto: Literal["query", "key", "value", "branch"]
+
+
 class PetMethod(Protocol):
     """What the exporter needs to know about a tuning method."""
 
@@ -47,6 +63,9 @@ class PetMethod(Protocol):
             width: Token width C.
             dim: Rank or bottleneck width R.
         """
+
+    def bypasses(self) -> Sequence[Bypass]:
+        """Return where the layers of one block act, for graphs that take them as inputs."""
 
     def attach(self, block: Block, factors: Factors, *, scale: float) -> None:
         """Add the method's layers to one block, as in training (eval mode)."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from fpet_export.methods import Factors, Layer, PetMethod
+from fpet_export.methods import Bypass, Factors, Layer, PetMethod
 from fpet_export.methods._bottleneck import Bottleneck
 from fpet_export.vit import Block, VitSpec
 
 _PATH = "adapter_mlp"
+_DOWN, _UP = f"{_PATH}.adapter_down", f"{_PATH}.adapter_up"
 
 
 class AdaptFormer:
@@ -25,13 +26,17 @@ class AdaptFormer:
     def layers(self, width: int, dim: int) -> list[Layer]:
         """Return down before up."""
         return [
-            Layer(name=f"{_PATH}.adapter_down", shape=(dim, width)),
-            Layer(name=f"{_PATH}.adapter_up", shape=(width, dim)),
+            Layer(name=_DOWN, shape=(dim, width)),
+            Layer(name=_UP, shape=(width, dim)),
         ]
+
+    def bypasses(self) -> list[Bypass]:
+        """Return the one branch."""
+        return [Bypass(down=_DOWN, up=_UP, onto="branch")]
 
     def attach(self, block: Block, factors: Factors, *, scale: float) -> None:
         """Add the adapter as a branch beside the MLP."""
-        down, up = factors[f"{_PATH}.adapter_down"], factors[f"{_PATH}.adapter_up"]
+        down, up = factors[_DOWN], factors[_UP]
         block.branches.append(Bottleneck(down, up, scale=scale, relu=True))
 
     def fold(self, block: Block) -> list[str]:

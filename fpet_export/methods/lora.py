@@ -6,12 +6,16 @@ factor itself.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import nn
 
-from fpet_export.methods import Factors, Layer, PetMethod
+from fpet_export.methods import Bypass, Factors, Layer, PetMethod
 from fpet_export.methods._bottleneck import Bottleneck
 from fpet_export.vit import Block, VitSpec
+
+_THIRDS: dict[str, Literal["query", "value"]] = {"q": "query", "v": "value"}
 
 
 class QueryValueUpdate(nn.Module):
@@ -25,6 +29,19 @@ class QueryValueUpdate(nn.Module):
         """Map (B, N, C) to (B, N, 3C); the key third is zero."""
         query = self.query(x)
         return torch.cat([query, torch.zeros_like(query), self.value(x)], dim=-1)
+
+    def as_product(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (C, 2R) and (2R, 3C) float64 matrices whose product is the whole update.
+
+        The second is zero where the bottleneck of one third meets the columns of another.
+        """
+        query, value = self.query, self.value
+        down = torch.cat([query.down, value.down]).T.double()
+        rank, width = query.down.shape
+        up = torch.zeros(2 * rank, 3 * width, dtype=torch.float64)
+        up[:rank, :width] = query.scale * query.up.T.double()
+        up[rank:, 2 * width :] = value.scale * value.up.T.double()
+        return down, up
 
 
 def fold_linear(
@@ -56,8 +73,17 @@ class Lora:
         """Return q before v, down before up."""
         return [
             Layer(name=f"attn.lora_{part}.adapter_{way}", shape=shape)
-            for part in "qv"
+            for part in _THIRDS
             for way, shape in (("down", (dim, width)), ("up", (width, dim)))
+        ]
+
+    def bypasses(self) -> list[Bypass]:
+        """Return one bypass of the query and one of the value third."""
+        return [
+            Bypass(
+                down=f"attn.lora_{part}.adapter_down", up=f"attn.lora_{part}.adapter_up", onto=third
+            )
+            for part, third in _THIRDS.items()
         ]
 
     def attach(self, block: Block, factors: Factors, *, scale: float) -> None:
@@ -69,7 +95,7 @@ class Lora:
                 scale=scale,
                 relu=False,
             )
-            for part in "qv"
+            for part in _THIRDS
         )
         block.attn.updates.append(QueryValueUpdate(query, value))
 

@@ -1,0 +1,241 @@
+"""The index of a folder of tasks: which graph serves which task, and the hash of every file.
+
+`tasks.json` names the shared graphs, how their inputs are filled, and the tasks. This file alone
+writes and reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from engines import storage
+from engines.errors import TrustError, UnknownNameError, UsageError
+from engines.manifest import from_json
+from engines.task_inputs import TaskInput
+
+SCHEMA = 1
+FILE = "tasks.json"
+FOLDER = "tasks"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """A file in the folder: its path below it, with forward slashes, and its SHA-256."""
+
+    file: str
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Structure:
+    """A graph that tasks share.
+
+    Attributes:
+        graph: The ONNX file.
+        engine: What runs in its place, where an engine was built; else None.
+        inputs: The inputs that a task fills.
+        base: Weights of the backbone that inputs are added to; None where no input needs one.
+        merge_block: 0-based block after whose attention tokens merge, or None.
+    """
+
+    graph: StoredFile
+    engine: StoredFile | None
+    inputs: tuple[TaskInput, ...]
+    base: StoredFile | None
+    merge_block: int | None
+
+    @property
+    def artefact(self) -> StoredFile:
+        """What is opened."""
+        return self.engine or self.graph
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One task of the folder.
+
+    Attributes:
+        name: What `--task` takes.
+        delta: Its tensors.
+        structure: Position of its graph among the structures.
+        parts: What it brings: its method's name, "refinement", "head".
+        scale: The scale of its method.
+        classes: Number of its logits.
+        labels: Class names; empty when unknown.
+    """
+
+    name: str
+    delta: StoredFile
+    structure: int
+    parts: tuple[str, ...]
+    scale: float
+    classes: int
+    labels: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskIndex:
+    """Everything in a folder of tasks.
+
+    Attributes:
+        backbone: Fingerprint of the backbone that all of it belongs to.
+        target: What the graphs were written for.
+        structures: The shared graphs.
+        tasks: In the order in which they were given.
+        command: The command line, word by word.
+        created: UTC, ISO 8601.
+        schema: Version of this layout.
+    """
+
+    backbone: str
+    target: str
+    structures: tuple[Structure, ...]
+    tasks: tuple[Task, ...]
+    command: tuple[str, ...] = ()
+    created: str = dataclasses.field(
+        default_factory=lambda: dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
+    )
+    schema: int = SCHEMA
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the tasks."""
+        return tuple(task.name for task in self.tasks)
+
+    def task(self, name: str, *, where: str) -> Task:
+        """Return the task of this name.
+
+        Raises:
+            UnknownNameError: There is none; the names are listed, and the nearest proposed.
+        """
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        near = difflib.get_close_matches(name, self.names, n=1)
+        raise UnknownNameError(
+            f"{name!r} is not one of the tasks {', '.join(self.names)}",
+            where=where,
+            fix=f"did you mean {near[0]!r}?" if near else "choose one of the names above",
+        )
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names that are no file names, and names that are given twice.
+
+    Raises:
+        UsageError: There is such a name.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} cannot name a task: letters, digits, '.', '_' and '-' only",
+                where="the names of the tasks",
+                fix="name it yourself: NAME=RUN",
+            )
+        # Two files may not differ in case alone: some systems see one file.
+        if name.lower() in seen:
+            raise UsageError(
+                f"two runs are called {name!r}"
+                if seen[name.lower()] == name
+                else f"{seen[name.lower()]!r} and {name!r} differ in case alone",
+                where="the names of the tasks",
+                fix="name one of them yourself: NAME=RUN",
+            )
+        seen[name.lower()] = name
+
+
+def store(folder: Path, file: str) -> StoredFile:
+    """Return a file of the folder with its hash."""
+    return StoredFile(file=file, sha256=storage.sha256_of(folder / file))
+
+
+def write_index(folder: Path, index: TaskIndex) -> None:
+    """Write the index of `folder`, atomically."""
+    text = json.dumps(dataclasses.asdict(index), indent=1)
+    storage.write_text(folder / FILE, text + "\n")
+
+
+def read_index(folder: Path) -> TaskIndex:
+    """Read the index of `folder`.
+
+    Raises:
+        TrustError: There is none, or it is damaged, of another version, or names files outside.
+    """
+    path = folder / FILE
+    fix = "export the tasks again, or copy the whole folder"
+    try:
+        document: Any = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise TrustError(
+            f"this is no folder of tasks: there is no {FILE}", where=str(folder), fix=fix
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise TrustError(f"the index cannot be read: {error}", where=str(path), fix=fix) from error
+    schema = document.get("schema") if isinstance(document, dict) else type(document).__name__
+    if schema != SCHEMA:
+        raise TrustError(
+            f"the index has schema {schema!r}, this version reads {SCHEMA}",
+            where=str(path),
+            fix=fix,
+        )
+    try:
+        index = from_json(TaskIndex, document)
+        check_names(index.names)
+        _check_places(index)
+    except (TypeError, ValueError, UsageError) as error:
+        raise TrustError(f"the index is damaged: {error}", where=str(path), fix=fix) from error
+    return index
+
+
+def read_stored(folder: Path, stored: StoredFile) -> bytes:
+    """Return the bytes of a file of the folder, checked against its hash.
+
+    Raises:
+        TrustError: It cannot be read, or its bytes are others.
+    """
+    path = folder / stored.file
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TrustError(
+            f"the file cannot be read: {error.strerror}",
+            where=str(path),
+            fix="export the tasks again, or copy the whole folder",
+        ) from error
+    found = storage.sha256_of_bytes(content)
+    if found != stored.sha256:
+        raise TrustError(
+            f"SHA-256 is {found[:16]}…, the index says {stored.sha256[:16]}…",
+            where=str(path),
+            fix="export the tasks again, or copy the whole folder",
+        )
+    return content
+
+
+def _check_places(index: TaskIndex) -> None:
+    for task in index.tasks:
+        if not 0 <= task.structure < len(index.structures):
+            raise ValueError(f"{task.name} names structure {task.structure}")
+    for stored in _files(index):
+        parts = stored.file.split("/")
+        if "\\" in stored.file or not all(_NAME.fullmatch(part) for part in parts):
+            raise ValueError(f"it names a file outside its folder: {stored.file!r}")
+
+
+def _files(index: TaskIndex) -> Iterable[StoredFile]:
+    for structure in index.structures:
+        for stored in (structure.graph, structure.engine, structure.base):
+            if stored is not None:
+                yield stored
+    for task in index.tasks:
+        yield task.delta

@@ -1,0 +1,347 @@
+"""Runs on one backbone to a folder: the shared graphs, a delta a task, the index.
+
+See docs/tasks.md for what lies in the folder and why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from engines import storage
+from engines.engine import load_target
+from engines.errors import CheckpointError, UsageError
+from engines.manifest import Manifest, Preprocessing, TaskFacts, TensorSpec, publish
+from engines.targets import Target
+from engines.task_delta import FloatArray, Half, write_delta
+from engines.task_index import (
+    FILE,
+    FOLDER,
+    Structure,
+    Task,
+    TaskIndex,
+    check_names,
+    store,
+    write_index,
+)
+from engines.tensor_file import write_arrays
+from fpet_export import cost, to_onnx
+from fpet_export.checkpoints import _records
+from fpet_export.fingerprint import fingerprint
+from fpet_export.pipeline import Adapted, Folded, Frozen, parents_of
+from fpet_export.task_graph import Promotion, base_weights
+from fpet_export.task_template import (
+    HEAD,
+    REFINEMENT,
+    Layout,
+    closed_layout,
+    make_template,
+    open_layout,
+    recipes,
+)
+
+Runs = Mapping[str, Adapted]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """How a folder of tasks is written.
+
+    Attributes:
+        target: What the shared graphs are written for; it decides their form, see docs/tasks.md.
+        half: "fp16" keeps dense adapter factors in half precision; heads stay float32, and what a
+            run stores in fewer bits stays as it is.
+        batch: See `FreezeOptions.batch`.
+        input: See `FreezeOptions.input`.
+        opset: Overrides the target's.
+        force: Replace a folder of tasks that exists.
+        labels: Class names by task.
+        command: The command line to record.
+    """
+
+    target: str | Target = "cpu"
+    half: Half = "fp32"
+    batch: int | tuple[int, int] = 1
+    input: Literal["float32", "uint8-nchw", "uint8-nhwc"] = "float32"
+    opset: int | None = None
+    force: bool = False
+    labels: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    command: Sequence[str] = ()
+
+    @property
+    def place(self) -> Target:
+        """The target itself."""
+        return self.target if isinstance(self.target, Target) else load_target(self.target)
+
+
+def export_tasks(runs: Runs, out: Path | str, options: TaskOptions | None = None) -> TaskIndex:
+    """Write runs of one backbone to a folder.
+
+    Nothing is compared here; `fpet_export.task_verify` does that.
+
+    Args:
+        runs: Name to run, at least one.
+        out: The folder.
+        options: See TaskOptions.
+
+    Returns:
+        The index, as it was written.
+
+    Raises:
+        UsageError: A name is no file name or given twice, or the folder holds tasks already.
+        CheckpointError: The runs have different backbones or preprocessing.
+        ExportError: A graph is not what was planned.
+    """
+    options, folder = options or TaskOptions(), Path(out)
+    check_names(runs)
+    storage.refuse_overwrite(folder / FILE, force=options.force)
+    (folder / FILE).unlink(missing_ok=True)  # what it says is about to be no longer so
+    identity = _common_backbone(runs)
+    groups = _group(runs, options.place)
+    structures, tasks = [], {}
+    for number, (layout, names) in enumerate(groups):
+        structure, manifest = _write_graph(folder, runs[names[0]], layout, options)
+        structures.append(structure)
+        for name in names:
+            tasks[name] = _write_task(folder, name, runs[name], number, manifest, identity, options)
+    index = TaskIndex(
+        backbone=identity,
+        target=options.place.name,
+        structures=tuple(structures),
+        tasks=tuple(tasks[name] for name in runs),
+        command=tuple(options.command),
+    )
+    write_index(folder, index)
+    return index
+
+
+def _common_backbone(runs: Runs) -> str:
+    """Return the fingerprint that all runs share."""
+    if not runs:
+        raise UsageError("there is no run", where="RUN", fix="name at least one")
+    found: dict[int, str] = {}  # runs usually share the very object, and hashing takes time
+    first = next(iter(runs))
+    for name, run in runs.items():
+        key = id(run.backbone)
+        if key not in found:
+            found[key] = fingerprint(run.backbone)
+        expected = found[id(runs[first].backbone)]
+        if found[key] != expected:
+            raise CheckpointError(
+                f"{name!r} was tuned on another backbone ({run.backbone.source}, "
+                f"{found[key][:16]}…) than {first!r} ({runs[first].backbone.source}, "
+                f"{expected[:16]}…)",
+                where=name,
+                fix="export the runs of each backbone into a folder of their own",
+            )
+        if run.preprocessing != runs[first].preprocessing:
+            raise CheckpointError(
+                f"{name!r} takes other pixels than {first!r}: "
+                f"{_differing(run.preprocessing, runs[first].preprocessing)}",
+                where=name,
+                fix="the pixel normalisation is part of the shared graph: export it by itself",
+            )
+    return found[id(runs[first].backbone)]
+
+
+def _differing(one: Preprocessing, other: Preprocessing) -> str:
+    fields = (field.name for field in dataclasses.fields(Preprocessing))
+    return ", ".join(
+        f"{name} {getattr(one, name)} against {getattr(other, name)}"
+        for name in fields
+        if getattr(one, name) != getattr(other, name)
+    )
+
+
+def _group(runs: Runs, place: Target) -> list[tuple[Layout, list[str]]]:
+    """Put the runs together that share a graph.
+
+    A runtime that takes open extents runs every method in one graph, where the parts that a task
+    does not have are zero. A plan has fixed extents and one method.
+    """
+    is_plan = place.backend == "trt"
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for name, run in runs.items():
+        found = run.checkpoint
+        own = (found.method, found.refinement is not None) if is_plan else ()
+        groups.setdefault((found.merge_block, *own), []).append(name)
+    layouts = []
+    for key, names in groups.items():
+        checkpoints = [runs[name].checkpoint for name in names]
+        layout = (closed_layout if is_plan else open_layout)(checkpoints)
+        assert layout.merge_block == key[0]
+        layouts.append((layout, names))
+    return layouts
+
+
+def _write_graph(
+    folder: Path, run: Adapted, layout: Layout, options: TaskOptions
+) -> tuple[Structure, Manifest]:
+    """Trace the template of a layout and write the graph that its tasks share."""
+    template = make_template(run.backbone, layout)
+    adapted = dataclasses.replace(run, model=template.model, checkpoint=template.checkpoint)
+    frozen = _freeze(adapted, layout, options)
+    inputs = recipes(layout, run.backbone.spec, frozen.module)
+    base = {}
+    if any(wanted.base for wanted in inputs):
+        bare = make_template(run.backbone, dataclasses.replace(layout, dims={}))
+        plain = dataclasses.replace(adapted, model=bare.model)
+        base = base_weights(_freeze(plain, layout, options).module, inputs)
+    promotion = Promotion(template, inputs, base)
+    stem = f"backbone{_suffix(layout)}"
+    path = folder / f"{stem}.onnx"
+    operators = to_onnx.to_onnx(frozen.module, path, opset=frozen.target.opset, last=promotion)
+    manifest = publish(path, _manifest(frozen, path, operators, promotion, options))
+    stored_base = None
+    if base:
+        write_arrays(folder / f"{stem}.base.safetensors", base, {})
+        stored_base = store(folder, f"{stem}.base.safetensors")
+    structure = Structure(
+        graph=store(folder, path.name),
+        engine=None,
+        inputs=promotion.inputs,
+        base=stored_base,
+        merge_block=layout.merge_block,
+    )
+    return structure, manifest
+
+
+def _suffix(layout: Layout) -> str:
+    """Tell the graphs of one folder apart: by merge block, and plans by their method, too."""
+    words = [] if layout.merge_block is None else [f"merge{layout.merge_block}"]
+    if not layout.is_open:
+        words += ["-".join(layout.dims) or "head"]
+        words += ["unrefined"] if layout.merge_block is not None and not layout.refined else []
+    return "".join(f".{word}" for word in words)
+
+
+def _freeze(adapted: Adapted, layout: Layout, options: TaskOptions) -> Frozen:
+    return Folded(model=adapted.model, stay=(), source=adapted).freeze(
+        batch=options.batch,
+        target=options.place,
+        input=options.input,
+        opset=options.opset,
+        updates="low-rank" if layout.form == "low-rank" else "folded",
+    )
+
+
+def _manifest(
+    frozen: Frozen,
+    path: Path,
+    operators: dict[str, int],
+    promotion: Promotion,
+    options: TaskOptions,
+) -> Manifest:
+    """Return the manifest of a shared graph: no method and no classes of its own."""
+    manifest = frozen.manifest(path, operators, command=options.command)
+    assert manifest.model is not None
+    rows = manifest.outputs[0].shape[0]
+    head = next(wanted for wanted in promotion.inputs if wanted.name == "head.bias")
+    return dataclasses.replace(
+        manifest,
+        inputs=(
+            *manifest.inputs,
+            *(
+                TensorSpec(name=wanted.name, shape=wanted.shape, dtype=wanted.dtype)
+                for wanted in promotion.inputs
+            ),
+        ),
+        outputs=(TensorSpec(name="logits", shape=(rows, head.shape[0]), dtype="float32"),),
+        weights=frozen.source.source.backbone.quality,
+        model=dataclasses.replace(manifest.model, method="tasks", classes=0),
+    )
+
+
+def _write_task(
+    folder: Path,
+    name: str,
+    run: Adapted,
+    number: int,
+    graph: Manifest,
+    identity: str,
+    options: TaskOptions,
+) -> Task:
+    """Write one task's delta with its manifest."""
+    found = run.checkpoint
+    blocks: dict[str, list[FloatArray]] = {}
+    for factors in found.factors:
+        for layer, weight in factors.items():
+            blocks.setdefault(layer, []).append(weight.numpy())
+    single: dict[str, FloatArray] = {key: tensor.numpy() for key, tensor in found.head.items()}
+    if found.refinement is not None:
+        down, up = found.refinement
+        single |= {_records.REFINEMENT_DOWN: down.numpy(), _records.REFINEMENT_UP: up.numpy()}
+    file = f"{FOLDER}/{name}.safetensors"
+    write_delta(
+        folder / file,
+        task=name,
+        backbone=identity,
+        blocks=blocks,
+        single=single,
+        bits=found.bit,
+        half=options.half,
+    )
+    is_rounded = options.half == "fp16" and found.bit == 32
+    labels = tuple(options.labels.get(name, ()))
+    classes = run.model.spec.classes
+    assert graph.model is not None
+    manifest = dataclasses.replace(
+        graph,
+        kind="task",
+        inputs=(),
+        outputs=(
+            TensorSpec(name="logits", shape=(graph.outputs[0].shape[0], classes), dtype="float32"),
+        ),
+        weights=run.quality,
+        labels=labels,
+        model=dataclasses.replace(
+            graph.model,
+            classes=classes,
+            method=found.method,
+            bit=found.bit,
+            dim=found.dim,
+            scale=found.scale,
+            macs=sum(
+                cost.macs(run.model.spec, graph.model.tokens, method=found.method, dim=found.dim)
+            ),
+        ),
+        task=TaskFacts(
+            name=name,
+            backbone=identity,
+            half="fp16" if is_rounded else "fp32",
+            factor_error=_rounding(blocks) if is_rounded else 0.0,
+        ),
+        operators={},
+        probes={},
+        companions=(),
+        parents=parents_of(run),
+    )
+    publish(folder / file, manifest)
+    parts = [] if found.method == "none" else [found.method]
+    if found.refinement is not None:
+        parts.append(REFINEMENT)
+    return Task(
+        name=name,
+        delta=store(folder, file),
+        structure=number,
+        parts=(*parts, HEAD),
+        scale=1.0 if found.scale is None else found.scale,
+        classes=classes,
+        labels=labels,
+    )
+
+
+def _rounding(blocks: Mapping[str, Sequence[FloatArray]]) -> float:
+    """Return the largest difference that float16 makes to a factor, over its layer's largest."""
+    worst = 0.0
+    for layers in blocks.values():
+        for weight in layers:
+            peak = float(np.abs(weight).max())
+            if peak:
+                difference = weight - weight.astype(np.float16).astype(np.float32)
+                worst = max(worst, float(np.abs(difference).max()) / peak)
+    return worst
