@@ -8,6 +8,7 @@ token. The sizes are whole numbers, and bfloat16 counts exactly only up to 256.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import ml_dtypes
@@ -30,7 +31,11 @@ whole 1/255 are so small that half precision stores them with few digits."""
 
 
 def cast_graph(
-    graph: Graph, precision: Precision, *, io: Literal["fp32", "typed", "uint8"]
+    graph: Graph,
+    precision: Precision,
+    *,
+    io: Literal["fp32", "typed", "uint8"],
+    typed_inputs: Collection[str] = (),
 ) -> None:
     """Type `graph`, in place; its float tensors are float32 before.
 
@@ -39,6 +44,8 @@ def cast_graph(
         precision: The type outside the island.
         io: "fp32" keeps float32 pixels and logits, "typed" gives both the graph's type,
             "uint8" takes raw pixels and gives float32 logits.
+        typed_inputs: Names of inputs that take the graph's type whatever `io` says, such as
+            weights. One that the island alone reads stays float32.
 
     Raises:
         ExportError: A weight is too large for the type.
@@ -56,7 +63,10 @@ def cast_graph(
             if node.op == "Cast":
                 node.attrs["to"] = onnx_type(node.outputs[0].dtype)
     for tensor in graph.inputs:
-        if tensor.dtype in FLOATS and io == "typed":
+        if tensor.dtype not in FLOATS:
+            continue
+        is_outside = any(id(node) not in island for node in tensor.outputs)
+        if io == "typed" or (tensor.name in typed_inputs and is_outside):
             tensor.dtype = half
     _type_constants(graph, island, half, names)
     made: dict[tuple[str, np.dtype[Any]], Tensor] = {}
@@ -102,7 +112,7 @@ def float32_island(graph: Graph) -> set[int]:
 
 def take_raw_pixels(graph: Graph, io: str, names: Names) -> None:
     """Make the graph take uint8 pixels, scaled by `PIXEL_SCALE` before the patch embedding."""
-    (images,) = graph.inputs
+    images = graph.inputs[0]
     (embedding,) = (node for node in graph.nodes if node.op == "Conv")
     weight = embedding.inputs[1]
     if images.dtype != np.uint8:

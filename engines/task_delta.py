@@ -53,15 +53,14 @@ class Delta:
         Raises:
             TrustError: There is no such weight in the file.
         """
-        stack, block = name, 0
-        if name.startswith(_BLOCK):
-            number, _, stack = name[len(_BLOCK) :].partition(".")
-            block = int(number)
+        is_stacked = name.startswith(_BLOCK)
+        number, _, stack = name[len(_BLOCK) :].partition(".") if is_stacked else ("0", "", name)
         try:
+            block = int(number)
             if stack in self._arrays:
                 self._used.add(stack)
                 array = self._arrays[stack]
-                return np.asarray(array[block] if name.startswith(_BLOCK) else array)
+                return np.asarray(array[block] if is_stacked else array)
             codes, levels = self._arrays[stack + _CODES], self._arrays[stack + _LEVELS]
             self._used |= {stack + _CODES, stack + _LEVELS}
             shape = tuple(int(extent) for extent in self._facts[stack].split(","))

@@ -40,23 +40,17 @@ class Structure:
     """A graph that tasks share.
 
     Attributes:
-        graph: The ONNX file.
-        engine: What runs in its place, where an engine was built; else None.
+        graph: The ONNX file. An engine that was built from it lies beside it, under the name that
+            `engines.engine.build` gives it.
         inputs: The inputs that a task fills.
         base: Weights of the backbone that inputs are added to; None where no input needs one.
         merge_block: 0-based block after whose attention tokens merge, or None.
     """
 
     graph: StoredFile
-    engine: StoredFile | None
     inputs: tuple[TaskInput, ...]
     base: StoredFile | None
     merge_block: int | None
-
-    @property
-    def artefact(self) -> StoredFile:
-        """What is opened."""
-        return self.engine or self.graph
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,7 +169,7 @@ def read_index(folder: Path) -> TaskIndex:
     fix = "export the tasks again, or copy the whole folder"
     try:
         document: Any = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise TrustError(
             f"this is no folder of tasks: there is no {FILE}", where=str(folder), fix=fix
         ) from None
@@ -234,7 +228,7 @@ def _check_places(index: TaskIndex) -> None:
 
 def _files(index: TaskIndex) -> Iterable[StoredFile]:
     for structure in index.structures:
-        for stored in (structure.graph, structure.engine, structure.base):
+        for stored in (structure.graph, structure.base):
             if stored is not None:
                 yield stored
     for task in index.tasks:

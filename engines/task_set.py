@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.engine import Array, Engine, Feeds, OpenOptions, open_engine
+from engines.engine import (
+    Array,
+    Engine,
+    Feeds,
+    OpenOptions,
+    default_path,
+    load_target,
+    open_engine,
+)
 from engines.engine_base import EngineBase
 from engines.errors import EngineError, TrustError
 from engines.manifest import Manifest, TensorSpec, read_manifest
@@ -39,8 +47,12 @@ def open_tasks(
     *,
     options: OpenOptions | None = None,
     resident_bytes: int | None = None,
+    engines: Mapping[str, Engine] | None = None,
 ) -> TaskSet:
     """Open a folder that `fpet-export tasks` wrote.
+
+    Where an engine was built from a shared graph for the folder's target, it runs in the graph's
+    place; `TaskEngine.describe` says what runs.
 
     Args:
         folder: It.
@@ -48,13 +60,19 @@ def open_tasks(
         resident_bytes: What the assembled weights of tasks may take in memory before those used
             least recently make room; at least one task stays. None takes `RESIDENT_SHARE` of the
             graph.
+        engines: What runs in place of a graph, by its file's name, such as a copy of it that shows
+            its match; they stay the caller's.
 
     Raises:
         TrustError: It is no such folder, or its index is damaged.
     """
     path = Path(folder)
     return TaskSet(
-        path, read_index(path), options=options or OpenOptions(), resident_bytes=resident_bytes
+        path,
+        read_index(path),
+        options=options or OpenOptions(),
+        resident_bytes=resident_bytes,
+        engines=engines or {},
     )
 
 
@@ -66,9 +84,16 @@ class TaskSet:
     """
 
     def __init__(
-        self, folder: Path, index: TaskIndex, *, options: OpenOptions, resident_bytes: int | None
+        self,
+        folder: Path,
+        index: TaskIndex,
+        *,
+        options: OpenOptions,
+        resident_bytes: int | None,
+        engines: Mapping[str, Engine],
     ) -> None:
         self.index = index
+        self._given = engines
         self._folder, self._options = folder, options
         self._limit_bytes = resident_bytes
         self._lock = threading.Lock()
@@ -124,7 +149,8 @@ class TaskSet:
             self._weights.clear()
             opened, self._opened = self._opened, {}
         for shared in opened.values():
-            shared.engine.close()
+            if shared.engine not in self._given.values():
+                shared.engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -147,8 +173,19 @@ class TaskSet:
                 )
             if number not in self._opened:
                 structure = self.index.structures[number]
-                self._opened[number] = _Shared.open(self._folder, structure, self._options)
+                self._opened[number] = self._open(structure)
             return self._opened[number]
+
+    def _open(self, structure: Structure) -> _Shared:
+        """Open a structure of the folder after checking it against the index."""
+        given = self._given.get(structure.graph.file)
+        path, manifest = _artefact(self._folder, self.index, structure)
+        base: Mapping[str, FloatArray] = {}
+        if structure.base is not None:
+            content = read_stored(self._folder, structure.base)
+            base, _ = read_arrays(self._folder / structure.base.file, content)
+        engine = open_engine(path, options=self._options) if given is None else given
+        return _Shared(structure, engine, manifest, base)
 
     def _assemble(self, task: Task, shared: _Shared) -> dict[str, Array]:
         delta = read_delta(self._folder / task.delta.file, read_stored(self._folder, task.delta))
@@ -205,23 +242,33 @@ class _Shared:
         self.structure, self.engine, self.manifest, self.base = structure, engine, manifest, base
         self.filled = frozenset(wanted.name for wanted in structure.inputs)
 
-    @classmethod
-    def open(cls, folder: Path, structure: Structure, options: OpenOptions) -> _Shared:
-        """Open a structure of the folder after checking it against the index."""
-        path = folder / structure.artefact.file
-        manifest = read_manifest(path, verify=False)  # opening it checks its bytes
-        if manifest.sha256 != structure.artefact.sha256:
-            raise TrustError(
-                f"its manifest says SHA-256 {manifest.sha256[:16]}…, the index "
-                f"{structure.artefact.sha256[:16]}…",
-                where=str(path),
-                fix="export the tasks again, or copy the whole folder",
-            )
-        base: Mapping[str, FloatArray] = {}
-        if structure.base is not None:
-            content = read_stored(folder, structure.base)
-            base, _ = read_arrays(folder / structure.base.file, content)
-        return cls(structure, open_engine(path, options=options), manifest, base)
+
+def _artefact(folder: Path, index: TaskIndex, structure: Structure) -> tuple[Path, Manifest]:
+    """Return what runs for a structure, with its manifest: the engine of its graph, or the graph.
+
+    Opening it checks its bytes against the manifest.
+    """
+    graph = folder / structure.graph.file
+    target = load_target(index.target)
+    built = default_path(graph, target)
+    path = built if built.exists() else graph
+    manifest = read_manifest(path, verify=False)
+    said = manifest.sha256 if path == graph else _parent_of(manifest)
+    if said != structure.graph.sha256:
+        raise TrustError(
+            f"{path.name} {'is' if path == graph else 'was built from'} {said[:16]}…, the index "
+            f"names {structure.graph.sha256[:16]}…",
+            where=str(path),
+            fix="export the tasks again, or copy the whole folder"
+            if path == graph
+            else f"build it again: fpet-export build {graph} --target {target.name} --force",
+        )
+    return path, manifest
+
+
+def _parent_of(manifest: Manifest) -> str:
+    """Return the hash of the graph that an engine was built from."""
+    return next((p.sha256 for p in manifest.parents if p.role == "graph"), "nothing")
 
 
 class TaskEngine(EngineBase):
@@ -264,7 +311,11 @@ class TaskEngine(EngineBase):
 
     def describe(self) -> dict[str, str]:
         """Return what a measurement must record about the shared engine, and the task."""
-        return {**self._engine.describe(), "task": self.task.name}
+        return {
+            **self._engine.describe(),
+            "artefact": self._manifest.file,
+            "task": self.task.name,
+        }
 
     def manifest(self) -> Manifest:
         """Return the manifest of the shared artefact, with this task's labels."""

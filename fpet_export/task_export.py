@@ -33,7 +33,7 @@ from fpet_export import cost, to_onnx
 from fpet_export.checkpoints import _records
 from fpet_export.fingerprint import fingerprint
 from fpet_export.pipeline import Adapted, Folded, Frozen, parents_of
-from fpet_export.task_graph import Promotion, base_weights
+from fpet_export.task_graph import Promotion, base_weights, type_graph
 from fpet_export.task_template import (
     HEAD,
     REFINEMENT,
@@ -53,6 +53,8 @@ class TaskOptions:
 
     Attributes:
         target: What the shared graphs are written for; it decides their form, see docs/tasks.md.
+        precision: "fp16" types the graphs, and what tasks feed to them, in half precision; the
+            match stays float32.
         half: "fp16" keeps dense adapter factors in half precision; heads stay float32, and what a
             run stores in fewer bits stays as it is.
         batch: See `FreezeOptions.batch`.
@@ -64,6 +66,7 @@ class TaskOptions:
     """
 
     target: str | Target = "cpu"
+    precision: Literal["fp32", "fp16"] = "fp32"
     half: Half = "fp32"
     batch: int | tuple[int, int] = 1
     input: Literal["float32", "uint8-nchw", "uint8-nhwc"] = "float32"
@@ -195,15 +198,20 @@ def _write_graph(
     stem = f"backbone{_suffix(layout)}"
     path = folder / f"{stem}.onnx"
     operators = to_onnx.to_onnx(frozen.module, path, opset=frozen.target.opset, last=promotion)
-    manifest = publish(path, _manifest(frozen, path, operators, promotion, options))
+    manifest = _manifest(frozen, path, operators, promotion, options)
+    if options.precision == "fp16":
+        manifest = type_graph(path, manifest)
+    manifest = publish(path, manifest)
     stored_base = None
     if base:
         write_arrays(folder / f"{stem}.base.safetensors", base, {})
         stored_base = store(folder, f"{stem}.base.safetensors")
     structure = Structure(
         graph=store(folder, path.name),
-        engine=None,
-        inputs=promotion.inputs,
+        inputs=tuple(
+            dataclasses.replace(wanted, dtype=spec.dtype)
+            for wanted, spec in zip(promotion.inputs, manifest.inputs[1:], strict=True)
+        ),
         base=stored_base,
         merge_block=layout.merge_block,
     )

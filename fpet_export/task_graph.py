@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from calibration.casts import cast_graph
+from calibration.graph_files import read_graph, write_graph
 from engines.errors import ExportError
+from engines.manifest import Manifest
 from engines.task_inputs import TaskInput, assemble
 from fpet_export.freeze import FrozenVit
 from fpet_export.graph_passes import Graph
@@ -94,6 +98,35 @@ class Promotion:
             scale=1.0,
             base=self._base,
         )
+
+
+def type_graph(path: Path, manifest: Manifest) -> Manifest:
+    """Type a shared graph in float16, in place, with the inputs of its tasks.
+
+    Args:
+        path: The graph in float32.
+        manifest: Of the graph in float32.
+
+    Returns:
+        The manifest with the types as they are now.
+
+    Raises:
+        ExportError: A weight is too large for float16.
+    """
+    graph = read_graph(path)
+    tasks = [spec.name for spec in manifest.inputs[1:]]
+    cast_graph(graph, "fp16", io="fp32", typed_inputs=tasks)
+    operators = Counter(node.op for node in graph.nodes)
+    dtypes = {tensor.name: np.dtype(tensor.dtype).name for tensor in graph.inputs}
+    write_graph(graph, path)
+    return dataclasses.replace(
+        manifest,
+        precision="fp16",
+        operators=dict(sorted(operators.items())),
+        inputs=tuple(
+            dataclasses.replace(spec, dtype=dtypes[spec.name]) for spec in manifest.inputs
+        ),
+    )
 
 
 def _constants_by_size(graph: Graph) -> dict[int, list[Graph]]:

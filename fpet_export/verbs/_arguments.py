@@ -61,7 +61,7 @@ def add_graph(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the graph")
     group.add_argument(
         "--batch",
-        type=_batch,
+        type=batch,
         default=1,
         metavar="N|dyn:LO-HI",
         help="images per inference, or a dynamic range (default: 1)",
@@ -196,7 +196,8 @@ def _size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
-def _batch(text: str) -> int | tuple[int, int]:
+def batch(text: str) -> int | tuple[int, int]:
+    """Read a number of images, or the range of a dynamic one."""
     found = re.fullmatch(r"dyn:(\d+)-(\d+)", text)
     if found:
         low, high = int(found[1]), int(found[2])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,31 +14,60 @@ from engines.errors import UsageError
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome
 
+if TYPE_CHECKING:
+    from engines.engine import Engine
+    from engines.manifest import Manifest
+
 HELP = "classify images with a graph or an engine"
 DESCRIPTION = """\
 Classify images with the preprocessing that the artefact's manifest states.
 
   fpet-export predict out/model.cpu.onnx cat.jpg dog.jpg --top 3
+  fpet-export predict out --task pets cat.jpg      (a folder that `tasks` wrote)
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("artefact", type=Path, metavar="X", help="a graph or an engine")
+    parser.add_argument(
+        "artefact", type=Path, metavar="X", help="a graph, an engine, or a folder of tasks"
+    )
     parser.add_argument("images", type=Path, nargs="+", metavar="IMG", help="image files")
+    parser.add_argument("--task", metavar="NAME", help="which task of a folder of tasks")
     parser.add_argument("--top", type=int, default=1, help="classes to print (default: 1)")
+
+
+@contextlib.contextmanager
+def _opened(options: argparse.Namespace) -> Iterator[tuple[Engine, Manifest]]:
+    """Open an artefact, or one task of a folder."""
+    from engines.engine import open_engine
+    from engines.evidence import manifest_of
+    from engines.task_set import open_tasks
+
+    path, name = options.artefact, options.task
+    if name is None and not path.is_dir():
+        with open_engine(path) as engine:
+            yield engine, manifest_of(path)
+        return
+    with open_tasks(path) as tasks:
+        if name is None:
+            raise UsageError(
+                f"this is a folder of the tasks {', '.join(tasks.names)}",
+                where=str(path),
+                fix=f"say which one: --task {tasks.names[0]}",
+            )
+        handle = tasks.task(name)
+        yield handle, handle.manifest()
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Print one line an image: its classes and their probabilities."""
-    from engines.engine import open_engine
-    from engines.evidence import engine_evidence, manifest_of
+    from engines.evidence import engine_evidence
     from engines.images import read_files
 
     if options.top < 1:
         raise UsageError(f"--top is {options.top}", where="--top", fix="give a number from 1")
-    with open_engine(options.artefact) as engine:
-        manifest = manifest_of(options.artefact)
+    with _opened(options) as (engine, manifest):
         if manifest.preprocessing is None:
             raise UsageError(
                 "this graph was not exported by this toolkit; its preprocessing is unknown",

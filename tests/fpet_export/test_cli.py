@@ -99,7 +99,7 @@ def test_a_verb_without_its_packages_names_the_extra(words: list[str], tmp_path:
 def test_every_verb_of_the_contract_is_there() -> None:
     assert set(VERBS) >= {
         "inspect", "export", "build", "compare", "bench", "predict", "show", "targets", "doctor",
-        "deploy", "quantize", "bundle", "sign", "verify", "check",
+        "deploy", "quantize", "bundle", "sign", "verify", "check", "tasks",
     }  # fmt: skip
 
 
@@ -120,6 +120,7 @@ WRONG = {
     "quantize": ["x.onnx"],
     "show": ["x.onnx", "x.png"],
     "targets": ["more"],
+    "tasks": ["run"],
     "doctor": ["--more"],
     "deploy": ["run", "--batch", "0"],
     "bundle": [],

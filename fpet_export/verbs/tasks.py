@@ -1,0 +1,238 @@
+"""`fpet-export tasks RUN… -o OUT`: many runs of one backbone in one folder."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines import storage
+from engines.errors import UsageError
+from fpet_export.console import Console
+from fpet_export.verbs import Outcome, _arguments, _steps
+
+if TYPE_CHECKING:
+    from engines.images import ImageSet
+    from fpet_export.pipeline import Adapted
+    from fpet_export.task_export import TaskOptions
+
+HELP = "put many runs of one backbone into one folder that shares it"
+DESCRIPTION = """\
+Write the backbone once, as a graph that takes the weights of a task as inputs, and one small file
+for each run: adapters, refinement, head. One engine then serves all of them.
+
+Leaves OUT/tasks.json, OUT/backbone….onnx, OUT/tasks/NAME.safetensors with their manifests and
+OUT/parity.json; exits 7 when a task drifts from its float64 reference or from its own export. A run
+is called after its files, or as NAME=RUN says.
+
+  fpet-export tasks lora=runs/lora/digits adapt=runs/adaptformer/digits --backbone B -o out
+  fpet-export predict out --task lora IMAGE
+"""
+
+_NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.+)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "runs", nargs="+", metavar="[NAME=]RUN", help="runs, as `export` takes them, and names"
+    )
+    _arguments.add_run(parser, positional=False)
+    _arguments.add_output(parser, what="folder to write", required=True)
+    parser.add_argument(
+        "--target",
+        default="cpu",
+        help="where the graph will run; decides what its inputs are (see docs/tasks.md)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="type of the shared graph, and of what tasks feed to it (default: fp32)",
+    )
+    parser.add_argument(
+        "--half",
+        choices=("fp16",),
+        help="keep dense adapter factors in float16; their error is measured and recorded",
+    )
+    parser.add_argument(
+        "--batch",
+        type=_arguments.batch,
+        default=1,
+        metavar="N|dyn:LO-HI",
+        help="images per inference, or a dynamic range (default: 1)",
+    )
+    parser.add_argument(
+        "--input",
+        choices=("float32", "uint8", "uint8-nchw", "uint8-nhwc"),
+        default="float32",
+        help="float32 pixels in 0..1 NCHW, or raw bytes (uint8 is uint8-nhwc)",
+    )
+    parser.add_argument("--opset", type=_arguments.positive, metavar="N", help="ONNX opset")
+    group = parser.add_argument_group("the check")
+    group.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR|NPZ",
+        help="images of one task, or of all; may be repeated (default: a synthetic set)",
+    )
+    group.add_argument(
+        "--labels",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="class names of one task, or of all; may be repeated",
+    )
+    group.add_argument(
+        "--limit", type=_arguments.positive, default=128, help="images a task (default: 128)"
+    )
+
+
+def run(options: argparse.Namespace, console: Console) -> Outcome:
+    """Write the folder, and judge every task."""
+    from engines.task_index import FILE, check_names
+    from fpet_export import task_verify
+    from fpet_export.task_export import export_tasks
+
+    for file in (FILE, task_verify.PARITY_FILE):
+        storage.refuse_overwrite(options.out / file, force=options.force)
+    given = [_named(text) for text in options.runs]
+    check_names(name for name, _ in given if name is not None)
+    runs = _load(given, options, console)
+    images = _images(runs, options)
+    how = _how(options, runs, images)
+    index = export_tasks(runs, options.out, how)
+    for structure in index.structures:
+        size = (options.out / structure.graph.file).stat().st_size
+        count = sum(index.structures[task.structure] is structure for task in index.tasks)
+        console.step(
+            "graph",
+            f"{structure.graph.file} {size / 1e6:.1f} MB · {len(structure.inputs)} inputs of a "
+            f"task · serves {count}",
+        )
+    with console.progress("parity of every task", len(runs)) as advance:
+        found = task_verify.verify_tasks(
+            options.out, runs, images, how, progress=lambda name, done, total: advance(1)
+        )
+    for task, one in zip(index.tasks, found, strict=True):
+        size = (options.out / task.delta.file).stat().st_size
+        console.step(
+            task.name,
+            f"{_steps.describe(runs[task.name])} · {size / 1e3:.0f} kB",
+            passed=one.reference.passed and one.single.passed,
+        )
+    for table in task_verify.tables(found):
+        _steps.show_table(table, console)
+    task_verify.require(found)
+    first = index.tasks[0].name
+    is_plan = how.place.backend == "trt"
+    return Outcome(
+        document={
+            "folder": str(options.out),
+            "index": dataclasses.asdict(index),
+            "parity": task_verify.tables_json(found),
+        },
+        result=str(options.out),
+        next=[
+            *(
+                f"fpet-export build {options.out / structure.graph.file} --target {index.target}"
+                for structure in index.structures
+                if is_plan
+            ),
+            f"fpet-export predict {options.out} --task {first} IMAGE",
+        ],
+    )
+
+
+def _named(text: str) -> tuple[str | None, str]:
+    """Take `NAME=REST` apart; a path that exists is no name."""
+    found = _NAMED.fullmatch(text)
+    if found is None or Path(text).exists():
+        return None, text
+    return found[1], found[2]
+
+
+def _load(
+    given: list[tuple[str | None, str]], options: argparse.Namespace, console: Console
+) -> dict[str, Adapted]:
+    """Load the runs; the backbone is read once."""
+    from engines.task_index import check_names
+
+    loaded: list[tuple[str, Adapted]] = []
+    single = argparse.Namespace(**vars(options))
+    for name, text in given:
+        single.run = text
+        adapted = _arguments.load_run(single)
+        if options.backbone is not None:
+            single.backbone = adapted.backbone
+        loaded.append((name or adapted.checkpoint.name, adapted))
+    check_names(name for name, _ in loaded)
+    runs = dict(loaded)
+    first = next(iter(runs.values()))
+    console.step("backbone", f"{first.backbone.source} · {first.model.spec.describe()}")
+    if any(adapted.quality == "random" for adapted in runs.values()):
+        console.step("weights", "random: these tasks are good for speed only", passed=None)
+    return runs
+
+
+def _images(runs: dict[str, Adapted], options: argparse.Namespace) -> dict[str, ImageSet]:
+    """Return the images of every task."""
+    from fpet_export.verify import DEFAULT_IMAGES
+
+    places = _by_task(options.data, runs, "--data")
+    found = {}
+    for name, adapted in runs.items():
+        own = argparse.Namespace(data=places.get(name), limit=options.limit)
+        found[name] = _arguments.images_for(own, adapted.preprocessing, default=DEFAULT_IMAGES)
+    return found
+
+
+def _how(
+    options: argparse.Namespace, runs: dict[str, Adapted], images: dict[str, ImageSet]
+) -> TaskOptions:
+    from fpet_export.task_export import TaskOptions
+
+    files = _by_task(options.labels, runs, "--labels")
+    labels = {
+        name: _arguments.class_names(argparse.Namespace(labels=files.get(name)), images[name])
+        for name in runs
+    }
+    for name, names in labels.items():
+        classes = runs[name].model.spec.classes
+        if names and len(names) != classes:
+            raise UsageError(
+                f"{len(names)} class names for {classes} classes of {name!r}",
+                where="--labels",
+                fix="give one name a class, in the order of the head's rows",
+            )
+    return TaskOptions(
+        target=options.target,
+        precision=options.precision,
+        half=options.half or "fp32",
+        batch=options.batch,
+        input=_arguments.input_kind(options),
+        opset=options.opset,
+        force=options.force,
+        labels=labels,
+        command=options.command,
+    )
+
+
+def _by_task(texts: list[str], runs: dict[str, Adapted], option: str) -> dict[str, Path]:
+    """Return the path of every task: its own, else that of all."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, path = _named(text)
+        if name is not None and name not in runs:
+            raise UsageError(
+                f"{name!r} is not one of the tasks {', '.join(runs)}",
+                where=option,
+                fix=f"{option} NAME=PATH for one task, or {option} PATH for all",
+            )
+        for task in runs if name is None else [name]:
+            if name is not None or task not in found:
+                found[task] = Path(path)
+    return found

@@ -1,0 +1,187 @@
+"""`tasks` and `predict --task`: a folder from files, judged, and every refusal in a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fpet_export
+from engines import task_delta
+from engines.images import read_files
+from engines.manifest import read_manifest
+from tests.fpet_export.authors_run import write_run
+from tests.fpet_export.command_line import Done, call, pixels_of, write_files, write_images
+
+LABELS = ("ant", "bee", "cat", "dog", "elk")
+
+
+class Folder:
+    """Two runs of one backbone on disk, and the folder of tasks made of them."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.one = write_files(place, method="lora")
+        self.two = write_run(place / "two", method="adaptformer", bit=1)
+        (place / "labels.txt").write_text("\n".join(LABELS) + "\n")
+        self.out = place / "out"
+        self.done = self.tasks("-o", self.out, "--labels", f"two={place / 'labels.txt'}", "--json")
+
+    @property
+    def backbone(self) -> Path:
+        return self.place / "backbone.safetensors"
+
+    @property
+    def runs(self) -> tuple[str, str]:
+        return f"one={self.one.text}", f"two={self.two.text}"
+
+    def tasks(self, *words: object, runs: tuple[str, ...] | None = None) -> Done:
+        """Run the verb on both runs, or others."""
+        return call("tasks", *(runs or self.runs), "--backbone", self.backbone, *words)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    return Folder(tmp_path_factory.mktemp("verb"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_images(tmp_path_factory.mktemp("images"), pixels_of(3))
+
+
+def test_what_it_leaves_and_says(folder: Folder) -> None:
+    document = folder.done.document()
+
+    assert document["folder"] == str(folder.out)
+    assert [task["name"] for task in document["index"]["tasks"]] == ["one", "two"]
+    for table in ("reference", "single"):
+        rows = document["parity"][table]["rows"]
+        assert [row["stage"] for row in rows] == ["one", "two"]
+        assert all(row["failures"] == [] and row["unexplained_flips"] == 0 for row in rows)
+        assert all(0 < row["relative"] < 1e-5 for row in rows)
+        assert all(row["tokens_kept"] == row["tokens_expected"] == 17 for row in rows)
+    assert json.loads((folder.out / "parity.json").read_text()) == document["parity"]
+    manifest = read_manifest(folder.out / "tasks/two.safetensors")
+    assert manifest.labels == LABELS
+    assert manifest.model is not None and manifest.model.method == "adaptformer"
+    assert manifest.task is not None and manifest.task.logit_error is not None
+    assert manifest.parity is not None
+    assert "serves 2" in folder.done.err
+
+
+def test_predict_names_the_task_before_the_images(folder: Folder, images: list[Path]) -> None:
+    for name, run in (("one", folder.one), ("two", folder.two)):
+        adapted = fpet_export.load(run.text, backbone=folder.backbone)
+        logits = adapted.evidence(read_files(images, adapted.preprocessing).pixels).logits
+        document = call("predict", folder.out, "--task", name, *images, "--json").document()
+        found = [answer["classes"][0] for answer in document["predictions"]]
+        assert [place["class"] for place in found] == logits.argmax(axis=1).tolist()
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        assert [place["probability"] for place in found] == pytest.approx(
+            shares.max(axis=1), abs=5e-6
+        )
+        if name == "two":
+            assert {place["name"] for place in found} <= set(LABELS)
+
+
+def test_predict_without_a_task_lists_them(folder: Folder, images: list[Path]) -> None:
+    error = call("predict", folder.out, *images, "--json").error()
+    assert error["exit_code"] == 2
+    assert error["what"] == "this is a folder of the tasks one, two"
+    assert error["fix"] == "say which one: --task one"
+
+
+def test_predict_with_an_unknown_task_proposes_the_nearest(
+    folder: Folder, images: list[Path]
+) -> None:
+    error = call("predict", folder.out, "--task", "tow", *images, "--json").error()
+    assert error["exit_code"] == 2
+    assert error["what"] == "'tow' is not one of the tasks one, two"
+    assert error["fix"] == "did you mean 'two'?"
+
+
+def test_predict_with_a_task_of_a_graph_is_refused(folder: Folder, images: list[Path]) -> None:
+    graph = folder.out / "backbone.merge1.onnx"
+    error = call("predict", graph, "--task", "one", *images, "--json").error()
+    assert error["exit_code"] == 10
+    assert "this is no folder of tasks" in error["what"]
+
+
+def test_nothing_is_overwritten(folder: Folder) -> None:
+    error = folder.tasks("-o", folder.out, "--json").error()
+    assert error["exit_code"] == 2
+    assert error["what"] == "tasks.json exists already"
+
+
+def test_runs_of_one_name_are_refused(folder: Folder, tmp_path: Path) -> None:
+    error = folder.tasks("-o", tmp_path, "--json", runs=(folder.one.text, folder.two.text)).error()
+    assert error["exit_code"] == 2
+    assert error["what"] == "two runs are called 'cifar'"
+    assert error["fix"] == "name one of them yourself: NAME=RUN"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_an_unknown_task_are_refused(folder: Folder, tmp_path: Path) -> None:
+    labels = folder.place / "labels.txt"
+    error = folder.tasks("-o", tmp_path, "--labels", f"three={labels}", "--json").error()
+    assert error["exit_code"] == 2
+    assert error["what"] == "'three' is not one of the tasks one, two"
+
+
+def test_class_names_must_be_one_a_class(folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "few.txt").write_text("ant\nbee\n")
+    error = folder.tasks("-o", tmp_path, "--labels", tmp_path / "few.txt", "--json").error()
+    assert error["what"] == "2 class names for 5 classes of 'one'"
+
+
+def test_half_precision_factors_and_graphs(folder: Folder, tmp_path: Path) -> None:
+    words = ("--half", "fp16", "--target", "rtx", "--precision", "fp16", "-o", tmp_path, "--json")
+    document = folder.tasks(*words).document()
+
+    assert [row["failures"] for row in document["parity"]["single"]["rows"]] == [[], []]
+    manifest = read_manifest(tmp_path / "backbone.merge1.lora.onnx")
+    assert manifest.precision == "fp16"
+    dtypes = {spec.name: spec.dtype for spec in manifest.inputs}
+    assert dtypes["images"] == dtypes["refinement.down"] == "float32"  # the match stays float32
+    assert dtypes["blocks.0.attn.qkv.weight"] == dtypes["head.weight"] == "float16"
+
+
+def test_a_task_that_drifts_ends_with_7(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = task_delta.write_delta
+
+    def drift(path: Path, *, task: str, single: dict[str, np.ndarray], **rest: object) -> None:
+        if task == "two":
+            single = single | {"head.weight": single["head.weight"] * np.float32(1.01)}
+        write(path, task=task, single=single, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("fpet_export.task_export.write_delta", drift)
+    error = folder.tasks("-o", tmp_path, "--json").error()
+    assert error["exit_code"] == 7
+    assert error["what"].startswith("two drifts from the reference: relative difference 0.0")
+    stored = json.loads((tmp_path / "parity.json").read_text())
+    assert [bool(row["failures"]) for row in stored["single"]["rows"]] == [False, True]
+
+
+def test_random_runs_bring_their_backbone(tmp_path: Path) -> None:
+    text = "random:vit_tiny_patch16_224:0"
+    words = ("--method", "lora", "--merge-block", "6", "--limit", "1", "-o", tmp_path, "--json")
+    document = call("tasks", f"a={text}", *words).document()
+    assert document["index"]["tasks"][0]["classes"] == 1000
+    assert read_manifest(tmp_path / "tasks/a.safetensors").weights == "random"
+
+
+def test_help_needs_no_torch() -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import sys; sys.modules['torch'] = None; sys.modules['onnx'] = None\n"
+        "from fpet_export.cli import main; main(['tasks', '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and "--half" in done.stdout
