@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import math
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import EngineError, MissingDependencyError
@@ -45,6 +48,26 @@ class _CudaCallError(Exception):
         self.code = code
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class DeviceArray:
+    """An array in device memory, which it gives back when nobody refers to it any more.
+
+    Attributes:
+        shape: Its extents.
+        dtype: Its type.
+        address: Where it lies.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    address: int
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
 @dataclasses.dataclass
 class Cuda:
     """The first CUDA device; make it with `open_cuda`.
@@ -56,6 +79,19 @@ class Cuda:
 
     library: Any
     api: Literal["runtime", "driver"]
+    _started: threading.local = dataclasses.field(
+        default_factory=threading.local, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        """Remember the thread that opens the device."""
+        self._started.here = True
+
+    def attach(self) -> None:
+        """Make the device current in this thread, too; in the one that opened it, it is."""
+        if not hasattr(self._started, "here"):
+            self.start()
+            self._started.here = True
 
     def start(self) -> None:
         """Make the first device current in this thread."""

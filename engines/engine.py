@@ -123,9 +123,13 @@ class Engine(Protocol):
         """
 
     def place(self, feeds: Feeds) -> Feeds:
-        """Put feeds that many runs share where the runtime reads them; pass the result to `run`.
+        """Put feeds that many runs share where the runtime reads them, and return them.
 
-        The feeds need not be all of the engine's. On a GPU they are uploaded here, once.
+        The feeds need not be all of the engine's. On a GPU they are uploaded here, once; what comes
+        back is for `run` and `bind` of this engine, beside other feeds.
+
+        Raises:
+            InputError: A feed is unexpected, misshapen or of another dtype.
         """
 
     def describe(self) -> dict[str, str]:

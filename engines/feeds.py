@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from engines.cuda import DeviceArray
 from engines.engine import Array
 from engines.errors import InputError
 from engines.manifest import Dimension, TensorSpec
@@ -38,14 +40,19 @@ def check_feeds(
     ranges = {inputs[0].shape[0]: batch_range} if inputs and inputs[0].shape and batch_range else {}
     for name, spec in wanted.items():
         if name in feeds:
-            problems += _problems_of(spec, np.asarray(feeds[name]), extents, ranges)
+            problems += _problems_of(spec, _as_array(feeds[name]), extents, ranges)
     if problems:
         raise InputError(
             f"the engine cannot take these feeds: {'; '.join(problems)}",
             where=where,
             fix="feed " + ", ".join(f"{spec.name} {_written(spec)}" for spec in inputs),
         )
-    return {name: np.asarray(feeds[name], order="C") for name in wanted}, extents
+    return {name: _as_array(feeds[name]) for name in wanted}, extents
+
+
+def _as_array(value: Any) -> Any:
+    """Return a feed as a contiguous array; one that lies on a device stays there."""
+    return value if isinstance(value, DeviceArray) else np.asarray(value, order="C")
 
 
 def resolved(spec: TensorSpec, extents: Mapping[str, int]) -> tuple[int, ...] | None:

@@ -1,0 +1,212 @@
+"""Feeds that stay on the device: a switch between tasks changes addresses and copies nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines.backends._trt_engine import TrtEngine
+from engines.cuda import Cuda, DeviceArray
+from engines.errors import EngineError, InputError
+from engines.manifest import TensorSpec
+from tests.engines.backends.test_trt import FakeLibrary
+
+
+class CountingLibrary(FakeLibrary):
+    """A device that notes in which threads it was made current."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attached: list[int] = []
+
+    def cudaGetDeviceCount(self, place: Any) -> int:  # noqa: N802  # CUDA's spelling
+        place._obj.value = 1
+        return 0
+
+    def cudaSetDevice(self, _: int) -> int:  # noqa: N802
+        self.attached.append(threading.get_ident())
+        return 0
+
+
+class Context:
+    """An execution context that writes x w to y; it breaks when two threads run it at once."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, int] = {}
+        self.set: list[str] = []
+        self.shapes: list[str] = []
+        self.busy = False
+        self.takes = True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes.append(name)
+        return True
+
+    def infer_shapes(self) -> list[str]:
+        return []
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        self.set.append(name)
+        return self.takes
+
+    def execute_async_v3(self, _: int) -> bool:
+        assert not self.busy
+        self.busy = True
+        x, w, y = (self._array(name, shape) for name, shape in SHAPES.items())
+        product = x @ w
+        threading.Event().wait(0.001)  # let another thread try
+        y[:] = product
+        self.busy = False
+        return True
+
+    def _array(self, name: str, shape: tuple[int, int]) -> np.ndarray:
+        block = (ctypes.c_float * (shape[0] * shape[1])).from_address(self.addresses[name])
+        return np.ctypeslib.as_array(block).reshape(shape)
+
+
+SHAPES = {"x": (1, 3), "w": (3, 2), "y": (1, 2)}
+X = np.array([[1, 2, 3]], np.float32)
+
+
+def weight(seed: int) -> dict[str, np.ndarray]:
+    return {"w": np.random.default_rng(seed).normal(size=(3, 2)).astype(np.float32)}
+
+
+class Plan:
+    """An opened stand-in."""
+
+    def __init__(self) -> None:
+        self.library, self.context = CountingLibrary(), Context()
+        specs = {n: TensorSpec(name=n, shape=s, dtype="float32") for n, s in SHAPES.items()}
+        self.engine = TrtEngine(
+            Cuda(self.library, "runtime"),
+            (object(), object()),
+            self.context,
+            inputs=(specs["x"], specs["w"]),
+            outputs=(specs["y"],),
+            batch_range=None,
+            name="plan",
+            facts={},
+        )
+
+    def run(self, feeds: Any) -> np.ndarray:
+        return self.engine.run({"x": X, **feeds})["y"]
+
+
+@pytest.fixture
+def plan() -> Iterator[Plan]:
+    opened = Plan()
+    with opened.engine:
+        yield opened
+
+
+def test_a_switch_is_a_change_of_one_address(plan: Plan) -> None:
+    one, two = (plan.engine.place(weight(seed)) for seed in (1, 2))
+    plan.run(one)
+    before = plan.library.copies
+    plan.context.set.clear()
+    plan.context.shapes.clear()
+
+    np.testing.assert_allclose(plan.run(two), X @ weight(2)["w"], rtol=1e-6)
+    assert plan.context.set == ["w"]
+    assert plan.context.shapes == []
+    assert plan.library.copies - before == 2  # the image up, the logits down
+    plan.context.set.clear()
+    plan.run(two)
+    assert plan.context.set == []
+
+
+def test_there_and_back_gives_the_same_bits(plan: Plan) -> None:
+    one, two = (plan.engine.place(weight(seed)) for seed in (1, 2))
+    first = plan.run(one)
+    assert not np.allclose(plan.run(two), first)
+    np.testing.assert_array_equal(plan.run(one), first)
+
+
+def test_feeds_of_the_host_and_of_the_device_take_turns(plan: Plan) -> None:
+    placed = plan.engine.place(weight(1))
+    for seed, feeds in ((1, placed), (2, weight(2)), (1, placed), (3, weight(3))):
+        np.testing.assert_allclose(plan.run(feeds), X @ weight(seed)["w"], rtol=1e-6)
+
+
+def test_bound_runs_keep_their_own_feeds(plan: Plan) -> None:
+    bound = []
+    for seed in (1, 2):
+        bound.append(plan.engine.bind({"x": X, **plan.engine.place(weight(seed))}))
+    gc.collect()  # nothing but the bound runs refers to the weights
+    for place in (0, 1, 0):
+        bound[place]()
+        found = np.ctypeslib.as_array(
+            (ctypes.c_float * 2).from_address(plan.context.addresses["y"])
+        )
+        np.testing.assert_allclose(found, (X @ weight(place + 1)["w"])[0], rtol=1e-6)
+
+
+def test_memory_is_given_back_when_nobody_refers_to_it(plan: Plan) -> None:
+    placed: Any = plan.engine.place(weight(1))
+    array = placed["w"]
+    assert isinstance(array, DeviceArray) and array.nbytes == 24
+    assert array.address in plan.library.blocks
+    address = array.address
+    del placed, array
+    gc.collect()
+    assert address not in plan.library.blocks
+
+
+def test_closing_gives_placed_memory_back_once() -> None:
+    opened = Plan()
+    placed = opened.engine.place(weight(1))
+    opened.run(placed)
+    opened.engine.close()
+    assert not opened.library.blocks
+    del placed
+    gc.collect()
+    with pytest.raises(EngineError, match="the engine is closed"):
+        opened.engine.place(weight(1))
+
+
+def test_threads_wait_for_each_other_and_get_their_own_answers(plan: Plan) -> None:
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        placed = plan.engine.place(weight(seed))
+        for _ in range(10):
+            if not np.allclose(plan.run(placed), X @ weight(seed)["w"], rtol=1e-6):
+                wrong.append(seed)
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
+    assert len(set(plan.library.attached)) == 4  # the device is made current once in each
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({"w": np.zeros((2, 3), np.float32)}, r"'w' has shape \(2, 3\), wanted \(3, 2\)"),
+        ({"w": np.zeros((3, 2))}, "'w' has dtype float64"),
+        ({"v": np.zeros((3, 2), np.float32)}, "'v' is unexpected"),
+    ],
+)
+def test_wrong_feeds_are_not_placed(plan: Plan, feeds: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        plan.engine.place(feeds)
+    assert not plan.library.blocks
+
+
+def test_an_address_that_is_not_taken_is_an_error(plan: Plan) -> None:
+    placed = plan.engine.place(weight(1))
+    plan.run(placed)
+    plan.context.takes = False
+    with pytest.raises(EngineError, match="does not take the memory of 'w'"):
+        plan.run(plan.engine.place(weight(2)))
