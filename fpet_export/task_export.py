@@ -28,6 +28,7 @@ from engines.task_index import (
     store,
     write_index,
 )
+from engines.task_parity import SHARED
 from engines.tensor_file import write_arrays
 from fpet_export import cost, to_onnx
 from fpet_export.checkpoints import _records
@@ -260,7 +261,7 @@ def _manifest(
         ),
         outputs=(TensorSpec(name="logits", shape=(rows, head.shape[0]), dtype="float32"),),
         weights=frozen.source.source.backbone.quality,
-        model=dataclasses.replace(manifest.model, method="tasks", classes=0),
+        model=dataclasses.replace(manifest.model, method=SHARED, classes=0),
     )
 
 

@@ -75,6 +75,7 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
         ParityError: The engine's logits are not the graph's.
     """
     from engines.evidence import CONTROL, compare_built, runnable
+    from engines.task_parity import has_tasks, is_shared
 
     if not manifest_path(graph).exists():
         console.step("parity", "not checked: the graph has no manifest", passed=None)
@@ -90,6 +91,11 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
                 "parity", f"{what.name} is not run here: {short_reason(problem)}", passed=None
             )
             return None
+    if is_shared(manifest):
+        if has_tasks(graph):
+            return _check_tasks(graph, artefact, console)
+        console.step("parity", "not checked: the graph's tasks are not beside it", passed=None)
+        return None
     table = compare_built(graph, artefact)
     *controls, row = table.rows
     for control in controls:
@@ -101,6 +107,18 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
         else f"the engine against its graph as written, {_apart(row, table.images)}",
         passed=row.passed,
     )
+    judge(table, fix="build it again; if it stays, report it with the graph's manifest")
+    return table.to_json()
+
+
+def _check_tasks(graph: Path, artefact: Path, console: Console) -> dict[str, Any]:
+    """Compare the engine of a shared graph with it, task by task."""
+    from engines.task_parity import compare_tasks
+
+    table = compare_tasks(graph, artefact)
+    for row in table.rows:
+        what = f"max |Δlogit| {row.max_abs:.1e} against the graph on {table.images}"
+        console.step("parity", f"{row.stage}: {what}", passed=row.passed)
     judge(table, fix="build it again; if it stays, report it with the graph's manifest")
     return table.to_json()
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fpet_export
-from engines import task_delta
-from engines.images import read_files
+from engines import task_delta, task_parity
+from engines.engine import Engine
+from engines.images import ImageSet, read_files
 from engines.manifest import read_manifest
+from engines.parity import Evidence
 from tests.fpet_export.authors_run import write_run
 from tests.fpet_export.command_line import Done, call, pixels_of, write_files, write_images
 
@@ -147,6 +151,42 @@ def test_half_precision_factors_and_graphs(folder: Folder, tmp_path: Path) -> No
     dtypes = {spec.name: spec.dtype for spec in manifest.inputs}
     assert dtypes["images"] == dtypes["refinement.down"] == "float32"  # the match stays float32
     assert dtypes["blocks.0.attn.qkv.weight"] == dtypes["head.weight"] == "float16"
+
+
+def test_an_engine_of_the_shared_graph_is_checked_with_every_task(
+    folder: Folder, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folder.out, tmp_path / "copy"))
+    done = call("build", copy / "backbone.merge1.onnx", "--target", "cpu", "--json")
+    rows = done.document()["parity"]["rows"]
+    assert [row["stage"] for row in rows] == ["one", "two"]
+    assert all(row["failures"] == [] for row in rows)
+
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for suffix in ("onnx", "manifest.json"):
+        shutil.copy(folder.out / f"backbone.merge1.{suffix}", alone)
+    done = call("build", alone / "backbone.merge1.onnx", "--target", "cpu")
+    assert done.code == 0
+    assert "not checked: the graph's tasks are not beside it" in done.err
+
+
+def test_an_engine_that_drifts_for_one_task_is_refused(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(folder.out, tmp_path / "copy"))
+    found = task_parity._logits_by_task
+
+    def drift(graph: Path, engine: Engine, images: ImageSet) -> dict[str, Evidence]:
+        logits = found(graph, engine, images)
+        if engine.name != graph.stem:
+            logits["two"] = dataclasses.replace(logits["two"], logits=logits["two"].logits * 1.01)
+        return logits
+
+    monkeypatch.setattr(task_parity, "_logits_by_task", drift)
+    done = call("build", copy / "backbone.merge1.onnx", "--target", "cpu", "--json")
+    assert done.error()["exit_code"] == 7
+    assert done.error()["what"].startswith("two drifts from the reference")
 
 
 def test_a_task_that_drifts_ends_with_7(
