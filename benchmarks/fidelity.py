@@ -128,7 +128,9 @@ def cells() -> list[Cell]:
     ]
 
 
-def write_run(folder: Path, cell: Cell, architecture: str, *, seed: int = 0) -> Path:
+def write_run(
+    folder: Path, cell: Cell, architecture: str, *, seed: int = 0, classes: int = _CLASSES
+) -> Path:
     """Draw adapters, refinement and head, and write them as the authors' code does.
 
     Args:
@@ -136,6 +138,7 @@ def write_run(folder: Path, cell: Cell, architecture: str, *, seed: int = 0) -> 
         cell: Method, bits, merge block.
         architecture: timm's name of the backbone.
         seed: Of the drawing.
+        classes: Rows of the head.
 
     Returns:
         What `fpet_export.load` takes: the folder and the run's name.
@@ -153,8 +156,8 @@ def write_run(folder: Path, cell: Cell, architecture: str, *, seed: int = 0) -> 
         return 0.3 * torch.randn(shape, generator=generator) / shape[1] ** 0.5
 
     tensors = {
-        "head.weight": draw((_CLASSES, spec.width)),
-        "head.bias": torch.zeros(_CLASSES),
+        "head.weight": draw((classes, spec.width)),
+        "head.bias": torch.zeros(classes),
     }
     refinement = (
         (merger.REFINEMENT_WIDTH, spec.head_width),
@@ -174,16 +177,16 @@ def write_run(folder: Path, cell: Cell, architecture: str, *, seed: int = 0) -> 
     torch.save(tensors, folder / f"{_NAME}.pth")
     if stream:
         (folder / f"{_NAME}.bin").write_bytes(stream)
-    _write_side_files(folder, cell, architecture)
+    _write_side_files(folder, cell, architecture, classes)
     return folder / _NAME
 
 
-def _write_side_files(folder: Path, cell: Cell, architecture: str) -> None:
+def _write_side_files(folder: Path, cell: Cell, architecture: str, classes: int) -> None:
     config = folder / "configs" / cell.method / f"{_NAME}-bit{cell.bit}-dim{cell.dim}.yaml"
     config.parent.mkdir(parents=True)
     config.write_text(
         f"backbone: {architecture}\nbit: {cell.bit}\ndataset: {_NAME}\ndim: {cell.dim}\n"
-        f"method: {cell.method}\nnum_class: {_CLASSES}\nscale: {_SCALE}\n"
+        f"method: {cell.method}\nnum_class: {classes}\nscale: {_SCALE}\n"
     )
     params = folder / _NAME / "params.sh"
     params.parent.mkdir()
