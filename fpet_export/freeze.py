@@ -18,13 +18,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterable
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 import torch
 from torch import nn
 
 from engines.errors import FoldError
 from engines.manifest import Preprocessing
+from fpet_export.frozen_attention import FrozenAttention, linear, qkv_bias, scaled
 from fpet_export.mergers import fpet
 from fpet_export.methods._bottleneck import Bottleneck
 from fpet_export.vit import Block, Vit, VitSpec, activate, prefix_parameters
@@ -53,102 +54,6 @@ class FreezeOptions:
     updates: Literal["folded", "low-rank"] = "folded"
 
 
-class LowRank(Protocol):
-    """An update of the qkv projection that is a product of two matrices."""
-
-    def as_product(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (C, R) and (R, 3C), in float64."""
-
-
-class FrozenUpdate(nn.Module):
-    """A low-rank update of the qkv projection: `x @ down @ up`, by parts where it is cut in two."""
-
-    def __init__(self, down: torch.Tensor, *ups: torch.Tensor) -> None:
-        super().__init__()
-        self.down = nn.Parameter(down.float().contiguous(), requires_grad=False)
-        self.ups = nn.ParameterList(
-            nn.Parameter(up.float().contiguous(), requires_grad=False) for up in ups
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (B, N, C) to (B, N, 3C)."""
-        return cast(torch.Tensor, x @ self.down @ self.ups[0])
-
-    def cut(self, x: torch.Tensor, queries: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map (B, N, C) to the query's (B, queries, C) and to (B, N, 2C) of key and value."""
-        inner = x @ self.down
-        return inner[:, :queries] @ self.ups[0], inner @ self.ups[1]
-
-
-class FrozenAttention(nn.Module):
-    """Written-out attention; queries may be fewer than keys.
-
-    With all queries one projection makes q, k and v; with fewer, the query has its own.
-    """
-
-    def __init__(self, block: Block, options: FreezeOptions, *, queries: int | None) -> None:
-        super().__init__()
-        attention = block.attn
-        if len(attention.updates) and options.updates == "folded":
-            raise FoldError(
-                f"{len(attention.updates)} updates of the qkv projection reached the freeze",
-                where="freeze",
-                fix="fold the model first: load(run).fold().freeze()",
-            )
-        width = attention.proj.in_features
-        self.queries, self.heads = queries, attention.heads
-        self.head_width = width // attention.heads
-        self.split_scale = options.attention_scale == "split"
-        weight: torch.Tensor = attention.qkv.weight
-        bias = _qkv_bias(block)
-        factor = torch.ones(3 * width, dtype=torch.float64)
-        if not self.split_scale:
-            factor[:width] = self.head_width**-0.5
-            weight = (weight.double() * factor[:, None]).float()
-            bias = (bias.double() * factor).float()
-        if queries is None:
-            self.qkv = _linear(weight, bias)
-        else:
-            self.query = _linear(weight[:width], bias[:width])
-            self.key_value = _linear(weight[width:], bias[width:])
-        self.updates = nn.ModuleList()
-        for update in attention.updates:
-            down, up = cast(LowRank, update).as_product()
-            parts = [3 * width] if queries is None else [width, 2 * width]
-            self.updates.append(FrozenUpdate(down, *torch.split(up * factor, parts, dim=1)))
-        self.proj = _scaled(attention.proj, block.ls1.gamma if block.layer_scale else None)
-
-    def forward(self, x: torch.Tensor, key_bias: torch.Tensor | None) -> torch.Tensor:
-        """Attend from the queried tokens of (B, N, C) to all of them; return (B, queries, C)."""
-        if self.queries is None:
-            projected = self.qkv(x)
-            for update in self.updates:
-                projected = projected + update(x)
-            q, k, v = self._heads_of(projected, 3)
-        else:
-            query, key_value = self.query(x[:, : self.queries]), self.key_value(x)
-            for update in self.updates:
-                parts = cast(FrozenUpdate, update).cut(x, self.queries)
-                query, key_value = query + parts[0], key_value + parts[1]
-            (q,) = self._heads_of(query, 1)
-            k, v = self._heads_of(key_value, 2)
-        if self.split_scale:
-            scale = self.head_width**-0.25
-            q, k = q * scale, k * scale
-        logits = q @ k.transpose(-2, -1)
-        if key_bias is not None:
-            logits = logits + key_bias
-        mixed = (logits.softmax(dim=-1) @ v).transpose(1, 2)
-        shape = (x.shape[0], q.shape[2], self.heads * self.head_width)
-        return cast(torch.Tensor, self.proj(mixed.reshape(shape)))
-
-    def _heads_of(self, projected: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
-        """Cut (B, N, parts * C) into `parts` tensors (B, H, N, D)."""
-        batch, tokens = projected.shape[:2]
-        shape = (batch, tokens, parts, self.heads, self.head_width)
-        return projected.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
-
-
 class FrozenMerge(nn.Module):
     """Match by argmax and merge, on tokens in the order prefix, set B, set A.
 
@@ -163,8 +68,8 @@ class FrozenMerge(nn.Module):
         width = attention.proj.in_features
         shape = (attention.heads, width // attention.heads)
         weight = attention.qkv.weight[width : 2 * width].double()
-        bias = _qkv_bias(block)
-        self.key = _linear(
+        bias = qkv_bias(block)
+        self.key = linear(
             weight.reshape(*shape, width).mean(dim=0).float(),
             bias[width : 2 * width].double().reshape(shape).mean(dim=0).float(),
         )
@@ -226,7 +131,7 @@ class FrozenBlock(nn.Module):
         self.attn = FrozenAttention(block, options, queries=None if merger else queries)
         self.merge = None if merger is None else FrozenMerge(block, merger, options)
         self.fc1 = block.mlp.fc1
-        self.fc2 = _scaled(block.mlp.fc2, block.ls2.gamma if block.layer_scale else None)
+        self.fc2 = scaled(block.mlp.fc2, block.ls2.gamma if block.layer_scale else None)
         self.adapters = nn.ModuleList(_frozen_bottleneck(branch) for branch in block.branches)
 
     def forward(
@@ -411,30 +316,10 @@ def preprocessing_for(base: Preprocessing, options: FreezeOptions) -> Preprocess
     )
 
 
-def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    layer.bias = nn.Parameter(bias, requires_grad=False)
-    return layer
-
-
-def _qkv_bias(block: Block) -> torch.Tensor:
-    """Return the (3C,) bias of the qkv projection; zeros where there is none."""
-    qkv = block.attn.qkv
-    return qkv.weight.new_zeros(len(qkv.weight)) if qkv.bias is None else qkv.bias
-
-
-def _scaled(layer: nn.Linear, gamma: torch.Tensor | None) -> nn.Linear:
-    """Fold the (C,) layer scale behind `layer` into its weight and bias."""
-    if gamma is None:
-        return layer
-    return _linear(layer.weight * gamma[:, None], layer.bias * gamma)
-
-
 def _mean_head(model: Vit) -> nn.Linear:
     """Return one layer on [class, dist] (B, 2C) that averages the logits of the two heads."""
     weight = torch.cat([model.head.weight, model.head_dist.weight], dim=1) / 2
-    return _linear(weight, (model.head.bias + model.head_dist.bias) / 2)
+    return linear(weight, (model.head.bias + model.head_dist.bias) / 2)
 
 
 def _frozen_bottleneck(branch: nn.Module) -> nn.Sequential:
