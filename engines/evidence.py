@@ -213,7 +213,18 @@ def engine_evidence(
     *,
     progress: Progress | None = None,
 ) -> Evidence:
-    """Classify pixels in batches of the size the engine takes; the last one is filled up."""
+    """Classify pixels in batches of the size the engine takes; the last one is filled up.
+
+    Raises:
+        InputError: The engine needs more than images: the weights of a task.
+    """
+    if len(engine.inputs) != 1:
+        raise InputError(
+            f"{engine.name} takes {len(engine.inputs)} inputs, not images alone: many tasks share "
+            "it, and one of them must bring its weights",
+            where=engine.name,
+            fix="use the folder of tasks: fpet-export predict FOLDER --task NAME IMAGE",
+        )
     rows: list[Mapping[str, np.ndarray]] = []
     for feeds, count in batches(engine, manifest, pixels):
         outputs = engine.run(feeds)

@@ -114,6 +114,14 @@ def test_predict_with_a_task_of_a_graph_is_refused(folder: Folder, images: list[
     assert "this is no folder of tasks" in error["what"]
 
 
+def test_the_shared_graph_alone_is_refused(folder: Folder, images: list[Path]) -> None:
+    graph = folder.out / "backbone.merge1.onnx"
+    for words in (("predict", graph, *images), ("compare", graph, graph)):
+        error = call(*words, "--json").error()
+        assert error["exit_code"] == 3
+        assert "many tasks share it, and one of them must bring its weights" in error["what"]
+
+
 def test_nothing_is_overwritten(folder: Folder) -> None:
     error = folder.tasks("-o", folder.out, "--json").error()
     assert error["exit_code"] == 2
