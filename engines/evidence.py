@@ -184,10 +184,11 @@ def preprocessing_of(path: Path) -> Preprocessing:
 
 
 def manifest_of(path: Path) -> Manifest:
-    """Return the manifest of a graph of ours.
+    """Return the manifest of a graph of ours that runs on images alone.
 
     Raises:
-        InputError: There is none, so nobody knows its preprocessing.
+        InputError: There is none, so nobody knows its preprocessing; or many tasks share the
+            artefact, and it does not run without one.
     """
     if not manifest_path(path).exists():
         raise InputError(
@@ -195,7 +196,14 @@ def manifest_of(path: Path) -> Manifest:
             where=str(path),
             fix="export it with `fpet-export export`, or keep model.manifest.json beside it",
         )
-    return read_manifest(path)
+    manifest = read_manifest(path)
+    if manifest.is_shared:
+        raise InputError(
+            "many tasks share this artefact, and one of them must bring its weights",
+            where=str(path),
+            fix="use the folder of tasks: fpet-export predict FOLDER --task NAME IMAGE",
+        )
+    return manifest
 
 
 def tokens_of(manifest: Manifest) -> int | None:
@@ -213,18 +221,7 @@ def engine_evidence(
     *,
     progress: Progress | None = None,
 ) -> Evidence:
-    """Classify pixels in batches of the size the engine takes; the last one is filled up.
-
-    Raises:
-        InputError: The engine needs more than images: the weights of a task.
-    """
-    if len(engine.inputs) != 1:
-        raise InputError(
-            f"{engine.name} takes {len(engine.inputs)} inputs, not images alone: many tasks share "
-            "it, and one of them must bring its weights",
-            where=engine.name,
-            fix="use the folder of tasks: fpet-export predict FOLDER --task NAME IMAGE",
-        )
+    """Classify pixels in batches of the size the engine takes; the last one is filled up."""
     rows: list[Mapping[str, np.ndarray]] = []
     for feeds, count in batches(engine, manifest, pixels):
         outputs = engine.run(feeds)

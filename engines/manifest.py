@@ -19,6 +19,9 @@ from engines.errors import TrustError
 
 SCHEMA = 1
 
+SHARED = "tasks"
+"""`ModelFacts.method` of a graph that takes the weights of a task as inputs."""
+
 Dimension = int | str
 """A static extent, or the name of a dynamic one such as "batch"."""
 
@@ -257,6 +260,12 @@ class Manifest:
     sha256: str = ""
     size_bytes: int = 0
     schema: int = SCHEMA
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the artefact takes the weights of a task as inputs."""
+        model = self.model
+        return self.kind != "task" and model is not None and model.method == SHARED
 
     @property
     def total_bytes(self) -> int:

@@ -8,23 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from engines.engine import Engine, open_engine
-from engines.evidence import DEFAULT_IMAGES, as_written, engine_evidence, preprocessing_of
+from engines.evidence import DEFAULT_IMAGES, as_written, engine_evidence
 from engines.images import ImageSet
-from engines.manifest import Manifest, read_manifest
+from engines.manifest import read_manifest
 from engines.parity import Evidence, ParityTable, compare_stage, gates_of
 from engines.synthetic import synthetic_set
 from engines.task_index import FILE
 from engines.task_set import open_tasks
-
-SHARED = "tasks"
-"""`ModelFacts.method` of a graph that takes the weights of a task as inputs."""
-
-
-def is_shared(manifest: Manifest) -> bool:
-    """Whether an artefact needs the weights of a task to run."""
-    return (
-        manifest.kind != "task" and manifest.model is not None and manifest.model.method == SHARED
-    )
 
 
 def has_tasks(graph: Path) -> bool:
@@ -48,8 +38,9 @@ def compare_tasks(graph: Path, engine: Path, *, images: ImageSet | None = None) 
         EngineError: One of the two does not run here.
     """
     manifest = read_manifest(graph)
+    assert manifest.preprocessing is not None, "every shared graph states it"
     if images is None:
-        images = synthetic_set(preprocessing_of(graph).size, DEFAULT_IMAGES)
+        images = synthetic_set(manifest.preprocessing.size, DEFAULT_IMAGES)
     rows = []
     with (
         open_engine(graph, options=as_written(manifest)) as reference,

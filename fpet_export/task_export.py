@@ -15,7 +15,7 @@ import numpy as np
 from engines import storage
 from engines.engine import load_target
 from engines.errors import CheckpointError, UsageError
-from engines.manifest import Manifest, Preprocessing, TaskFacts, TensorSpec, publish
+from engines.manifest import SHARED, Manifest, Preprocessing, TaskFacts, TensorSpec, publish
 from engines.targets import Target
 from engines.task_delta import FloatArray, Half, write_delta
 from engines.task_index import (
@@ -28,7 +28,6 @@ from engines.task_index import (
     store,
     write_index,
 )
-from engines.task_parity import SHARED
 from engines.tensor_file import write_arrays
 from fpet_export import cost, to_onnx
 from fpet_export.checkpoints import _records

@@ -75,7 +75,7 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
         ParityError: The engine's logits are not the graph's.
     """
     from engines.evidence import CONTROL, compare_built, runnable
-    from engines.task_parity import has_tasks, is_shared
+    from engines.task_parity import has_tasks
 
     if not manifest_path(graph).exists():
         console.step("parity", "not checked: the graph has no manifest", passed=None)
@@ -91,7 +91,7 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
                 "parity", f"{what.name} is not run here: {short_reason(problem)}", passed=None
             )
             return None
-    if is_shared(manifest):
+    if manifest.is_shared:
         if has_tasks(graph):
             return _check_tasks(graph, artefact, console)
         console.step("parity", "not checked: the graph's tasks are not beside it", passed=None)
