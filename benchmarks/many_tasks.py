@@ -359,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "weights": "random",
             "threads": options.threads,
             "environment": place,
-            "command": [*_COMMAND, *(arguments or sys.argv[1:])],
+            "command": _COMMAND,
             "served": [dataclasses.asdict(entry) | {"ratio": entry.ratio} for entry in served],
             "sizes": [dataclasses.asdict(entry) for entry in sized],
             "latency": [to_document(measurement) for measurement in priced],
