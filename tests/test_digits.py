@@ -17,8 +17,9 @@ from engines.evidence import engine_evidence
 from engines.image_source import read_set
 from engines.images import ImageSet, PixelArray
 from engines.manifest import read_manifest
-from fpet_export import verify
+from fpet_export import task_verify, verify
 from fpet_export.pipeline import Adapted
+from fpet_export.task_export import TaskOptions, export_tasks
 from tests.fpet_export.tiny import relative
 
 FOLDER = Path(__file__).parents[1] / "examples" / "digits"
@@ -69,3 +70,29 @@ def test_the_engine_gives_its_answers(
         logits = engine_evidence(engine, read_manifest(graph), pixels).logits
     assert (logits.argmax(axis=1) == expected["logits"].argmax(axis=1)).all()
     assert relative(logits, expected["logits"]) < 1e-2  # one patch merged elsewhere: about 1e-3
+
+
+@pytest.mark.slow
+def test_both_runs_are_tasks_of_one_backbone(tmp_path: Path) -> None:
+    backbone = FOLDER / "backbone.safetensors"
+    runs = {
+        name: fpet_export.load(FOLDER / "runs" / name, backbone=backbone)
+        for name in ("lora", "adaptformer")
+    }
+    options = TaskOptions()
+    images = read_set(FOLDER / "test.npz", runs["lora"].preprocessing, limit=120)
+    export_tasks(runs, tmp_path, options)
+
+    found = task_verify.verify_tasks(tmp_path, runs, dict.fromkeys(runs, images), options)
+
+    for one in found:
+        for row in (one.reference, one.single):
+            assert row.failures == ()
+            assert row.relative < 1e-5
+            assert row.top1_agreement == 1.0
+            assert row.unexplained_flips == 0
+            assert row.tokens_kept == row.tokens_expected == 197
+        assert one.reference.accuracy == one.single.accuracy
+        assert one.single.accuracy is not None and one.single.accuracy > 0.5  # of ten classes
+    assert (tmp_path / "tasks/lora.safetensors").stat().st_size < 210_000
+    assert (tmp_path / "tasks/adaptformer.safetensors").stat().st_size < 60_000
