@@ -48,6 +48,8 @@ class BuildOptions:
         compute_capabilities: GPU generations to compile for, such as "8.6". TensorRT-RTX only.
         optimization_level: TensorRT's builder effort, 0 to 5.
         workspace_bytes: Upper limit of scratch memory while building and running.
+        refittable: Whether the weights of a plan can be replaced after it was built. TensorRT
+            fuses and packs less for it, and TensorRT-RTX needs a GPU to build it.
         force: Replace an artefact that exists.
         command: The command line to record in the manifest.
         progress: Called while building; returning False cancels the build.
@@ -56,6 +58,7 @@ class BuildOptions:
     compute_capabilities: tuple[str, ...] | None = None
     optimization_level: int | None = None
     workspace_bytes: int | None = None
+    refittable: bool = False
     force: bool = False
     command: tuple[str, ...] = ()
     progress: Progress | None = None

@@ -59,6 +59,8 @@ class TaskInput:
         stack: Whether the pieces stand under each other ("rows") or side by side ("columns");
             "none" where all of them begin in row 0 at their own column.
         base: Name of the backbone's weight that they are added to; None starts from zeros.
+        constant: What the input is called in the graph of a task's own export, where it is a
+            constant; for `engines.task_refit`.
     """
 
     name: str
@@ -67,6 +69,7 @@ class TaskInput:
     pieces: tuple[Piece, ...]
     stack: Literal["rows", "columns", "none"] = "none"
     base: str | None = None
+    constant: str = ""
 
 
 def assemble(

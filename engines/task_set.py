@@ -30,10 +30,9 @@ from engines.engine import (
 from engines.engine_base import EngineBase
 from engines.errors import EngineError, TrustError
 from engines.manifest import Manifest, TensorSpec, read_manifest
-from engines.task_delta import Delta, read_delta
-from engines.task_index import Structure, Task, TaskIndex, read_index, read_stored
-from engines.task_inputs import FloatArray, assemble
-from engines.tensor_file import read_arrays
+from engines.task_index import Structure, Task, TaskIndex, read_index
+from engines.task_inputs import FloatArray
+from engines.task_weights import assemble_task, read_base
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing.Self needs Python 3.11
@@ -131,7 +130,7 @@ class TaskSet:
                 self._weights.move_to_end(task.name)
                 return found
         shared = self._shared(task.structure)
-        made = shared.engine.place(self._assemble(task, shared))
+        made = shared.engine.place(assemble_task(self._folder, self.index, task, shared.base))
         with self._lock:
             self._weights[task.name] = made
             self._weights.move_to_end(task.name)
@@ -181,40 +180,8 @@ class TaskSet:
         """Open a structure of the folder after checking it against the index."""
         given = self._given.get(structure.graph.file)
         path, manifest = _artefact(self._folder, self.index, structure)
-        base: Mapping[str, FloatArray] = {}
-        if structure.base is not None:
-            content = read_stored(self._folder, structure.base)
-            base, _ = read_arrays(self._folder / structure.base.file, content)
         engine = open_engine(path, options=self._options) if given is None else given
-        return _Shared(structure, engine, manifest, base)
-
-    def _assemble(self, task: Task, shared: _Shared) -> dict[str, Array]:
-        delta = read_delta(self._folder / task.delta.file, read_stored(self._folder, task.delta))
-        self._require_fit(delta, task)
-        made: dict[str, Array] = {
-            wanted.name: assemble(
-                wanted, delta.weight, parts=task.parts, scale=task.scale, base=shared.base
-            )
-            for wanted in shared.structure.inputs
-        }
-        delta.require_all_used()
-        return made
-
-    def _require_fit(self, delta: Delta, task: Task) -> None:
-        """Refuse the delta of another backbone or task, whatever its hash."""
-        if delta.backbone != self.index.backbone:
-            raise TrustError(
-                f"the delta belongs to the backbone {delta.backbone[:16]}…, this folder holds "
-                f"{self.index.backbone[:16]}…",
-                where=str(self._folder / task.delta.file),
-                fix="export this task together with the others",
-            )
-        if delta.task != task.name:
-            raise TrustError(
-                f"the delta is that of {delta.task!r}, the index gives it to {task.name!r}",
-                where=str(self._folder / task.delta.file),
-                fix="export the tasks again",
-            )
+        return _Shared(structure, engine, manifest, read_base(self._folder, structure))
 
     def _make_room(self, shared: _Shared) -> None:
         """Drop the weights used least recently; a run that uses them keeps them until it ends."""

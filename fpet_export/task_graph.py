@@ -85,6 +85,7 @@ class Promotion:
                     fix="report this with the versions of torch, onnx and onnxscript",
                 )
             tensor, form = found[0]
+            form = dataclasses.replace(form, constant=tensor.name)
             _promote(graph, tensor, form)
             promoted.append(form)
         graph.cleanup().toposort()

@@ -199,6 +199,9 @@ def _configure(
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
         settings["workspace_bytes"] = str(options.workspace_bytes)
+    if options.refittable:
+        config.set_flag(trt.BuilderFlag.REFIT)
+        settings["refittable"] = "yes"
     if hasattr(config, "num_compute_capabilities"):
         known = compute_capability_names(trt)
         unknown = [name for name in compute_capabilities if name not in known]

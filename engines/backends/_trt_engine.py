@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from engines.backends._trt_refit import refit_plan
 from engines.cuda import Cuda, DeviceArray
 from engines.engine import Array
 from engines.engine_base import EngineBase
@@ -35,12 +36,14 @@ class TrtEngine(EngineBase):
         batch_range: tuple[int, int] | None,
         name: str,
         facts: dict[str, str],
+        make_refitter: Callable[[], Any] | None = None,
     ) -> None:
         super().__init__(name=name, inputs=inputs, outputs=outputs, batch_range=batch_range)
         self._cuda = cuda
         self._owners = list(owners)  # TensorRT's runtime and engine outlive the context
         self._context = context
         self._facts = facts
+        self._make_refitter = make_refitter
         self._stream = cuda.create_stream()
         self._placements: list[_Placement] = []
         self._run_placement: _Placement | None = None
@@ -96,6 +99,19 @@ class TrtEngine(EngineBase):
             self._cuda.synchronize(self._stream)
             self._placed = [finalizer for finalizer in self._placed if finalizer.alive]
         return placed
+
+    def refit(self, weights: Mapping[str, Array]) -> None:
+        """Replace constants of the plan, for every run from now on; see `refit_plan`.
+
+        Raises:
+            UsageError: The plan was not built to be refitted.
+            InputError: It has no such weights, or needs others too.
+            EngineError: TensorRT failed.
+        """
+        self._require_open()
+        with self._alone():
+            self._cuda.synchronize(self._stream)  # weights must not change under a run
+            refit_plan(self._make_refitter, self._owners[-1], weights, where=self.name)
 
     def describe(self) -> dict[str, str]:
         """Return what a measurement must record about this engine."""

@@ -217,6 +217,7 @@ def _open_on(
             "driver": cuda.driver_version(),
             "compute_capability": cuda.compute_capability(),
         },
+        make_refitter=lambda: trt.Refitter(trt_engine, log),
     )
 
 
