@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 from benchmarks.comparison import Opened, bench
 from benchmarks.environment import read_environment
 from benchmarks.failures import as_engine_error
+from benchmarks.feeds import synthetic_feeds
 from benchmarks.fidelity import Cell, write_run
 from benchmarks.latency import Schedule
 from benchmarks.measurement import Measurement, to_document, to_text
@@ -58,6 +60,7 @@ MEMORY_GOAL, SWITCH_GOAL_MS = 1.10, 50.0
 SIZE_GOALS = {"lora fp32": 1.6e6, "lora fp16": 0.9e6, "adaptformer 1 bit": 0.4e6}
 _SIZED_CLASSES = 100
 _REPEATS = 3
+_WARM_UP, _PRICED_ROUNDS = 3, 30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,6 +134,25 @@ class Sized:
         if self.delta_bytes <= self.goal_bytes:
             return []
         return [f"{self.name}: {self.delta_bytes / 1e6:.3f} MB, goal {self.goal_bytes / 1e6:g}"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Priced:
+    """Processor time of one inference on one thread, which other work on the machine moves little.
+
+    Attributes:
+        method: Of the task.
+        own_ms: Median of the task's own export.
+        shared_ms: Median of the shared graph.
+        ratio: Median of paired ratios, shared over own.
+        rounds: Pairs.
+    """
+
+    method: str
+    own_ms: float
+    shared_ms: float
+    ratio: float
+    rounds: int
 
 
 class Files:
@@ -251,12 +273,14 @@ def size(files: Files) -> list[Sized]:
     return found
 
 
-def price(files: Files, *, threads: int, schedule: Schedule) -> list[Measurement]:
+def price(
+    files: Files, *, threads: int, schedule: Schedule
+) -> tuple[list[Measurement], list[Priced]]:
     """Measure tasks of the mixed set against their own exports, in the same rounds.
 
-    Other work on the machine moves both alike; what it leaves is an indication.
+    Other work on the machine moves both latencies alike; what it leaves is an indication.
     """
-    measurements = []
+    measurements, priced = [], []
     for place, cell in enumerate((LORA, ADAPTFORMER)):
         task, classes = list(CLASSES.items())[place]
         run = files.run(task, cell, classes, place)
@@ -280,8 +304,32 @@ def price(files: Files, *, threads: int, schedule: Schedule) -> list[Measurement
                     command=_COMMAND,
                 )
             )
+        priced.append(_processor_time(cell.method, single, files.folder / "set-mixed", task))
         single.unlink()
-    return measurements
+    return measurements, priced
+
+
+def _processor_time(method: str, single: Path, folder: Path, task: str) -> Priced:
+    options = OpenOptions(threads=1)
+    with open_engine(single, options=options) as own, open_tasks(folder, options=options) as tasks:
+        handle = tasks.task(task)
+        feeds = synthetic_feeds(own.inputs, batch=1, seed=0, name=task)
+        runs = [engine.bind(feeds) for engine in (own, handle)]
+        times: list[list[int]] = [[], []]
+        for round_ in range(_WARM_UP + _PRICED_ROUNDS):
+            for place, run_once in enumerate(runs):
+                start = time.process_time_ns()
+                run_once()
+                if round_ >= _WARM_UP:
+                    times[place].append(time.process_time_ns() - start)
+    ratios = [shared / one for one, shared in zip(*times, strict=True)]
+    return Priced(
+        method=method,
+        own_ms=statistics.median(times[0]) / 1e6,
+        shared_ms=statistics.median(times[1]) / 1e6,
+        ratio=statistics.median(ratios),
+        rounds=len(ratios),
+    )
 
 
 _COMMAND = ["python", "-m", "benchmarks.many_tasks"]
@@ -348,8 +396,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.write(format_served(served[-1:]) + "\n\n")
                 sys.stdout.flush()
             schedule = Schedule(min_rounds=options.rounds, max_s=options.max_s)
-            priced = price(files, threads=options.threads, schedule=schedule)
-        sys.stdout.writelines(format_table(measurement) + "\n\n" for measurement in priced)
+            latency, priced = price(files, threads=options.threads, schedule=schedule)
+        sys.stdout.writelines(format_table(measurement) + "\n\n" for measurement in latency)
+        sys.stdout.writelines(
+            f"{one.method}: {one.ratio:.3f} of its own export's processor time "
+            f"({one.shared_ms:.1f} against {one.own_ms:.1f} ms, one thread)\n"
+            for one in priced
+        )
         missed = [text for size_of in sized for text in size_of.missed()]
         missed += [text for entry in served for text in entry.missed()]
         document = {
@@ -362,7 +415,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "command": _COMMAND,
             "served": [dataclasses.asdict(entry) | {"ratio": entry.ratio} for entry in served],
             "sizes": [dataclasses.asdict(entry) for entry in sized],
-            "latency": [to_document(measurement) for measurement in priced],
+            "latency": [to_document(measurement) for measurement in latency],
+            "processor_time": [dataclasses.asdict(one) for one in priced],
             "missed": missed,
         }
         storage.write_text(options.output, to_text(document))

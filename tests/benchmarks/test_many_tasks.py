@@ -115,6 +115,8 @@ def test_the_document_holds_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixt
     assert document["sizes"][1]["factor_error"] > 0 == document["sizes"][0]["factor_error"]
     assert all(entry["logit_error"] < 1e-2 for entry in document["sizes"])
     assert [len(m["contenders"]) for m in document["latency"]] == [2, 2]
+    assert [one["method"] for one in document["processor_time"]] == ["lora", "adaptformer"]
+    assert all(one["ratio"] > 0 and one["own_ms"] > 0 for one in document["processor_time"])
     assert str(tmp_path) not in path.read_text()
     assert "lora, shared graph" in capsys.readouterr().out
 
