@@ -13,9 +13,18 @@ from typing import Literal
 import numpy as np
 
 from engines import storage
-from engines.engine import load_target
-from engines.errors import CheckpointError, UsageError
-from engines.manifest import SHARED, Manifest, Preprocessing, TaskFacts, TensorSpec, publish
+from engines.engine import default_path, load_target
+from engines.errors import CheckpointError, TrustError, UsageError
+from engines.fusion import fusion_path
+from engines.manifest import (
+    SHARED,
+    Manifest,
+    Preprocessing,
+    TaskFacts,
+    TensorSpec,
+    manifest_path,
+    publish,
+)
 from engines.targets import Target
 from engines.task_delta import FloatArray, Half, write_delta
 from engines.task_index import (
@@ -25,6 +34,7 @@ from engines.task_index import (
     Task,
     TaskIndex,
     check_names,
+    read_index,
     store,
     write_index,
 )
@@ -102,7 +112,7 @@ def export_tasks(runs: Runs, out: Path | str, options: TaskOptions | None = None
     options, folder = options or TaskOptions(), Path(out)
     check_names(runs)
     storage.refuse_overwrite(folder / FILE, force=options.force)
-    (folder / FILE).unlink(missing_ok=True)  # what it says is about to be no longer so
+    _remove_earlier(folder)
     identity = _common_backbone(runs)
     groups = _group(runs, options.place)
     structures, tasks = [], {}
@@ -120,6 +130,26 @@ def export_tasks(runs: Runs, out: Path | str, options: TaskOptions | None = None
     )
     write_index(folder, index)
     return index
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Remove what an earlier index names, and engines of its graphs: none of it fits any more."""
+    if not (folder / FILE).exists():
+        return
+    try:
+        earlier = read_index(folder)
+    except TrustError:  # damaged: its files are overwritten one by one
+        (folder / FILE).unlink()
+        return
+    (folder / FILE).unlink()
+    graphs = [folder / structure.graph.file for structure in earlier.structures]
+    target = load_target(earlier.target)
+    engines = [default_path(graph, target) for graph in graphs]
+    files = [*graphs, *engines, *(folder / task.delta.file for task in earlier.tasks)]
+    files += [folder / s.base.file for s in earlier.structures if s.base is not None]
+    for file in files:
+        for part in (file, manifest_path(file), fusion_path(file)):
+            part.unlink(missing_ok=True)
 
 
 def _common_backbone(runs: Runs) -> str:

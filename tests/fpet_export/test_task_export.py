@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from engines.engine import build
 from engines.errors import CheckpointError, ExportError, UsageError
 from engines.manifest import read_manifest
 from engines.task_delta import read_delta
@@ -245,3 +246,37 @@ def test_the_fingerprint_follows_every_weight_and_not_the_head() -> None:
     assert fingerprint(dataclasses.replace(backbone, weights=weights)) != first
     other = dataclasses.replace(backbone, spec=dataclasses.replace(spec, heads=4))
     assert fingerprint(other) != first
+
+
+def test_force_leaves_nothing_of_the_folder_before(tmp_path: Path) -> None:
+    old = {"old": MIXED["lora8"], "kept": MIXED["adapt16"]}
+    write(tmp_path, old)
+    (tmp_path / "tasks/notes.txt").write_text("not ours")
+    engine = build(tmp_path / "backbone.merge1.onnx", target="cpu")
+    with pytest.raises(UsageError, match="exists already"):
+        write(tmp_path, {"kept": MIXED["lora4"]})
+    assert engine.exists()
+
+    folder = write(tmp_path, {"kept": MIXED["lora4"]}, force=True)
+
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
+    assert found == [
+        "backbone.merge1.manifest.json",
+        "backbone.merge1.onnx",
+        "tasks.json",
+        "tasks/kept.manifest.json",
+        "tasks/kept.safetensors",
+        "tasks/notes.txt",
+    ]
+    images = images_of(spec_of(), 1)
+    with open_tasks(tmp_path) as tasks:
+        answer = tasks.task("kept").run({"images": images})["logits"]
+    assert relative(answer, single_logits(folder.runs["kept"], tmp_path, images)) < CLOSE
+
+
+def test_force_replaces_a_folder_with_a_damaged_index(tmp_path: Path) -> None:
+    write(tmp_path, {"one": MIXED["lora8"]})
+    (tmp_path / "tasks.json").write_text("{")
+    write(tmp_path, {"one": MIXED["lora8"]}, force=True)
+    with open_tasks(tmp_path) as tasks:
+        assert tasks.names == ("one",)
