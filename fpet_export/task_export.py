@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from engines import storage
 from engines.engine import default_path, load_target
 from engines.errors import CheckpointError, TrustError, UsageError
@@ -20,18 +18,15 @@ from engines.manifest import (
     SHARED,
     Manifest,
     Preprocessing,
-    TaskFacts,
     TensorSpec,
     manifest_path,
     publish,
 )
 from engines.targets import Target
-from engines.task_delta import FloatArray, Half, write_delta
+from engines.task_delta import Half
 from engines.task_index import (
     FILE,
-    FOLDER,
     Structure,
-    Task,
     TaskIndex,
     check_names,
     read_index,
@@ -39,19 +34,17 @@ from engines.task_index import (
     write_index,
 )
 from engines.tensor_file import write_arrays
-from fpet_export import cost, to_onnx
-from fpet_export.checkpoints import _records
+from fpet_export import to_onnx
 from fpet_export.fingerprint import fingerprint
-from fpet_export.pipeline import Adapted, Folded, Frozen, parents_of
+from fpet_export.pipeline import Adapted, Folded, Frozen
+from fpet_export.task_file import write_task
 from fpet_export.task_graph import Promotion, base_weights, type_graph
+from fpet_export.task_recipes import recipes
 from fpet_export.task_template import (
-    HEAD,
-    REFINEMENT,
     Layout,
     closed_layout,
     make_template,
     open_layout,
-    recipes,
 )
 
 Runs = Mapping[str, Adapted]
@@ -120,7 +113,16 @@ def export_tasks(runs: Runs, out: Path | str, options: TaskOptions | None = None
         structure, manifest = _write_graph(folder, runs[names[0]], layout, options)
         structures.append(structure)
         for name in names:
-            tasks[name] = _write_task(folder, name, runs[name], number, manifest, identity, options)
+            tasks[name] = write_task(
+                folder,
+                name,
+                runs[name],
+                structure=number,
+                graph=manifest,
+                backbone=identity,
+                half=options.half,
+                labels=options.labels.get(name, ()),
+            )
     index = TaskIndex(
         backbone=identity,
         target=options.place.name,
@@ -292,94 +294,3 @@ def _manifest(
         weights=frozen.source.source.backbone.quality,
         model=dataclasses.replace(manifest.model, method=SHARED, classes=0),
     )
-
-
-def _write_task(
-    folder: Path,
-    name: str,
-    run: Adapted,
-    number: int,
-    graph: Manifest,
-    identity: str,
-    options: TaskOptions,
-) -> Task:
-    """Write one task's delta with its manifest."""
-    found = run.checkpoint
-    blocks: dict[str, list[FloatArray]] = {}
-    for factors in found.factors:
-        for layer, weight in factors.items():
-            blocks.setdefault(layer, []).append(weight.numpy())
-    single: dict[str, FloatArray] = {key: tensor.numpy() for key, tensor in found.head.items()}
-    if found.refinement is not None:
-        down, up = found.refinement
-        single |= {_records.REFINEMENT_DOWN: down.numpy(), _records.REFINEMENT_UP: up.numpy()}
-    file = f"{FOLDER}/{name}.safetensors"
-    write_delta(
-        folder / file,
-        task=name,
-        backbone=identity,
-        blocks=blocks,
-        single=single,
-        bits=found.bit,
-        half=options.half,
-    )
-    is_rounded = options.half == "fp16" and found.bit == 32
-    labels = tuple(options.labels.get(name, ()))
-    classes = run.model.spec.classes
-    assert graph.model is not None
-    manifest = dataclasses.replace(
-        graph,
-        kind="task",
-        inputs=(),
-        outputs=(
-            TensorSpec(name="logits", shape=(graph.outputs[0].shape[0], classes), dtype="float32"),
-        ),
-        weights=run.quality,
-        labels=labels,
-        model=dataclasses.replace(
-            graph.model,
-            classes=classes,
-            method=found.method,
-            bit=found.bit,
-            dim=found.dim,
-            scale=found.scale,
-            macs=sum(
-                cost.macs(run.model.spec, graph.model.tokens, method=found.method, dim=found.dim)
-            ),
-        ),
-        task=TaskFacts(
-            name=name,
-            backbone=identity,
-            half="fp16" if is_rounded else "fp32",
-            factor_error=_rounding(blocks) if is_rounded else 0.0,
-        ),
-        operators={},
-        probes={},
-        companions=(),
-        parents=parents_of(run),
-    )
-    publish(folder / file, manifest)
-    parts = [] if found.method == "none" else [found.method]
-    if found.refinement is not None:
-        parts.append(REFINEMENT)
-    return Task(
-        name=name,
-        delta=store(folder, file),
-        structure=number,
-        parts=(*parts, HEAD),
-        scale=1.0 if found.scale is None else found.scale,
-        classes=classes,
-        labels=labels,
-    )
-
-
-def _rounding(blocks: Mapping[str, Sequence[FloatArray]]) -> float:
-    """Return the largest difference that float16 makes to a factor, over its layer's largest."""
-    worst = 0.0
-    for layers in blocks.values():
-        for weight in layers:
-            peak = float(np.abs(weight).max())
-            if peak:
-                difference = weight - weight.astype(np.float16).astype(np.float32)
-                worst = max(worst, float(np.abs(difference).max()) / peak)
-    return worst

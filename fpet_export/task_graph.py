@@ -30,7 +30,7 @@ def base_weights(module: FrozenVit, inputs: Sequence[TaskInput]) -> dict[str, ND
 
     Args:
         module: The backbone, frozen with the options of the template.
-        inputs: As `fpet_export.task_template.recipes` gives them.
+        inputs: As `fpet_export.task_recipes.recipes` gives them.
     """
     found = {}
     for wanted in inputs:

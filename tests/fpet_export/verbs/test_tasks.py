@@ -211,7 +211,7 @@ def test_a_task_that_drifts_ends_with_7(
             single = single | {"head.weight": single["head.weight"] * np.float32(1.01)}
         write(path, task=task, single=single, **rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("fpet_export.task_export.write_delta", drift)
+    monkeypatch.setattr("fpet_export.task_file.write_delta", drift)
     error = folder.tasks("-o", tmp_path, "--json").error()
     assert error["exit_code"] == 7
     assert error["what"].startswith("two drifts from the reference: relative difference 0.0")
