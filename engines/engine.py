@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from numpy.typing import NDArray
 
-from engines import backends, registry, storage, targets
+from engines import backends, places, registry, storage
 from engines.errors import InputError
 from engines.fusion import FusionReport, fusion_path, write_fusion
 from engines.manifest import Manifest, TensorSpec, manifest_path, publish, read_manifest
+from engines.places import load_target as load_target
 from engines.targets import Target
 
 if TYPE_CHECKING:
@@ -170,9 +171,9 @@ def build(
     Args:
         onnx: A graph with its manifest beside it; a graph of someone else's without one is
             accepted, the side-car then says so.
-        target: A name from `engines.targets`, or a target of the caller's.
+        target: A name that `engines.places.load_target` knows, or a target of the caller's.
         out: The artefact to write; by default `<graph's stem>.<target><the target's suffix>`
-            beside the graph.
+            beside the graph, a release after a hyphen.
         options: See BuildOptions.
 
     Returns:
@@ -186,7 +187,9 @@ def build(
     graph = Path(onnx)
     place = target if isinstance(target, Target) else load_target(target)
     options = options or BuildOptions()
-    artefact = Path(out) if out else graph.with_name(f"{graph.stem}.{place.name}{place.suffix}")
+    artefact = (
+        Path(out) if out else graph.with_name(f"{graph.stem}.{place.file_name}{place.suffix}")
+    )
     storage.refuse_overwrite(artefact, force=options.force)
     earlier = fusion_path(artefact) if artefact.suffix == ".plan" else None
     if earlier is not None:
@@ -234,12 +237,7 @@ def _backend_of(path: Path, manifest: Manifest | None) -> str:
     if path.suffix == ".plan":
         return "trt"
     flavour = manifest.runtime.flavour if manifest and manifest.runtime else None
-    for place in map(load_target, registry.available(targets)):
-        if (place.suffix, place.module) == (path.suffix, flavour):
+    for place in map(places.entry, places.target_names()):
+        if isinstance(place, Target) and (place.suffix, place.module) == (path.suffix, flavour):
             return place.backend
     return "ort"
-
-
-def load_target(name: str) -> Target:
-    """Return the target of this name; see `engines.registry.load` for the errors."""
-    return cast(Target, registry.load(targets, name).TARGET)

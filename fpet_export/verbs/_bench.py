@@ -211,7 +211,7 @@ def _plain_like(manifest: Manifest, plain: Path, folder: Path) -> Path:
     return build(
         plain,
         target=target,
-        out=folder / f"plain.{target.name}{target.suffix}",
+        out=folder / f"plain.{target.file_name}{target.suffix}",
         options=BuildOptions(compute_capabilities=capabilities or None),
     )
 
