@@ -109,7 +109,6 @@ XAVIER_SOURCES = (
     "compute capability: 7.2 (NVIDIA, CUDA GPUs): FP16 and INT8 tensor cores",
     "peaks: the GPU alone, without the two DLAs of the marketing figure (NVIDIA, data sheet of "
     "the module)",
-    "modules: known by their part numbers in /proc/device-tree/compatible (rbonghi/jetson_stats, "
-    "table of modules)",
+    "modules: part numbers in /proc/device-tree/compatible (rbonghi/jetson_stats, its table)",
     XAVIER_DEFAULT,
 )

@@ -139,6 +139,17 @@ BLACKWELL_CARDS = (
     RTX,
 )
 
+GB10 = (
+    TRT_10_13,
+    TRT_11,
+    release(
+        "trt", "any TensorRT from 10.13", ("10.13", "11"),
+        "trt: which TensorRT was the first for 12.1 is not published; 10.13 is the first with CUDA "
+        "13 (its release notes)",
+    ),
+    dataclasses.replace(RTX, versions=("1.5", "1")),
+)  # fmt: skip
+
 DEFAULT_TRT = (
     "default release trt: servers have the TensorRT of their container or driver, and the graph "
     "for it is the one that every version from 10.0 on reads"

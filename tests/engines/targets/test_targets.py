@@ -35,6 +35,12 @@ def device(request: pytest.FixtureRequest) -> Device:
 
 def test_the_promised_targets_exist() -> None:
     assert {"cpu", "cuda", "openvino", "rtx", "tensorrt", "tensorrt8"} <= set(NAMES)
+    assert {
+        "jetson-orin-nano-4gb", "jetson-orin-nano-8gb", "jetson-orin-nx-8gb", "jetson-orin-nx-16gb",
+        "jetson-agx-orin-32gb", "jetson-agx-orin-64gb", "jetson-thor-t4000", "jetson-thor-t5000",
+        "jetson-xavier-nx", "jetson-agx-xavier", "t4", "a10", "a100", "l4", "l40s", "h100", "h200",
+        "rtx-3090", "rtx-4090", "rtx-5090", "gb10",
+    } <= set(NAMES)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,9 +131,33 @@ def test_what_is_not_published_is_said(device: Device) -> None:
     best = device.gpu.peaks[0]
     facts = [best.multiprocessors, best.fp16_tflops, best.int8_tops, best.bandwidth_gb_s]
     facts += [best.fp8_tflops] if "fp8" in device.gpu.precisions else []
+    facts += [None] if device.board is not None and not device.board.power_modes else []
 
     if None in facts:
         assert any("not published" in source for source in device.sources)
+
+
+def test_peaks_are_dense_and_their_ratios_those_of_the_generation(device: Device) -> None:
+    """A sparse figure taken for a dense one, or a digit lost, breaks a ratio."""
+    for peaks in device.gpu.peaks:
+        best_fp16 = peaks.fp16_narrow_tflops or peaks.fp16_tflops
+        if best_fp16 is not None and peaks.int8_tops is not None:
+            assert peaks.int8_tops / best_fp16 == pytest.approx(2, abs=0.06)
+        if peaks.fp16_tflops is not None and peaks.fp8_tflops is not None:
+            assert peaks.fp8_tflops / peaks.fp16_tflops == pytest.approx(2, abs=0.06)
+
+
+def test_orin_does_1024_multiply_adds_an_sm_and_clock() -> None:
+    for name, sms, ghz, tflops in (
+        ("jetson-orin-nano-8gb", 8, 1.02, 16.7),
+        ("jetson-orin-nx-16gb", 8, 1.173, 19.2),
+        ("jetson-agx-orin-64gb", 16, 1.3, 42.6),
+    ):
+        entry = places.entry(name)
+        assert isinstance(entry, Device)
+        best = entry.gpu.peaks[0]
+        assert (best.multiprocessors, best.fp16_tflops) == (sms, tflops)
+        assert sms * 2 * 1024 * ghz / 1000 == pytest.approx(tflops, rel=0.005)
 
 
 def test_peaks_are_those_of_its_precisions_and_fall_with_the_mode(device: Device) -> None:
@@ -136,8 +166,8 @@ def test_peaks_are_those_of_its_precisions_and_fall_with_the_mode(device: Device
     assert known == sorted(known, reverse=True)
     for peaks in device.gpu.peaks:
         assert "fp8" in device.gpu.precisions or peaks.fp8_tflops is None
-        assert (peaks.mode != "") == (device.board is not None)
-        assert device.board is None or peaks.mode in device.board.power_modes
+        modes = device.board.power_modes if device.board is not None else ()
+        assert peaks.mode in (modes or ("",))
 
 
 def test_a_rail_is_never_counted_twice(device: Device) -> None:
