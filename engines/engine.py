@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from numpy.typing import NDArray
 
 from engines import backends, places, registry, storage
-from engines.errors import InputError
+from engines.errors import InputError, UsageError
 from engines.fusion import FusionReport, fusion_path, write_fusion
 from engines.manifest import Manifest, TensorSpec, manifest_path, publish, read_manifest
 from engines.places import load_target as load_target
@@ -49,6 +49,10 @@ class BuildOptions:
         compute_capabilities: GPU generations to compile for, such as "8.6". TensorRT-RTX only.
         optimization_level: TensorRT's builder effort, 0 to 5.
         workspace_bytes: Upper limit of scratch memory while building and running.
+        batches: Smallest batch, the one to tune for, and largest, of a graph whose batch is
+            dynamic; None takes the range that it was exported for. TensorRT only.
+        timing_cache: File with TensorRT's timings to start from and to keep; written with a side
+            file that proves it.
         force: Replace an artefact that exists.
         command: The command line to record in the manifest.
         progress: Called while building; returning False cancels the build.
@@ -57,6 +61,8 @@ class BuildOptions:
     compute_capabilities: tuple[str, ...] | None = None
     optimization_level: int | None = None
     workspace_bytes: int | None = None
+    batches: tuple[int, int, int] | None = None
+    timing_cache: Path | None = None
     force: bool = False
     command: tuple[str, ...] = ()
     progress: Progress | None = None
@@ -187,9 +193,7 @@ def build(
     graph = Path(onnx)
     place = target if isinstance(target, Target) else load_target(target)
     options = options or BuildOptions()
-    artefact = (
-        Path(out) if out else graph.with_name(f"{graph.stem}.{place.file_name}{place.suffix}")
-    )
+    artefact = Path(out) if out else _default_artefact(graph, place)
     storage.refuse_overwrite(artefact, force=options.force)
     earlier = fusion_path(artefact) if artefact.suffix == ".plan" else None
     if earlier is not None:
@@ -201,6 +205,36 @@ def build(
     if built.fusion is not None:
         write_fusion(artefact, manifest, built.fusion)
     return artefact
+
+
+def equivalent_command(
+    onnx: Path | str,
+    *,
+    target: str | Target,
+    out: Path | str | None = None,
+    options: BuildOptions | None = None,
+) -> str:
+    """Return the line for NVIDIA's own tool that builds what `build` would; nothing is built.
+
+    Raises:
+        UsageError: The target is not of TensorRT, so there is no such tool.
+    """
+    graph = Path(onnx)
+    place = target if isinstance(target, Target) else load_target(target)
+    if place.suffix != ".plan":
+        raise UsageError(
+            f"{place.name} is built by {place.module}, which has no command of its own",
+            where=place.name,
+            fix="leave --print-trtexec out, or choose a TensorRT target",
+        )
+    artefact = Path(out) if out else _default_artefact(graph, place)
+    module: Any = backend(place.backend)
+    line: str = module.equivalent_command(graph, place, artefact, options=options or BuildOptions())
+    return line
+
+
+def _default_artefact(graph: Path, place: Target) -> Path:
+    return graph.with_name(f"{graph.stem}.{place.file_name}{place.suffix}")
 
 
 def open_engine(artefact: Path | str, *, options: OpenOptions | None = None) -> Engine:

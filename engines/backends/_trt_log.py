@@ -74,15 +74,18 @@ def _recorder_class(trt: Any) -> Any:
     return LogRecorder
 
 
-def complaints(messages: Sequence[Message], *, limit: int = 6) -> str:
-    """Return errors and warnings as one text, errors first, source lines of TensorRT removed."""
+def complaints(messages: Sequence[Message]) -> str:
+    """Return every error and warning as one text, errors first, each once.
+
+    Source lines of TensorRT are removed; nothing else is, because the line that explains a refusal
+    is often not the first.
+    """
     ordered = sorted(
         (message for message in messages if message.severity in _INTERESTING),
         key=lambda message: _INTERESTING.index(message.severity),
     )
     texts = list(dict.fromkeys(_without_source(message.text) for message in ordered))
-    more = f"; and {len(texts) - limit} more" if len(texts) > limit else ""
-    return ("; ".join(texts[:limit]) + more) or "TensorRT gave no reason"
+    return "; ".join(texts) or "TensorRT gave no reason"
 
 
 def _without_source(text: str) -> str:
