@@ -35,7 +35,7 @@ def _releases(family: str, *, since: str = "") -> tuple[Release, ...]:
 
 
 _ON_TRT_11 = release(
-    "jp7.2.2-trt11", "JetPack 7.2.2 with TensorRT 11.4.1 or newer", ("11.4", "11"), _TRT_11
+    "jp7.2.2-trt11", "JetPack 7.2.2 with TensorRT 11.4.1 or newer", ("11.4.1", "11"), _TRT_11
 )
 
 XAVIER = _releases("xavier", since="5.1")

@@ -68,7 +68,7 @@ _GENERATIONS = (
 
 def release(name: str, summary: str, versions: tuple[str, str], *sources: str) -> Release:
     """Return a release whose software facts are those of its oldest TensorRT."""
-    major, minor = (int(part) for part in versions[0].split("."))
+    major, minor = (int(part) for part in versions[0].split(".")[:2])
     facts = max(
         (one for one in _GENERATIONS if one.since <= (major, minor)), key=lambda one: one.since
     )

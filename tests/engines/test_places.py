@@ -74,7 +74,7 @@ def test_a_tensorrt_version_finds_the_release_that_stands_for_it() -> None:
         ("jp6.2", "8.6.2", False),
         ("jp7.2.2-trt11", "11.4.1", True),
         ("jp7.2.2-trt11", "11.12.0", True),
-        ("jp7.2.2-trt11", "11.3.0", False),
+        ("jp7.2.2-trt11", "11.4.0.106", False),
         ("jp7.2.2-trt11", "12.0.0", False),
     ],
 )

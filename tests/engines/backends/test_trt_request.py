@@ -114,7 +114,6 @@ def test_a_card_leaves_its_memory_to_the_builder(tiny_vit: TinyVit, install: Ins
         ("8.6.1", f"{ORIN}@jp6.2", f"{ORIN}@jp6.0"),
         ("10.16.1.11", f"{ORIN}@jp6.2", f"{ORIN}@jp7.2"),
         ("10.3.0", f"{ORIN}@jp6.0", f"{ORIN}@jp6.2.2"),
-        ("11.4.0.106", "jetson-agx-orin-64gb@jp7.2", "jetson-agx-orin-64gb@jp7.2.2-trt11"),
     ],
 )
 def test_another_tensorrt_than_the_release_names_the_release_that_fits(
