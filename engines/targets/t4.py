@@ -19,6 +19,8 @@ TARGET = Device(
         "compute capability: 7.5 (NVIDIA, CUDA GPUs)",
         "memory: 16 GB, 320 GB/s (NVIDIA, T4 data sheet)",
         "peaks: 40 SMs; dense (the same data sheet); its 70 W hold the clocks down under load",
+        "trt: Turing is the oldest generation since TensorRT 10.5 (its release notes), and the "
+        "Python bindings of 11.4 still name it (HardwareCompatibilityLevel)",
         DEFAULT_TRT,
     ),
 )
