@@ -25,7 +25,9 @@ _KNOWN_REFUSALS = (
     (
         "FP32 GEMM is not supported",
         "TensorRT-RTX has no FP32 matrix products for compute capability 7.5 (Turing)",
-        "leave 7.5 out of the compute capabilities, or quantize the graph to fp16 first",
+        "leave 7.5 out of the compute capabilities, and build with TensorRT on the card itself "
+        "(--target t4@trt); a graph without merging builds for 7.5 once it is quantized to fp16, "
+        "one that merges does not: its match stays in float32",
     ),
     (
         "HW-specific datatypes",

@@ -202,6 +202,15 @@ def test_fp32_on_turing_is_explained(tiny_vit: TinyVit, trt: Any) -> None:
 
 
 @pytest.mark.tensorrt
+def test_the_refusal_of_turing_names_the_way_out(tiny_vit: TinyVit, trt: Any) -> None:
+    with pytest.raises(EngineError) as caught:
+        engines.build(tiny_vit(), target="rtx", options=BuildOptions(compute_capabilities=("7.5",)))
+
+    assert "--target t4@trt" in caught.value.fix
+    assert "its match stays in float32" in caught.value.fix
+
+
+@pytest.mark.tensorrt
 @pytest.mark.parametrize("name", ["9.0", "8.7", "86", "x"])
 def test_an_unknown_compute_capability_lists_the_known_ones(
     tiny_vit: TinyVit, trt: Any, name: str
