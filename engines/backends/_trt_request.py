@@ -12,6 +12,7 @@ from typing import Any
 
 from engines.backends._provenance import Source, precision_of
 from engines.backends._trt_weak import WeakTyping
+from engines.board import Board
 from engines.engine import BuildOptions, Progress
 from engines.errors import InputError, UsageError
 from engines.manifest import TensorSpec
@@ -168,18 +169,41 @@ def require_release(trt: Any, target: Target) -> None:
     )
 
 
-def require_device(compute_capability: str, target: Target) -> None:
-    """Refuse a GPU of another generation than the target's.
+def require_device(compute_capability: str, board: Board | None, target: Target) -> None:
+    """Refuse a machine that is not the target: TensorRT builds for the GPU it runs on.
+
+    Args:
+        compute_capability: Of this machine's GPU.
+        board: What Jetson this machine is; None for none.
+        target: What is asked for.
 
     Raises:
-        UsageError: TensorRT would build for the GPU it runs on, which is another.
+        UsageError: The GPU is of another generation, or this is another Jetson.
     """
-    gpu = target.device.gpu if target.device is not None else None
-    if gpu is None or compute_capability in (gpu.compute_capability, *gpu.other_spellings):
+    device = target.device
+    if device is None:
         return
-    raise UsageError(
-        f"{target.name} has compute capability {gpu.compute_capability}, the GPU of this machine "
-        f"{compute_capability}: TensorRT builds for the GPU it runs on",
-        where=target.name,
-        fix="build on the board or the card itself, or choose the target tensorrt for this machine",
-    )
+    gpu, what = device.gpu, ""
+    if compute_capability not in (gpu.compute_capability, *gpu.other_spellings):
+        what = (
+            f"{target.name} has compute capability {gpu.compute_capability}, the GPU of this "
+            f"machine {compute_capability}"
+        )
+    elif board is not None and board.target is not None and device.board is not None:
+        here = board.target.partition("@")[0]
+        what = "" if here == device.name else f"{target.name} is asked for, this is {board.target}"
+    if what:
+        raise UsageError(
+            f"{what}: TensorRT builds for the GPU it runs on",
+            where=target.name,
+            fix="build on the board or the card itself, or choose the target tensorrt for this "
+            "machine",
+        )
+
+
+def board_facts(board: Board | None) -> dict[str, str]:
+    """Return what a plan's manifest keeps of the Jetson that built it."""
+    if board is None:
+        return {}
+    facts = {"board": board.model, "l4t": board.l4t, "jetpack": board.jetpack}
+    return {name: value for name, value in facts.items() if value is not None}

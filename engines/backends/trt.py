@@ -13,15 +13,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engines import storage
+from engines import places, storage
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._trt_build import Plan, build_plan, float32_layers
 from engines.backends._trt_engine import TrtEngine
 from engines.backends._trt_inspector import kernels_of_plan
 from engines.backends._trt_log import Message, complaints, recorder
-from engines.backends._trt_request import request_for, require_device, require_release
+from engines.backends._trt_request import (
+    board_facts,
+    request_for,
+    require_device,
+    require_release,
+)
 from engines.backends._trt_timing import Maker, read_timings, write_timings
 from engines.backends._trtexec import trtexec_line
+from engines.board import read_board
 from engines.cuda import Cuda, open_cuda
 from engines.engine import BuildOptions, Built, OpenOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
@@ -71,10 +77,10 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     request = request_for(source, target, options)
     trt = _import(target.module, where=target.name)
     require_release(trt, target)
-    capabilities = request.compute_capabilities
+    capabilities, board = request.compute_capabilities, None
     if not hasattr(trt, "ComputeCapability"):
-        capabilities = (open_cuda().compute_capability(),)
-        require_device(capabilities[0], target)
+        capabilities, board = (open_cuda().compute_capability(),), read_board(places.modules())
+        require_device(capabilities[0], board, target)
     maker = Maker(version=trt.__version__, compute_capability=", ".join(capabilities))
     cache = request.timing_cache
     timings = None if cache is None else read_timings(cache, maker)
@@ -98,6 +104,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         compute_capabilities=capabilities,
         settings={
             **plan.settings,
+            **board_facts(board),
             **(fusion.as_settings() if fusion else {}),
             "trtexec": line,
         },

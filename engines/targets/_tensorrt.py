@@ -109,9 +109,8 @@ RTX_TURING = dataclasses.replace(
     precisions=("fp16", "int8"),
     sources=(
         *RTX.sources,
-        "rtx precisions: no FP32 and no BF16 matrix products for 7.5, so FP16 and INT8 graphs build "
-        "if they do not merge: the match of a merge is computed in float32 (measured, TensorRT-RTX "
-        "1.7.1)",
+        "rtx precisions: no FP32 and no BF16 matrix products for 7.5, so FP16 and INT8 graphs "
+        "build if they do not merge: a match is computed in float32 (measured, TensorRT-RTX 1.7.1)",
     ),
 )
 _ANY = "trt: what every TensorRT from 10.0 on reads, so that the installed version is free"

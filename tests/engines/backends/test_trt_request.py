@@ -16,6 +16,7 @@ import pytest
 import engines
 from engines.backends import trt as backend
 from engines.backends._trt_timing import Maker, read_timings, side_path, write_timings
+from engines.board import Board
 from engines.engine import BuildOptions, equivalent_command
 from engines.errors import (
     EngineError,
@@ -144,6 +145,35 @@ def test_another_gpu_than_the_target_is_refused(tiny_vit: TinyVit, install: Inst
 
     with pytest.raises(UsageError, match=r"has compute capability 8\.7, the GPU of .* 8\.6"):
         engines.build(tiny_vit(), target=ORIN)
+
+
+def jetson(target: str | None) -> Board:
+    return Board("NVIDIA Jetson X", ("p1234-0000",), "36.4.3", "6.2", target, "")
+
+
+def test_another_jetson_than_the_target_is_refused(
+    tiny_vit: TinyVit, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All Orins have 8.7, and a plan is tuned for the one that it was built on."""
+    install("10.3.0")
+    here = jetson("jetson-agx-orin-64gb@jp6.2")
+    monkeypatch.setattr(backend, "read_board", lambda modules: here)
+
+    with pytest.raises(UsageError, match=f"{ORIN}@jp6.2 is asked for, this is {here.target}"):
+        engines.build(tiny_vit(), target=ORIN)
+
+
+@pytest.mark.parametrize("here", [f"{ORIN}@jp6.2.1", ORIN, None])
+def test_the_manifest_keeps_the_board_that_built_the_plan(
+    here: str | None, tiny_vit: TinyVit, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("10.3.0")
+    monkeypatch.setattr(backend, "read_board", lambda modules: jetson(here))
+
+    settings = settings_of(engines.build(tiny_vit(), target=ORIN))
+
+    assert settings["board"] == "NVIDIA Jetson X"
+    assert (settings["l4t"], settings["jetpack"]) == ("36.4.3", "6.2")
 
 
 @pytest.mark.parametrize("gpu", ["11.0", "10.1"])
