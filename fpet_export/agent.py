@@ -14,7 +14,16 @@ from pathlib import Path
 
 VERBS = ("bench", "build", "check", "doctor", "predict", "targets", "verify")
 
-_HELPERS = ("__init__", "_arguments", "_bench", "_engines", "_quantize", "_steps", "_trust")
+_HELPERS = (
+    "__init__",
+    "_arguments",
+    "_bench",
+    "_engines",
+    "_quantize",
+    "_steps",
+    "_target_facts",
+    "_trust",
+)
 _PACKAGES = {
     "engines": ("*.py", "backends/*.py", "targets/*.py"),
     "benchmarks": (

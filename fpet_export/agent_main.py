@@ -74,7 +74,7 @@ def _engine(bundle: Bundle, artefact: Path) -> Path:
     if read_manifest(artefact, verify=False).kind == "engine":
         return artefact
     target = load_target(bundle.target)
-    engine = artefact.with_name(f"{artefact.stem}.{target.name}{target.suffix}")
+    engine = artefact.with_name(f"{artefact.stem}.{target.file_name}{target.suffix}")
     if not engine.is_file():
         raise InputError(
             "there is no engine yet", where=str(engine), fix="build it: python3 agent.pyz build"
