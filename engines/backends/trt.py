@@ -241,6 +241,7 @@ def _open_on(
             "driver": cuda.driver_version(),
             "compute_capability": cuda.compute_capability(),
         },
+        log=log,
     )
 
 
