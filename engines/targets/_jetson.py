@@ -65,7 +65,7 @@ XAVIER_NX_RAILS = PowerRails(total=("VDD_IN",), parts=("VDD_CPU_GPU_CV", "VDD_SO
 AGX_XAVIER_RAILS = PowerRails(total=("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"))
 
 _MODULES = (
-    "modules: NVIDIA, Jetson Linux 36.5 quick start, list of module part numbers; as seen in "
+    "modules: NVIDIA, Jetson Linux quick start, list of module part numbers; as seen in "
     "/proc/device-tree/compatible"
 )
 _ORIN_GUIDE = (

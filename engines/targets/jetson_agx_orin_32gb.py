@@ -34,10 +34,10 @@ TARGET = Device(
         "sheet)",
         "peaks: 14 SMs at 0.93 GHz (the same data sheet); an SM of Orin does 1024 dense FP16 and "
         "2048 dense INT8 multiply-adds a clock; not published for the modes below MAXN",
-        "power modes: names of the nvpmodel file (NVIDIA, Jetson Linux Developer Guide 36.4.3, "
-        "supported modes); one owner of the first developer kit, p3701-0000 with 32 GB and the "
-        "larger GPU, found 50W in place of 40W (NVIDIA forum 323456), so that module is neither "
-        "this target nor the 64 GB one",
+        "power modes: MAXN, 15W, 30W and 40W (NVIDIA, Jetson Linux Developer Guide 36.4.3, "
+        "supported modes), spelled as nvpmodel prints those of the 64 GB module; an owner of the "
+        "first developer kit, p3701-0000 with 32 GB and the larger GPU, found 50W in place of 40W "
+        "(NVIDIA forum 323456), so that module is neither this target nor the 64 GB one",
         *AGX_ORIN_SOURCES,
     ),
 )

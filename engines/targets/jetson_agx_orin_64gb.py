@@ -38,8 +38,9 @@ TARGET = Device(
         "peaks: a quarter of NVIDIA's sparse INT8 TOPS of the GPU in each mode, 171, 109, 41 and "
         "14 (NVIDIA, Deep-Learning-Accelerator-SW); SMs are switched off in the lower modes, how "
         "many is not published",
-        "power modes: names of the nvpmodel file (NVIDIA, Jetson Linux Developer Guide 36.4.3, "
-        "supported modes)",
+        "power modes: MAXN, 15W, 30W and 50W (NVIDIA, Jetson Linux Developer Guide 36.4.3, "
+        "supported modes), spelled as nvpmodel prints them on JetPack 5 (listings of owners, as "
+        "`NV Power Mode: MODE_50W`)",
         *AGX_ORIN_SOURCES,
     ),
 )
