@@ -16,7 +16,7 @@ from engines.backends import _trt_weak
 from engines.backends._trt_log import Message, complaints, kernels_of, recorder
 from engines.backends._trt_request import Request
 from engines.backends._trt_timing import Timings, attach
-from engines.backends._trt_weak import WeakTyping
+from engines.backends._trt_weak import Held, WeakTyping
 from engines.engine import Progress
 from engines.errors import EngineError, UsageError
 from engines.kernels import Kernel
@@ -63,7 +63,7 @@ class Plan:
     content: Any
     kernels: tuple[Kernel, ...]
     settings: dict[str, str]
-    float32_layers: tuple[str, ...] = ()
+    float32_layers: tuple[Held, ...] = ()
     timings: bytes | None = None
 
 
@@ -88,7 +88,7 @@ def build_plan(
         builder, network, _parser = _parsed(trt, onnx, request.weak, log, messages)
         config = builder.create_builder_config()
         settings = _configure(trt, config, request)
-        held: tuple[str, ...] = ()
+        held: tuple[Held, ...] = ()
         if request.weak is not None:
             held, typing = _trt_weak.constrain(trt, network, config, request.weak, where=str(onnx))
             settings |= typing
@@ -112,8 +112,8 @@ def build_plan(
     return Plan(content, kernels_of(messages), settings, held, timed)
 
 
-def float32_layers(trt: ModuleType, onnx: Path, weak: WeakTyping) -> tuple[str, ...]:
-    """Name the layers that a weakly typed build of `onnx` holds in float32, without building it.
+def float32_layers(trt: ModuleType, onnx: Path, weak: WeakTyping) -> tuple[Held, ...]:
+    """Return the layers that a weakly typed build of `onnx` holds in float32, without building it.
 
     Raises:
         EngineError: TensorRT cannot be typed so, or refuses the graph.

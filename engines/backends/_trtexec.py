@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engines.backends._trt_request import Request, Shapes
+from engines.backends._trt_weak import Held
+
+_TYPES = {"FLOAT": "fp32", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}
 
 
 def trtexec_line(
@@ -16,11 +19,13 @@ def trtexec_line(
     *,
     module: str,
     version: str | None = None,
-    float32_layers: Sequence[str] = (),
+    float32_layers: Sequence[Held] = (),
 ) -> str:
     """Return a shell line for `trtexec`, or for `tensorrt_rtx`, with the settings of a build.
 
-    The line has not been run: the tools are not part of the Python packages.
+    The line has not been run: the tools are not part of the Python packages. Its options are
+    those of trtexec's own source, `samples/common/sampleOptions.cpp` of NVIDIA/TensorRT from 8.6
+    to 11.1; that of tensorrt_rtx is not published.
 
     Args:
         onnx: The graph.
@@ -44,7 +49,7 @@ def trtexec_line(
     if request.optimization_level is not None:
         words.append(f"--builderOptimizationLevel={request.optimization_level}")
     if request.workspace_bytes is not None:
-        words.append(f"--memPoolSize=workspace:{request.workspace_bytes / 2**20:g}M")
+        words.append(f"--memPoolSize=workspace:{request.workspace_bytes / 2**20:g}")
     if request.timing_cache is not None:
         words.append(f"--timingCacheFile={request.timing_cache}")
     if request.shapes:
@@ -57,12 +62,18 @@ def _major(version: str | None) -> int:
     return 0 if version is None else int(version.partition(".")[0])
 
 
-def _weak_words(flags: Sequence[str], float32_layers: Sequence[str]) -> list[str]:
+def _weak_words(flags: Sequence[str], float32_layers: Sequence[Held]) -> list[str]:
+    """Return flags and layers; one type for all outputs would make an index a float too."""
     words = [f"--{flag.lower()}" for flag in flags]
     if float32_layers:
-        layers = ",".join(f"{name}:fp32" for name in float32_layers)
+        layers = ",".join(f"{held.name}:fp32" for held in float32_layers)
+        types = ",".join(
+            f"{held.name}:{'+'.join(_TYPES[output] for output in held.outputs)}"
+            for held in float32_layers
+            if "FLOAT" in held.outputs
+        )
         words += ["--precisionConstraints=obey", f"--layerPrecisions={layers}"]
-        words.append(f"--layerOutputTypes={layers}")
+        words.append(f"--layerOutputTypes={types}")
     return words
 
 

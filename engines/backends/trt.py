@@ -26,6 +26,7 @@ from engines.backends._trt_request import (
     require_release,
 )
 from engines.backends._trt_timing import Maker, read_timings, write_timings
+from engines.backends._trt_weak import Held
 from engines.backends._trtexec import trtexec_line
 from engines.board import read_board
 from engines.cuda import Cuda, open_cuda
@@ -126,7 +127,7 @@ def equivalent_command(onnx: Path, target: Target, out: Path, *, options: BuildO
     source = read_source(onnx, target)
     request = request_for(source, target, options)
     version = None if target.release is None else target.release.versions[0]
-    held: tuple[str, ...] = ()
+    held: tuple[Held, ...] = ()
     if request.weak is not None and request.weak.flags and request.weak.match is not None:
         try:
             trt = _import(target.module, where=target.name)

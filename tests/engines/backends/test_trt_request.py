@@ -88,7 +88,7 @@ def test_the_target_sets_workspace_and_level(tiny_vit: TinyVit, install: Install
     assert build.creation_flags == 0b11
     settings = settings_of(plan)
     assert (settings["optimization_level"], settings["workspace_bytes"]) == ("3", str(2 << 30))
-    assert "--memPoolSize=workspace:2048M" in settings["trtexec"]
+    assert "--memPoolSize=workspace:2048" in settings["trtexec"]
     assert "--stronglyTyped" in settings["trtexec"]
 
 
@@ -381,7 +381,7 @@ def test_tensorrt_rtx_takes_no_timings(tiny_vit: TinyVit, tmp_path: Path) -> Non
         ("tensorrt", "trtexec", "--stronglyTyped"),
         ("rtx-4090@rtx", "tensorrt_rtx", "--computeCapabilities=89"),
         ("rtx", "tensorrt_rtx", "--computeCapabilities=80,86,89,120,121"),
-        ("jetson-thor-t5000@jp7.2.2-trt11", "trtexec", "--memPoolSize=workspace:32768M"),
+        ("jetson-thor-t5000@jp7.2.2-trt11", "trtexec", "--memPoolSize=workspace:32768"),
     ],
 )
 def test_the_line_needs_no_tensorrt_and_builds_nothing(
