@@ -57,11 +57,13 @@ _GENERATIONS = (
     ),
     _Generation(
         (10, 13), 20, 24, "strong", ADA,
-        "opset: TensorRT 10.13 to 10.16 read opsets 9 to 24 (onnx-tensorrt, operators.md)",
+        "opset: TensorRT 10.13 to 10.16 read opsets 9 to 24 (reported by users of 10.13; 20 is "
+        "what is written)",
     ),
     _Generation(
         (11, 0), 20, 24, "strong", ADA,
-        "opset: TensorRT 11.0 reads what 10.16 read; 25 came with 11.5 (its release notes)",
+        "opset: TensorRT 11 reads what 10.16 read; 25 came with 11.5 (NVIDIA/TensorRT, release "
+        "v11.5)",
     ),
 )  # fmt: skip
 
