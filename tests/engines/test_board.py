@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engines import board, jetpack, places
 from engines.board import Board
@@ -156,3 +158,12 @@ def test_it_runs_on_the_python_of_a_board(module: object) -> None:
         )
     }
     assert names - {"engines", "__future__"} <= set(sys.stdlib_module_names)
+
+
+@given(st.lists(st.sampled_from([*MODULES, "p3701-0000", "p9999-0000", "nvidia,", "\0"])))
+def test_a_target_is_named_only_where_all_numbers_agree(parts: list[str]) -> None:
+    target, doubt = board.identify(board.module_numbers("+".join(parts)), MODULES)
+
+    meant = {MODULES[part] for part in parts if part in MODULES}
+    assert target == (meant.pop() if len(meant) == 1 else None)
+    assert (target is None) == (doubt != "")

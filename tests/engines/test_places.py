@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from engines import places
 from engines.errors import UnknownNameError, UsageError
@@ -124,3 +126,18 @@ def test_every_module_belongs_to_one_target() -> None:
 
     assert found["p3767-0005"] == "jetson-orin-nano-8gb"
     assert all(name in places.target_names() for name in found.values())
+
+
+@given(st.text(), st.text())
+@example("jetson-orin-nano-8gb", "../../etc")
+@example("rtx-4090", "trt10.3/../x")
+@example("_jetson", "")
+@example("--init--", "")
+def test_any_text_is_a_target_or_a_sentence(name: str, release: str) -> None:
+    for text in (name, f"{name}@{release}", f"jetson-orin-nano-8gb@{release}", f"a100@{release}"):
+        try:
+            target = places.load_target(text)
+        except UsageError as error:
+            assert error.fix
+        else:
+            assert not set(target.file_name) & set("@/\\: ")
