@@ -76,7 +76,16 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     """
     source = read_source(onnx, target)
     request = request_for(source, target, options)
-    trt = _import(target.module, where=target.name)
+    try:
+        trt = _import(target.module, where=target.name)
+    except MissingDependencyError as error:
+        if target.device is None or target.device.board is None:
+            raise
+        raise MissingDependencyError(
+            f"a plan for a Jetson is built on that Jetson, and here {error.what}",
+            where=target.name,
+            fix=f"fpet-export bundle {onnx} --target {target.name} packs what the board needs",
+        ) from error
     require_release(trt, target)
     capabilities, board = request.compute_capabilities, None
     if not hasattr(trt, "ComputeCapability"):

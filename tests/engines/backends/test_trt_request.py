@@ -223,6 +223,16 @@ def test_a_precision_that_the_gpu_has_gets_as_far_as_tensorrt(
         engines.build(graph, target=target)
 
 
+@pytest.mark.usefixtures("absent")
+def test_a_plan_for_a_jetson_is_built_there(tiny_vit: TinyVit) -> None:
+    graph = tiny_vit()
+
+    with pytest.raises(MissingDependencyError, match="is built on that Jetson") as caught:
+        engines.build(graph, target=ORIN)
+
+    assert f"fpet-export bundle {graph} --target {ORIN}@jp6.2" in caught.value.fix
+
+
 def test_batches_narrow_the_profile_and_the_manifest(tiny_vit: TinyVit, install: Install) -> None:
     build = install("10.3.0")
     graph = stated(tiny_vit(batch="batch"), batch_range=(1, 16))
