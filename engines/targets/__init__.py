@@ -138,9 +138,10 @@ class Release:
 
     @property
     def span(self) -> str:
-        """Say which versions it stands for, as "10.3 to 10.7"."""
+        """Say which versions it stands for, as "10.3 to 10.7" or "11.4.1 to 11.x"."""
         oldest, newest = self.versions
-        return oldest if oldest == newest else f"{oldest} to {newest}"
+        end = newest if "." in newest else f"{newest}.x"
+        return oldest if oldest == newest else f"{oldest} to {end}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

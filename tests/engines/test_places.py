@@ -89,6 +89,22 @@ def test_a_release_takes_the_versions_it_stands_for(
     assert found.takes(version) == takes
 
 
+@pytest.mark.parametrize(
+    ("name", "span"),
+    [
+        ("jetson-agx-orin-64gb@jp6.0", "8.6"),
+        ("jetson-agx-orin-64gb@jp6.2", "10.3 to 10.7"),
+        ("jetson-agx-orin-64gb@jp7.2.2-trt11", "11.4.1 to 11.x"),
+        ("rtx-4090@trt10.3", "10.3"),
+    ],
+)
+def test_a_release_says_its_versions(name: str, span: str) -> None:
+    release = places.load_target(name).release
+
+    assert release is not None
+    assert release.span == span
+
+
 @pytest.mark.parametrize("name", ["jetson-orin-nano-8gb@jp9", "rtx-4090@trt12.0", "rtx-4090@"])
 def test_an_unknown_release_lists_the_known_ones(name: str) -> None:
     device = places.entry(name.partition("@")[0])
