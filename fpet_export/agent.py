@@ -22,6 +22,7 @@ _HELPERS = (
     "_quantize",
     "_remote",
     "_steps",
+    "_target_facts",
     "_trust",
 )
 _PACKAGES = {

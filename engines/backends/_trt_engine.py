@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from engines.backends._trt_log import Recorder, complaints
 from engines.cuda import Cuda
 from engines.engine import Array
 from engines.engine_base import EngineBase
 from engines.errors import EngineError
 from engines.feeds import resolved
 from engines.manifest import TensorSpec
+
+_REBUILD = "build the engine again from its graph"
 
 
 class TrtEngine(EngineBase):
@@ -32,12 +35,14 @@ class TrtEngine(EngineBase):
         batch_range: tuple[int, int] | None,
         name: str,
         facts: dict[str, str],
+        log: Recorder,
     ) -> None:
         super().__init__(name=name, inputs=inputs, outputs=outputs, batch_range=batch_range)
         self._cuda = cuda
         self._owners = list(owners)  # TensorRT's runtime and engine outlive the context
         self._context = context
         self._facts = facts
+        self._log, self._heard = log, log.listen()
         self._stream = cuda.create_stream()
         self._placements: list[_Placement] = []
         self._run_placement: _Placement | None = None
@@ -82,6 +87,7 @@ class TrtEngine(EngineBase):
         for placement in list(self._placements):
             self._release(placement)
         self._cuda.destroy_stream(self._stream)
+        self._log.stop(self._heard)
 
     def _reserve(self, feeds: Mapping[str, Array], extents: dict[str, int]) -> _Placement:
         """Reserve device memory for feeds of these shapes and for the outputs they lead to."""
@@ -117,37 +123,31 @@ class TrtEngine(EngineBase):
     def _execute(self, placement: _Placement) -> None:
         self._require_open()
         context = self._context
+        self._heard.clear()
         if self._active is not placement:
             self._activate(context, placement)
         if not context.execute_async_v3(self._stream):
-            raise EngineError(
-                "TensorRT refused to run the engine", where=self.name, fix="see its log"
-            )
+            raise self._refused("TensorRT refused to run the engine", "run it again, or rebuild it")
 
     def _activate(self, context: Any, placement: _Placement) -> None:
         """Tell the context where this placement's tensors lie."""
         for name, shape in placement.input_shapes.items():
             if not context.set_input_shape(name, shape):
-                raise EngineError(
+                raise self._refused(
                     f"TensorRT does not take the shape {shape} for {name!r}",
-                    where=self.name,
-                    fix="keep to the batch range the engine was built for",
+                    "keep to the batch range the engine was built for",
                 )
         unset = context.infer_shapes()
         if unset:
-            raise EngineError(
-                f"shapes do not follow for {', '.join(unset)}",
-                where=self.name,
-                fix="build the engine again from its graph",
-            )
+            raise self._refused(f"shapes do not follow for {', '.join(unset)}", _REBUILD)
         for name, address in placement.addresses.items():
             if not context.set_tensor_address(name, address):
-                raise EngineError(
-                    f"TensorRT does not take the memory of {name!r}",
-                    where=self.name,
-                    fix="build the engine again from its graph",
-                )
+                raise self._refused(f"TensorRT does not take the memory of {name!r}", _REBUILD)
         self._active = placement
+
+    def _refused(self, what: str, fix: str) -> EngineError:
+        """Return the error with everything that TensorRT logged about this run."""
+        return EngineError(f"{what}: {complaints(self._heard)}", where=self.name, fix=fix)
 
 
 class _Placement:
