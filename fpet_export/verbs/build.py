@@ -26,7 +26,7 @@ TensorRT made, how many a block, what is fused, what stayed float32 and why (`-v
 draws it).
 
 With --remote the graph travels to a board with the agent, is built and checked there against what
-it says here, and the engine comes back. The board needs Python 3.10, numpy and its runtime. A
+it says here, and the engine comes back. The board needs Python 3.8, numpy and its runtime. A
 connection that drops is taken up again; the folder there is removed at the end.
 
   fpet-export build out/model.onnx --target rtx --sm 8.6,8.9
