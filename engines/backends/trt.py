@@ -7,6 +7,7 @@ stand-ins for TensorRT and CUDA only: it has not run on hardware yet.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import platform
 from pathlib import Path
@@ -224,6 +225,10 @@ def _open_on(
     """Deserialize a plan whose side-car fits this machine."""
     log = recorder(trt)
     content = artefact.read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest.sha256:  # these bytes, not those read before
+        raise TrustError(
+            "the plan changed after it was checked", where=str(artefact), fix=_rebuild(manifest)
+        )
     with log.recording() as messages:
         deserializer = trt.Runtime(log)
         deserializer.engine_host_code_allowed = False
