@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
@@ -308,10 +307,17 @@ def _require_distinct(entries: Sequence[Entry]) -> None:
 
 
 def _header(name: str, size: int) -> bytes:
-    """Return the one header that a file of this name and size has."""
-    information = tarfile.TarInfo(name)
-    information.size, information.mode = size, 0o644
-    return information.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    """Return the one header that a file of this name and size has (POSIX.1-1988, section 10.1.1).
+
+    Not by `tarfile`: its headers differ between versions of Python.
+    """
+    mode, nobody, long_ago = b"%07o\0" % 0o644, b"%07o\0" % 0, b"%011o\0" % 0
+    parts = (
+        name.encode("ascii").ljust(100, b"\0"), mode, nobody, nobody, b"%011o\0" % size, long_ago,
+        b" " * 8, b"0", bytes(100), b"ustar\0", b"00",
+    )  # fmt: skip
+    header = b"".join(parts).ljust(_BLOCK, b"\0")
+    return header[:148] + b"%06o\0 " % sum(header) + header[156:]
 
 
 def _padding(size: int) -> bytes:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from numpy.typing import NDArray
 
-from engines import backends, registry, storage, targets
-from engines.errors import InputError
+from engines import backends, places, registry, storage
+from engines.errors import InputError, UsageError
 from engines.fusion import FusionReport, fusion_path, write_fusion
 from engines.manifest import Manifest, TensorSpec, manifest_path, publish, read_manifest
+from engines.places import load_target as load_target
 from engines.targets import Target
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class BuildOptions:
         workspace_bytes: Upper limit of scratch memory while building and running.
         refittable: Whether the weights of a plan can be replaced after it was built. TensorRT
             fuses and packs less for it, and TensorRT-RTX needs a GPU to build it.
+        batches: Smallest batch, the one to tune for, and largest, of a graph whose batch is
+            dynamic; None takes the range that it was exported for. TensorRT only.
+        timing_cache: File with TensorRT's timings to start from and to keep; written with a side
+            file that proves it.
         force: Replace an artefact that exists.
         command: The command line to record in the manifest.
         progress: Called while building; returning False cancels the build.
@@ -59,6 +64,8 @@ class BuildOptions:
     optimization_level: int | None = None
     workspace_bytes: int | None = None
     refittable: bool = False
+    batches: tuple[int, int, int] | None = None
+    timing_cache: Path | None = None
     force: bool = False
     command: tuple[str, ...] = ()
     progress: Progress | None = None
@@ -183,7 +190,7 @@ def build(
     Args:
         onnx: A graph with its manifest beside it; a graph of someone else's without one is
             accepted, the side-car then says so.
-        target: A name from `engines.targets`, or a target of the caller's.
+        target: A name that `engines.places.load_target` knows, or a target of the caller's.
         out: The artefact to write; None takes `default_path`.
         options: See BuildOptions.
 
@@ -213,8 +220,37 @@ def build(
 
 
 def default_path(graph: Path, target: Target) -> Path:
-    """Return where an engine lies unless somebody says otherwise: `model.cpu.onnx`."""
-    return graph.with_name(f"{graph.stem}.{target.name}{target.suffix}")
+    """Return where an engine lies unless somebody says otherwise: `model.cpu.onnx`.
+
+    A release follows a hyphen: `model.jetson-orin-nano-8gb-jp6.2.plan`.
+    """
+    return graph.with_name(f"{graph.stem}.{target.file_name}{target.suffix}")
+
+
+def equivalent_command(
+    onnx: Path | str,
+    *,
+    target: str | Target,
+    out: Path | str | None = None,
+    options: BuildOptions | None = None,
+) -> str:
+    """Return the line for NVIDIA's own tool that builds what `build` would; nothing is built.
+
+    Raises:
+        UsageError: The target is not of TensorRT, so there is no such tool.
+    """
+    graph = Path(onnx)
+    place = target if isinstance(target, Target) else load_target(target)
+    if place.suffix != ".plan":
+        raise UsageError(
+            f"{place.name} is built by {place.module}, which has no command of its own",
+            where=place.name,
+            fix="leave --print-trtexec out, or choose a TensorRT target",
+        )
+    artefact = Path(out) if out else default_path(graph, place)
+    module: Any = backend(place.backend)
+    line: str = module.equivalent_command(graph, place, artefact, options=options or BuildOptions())
+    return line
 
 
 def open_engine(artefact: Path | str, *, options: OpenOptions | None = None) -> Engine:
@@ -251,12 +287,7 @@ def _backend_of(path: Path, manifest: Manifest | None) -> str:
     if path.suffix == ".plan":
         return "trt"
     flavour = manifest.runtime.flavour if manifest and manifest.runtime else None
-    for place in map(load_target, registry.available(targets)):
-        if (place.suffix, place.module) == (path.suffix, flavour):
+    for place in map(places.entry, places.target_names()):
+        if isinstance(place, Target) and (place.suffix, place.module) == (path.suffix, flavour):
             return place.backend
     return "ort"
-
-
-def load_target(name: str) -> Target:
-    """Return the target of this name; see `engines.registry.load` for the errors."""
-    return cast(Target, registry.load(targets, name).TARGET)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import hashlib
 import json
 import platform
 import types
@@ -17,7 +18,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from engines import storage
 from engines.errors import TrustError
 
-SCHEMA = 1
+SCHEMA = 2
+
+_SEAL = "manifest_sha256"
 
 SHARED = "tasks"
 """`ModelFacts.method` of a graph that takes the weights of a task as inputs."""
@@ -303,8 +306,7 @@ def write_manifest(artefact: Path, manifest: Manifest) -> Manifest:
             for companion in manifest.companions
         ),
     )
-    text = json.dumps(dataclasses.asdict(complete), indent=1)
-    storage.write_text(manifest_path(artefact), text + "\n")
+    storage.write_text(manifest_path(artefact), _sealed(dataclasses.asdict(complete)))
     return complete
 
 
@@ -312,13 +314,14 @@ def read_manifest(artefact: Path, *, verify: bool = True) -> Manifest:
     """Read the side-car of `artefact` and check that it describes these very bytes.
 
     Raises:
-        TrustError: There is no side-car, it is not ours or not whole, or the size or hash of the
-            artefact or of a companion is another.
+        TrustError: There is no side-car, it is not ours or not whole, a byte of it was changed, or
+            the size or hash of the artefact or of a companion is another.
     """
     path = manifest_path(artefact)
     fix = "make the artefact again, or copy it together with its manifest"
     try:
-        document = json.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        document = json.loads(text)
     except FileNotFoundError:
         raise TrustError("the manifest is missing", where=str(path), fix=fix) from None
     except (OSError, ValueError, RecursionError) as error:
@@ -332,13 +335,22 @@ def read_manifest(artefact: Path, *, verify: bool = True) -> Manifest:
             where=str(path),
             fix=fix,
         )
+    document.pop(_SEAL, None)
     try:
         manifest = from_json(Manifest, document)
+        if _sealed(document) != text:
+            raise ValueError("it is not what its own hash says")
     except (TypeError, ValueError) as error:
         raise TrustError(f"the manifest is damaged: {error}", where=str(path), fix=fix) from error
     if verify:
         _verify(artefact, manifest, fix)
     return manifest
+
+
+def _sealed(document: dict[str, Any]) -> str:
+    """Return the text of a manifest with its own hash: else a changed label went unnoticed."""
+    own = hashlib.sha256(json.dumps(document).encode()).hexdigest()
+    return json.dumps({**document, _SEAL: own}, indent=1) + "\n"
 
 
 def _verify(artefact: Path, manifest: Manifest, fix: str) -> None:

@@ -79,6 +79,37 @@ class Console:
     @contextlib.contextmanager
     def progress(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
         """Show a bar for long work where stderr is a terminal and rich is there; else nothing."""
+        with self._bars() as bars:
+            if bars is None:
+                yield lambda _: None
+                return
+            task = bars.add_task(text, total=total)
+            yield lambda count: bars.advance(task, count)
+
+    @contextlib.contextmanager
+    def phases(self) -> Iterator[Callable[[str, int, int], None]]:
+        """Show a bar for each phase that is told as (name, done, total), until it is done.
+
+        Phases may be nested; a total of 0 means that nobody knows it. Nothing is shown where
+        `progress` shows nothing.
+        """
+        with self._bars() as bars:
+            tasks: dict[str, Any] = {}
+
+            def tell(name: str, done: int, total: int) -> None:
+                if bars is None:
+                    return
+                if name not in tasks:
+                    tasks[name] = bars.add_task(name, total=total or None)
+                bars.update(tasks[name], completed=done)
+                if 0 < total <= done:
+                    bars.remove_task(tasks.pop(name))
+
+            yield tell
+
+    @contextlib.contextmanager
+    def _bars(self) -> Iterator[Any]:
+        """Yield rich's bars, or None where there is no terminal, no rich, or nothing is wanted."""
         try:
             from rich.console import Console as RichConsole
             from rich.progress import (
@@ -89,17 +120,16 @@ class Console:
                 TimeRemainingColumn,
             )
         except ImportError:
-            yield lambda _: None
+            yield None
             return
         if self.quiet or not self._terminal:
-            yield lambda _: None
+            yield None
             return
-        columns = (TextColumn(f"   {text}"), BarColumn(), MofNCompleteColumn())
+        columns = (TextColumn("   {task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(
             *columns, TimeRemainingColumn(), console=RichConsole(stderr=True), transient=True
-        ) as bar:
-            task = bar.add_task(text, total=total)
-            yield lambda count: bar.advance(task, count)
+        ) as bars:
+            yield bars
 
     def result(self, text: str) -> None:
         """Print the one result on stdout."""

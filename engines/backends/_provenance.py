@@ -15,6 +15,7 @@ from engines.manifest import Companion, Manifest, Parent, Runtime, manifest_path
 from engines.onnx_header import OnnxHeader, read_onnx_header
 from engines.targets import Target
 
+_PRECISIONS = frozenset(("fp32", "fp16", "bf16", "int8", "fp8"))
 _FLOAT_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
 
 
@@ -77,7 +78,7 @@ def _check_typing(source: Source, target: Target) -> None:
     """
     precision = precision_of(source)
     where = str(source.path)
-    if target.typing == "weak" and precision not in target.precisions:
+    if target.suffix == ".plan" and precision in _PRECISIONS and precision not in target.precisions:
         raise InputError(
             f"the graph is {precision}, which {target.name} does not have: it takes "
             f"{', '.join(target.precisions)}",

@@ -13,18 +13,21 @@ from types import ModuleType
 from typing import Any
 
 from engines.backends import _trt_weak
-from engines.backends._trt_log import complaints, kernels_of, recorder
-from engines.backends._trt_weak import WeakTyping
-from engines.engine import BuildOptions, Progress
-from engines.errors import EngineError, InputError, UsageError
+from engines.backends._trt_log import Message, complaints, kernels_of, recorder
+from engines.backends._trt_request import Request
+from engines.backends._trt_timing import Timings, attach
+from engines.backends._trt_weak import Held, WeakTyping
+from engines.engine import Progress
+from engines.errors import EngineError, UsageError
 from engines.kernels import Kernel
-from engines.manifest import TensorSpec
 
 _KNOWN_REFUSALS = (
     (
         "FP32 GEMM is not supported",
         "TensorRT-RTX has no FP32 matrix products for compute capability 7.5 (Turing)",
-        "leave 7.5 out of the compute capabilities, or quantize the graph to fp16 first",
+        "leave 7.5 out of the compute capabilities, and build with TensorRT on the card itself "
+        "(--target t4@trt); a graph without merging builds for 7.5 once it is quantized to fp16, "
+        "one that merges does not: its match stays in float32",
     ),
     (
         "HW-specific datatypes",
@@ -53,70 +56,49 @@ class Plan:
         kernels: Its final layers as the log lists them; empty where it does not.
         settings: What decided the build, as text.
         float32_layers: Layers that a weakly typed build holds in float32.
+        timings: TensorRT's timing cache after the build; None where none was asked for, or where
+            the file must stay as it is.
     """
 
     content: Any
     kernels: tuple[Kernel, ...]
     settings: dict[str, str]
-    float32_layers: tuple[str, ...] = ()
+    float32_layers: tuple[Held, ...] = ()
+    timings: bytes | None = None
 
 
 def build_plan(
-    trt: ModuleType,
-    onnx: Path,
-    *,
-    inputs: Sequence[TensorSpec],
-    batch_range: tuple[int, int] | None,
-    compute_capabilities: Sequence[str],
-    options: BuildOptions,
-    weak: WeakTyping | None = None,
+    trt: ModuleType, onnx: Path, request: Request, timings: Timings | None = None
 ) -> Plan:
     """Parse `onnx` and build its plan.
 
     Args:
         trt: The module `tensorrt` or `tensorrt_rtx`.
         onnx: The graph; its header was checked before.
-        inputs: The graph's inputs.
-        batch_range: Smallest and largest batch where the batch is dynamic.
-        compute_capabilities: For TensorRT-RTX; empty builds its portable plan.
-        options: See BuildOptions.
-        weak: What a weakly typed build may choose; None leaves every type to the graph.
+        request: What is asked for.
+        timings: What `request.timing_cache` holds.
 
     Raises:
         EngineError: TensorRT cannot be typed so, or refuses the graph or the build; its log is in
             the message.
-        InputError: An extent is dynamic and its range is not known.
         UsageError: The runtime knows no such compute capability.
     """
     log = recorder(trt)
-    shapes = profile_shapes(inputs, batch_range, where=str(onnx))
     with log.recording() as messages:
-        builder = trt.Builder(log)
-        network = builder.create_network(network_flags(trt, weak=weak is not None, where=str(onnx)))
-        if network is None:
-            raise _refusal("create a network", complaints(messages), onnx)
-        parser = trt.OnnxParser(network, log)
-        if not parser.parse_from_file(str(onnx)):
-            raise EngineError(
-                f"TensorRT cannot read the graph: {_parser_errors(parser)}",
-                where=f"{onnx} {_first_node(parser)}".rstrip(),
-                fix="export with the opset of the target; an operator it lacks must be rewritten",
-            )
+        builder, network, _parser = _parsed(trt, onnx, request.weak, log, messages)
         config = builder.create_builder_config()
-        settings = _configure(trt, config, compute_capabilities, options)
-        held: tuple[str, ...] = ()
-        if weak is not None:
-            held, typing = _trt_weak.constrain(trt, network, config, weak, where=str(onnx))
+        settings = _configure(trt, config, request)
+        held: tuple[Held, ...] = ()
+        if request.weak is not None:
+            held, typing = _trt_weak.constrain(trt, network, config, request.weak, where=str(onnx))
             settings |= typing
-        if shapes:
-            profile = builder.create_optimization_profile()
-            for name, (low, high) in shapes.items():
-                profile.set_shape(name, low, high, high)  # the range's end is what is tuned for
-            config.add_optimization_profile(profile)
-            settings["profiles"] = "; ".join(
-                f"{name} {a} to {b}" for name, (a, b) in shapes.items()
-            )
-        monitor = _progress_monitor(trt, options.progress)
+        if request.shapes:
+            settings["profiles"] = _add_profile(builder, config, request)
+        timing_cache = None
+        if timings is not None:
+            timing_cache, timings = attach(config, timings)
+            settings["timing_cache"] = timings.note
+        monitor = _progress_monitor(trt, request.progress)
         if monitor is not None:
             config.progress_monitor = monitor
         content = builder.build_serialized_network(network, config)
@@ -124,7 +106,55 @@ def build_plan(
             raise monitor.raised
         if content is None:
             raise _refusal("build the engine", complaints(messages), onnx)
-    return Plan(content, kernels_of(messages), settings, held)
+        timed = None
+        if timing_cache is not None and timings is not None and timings.keep:
+            timed = bytes(timing_cache.serialize())
+    return Plan(content, kernels_of(messages), settings, held, timed)
+
+
+def float32_layers(trt: ModuleType, onnx: Path, weak: WeakTyping) -> tuple[Held, ...]:
+    """Return the layers that a weakly typed build of `onnx` holds in float32, without building it.
+
+    Raises:
+        EngineError: TensorRT cannot be typed so, or refuses the graph.
+    """
+    if not weak.flags or weak.match is None:
+        return ()
+    log = recorder(trt)
+    with log.recording() as messages:
+        _builder, network, _parser = _parsed(trt, onnx, weak, log, messages)
+        return _trt_weak.decisive_layers(trt, network, weak.match, where=str(onnx))
+
+
+def _parsed(
+    trt: Any, onnx: Path, weak: WeakTyping | None, log: Any, messages: Sequence[Message]
+) -> tuple[Any, Any, Any]:
+    """Return builder, network and parser, which must live as long as the network is used."""
+    builder = trt.Builder(log)
+    network = builder.create_network(network_flags(trt, weak=weak is not None, where=str(onnx)))
+    if network is None:
+        raise _refusal("create a network", complaints(messages), onnx)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(onnx)):
+        told = complaints(messages)
+        raise EngineError(
+            f"TensorRT cannot read the graph: {_parser_errors(parser)} (its log: {told})",
+            where=f"{onnx} {_first_node(parser)}".rstrip(),
+            fix="export with the opset of the target; an operator it lacks must be rewritten",
+        )
+    return builder, network, parser
+
+
+def _add_profile(builder: Any, config: Any, request: Request) -> str:
+    """Add the profile of the dynamic inputs and return it as text."""
+    profile = builder.create_optimization_profile()
+    for name, (low, best, high) in request.shapes.items():
+        profile.set_shape(name, low, best, high)
+    config.add_optimization_profile(profile)
+    return "; ".join(
+        f"{name} {low} to {high}" + (f", tuned for {best}" if best != high else "")
+        for name, (low, best, high) in request.shapes.items()
+    )
 
 
 def network_flags(trt: Any, *, weak: bool, where: str) -> int:
@@ -153,31 +183,6 @@ def network_flags(trt: Any, *, weak: bool, where: str) -> int:
     return mask
 
 
-def profile_shapes(
-    inputs: Sequence[TensorSpec], batch_range: tuple[int, int] | None, *, where: str
-) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Return the smallest and the largest shape of every dynamic input.
-
-    Raises:
-        InputError: An extent is dynamic and its range is not known, or it is not the first.
-    """
-    shapes = {}
-    for spec in inputs:
-        dynamic = [axis for axis, extent in enumerate(spec.shape) if isinstance(extent, str)]
-        if not dynamic:
-            continue
-        if dynamic != [0] or batch_range is None:
-            raise InputError(
-                f"{spec.name!r} has the shape {spec.shape}: TensorRT needs the range of "
-                f"{spec.shape[dynamic[-1]]!r}",
-                where=where,
-                fix="export with --batch N or dyn:1-8 and keep its manifest beside it",
-            )
-        rest = tuple(extent for extent in spec.shape if isinstance(extent, int))
-        shapes[spec.name] = ((batch_range[0], *rest), (batch_range[1], *rest))
-    return shapes
-
-
 def compute_capability_names(trt: Any) -> tuple[str, ...]:
     """List what this TensorRT-RTX can build for, as "8.6"; empty for TensorRT."""
     members = getattr(getattr(trt, "ComputeCapability", None), "__members__", {})
@@ -185,26 +190,24 @@ def compute_capability_names(trt: Any) -> tuple[str, ...]:
     return tuple(f"{number // 10}.{number % 10}" for number in numbers)
 
 
-def _configure(
-    trt: Any, config: Any, compute_capabilities: Sequence[str], options: BuildOptions
-) -> dict[str, str]:
+def _configure(trt: Any, config: Any, request: Request) -> dict[str, str]:
     """Set every option of the build and return them as text."""
     config.clear_flag(trt.BuilderFlag.TF32)  # matching compares float32 scores
     config.max_aux_streams = 0  # one stream: no signal and wait layers between kernels
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     settings = {"tf32": "off", "aux_streams": "0", "profiling_verbosity": "detailed"}
-    if options.optimization_level is not None:
-        config.builder_optimization_level = options.optimization_level
+    if request.optimization_level is not None:
+        config.builder_optimization_level = request.optimization_level
     settings["optimization_level"] = str(config.builder_optimization_level)
-    if options.workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-        settings["workspace_bytes"] = str(options.workspace_bytes)
-    if options.refittable:
+    if request.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
+        settings["workspace_bytes"] = str(request.workspace_bytes)
+    if request.refittable:
         config.set_flag(trt.BuilderFlag.REFIT)
         settings["refittable"] = "yes"
     if hasattr(config, "num_compute_capabilities"):
         known = compute_capability_names(trt)
-        unknown = [name for name in compute_capabilities if name not in known]
+        unknown = [name for name in request.compute_capabilities if name not in known]
         if unknown:
             raise UsageError(
                 f"{trt.__name__} {trt.__version__} does not build for {', '.join(unknown)}, "
@@ -212,8 +215,8 @@ def _configure(
                 where="compute capabilities",
                 fix="name some of these, as 8.6",
             )
-        config.num_compute_capabilities = len(compute_capabilities)
-        for index, name in enumerate(compute_capabilities):
+        config.num_compute_capabilities = len(request.compute_capabilities)
+        for index, name in enumerate(request.compute_capabilities):
             member = f"SM{name.replace('.', '')}"
             config.set_compute_capability(getattr(trt.ComputeCapability, member), index)
     return settings

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from engines.backends._trt_log import Recorder, complaints
 from engines.backends._trt_refit import refit_plan
 from engines.cuda import Cuda, DeviceArray
 from engines.engine import Array
@@ -17,6 +18,8 @@ from engines.engine_base import EngineBase
 from engines.errors import EngineError
 from engines.feeds import check_feeds, resolved
 from engines.manifest import TensorSpec
+
+_REBUILD = "build the engine again from its graph"
 
 
 class TrtEngine(EngineBase):
@@ -36,6 +39,7 @@ class TrtEngine(EngineBase):
         batch_range: tuple[int, int] | None,
         name: str,
         facts: dict[str, str],
+        log: Recorder,
         make_refitter: Callable[[], Any] | None = None,
     ) -> None:
         super().__init__(name=name, inputs=inputs, outputs=outputs, batch_range=batch_range)
@@ -44,6 +48,7 @@ class TrtEngine(EngineBase):
         self._context = context
         self._facts = facts
         self._make_refitter = make_refitter
+        self._log, self._heard = log, log.listen()
         self._stream = cuda.create_stream()
         self._placements: list[_Placement] = []
         self._run_placement: _Placement | None = None
@@ -126,6 +131,7 @@ class TrtEngine(EngineBase):
         for finalizer in self._placed:
             finalizer()
         self._cuda.destroy_stream(self._stream)
+        self._log.stop(self._heard)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -176,32 +182,26 @@ class TrtEngine(EngineBase):
         """Run on a placement and on feeds that lie at the `given` addresses."""
         self._require_open()
         context = self._context
+        self._heard.clear()
         if self._active is not placement:
             self._activate(context, placement)
         if placement.given != given:
             self._point(context, given)
             placement.given = given
         if not context.execute_async_v3(self._stream):
-            raise EngineError(
-                "TensorRT refused to run the engine", where=self.name, fix="see its log"
-            )
+            raise self._refused("TensorRT refused to run the engine", "run it again, or rebuild it")
 
     def _activate(self, context: Any, placement: _Placement) -> None:
         """Tell the context where this placement's tensors lie."""
         for name, shape in placement.input_shapes.items():
             if not context.set_input_shape(name, shape):
-                raise EngineError(
+                raise self._refused(
                     f"TensorRT does not take the shape {shape} for {name!r}",
-                    where=self.name,
-                    fix="keep to the batch range the engine was built for",
+                    "keep to the batch range the engine was built for",
                 )
         unset = context.infer_shapes()
         if unset:
-            raise EngineError(
-                f"shapes do not follow for {', '.join(unset)}",
-                where=self.name,
-                fix="build the engine again from its graph",
-            )
+            raise self._refused(f"shapes do not follow for {', '.join(unset)}", _REBUILD)
         self._point(context, placement.addresses)
         placement.given = {}
         self._active = placement
@@ -210,11 +210,11 @@ class TrtEngine(EngineBase):
         """Tell the context where tensors lie."""
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
-                raise EngineError(
-                    f"TensorRT does not take the memory of {name!r}",
-                    where=self.name,
-                    fix="build the engine again from its graph",
-                )
+                raise self._refused(f"TensorRT does not take the memory of {name!r}", _REBUILD)
+
+    def _refused(self, what: str, fix: str) -> EngineError:
+        """Return the error with everything that TensorRT logged about this run."""
+        return EngineError(f"{what}: {complaints(self._heard)}", where=self.name, fix=fix)
 
 
 def _given(feeds: Mapping[str, Any]) -> dict[str, int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -33,6 +34,16 @@ class Recorder(Protocol):
     def recording(self) -> contextlib.AbstractContextManager[list[Message]]:
         """Collect the messages that arrive while the context is open."""
 
+    def listen(self) -> Listener:
+        """Return what keeps the latest messages from now on, until it is told to `stop`."""
+
+    def stop(self, listener: Listener) -> None:
+        """Let a listener hear no more. Stopping one twice is harmless."""
+
+
+Listener = list[Message] | deque[Message]
+
+_LATEST = 100  # messages that an open engine keeps; they repeat in every run that fails
 
 _RECORDERS: dict[str, Recorder] = {}
 
@@ -54,7 +65,7 @@ def _recorder_class(trt: Any) -> Any:
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self._listeners: list[list[Message]] = []
+            self._listeners: list[Listener] = []
 
         def log(self, severity: Any, text: str) -> None:
             name = getattr(severity, "name", str(severity))
@@ -69,20 +80,31 @@ def _recorder_class(trt: Any) -> Any:
             try:
                 yield messages
             finally:
-                self._listeners = [kept for kept in self._listeners if kept is not messages]
+                self.stop(messages)
+
+        def listen(self) -> Listener:
+            listener: deque[Message] = deque(maxlen=_LATEST)
+            self._listeners.append(listener)
+            return listener
+
+        def stop(self, listener: Listener) -> None:
+            self._listeners = [kept for kept in self._listeners if kept is not listener]
 
     return LogRecorder
 
 
-def complaints(messages: Sequence[Message], *, limit: int = 6) -> str:
-    """Return errors and warnings as one text, errors first, source lines of TensorRT removed."""
+def complaints(messages: Iterable[Message]) -> str:
+    """Return every error and warning as one text, errors first, each once.
+
+    Source lines of TensorRT are removed; nothing else is, because the line that explains a refusal
+    is often not the first.
+    """
     ordered = sorted(
         (message for message in messages if message.severity in _INTERESTING),
         key=lambda message: _INTERESTING.index(message.severity),
     )
     texts = list(dict.fromkeys(_without_source(message.text) for message in ordered))
-    more = f"; and {len(texts) - limit} more" if len(texts) > limit else ""
-    return ("; ".join(texts[:limit]) + more) or "TensorRT gave no reason"
+    return "; ".join(texts) or "TensorRT gave no reason"
 
 
 def _without_source(text: str) -> str:

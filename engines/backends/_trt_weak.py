@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from engines.errors import EngineError
 
@@ -48,6 +48,18 @@ class WeakTyping:
         return FLAGS[self.precision]
 
 
+class Held(NamedTuple):
+    """A layer that is held in float32.
+
+    Attributes:
+        name: As the parser calls it.
+        outputs: Type of each output, as TensorRT's DataType names it; an index has none to hold.
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+
+
 def creation_flags(trt: Any, *, where: str) -> int:
     """Return the bit mask for `create_network` that leaves precisions to the builder.
 
@@ -68,7 +80,7 @@ def creation_flags(trt: Any, *, where: str) -> int:
 
 def constrain(
     trt: Any, network: Any, config: Any, weak: WeakTyping, *, where: str
-) -> tuple[tuple[str, ...], dict[str, str]]:
+) -> tuple[tuple[Held, ...], dict[str, str]]:
     """Allow the graph's precision and hold its match in float32.
 
     Args:
@@ -79,12 +91,12 @@ def constrain(
         where: The graph, for messages.
 
     Returns:
-        The names of the layers held in float32, and the settings as text.
+        The layers held in float32, and the settings as text.
 
     Raises:
         EngineError: The network has no tensor of the match's name.
     """
-    held: tuple[str, ...] = ()
+    held: tuple[Held, ...] = ()
     names = weak.flags
     if names:
         names = (*names, OBEY)
@@ -94,13 +106,13 @@ def constrain(
             held = tuple(_hold(trt, layer) for layer in _decisive(trt, network, weak.match, where))
     settings = {"typing": "weak", "builder_flags": ", ".join(names) or "none"}
     if held:
-        settings["float32_layers"] = ", ".join(held)
+        settings["float32_layers"] = ", ".join(layer.name for layer in held)
     return held, settings
 
 
-def decisive_layers(trt: Any, network: Any, match: str, *, where: str) -> tuple[str, ...]:
-    """Name the layers that a decision of the merge follows from, in the network's order."""
-    return tuple(layer.name for layer in _decisive(trt, network, match, where))
+def decisive_layers(trt: Any, network: Any, match: str, *, where: str) -> tuple[Held, ...]:
+    """Return the layers that a decision of the merge follows from, in the network's order."""
+    return tuple(_described(layer) for layer in _decisive(trt, network, match, where))
 
 
 def _decisive(trt: Any, network: Any, match: str, where: str) -> list[Any]:
@@ -165,13 +177,17 @@ def _decides(trt: Any, layer: Any) -> bool:
     )
 
 
-def _hold(trt: Any, layer: Any) -> str:
-    """Have a layer compute and answer in float32; return its name."""
+def _hold(trt: Any, layer: Any) -> Held:
+    """Have a layer compute and answer in float32."""
     layer.precision = trt.DataType.FLOAT
     for index, tensor in enumerate(_outputs(layer)):
         if _is_float(trt, tensor):  # an index keeps its own type
             layer.set_output_type(index, trt.DataType.FLOAT)
-    return str(layer.name)
+    return _described(layer)
+
+
+def _described(layer: Any) -> Held:
+    return Held(str(layer.name), tuple(tensor.dtype.name for tensor in _outputs(layer)))
 
 
 def _inputs(layer: Any) -> Iterator[Any]:

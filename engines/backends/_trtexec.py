@@ -3,66 +3,79 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+from engines.backends._trt_request import Request, Shapes
+from engines.backends._trt_weak import Held
+
+_TYPES = {"FLOAT": "fp32", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}
 
 
 def trtexec_line(
     onnx: Path,
     plan: Path,
+    request: Request,
     *,
     module: str,
-    shapes: Shapes | None = None,
-    compute_capabilities: Sequence[str] = (),
-    optimization_level: int | None = None,
-    workspace_bytes: int | None = None,
-    weak_flags: Sequence[str] | None = None,
-    float32_layers: Sequence[str] = (),
+    version: str | None = None,
+    float32_layers: Sequence[Held] = (),
 ) -> str:
-    """Return a shell line for `trtexec`, or for `tensorrt_rtx`, with the settings of our build.
+    """Return a shell line for `trtexec`, or for `tensorrt_rtx`, with the settings of a build.
 
-    `--stronglyTyped` is needed by TensorRT 10 and has no effect on 11. The line has not been run:
-    the tools are not part of the Python packages.
+    The line has not been run: the tools are not part of the Python packages. Its options are
+    those of trtexec's own source, `samples/common/sampleOptions.cpp` of NVIDIA/TensorRT from 8.6
+    to 11.1; that of tensorrt_rtx is not published.
 
     Args:
         onnx: The graph.
         plan: What to write.
+        request: The build.
         module: "tensorrt" or "tensorrt_rtx".
-        shapes: Smallest and largest shape of each dynamic input.
-        compute_capabilities: As "8.6"; TensorRT-RTX only.
-        optimization_level: Builder effort, 0 to 5.
-        workspace_bytes: Limit of scratch memory.
-        weak_flags: Builder flags of a weakly typed build, as "FP16"; None is a strongly typed one.
+        version: Of the module, as "10.3.0" or "11"; None where it is open. TensorRT 10 must be told
+            to type strongly; 11 knows nothing else and takes the option without effect.
         float32_layers: Layers that a weakly typed build holds in float32.
     """
     is_rtx = module == "tensorrt_rtx"
     words = ["tensorrt_rtx" if is_rtx else "trtexec", f"--onnx={onnx}", f"--saveEngine={plan}"]
-    if weak_flags is not None:
-        words += _weak_words(weak_flags, float32_layers)
-    elif not is_rtx:
+    if request.weak is not None:
+        words += _weak_words(request.weak.flags, float32_layers)
+    elif not is_rtx and _major(version) < 11:
         words.append("--stronglyTyped")
     words += ["--noTF32", "--maxAuxStreams=0", "--profilingVerbosity=detailed", "--skipInference"]
-    if compute_capabilities and is_rtx:
-        numbers = ",".join(name.replace(".", "") for name in compute_capabilities)
+    if request.compute_capabilities and is_rtx:
+        numbers = ",".join(name.replace(".", "") for name in request.compute_capabilities)
         words.append(f"--computeCapabilities={numbers}")
-    if optimization_level is not None:
-        words.append(f"--builderOptimizationLevel={optimization_level}")
-    if workspace_bytes is not None:
-        words.append(f"--memPoolSize=workspace:{workspace_bytes / 2**20:g}M")
-    if shapes:
-        ranges = zip(("min", "opt", "max"), (0, 1, 1), strict=True)
-        words += [f"--{name}Shapes={_shape_list(shapes, end)}" for name, end in ranges]
+    if request.optimization_level is not None:
+        words.append(f"--builderOptimizationLevel={request.optimization_level}")
+    if request.workspace_bytes is not None:
+        words.append(f"--memPoolSize=workspace:{request.workspace_bytes / 2**20:g}")
+    if request.refittable:
+        words.append("--refit")
+    if request.timing_cache is not None:
+        words.append(f"--timingCacheFile={request.timing_cache}")
+    if request.shapes:
+        ends = zip(("min", "opt", "max"), range(3), strict=True)
+        words += [f"--{name}Shapes={_shape_list(request.shapes, end)}" for name, end in ends]
     return shlex.join(words)
 
 
-def _weak_words(flags: Sequence[str], float32_layers: Sequence[str]) -> list[str]:
+def _major(version: str | None) -> int:
+    return 0 if version is None else int(version.partition(".")[0])
+
+
+def _weak_words(flags: Sequence[str], float32_layers: Sequence[Held]) -> list[str]:
+    """Return flags and layers; one type for all outputs would make an index a float too."""
     words = [f"--{flag.lower()}" for flag in flags]
     if float32_layers:
-        layers = ",".join(f"{name}:fp32" for name in float32_layers)
+        layers = ",".join(f"{held.name}:fp32" for held in float32_layers)
+        types = ",".join(
+            f"{held.name}:{'+'.join(_TYPES[output] for output in held.outputs)}"
+            for held in float32_layers
+            if "FLOAT" in held.outputs
+        )
         words += ["--precisionConstraints=obey", f"--layerPrecisions={layers}"]
-        words.append(f"--layerOutputTypes={layers}")
+        words.append(f"--layerOutputTypes={types}")
     return words
 
 

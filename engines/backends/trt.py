@@ -6,20 +6,30 @@ stand-ins for TensorRT and CUDA only: it has not run on hardware yet.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import importlib
 import platform
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engines import storage
-from engines.backends._provenance import engine_manifest, precision_of, read_source
-from engines.backends._trt_build import Plan, build_plan, profile_shapes
+from engines import places, storage
+from engines.backends._provenance import engine_manifest, read_source
+from engines.backends._trt_build import Plan, build_plan, float32_layers
 from engines.backends._trt_engine import TrtEngine
 from engines.backends._trt_inspector import kernels_of_plan
 from engines.backends._trt_log import Message, complaints, recorder
-from engines.backends._trt_weak import WeakTyping
+from engines.backends._trt_request import (
+    board_facts,
+    request_for,
+    require_device,
+    require_release,
+)
+from engines.backends._trt_timing import Maker, read_timings, write_timings
+from engines.backends._trt_weak import Held
 from engines.backends._trtexec import trtexec_line
+from engines.board import read_board
 from engines.cuda import Cuda, open_cuda
 from engines.engine import BuildOptions, Built, OpenOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
@@ -27,7 +37,7 @@ from engines.fusion import FusionReport, report_on
 from engines.manifest import Dimension, Manifest, Runtime, TensorSpec
 from engines.targets import Target
 
-__all__ = ["TrtEngine", "build", "open_engine", "trtexec_line"]
+__all__ = ["TrtEngine", "build", "equivalent_command", "open_engine"]
 
 _EXTRAS = {"tensorrt_rtx": "rtx", "tensorrt": "tensorrt"}
 _DTYPES = {
@@ -60,50 +70,43 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         InputError: The graph is damaged, does not suit the target, or an extent is dynamic and its
             range is not known.
         EngineError: TensorRT refuses the graph or the build.
-        UsageError: A compute capability is unknown, or named for a runtime that takes none.
+        UsageError: A compute capability is unknown, or named for a runtime that takes none, or the
+            installed TensorRT or the GPU is not what the target stands for.
+        TrustError: The timing cache is not what its side file describes.
         MissingDependencyError: The module, its libraries, or a GPU that it needs is absent.
     """
     source = read_source(onnx, target)
-    trt = _import(target.module, where=target.name)
-    takes_names = hasattr(trt, "ComputeCapability")
-    if options.compute_capabilities and not takes_names:
-        raise UsageError(
-            f"{target.module} builds for the GPU it runs on, not for "
-            f"{', '.join(options.compute_capabilities)}",
+    request = request_for(source, target, options)
+    try:
+        trt = _import(target.module, where=target.name)
+    except MissingDependencyError as error:
+        if target.device is None or target.device.board is None:
+            raise
+        raise MissingDependencyError(
+            f"a plan for a Jetson is built on that Jetson, and here {error.what}",
             where=target.name,
-            fix="leave the compute capabilities out, or choose the target rtx",
-        )
-    named = options.compute_capabilities
-    capabilities = target.compute_capabilities if named is None else tuple(dict.fromkeys(named))
-    if not takes_names:
-        capabilities = (open_cuda().compute_capability(),)
-    inputs = source.manifest.inputs if source.manifest else source.header.inputs
-    batch_range = source.manifest.batch_range if source.manifest else None
-    weak = None
-    if target.typing == "weak":
-        probes = source.manifest.probes if source.manifest else {}
-        weak = WeakTyping(precision_of(source), probes.get("match"))
-    plan = build_plan(
-        trt,
-        onnx,
-        inputs=inputs,
-        batch_range=batch_range,
-        compute_capabilities=capabilities if takes_names else (),
-        options=options,
-        weak=weak,
-    )
+            fix=f"fpet-export bundle {onnx} --target {target.name} packs what the board needs",
+        ) from error
+    require_release(trt, target)
+    capabilities, board = request.compute_capabilities, None
+    if not hasattr(trt, "ComputeCapability"):
+        capabilities, board = (open_cuda().compute_capability(),), read_board(places.modules())
+        require_device(capabilities[0], board, target)
+    maker = Maker(version=trt.__version__, compute_capability=", ".join(capabilities))
+    cache = request.timing_cache
+    timings = None if cache is None else read_timings(cache, maker)
+    plan = build_plan(trt, onnx, request, timings)
     with storage.atomic_path(out) as temporary:
         temporary.write_bytes(memoryview(plan.content))
+    if cache is not None and plan.timings is not None:
+        write_timings(cache, plan.timings, maker)
     fusion = _fusion(trt, plan)
     line = trtexec_line(
         Path(onnx.name),
         Path(out.name),
+        request,
         module=target.module,
-        shapes=profile_shapes(inputs, batch_range, where=str(onnx)),
-        compute_capabilities=capabilities,
-        optimization_level=options.optimization_level,
-        workspace_bytes=options.workspace_bytes,
-        weak_flags=weak.flags if weak else None,
+        version=trt.__version__,
         float32_layers=plan.float32_layers,
     )
     runtime = Runtime(
@@ -112,12 +115,44 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         compute_capabilities=capabilities,
         settings={
             **plan.settings,
+            **board_facts(board),
             **(fusion.as_settings() if fusion else {}),
             "trtexec": line,
         },
     )
     manifest = engine_manifest(source, target, runtime=runtime, command=options.command)
+    if request.batches is not None:
+        low, _, high = request.batches
+        manifest = dataclasses.replace(manifest, batch_range=(low, high))
     return Built(manifest=manifest, fusion=fusion)
+
+
+def equivalent_command(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> str:
+    """Return the line for NVIDIA's own tool that builds what `build` would, without building.
+
+    Raises:
+        MissingDependencyError: The build is weakly typed, and the layers that it holds in float32
+            have names that only TensorRT's parser knows.
+    """
+    source = read_source(onnx, target)
+    request = request_for(source, target, options)
+    version = None if target.release is None else target.release.versions[0]
+    held: tuple[Held, ...] = ()
+    if request.weak is not None and request.weak.flags and request.weak.match is not None:
+        try:
+            trt = _import(target.module, where=target.name)
+        except MissingDependencyError as error:
+            raise MissingDependencyError(
+                f"the layers held in float32 have names that only its parser knows, and "
+                f"{error.what}",
+                where=target.name,
+                fix="ask for the line on the board",
+            ) from error
+        require_release(trt, target)
+        held, version = float32_layers(trt, onnx, request.weak), trt.__version__
+    return trtexec_line(
+        onnx, out, request, module=target.module, version=version, float32_layers=held
+    )
 
 
 def _fusion(trt: Any, plan: Plan) -> FusionReport | None:
@@ -190,6 +225,10 @@ def _open_on(
     """Deserialize a plan whose side-car fits this machine."""
     log = recorder(trt)
     content = artefact.read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest.sha256:  # these bytes, not those read before
+        raise TrustError(
+            "the plan changed after it was checked", where=str(artefact), fix=_rebuild(manifest)
+        )
     with log.recording() as messages:
         deserializer = trt.Runtime(log)
         deserializer.engine_host_code_allowed = False
@@ -218,6 +257,7 @@ def _open_on(
             "compute_capability": cuda.compute_capability(),
         },
         make_refitter=lambda: trt.Refitter(trt_engine, log),
+        log=log,
     )
 
 

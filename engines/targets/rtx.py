@@ -14,7 +14,9 @@ TARGET = Target(
     last_block="all-tokens",
     precisions=("fp32", "fp16", "bf16", "int8", "fp8"),
     compute_capabilities=("8.0", "8.6", "8.9", "12.0", "12.1"),
+    optimization_level=3,
     sources=(
+        "optimization level 3 is the builder's own default in every version; plans name it",
         "compute capabilities: TensorRT-RTX builds for 8.0 and later unless told otherwise; Turing "
         "(7.5) must be named and is better built alone (NVIDIA, CPU-Only AOT and TensorRT-RTX "
         "Engines); a ViT-B/16 plan for all five is as large and as quick to build as for one "

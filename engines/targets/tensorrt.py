@@ -13,7 +13,9 @@ TARGET = Target(
     attention_scale="split",
     last_block="all-tokens",
     precisions=("fp32", "fp16", "bf16", "int8", "fp8"),
+    optimization_level=3,
     sources=(
+        "optimization level 3 is the builder's own default in every version; plans name it",
         "TensorRT 10.0 to 10.8 read opsets 9 to 20, later ones more (onnx-tensorrt, operators.md)",
         "scale and last block as measured with TensorRT-RTX; not measured on this runtime yet",
     ),

@@ -14,7 +14,9 @@ TARGET = Target(
     attention_scale="split",
     last_block="all-tokens",
     precisions=("fp32", "fp16", "int8"),
+    optimization_level=3,
     sources=(
+        "optimization level 3 is the builder's own default in every version; plans name it",
         "JetPack 6.0 (L4T 36.3) has TensorRT 8.6.2 (NVIDIA, JetPack archive)",
         "TensorRT 8.6 reads opsets up to 17, with LayerNormalization and without Gelu "
         "(onnx-tensorrt, operators.md of 8.6)",

@@ -214,6 +214,16 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def batches(text: str) -> tuple[int, int, int]:
+    """Read smallest, tuned and largest batch, as "1:8:32"."""
+    found = re.fullmatch(r"(\d+):(\d+):(\d+)", text)
+    if found is not None:
+        low, best, high = (int(part) for part in found.groups())
+        if 1 <= low <= best <= high:
+            return low, best, high
+    raise argparse.ArgumentTypeError(f"{text!r} is not MIN:OPT:MAX, rising from 1")
+
+
 def positive(text: str) -> int:
     """Read a whole number from 1."""
     if not text.isdecimal() or int(text) < 1:

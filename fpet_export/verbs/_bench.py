@@ -207,12 +207,14 @@ def _plain_like(manifest: Manifest, plain: Path, folder: Path) -> Path:
     from engines.engine import load_target
 
     target = load_target(manifest.target)
-    capabilities = manifest.runtime.compute_capabilities if manifest.runtime else ()
+    capabilities = None  # TensorRT builds for the GPU it runs on
+    if target.module == "tensorrt_rtx" and manifest.runtime is not None:
+        capabilities = manifest.runtime.compute_capabilities
     return build(
         plain,
         target=target,
-        out=folder / f"plain.{target.name}{target.suffix}",
-        options=BuildOptions(compute_capabilities=capabilities or None),
+        out=folder / f"plain.{target.file_name}{target.suffix}",
+        options=BuildOptions(compute_capabilities=capabilities),
     )
 
 

@@ -52,16 +52,18 @@ def report_fusion(artefact: Path, manifest: Manifest, console: Console) -> Fusio
 
 @contextlib.contextmanager
 def build_progress(console: Console) -> Iterator[Progress]:
-    """Yield a callback for a build; it shows phases with `-v`."""
+    """Yield a callback for a build; it shows a bar a phase, and names each phase with `-v`."""
     seen: set[str] = set()
+    with console.phases() as tell:
 
-    def report(phase: str, done: int, total: int) -> bool:
-        if phase not in seen:
-            seen.add(phase)
-            console.detail(phase)
-        return True
+        def report(phase: str, done: int, total: int) -> bool:
+            if phase not in seen:
+                seen.add(phase)
+                console.detail(phase)
+            tell(phase, done, total)
+            return True
 
-    yield report
+        yield report
 
 
 def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[str, Any] | None:

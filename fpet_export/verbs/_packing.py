@@ -162,7 +162,7 @@ def _readme(manifest: Manifest, target: Target, *, has_check: bool) -> str:
 {_trust.describe(manifest)}{classes}
 for {target.name}: {target.summary}
 
-On the board, with Python 3.10, numpy and {target.module}:
+On the board, with Python 3.8, numpy and {target.module}:
 
   python3 agent.pyz doctor      what this board has
 {build}{check}\

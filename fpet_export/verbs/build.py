@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from engines.errors import UsageError
 from engines.manifest import Manifest
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _remote
@@ -16,14 +17,16 @@ Build the engine of a target from an exported graph, with its manifest beside it
 
 `cpu` gives an ONNX Runtime model that was optimised once, `openvino` one that OpenVINO runs, `rtx`
 a TensorRT-RTX plan, built without a GPU for the compute capabilities that are named, `tensorrt` and
-`tensorrt8` a plan for the GPU of this machine. A graph whose opset or typing the target does not
-take is refused. Where the engine can run here, its logits are compared with the graph's; that of a
-quantized graph may differ by three times what the graph itself does when one pixel changes by one
-grey level. A plan gets a fusion report too, NAME.fusion.json: which kernels TensorRT made, how many
-a block, what is fused, what stayed float32 and why (`-v` prints it, `show` draws it).
+`tensorrt8` a plan for the GPU of this machine. A board or a card is named with its software, as in
+jetson-orin-nano-8gb@jp6.2 or rtx-4090@rtx (see `targets`). A graph whose opset, typing or precision
+the target does not take is refused. Where the engine can run here, its logits are compared with the
+graph's; that of a quantized graph may differ by three times what the graph itself does when one
+pixel changes by one grey level. A plan gets a fusion report too, NAME.fusion.json: which kernels
+TensorRT made, how many a block, what is fused, what stayed float32 and why (`-v` prints it, `show`
+draws it).
 
 With --remote the graph travels to a board with the agent, is built and checked there against what
-it says here, and the engine comes back. The board needs Python 3.10, numpy and its runtime. A
+it says here, and the engine comes back. The board needs Python 3.8, numpy and its runtime. A
 connection that drops is taken up again; the folder there is removed at the end.
 
   fpet-export build out/model.onnx --target rtx --sm 8.6,8.9
@@ -42,36 +45,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--optimization-level", type=int, choices=range(6), help="TensorRT's effort, 0 to 5"
     )
-    parser.add_argument("--workspace-mb", type=_arguments.positive, help="limit of scratch memory")
+    parser.add_argument(
+        "--workspace-mb",
+        type=_arguments.positive,
+        help="limit of scratch memory (default: the target's; see `targets NAME`)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=_arguments.batches,
+        metavar="MIN:OPT:MAX",
+        help="of a graph with a dynamic batch: the range, and what to tune for (default: all that "
+        "it was exported for, tuned for the largest)",
+    )
+    parser.add_argument(
+        "--timing-cache",
+        type=Path,
+        metavar="FILE",
+        help="timings of kernels to start from and to keep, for a quicker build next time",
+    )
+    parser.add_argument(
+        "--print-trtexec",
+        action="store_true",
+        help="print the line for NVIDIA's own tool and build nothing",
+    )
     _remote.add_arguments(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Build, then compare with the graph where the engine can run."""
     from engines import BuildOptions, build
-    from engines.engine import load_target
+    from engines.engine import equivalent_command, load_target
     from engines.manifest import read_manifest, write_manifest
     from fpet_export.verbs import _engines
 
-    if options.remote is not None:
+    if options.remote is not None and not options.print_trtexec:
         return _there(options, console)
     target = load_target(options.target)
+    wanted = BuildOptions(
+        compute_capabilities=options.sm,
+        optimization_level=options.optimization_level,
+        workspace_bytes=options.workspace_mb and options.workspace_mb << 20,
+        batches=options.batch,
+        timing_cache=options.timing_cache,
+        force=options.force,
+        command=options.command,
+    )
+    if options.print_trtexec:
+        line = equivalent_command(options.onnx, target=target, out=options.out, options=wanted)
+        return Outcome(document={"trtexec": line}, result=line)
     with _engines.build_progress(console) as progress:
-        artefact = build(
-            options.onnx,
-            target=target,
-            out=options.out,
-            options=BuildOptions(
-                compute_capabilities=options.sm,
-                optimization_level=options.optimization_level,
-                workspace_bytes=options.workspace_mb and options.workspace_mb << 20,
-                force=options.force,
-                command=options.command,
-                progress=progress,
-            ),
-        )
+        wanted = dataclasses.replace(wanted, progress=progress)
+        artefact = build(options.onnx, target=target, out=options.out, options=wanted)
     manifest = read_manifest(artefact)
     console.step("build", _engines.describe(artefact, manifest))
+    if options.timing_cache is not None and manifest.runtime is not None:
+        note = manifest.runtime.settings["timing_cache"]
+        console.step("timings", f"{options.timing_cache}: {note}")
     fusion = _engines.report_fusion(artefact, manifest, console)
     check = _engines.check_against_graph(options.onnx, artefact, console)
     if check is not None:
@@ -98,6 +127,12 @@ def _there(options: argparse.Namespace, console: Console) -> Outcome:
     from engines.engine import default_path
     from fpet_export.verbs import _packing
 
+    if options.timing_cache is not None:
+        raise UsageError(
+            "timings stay on the machine that took them",
+            where="--timing-cache",
+            fix="leave it out, or build there with the agent of a bundle",
+        )
     manifest, target = _packing.checked(options.onnx, options.target, console)
     out: Path = options.out or default_path(options.onnx, target)
     storage.refuse_overwrite(out, force=options.force)
@@ -106,6 +141,7 @@ def _there(options: argparse.Namespace, console: Console) -> Outcome:
         ("--sm", options.sm and ",".join(options.sm)),
         ("--optimization-level", options.optimization_level),
         ("--workspace-mb", options.workspace_mb),
+        ("--batch", options.batch and ":".join(map(str, options.batch))),
     ):
         words += [] if value is None else [name, str(value)]
     with _remote.unpacked_there(options.onnx, manifest, target, options, console) as remote:

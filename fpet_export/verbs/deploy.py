@@ -17,6 +17,7 @@ from fpet_export.verbs import Outcome, _arguments, _bench, _engines, _page, _qua
 if TYPE_CHECKING:
     from benchmarks import Measurement
     from engines.parity import ParityTable, StageParity
+    from engines.targets import Target
 
 HELP = "do all of it: export, check, build, measure, report"
 DESCRIPTION = """\
@@ -90,7 +91,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     _bench.check_peers(options.peers)
     files = [options.out / name for name in _FILES]
     for target in targets:
-        graph = options.out / target.name / "model.onnx"
+        graph = options.out / target.file_name / "model.onnx"
         _quantize.refuse_all(graph, options)
         files.append(graph)
         for typed in _quantize.graphs_of(graph, options):
@@ -98,7 +99,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     for file in files:
         storage.refuse_overwrite(file, force=options.force)
     started = _steps.start(options, console, default_images=DEFAULT_IMAGES)
-    built = [_build(started, options, console, target.name) for target in targets]
+    built = [_build(started, options, console, target) for target in targets]
     rows = [*started.rows, *(row for one in built for row in one.rows)]
     table = started.check.table(rows)
     _steps.show_table(table, console)
@@ -134,7 +135,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _build(
-    started: _steps.Started, options: argparse.Namespace, console: Console, target: str
+    started: _steps.Started, options: argparse.Namespace, console: Console, target: Target
 ) -> Built:
     """Export for one target, build its engine, and compare it where it runs."""
     from engines import BuildOptions, build
@@ -142,9 +143,13 @@ def _build(
     from fpet_export import verify
 
     exported = _steps.export(
-        started, options, console, path=options.out / target / "model.onnx", target=target
+        started,
+        options,
+        console,
+        path=options.out / target.file_name / "model.onnx",
+        target=target.name,
     )
-    typed = _steps.type_graph(started, options, console, exported, target)
+    typed = _steps.type_graph(started, options, console, exported, target.name)
     with _engines.build_progress(console) as progress:
         engine = build(
             typed.path,
@@ -154,15 +159,15 @@ def _build(
     manifest = read_manifest(engine)
     console.step("build", _engines.describe(engine, manifest))
     _engines.report_fusion(engine, manifest, console)
-    rows = tuple(dataclasses.replace(row, stage=f"{target} {row.stage}") for row in typed.rows)
+    rows = tuple(dataclasses.replace(row, stage=f"{target.name} {row.stage}") for row in typed.rows)
     problem = runnable(engine)
     if problem is not None:
-        console.step(target, f"not run here: {_engines.short_reason(problem)}", passed=None)
+        console.step(target.name, f"not run here: {_engines.short_reason(problem)}", passed=None)
     else:
-        with console.progress(f"{target} engine", len(started.check.images)) as advance:
+        with console.progress(f"{target.name} engine", len(started.check.images)) as advance:
             rows += (verify.engine_row(started.check, engine, advance),)
     return Built(
-        target=target,
+        target=target.name,
         graph=exported.path,
         typed=typed.path,
         engine=engine,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,12 @@ def artefact(tmp_path: Path) -> Path:
 
 
 def edit(artefact: Path, **changes: Any) -> None:
+    """Change a manifest and its own hash with it, as somebody who means it would."""
     path = manifest_path(artefact)
-    document = json.loads(path.read_text())
-    document.update(changes)
-    path.write_text(json.dumps(document))
+    document = json.loads(path.read_text()) | changes
+    document.pop("manifest_sha256")
+    own = hashlib.sha256(json.dumps(document).encode()).hexdigest()
+    path.write_text(json.dumps({**document, "manifest_sha256": own}, indent=1) + "\n")
 
 
 @given(MANIFESTS)
@@ -269,10 +272,30 @@ def test_a_value_of_another_type_is_refused(artefact: Path, key: str, value: obj
         read_manifest(artefact)
 
 
+def test_an_edit_that_means_nothing_passes(artefact: Path) -> None:
+    """The control of the tests around it: it is the change that is refused."""
+    edit(artefact)
+
+    assert read_manifest(artefact).file == artefact.name
+
+
+@pytest.mark.parametrize("seal", [None, "0" * 64, 7])
+def test_a_changed_word_is_refused(artefact: Path, seal: object) -> None:
+    """A label, a mean: what no hash of the artefact covers."""
+    path = manifest_path(artefact)
+    document = json.loads(path.read_text()) | {"labels": ["ant"]}
+    if seal is not None:
+        document["manifest_sha256"] = seal
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+    with pytest.raises(TrustError, match="not what its own hash says"):
+        read_manifest(artefact)
+
+
 def test_another_schema_is_refused(artefact: Path) -> None:
     edit(artefact, schema=99)
 
-    with pytest.raises(TrustError, match="schema 99, this version reads 1"):
+    with pytest.raises(TrustError, match="schema 99, this version reads 2"):
         read_manifest(artefact)
 
 

@@ -36,7 +36,8 @@ class Server:
         hosts = self.folder / ("known_hosts" if known else "other_hosts")
         path.write_text(
             f"Host board\n"
-            f"  HostName 127.0.0.1\n  Port {port or self.port}\n  User {getpass.getuser()}\n"
+            f"  HostName localhost\n  AddressFamily inet\n"
+            f"  Port {port or self.port}\n  User {getpass.getuser()}\n"
             f"  HostKeyAlias board\n  UserKnownHostsFile {hosts}\n  GlobalKnownHostsFile none\n"
             f"  StrictHostKeyChecking yes\n  IdentityFile {self.folder / key}\n"
             f"  IdentitiesOnly yes\n  IdentityAgent none\n  LogLevel ERROR\n"
@@ -61,7 +62,8 @@ def start(folder: Path) -> Iterator[Server]:
     for name, key in (("known_hosts", "host"), ("other_hosts", "other_host")):
         (folder / name).write_text(f"board {(folder / key).with_suffix('.pub').read_text()}")
     (folder / "sshd_config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\nPidFile none\n"
+        f"Port {port}\nAddressFamily inet\nListenAddress localhost\n"
+        f"HostKey {folder / 'host'}\nPidFile none\n"
         f"AuthorizedKeysFile {folder / 'authorized_keys'}\nStrictModes no\nUsePAM no\n"
         f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n"
         f"MaxStartups 100\nForceCommand HOME={home} && cd {home} && PATH={folder / 'bin'}:$PATH && "
@@ -82,7 +84,7 @@ def start(folder: Path) -> Iterator[Server]:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("localhost", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
@@ -92,7 +94,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
         if process.poll() is not None:
             raise RuntimeError(f"sshd ended: {log.read_text()}")
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection(("localhost", port), timeout=1).close()
         except OSError:
             time.sleep(0.05)
         else:
@@ -110,7 +112,7 @@ class Relay:
 
     def __init__(self, port: int, budgets: Sequence[int]) -> None:
         self._server, self._budgets = port, list(budgets)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("localhost", 0))
         self.port: int = self._listener.getsockname()[1]
         self.connections = 0
         self._threads = [threading.Thread(target=self._accept)]
@@ -136,7 +138,7 @@ class Relay:
             thread.start()
 
     def _serve(self, client: socket.socket, budget: int | None) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._server)) as server:
+        with client, socket.create_connection(("localhost", self._server)) as server:
             back = threading.Thread(target=self._carry, args=(server, client, None))
             back.start()
             self._carry(client, server, budget)

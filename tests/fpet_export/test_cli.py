@@ -71,7 +71,14 @@ def test_targets_need_numpy_alone() -> None:
 
     assert done.returncode == 0, done.stderr
     names = [target["name"] for target in json.loads(done.stdout)["targets"]]
-    assert {"cpu", "rtx", "tensorrt"} <= set(names)
+    assert {"cpu", "rtx", "tensorrt", "jetson-orin-nano-8gb"} <= set(names)
+
+
+def test_one_target_needs_numpy_alone() -> None:
+    done = bare("sys.exit(main(['targets', 'jetson-orin-nano-8gb@jp6.0', '--json']))")
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["target"]["opset"] == 17
 
 
 def test_doctor_needs_numpy_alone_and_says_what_is_missing() -> None:
@@ -119,7 +126,7 @@ WRONG = {
     "predict": ["x.onnx"],
     "quantize": ["x.onnx"],
     "show": ["x.onnx", "x.png"],
-    "targets": ["more"],
+    "targets": ["--more"],
     "tasks": ["run"],
     "doctor": ["--more"],
     "deploy": ["run", "--batch", "0"],
@@ -218,6 +225,7 @@ CODES = {
     "BudgetError": 8,
     "MeasurementError": 9,
     "TrustError": 10,
+    "RemoteError": 11,
 }
 
 

@@ -109,6 +109,29 @@ def test_a_terminal_gets_colours_and_a_bar(monkeypatch: pytest.MonkeyPatch) -> N
     assert "long work" in terminal.getvalue()
 
 
+def test_a_terminal_gets_a_bar_for_every_phase_until_it_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with Console().phases() as tell:
+        tell("Building Engine", 0, 2)
+        tell("Tactics", 0, 0)
+        tell("Building Engine", 2, 2)
+        tell("Building Engine", 0, 1)  # it may begin again
+
+    assert "Building Engine" in terminal.getvalue()
+    assert "Tactics" in terminal.getvalue()
+
+
+def test_phases_are_silent_where_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console().phases() as tell:
+        tell("Building Engine", 0, 2)
+
+    assert capsys.readouterr().err == ""
+
+
 def test_a_quiet_terminal_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

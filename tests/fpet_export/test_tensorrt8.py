@@ -366,9 +366,12 @@ def test_the_real_parser_keeps_the_names_that_hold_the_match(
     parser = trt.OnnxParser(network, log)
     assert parser.parse_from_file(str(graphs[ties]))
 
-    names = decisive_layers(trt, network, "match", where="test")
+    layers = decisive_layers(trt, network, "match", where="test")
 
-    assert {name for name in names if "/" in name} == decisive_nodes(graphs[ties])
+    assert {held.name for held in layers if "/" in held.name} == decisive_nodes(graphs[ties])
+    (argmax,) = [held for held in layers if held.name.endswith("/ArgMax")]
+    assert argmax.outputs[0] == "FLOAT"
+    assert argmax.outputs[1].startswith("INT")
 
 
 @pytest.mark.tensorrt

@@ -18,7 +18,7 @@ from typing import Any
 
 import onnx
 
-GOLDEN: dict[str, dict[str, list[str]]] = json.loads(
+GOLDEN: dict[str, dict[str, dict[str, list[str]]]] = json.loads(
     (Path(__file__).parents[2] / "golden" / "tensorrt_api.json").read_text("utf-8")
 )
 _TYPES = {
@@ -39,6 +39,12 @@ class Build:
         cleared_flags: Builder flags that were switched off.
         layers: The network's layers, by name.
         fails_at: Place of the node at which the parser fails, or None.
+        level: The optimization level.
+        pools: Limits of memory pools, by name.
+        profiles: Shapes by input of every profile added.
+        timings_given: Bytes that timing caches were made of.
+        takes_timings: What `set_timing_cache` answers to timings that are not empty.
+        complaints: What the builder logs before it refuses; empty lets it build.
     """
 
     creation_flags: int = -1
@@ -46,6 +52,12 @@ class Build:
     cleared_flags: set[str] = dataclasses.field(default_factory=set)
     layers: dict[str, Any] = dataclasses.field(default_factory=dict)
     fails_at: int | None = None
+    level: int | None = None
+    pools: dict[str, int] = dataclasses.field(default_factory=dict)
+    profiles: list[dict[str, tuple[Any, ...]]] = dataclasses.field(default_factory=list)
+    timings_given: list[bytes] = dataclasses.field(default_factory=list)
+    takes_timings: bool = True
+    complaints: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def held(self) -> dict[str, Any]:
@@ -71,9 +83,8 @@ def tensorrt(version: str, build: Build) -> ModuleType:
             object.__setattr__(self, name, value)
 
     def members(kind: str) -> Any:
-        return enum.IntEnum(
-            kind, [(name, place) for place, name in enumerate(api[kind]) if name.isupper()]
-        )
+        names = [name for name in api[kind] if name.isupper()]
+        return enum.IntEnum(kind, [(name, place) for place, name in enumerate(names)])
 
     types = members("DataType")
 
@@ -168,11 +179,52 @@ def tensorrt(version: str, build: Build) -> ModuleType:
         def get_error(self, index: int) -> ParserError:
             return ParserError()
 
+    class TimingCache(Guarded):
+        _kind = "ITimingCache"
+
+        def __init__(self, content: bytes) -> None:
+            self._content = content
+
+        def serialize(self) -> bytes:
+            return self._content + b" and more"
+
+    class Profile(Guarded):
+        _kind = "IOptimizationProfile"
+
+        def __init__(self) -> None:
+            self._shapes: dict[str, tuple[Any, ...]] = {}
+
+        def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+            self._shapes[input] = (min, opt, max)
+
     class Config(Guarded):
         _kind = "IBuilderConfig"
 
         def __init__(self) -> None:
-            self.builder_optimization_level = 3
+            self._level = 3
+
+        @property
+        def builder_optimization_level(self) -> int:
+            return self._level
+
+        @builder_optimization_level.setter
+        def builder_optimization_level(self, value: int) -> None:
+            self._level = build.level = value
+
+        def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
+            build.pools[pool.name] = pool_size
+
+        def add_optimization_profile(self, profile: Profile) -> int:
+            build.profiles.append(profile._shapes)
+            return len(build.profiles) - 1
+
+        def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache:
+            build.timings_given.append(serialized_timing_cache)
+            return TimingCache(serialized_timing_cache)
+
+        def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
+            assert not ignore_mismatch
+            return build.takes_timings or not cache._content
 
         def set_flag(self, flag: Any) -> None:
             build.set_flags.add(flag.name)
@@ -184,7 +236,10 @@ def tensorrt(version: str, build: Build) -> ModuleType:
         _kind = "Builder"
 
         def __init__(self, log: Any) -> None:
-            pass
+            self._log = log
+
+        def create_optimization_profile(self) -> Profile:
+            return Profile()
 
         def create_network(self, flags: int) -> Network:
             build.creation_flags = flags
@@ -193,8 +248,10 @@ def tensorrt(version: str, build: Build) -> ModuleType:
         def create_builder_config(self) -> Config:
             return Config()
 
-        def build_serialized_network(self, network: Network, config: Config) -> bytes:
-            return b"a plan"
+        def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
+            for text in build.complaints:
+                self._log.log(SimpleNamespace(name="ERROR"), text)
+            return None if build.complaints else b"a plan"
 
     class Runtime(Guarded):
         """Deserializes nothing, as where the plan is of another machine."""
@@ -211,7 +268,12 @@ def tensorrt(version: str, build: Build) -> ModuleType:
     module.__version__ = version
     module.Builder, module.OnnxParser, module.Runtime = Builder, OnnxParser, Runtime
     module.ILogger = type("ILogger", (), {})
-    for kind in ("BuilderFlag", "DataType", "NetworkDefinitionCreationFlag", "ProfilingVerbosity"):
+    for kind in (
+        "BuilderFlag",
+        "MemoryPoolType",
+        "NetworkDefinitionCreationFlag",
+        "ProfilingVerbosity",
+    ):
         setattr(module, kind, members(kind))
     module.DataType = types
     if "IProgressMonitor" in api:
@@ -237,7 +299,7 @@ def _layers(graph: onnx.GraphProto, make: Any) -> Iterator[tuple[str, list[Any],
                 source = wider
             inputs.append(source)
         for name in node.output:
-            tensors[name] = make(name, _TYPES[kinds[name]])
+            tensors[name] = make(name, _TYPES[kinds.get(name, onnx.TensorProto.FLOAT)])
         outputs = [tensors[name] for name in node.output]
         if node.op_type == "ArgMax":  # a TopK: the largest values, and where they were
             outputs.insert(0, make(f"{node.output[0]}_values", "FLOAT"))

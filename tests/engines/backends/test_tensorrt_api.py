@@ -1,7 +1,8 @@
 """Every TensorRT name our code says exists in every version it is for, or is asked for first.
 
-`tests/golden/tensorrt_api.json` lists the names of TensorRT 8.6, 10.3, 10.13 and 11.4 and of
-TensorRT-RTX 1.7; `make_tensorrt_api.py` beside it wrote it from the packages.
+So do the arguments of every call. `tests/golden/tensorrt_api.json` lists the names and signatures
+of TensorRT 8.6, 10.3, 10.13, 10.16 and 11.4, of TensorRT-RTX 1.7 and of the type stubs for 10.13;
+`make_tensorrt_api.py` beside it wrote it from the packages.
 """
 
 from __future__ import annotations
@@ -16,14 +17,7 @@ import engines.backends
 from engines.backends._trt_weak import FLAGS, OBEY
 
 FOLDER = Path(engines.backends.__file__).parent
-SOURCES = (
-    "trt.py",
-    "_trt_build.py",
-    "_trt_engine.py",
-    "_trt_inspector.py",
-    "_trt_log.py",
-    "_trt_weak.py",
-)
+SOURCES = sorted(FOLDER.glob("*trt*.py"))
 CLASS_OF_VARIABLE = {
     "builder": "Builder",
     "network": "INetworkDefinition",
@@ -38,6 +32,7 @@ CLASS_OF_VARIABLE = {
     "layer": "ILayer",
     "tensor": "ITensor",
     "flags": "NetworkDefinitionCreationFlag",
+    "timing_cache": "ITimingCache",
 }
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "tensorrt_api.json").read_text("utf-8"))
 
@@ -74,7 +69,49 @@ def names_asked_for(tree: ast.AST) -> set[str]:
     }
 
 
-TREES = [ast.parse((FOLDER / name).read_text("utf-8")) for name in SOURCES]
+def calls_made(tree: ast.AST) -> set[tuple[str, str, int, tuple[str, ...]]]:
+    """Find the calls of TensorRT: class, member, positional arguments, names of the others."""
+    calls = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        owner, member = node.func.value, node.func.attr
+        if isinstance(owner, ast.Name) and owner.id == "trt":
+            key = (member, "__init__")
+        elif isinstance(owner, ast.Name) and owner.id in CLASS_OF_VARIABLE:
+            key = (CLASS_OF_VARIABLE[owner.id], member)
+        else:
+            continue
+        names = tuple(keyword.arg or "**" for keyword in node.keywords)
+        calls.add((*key, len(node.args), names))
+    return calls
+
+
+def callbacks_given(tree: ast.AST) -> set[tuple[str, str, int]]:
+    """Find the methods that TensorRT calls: base class, method, arguments after self."""
+    return {
+        (base.attr, item.name, len(item.args.args) - 1)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+        if isinstance(base, ast.Attribute) and ast.unparse(base).startswith("trt.")
+        for item in node.body
+        if isinstance(item, ast.FunctionDef) and not item.name.startswith("_")
+    }
+
+
+def takes(form: str, positional: int, names: tuple[str, ...]) -> bool:
+    """Whether a recorded form of a call, as "cache, flags=", takes these arguments."""
+    parameters = [name for name in form.split(", ") if name]
+    given = {*(name.rstrip("=") for name in parameters[:positional]), *names}
+    required = {name for name in parameters if not name.endswith("=")}
+    known = {name.rstrip("=") for name in parameters}
+    return positional <= len(parameters) and required <= given <= known
+
+
+TREES = [ast.parse(path.read_text("utf-8")) for path in SOURCES]
+CALLS = set().union(*map(calls_made, TREES))
+CALLBACKS = set().union(*map(callbacks_given, TREES))
 SAID = set().union(*map(names_said, TREES))
 ASKED = set().union(*map(names_asked_for, TREES))
 # What follows from a name that was asked for: these come with it.
@@ -94,11 +131,61 @@ def test_the_search_finds_what_it_should() -> None:
     assert {("", "Builder"), ("BuilderFlag", "TF32"), ("IExecutionContext", "infer_shapes")} <= SAID
     assert {("ILayer", "set_output_type"), ("ITensor", "is_shape_tensor")} <= SAID
     assert {"STRONGLY_TYPED", "num_compute_capabilities", "get_engine_validity"} <= ASKED
+    assert {
+        ("Builder", "__init__", 1, ()),
+        ("IBuilderConfig", "set_timing_cache", 2, ()),
+        ("IOptimizationProfile", "set_shape", 4, ()),
+        ("ITimingCache", "serialize", 0, ()),
+    } <= CALLS
+    assert ("IProgressMonitor", "phase_start", 3) in CALLBACKS
+    assert {"trt.py", "_trt_build.py", "_trt_timing.py"} <= {path.name for path in SOURCES}
+
+
+@pytest.mark.parametrize(
+    ("form", "positional", "names", "fits"),
+    [
+        ("", 0, (), True),
+        ("", 1, (), False),
+        ("cache, ignore_mismatch", 2, (), True),
+        ("cache, ignore_mismatch", 1, (), False),
+        ("cache, ignore_mismatch", 1, ("ignore_mismatch",), True),
+        ("cache, ignore_mismatch", 1, ("mismatch",), False),
+        ("flags=", 0, (), True),
+        ("flags=", 0, ("flag",), False),
+    ],
+)
+def test_a_recorded_form_takes_what_it_names(
+    form: str, positional: int, names: tuple[str, ...], fits: bool
+) -> None:
+    assert takes(form, positional, names) == fits
+
+
+@pytest.mark.parametrize("version", GOLDEN)
+def test_every_call_is_taken(version: str) -> None:
+    api: dict[str, dict[str, list[str]]] = GOLDEN[version]
+
+    refused = {
+        (kind, member, positional, names): api[kind][member]
+        for kind, member, positional, names in CALLS
+        if api.get(kind, {}).get(member)
+        and not any(takes(form, positional, names) for form in api[kind][member])
+    }
+
+    assert refused == {}
+
+
+@pytest.mark.parametrize("version", GOLDEN)
+def test_every_callback_takes_what_tensorrt_gives(version: str) -> None:
+    api: dict[str, dict[str, list[str]]] = GOLDEN[version]
+
+    for kind, member, count in CALLBACKS:
+        for form in api.get(kind, {}).get(member, ()):
+            assert takes(form, count, ()), (kind, member)
 
 
 @pytest.mark.parametrize("version", GOLDEN)
 def test_every_name_exists_or_is_asked_for(version: str) -> None:
-    api: dict[str, list[str]] = GOLDEN[version]
+    api: dict[str, dict[str, list[str]]] = GOLDEN[version]
 
     absent = {
         f"{kind}.{name}".lstrip(".")
@@ -125,6 +212,19 @@ def test_the_flags_of_weak_typing_come_together(version: str) -> None:
     wanted = {OBEY, *(flag for flags in FLAGS.values() for flag in flags)}
 
     assert wanted <= flags or "FP16" not in flags
+
+
+def test_the_stubs_say_what_the_bindings_say() -> None:
+    """Of the calls made here, the type stubs for 10.13 know the same forms as 10.13 itself."""
+    stubs, bindings = GOLDEN["tensorrt-stubs 10.13.0.35"], GOLDEN["tensorrt 10.13.0.35"]
+
+    compared = [
+        (kind, member)
+        for kind, member, _, _ in CALLS
+        if member in stubs.get(kind, {}) and bindings[kind].get(member)
+    ]
+    assert len(compared) > 20
+    assert all(stubs[kind][member] == bindings[kind][member] for kind, member in compared)
 
 
 def test_the_recorded_versions_differ_where_the_code_asks() -> None:

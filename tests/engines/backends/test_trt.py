@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 import engines
 from engines.backends import trt as backend
+from engines.backends._trt_log import recorder
 from engines.cuda import Cuda
 from engines.engine import OpenOptions
 from engines.errors import (
@@ -96,6 +97,7 @@ class FakeContext:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.unset: list[str] = []
         self.takes_shapes = self.runs = True
+        self.says: Callable[[], None] = lambda: None
         self.addresses_set = 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -112,6 +114,7 @@ class FakeContext:
 
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == 5
+        self.says()
         count = int(np.prod(self.shapes["x"]))
         x, y = (
             np.ctypeslib.as_array((ctypes.c_float * count).from_address(self.addresses[name]))
@@ -420,6 +423,32 @@ def test_a_false_answer_is_an_error(
 
         with pytest.raises(EngineError, match=words):
             engine.run(images(1))
+
+
+def test_what_tensorrt_logs_about_a_run_is_in_the_message(machine: Machine, plan: Path) -> None:
+    with engines.open(plan) as engine:
+        log: Any = recorder(sys.modules["tensorrt"])
+        log.log(SimpleNamespace(name="WARNING"), "an earlier run")
+        machine.context.runs = False
+        machine.context.says = lambda: log.log(
+            SimpleNamespace(name="ERROR"), "an illegal memory access was encountered"
+        )
+
+        with pytest.raises(EngineError, match="an illegal memory access") as caught:
+            engine.run(images(1))
+
+        assert "an earlier run" not in caught.value.what
+
+
+def test_a_closed_engine_listens_no_more(machine: Machine, plan: Path) -> None:
+    engine = engines.open(plan)
+    log: Any = recorder(sys.modules["tensorrt"])
+    assert len(log._listeners) == 1
+
+    engine.close()
+    engine.close()
+
+    assert log._listeners == []
 
 
 @pytest.mark.parametrize("options", [OpenOptions(rewrites="none"), OpenOptions(provider="cpu")])

@@ -14,7 +14,8 @@ import pytest
 
 import engines
 import engines.engine
-from engines.backends._trt_build import compute_capability_names, network_flags, profile_shapes
+from engines.backends._trt_build import compute_capability_names, network_flags
+from engines.backends._trt_request import profile_shapes
 from engines.engine import BuildOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
 from engines.fusion import fusion_of, fusion_path
@@ -59,21 +60,22 @@ def test_a_tensorrt_without_strong_typing_is_refused() -> None:
 def test_a_profile_spans_the_batch_range() -> None:
     fixed = TensorSpec(name="fixed", shape=(1,), dtype="float32")
 
-    shapes = profile_shapes((IMAGE, fixed), (1, 8), where="test")
+    shapes = profile_shapes((IMAGE, fixed), (1, 4, 8), where="test")
 
-    assert shapes == {"image": ((1, 3, 32, 32), (8, 3, 32, 32))}
+    assert shapes == {"image": ((1, 3, 32, 32), (4, 3, 32, 32), (8, 3, 32, 32))}
 
 
 @pytest.mark.parametrize(
-    ("shape", "batch_range"), [(("batch", 3), None), ((1, "rows"), (1, 8)), (("a", "b"), (1, 8))]
+    ("shape", "batches"),
+    [(("batch", 3), None), ((1, "rows"), (1, 8, 8)), (("a", "b"), (1, 8, 8))],
 )
 def test_a_dynamic_extent_without_a_range_is_refused(
-    shape: tuple[int | str, ...], batch_range: tuple[int, int] | None
+    shape: tuple[int | str, ...], batches: tuple[int, int, int] | None
 ) -> None:
     spec = TensorSpec(name="x", shape=shape, dtype="float32")
 
     with pytest.raises(InputError, match="TensorRT needs the range") as caught:
-        profile_shapes((spec,), batch_range, where="test")
+        profile_shapes((spec,), batches, where="test")
 
     assert "--batch" in caught.value.fix
 
@@ -197,6 +199,15 @@ def test_a_truncated_graph_never_reaches_tensorrt(tiny_vit: TinyVit, trt: Any) -
 def test_fp32_on_turing_is_explained(tiny_vit: TinyVit, trt: Any) -> None:
     words = r"no FP32 matrix products for compute capability 7\.5"
     refused(tiny_vit, EngineError, words, dtype="float32", compute_capabilities=("7.5", "8.6"))
+
+
+@pytest.mark.tensorrt
+def test_the_refusal_of_turing_names_the_way_out(tiny_vit: TinyVit, trt: Any) -> None:
+    with pytest.raises(EngineError) as caught:
+        engines.build(tiny_vit(), target="rtx", options=BuildOptions(compute_capabilities=("7.5",)))
+
+    assert "--target t4@trt" in caught.value.fix
+    assert "its match stays in float32" in caught.value.fix
 
 
 @pytest.mark.tensorrt
@@ -345,3 +356,43 @@ def test_no_report_is_left_without_its_plan(
 
     assert not fusion_path(plan).exists()
     assert plan.exists() == (step == "write_fusion")
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize(
+    ("target", "capability"),
+    [
+        ("t4@rtx", "7.5"),
+        ("a100@rtx", "8.0"),
+        ("rtx-3090", "8.6"),
+        ("rtx-4090", "8.9"),
+        ("rtx-5090", "12.0"),
+        ("gb10", "12.1"),
+    ],
+)
+def test_a_card_gets_a_plan_of_its_own(
+    tiny_vit: TinyVit, trt: Any, target: str, capability: str
+) -> None:
+    plan = engines.build(tiny_vit(dtype="float16"), target=target)
+
+    manifest = read_manifest(plan)
+    runtime = manifest.runtime
+    assert runtime is not None
+    assert manifest.target == f"{target.partition('@')[0]}@rtx"
+    assert plan.name == f"vit.{target.partition('@')[0]}-rtx.plan"
+    assert runtime.compute_capabilities == (capability,)
+    assert runtime.settings["fused_attentions"] == "2"
+    assert f"--computeCapabilities={capability.replace('.', '')}" in runtime.settings["trtexec"]
+
+
+@pytest.mark.tensorrt
+def test_a_narrower_range_of_batches_is_built(tiny_vit: TinyVit, trt: Any) -> None:
+    options = BuildOptions(batches=(1, 4, 8), compute_capabilities=("8.6",))
+
+    manifest = read_manifest(
+        engines.build(tiny_vit(dtype="float16", batch="batch"), target="rtx", options=options)
+    )
+
+    assert manifest.batch_range == (1, 8)
+    assert manifest.runtime is not None
+    assert manifest.runtime.settings["profiles"].endswith("tuned for (4, 3, 32, 32)")

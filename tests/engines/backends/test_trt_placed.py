@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import threading
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from engines.backends._trt_engine import TrtEngine
+from engines.backends._trt_log import Listener, Message
 from engines.cuda import Cuda, DeviceArray
 from engines.errors import EngineError, InputError
 from engines.manifest import TensorSpec
@@ -79,6 +81,19 @@ def weight(seed: int) -> dict[str, np.ndarray]:
     return {"w": np.random.default_rng(seed).normal(size=(3, 2)).astype(np.float32)}
 
 
+class SilentLog:
+    """A logger that hears nothing."""
+
+    def recording(self) -> contextlib.AbstractContextManager[list[Message]]:
+        return contextlib.nullcontext([])
+
+    def listen(self) -> Listener:
+        return []
+
+    def stop(self, listener: Listener) -> None:
+        pass
+
+
 class Plan:
     """An opened stand-in."""
 
@@ -94,6 +109,7 @@ class Plan:
             batch_range=None,
             name="plan",
             facts={},
+            log=SilentLog(),
         )
 
     def run(self, feeds: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ from engines.backends._trt_refit import refit_plan
 from engines.cuda import Cuda
 from engines.errors import EngineError, InputError, UsageError
 from engines.manifest import TensorSpec
-from tests.engines.backends.test_trt_placed import CountingLibrary
+from tests.engines.backends.test_trt_placed import CountingLibrary, SilentLog
 
 VALUES = {"w": np.ones((2, 3), np.float32), "b": np.zeros(3, np.float32)}
 
@@ -113,7 +113,7 @@ def test_an_open_plan_refits_itself() -> None:
     spec = TensorSpec(name="x", shape=(1, 2), dtype="float32")
     engine = TrtEngine(
         Cuda(CountingLibrary(), "runtime"), (object(), plan), object(),
-        inputs=(spec,), outputs=(spec,), batch_range=None, name="plan", facts={},
+        inputs=(spec,), outputs=(spec,), batch_range=None, name="plan", facts={}, log=SilentLog(),
         make_refitter=lambda: Refitter(plan),
     )  # fmt: skip
     with engine:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engines.manifest import Manifest, Runtime
+from fpet_export.verbs import _bench
 from tests.fpet_export.command_line import Exported, call
 
 SHORT = ("--rounds", "4", "--seconds", "0", "--threads", "1")
@@ -118,3 +121,39 @@ def test_a_dynamic_batch_is_measured_at_its_smallest(exported: Exported, tmp_pat
 
         assert done.code == 0, done.err or done.out
         assert done.document()["batch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "flavour", "built_for", "asked"),
+    [
+        ("jetson-orin-nano-8gb@jp6.2", "tensorrt", ("8.7",), None),
+        ("rtx-4090@rtx", "tensorrt_rtx", ("8.9",), ("8.9",)),
+        ("rtx", "tensorrt_rtx", (), ()),
+    ],
+)
+def test_the_plain_model_is_built_as_the_plan_was(
+    target: str,
+    flavour: str,
+    built_for: tuple[str, ...],
+    asked: tuple[str, ...] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """TensorRT takes no compute capabilities, although its plans name one."""
+    plan = Manifest(
+        kind="engine", file="x.plan", inputs=(), outputs=(), precision="fp16", opset=20,
+        target=target, weights="random",
+        runtime=Runtime(flavour=flavour, version="1", compute_capabilities=built_for),
+    )  # fmt: skip
+    told: dict[str, Any] = {}
+
+    def build(graph: Path, **settings: Any) -> Path:
+        told.update(settings)
+        return Path(settings["out"])
+
+    monkeypatch.setattr("engines.build", build)
+    out = _bench._plain_like(plan, tmp_path / "plain.onnx", tmp_path)
+
+    assert told["target"].name == target
+    assert told["options"].compute_capabilities == asked
+    assert out.name == f"plain.{target.replace('@', '-')}.plan"

@@ -180,3 +180,45 @@ def test_a_stale_side_car_is_refused(exported: Exported, tmp_path: Path) -> None
 
     assert done.code == 10
     assert "surprise" in done.error()["what"] + done.error()["where"]
+
+
+def test_the_line_for_trtexec_is_printed_and_nothing_is_built(
+    exported: Exported, tmp_path: Path
+) -> None:
+    graph = exported.copy(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    words = ("build", graph, "--target", "rtx-4090", "--print-trtexec")
+
+    told, document = call(*words), call(*words, "--json").document()
+
+    assert told.out.startswith(f"tensorrt_rtx --onnx={graph} ")
+    assert "--computeCapabilities=89" in told.out
+    assert document == {"trtexec": told.out.strip()}
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("text", ["1:8", "8:4:16", "0:1:2", "1:2:x", "1-8"])
+def test_wrong_batches_are_refused(text: str, exported: Exported) -> None:
+    done = call("build", exported.graph, "--target", "rtx", "--batch", text, "--json")
+
+    assert done.code == 2
+    assert "MIN:OPT:MAX" in done.error()["what"]
+
+
+def test_a_target_of_an_old_jetpack_is_refused_in_a_sentence(exported: Exported) -> None:
+    done = call("build", exported.graph, "--target", "jetson-xavier-nx", "--json")
+
+    assert done.code == 2
+    assert "no LayerNormalization operator" in done.error()["what"]
+
+
+@pytest.mark.tensorrt
+def test_a_card_is_built_for_with_tensorrt_rtx(exported: Exported, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the TensorRT-RTX package")
+    graph = exported.copy(tmp_path)
+
+    done = call("build", graph, "--target", "rtx-4090@rtx", "--json")
+
+    assert done.code == 0, done.err
+    assert done.document()["engine"] == str(tmp_path / "model.rtx-4090-rtx.plan")
+    assert done.document()["manifest"]["target"] == "rtx-4090@rtx"
