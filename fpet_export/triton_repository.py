@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engines import storage
 from engines.errors import InputError, TrustError, UsageError
-from engines.manifest import Manifest, manifest_path, publish
+from engines.manifest import Manifest, manifest_path, write_manifest
 from fpet_export.triton_config import LABELS, Backend, Serving, labels_of, model_config
 
 CONFIG = "config.pbtxt"
@@ -103,10 +103,11 @@ def write_model(
     written += [home / LABELS] if labels else []
     for path in written:
         storage.refuse_overwrite(path, force=force)
-    for one, path in companions:
-        _copy(artefact.with_name(one.file), path, one.sha256)
-    _copy(artefact, model, manifest.sha256)
-    publish(model, dataclasses.replace(manifest, file=model.name))
+    with storage.atomic_path(model) as temporary:
+        for one, path in companions:
+            _copy(artefact.with_name(one.file), temporary.with_name(path.name), one.sha256)
+        _copy(artefact, temporary, manifest.sha256)
+        write_manifest(temporary, dataclasses.replace(manifest, file=model.name))
     if labels:
         storage.write_text(home / LABELS, "".join(f"{' '.join(one.split())}\n" for one in labels))
     storage.write_text(config, text)
@@ -114,11 +115,10 @@ def write_model(
 
 
 def _copy(source: Path, target: Path, sha256: str) -> None:
-    with storage.atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
-        if storage.sha256_of(temporary) != sha256:
-            raise TrustError(
-                f"{source.name} changed while it was copied",
-                where=str(source),
-                fix="let whatever writes it finish, then run the command again",
-            )
+    shutil.copyfile(source, target)
+    if storage.sha256_of(target) != sha256:
+        raise TrustError(
+            f"{source.name} changed while it was copied",
+            where=str(source),
+            fix="let whatever writes it finish, then run the command again",
+        )
