@@ -211,6 +211,14 @@ def test_names_that_differ_in_case_alone_are_refused(tmp_path: Path) -> None:
         export_tasks({"Cifar": run_of(), "cifar": run_of()}, tmp_path)
 
 
+@pytest.mark.parametrize("target", ["cpu", "tensorrt8"])
+def test_a_precision_that_the_target_does_not_run_is_refused(tmp_path: Path, target: str) -> None:
+    options = TaskOptions(target=target, precision="fp16")
+    with pytest.raises(UsageError, match=f"{target} runs no graph that is typed fp16"):
+        export_tasks({"one": run_of()}, tmp_path, options)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_of_tasks_is_not_overwritten(mixed: TaskFolder) -> None:
     with pytest.raises(UsageError, match="exists already"):
         export_tasks(mixed.runs, mixed.path)
