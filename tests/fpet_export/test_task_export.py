@@ -288,3 +288,15 @@ def test_force_replaces_a_folder_with_a_damaged_index(tmp_path: Path) -> None:
     write(tmp_path, {"one": MIXED["lora8"]}, force=True)
     with open_tasks(tmp_path) as tasks:
         assert tasks.names == ("one",)
+
+
+@pytest.mark.parametrize("layout", ["uint8-nhwc", "uint8-nchw"])
+def test_raw_pixels(tmp_path: Path, layout: str) -> None:
+    folder = write(tmp_path, {"one": MIXED["lora8"]}, input=layout)
+    pixels = images_of(spec_of(), 1)
+    raw = np.rint(pixels * 255).astype(np.uint8)
+    feed = raw.transpose(0, 2, 3, 1) if layout == "uint8-nhwc" else raw
+
+    with open_tasks(folder.path) as tasks:
+        found = tasks.task("one").run({"images": feed})["logits"]
+    assert relative(found, single_logits(folder.runs["one"], tmp_path, pixels)) < CLOSE
