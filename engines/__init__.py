@@ -7,5 +7,15 @@ that uses it, when that backend is chosen.
 from engines.engine import BuildOptions, Engine, OpenOptions, build, open_engine
 from engines.engine import open_engine as open
 from engines.evidence import compare
+from engines.task_set import open_tasks
 
-__all__ = ["BuildOptions", "Engine", "OpenOptions", "build", "compare", "open", "open_engine"]
+__all__ = [
+    "BuildOptions",
+    "Engine",
+    "OpenOptions",
+    "build",
+    "compare",
+    "open",
+    "open_engine",
+    "open_tasks",
+]

@@ -98,12 +98,14 @@ def export_tasks(runs: Runs, out: Path | str, options: TaskOptions | None = None
         The index, as it was written.
 
     Raises:
-        UsageError: A name is no file name or given twice, or the folder holds tasks already.
+        UsageError: A name is no file name or given twice, the folder holds tasks already, or the
+            target does not run the precision.
         CheckpointError: The runs have different backbones or preprocessing.
         ExportError: A graph is not what was planned.
     """
     options, folder = options or TaskOptions(), Path(out)
     check_names(runs)
+    _require_precision(options)
     storage.refuse_overwrite(folder / FILE, force=options.force)
     _remove_earlier(folder)
     identity = _common_backbone(runs)
@@ -132,6 +134,20 @@ def export_tasks(runs: Runs, out: Path | str, options: TaskOptions | None = None
     )
     write_index(folder, index)
     return index
+
+
+def _require_precision(options: TaskOptions) -> None:
+    """Refuse a graph that its target would not run as it is typed."""
+    place, precision = options.place, options.precision
+    if precision not in place.precisions or (precision != "fp32" and place.typing == "weak"):
+        known = [name for name in place.precisions if name in ("fp32", "fp16")]
+        raise UsageError(
+            f"{place.name} runs no graph that is typed {precision}",
+            where="--precision",
+            fix="leave it float32: the builder chooses half precision by itself"
+            if place.typing == "weak"
+            else f"choose {' or '.join(known)}, or another target",
+        )
 
 
 def _remove_earlier(folder: Path) -> None:

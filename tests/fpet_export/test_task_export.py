@@ -211,6 +211,14 @@ def test_names_that_differ_in_case_alone_are_refused(tmp_path: Path) -> None:
         export_tasks({"Cifar": run_of(), "cifar": run_of()}, tmp_path)
 
 
+@pytest.mark.parametrize("target", ["cpu", "tensorrt8"])
+def test_a_precision_that_the_target_does_not_run_is_refused(tmp_path: Path, target: str) -> None:
+    options = TaskOptions(target=target, precision="fp16")
+    with pytest.raises(UsageError, match=f"{target} runs no graph that is typed fp16"):
+        export_tasks({"one": run_of()}, tmp_path, options)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_of_tasks_is_not_overwritten(mixed: TaskFolder) -> None:
     with pytest.raises(UsageError, match="exists already"):
         export_tasks(mixed.runs, mixed.path)
@@ -280,3 +288,15 @@ def test_force_replaces_a_folder_with_a_damaged_index(tmp_path: Path) -> None:
     write(tmp_path, {"one": MIXED["lora8"]}, force=True)
     with open_tasks(tmp_path) as tasks:
         assert tasks.names == ("one",)
+
+
+@pytest.mark.parametrize("layout", ["uint8-nhwc", "uint8-nchw"])
+def test_raw_pixels(tmp_path: Path, layout: str) -> None:
+    folder = write(tmp_path, {"one": MIXED["lora8"]}, input=layout)
+    pixels = images_of(spec_of(), 1)
+    raw = np.rint(pixels * 255).astype(np.uint8)
+    feed = raw.transpose(0, 2, 3, 1) if layout == "uint8-nhwc" else raw
+
+    with open_tasks(folder.path) as tasks:
+        found = tasks.task("one").run({"images": feed})["logits"]
+    assert relative(found, single_logits(folder.runs["one"], tmp_path, pixels)) < CLOSE

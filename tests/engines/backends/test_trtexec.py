@@ -99,6 +99,7 @@ FULL = dataclasses.replace(
     PLAIN,
     optimization_level=3,
     workspace_bytes=2**30,
+    refittable=True,
     timing_cache=Path("t.cache"),
     shapes={"image": ((1, 3), (2, 3), (4, 3))},
 )
