@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def _opened(options: argparse.Namespace) -> Iterator[tuple[Engine, Manifest]]:
+def _opened(options: argparse.Namespace, console: Console) -> Iterator[tuple[Engine, Manifest]]:
     """Open an artefact, or one task of a folder."""
-    from engines.engine import open_engine
+    from engines.engine import load_target, open_engine
     from engines.evidence import manifest_of
     from engines.task_set import open_tasks
 
@@ -57,6 +57,9 @@ def _opened(options: argparse.Namespace) -> Iterator[tuple[Engine, Manifest]]:
                 fix=f"say which one: --task {tasks.names[0]}",
             )
         handle = tasks.task(name)
+        target, runs = tasks.index.target, handle.describe()["artefact"]
+        if not runs.endswith(load_target(target).suffix):
+            console.step("engine", f"no {target} engine lies here: {runs} runs", passed=None)
         yield handle, handle.manifest()
 
 
@@ -67,7 +70,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
 
     if options.top < 1:
         raise UsageError(f"--top is {options.top}", where="--top", fix="give a number from 1")
-    with _opened(options) as (engine, manifest):
+    with _opened(options, console) as (engine, manifest):
         if manifest.preprocessing is None:
             raise UsageError(
                 "this graph was not exported by this toolkit; its preprocessing is unknown",

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from engines import registry
+from engines.evidence import engine_evidence
+from engines.task_set import open_tasks
 from fpet_export import methods
 from fpet_export.fold import fold, unfolded
 from fpet_export.methods import Factors, PetMethod
 from fpet_export.vit import Block, Vit
+from tests.fpet_export.task_folders import write
 from tests.fpet_export.tiny import adapted, checkpoint_of, images_of, relative, spec_of
 
 NAMES = registry.available(methods)
@@ -124,3 +129,29 @@ def test_a_plain_model_folds_to_itself() -> None:
 
     assert stay == []
     assert torch.equal(forward(folded), forward(model))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bypasses_name_every_layer_once(name: str) -> None:
+    method = methods.load(name)
+    named = [layer for bypass in method.bypasses() for layer in (bypass.down, bypass.up)]
+    layers = {layer.name: layer.shape for layer in method.layers(SPEC.width, 8)}
+
+    assert sorted(named) == sorted(layers)
+    for bypass in method.bypasses():
+        assert layers[bypass.down] == layers[bypass.up][::-1] == (8, SPEC.width)
+
+
+@pytest.mark.parametrize("target", ["cpu", "rtx"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shared_graph_gives_the_answers_of_the_adapted_model(
+    name: str, target: str, tmp_path: Path
+) -> None:
+    folder = write(tmp_path, {"task": {"method": name}}, target=target)
+    pixels = np.rint(images_of(spec_of(), 1).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+
+    with open_tasks(folder.path) as tasks:
+        handle = tasks.task("task")
+        found = engine_evidence(handle, handle.manifest(), pixels).logits
+
+    assert relative(found, folder.runs["task"].evidence(pixels).logits) < 1e-5

@@ -212,6 +212,19 @@ def test_every_flipped_bit_is_refused(folder: Path, file: str) -> None:
         refused(folder, "SHA-256", name)
 
 
+def test_a_damaged_base_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"lora8": MIXED["lora8"]}, target="rtx").path
+    base = folder / "backbone.merge1.lora.base.safetensors"
+    content = bytearray(base.read_bytes())
+    content[-1] ^= 1
+    base.write_bytes(content)
+    refused(folder, "SHA-256 is")
+    base.write_bytes(content[:-4])
+    refused(folder, "SHA-256 is")
+    base.unlink()
+    refused(folder, "No such file")
+
+
 def test_a_damaged_index_is_refused(folder: Path) -> None:
     text = (folder / FILE).read_text()
     for length in range(0, len(text) - 2, 97):

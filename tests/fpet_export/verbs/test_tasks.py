@@ -164,6 +164,11 @@ def test_half_precision_factors_and_graphs(folder: Folder, tmp_path: Path) -> No
     assert dtypes["images"] == dtypes["refinement.down"] == "float32"  # the match stays float32
     assert dtypes["blocks.0.attn.qkv.weight"] == dtypes["head.weight"] == "float16"
 
+    image = write_images(tmp_path / "images", pixels_of(1))[0]
+    done = call("predict", tmp_path, "--task", "one", image)
+    assert done.code == 0
+    assert "no rtx engine lies here: backbone.merge1.lora.onnx runs" in done.err
+
 
 def test_an_engine_of_the_shared_graph_is_checked_with_every_task(
     folder: Folder, tmp_path: Path
