@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import PathFinder
@@ -178,8 +179,9 @@ def _print_error(
 
 
 def _as_typed(text: str, program: str) -> str:
-    """Return a text whose commands begin with the program that was typed."""
-    return text.replace(f"{PROGRAM} ", f"{program} ")
+    """Return a text whose commands begin with the program that was typed, where it has the verb."""
+    here = "|".join(registry.available(verbs))
+    return re.sub(rf"\b{PROGRAM} (?=(?:{here})\b)", f"{program} ", text)
 
 
 def _print(outcome: Outcome, console: Console, program: str, *, as_json: bool) -> None:

@@ -37,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Check, collect, write, and sign where asked to."""
     from engines import signature
-    from engines.image_source import read_set
     from fpet_export.verbs import _packing
 
     artefact: Path = options.artefact
@@ -48,8 +47,10 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         signature.require_key(options.key)
     manifest, target = _packing.checked(artefact, options.target, console)
     images = None
-    if options.data is not None and manifest.preprocessing is not None:
-        images = read_set(options.data, manifest.preprocessing, limit=options.limit)
+    if manifest.preprocessing is not None:
+        images = _arguments.images_for(
+            options, manifest.preprocessing, default=_packing.DEFAULT_IMAGES
+        )
     bundle = _packing.pack(
         artefact, manifest, target, out, console, images=images, force=options.force
     )

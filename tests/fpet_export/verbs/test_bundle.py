@@ -367,6 +367,17 @@ def test_questions_need_no_bundle(words: tuple[str, ...], tmp_path: Path) -> Non
     assert agent(tmp_path, *words).code == 0
 
 
+def test_a_verb_that_the_agent_lacks_is_proposed_for_the_workstation(
+    board: Path, images: list[Path]
+) -> None:
+    (board / "model.check.npz").write_bytes(b"")
+
+    done = agent(board, "check", "model.onnx")
+
+    assert done.code == 10
+    assert "bundle the graph again: fpet-export bundle" in done.err
+
+
 def test_what_is_left_at_home_is_a_sentence(board: Path) -> None:
     assert agent(board, "build").code == 0
 
