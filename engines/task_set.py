@@ -179,7 +179,7 @@ class TaskSet:
     def _open(self, structure: Structure) -> _Shared:
         """Open a structure of the folder after checking it against the index."""
         given = self._given.get(structure.graph.file)
-        path, manifest = _artefact(self._folder, self.index, structure)
+        path, manifest = artefact_of(self._folder, self.index, structure)
         engine = open_engine(path, options=self._options) if given is None else given
         return _Shared(structure, engine, manifest, read_base(self._folder, structure))
 
@@ -213,10 +213,13 @@ class _Shared:
         self.filled = frozenset(wanted.name for wanted in structure.inputs)
 
 
-def _artefact(folder: Path, index: TaskIndex, structure: Structure) -> tuple[Path, Manifest]:
+def artefact_of(folder: Path, index: TaskIndex, structure: Structure) -> tuple[Path, Manifest]:
     """Return what runs for a structure, with its manifest: the engine of its graph, or the graph.
 
     Opening it checks its bytes against the manifest.
+
+    Raises:
+        TrustError: It is not of the graph that the index names.
     """
     graph = folder / structure.graph.file
     target = load_target(index.target)

@@ -7,7 +7,7 @@ batching are those of the server's guide, `docs/user_guide/model_configuration.m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from engines.errors import InputError
@@ -15,10 +15,14 @@ from engines.manifest import Dimension, Manifest, TensorSpec
 
 LABELS = "labels.txt"
 
-Backend = Literal["tensorrt", "onnxruntime"]
+Backend = Literal["tensorrt", "onnxruntime", "python"]
 
 _PLATFORMS: dict[Backend, str] = {"tensorrt": "tensorrt_plan", "onnxruntime": "onnxruntime_onnx"}
-_FILES: dict[Backend, str] = {"tensorrt": "model.plan", "onnxruntime": "model.onnx"}
+_FILES: dict[Backend, str] = {
+    "tensorrt": "model.plan",
+    "onnxruntime": "model.onnx",
+    "python": "model.py",
+}
 _TYPES = {
     "bool": "TYPE_BOOL", "uint8": "TYPE_UINT8", "int8": "TYPE_INT8", "int32": "TYPE_INT32",
     "int64": "TYPE_INT64", "float16": "TYPE_FP16", "float32": "TYPE_FP32",
@@ -26,6 +30,7 @@ _TYPES = {
 _ONLY: dict[Backend, dict[str, str]] = {
     "tensorrt": {"bfloat16": "TYPE_BF16"},
     "onnxruntime": {"float64": "TYPE_FP64", "int16": "TYPE_INT16", "uint16": "TYPE_UINT16"},
+    "python": {},
 }
 
 
@@ -41,6 +46,7 @@ class Serving:
         gpus: Numbers of the GPUs; empty for all that the server sees.
         queue_delay_us: How long a request may wait for others to share a batch; None for not at
             all.
+        parameters: Passed to a model of the python backend.
     """
 
     name: str
@@ -49,6 +55,7 @@ class Serving:
     instances: int = 1
     gpus: tuple[int, ...] = ()
     queue_delay_us: int | None = None
+    parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def file(self) -> str:
@@ -68,10 +75,11 @@ def model_config(manifest: Manifest, serving: Serving) -> str:
             batches is not known, or a tensor has a type that the backend lacks.
     """
     largest = max_batch_size(manifest)
+    platform = _PLATFORMS.get(serving.backend)
     lines = [
         *_origin(manifest),
         f"name: {_text(serving.name)}",
-        f"platform: {_text(_PLATFORMS[serving.backend])}",
+        *([] if platform is None else [f"platform: {_text(platform)}"]),
         f"backend: {_text(serving.backend)}",
         f"default_model_filename: {_text(serving.file)}",
         f"max_batch_size: {largest}",
@@ -85,6 +93,8 @@ def model_config(manifest: Manifest, serving: Serving) -> str:
         inner = [] if delay is None else [f"  max_queue_delay_microseconds: {delay}"]
         lines += ["dynamic_batching {", *inner, "}"]
     lines += _instances(serving)
+    for key, value in serving.parameters.items():
+        lines += [f"parameters {{ key: {_text(key)} value {{ string_value: {_text(value)} }} }}"]
     lines += ["version_policy { latest { num_versions: 1 } }"]
     return "\n".join(lines) + "\n"
 
@@ -98,8 +108,8 @@ def max_batch_size(manifest: Manifest) -> int:
     Raises:
         InputError: See `model_config`.
     """
-    specs = (*manifest.inputs, *manifest.outputs)
-    if not all(spec.shape and isinstance(spec.shape[0], str) for spec in specs):
+    firsts = {spec.shape[:1] for spec in (*manifest.inputs, *manifest.outputs)}
+    if len(firsts) > 1 or not all(isinstance(extent, str) for first in firsts for extent in first):
         return 0
     if manifest.batch_range is None:
         raise InputError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from engines import storage
@@ -109,9 +110,14 @@ def write_model(
         _copy(artefact, temporary, manifest.sha256)
         write_manifest(temporary, dataclasses.replace(manifest, file=model.name))
     if labels:
-        storage.write_text(home / LABELS, "".join(f"{' '.join(one.split())}\n" for one in labels))
+        storage.write_text(home / LABELS, label_text(labels))
     storage.write_text(config, text)
     return home
+
+
+def label_text(labels: Sequence[str]) -> str:
+    """Return the text of a label file: a line a class, in the order of the logits."""
+    return "".join(f"{' '.join(label.split())}\n" for label in labels)
 
 
 def _copy(source: Path, target: Path, sha256: str) -> None:

@@ -20,6 +20,7 @@ DESCRIPTION = """\
 Write REPO/NAME/config.pbtxt and REPO/NAME/1/model.plan or model.onnx, with the class names and the
 manifest. A plan of TensorRT is served by the tensorrt backend, a graph or an engine of ONNX Runtime
 by the onnxruntime backend. A dynamic batch is batched by the server; a static one is one request.
+Of a folder of tasks the backbone becomes one model and each task another, with its weights only.
 
 A plan loads only into the TensorRT that built it; docs/triton.md says which images have which.
 
@@ -31,7 +32,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("artefact", type=Path, metavar="X", help="a graph or an engine")
+    parser.add_argument(
+        "artefact", type=Path, metavar="X", help="a graph, an engine, or a folder of tasks"
+    )
     _arguments.add_output(parser, what="the model repository", required=True)
     parser.add_argument("--name", help="of the model (default: X without ending, '.' as '_')")
     parser.add_argument(
@@ -63,6 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Check the artefact, then write the repository."""
+    if options.artefact.is_dir():
+        return _run_tasks(options, console)
     from engines.manifest import Manifest
     from fpet_export import triton_config, triton_repository
 
@@ -112,11 +117,57 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     )
 
 
+def _run_tasks(options: argparse.Namespace, console: Console) -> Outcome:
+    """Write the backbone and every task of a folder."""
+    from engines.task_index import read_index
+    from fpet_export.triton_config import Serving
+    from fpet_export.triton_tasks import write_tasks
+
+    folder: Path = options.artefact
+    if options.name is not None:
+        raise UsageError(
+            "a folder of tasks becomes several models, called after the graphs and the tasks",
+            where="--name",
+            fix="leave it out, or name the tasks when they are written: NAME=RUN",
+        )
+    index = read_index(folder)
+    on_gpu = not (options.cpu or (index.target == "cpu" and options.gpus is None))
+    how = Serving(
+        name="",
+        backend="onnxruntime",
+        on_gpu=on_gpu,
+        instances=options.instances,
+        gpus=options.gpus or (),
+        queue_delay_us=options.queue_delay,
+    )
+    backbones, tasks = write_tasks(
+        folder, index, how, options.out, version=options.model_version, force=options.force
+    )
+    kind = "GPU" if on_gpu else "CPU"
+    for home in backbones:
+        console.step("backbone", f"{home.name}, {options.instances} x {kind}")
+    for task, home in zip(index.tasks, tasks, strict=True):
+        backbone = backbones[task.structure].name
+        console.step("task", f"{home.name}: {task.classes} classes, on {backbone}")
+    return Outcome(
+        document={
+            "repository": str(options.out),
+            "version": options.model_version,
+            "kind": f"KIND_{kind}",
+            "backbones": [home.name for home in backbones],
+            "tasks": {task.name: home.name for task, home in zip(index.tasks, tasks, strict=True)},
+        },
+        result=str(options.out),
+        next=[f"tritonserver --model-repository {options.out}"],
+    )
+
+
 def _serving(options: argparse.Namespace, artefact: Path, manifest: Manifest) -> Serving:
     from fpet_export.triton_config import Serving
     from fpet_export.triton_repository import backend_of
+    from fpet_export.triton_tasks import model_name
 
-    name: str = options.name or artefact.stem.replace(".", "_")
+    name: str = options.name or model_name(artefact.stem)
     if not _NAME.fullmatch(name):
         raise InputError(
             f"{name!r} cannot name a model: letters, digits, '_' and '-' do",

@@ -147,11 +147,14 @@ def test_a_board_with_this_python_answers_as_the_workstation(
         )  # fmt: skip
         return Done(done.returncode, done.stdout, done.stderr)
 
+    healthy = agent("doctor", "--json")
     built, checked = agent("build"), agent("check", "--json")
     measured = agent("bench", "--rounds", 3, "--seconds", 0.1, "--allow-noise", "--json")
     predicted = agent("predict", *images, "--json")
     here = call("predict", exported.graph, *images, "--json")
 
+    assert healthy.code == 0, healthy.err
+    assert healthy.document()["bundle"]["fits"] is True
     assert built.code == 0, built.err
     assert checked.code == 0, checked.err
     assert checked.document()["parity"]["rows"][0]["failures"] == []

@@ -75,15 +75,16 @@ def test_a_largest_batch_of_one_needs_no_batcher() -> None:
     assert not config.HasField("dynamic_batching")
 
 
-def test_an_input_without_the_batch_forbids_batching() -> None:
+@pytest.mark.parametrize(("extent", "dim"), [(768, 768), ("rank", -1)])
+def test_an_input_without_the_batch_forbids_batching(extent: int | str, dim: int) -> None:
     """Weights that are inputs are shared by all images of a batch."""
-    weights = TensorSpec(name="weights", shape=(768, 8), dtype="float16")
+    weights = TensorSpec(name="weights", shape=(extent, 8), dtype="float16")
     manifest = dataclasses.replace(PLAN, inputs=(*PLAN.inputs, weights))
 
     config = parse_config(model_config(manifest, GPU))
 
     assert config.max_batch_size == 0
-    assert [list(one.dims) for one in config.input] == [[-1, 3, 224, 224], [768, 8]]
+    assert [list(one.dims) for one in config.input] == [[-1, 3, 224, 224], [dim, 8]]
 
 
 def test_a_value_an_image_is_given_a_dimension() -> None:
