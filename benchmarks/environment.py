@@ -186,17 +186,17 @@ def _package_versions() -> dict[str, str]:
 
 
 def _commit(folder: Path) -> str | None:
-    commit = _output("git", "-C", str(folder), "rev-parse", "HEAD").strip()
+    commit = output_of("git", "-C", str(folder), "rev-parse", "HEAD").strip()
     # An installed copy below somebody else's repository must not borrow that commit.
-    if not commit or not _output("git", "-C", str(folder), "ls-files", Path(__file__).name):
+    if not commit or not output_of("git", "-C", str(folder), "ls-files", Path(__file__).name):
         return None
-    changed = _output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
+    changed = output_of("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
     return commit + ("+" if changed.strip() else "")
 
 
 def _gpus() -> tuple[Gpu, ...]:
     query = "name,driver_version,memory.total,power.limit"
-    text = _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits")
+    text = output_of("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits")
     found = []
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
@@ -219,7 +219,8 @@ def _number(text: str) -> float | None:
         return None  # "[N/A]" on boards and some virtual GPUs
 
 
-def _output(*command: str) -> str:
+def output_of(*command: str) -> str:
+    """Return what a command prints; "" where it is absent, fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

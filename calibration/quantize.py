@@ -28,7 +28,14 @@ from calibration.roles import sites
 from calibration.table import CalibrationTable, require_table_of, write_table
 from engines import storage
 from engines.errors import UsageError
-from engines.manifest import Manifest, Parent, Quantization, TensorSpec, manifest_path, publish
+from engines.manifest import (
+    Manifest,
+    Parent,
+    Quantization,
+    TensorSpec,
+    manifest_path,
+    write_manifest,
+)
 from engines.parity import Evidence, StageParity
 from engines.targets import Target
 
@@ -229,35 +236,36 @@ def write(
     """
     for file in files_of(out, quantizes=made.kept is not None):
         storage.refuse_overwrite(file, force=force)
-    quantization = None
-    if made.kept is not None and table is not None:
-        beside = table_path(out)
-        write_table(beside, table, chosen=_chosen(made, source, table))
-        quantization = Quantization(
-            preset=made.kept.policy.preset,
-            quantized=made.kept.policy.active,
-            kept=made.kept.policy.kept,
-            observers=dict(made.recipe.observers),
-            images=len(table.images),
-            table=beside.name,
-            table_sha256=storage.sha256_of(beside),
-            quality=quality_json(made.kept.quality),
-        )
-    write_graph(made.graph, out)
-    publish(
-        out,
-        dataclasses.replace(
-            made.manifest,
-            file=out.name,
-            quantization=quantization,
-            parents=(
-                Parent(role="graph", file=source.name, sha256=storage.sha256_of(source)),
-                *made.manifest.parents,
+    with storage.atomic_path(out) as temporary:
+        quantization = None
+        if made.kept is not None and table is not None:
+            beside = table_path(temporary)
+            write_table(beside, table, chosen=_chosen(made, source, table))
+            quantization = Quantization(
+                preset=made.kept.policy.preset,
+                quantized=made.kept.policy.active,
+                kept=made.kept.policy.kept,
+                observers=dict(made.recipe.observers),
+                images=len(table.images),
+                table=beside.name,
+                table_sha256=storage.sha256_of(beside),
+                quality=quality_json(made.kept.quality),
+            )
+        write_graph(made.graph, temporary)
+        write_manifest(
+            temporary,
+            dataclasses.replace(
+                made.manifest,
+                file=out.name,
+                quantization=quantization,
+                parents=(
+                    Parent(role="graph", file=source.name, sha256=storage.sha256_of(source)),
+                    *made.manifest.parents,
+                ),
+                command=command,
+                tools=_tool_versions(),
             ),
-            command=command,
-            tools=_tool_versions(),
-        ),
-    )
+        )
     return out
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from engines import backends, places, registry, storage
 from engines.errors import InputError, UsageError
 from engines.fusion import FusionReport, fusion_path, write_fusion
-from engines.manifest import Manifest, TensorSpec, manifest_path, publish, read_manifest
+from engines.manifest import Manifest, TensorSpec, manifest_path, read_manifest, write_manifest
 from engines.places import load_target as load_target
 from engines.targets import Target
 
@@ -184,8 +184,8 @@ def build(
 ) -> Path:
     """Build the engine of `target` from a graph and write it with its side-car.
 
-    A plan gets its fusion report too, last of all: whatever stops a build, no report is left
-    without its plan.
+    A plan gets its fusion report too. All of it appears at the end, the artefact last: whatever
+    stops a build, what was there before is still there, and nothing is under its name half made.
 
     Args:
         onnx: A graph with its manifest beside it; a graph of someone else's without one is
@@ -210,12 +210,13 @@ def build(
     earlier = fusion_path(artefact) if artefact.suffix == ".plan" else None
     if earlier is not None:
         storage.refuse_overwrite(earlier, force=options.force)
-    built = backend(place.backend).build(graph, place, artefact, options=options)
-    if earlier is not None:
-        earlier.unlink(missing_ok=True)  # it describes the plan that was just replaced
-    manifest = publish(artefact, built.manifest)
-    if built.fusion is not None:
-        write_fusion(artefact, manifest, built.fusion)
+    with storage.atomic_path(artefact) as temporary:
+        built = backend(place.backend).build(graph, place, temporary, options=options)
+        manifest = write_manifest(temporary, built.manifest)
+        if built.fusion is not None:
+            write_fusion(temporary, manifest, built.fusion)
+        elif earlier is not None:
+            earlier.unlink(missing_ok=True)  # it describes the plan that is replaced now
     return artefact
 
 

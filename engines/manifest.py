@@ -281,15 +281,6 @@ def manifest_path(artefact: Path) -> Path:
     return artefact.with_name(artefact.stem + ".manifest.json")
 
 
-def publish(artefact: Path, manifest: Manifest) -> Manifest:
-    """Write the side-car of an artefact just made; without one, the artefact is removed again."""
-    try:
-        return write_manifest(artefact, manifest)
-    except BaseException:  # Ctrl-C too: hashing a large file takes a second
-        artefact.unlink(missing_ok=True)
-        raise
-
-
 def write_manifest(artefact: Path, manifest: Manifest) -> Manifest:
     """Hash `artefact` and its companions, write the side-car, return the completed manifest."""
     complete = dataclasses.replace(
@@ -297,17 +288,18 @@ def write_manifest(artefact: Path, manifest: Manifest) -> Manifest:
         file=artefact.name,
         sha256=storage.sha256_of(artefact),
         size_bytes=artefact.stat().st_size,
-        companions=tuple(
-            Companion(
-                file=companion.file,
-                sha256=storage.sha256_of(artefact.parent / companion.file),
-                size_bytes=(artefact.parent / companion.file).stat().st_size,
-            )
-            for companion in manifest.companions
-        ),
+        companions=tuple(_hashed(artefact, companion.file) for companion in manifest.companions),
     )
     storage.write_text(manifest_path(artefact), _sealed(dataclasses.asdict(complete)))
     return complete
+
+
+def _hashed(artefact: Path, name: str) -> Companion:
+    """Return a companion with its hash; it lies beside the artefact, or will."""
+    path = artefact.parent / name
+    if not path.exists():
+        path = storage.home_of(artefact) / name
+    return Companion(file=name, sha256=storage.sha256_of(path), size_bytes=path.stat().st_size)
 
 
 def read_manifest(artefact: Path, *, verify: bool = True) -> Manifest:

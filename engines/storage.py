@@ -12,6 +12,7 @@ from pathlib import Path
 from engines.errors import InputError, UsageError
 
 _CHUNK_BYTES = 1 << 20
+_PART = ".part"
 
 
 def sha256_of(path: Path) -> str:
@@ -52,7 +53,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
-            prefix=f".{path.name}.", suffix=".part", dir=path.parent
+            prefix=f".{path.name}.", suffix=_PART, dir=path.parent
         ) as folder:
             temporary = Path(folder) / path.name
             yield temporary
@@ -68,6 +69,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
             where=str(path.parent),
             fix="free space or choose a folder that you may write",
         ) from error
+
+
+def home_of(path: Path) -> Path:
+    """Return the folder in which a file that `atomic_path` gave a name will lie."""
+    return path.parent.parent if path.parent.name.endswith(_PART) else path.parent
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

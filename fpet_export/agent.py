@@ -20,6 +20,9 @@ _HELPERS = (
     "__init__",
     "_arguments",
     "_bench",
+    "_doctor",
+    "_doctor_board",
+    "_doctor_bundle",
     "_engines",
     "_quantize",
     "_remote",
@@ -47,6 +50,16 @@ import sys
 
 if sys.version_info < (3, 8):
     sys.stderr.write("error: the agent needs Python 3.8, this is %d.%d\\n" % sys.version_info[:2])
+    sys.exit(4)
+
+try:
+    import numpy
+except ImportError as error:
+    sys.stderr.write(
+        "error: the agent needs numpy: %s\\n  where: %s\\n"
+        "  fix:   sudo apt-get install python3-numpy, or python3 -m pip install numpy\\n"
+        % (str(error).strip().splitlines()[0], sys.executable)
+    )
     sys.exit(4)
 
 from fpet_export.agent_main import run

@@ -1,7 +1,8 @@
 """What `python3 agent.pyz VERB` does: the command line, with the bundle around it as the default.
 
 In an unpacked bundle a verb needs no file: `build` takes the bundle's graph and target, `check`,
-`bench` and `predict` the engine that it leaves. Everything may still be named.
+`bench` and `predict` the engine that it leaves. Everything may still be named. `doctor` asks for
+what a board needs, and whether the bundle fits it.
 """
 
 from __future__ import annotations
@@ -51,8 +52,12 @@ def completed(words: list[str], agent: Path) -> list[str]:
         TrustError: The bundle's list is damaged.
     """
     index = agent.with_name(INDEX)
-    named = any(word.endswith(_ARTEFACTS) for word in words[1:])
     asks = not words or words[0].startswith("-") or {"-h", "--help"} & set(words)
+    if not asks and words[0] == "doctor":
+        has_bundle = any(word.partition("=")[0] == "--bundle" for word in words)
+        here = ["--bundle", str(agent.parent)] if index.is_file() and not has_bundle else []
+        return [*words, "--board", *here]
+    named = any(word.endswith(_ARTEFACTS) for word in words[1:])
     if asks or named or not index.is_file():
         return words
     verb, *rest = words

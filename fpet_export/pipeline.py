@@ -28,7 +28,7 @@ from engines.manifest import (
     Parent,
     Preprocessing,
     TensorSpec,
-    publish,
+    write_manifest,
 )
 from engines.onnx_header import read_onnx_header
 from engines.parity import Evidence
@@ -249,8 +249,10 @@ class Frozen:
                 where="--labels",
                 fix="give one name a class, in the order of the head's rows",
             )
-        operators = to_onnx.to_onnx(self.module, target, opset=self.target.opset)
-        publish(target, self.manifest(target, operators, labels=labels, command=command))
+        with storage.atomic_path(target) as temporary:
+            operators = to_onnx.to_onnx(self.module, temporary, opset=self.target.opset)
+            manifest = self.manifest(temporary, operators, labels=labels, command=command)
+            write_manifest(temporary, manifest)
         return target
 
     def manifest(

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from engines import storage
-from engines.manifest import Manifest, TensorSpec, publish
+from engines.manifest import Manifest, TensorSpec, write_manifest
 from fpet_export import fold as folding
 from fpet_export import large_weights
 from fpet_export.pipeline import Folded, companions_of, tool_versions
@@ -52,19 +52,21 @@ def naive_export(model: Vit, path: Path, *, batch: int, quality: str = "unknown"
     with storage.atomic_path(path) as temporary:
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         program.save(str(temporary), external_data=weights > large_weights.LARGEST_BYTES)
-    publish(
-        path,
-        Manifest(
-            kind="graph",
-            file=path.name,
-            inputs=(TensorSpec(name=INPUT, shape=tuple(images.shape), dtype="float32"),),
-            outputs=(TensorSpec(name=OUTPUT, shape=(batch, model.spec.classes), dtype="float32"),),
-            precision="fp32",
-            opset=_OPSET,
-            target="any",
-            companions=companions_of(path),
-            weights="random" if quality == "random" else "trained",
-            tools=tool_versions(),
-        ),
-    )
+        write_manifest(
+            temporary,
+            Manifest(
+                kind="graph",
+                file=path.name,
+                inputs=(TensorSpec(name=INPUT, shape=tuple(images.shape), dtype="float32"),),
+                outputs=(
+                    TensorSpec(name=OUTPUT, shape=(batch, model.spec.classes), dtype="float32"),
+                ),
+                precision="fp32",
+                opset=_OPSET,
+                target="any",
+                companions=companions_of(temporary),
+                weights="random" if quality == "random" else "trained",
+                tools=tool_versions(),
+            ),
+        )
     return path

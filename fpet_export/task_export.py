@@ -20,7 +20,7 @@ from engines.manifest import (
     Preprocessing,
     TensorSpec,
     manifest_path,
-    publish,
+    write_manifest,
 )
 from engines.targets import Target
 from engines.task_delta import Half
@@ -249,7 +249,7 @@ def _write_graph(
     manifest = _manifest(frozen, path, operators, promotion, options)
     if options.precision == "fp16":
         manifest = type_graph(path, manifest)
-    manifest = publish(path, manifest)
+    manifest = write_manifest(path, manifest)
     stored_base = None
     if base:
         write_arrays(folder / f"{stem}.base.safetensors", base, {})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.manifest import Manifest, TaskFacts, TensorSpec, publish
+from engines.manifest import Manifest, TaskFacts, TensorSpec, write_manifest
 from engines.task_delta import FloatArray, Half, write_delta
 from engines.task_index import FOLDER, Task, store
 from fpet_export import cost
@@ -96,7 +96,7 @@ def write_task(
         companions=(),
         parents=parents_of(run),
     )
-    publish(folder / file, manifest)
+    write_manifest(folder / file, manifest)
     parts = [] if found.method == "none" else [found.method]
     if found.refinement is not None:
         parts.append(REFINEMENT)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from engines.backends._provenance import Source, precision_of
 from engines.backends._trt_weak import WeakTyping
@@ -148,27 +147,30 @@ def profile_shapes(
     return shapes
 
 
-def require_release(trt: Any, target: Target) -> None:
+def require_release(version: str, target: Target) -> None:
     """Refuse a runtime of another version than the target's release stands for.
+
+    Args:
+        version: Of what is installed.
+        target: What is asked for.
 
     Raises:
         UsageError: With the release that fits what is installed, where there is one.
     """
     release, device = target.release, target.device
-    if release is None or device is None or release.takes(trt.__version__):
+    if release is None or device is None or release.takes(version):
         return
     fitting = [
         one.name
         for one in device.releases
-        if one.module == release.module and not one.refusal and one.takes(trt.__version__)
+        if one.module == release.module and not one.refusal and one.takes(version)
     ]
     raise UsageError(
-        f"{target.name} is {release.module} {release.span}, installed is {trt.__version__}",
+        f"{target.name} is {release.module} {release.span}, installed is {version}",
         where=target.name,
         fix=f"name what is installed, from the export on: --target {device.name}@{fitting[-1]}"
         if fitting
-        else f"install {release.module} {release.span}; no release of {device.name} has "
-        f"{trt.__version__}",
+        else f"install {release.module} {release.span}; no release of {device.name} has {version}",
     )
 
 

@@ -61,7 +61,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     source = read_source(onnx, target)
     _require_exact_sums(onnx, source.header)
     external = source.header.external_files
-    if external and out.parent.resolve() != onnx.parent.resolve():
+    if external and storage.home_of(out).resolve() != onnx.parent.resolve():
         raise InputError(
             f"the graph's weights lie in other files: {', '.join(external)}",
             where=str(onnx),

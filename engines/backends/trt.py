@@ -87,7 +87,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
             where=target.name,
             fix=f"fpet-export bundle {onnx} --target {target.name} packs what the board needs",
         ) from error
-    require_release(trt, target)
+    require_release(trt.__version__, target)
     capabilities, board = request.compute_capabilities, None
     if not hasattr(trt, "ComputeCapability"):
         capabilities, board = (open_cuda().compute_capability(),), read_board(places.modules())
@@ -148,7 +148,7 @@ def equivalent_command(onnx: Path, target: Target, out: Path, *, options: BuildO
                 where=target.name,
                 fix="ask for the line on the board",
             ) from error
-        require_release(trt, target)
+        require_release(trt.__version__, target)
         held, version = float32_layers(trt, onnx, request.weak), trt.__version__
     return trtexec_line(
         onnx, out, request, module=target.module, version=version, float32_layers=held

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import argparse
 import platform
-import shutil
-import sys
 from importlib import metadata, util
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.engine import OpenOptions
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome
+from fpet_export.verbs import Outcome, _doctor
+from fpet_export.verbs._doctor import Findings
 
 if TYPE_CHECKING:
     from benchmarks.environment import Environment
+    from engines.board import Board
 
 HELP = "say what this machine can do and what is missing"
-DESCRIPTION = "Check Python, packages, processor, memory, disk and GPU; name what mends each gap."
+DESCRIPTION = """\
+Check Python, packages, processor, memory, disk and GPU; name what mends each gap.
+
+On a Jetson, or with --board, it asks for what running needs: numpy and one runtime, not torch. It
+says which board this is, its power mode, clocks and swap, and with --bundle whether what an
+unpacked bundle holds fits this machine. What cannot be known is said to be unknown.
+
+  fpet-export doctor
+  python3 agent.pyz doctor
+"""
 
 _PACKAGES = (
     # (import name, distribution, extra, what it is for)
@@ -38,41 +47,97 @@ _PACKAGES = (
     ("openvino", "openvino", "openvino", "the openvino target, and a peer in bench"),
 )
 _NEEDED = ("", "export", "cpu")
-_LEAST_DISK_GB = 2
 _LEAST_MEMORY_GB = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add nothing."""
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "--board", action="store_true", help="ask for what running needs, not exporting"
+    )
+    parser.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="an unpacked bundle: does it fit this machine?"
+    )
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Check one thing after the other; exit 4 when something that every job needs is missing."""
+    from benchmarks.environment import read_environment
+    from engines import places
+    from engines.board import read_board
+
+    findings = Findings(console)
+    place, board = read_environment(), read_board(places.modules())
+    version, system = platform.python_version(), f"{platform.system()} {platform.machine()}"
+    findings.fact("python", f"{version} on {system}")
+    if options.board or options.bundle is not None or board is not None:
+        return _check_board(findings, place, board, options.bundle)
+    return _check_host(findings, place)
+
+
+def _check_board(
+    findings: Findings, place: Environment, board: Board | None, bundle: Path | None
+) -> Outcome:
+    from fpet_export.verbs import _doctor_board, _doctor_bundle
+
+    unpacked = None if bundle is None else _doctor_bundle.open_bundle(findings, bundle)
+    module = None if unpacked is None else unpacked.target.module
+    versions = _doctor_board.check_packages(findings, board, module)
+    _doctor_board.check_board(findings, board, versions.get("tensorrt"))
+    _doctor.check_processor(findings, place)
+    _doctor_board.check_memory(findings, place, board)
+    _doctor_board.check_gpu(findings, place, board)
+    _doctor.check_ssh(findings, programs={"ssh-keygen": "verify, of signed bundles"})
+    if unpacked is not None:
+        _doctor_bundle.check_fit(findings, unpacked, place, board, versions)
+    builds = unpacked is not None and unpacked.manifest.kind == "graph"
+    return _outcome(findings, "fpet-export build" if builds else "fpet-export targets")
+
+
+def _check_host(findings: Findings, place: Environment) -> Outcome:
     packages = {name: _version(module, name) for module, name, _, _ in _PACKAGES}
-    lacking = []
-    console.step(
-        "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        passed=sys.version_info >= (3, 10),
-    )  # fmt: skip
+    lacking: list[str] = []
     for _, name, extra, purpose in _PACKAGES:
         version = packages[name]
-        needed = extra in _NEEDED
         if version is not None:
-            console.step(name, f"{version}, for {purpose}")
-        else:
-            fix = f"pip install 'fpet-export[{extra}]'"
-            console.step(name, f"absent, for {purpose}: {fix}", passed=False if needed else None)
-            lacking += [name] if needed else []
-    from benchmarks.environment import read_environment
+            findings.fact(name, f"{version}, for {purpose}")
+            continue
+        needed = extra in _NEEDED
+        lacking += [extra] if needed else []
+        fix = f"pip install 'fpet-export[{extra}]'" if extra else f"pip install {name}"
+        findings.gap(name, f"absent, for {purpose}", fix, needed=needed)
+    extras = ",".join(extra for extra in _NEEDED if extra and extra in lacking)
+    if extras:  # one command for all of them
+        findings.commands[:] = [f"pip install 'fpet-export[{extras}]'"]
+    findings.document["packages"] = packages
+    _doctor.check_processor(findings, place)
+    memory = _doctor.memory_bytes(place)
+    if memory is None:
+        findings.unknown("memory", "the system does not tell")
+    elif memory / 1e9 > _LEAST_MEMORY_GB:
+        findings.fact("memory", f"{memory / 1e9:.1f} GB")
+    else:
+        findings.gap(
+            "memory",
+            f"{memory / 1e9:.1f} GB, too little to export a ViT-B/16",
+            "export on a larger machine, or raise the container's limit",
+            needed=False,
+        )
+    _doctor.check_gpu(findings, place)
+    _doctor.check_ssh(
+        findings,
+        programs={"ssh": "build and bench on another machine", "ssh-keygen": "sign and verify"},
+    )
+    return _outcome(findings, "fpet-export targets")
 
-    place = read_environment()
-    machine = _machine(place, console)
-    gpus = _gpus(place, console)
+
+def _outcome(findings: Findings, ready: str) -> Outcome:
+    lacking = findings.lacking
     return Outcome(
-        document={"packages": packages, "lacking": lacking, "machine": machine, "gpus": gpus},
-        result="ready" if not lacking else f"lacking {', '.join(lacking)}",
-        next=["fpet-export targets"] if not lacking else ["pip install 'fpet-export[export,cpu]'"],
-        exit_code=4 if lacking else 0,
+        document={**findings.document, "lacking": lacking, "problems": findings.problems},
+        result=f"lacking {', '.join(lacking)}" if lacking else "ready",
+        next=findings.commands or [ready],
+        exit_code=findings.exit_code,
     )
 
 
@@ -83,44 +148,3 @@ def _version(module: str, distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return "unknown version"
-
-
-def _machine(place: Environment, console: Console) -> dict[str, object]:
-    from engines.processor import usable_cores
-
-    cores = usable_cores()
-    threads = OpenOptions().threads or cores
-    console.step("cpu", f"{place.cpu} · {cores} cores usable, engines take {threads} threads")
-    if place.load_1min is not None and place.load_1min > 0.5 * cores:
-        console.step(
-            "load", f"{place.load_1min:.1f}: other work runs, latencies would suffer", passed=None
-        )
-    memory = place.memory_bytes
-    if place.container_memory_bytes is not None:
-        memory = min(place.container_memory_bytes, memory or place.container_memory_bytes)
-    memory_gb = None if memory is None else memory / 1e9
-    if memory_gb is not None:
-        enough = memory_gb > _LEAST_MEMORY_GB
-        text = f"{memory_gb:.1f} GB" + ("" if enough else ", too little to export a ViT-B/16")
-        console.step("memory", text, passed=enough or None)
-    free_gb = shutil.disk_usage(".").free / 1e9
-    console.step("disk", f"{free_gb:.0f} GB free here", passed=free_gb > _LEAST_DISK_GB)
-    return {
-        "cpu": place.cpu,
-        "cores": cores,
-        "memory_gb": None if memory_gb is None else round(memory_gb, 1),
-        "free_disk_gb": round(free_gb, 1),
-    }
-
-
-def _gpus(place: Environment, console: Console) -> list[str]:
-    gpus = place.gpus
-    if not gpus:
-        console.step(
-            "gpu",
-            "none that its driver shows: rtx plans can be built here, not run",
-            passed=None,
-        )
-    for gpu in gpus:
-        console.step("gpu", f"{gpu.name}, driver {gpu.driver}")
-    return [gpu.name for gpu in gpus]

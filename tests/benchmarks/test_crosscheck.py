@@ -42,7 +42,7 @@ from engines.errors import (
 from engines.fusion import report_on
 from engines.images import ImageSet
 from engines.kernels import Kernel, Tensor
-from engines.manifest import Manifest, Preprocessing, TensorSpec, publish
+from engines.manifest import Manifest, Preprocessing, TensorSpec, write_manifest
 from engines.parity import Evidence
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -466,7 +466,7 @@ def tiny(tmp_path: Path) -> Prepared:
     model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=9)
     prepared = prepared_in(tmp_path)
     onnx.save(model, prepared.onnx)
-    publish(
+    write_manifest(
         prepared.onnx,
         Manifest(
             kind="graph",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines import board, jetpack, places
+from engines import board, jetpack, machine_state, places
 from engines.board import Board
 
 MODULES = places.modules()
@@ -139,7 +139,7 @@ def test_no_l4t_release_belongs_to_two_jetpacks() -> None:
     assert jetpack.of_l4t("99.0.0") is None
 
 
-@pytest.mark.parametrize("module", [board, jetpack])
+@pytest.mark.parametrize("module", [board, jetpack, machine_state])
 def test_it_runs_on_the_python_of_a_board(module: object) -> None:
     """JetPack 5 has Python 3.8: its syntax, and nothing but the standard library."""
     text = Path(str(module.__file__)).read_text("utf-8")  # type: ignore[attr-defined]

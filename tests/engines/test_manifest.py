@@ -21,7 +21,6 @@ from engines.manifest import (
     TensorSpec,
     from_json,
     manifest_path,
-    publish,
     read_manifest,
     write_manifest,
 )
@@ -169,20 +168,6 @@ def test_an_artefact_may_be_a_link_to_another_folder(artefact: Path) -> None:
     manifest_path(artefact).replace(link / manifest_path(artefact).name)
 
     assert read_manifest(link / artefact.name).size_bytes == 19
-
-
-def test_an_artefact_is_published_with_its_side_car_or_not_at_all(
-    artefact: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(path: Path) -> str:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("engines.storage.sha256_of", interrupted)
-
-    with pytest.raises(KeyboardInterrupt):
-        publish(artefact, a_manifest())
-
-    assert not artefact.exists()
 
 
 def test_the_side_car_lies_beside_the_artefact() -> None:

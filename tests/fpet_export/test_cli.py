@@ -134,6 +134,7 @@ WRONG = {
     "sign": ["x.onnx"],
     "verify": [],
     "check": [],
+    "triton": ["x.onnx"],
 }
 
 

@@ -1,0 +1,222 @@
+"""Whether what an unpacked bundle holds can be built or run on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.bundle import INDEX, read_index
+from engines.errors import FpetError, InputError, UsageError
+from engines.manifest import Manifest, Runtime, read_manifest
+from engines.places import known_target, load_target
+from engines.targets import Target
+from fpet_export.verbs import _trust
+from fpet_export.verbs._doctor import Findings
+
+if TYPE_CHECKING:
+    from benchmarks.environment import Environment
+    from engines.board import Board
+
+
+@dataclasses.dataclass(frozen=True)
+class Unpacked:
+    """A bundle's folder, its hashes checked."""
+
+    artefact: Path
+    manifest: Manifest
+    target: Target
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the artefact with what belongs to it."""
+        return self.manifest.size_bytes + sum(one.size_bytes for one in self.manifest.companions)
+
+
+def open_bundle(findings: Findings, folder: Path) -> Unpacked | None:
+    """Read and check what an unpacked bundle holds; None, and a finding, where it is damaged."""
+    index = folder / INDEX
+    try:
+        if not index.is_file():
+            raise InputError(
+                f"there is no {INDEX}",
+                where=str(folder),
+                fix="name the folder that `tar xf X.bundle.tar` filled",
+            )
+        bundle = read_index(index)
+        artefact = folder / bundle.artefact
+        manifest = read_manifest(artefact)
+        target = known_target(bundle.target)
+    except FpetError as error:
+        _refuse(findings, error)
+        findings.document["bundle"] = {"fits": False}
+        return None
+    findings.fact("bundle", f"{_trust.describe(manifest)} for {target.name}, its hash is right")
+    return Unpacked(artefact, manifest, target)
+
+
+def check_fit(
+    findings: Findings,
+    unpacked: Unpacked,
+    place: Environment,
+    board: Board | None,
+    versions: Mapping[str, str | None],
+) -> None:
+    """Say whether this machine is what the bundle is for, and what to do if not.
+
+    Args:
+        findings: Where to say it.
+        unpacked: The bundle.
+        place: This machine.
+        board: The Jetson that it is; None elsewhere.
+        versions: Of the runtimes that can be imported here.
+    """
+    capability = _compute_capability()
+    target = _target_here(findings, unpacked, board)
+    if target is not None:
+        version = versions.get(target.module)
+        try:
+            if unpacked.manifest.runtime is not None:
+                _require_built_for(unpacked, unpacked.manifest.runtime, version, capability)
+            else:
+                _require_buildable(unpacked, target, version, capability, board)
+        except FpetError as error:
+            _refuse(findings, error)
+        _check_room(findings, unpacked, target, place)
+    is_known = board is None or board.target is not None or not _is_for_jetson(unpacked.target)
+    fits = False if findings.lacking else True if is_known else None
+    findings.document["bundle"] = {
+        "target": unpacked.target.name,
+        "artefact": unpacked.artefact.name,
+        "kind": unpacked.manifest.kind,
+        "precision": unpacked.manifest.precision,
+        "fits": fits,
+    }
+    if fits and target is not None:
+        findings.fact("fits", f"{unpacked.artefact.name} suits this machine, as {target.name}")
+
+
+def _target_here(findings: Findings, unpacked: Unpacked, board: Board | None) -> Target | None:
+    """Return what the artefact becomes here: its own target, or this Jetson where that suits."""
+    target = unpacked.target
+    if not _is_for_jetson(target):
+        return target
+    if board is None:
+        what = f"the bundle is for {target.name}, and this is no Jetson"
+        findings.gap("fits", what, "copy it to that board", needed=True)
+        return None
+    if board.target is None:
+        findings.unknown("fits", f"the bundle is for {target.name}, and this Jetson has no name")
+        return target
+    device, _, _ = target.name.partition("@")
+    if board.target.partition("@")[0] == device:
+        return target
+    what = f"the bundle is for {target.name}, this is {board.target}"
+    other = _other_target(unpacked, board.target)
+    if other is None:
+        mend = f"on the workstation: fpet-export export RUN --target {board.target}"
+        findings.gap("fits", what, mend, needed=True)
+    else:
+        mend = f"python3 agent.pyz build --target {other.name}"
+        findings.gap("fits", f"{what}, which takes its graph too", mend, needed=False)
+    return other
+
+
+def _is_for_jetson(target: Target) -> bool:
+    return target.device is not None and target.device.board is not None
+
+
+def _other_target(unpacked: Unpacked, name: str) -> Target | None:
+    """Return the target of this name where it takes the graph; an engine fits one board."""
+    if unpacked.manifest.kind != "graph":
+        return None
+    try:
+        other = load_target(name)
+        _read(unpacked, other)
+    except FpetError:
+        return None
+    return other
+
+
+def _require_built_for(
+    unpacked: Unpacked, runtime: Runtime, version: str | None, capability: str | None
+) -> None:
+    """Refuse an engine that was built for another runtime or GPU."""
+    what, built = "", runtime.compute_capabilities
+    if version is not None and version != runtime.version:
+        what = f"{runtime.flavour} {runtime.version}, installed is {version}"
+    elif runtime.flavour == "tensorrt" and runtime.machine != platform.machine():
+        what = f"{runtime.machine}, this is {platform.machine()}"
+    elif capability is not None and built and capability not in built:
+        what = f"compute capability {', '.join(built)}, this GPU has {capability}"
+    if what:
+        raise UsageError(
+            f"the engine was built for {what}",
+            where=str(unpacked.artefact),
+            fix="bundle its graph on the workstation, and build here",
+        )
+
+
+def _require_buildable(
+    unpacked: Unpacked,
+    target: Target,
+    version: str | None,
+    capability: str | None,
+    board: Board | None,
+) -> None:
+    """Refuse a graph that the runtime or the GPU of this machine does not take."""
+    from engines.backends._trt_request import require_device, require_release
+
+    _read(unpacked, target)
+    if version is not None:
+        require_release(version, target)
+    if capability is not None and target.module == "tensorrt":
+        require_device(capability, board, target)
+
+
+def _check_room(findings: Findings, unpacked: Unpacked, target: Target, place: Environment) -> None:
+    """Warn of too little memory or disk to build."""
+    if unpacked.manifest.kind != "graph":
+        return
+    # The builder holds the weights twice.
+    memory = 2 * unpacked.size_bytes + (target.workspace_bytes or 0)
+    free = place.available_bytes
+    if free is not None and free < memory:
+        findings.gap(
+            "memory",
+            f"{free / 1e9:.1f} GB free, a build may take {memory / 1e9:.1f} GB",
+            "end other programs; the desktop: sudo systemctl isolate multi-user.target",
+            needed=False,
+        )
+    folder = unpacked.artefact.resolve().parent
+    disk = shutil.disk_usage(folder).free
+    if disk < 2 * unpacked.size_bytes:
+        findings.gap(
+            "disk",
+            f"{disk / 1e6:.0f} MB free in {folder}, an engine and its copy while it is written "
+            f"take {2 * unpacked.size_bytes / 1e6:.0f} MB",
+            "free space there, or unpack on another disk",
+            needed=True,
+        )
+
+
+def _read(unpacked: Unpacked, target: Target) -> None:
+    from engines.backends._provenance import read_source
+
+    read_source(unpacked.artefact, target)
+
+
+def _refuse(findings: Findings, error: FpetError) -> None:
+    findings.gap("bundle", error.what, error.fix, needed=True, exit_code=error.exit_code)
+
+
+def _compute_capability() -> str | None:
+    from engines.cuda import open_cuda
+
+    try:
+        return open_cuda().compute_capability()
+    except FpetError:
+        return None
