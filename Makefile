@@ -89,6 +89,6 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -e '.[export,cpu,rtx,report,openvino,dev]'
-	@command -v sshd /usr/sbin/sshd > /dev/null || { apt-get update -qq && \
+	@{ command -v sshd || test -x /usr/sbin/sshd; } > /dev/null || { apt-get update -qq && \
 	  apt-get install -y -qq openssh-server; } || echo "no sshd: the tests of --remote are skipped"
 	touch $(VENV)/.demo $@
