@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from numpy.typing import NDArray
 
-from engines import backends, places, registry, storage
+from engines import backends, places, registry, signature, storage
 from engines.errors import InputError, UsageError
 from engines.fusion import FusionReport, fusion_path, write_fusion
 from engines.manifest import Manifest, TensorSpec, manifest_path, read_manifest, write_manifest
@@ -82,12 +82,15 @@ class OpenOptions:
         provider: What ONNX Runtime runs on; None takes what the artefact was built for, and the
             CPU for a plain graph. It is never replaced by another one silently.
         name: The engine's name in tables; None takes the file's stem.
+        signers: Who may have signed it, see `engines.signature.verify`; None asks for no
+            signature.
     """
 
     threads: int | None = None
     rewrites: Rewrites | None = None
     provider: Literal["cpu", "cuda"] | None = None
     name: str | None = None
+    signers: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -261,7 +264,8 @@ def open_engine(artefact: Path | str, *, options: OpenOptions | None = None) -> 
     not, because a plan is executable code.
 
     Raises:
-        TrustError: The artefact does not match its manifest, or a plan has none.
+        TrustError: The artefact does not match its manifest, a plan has none, or its signature is
+            asked for and does not hold.
         InputError: There is no such file, or no backend opens files of its kind.
         EngineError: The runtime refuses it.
         MissingDependencyError: The runtime, its driver or its device is absent.
@@ -269,6 +273,9 @@ def open_engine(artefact: Path | str, *, options: OpenOptions | None = None) -> 
     path = Path(artefact)
     if not path.is_file():
         raise InputError("there is no such file", where=str(path), fix="check the path")
+    options = options or OpenOptions()
+    if options.signers is not None:
+        signature.verify(path, options.signers)
     if path.suffix == ".plan":
         manifest: Manifest | None = read_manifest(path)
     elif path.suffix == ".onnx":
@@ -280,7 +287,7 @@ def open_engine(artefact: Path | str, *, options: OpenOptions | None = None) -> 
             fix="give a graph, or an engine made by `fpet-export build`",
         )
     name = _backend_of(path, manifest)
-    return backend(name).open_engine(path, manifest, options=options or OpenOptions())
+    return backend(name).open_engine(path, manifest, options=options)
 
 
 def _backend_of(path: Path, manifest: Manifest | None) -> str:

@@ -34,21 +34,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("images", type=Path, nargs="+", metavar="IMG", help="image files")
     parser.add_argument("--task", metavar="NAME", help="which task of a folder of tasks")
+    parser.add_argument(
+        "--signers", type=Path, metavar="FILE", help="open it only if one of these has signed it"
+    )
     parser.add_argument("--top", type=int, default=1, help="classes to print (default: 1)")
 
 
 @contextlib.contextmanager
 def _opened(options: argparse.Namespace, console: Console) -> Iterator[tuple[Engine, Manifest]]:
     """Open an artefact, or one task of a folder."""
-    from engines.engine import load_target, open_engine
+    from engines.engine import OpenOptions, load_target, open_engine
     from engines.evidence import manifest_of
     from engines.task_set import open_tasks
 
     path, name = options.artefact, options.task
     if name is None and not path.is_dir():
-        with open_engine(path) as engine:
+        with open_engine(path, options=OpenOptions(signers=options.signers)) as engine:
             yield engine, manifest_of(path)
         return
+    if options.signers is not None:
+        raise UsageError(
+            "a folder of tasks has no signature of its own",
+            where="--signers",
+            fix="send it in an archive that you sign, or sign and name one graph or engine",
+        )
     with open_tasks(path) as tasks:
         if name is None:
             raise UsageError(

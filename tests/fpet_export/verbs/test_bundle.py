@@ -217,6 +217,27 @@ def test_a_signature_stops_what_its_hashes_would_let_pass(
     assert not (tmp_path / "b").exists()
 
 
+@needs_ssh
+def test_an_engine_opens_only_with_the_signature_that_is_asked_for(
+    exported: Exported, images: list[Path], key: Path, tmp_path: Path
+) -> None:
+    graph = exported.copy(tmp_path)
+    words = ("predict", graph, *images, "--signers", key.with_name("allowed"), "--json")
+
+    unsigned = call(*words)
+    assert call("sign", graph, "--key", key).code == 0
+    signed = call(*words)
+    manifest = graph.with_name("model.manifest.json")
+    manifest.write_text(manifest.read_text().replace('"ant"', '"bat"'))
+    changed = call(*words)
+
+    assert unsigned.code == 10
+    assert "it is not signed" in unsigned.error()["what"]
+    assert signed.code == 0, signed.err
+    assert changed.code == 10
+    assert "the signature does not hold" in changed.error()["what"]
+
+
 def test_a_damaged_bundle_is_refused(archive: tuple[Path, Done], tmp_path: Path) -> None:
     content = bytearray(archive[0].read_bytes())
     content[len(content) // 2] ^= 1
