@@ -46,6 +46,18 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def first(self, count: int) -> ImageSet:
+        """Return the first `count` images, or all where there are no more."""
+        if count >= len(self):
+            return self
+        return dataclasses.replace(
+            self,
+            pixels=self.pixels[:count],
+            description=f"the first {count} of {self.description}",
+            labels=None if self.labels is None else self.labels[:count],
+            names=self.names[:count],
+        )
+
 
 def to_input(
     pixels: PixelArray, preprocessing: Preprocessing, *, dtype: str | None = None

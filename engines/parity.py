@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,19 @@ class StageParity:
     def passed(self) -> bool:
         """Whether no gate was missed."""
         return not self.failures
+
+
+def row_from_json(document: Mapping[str, Any]) -> StageParity:
+    """Return a row of `ParityTable.to_json`, in which an infinite number is null.
+
+    Raises:
+        TypeError: It is none.
+    """
+    numbers = ("max_abs", "relative", "sqnr_db")
+    found = {name: document.get(name) for name in numbers}
+    infinite = {name: math.inf for name, value in found.items() if value is None}
+    failures = tuple(document.get("failures", ()))
+    return StageParity(**{**document, **infinite, "failures": failures})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

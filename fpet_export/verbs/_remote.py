@@ -22,6 +22,9 @@ from engines.manifest import Manifest, manifest_path, read_manifest
 from fpet_export.console import Console
 
 if TYPE_CHECKING:
+    from benchmarks import Measurement
+    from engines.images import ImageSet
+    from engines.parity import StageParity
     from engines.targets import Target
     from fpet_export.remote import Remote
 
@@ -42,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @contextlib.contextmanager
 def unpacked_there(
     artefact: Path, manifest: Manifest, target: Target, options: argparse.Namespace,
-    console: Console,
+    console: Console, *, images: ImageSet | None = None,
 ) -> Iterator[Remote]:  # fmt: skip
     """Send an artefact with the agent; the folder there is removed, unless the line breaks.
 
@@ -54,7 +57,7 @@ def unpacked_there(
 
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         bundle = Path(folder) / f"{artefact.stem}{SUFFIX}"
-        _packing.pack(artefact, manifest, target, bundle, console)
+        _packing.pack(artefact, manifest, target, bundle, console, images=images)
         name = options.remote_dir or f"{CACHE}/{storage.sha256_of(bundle)[:16]}"
         remote = Remote(options.remote, name, config=options.ssh_config)
         with console.progress(f"to {options.remote}", bundle.stat().st_size) as advance:
@@ -96,6 +99,57 @@ def agent(remote: Remote, words: Sequence[str], console: Console) -> Any:
     if done.code:
         raise _same_error(document, remote)
     return document
+
+
+def measure(remote: Remote, engine: str, words: Sequence[str], console: Console) -> Measurement:
+    """Measure an engine there with the options of `bench`, and fetch the measurement.
+
+    Whether it counts is judged here, so a noisy one comes back too.
+    """
+    from benchmarks import read_measurement
+
+    file = "bench.json"
+    agent(remote, ["bench", engine, "-o", file, "--force", "--allow-noise", *words], console)
+    with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
+        remote.download(file, Path(folder) / file)
+        return read_measurement(Path(folder) / file)
+
+
+def build_there(
+    graph: Path,
+    target: Target,
+    images: ImageSet,
+    options: argparse.Namespace,
+    console: Console,
+    *,
+    measured: Sequence[str] | None,
+) -> tuple[Path, StageParity, Measurement | None]:
+    """Build a graph's engine there, check it, measure it, and fetch it.
+
+    Args:
+        graph: Checked against its manifest.
+        target: Where it is to run.
+        images: What the engine is checked on.
+        options: Of `add_arguments`.
+        console: Hears of each step.
+        measured: Options of `bench`; None measures nothing.
+
+    Returns:
+        The engine here, its row of the parity table, and the measurement.
+    """
+    from engines.engine import default_path
+    from engines.parity import row_from_json
+
+    engine, measurement = default_path(graph, target), None
+    manifest = read_manifest(graph)
+    with unpacked_there(graph, manifest, target, options, console, images=images) as remote:
+        words = ["--target", target.name, "-o", engine.name, "--force"]
+        agent(remote, ["build", graph.name, *words], console)
+        (row,) = agent(remote, ["check", engine.name], console)["parity"]["rows"]
+        if measured is not None:
+            measurement = measure(remote, engine.name, measured, console)
+        fetch_engine(remote, engine)
+    return engine, row_from_json(row), measurement
 
 
 def _same_error(document: Any, remote: Remote) -> FpetError:

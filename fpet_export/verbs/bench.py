@@ -122,7 +122,6 @@ def _here(options: argparse.Namespace, console: Console) -> Measurement:
 
 def _there(options: argparse.Namespace, console: Console) -> Measurement:
     """Build a graph's engine on another machine, check it, and measure it."""
-    from benchmarks import read_measurement
     from engines.engine import default_path
     from fpet_export.verbs import _packing
 
@@ -136,14 +135,10 @@ def _there(options: argparse.Namespace, console: Console) -> Measurement:
             _remote.agent(remote, words, console)
         if remote.shell("ls *.check.npz 2>/dev/null || true"):
             _remote.agent(remote, ["check", engine], console)
-        words = ["bench", engine, "-o", "bench.json", "--force", "--allow-noise"]
-        words += ["--rounds", str(options.rounds), "--seconds", str(options.seconds)]
+        words = ["--rounds", str(options.rounds), "--seconds", str(options.seconds)]
         words += ["--seed", str(options.seed), *(["--peak"] if options.peak else [])]
         words += [] if options.threads is None else ["--threads", str(options.threads)]
-        _remote.agent(remote, words, console)
-        with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
-            remote.download("bench.json", Path(folder) / "bench.json")
-            return read_measurement(Path(folder) / "bench.json")
+        return _remote.measure(remote, engine, words, console)
 
 
 def _refuse_what_stays_here(options: argparse.Namespace) -> None:

@@ -12,7 +12,16 @@ from engines import storage
 from engines.errors import FpetError
 from engines.manifest import read_manifest, write_manifest
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _bench, _engines, _page, _quantize, _steps
+from fpet_export.verbs import (
+    Outcome,
+    _arguments,
+    _bench,
+    _engines,
+    _page,
+    _quantize,
+    _remote,
+    _steps,
+)
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -25,11 +34,15 @@ Export a run for each target, prove parity at every stage, build the engines, me
 run here against the plain ViT, and write one HTML page.
 
 Leaves OUT/TARGET/model.onnx and its engine with their manifests, OUT/parity.json,
-OUT/latency.json, OUT/merge.png and OUT/report.html.
+OUT/latency.json, OUT/merge.png and OUT/report.html. With --remote the engines are built, checked
+and measured on a board through ssh, and fetched.
 
   fpet-export deploy runs/lora/digits --backbone backbone.safetensors --target cpu,rtx -o out
 """
 
+
+_IMAGES_THERE = 16
+"""On which another machine checks its engine."""
 
 _FILES = ("report.html", "parity.json", "latency.json", "merge.png")
 
@@ -38,7 +51,8 @@ _FILES = ("report.html", "parity.json", "latency.json", "merge.png")
 class Built:
     """One target's exported graph, what was built of it, and their rows of the parity table.
 
-    `typed` is the graph that the engine was built from: the exported one, or another precision's.
+    `typed` is the graph that the engine was built from: the exported one, or another precision's;
+    `measurement` was taken on another machine.
     """
 
     target: str
@@ -47,6 +61,7 @@ class Built:
     engine: Path
     rows: tuple[StageParity, ...]
     runs_here: bool
+    measurement: Measurement | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="measure the engines that run here against the plain ViT",
     )
+    _remote.add_arguments(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
@@ -150,6 +166,27 @@ def _build(
         target=target.name,
     )
     typed = _steps.type_graph(started, options, console, exported, target.name)
+    rows = tuple(dataclasses.replace(row, stage=f"{target.name} {row.stage}") for row in typed.rows)
+    if options.remote is not None:
+        engine, row, measurement = _remote.build_there(
+            typed.path,
+            target,
+            started.check.images.first(_IMAGES_THERE),
+            options,
+            console,
+            measured=_bench_words(options) if options.bench else None,
+        )
+        console.step("fetch", _engines.describe(engine, read_manifest(engine)))
+        there = dataclasses.replace(row, stage=f"{target.name} on {options.remote}")
+        return Built(
+            target=target.name,
+            graph=exported.path,
+            typed=typed.path,
+            engine=engine,
+            rows=(*rows, there),
+            runs_here=False,
+            measurement=measurement,
+        )
     with _engines.build_progress(console) as progress:
         engine = build(
             typed.path,
@@ -159,7 +196,6 @@ def _build(
     manifest = read_manifest(engine)
     console.step("build", _engines.describe(engine, manifest))
     _engines.report_fusion(engine, manifest, console)
-    rows = tuple(dataclasses.replace(row, stage=f"{target.name} {row.stage}") for row in typed.rows)
     problem = runnable(engine)
     if problem is not None:
         console.step(target.name, f"not run here: {_engines.short_reason(problem)}", passed=None)
@@ -213,8 +249,9 @@ def _measure(
     """Measure the first engine that runs here against the plain ViT; say so when none does."""
     import tempfile
 
-    from benchmarks import format_table, write_measurement
-
+    there = [one.measurement for one in built if one.measurement is not None]
+    if there:
+        return _keep_measurement(there[0], options, console)
     here = [one.engine for one in built if one.runs_here]
     if not here:
         console.step("bench", "no engine of this deployment runs on this machine", passed=None)
@@ -234,6 +271,15 @@ def _measure(
         except FpetError as error:
             console.step("bench", error.what, passed=False)
             return None
+    return _keep_measurement(measurement, options, console)
+
+
+def _keep_measurement(
+    measurement: Measurement, options: argparse.Namespace, console: Console
+) -> Measurement:
+    """Write a measurement, and print its verdict and its table."""
+    from benchmarks import format_table, write_measurement
+
     write_measurement(options.out / "latency.json", measurement, force=options.force)
     console.step(
         "bench",
@@ -244,6 +290,11 @@ def _measure(
     console.line(format_table(measurement))
     console.line()
     return measurement
+
+
+def _bench_words(options: argparse.Namespace) -> list[str]:
+    threads = [] if options.threads is None else ["--threads", str(options.threads)]
+    return ["--rounds", str(options.rounds), *threads]
 
 
 def _next(folder: Path, built: list[Built]) -> list[str]:

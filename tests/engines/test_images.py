@@ -371,3 +371,18 @@ def test_an_archive_of_something_else_is_no_shard(tmp_path: Path) -> None:
 
 def test_the_length_of_a_set_is_its_images() -> None:
     assert len(ImageSet(pixels=raw(3), description="three")) == 3
+
+
+def test_the_first_images_keep_their_labels_and_names() -> None:
+    pixels = np.arange(5 * 4 * 4 * 3, dtype=np.uint8).reshape(5, 4, 4, 3)
+    images = ImageSet(
+        pixels=pixels, description="5 images", labels=np.arange(5), names=tuple("abcde")
+    )
+
+    first = images.first(2)
+
+    assert np.array_equal(first.pixels, pixels[:2])
+    assert first.labels is not None
+    assert (first.labels.tolist(), first.names) == ([0, 1], ("a", "b"))
+    assert first.description == "the first 2 of 5 images"
+    assert images.first(5) is images

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from engines import parity
 from engines.errors import ParityError
-from engines.parity import Evidence, Gates, ParityTable, StageParity, compare_stage
+from engines.parity import (
+    Evidence,
+    Gates,
+    ParityTable,
+    StageParity,
+    compare_stage,
+    row_from_json,
+)
 
 LOGITS = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -4.0]])
 MATCH = np.array([[0, 1], [2, 0]])
@@ -310,3 +317,17 @@ def test_a_control_never_tightens_the_gates(noise: float, seed: int) -> None:
 
     assert gates.relative is not None
     assert gates.relative >= 1e-4
+
+
+def test_a_row_comes_back_from_json() -> None:
+    """With its infinities: equal logits have an infinite ratio."""
+    equal = stage(reference())
+    off = stage(Evidence(logits=LOGITS + 0.1))
+
+    found = [row_from_json(row) for row in table(equal, off).to_json()["rows"]]
+
+    assert found == [equal, off]
+    assert found[0].sqnr_db == math.inf
+    assert found[1].failures
+    with pytest.raises(TypeError):
+        row_from_json({"stage": "x"})

@@ -62,6 +62,24 @@ def test_a_graph_is_measured_there(exported: Exported, server: Server, tmp_path:
     assert left(server) == set()
 
 
+def test_a_run_is_deployed_there(exported: Exported, server: Server, tmp_path: Path) -> None:
+    done = call(
+        "deploy", *exported.words, *words(server), "--rounds", 3, "--limit", 6, "-o", tmp_path,
+        "--json",
+    )  # fmt: skip
+
+    assert done.code == 0, done.err
+    rows = {row["stage"]: row for row in done.document()["parity"]["rows"]}
+    assert rows["cpu on board"]["failures"] == []
+    assert rows["cpu on board"]["images"] == 6
+    assert done.document()["latency"]["contenders"][0]["name"] == "model.cpu"
+    assert read_manifest(tmp_path / "cpu" / "model.cpu.onnx").parity == done.document()["parity"]
+    page = (tmp_path / "report.html").read_text()
+    assert "cpu on board" in page
+    assert (tmp_path / "latency.json").exists()
+    assert left(server) == set()
+
+
 def test_what_is_refused_there_is_the_same_error_here(
     exported: Exported, server: Server, tmp_path: Path
 ) -> None:
