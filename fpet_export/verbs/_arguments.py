@@ -59,19 +59,7 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
 def add_graph(parser: argparse.ArgumentParser) -> None:
     """Add the options of the exported graph."""
     group = parser.add_argument_group("the graph")
-    group.add_argument(
-        "--batch",
-        type=batch,
-        default=1,
-        metavar="N|dyn:LO-HI",
-        help="images per inference, or a dynamic range (default: 1)",
-    )
-    group.add_argument(
-        "--input",
-        choices=("float32", "uint8", "uint8-nchw", "uint8-nhwc"),
-        default="float32",
-        help="float32 pixels in 0..1 NCHW, or raw bytes (uint8 is uint8-nhwc)",
-    )
+    add_images(group)
     group.add_argument(
         "--ties",
         choices=("argmax", "reference"),
@@ -90,6 +78,23 @@ def add_graph(parser: argparse.ArgumentParser) -> None:
         help="what the last block computes (default: the target's choice)",
     )
     group.add_argument("--labels", type=Path, help="text file with one class name a line")
+
+
+def add_images(group: argparse._ActionsContainer) -> None:
+    """Add what the graph takes: how many images, and in which form."""
+    group.add_argument(
+        "--batch",
+        type=_batch,
+        default=1,
+        metavar="N|dyn:LO-HI",
+        help="images per inference, or a dynamic range (default: 1)",
+    )
+    group.add_argument(
+        "--input",
+        choices=("float32", "uint8", "uint8-nchw", "uint8-nhwc"),
+        default="float32",
+        help="float32 pixels in 0..1 NCHW, or raw bytes (uint8 is uint8-nhwc)",
+    )
 
 
 def add_data(parser: argparse.ArgumentParser, *, limit: int = 128) -> None:
@@ -196,7 +201,7 @@ def _size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
-def batch(text: str) -> int | tuple[int, int]:
+def _batch(text: str) -> int | tuple[int, int]:
     """Read a number of images, or the range of a dynamic one."""
     found = re.fullmatch(r"dyn:(\d+)-(\d+)", text)
     if found:

@@ -101,6 +101,20 @@ def agent(remote: Remote, words: Sequence[str], console: Console) -> Any:
     return document
 
 
+def build(
+    remote: Remote,
+    graph: str,
+    target: Target,
+    engine: str,
+    console: Console,
+    *,
+    more: Sequence[str] = (),
+) -> None:
+    """Build a graph there, under the name `engine`, with more options of `build`."""
+    words = [graph, "--target", target.name, "-o", engine, "--force", *more]
+    agent(remote, ["build", *words], console)
+
+
 def measure(remote: Remote, engine: str, words: Sequence[str], console: Console) -> Measurement:
     """Measure an engine there with the options of `bench`, and fetch the measurement.
 
@@ -143,8 +157,7 @@ def build_there(
     engine, measurement = default_path(graph, target), None
     manifest = read_manifest(graph)
     with unpacked_there(graph, manifest, target, options, console, images=images) as remote:
-        words = ["--target", target.name, "-o", engine.name, "--force"]
-        agent(remote, ["build", graph.name, *words], console)
+        build(remote, graph.name, target, engine.name, console)
         (row,) = agent(remote, ["check", engine.name], console)["parity"]["rows"]
         if measured is not None:
             measurement = measure(remote, engine.name, measured, console)
@@ -176,14 +189,11 @@ def fetch_engine(remote: Remote, out: Path) -> Manifest:
     """
     from engines.fusion import fusion_path
 
-    with tempfile.TemporaryDirectory(prefix=".fpet-export-", dir=out.parent) as folder:
-        engine = Path(folder) / out.name
+    with storage.atomic_path(out) as engine:
         for path in (engine, manifest_path(engine)):
             remote.download(path.name, path)
         manifest = read_manifest(engine)
         report = fusion_path(engine)
         if out.suffix == ".plan" and remote.shell(f"ls {shlex.quote(report.name)} || true"):
             remote.download(report.name, report)
-        for path in sorted(Path(folder).iterdir(), key=lambda path: path == engine):
-            path.replace(out.with_name(path.name))
     return manifest

@@ -131,8 +131,7 @@ def _there(options: argparse.Namespace, console: Console) -> Measurement:
     with _remote.unpacked_there(artefact, manifest, target, options, console) as remote:
         if manifest.kind == "graph":
             engine = default_path(artefact, target).name
-            words = ["build", artefact.name, "--target", target.name, "-o", engine, "--force"]
-            _remote.agent(remote, words, console)
+            _remote.build(remote, artefact.name, target, engine, console)
         if remote.shell("ls *.check.npz 2>/dev/null || true"):
             _remote.agent(remote, ["check", engine], console)
         words = ["--rounds", str(options.rounds), "--seconds", str(options.seconds)]

@@ -7,7 +7,6 @@ import dataclasses
 from pathlib import Path
 
 from engines.errors import UsageError
-from engines.manifest import Manifest
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _remote
 
@@ -125,7 +124,7 @@ def _there(options: argparse.Namespace, console: Console) -> Outcome:
     """Build and check on another machine, and fetch the engine."""
     from engines import storage
     from engines.engine import default_path
-    from fpet_export.verbs import _packing
+    from fpet_export.verbs import _engines, _packing
 
     if options.timing_cache is not None:
         raise UsageError(
@@ -136,19 +135,19 @@ def _there(options: argparse.Namespace, console: Console) -> Outcome:
     manifest, target = _packing.checked(options.onnx, options.target, console)
     out: Path = options.out or default_path(options.onnx, target)
     storage.refuse_overwrite(out, force=options.force)
-    words = ["build", options.onnx.name, "--target", target.name, "-o", out.name, "--force"]
+    more: list[str] = []
     for name, value in (
         ("--sm", options.sm and ",".join(options.sm)),
         ("--optimization-level", options.optimization_level),
         ("--workspace-mb", options.workspace_mb),
         ("--batch", options.batch and ":".join(map(str, options.batch))),
     ):
-        words += [] if value is None else [name, str(value)]
+        more += [] if value is None else [name, str(value)]
     with _remote.unpacked_there(options.onnx, manifest, target, options, console) as remote:
-        _remote.agent(remote, words, console)
+        _remote.build(remote, options.onnx.name, target, out.name, console, more=more)
         checked = _remote.agent(remote, ["check", out.name], console)
         built = _remote.fetch_engine(remote, out)
-    console.step("fetch", _engines_line(out, built))
+    console.step("fetch", _engines.describe(out, built))
     return Outcome(
         document={
             "engine": str(out),
@@ -159,9 +158,3 @@ def _there(options: argparse.Namespace, console: Console) -> Outcome:
         result=str(out),
         next=[f"fpet-export bench {out} --remote {options.remote}"],
     )
-
-
-def _engines_line(out: Path, manifest: Manifest) -> str:
-    from fpet_export.verbs import _engines
-
-    return _engines.describe(out, manifest)

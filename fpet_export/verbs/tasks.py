@@ -57,19 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("fp16",),
         help="keep dense adapter factors in float16; their error is measured and recorded",
     )
-    parser.add_argument(
-        "--batch",
-        type=_arguments.batch,
-        default=1,
-        metavar="N|dyn:LO-HI",
-        help="images per inference, or a dynamic range (default: 1)",
-    )
-    parser.add_argument(
-        "--input",
-        choices=("float32", "uint8", "uint8-nchw", "uint8-nhwc"),
-        default="float32",
-        help="float32 pixels in 0..1 NCHW, or raw bytes (uint8 is uint8-nhwc)",
-    )
+    _arguments.add_images(parser)
     parser.add_argument("--opset", type=_arguments.positive, metavar="N", help="ONNX opset")
     group = parser.add_argument_group("the check")
     group.add_argument(
