@@ -50,6 +50,17 @@ def test_an_engine_is_built_there_and_comes_back(
     assert left(server) == set()
 
 
+def test_the_engine_may_go_into_a_new_folder(
+    exported: Exported, server: Server, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "mine.cpu.onnx"
+
+    done = build(server, exported.graph, "-o", out)
+
+    assert done.code == 0, done.err
+    assert {path.name for path in out.parent.iterdir()} == {out.name, "mine.cpu.manifest.json"}
+
+
 def test_a_graph_is_measured_there(exported: Exported, server: Server, tmp_path: Path) -> None:
     done = call(
         "bench", exported.graph, *words(server), "--rounds", 3, "--seconds", 0.1,
