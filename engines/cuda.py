@@ -1,11 +1,7 @@
-"""Device memory and streams of one CUDA device, through ctypes.
+"""Memory, streams, events and graphs of one CUDA device, without torch.
 
-A board has no torch, and a machine with only a driver has no CUDA runtime library. So the calls
-that an engine needs exist here twice: through `libcudart` (first choice) and through the driver's
-`libcuda` with the device's primary context, which is the context TensorRT uses. Only functions
-whose signature never changed are called.
-
-Not run on hardware yet: the driver half, and everything after the first call that needs a device.
+Not run on hardware yet. The calls and their C types are those of NVIDIA's headers; that they do
+what is meant has been tried on a stand-in with memory, streams and graphs of its own.
 """
 
 from __future__ import annotations
@@ -14,38 +10,22 @@ import ctypes
 import dataclasses
 import math
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.errors import EngineError, MissingDependencyError
+from engines import cuda_library as calls
+from engines.cuda_library import CudaLibrary, Loader
 
 Array = NDArray[Any]
-Loader = Callable[[str], Any]
 
-_RUNTIME_LIBRARIES = (
-    "libcudart.so",
-    "libcudart.so.13",
-    "libcudart.so.12",
-    "/usr/local/cuda/lib64/libcudart.so",
-    "cudart64_13.dll",
-    "cudart64_12.dll",
-)
-_DRIVER_LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
 _NON_BLOCKING = 1
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
-_OUT_OF_MEMORY = 2
-
-
-class _CudaCallError(Exception):
-    """A call returned something other than success; only this file sees it."""
-
-    def __init__(self, function: str, code: int, text: str) -> None:
-        super().__init__(f"{function} returned {code} ({text})")
-        self.code = code
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _INTEGRATED = 75, 76, 18
+_PORTABLE, _MAPPED = 1, 2
+_THREAD_LOCAL = 1  # other threads may allocate while this one captures
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,140 +48,167 @@ class DeviceArray:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-@dataclasses.dataclass
 class Cuda:
     """The first CUDA device; make it with `open_cuda`.
 
-    Attributes:
-        library: The loaded library, or a stand-in with the same functions.
-        api: Which of the two sets of names it has.
+    With libcuda it uses the device's primary context, which is the one TensorRT uses.
     """
 
-    library: Any
-    api: Literal["runtime", "driver"]
-    _started: threading.local = dataclasses.field(
-        default_factory=threading.local, init=False, repr=False, compare=False
-    )
-
-    def __post_init__(self) -> None:
-        """Remember the thread that opens the device."""
+    def __init__(self, library: CudaLibrary) -> None:
+        """Take a library whose device is current in this thread."""
+        self._call = library
+        self._started = threading.local()
         self._started.here = True
 
     def attach(self) -> None:
         """Make the device current in this thread, too; in the one that opened it, it is."""
         if not hasattr(self._started, "here"):
-            self.start()
+            _start(self._call)
             self._started.here = True
-
-    def start(self) -> None:
-        """Make the first device current in this thread."""
-        if self.api == "runtime":
-            count = ctypes.c_int()
-            self._call("cudaGetDeviceCount", ctypes.byref(count))
-            self._call("cudaSetDevice", 0)
-            return
-        self._call("cuInit", 0)
-        device, context = ctypes.c_int(), ctypes.c_void_p()
-        self._call("cuDeviceGet", ctypes.byref(device), 0)
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-        self._call("cuCtxSetCurrent", context)
 
     def compute_capability(self) -> str:
         """Return the device's compute capability, as "8.6"."""
-        function = "cudaDeviceGetAttribute" if self.api == "runtime" else "cuDeviceGetAttribute"
-        values = []
-        for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
-            value = ctypes.c_int()
-            self._checked(function, ctypes.byref(value), attribute, 0)
-            values.append(value.value)
-        return f"{values[0]}.{values[1]}"
+        return f"{self._attribute(_CAPABILITY_MAJOR)}.{self._attribute(_CAPABILITY_MINOR)}"
+
+    def shares_memory(self) -> bool:
+        """Whether the device has no memory of its own: a Jetson's GPU uses the CPU's."""
+        return self._attribute(_INTEGRATED) != 0
 
     def driver_version(self) -> str:
         """Return the newest CUDA version that the driver serves, as "13.0"."""
         value = ctypes.c_int()
-        function = "cudaDriverGetVersion" if self.api == "runtime" else "cuDriverGetVersion"
-        self._checked(function, ctypes.byref(value))
+        self._call(calls.DRIVER_VERSION, ctypes.byref(value))
         return f"{value.value // 1000}.{value.value % 1000 // 10}"
 
     def allocate(self, size_bytes: int) -> int:
         """Reserve device memory and return its address."""
-        address = ctypes.c_void_p()
-        function = "cudaMalloc" if self.api == "runtime" else "cuMemAlloc_v2"
-        size = ctypes.c_size_t(max(1, size_bytes))
-        self._checked(function, ctypes.byref(address), size)
-        return address.value or 0
+        return self._made(calls.ALLOCATE, max(1, size_bytes))
 
     def free(self, address: int) -> None:
         """Give device memory back."""
-        function = "cudaFree" if self.api == "runtime" else "cuMemFree_v2"
-        self._checked(function, ctypes.c_void_p(address))
+        self._call(calls.FREE, address)
+
+    def allocate_host(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return a page-locked array of the host.
+
+        The device copies from and to it without a detour, and may read and write it where it
+        lies. It is given back with `free_host`, after which nothing may refer to it.
+        """
+        size_bytes = math.prod(shape) * dtype.itemsize
+        address = self._made(calls.ALLOCATE_HOST, size_bytes, _PORTABLE | _MAPPED)
+        memory = (ctypes.c_byte * size_bytes).from_address(address)
+        return np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
+
+    def free_host(self, values: Array) -> None:
+        """Give an array of `allocate_host` back."""
+        self._call(calls.FREE_HOST, values.ctypes.data)
+
+    def address_on_device(self, values: Array) -> int:
+        """Return where the device finds an array of `allocate_host`."""
+        return self._made(calls.ADDRESS_OF_HOST, values.ctypes.data, 0)
 
     def upload(self, address: int, values: Array, stream: int) -> None:
         """Queue a copy of contiguous `values` to the device."""
-        target, source = ctypes.c_void_p(address), ctypes.c_void_p(values.ctypes.data)
-        self._copy("cuMemcpyHtoDAsync_v2", target, source, values.nbytes, _HOST_TO_DEVICE, stream)
+        places = (address, values.ctypes.data, values.nbytes)
+        self._copy(calls.UPLOAD, *places, direction=_HOST_TO_DEVICE, stream=stream)
 
     def download(self, values: Array, address: int, stream: int) -> None:
         """Queue a copy from the device into contiguous `values`."""
-        target, source = ctypes.c_void_p(values.ctypes.data), ctypes.c_void_p(address)
-        self._copy("cuMemcpyDtoHAsync_v2", target, source, values.nbytes, _DEVICE_TO_HOST, stream)
+        places = (values.ctypes.data, address, values.nbytes)
+        self._copy(calls.DOWNLOAD, *places, direction=_DEVICE_TO_HOST, stream=stream)
 
     def create_stream(self) -> int:
         """Return the handle of a stream that does not wait for the default stream."""
-        stream = ctypes.c_void_p()
-        function = "cudaStreamCreateWithFlags" if self.api == "runtime" else "cuStreamCreate"
-        self._checked(function, ctypes.byref(stream), _NON_BLOCKING)
-        return stream.value or 0
+        return self._made(calls.CREATE_STREAM, _NON_BLOCKING)
 
     def destroy_stream(self, stream: int) -> None:
         """Free a stream."""
-        function = "cudaStreamDestroy" if self.api == "runtime" else "cuStreamDestroy_v2"
-        self._checked(function, ctypes.c_void_p(stream))
+        self._call(calls.DESTROY_STREAM, stream)
 
     def synchronize(self, stream: int) -> None:
         """Wait until all that was queued on `stream` is done."""
-        function = "cudaStreamSynchronize" if self.api == "runtime" else "cuStreamSynchronize"
-        self._checked(function, ctypes.c_void_p(stream))
+        self._call(calls.SYNCHRONIZE, stream)
+
+    def elapsed_ns(self, enqueue: Callable[[], None], stream: int) -> int:
+        """Return how long the device took for what `enqueue` queues, by its own clock.
+
+        The stream is waited for before and after, so nothing else is counted.
+        """
+        events: list[int] = []
+        try:
+            events += [self._made(calls.CREATE_EVENT, 0) for _ in range(2)]
+            self.synchronize(stream)
+            self._call(calls.RECORD_EVENT, events[0], stream)
+            enqueue()
+            self._call(calls.RECORD_EVENT, events[1], stream)
+            self.synchronize(stream)
+            milliseconds = ctypes.c_float()
+            self._call(calls.ELAPSED, ctypes.byref(milliseconds), *events)
+        finally:
+            for event in events:
+                self._call(calls.DESTROY_EVENT, event)
+        return round(milliseconds.value * 1e6)
+
+    def capture(self, enqueue: Callable[[], None], stream: int) -> int:
+        """Record what `enqueue` queues on `stream` instead of doing it; return the graph.
+
+        The graph holds addresses, not what lies there. `enqueue` may not allocate or wait.
+
+        Raises:
+            CudaCallError: Something in it cannot be recorded. The stream is usable afterwards.
+        """
+        self._call(calls.BEGIN_CAPTURE, stream, _THREAD_LOCAL)
+        try:
+            enqueue()
+        except BaseException:
+            self._end_capture_after_failure(stream)
+            raise
+        recorded = ctypes.c_void_p()
+        self._call(calls.END_CAPTURE, stream, ctypes.byref(recorded))
+        try:
+            return self._made(calls.INSTANTIATE, recorded, 0)
+        finally:
+            self._call(calls.DESTROY_GRAPH, recorded)
+
+    def launch(self, graph: int, stream: int) -> None:
+        """Queue everything that a graph of `capture` holds."""
+        self._call(calls.LAUNCH, graph, stream)
+
+    def destroy_graph(self, graph: int) -> None:
+        """Free a graph of `capture`."""
+        self._call(calls.DESTROY_EXECUTABLE, graph)
+
+    def _end_capture_after_failure(self, stream: int) -> None:
+        recorded = ctypes.c_void_p()
+        try:
+            self._call(calls.END_CAPTURE, stream, ctypes.byref(recorded))
+        except calls.CudaCallError:
+            return  # the capture was broken already, which ended it
+        self._call(calls.DESTROY_GRAPH, recorded)
+
+    def _attribute(self, number: int) -> int:
+        value = ctypes.c_int()
+        self._call(calls.ATTRIBUTE, ctypes.byref(value), number, 0)
+        return value.value
+
+    def _made(self, operation: calls.Operation, *arguments: Any) -> int:
+        """Return the address or handle that an operation writes to its first argument."""
+        place = ctypes.c_void_p()
+        self._call(operation, ctypes.byref(place), *arguments)
+        return place.value or 0
 
     def _copy(
         self,
-        driver_function: str,
-        target: ctypes.c_void_p,
-        source: ctypes.c_void_p,
+        operation: calls.Operation,
+        target: int,
+        source: int,
         size_bytes: int,
+        *,
         direction: int,
         stream: int,
     ) -> None:
-        size, queue = ctypes.c_size_t(size_bytes), ctypes.c_void_p(stream)
-        if self.api == "runtime":
-            self._checked("cudaMemcpyAsync", target, source, size, direction, queue)
-        else:
-            self._checked(driver_function, target, source, size, queue)
-
-    def _checked(self, function: str, *arguments: Any) -> None:
-        try:
-            self._call(function, *arguments)
-        except _CudaCallError as error:
-            fix = "check the driver and the device with nvidia-smi"
-            if error.code == _OUT_OF_MEMORY:
-                fix = "use a smaller batch, or close other programs that hold device memory"
-            raise EngineError(f"CUDA failed: {error}", where="cuda:0", fix=fix) from error
-
-    def _call(self, function: str, *arguments: Any) -> None:
-        code = int(getattr(self.library, function)(*arguments))
-        if code:
-            raise _CudaCallError(function, code, self._error_text(code))
-
-    def _error_text(self, code: int) -> str:
-        if self.api == "runtime":
-            describe = self.library.cudaGetErrorString
-            describe.restype = ctypes.c_char_p
-            text = describe(code)
-        else:
-            place = ctypes.c_char_p()
-            self.library.cuGetErrorString(code, ctypes.byref(place))
-            text = place.value
-        return text.decode() if text else "unknown error"
+        kind = (direction,) if self._call.api == "runtime" else ()
+        self._call(operation, target, source, size_bytes, *kind, stream)
 
 
 def open_cuda(load: Loader = ctypes.CDLL) -> Cuda:
@@ -214,34 +221,18 @@ def open_cuda(load: Loader = ctypes.CDLL) -> Cuda:
         MissingDependencyError: No library can be loaded, or none of them finds a device; the
             message says what each answered.
     """
-    answers = []
-    libraries: tuple[tuple[Literal["runtime", "driver"], Iterable[str]], ...] = (
-        ("runtime", _RUNTIME_LIBRARIES),
-        ("driver", _DRIVER_LIBRARIES),
-    )
-    for api, names in libraries:
-        library = _first_library(names, load)
-        if library is None:
-            answers.append(f"no {'libcudart' if api == 'runtime' else 'libcuda.so.1 (the driver)'}")
-            continue
-        cuda = Cuda(library, api)
-        try:
-            cuda.start()
-        except _CudaCallError as error:
-            answers.append(str(error))
-        else:
-            return cuda
-    raise MissingDependencyError(
-        f"there is no usable CUDA device: {'; '.join(answers)}",
-        where="cuda:0",
-        fix="install the NVIDIA driver, or run this where nvidia-smi lists a GPU",
-    )
+    return Cuda(calls.open_library(load, _start))
 
 
-def _first_library(names: Iterable[str], load: Loader) -> Any | None:
-    for name in names:
-        try:
-            return load(name)
-        except OSError:
-            continue
-    return None
+def _start(library: CudaLibrary) -> None:
+    """Make the first device current in this thread."""
+    if library.api == "runtime":
+        count = ctypes.c_int()
+        library(calls.COUNT_DEVICES, ctypes.byref(count))
+        library(calls.SET_DEVICE, 0)
+        return
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    library(calls.INITIALISE, 0)
+    library(calls.GET_DEVICE, ctypes.byref(device), 0)
+    library(calls.RETAIN_CONTEXT, ctypes.byref(context), device)
+    library(calls.SET_CONTEXT, context)

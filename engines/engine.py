@@ -40,6 +40,9 @@ alone knows the last two. (ViT-B/16 in INT8, ONNX Runtime 1.31.1, one thread: 0.
 an image with float32 between the pairs, 0.72 against 1.04 s with float16.)
 """
 
+Provider = Literal["cpu", "cuda", "tensorrt"]
+"""What ONNX Runtime runs a graph on; "tensorrt" compiles it anew at every opening."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildOptions:
@@ -84,13 +87,19 @@ class OpenOptions:
         name: The engine's name in tables; None takes the file's stem.
         signers: Who may have signed it, see `engines.signature.verify`; None asks for no
             signature.
+        cuda_graph: Whether runs of a plan are recorded as a CUDA graph and launched as one call.
+        zero_copy: Let the GPU read images and write logits in the host's own memory, page-locked,
+            instead of copying them. For boards whose CPU and GPU share their memory; elsewhere it
+            works, slowly. TensorRT only.
     """
 
     threads: int | None = None
     rewrites: Rewrites | None = None
-    provider: Literal["cpu", "cuda"] | None = None
+    provider: Provider | None = None
     name: str | None = None
     signers: Path | None = None
+    cuda_graph: bool = True
+    zero_copy: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

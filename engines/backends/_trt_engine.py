@@ -1,4 +1,4 @@
-"""A deserialized plan: device memory, shapes and runs."""
+"""A deserialized plan on a device: shapes, addresses, CUDA graphs and runs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from engines.backends._trt_log import Recorder, complaints
+from engines.backends._trt_placement import Given, Placement
 from engines.backends._trt_refit import refit_plan
 from engines.cuda import Cuda, DeviceArray
-from engines.engine import Array
+from engines.engine import Array, OpenOptions
 from engines.engine_base import EngineBase
 from engines.errors import EngineError
 from engines.feeds import check_feeds, resolved
@@ -24,6 +23,9 @@ _REBUILD = "build the engine again from its graph"
 
 class TrtEngine(EngineBase):
     """A deserialized plan on one device; implements `engines.engine.Engine`.
+
+    The first run with certain addresses is queued call by call. It is recorded then, and what
+    follows is one launch of that CUDA graph, unless the options or TensorRT forbid it.
 
     Not run on hardware yet.
     """
@@ -40,6 +42,7 @@ class TrtEngine(EngineBase):
         name: str,
         facts: dict[str, str],
         log: Recorder,
+        options: OpenOptions,
         make_refitter: Callable[[], Any] | None = None,
     ) -> None:
         super().__init__(name=name, inputs=inputs, outputs=outputs, batch_range=batch_range)
@@ -49,11 +52,15 @@ class TrtEngine(EngineBase):
         self._facts = facts
         self._make_refitter = make_refitter
         self._log, self._heard = log, log.listen()
+        self._zero_copy = options.zero_copy
+        self._no_graph = None if options.cuda_graph else "switched off"
         self._stream = cuda.create_stream()
-        self._placements: list[_Placement] = []
-        self._run_placement: _Placement | None = None
-        self._active: _Placement | None = None
+        self._placements: list[Placement] = []
+        self._run_placement: Placement | None = None
+        self._active: Placement | None = None
         self._placed: list[weakref.finalize[Any, Any]] = []
+        self._capturing = False
+        self._unwanted: list[int] = []  # device memory to free once the capture is over
         self._lock = threading.RLock()  # a context runs one inference at a time
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -64,20 +71,18 @@ class TrtEngine(EngineBase):
             if placement is None or not placement.suits(checked, extents):
                 if placement is not None:
                     self._release(placement)
+                    self._run_placement = None
                 placement = self._run_placement = self._reserve(checked, extents)
-            self._upload(placement, checked)
+            placement.fill(checked, self._stream)
             self._execute(placement, _given(checked))
-            for name, value in placement.outputs.items():
-                self._cuda.download(value, placement.addresses[name], self._stream)
-            self._cuda.synchronize(self._stream)
-            return {name: value.copy() for name, value in placement.outputs.items()}
+            return placement.fetch(self._stream)
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
-        """Upload `feeds` once; the result runs on device memory only."""
+        """Put `feeds` in place once; the result runs on them, and no copy is in it."""
         checked, extents = self._check(feeds)
         with self._alone():
             placement = self._reserve(checked, extents)
-            self._upload(placement, checked)
+            placement.fill(checked, self._stream)
             self._cuda.synchronize(self._stream)
         kept = {name: value for name, value in checked.items() if isinstance(value, DeviceArray)}
 
@@ -87,6 +92,25 @@ class TrtEngine(EngineBase):
                 self._cuda.synchronize(self._stream)
 
         return run_once
+
+    def device_times_ns(self, feeds: Mapping[str, Array], *, runs: int) -> list[int]:
+        """Return what the GPU's own clock saw of each run, without copies, in nanoseconds.
+
+        One run in flight; the event before it is recorded on an idle stream.
+        """
+        checked, extents = self._check(feeds)
+        given = _given(checked)
+        with self._alone():
+            placement = self._reserve(checked, extents)
+            try:
+                placement.fill(checked, self._stream)
+                self._execute(placement, given)
+                return [
+                    self._cuda.elapsed_ns(lambda: self._execute(placement, given), self._stream)
+                    for _ in range(runs)
+                ]
+            finally:
+                self._release(placement)
 
     def place(self, feeds: Mapping[str, Array]) -> Mapping[str, Any]:
         """Upload feeds that many runs share; switching between them changes addresses only."""
@@ -116,20 +140,24 @@ class TrtEngine(EngineBase):
         self._require_open()
         with self._alone():
             self._cuda.synchronize(self._stream)  # weights must not change under a run
+            for placement in self._placements:
+                placement.drop_graphs()
             refit_plan(self._make_refitter, self._owners[-1], weights, where=self.name)
 
     def describe(self) -> dict[str, str]:
         """Return what a measurement must record about this engine."""
-        return dict(self._facts)
+        graph = "yes" if self._no_graph is None else f"no: {self._no_graph}"
+        copies = "zero-copy" if self._zero_copy else "page-locked"
+        return {**self._facts, "cuda_graph": graph, "host_memory": copies}
 
     def _free(self) -> None:
-        self._context = None
-        while self._owners:
-            self._owners.pop()
         for placement in list(self._placements):
             self._release(placement)
         for finalizer in self._placed:
             finalizer()
+        self._context = None
+        while self._owners:
+            self._owners.pop()
         self._cuda.destroy_stream(self._stream)
         self._log.stop(self._heard)
 
@@ -141,13 +169,16 @@ class TrtEngine(EngineBase):
             yield
 
     def _give_back(self, address: int) -> None:
-        """Free device memory; the collector may call this in any thread."""
+        """Free device memory; the collector may call this in any thread, and at any time."""
         with self._alone():
-            self._cuda.free(address)
+            if self._capturing:
+                self._unwanted.append(address)
+            else:
+                self._cuda.free(address)
 
-    def _reserve(self, feeds: Mapping[str, Array], extents: dict[str, int]) -> _Placement:
-        """Reserve device memory for feeds of these shapes and for the outputs they lead to."""
-        outputs: dict[str, Array] = {}
+    def _reserve(self, feeds: Mapping[str, Array], extents: dict[str, int]) -> Placement:
+        """Reserve memory for feeds of these shapes and for the outputs they lead to."""
+        outputs = []
         for spec in self.outputs:
             shape = resolved(spec, extents)
             if shape is None:
@@ -156,43 +187,59 @@ class TrtEngine(EngineBase):
                     where=self.name,
                     fix="export with a static batch",
                 )
-            outputs[spec.name] = np.empty(shape, spec.dtype)
-        placement = _Placement(
-            {name: value.shape for name, value in feeds.items()}, outputs, extents
-        )
+            outputs.append((spec, shape))
+        placement = Placement(self._cuda, feeds, outputs, extents, zero_copy=self._zero_copy)
         self._placements.append(placement)
-        for name, value in (*feeds.items(), *outputs.items()):
-            if not isinstance(value, DeviceArray):
-                placement.addresses[name] = self._cuda.allocate(value.nbytes)
         return placement
 
-    def _release(self, placement: _Placement) -> None:
+    def _release(self, placement: Placement) -> None:
         self._placements.remove(placement)
         if self._active is placement:
             self._active = None
-        while placement.addresses:
-            self._cuda.free(placement.addresses.popitem()[1])
+        placement.release()
 
-    def _upload(self, placement: _Placement, feeds: Mapping[str, Array]) -> None:
-        for name, value in feeds.items():
-            if not isinstance(value, DeviceArray):
-                self._cuda.upload(placement.addresses[name], value, self._stream)
-
-    def _execute(self, placement: _Placement, given: dict[str, int]) -> None:
-        """Run on a placement and on feeds that lie at the `given` addresses."""
+    def _execute(self, placement: Placement, given: Given) -> None:
+        """Queue one run on a placement and on feeds that lie at the `given` addresses."""
         self._require_open()
-        context = self._context
-        self._heard.clear()
+        graph = placement.graph(given)
+        if graph is not None:
+            self._cuda.launch(graph, self._stream)
+            return
         if self._active is not placement:
-            self._activate(context, placement)
+            self._activate(placement)
         if placement.given != given:
-            self._point(context, given)
+            self._point(given)
             placement.given = given
-        if not context.execute_async_v3(self._stream):
+        self._enqueue()
+        if self._no_graph is None:
+            self._record(placement, given)
+
+    def _enqueue(self) -> None:
+        """Let TensorRT queue its kernels, or have them recorded."""
+        self._heard.clear()
+        if not self._context.execute_async_v3(self._stream):
             raise self._refused("TensorRT refused to run the engine", "run it again, or rebuild it")
 
-    def _activate(self, context: Any, placement: _Placement) -> None:
+    def _record(self, placement: Placement, given: Given) -> None:
+        """Record a run as a CUDA graph, after one that let TensorRT allocate what it needs."""
+        context = self._context
+        may = getattr(context, "is_stream_capturable", None)
+        if may is not None and not may(self._stream):
+            return  # TensorRT-RTX still specialises kernels; the next run asks again
+        self._cuda.synchronize(self._stream)
+        self._capturing = True
+        try:
+            placement.keep_graph(given, self._cuda.capture(self._enqueue, self._stream))
+        except EngineError as error:
+            self._no_graph = error.what
+        finally:
+            self._capturing = False
+            while self._unwanted:
+                self._cuda.free(self._unwanted.pop())
+
+    def _activate(self, placement: Placement) -> None:
         """Tell the context where this placement's tensors lie."""
+        context = self._context
         for name, shape in placement.input_shapes.items():
             if not context.set_input_shape(name, shape):
                 raise self._refused(
@@ -202,12 +249,13 @@ class TrtEngine(EngineBase):
         unset = context.infer_shapes()
         if unset:
             raise self._refused(f"shapes do not follow for {', '.join(unset)}", _REBUILD)
-        self._point(context, placement.addresses)
+        self._point(placement.addresses)
         placement.given = {}
         self._active = placement
 
-    def _point(self, context: Any, addresses: dict[str, int]) -> None:
+    def _point(self, addresses: dict[str, int]) -> None:
         """Tell the context where tensors lie."""
+        context = self._context
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
                 raise self._refused(f"TensorRT does not take the memory of {name!r}", _REBUILD)
@@ -217,30 +265,6 @@ class TrtEngine(EngineBase):
         return EngineError(f"{what}: {complaints(self._heard)}", where=self.name, fix=fix)
 
 
-def _given(feeds: Mapping[str, Any]) -> dict[str, int]:
+def _given(feeds: Mapping[str, Any]) -> Given:
     """Return the addresses of the feeds that lie on the device already."""
     return {name: v.address for name, v in feeds.items() if isinstance(v, DeviceArray)}
-
-
-class _Placement:
-    """Device memory of one set of feeds and outputs.
-
-    Attributes:
-        addresses: What it holds itself.
-        given: Addresses of the feeds that `place` uploaded, as the context has them.
-    """
-
-    def __init__(
-        self,
-        input_shapes: dict[str, tuple[int, ...]],
-        outputs: dict[str, Array],
-        extents: dict[str, int],
-    ) -> None:
-        self.input_shapes, self.outputs, self.extents = input_shapes, outputs, extents
-        self.addresses: dict[str, int] = {}
-        self.given: dict[str, int] = {}
-
-    def suits(self, feeds: Mapping[str, Any], extents: dict[str, int]) -> bool:
-        """Whether these feeds have the same shapes, and come from the host where those did."""
-        hosted = {name for name, value in feeds.items() if not isinstance(value, DeviceArray)}
-        return self.extents == extents and hosted == self.addresses.keys() & feeds.keys()

@@ -258,6 +258,7 @@ def _open_on(
         },
         make_refitter=lambda: trt.Refitter(trt_engine, log),
         log=log,
+        options=options,
     )
 
 

@@ -1,108 +1,22 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engines.cuda import Cuda, open_cuda
+from engines.cuda_library import Api
 from engines.errors import EngineError, MissingDependencyError
-
-RUNTIME_NAMES = {
-    "cudaGetDeviceCount": "count",
-    "cudaSetDevice": "succeed",
-    "cudaDeviceGetAttribute": "attribute",
-    "cudaDriverGetVersion": "version",
-    "cudaMalloc": "allocate",
-    "cudaFree": "free",
-    "cudaMemcpyAsync": "copy",
-    "cudaStreamCreateWithFlags": "stream",
-    "cudaStreamDestroy": "destroy",
-    "cudaStreamSynchronize": "synchronize",
-    "cudaGetErrorString": "runtime_text",
-}
-DRIVER_NAMES = {
-    "cuInit": "succeed",
-    "cuDeviceGet": "count",
-    "cuDevicePrimaryCtxRetain": "stream",
-    "cuCtxSetCurrent": "succeed",
-    "cuDeviceGetAttribute": "attribute",
-    "cuDriverGetVersion": "version",
-    "cuMemAlloc_v2": "allocate",
-    "cuMemFree_v2": "free",
-    "cuMemcpyHtoDAsync_v2": "copy",
-    "cuMemcpyDtoHAsync_v2": "copy",
-    "cuStreamCreate": "stream",
-    "cuStreamDestroy_v2": "destroy",
-    "cuStreamSynchronize": "synchronize",
-    "cuGetErrorString": "driver_text",
-}
+from tests.engines.fake_cuda import C_TYPES, GOLDEN, NS_OF_ONE_TASK, FakeCuda
+from tests.golden.make_cuda_api import our_calls
 
 
-class FakeLibrary:
-    """A CUDA library whose device memory is host memory; `names` are all that it exports."""
-
-    def __init__(self, names: dict[str, str], **results: int) -> None:
-        self.names, self.results = names, results
-        self.blocks: dict[int, Any] = {}
-        self.calls: list[str] = []
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        action = getattr(self, f"_{self.names[name]}")
-
-        def call(*arguments: Any) -> Any:
-            self.calls.append(name)
-            return self.results.get(name) or action(*arguments)
-
-        return call
-
-    def _succeed(self, *_: Any) -> int:
-        return 0
-
-    _destroy = _synchronize = _succeed
-
-    def _count(self, place: Any, *_: Any) -> int:
-        place._obj.value = 1
-        return 0
-
-    def _attribute(self, place: Any, attribute: int, _: Any) -> int:
-        place._obj.value = {75: 8, 76: 6}[attribute]
-        return 0
-
-    def _version(self, place: Any) -> int:
-        place._obj.value = 12080
-        return 0
-
-    def _allocate(self, place: Any, size: Any) -> int:
-        block = ctypes.create_string_buffer(size.value)
-        place._obj.value = ctypes.addressof(block)
-        self.blocks[place._obj.value] = block
-        return 0
-
-    def _free(self, address: Any) -> int:
-        del self.blocks[address.value]
-        return 0
-
-    def _copy(self, target: Any, source: Any, size: Any, *_: Any) -> int:
-        ctypes.memmove(target, source, size.value)
-        return 0
-
-    def _stream(self, place: Any, _: Any) -> int:
-        place._obj.value = 77
-        return 0
-
-    def _runtime_text(self, code: int) -> bytes:
-        return b"driver is insufficient" if code == 35 else b"out of memory"
-
-    def _driver_text(self, code: int, place: Any) -> int:
-        place._obj.value = b"no device" if code == 100 else b"out of memory"
-        return 0
-
-
-def loader(**libraries: FakeLibrary) -> Callable[[str], FakeLibrary]:
-    def load(name: str) -> FakeLibrary:
+def loader(**libraries: FakeCuda) -> Callable[[str], FakeCuda]:
+    def load(name: str) -> FakeCuda:
         for part, library in libraries.items():
             if name.startswith(f"lib{part}.so"):
                 return library
@@ -112,37 +26,142 @@ def loader(**libraries: FakeLibrary) -> Callable[[str], FakeLibrary]:
 
 
 @pytest.fixture(params=["runtime", "driver"])
-def cuda(request: pytest.FixtureRequest) -> Cuda:
-    names = RUNTIME_NAMES if request.param == "runtime" else DRIVER_NAMES
-    part = "cudart" if request.param == "runtime" else "cuda"
-    return open_cuda(loader(**{part: FakeLibrary(names)}))
+def device(request: pytest.FixtureRequest) -> FakeCuda:
+    return FakeCuda(request.param)
 
 
-def test_bytes_go_up_and_come_down(cuda: Cuda) -> None:
+@pytest.fixture
+def cuda(device: FakeCuda) -> Cuda:
+    return open_cuda(loader(**{"cudart" if device.api == "runtime" else "cuda": device}))
+
+
+@pytest.mark.parametrize("version", GOLDEN)
+def test_every_call_has_the_types_of_nvidias_headers(version: str) -> None:
+    for name, call in our_calls().items():
+        wanted = tuple(C_TYPES[kind] for kind in GOLDEN[version][name])
+        assert call.arguments == wanted, name
+
+
+def test_every_call_of_the_runtime_is_in_the_real_library() -> None:
+    """The one that pip installs for torch, where there is one."""
+    found = importlib.util.find_spec("nvidia")
+    places = [] if found is None else list(found.submodule_search_locations or ())
+    libraries = [path for place in places for path in Path(place).rglob("libcudart.so.*")]
+    if not libraries:
+        pytest.skip("no CUDA runtime is installed")
+    for path in libraries:
+        library = ctypes.CDLL(str(path))
+        missing = {n for n in our_calls() if n.startswith("cuda") and not hasattr(library, n)}
+        assert not missing
+
+
+def test_bytes_go_up_and_come_down(cuda: Cuda, device: FakeCuda) -> None:
     values, back = np.arange(6, dtype=np.float32), np.zeros(6, np.float32)
     stream = cuda.create_stream()
     address = cuda.allocate(values.nbytes)
 
     cuda.upload(address, values, stream)
     cuda.download(back, address, stream)
+    assert not back.any()
     cuda.synchronize(stream)
     cuda.free(address)
     cuda.destroy_stream(stream)
 
     assert back.tolist() == values.tolist()
-    assert not cuda.library.blocks
+    assert device.left == 0
 
 
-def test_the_device_is_described(cuda: Cuda) -> None:
+def test_page_locked_memory_is_an_array_that_the_device_reads_too(
+    cuda: Cuda, device: FakeCuda
+) -> None:
+    values = cuda.allocate_host((2, 3), np.dtype("float16"))
+    values[:] = [[1, 2, 3], [4, 5, 6]]
+    back, stream = np.zeros((2, 3), np.float16), cuda.create_stream()
+
+    cuda.download(back, cuda.address_on_device(values), stream)
+    cuda.synchronize(stream)
+    cuda.free_host(values)
+    cuda.destroy_stream(stream)
+
+    assert back.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert device.left == 0
+
+
+def test_a_graph_repeats_what_it_recorded_with_what_lies_there_now(
+    cuda: Cuda, device: FakeCuda
+) -> None:
+    values, back = np.zeros(2, np.float32), np.zeros(2, np.float32)
+    stream, address = cuda.create_stream(), cuda.allocate(8)
+
+    def there_and_back() -> None:
+        cuda.upload(address, values, stream)
+        cuda.download(back, address, stream)
+
+    values[:] = 1
+    graph = cuda.capture(there_and_back, stream)
+    cuda.synchronize(stream)
+    assert back.tolist() == [0, 0]  # recorded, not done
+    for number in (2, 3):
+        values[:] = number
+        cuda.launch(graph, stream)
+        cuda.synchronize(stream)
+        assert back.tolist() == [number, number]
+
+    cuda.destroy_graph(graph)
+    cuda.free(address)
+    cuda.destroy_stream(stream)
+    assert device.left == 0
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+def test_a_capture_that_fails_leaves_a_stream_that_works(
+    cuda: Cuda, device: FakeCuda, breaks: bool
+) -> None:
+    stream = cuda.create_stream()
+
+    def impossible() -> None:
+        if breaks:
+            cuda.allocate(8)
+        raise EngineError("no", where="here", fix="none")
+
+    with pytest.raises(EngineError):
+        cuda.capture(impossible, stream)
+
+    done: list[int] = []
+    device.enqueue(stream, lambda: done.append(1))
+    cuda.synchronize(stream)
+    cuda.destroy_stream(stream)
+    assert done == [1]
+    assert device.left == 0
+
+
+def test_elapsed_time_is_that_of_the_work_alone(cuda: Cuda, device: FakeCuda) -> None:
+    stream = cuda.create_stream()
+    device.enqueue(stream, lambda: None)
+
+    def two_tasks() -> None:
+        for _ in range(2):
+            device.enqueue(stream, lambda: None)
+
+    assert cuda.elapsed_ns(two_tasks, stream) == 2 * NS_OF_ONE_TASK
+    with pytest.raises(EngineError):
+        cuda.elapsed_ns(lambda: cuda.destroy_stream(0), stream)
+    assert device.events == {}
+
+
+def test_the_device_is_described(cuda: Cuda, device: FakeCuda) -> None:
     assert cuda.compute_capability() == "8.6"
-    assert cuda.driver_version() == "12.8"
+    assert cuda.driver_version() == "13.0"
+    assert not cuda.shares_memory()
+    device.shares_memory = True
+    assert cuda.shares_memory()
 
 
 def test_the_driver_serves_when_the_runtime_finds_no_device() -> None:
-    runtime = FakeLibrary(RUNTIME_NAMES, cudaGetDeviceCount=35)
-    driver = FakeLibrary(DRIVER_NAMES)
+    runtime, driver = FakeCuda("runtime", cudaGetDeviceCount=35), FakeCuda("driver")
 
-    assert open_cuda(loader(cudart=runtime, cuda=driver)).api == "driver"
+    assert open_cuda(loader(cudart=runtime, cuda=driver)).compute_capability() == "8.6"
+    assert "cuDeviceGetAttribute" in driver.calls
 
 
 def test_without_any_library_the_driver_is_named() -> None:
@@ -154,8 +173,8 @@ def test_without_any_library_the_driver_is_named() -> None:
 
 
 def test_each_library_says_why_it_cannot_serve() -> None:
-    runtime = FakeLibrary(RUNTIME_NAMES, cudaGetDeviceCount=35)
-    driver = FakeLibrary(DRIVER_NAMES, cuInit=100)
+    runtime = FakeCuda("runtime", cudaGetDeviceCount=35)
+    driver = FakeCuda("driver", cuInit=100)
 
     with pytest.raises(MissingDependencyError) as caught:
         open_cuda(loader(cudart=runtime, cuda=driver))
@@ -175,15 +194,22 @@ def test_this_machine_has_a_device_or_says_why_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "names", "function"),
-    [("cudart", RUNTIME_NAMES, "cudaMalloc"), ("cuda", DRIVER_NAMES, "cuMemAlloc_v2")],
+    ("api", "function"), [("runtime", "cudaMalloc"), ("driver", "cuMemAlloc_v2")]
 )
-def test_a_full_device_proposes_a_smaller_batch(
-    part: str, names: dict[str, str], function: str
-) -> None:
-    cuda = open_cuda(loader(**{part: FakeLibrary(names, **{function: 2})}))
+def test_a_full_device_proposes_a_smaller_batch(api: Api, function: str) -> None:
+    cuda = FakeCuda(api, **{function: 2}).opened()
 
     with pytest.raises(EngineError, match=rf"{function} returned 2 \(out of memory\)") as caught:
         cuda.allocate(10**9)
 
     assert "smaller batch" in caught.value.fix
+
+
+def test_an_old_cuda_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = FakeCuda()
+    monkeypatch.delitem(GOLDEN["13.2"], "cudaHostAlloc")
+
+    with pytest.raises(MissingDependencyError, match="this CUDA has no cudaHostAlloc") as caught:
+        device.opened().allocate_host((1,), np.dtype("float32"))
+
+    assert "11.4" in caught.value.fix

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 import engines
 from engines.backends import trt as backend
 from engines.backends._trt_log import recorder
-from engines.cuda import Cuda
 from engines.engine import OpenOptions
 from engines.errors import (
     EngineError,
@@ -32,6 +31,7 @@ from engines.errors import (
     UsageError,
 )
 from engines.manifest import Manifest, Parent, Runtime, TensorSpec, read_manifest, write_manifest
+from tests.engines.fake_cuda import FakeCuda
 
 PLAN = b"plan" * 32
 Images = NDArray[np.float32]
@@ -45,60 +45,18 @@ class Validity(enum.Enum):
     VALID, SUBOPTIMAL, INVALID = range(3)
 
 
-class FakeLibrary:
-    """libcudart on a device whose memory is the host's."""
-
-    def __init__(self) -> None:
-        self.blocks: dict[int, Any] = {}
-        self.copies = 0
-        self.streams = 0
-
-    def cudaMalloc(self, place: Any, size: Any) -> int:  # noqa: N802  # CUDA's spelling
-        block = ctypes.create_string_buffer(size.value)
-        place._obj.value = ctypes.addressof(block)
-        self.blocks[place._obj.value] = block
-        return 0
-
-    def cudaFree(self, address: Any) -> int:  # noqa: N802
-        del self.blocks[address.value]
-        return 0
-
-    def cudaMemcpyAsync(self, to: Any, source: Any, size: Any, *_: Any) -> int:  # noqa: N802
-        ctypes.memmove(to, source, size.value)
-        self.copies += 1
-        return 0
-
-    def cudaStreamCreateWithFlags(self, place: Any, _: int) -> int:  # noqa: N802
-        place._obj.value = 5
-        self.streams += 1
-        return 0
-
-    def cudaStreamDestroy(self, _: Any) -> int:  # noqa: N802
-        self.streams -= 1
-        return 0
-
-    def cudaStreamSynchronize(self, _: Any) -> int:  # noqa: N802
-        return 0
-
-    def cudaDeviceGetAttribute(self, place: Any, attribute: int, _: int) -> int:  # noqa: N802
-        place._obj.value = {75: 8, 76: 6}[attribute]
-        return 0
-
-    def cudaDriverGetVersion(self, place: Any) -> int:  # noqa: N802
-        place._obj.value = 13000
-        return 0
-
-
 class FakeContext:
     """An execution context that writes 2 x to y."""
 
-    def __init__(self) -> None:
+    def __init__(self, library: FakeCuda) -> None:
+        self.library = library
         self.addresses: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.unset: list[str] = []
         self.takes_shapes = self.runs = True
         self.says: Callable[[], None] = lambda: None
         self.addresses_set = 0
+        self.written = np.empty(0, np.float32)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shapes[name] = shape
@@ -113,14 +71,17 @@ class FakeContext:
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
-        assert stream == 5
         self.says()
         count = int(np.prod(self.shapes["x"]))
         x, y = (
             np.ctypeslib.as_array((ctypes.c_float * count).from_address(self.addresses[name]))
             for name in "xy"
         )
-        y[:] = 2 * x
+
+        def kernel() -> None:
+            self.written = np.multiply(x, 2, out=y)
+
+        self.library.enqueue(stream, kernel)
         return self.runs
 
 
@@ -149,8 +110,8 @@ class Machine:
     """A board with TensorRT; its attributes are what the tests change."""
 
     def __init__(self) -> None:
-        self.library = FakeLibrary()
-        self.context = FakeContext()
+        self.library = FakeCuda()
+        self.context = FakeContext(self.library)
         self.dtype = "FLOAT"
         self.log_on_failure: str | None = None
         self.validity: tuple[Validity, int] | None = None
@@ -196,7 +157,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     board = Machine()
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, board.module(name))
-    monkeypatch.setattr(backend, "open_cuda", lambda: Cuda(board.library, "runtime"))
+    monkeypatch.setattr(backend, "open_cuda", board.library.opened)
     monkeypatch.setattr("engines.backends._trt_log._RECORDERS", {})
     return board
 
@@ -258,7 +219,7 @@ def test_memory_of_an_earlier_shape_is_given_back(machine: Machine, plan: Path) 
         for batch in (1, 2, 3, 4):
             engine.run(images(batch))
 
-        assert len(machine.library.blocks) == 2
+        assert len(machine.library.blocks) == len(machine.library.host_blocks) == 2
 
 
 def test_a_bound_run_copies_nothing_and_sets_nothing_anew(machine: Machine, plan: Path) -> None:
@@ -269,8 +230,7 @@ def test_a_bound_run_copies_nothing_and_sets_nothing_anew(machine: Machine, plan
         run_once()
 
         assert (machine.library.copies, machine.context.addresses_set) == (copies, addresses_set)
-        output = machine.library.blocks[machine.context.addresses["y"]]
-        assert np.frombuffer(output, np.float32).tolist() == [0, 2, 4, 6, 8, 10]
+        assert machine.context.written.tolist() == [0, 2, 4, 6, 8, 10]
 
 
 def test_a_run_between_bound_runs_does_not_disturb_them(machine: Machine, plan: Path) -> None:
@@ -280,8 +240,7 @@ def test_a_run_between_bound_runs_does_not_disturb_them(machine: Machine, plan: 
         engine.run(images(4, start=50))
         run_once()
 
-        output = machine.library.blocks[machine.context.addresses["y"]]
-        assert np.frombuffer(output, np.float32).tolist() == [0, 2, 4, 6, 8, 10]
+        assert machine.context.written.tolist() == [0, 2, 4, 6, 8, 10]
 
 
 def test_closing_gives_everything_back_and_may_be_repeated(machine: Machine, plan: Path) -> None:
@@ -291,8 +250,7 @@ def test_closing_gives_everything_back_and_may_be_repeated(machine: Machine, pla
     engine.close()
     engine.close()
 
-    assert not machine.library.blocks
-    assert machine.library.streams == 0
+    assert machine.library.left == 0
     with pytest.raises(EngineError, match="engine is closed"):
         engine.run(images(1))
     with pytest.raises(EngineError, match="engine is closed"):
@@ -318,6 +276,8 @@ def test_an_engine_describes_itself(machine: Machine, plan: Path) -> None:
             "version": "10.3.0",
             "driver": "13.0",
             "compute_capability": "8.6",
+            "cuda_graph": "yes",
+            "host_memory": "page-locked",
         }
 
 

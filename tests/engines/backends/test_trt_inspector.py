@@ -11,9 +11,9 @@ import pytest
 from engines.backends import trt as backend
 from engines.backends._trt_build import Plan
 from engines.backends._trt_inspector import kernels_in, kernels_of_plan
-from engines.cuda import Cuda
 from engines.errors import MissingDependencyError
 from engines.kernels import Kernel, Tensor
+from tests.engines.fake_cuda import FakeCuda
 
 
 def tensor(name: str, kind: str, *shape: int, key: str = "Format/Datatype") -> dict[str, Any]:
@@ -147,7 +147,7 @@ def test_a_plan_that_does_not_open_lists_nothing() -> None:
 
 
 def test_the_inspector_is_asked_where_the_log_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "open_cuda", lambda: Cuda(SimpleNamespace(), "runtime"))
+    monkeypatch.setattr(backend, "open_cuda", FakeCuda().opened)
     machine = Machine()
 
     report = backend._fusion(machine.module(), Plan(b"plan", (), {}))

@@ -9,10 +9,11 @@ import pytest
 
 from engines.backends._trt_engine import TrtEngine
 from engines.backends._trt_refit import refit_plan
-from engines.cuda import Cuda
+from engines.engine import OpenOptions
 from engines.errors import EngineError, InputError, UsageError
 from engines.manifest import TensorSpec
-from tests.engines.backends.test_trt_placed import CountingLibrary, SilentLog
+from tests.engines.backends.test_trt_placed import SilentLog
+from tests.engines.fake_cuda import FakeCuda
 
 VALUES = {"w": np.ones((2, 3), np.float32), "b": np.zeros(3, np.float32)}
 
@@ -112,9 +113,9 @@ def test_an_open_plan_refits_itself() -> None:
     plan = Plan()
     spec = TensorSpec(name="x", shape=(1, 2), dtype="float32")
     engine = TrtEngine(
-        Cuda(CountingLibrary(), "runtime"), (object(), plan), object(),
+        FakeCuda().opened(), (object(), plan), object(),
         inputs=(spec,), outputs=(spec,), batch_range=None, name="plan", facts={}, log=SilentLog(),
-        make_refitter=lambda: Refitter(plan),
+        options=OpenOptions(), make_refitter=lambda: Refitter(plan),
     )  # fmt: skip
     with engine:
         engine.refit(both(3))

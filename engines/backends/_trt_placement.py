@@ -1,0 +1,123 @@
+"""Where the tensors of one set of feeds lie: on the device, and page-locked on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from engines.cuda import Cuda, DeviceArray
+from engines.engine import Array
+from engines.manifest import TensorSpec
+
+Given = dict[str, int]
+"""Addresses of the feeds that lie on the device already, by name."""
+
+_GRAPHS = 32  # kept a placement: one for each task that is switched to and fro
+
+
+class Placement:
+    """Memory for feeds and outputs of certain shapes, and the CUDA graphs that use it.
+
+    Feeds of the host and outputs pass through page-locked memory: the device copies it without a
+    detour, and with `zero_copy` it reads and writes it where it lies.
+
+    Attributes:
+        input_shapes: Of all feeds, by name.
+        addresses: Where the device finds what this placement holds itself.
+        given: The addresses that the context has of the other feeds.
+    """
+
+    def __init__(
+        self,
+        cuda: Cuda,
+        feeds: Mapping[str, Any],
+        outputs: Iterable[tuple[TensorSpec, tuple[int, ...]]],
+        extents: dict[str, int],
+        *,
+        zero_copy: bool,
+    ) -> None:
+        """Reserve the memory.
+
+        Args:
+            cuda: The device.
+            feeds: Arrays of the host, and of the device.
+            outputs: Each with its shape.
+            extents: Every dynamic extent.
+            zero_copy: Let the device use the host's memory.
+
+        Raises:
+            CudaCallError: There is not enough.
+        """
+        self.input_shapes = {name: value.shape for name, value in feeds.items()}
+        self.addresses: dict[str, int] = {}
+        self.given: Given = {}
+        self._cuda, self._extents, self._zero_copy = cuda, extents, zero_copy
+        self._inputs: dict[str, Array] = {}
+        self._outputs: dict[str, Array] = {}
+        self._graphs: dict[frozenset[tuple[str, int]], int] = {}
+        try:
+            for name, value in feeds.items():
+                if not isinstance(value, DeviceArray):
+                    self._reserve(self._inputs, name, value.shape, value.dtype)
+            for spec, shape in outputs:
+                self._reserve(self._outputs, spec.name, shape, np.dtype(spec.dtype))
+        except BaseException:
+            self.release()
+            raise
+
+    def suits(self, feeds: Mapping[str, Any], extents: dict[str, int]) -> bool:
+        """Whether these feeds have the same shapes, and come from the host where those did."""
+        hosted = {name for name, value in feeds.items() if not isinstance(value, DeviceArray)}
+        return self._extents == extents and hosted == self._inputs.keys()
+
+    def fill(self, feeds: Mapping[str, Any], stream: int) -> None:
+        """Take over the host's feeds; on the device they are there for what is queued next."""
+        for name, place in self._inputs.items():
+            np.copyto(place, feeds[name])
+            if not self._zero_copy:
+                self._cuda.upload(self.addresses[name], place, stream)
+
+    def fetch(self, stream: int) -> dict[str, Array]:
+        """Wait for what is queued and return copies of the outputs."""
+        if not self._zero_copy:
+            for name, place in self._outputs.items():
+                self._cuda.download(place, self.addresses[name], stream)
+        self._cuda.synchronize(stream)
+        return {name: place.copy() for name, place in self._outputs.items()}
+
+    def graph(self, given: Given) -> int | None:
+        """Return the graph that was recorded with these addresses."""
+        return self._graphs.get(frozenset(given.items()))
+
+    def keep_graph(self, given: Given, graph: int) -> None:
+        """Keep a graph until `drop_graphs`; the oldest makes room."""
+        if len(self._graphs) == _GRAPHS:
+            self._cuda.destroy_graph(self._graphs.pop(next(iter(self._graphs))))
+        self._graphs[frozenset(given.items())] = graph
+
+    def drop_graphs(self) -> None:
+        """Forget all graphs: what they do is not what the plan does any more."""
+        while self._graphs:
+            self._cuda.destroy_graph(self._graphs.popitem()[1])
+
+    def release(self) -> None:
+        """Give everything back."""
+        self.drop_graphs()
+        while self.addresses:
+            address = self.addresses.popitem()[1]
+            if not self._zero_copy:
+                self._cuda.free(address)
+        for arrays in (self._inputs, self._outputs):
+            while arrays:
+                self._cuda.free_host(arrays.popitem()[1])
+
+    def _reserve(
+        self, arrays: dict[str, Array], name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> None:
+        place = arrays[name] = self._cuda.allocate_host(shape, dtype)
+        if self._zero_copy:
+            self.addresses[name] = self._cuda.address_on_device(place)
+        else:
+            self.addresses[name] = self._cuda.allocate(place.nbytes)
