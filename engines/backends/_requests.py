@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engines import processor
-from engines.engine import BuildOptions
+from engines.engine import BuildOptions, OpenOptions
 from engines.errors import EngineError, TrustError, UsageError
 from engines.manifest import Manifest, Runtime
 from engines.targets import Target
@@ -31,6 +31,20 @@ def refuse_gpu_options(options: BuildOptions, target: Target) -> None:
                 where=target.name,
                 fix="leave the option out, or choose a TensorRT target",
             )
+
+
+def refuse_zero_copy(options: OpenOptions, where: str) -> None:
+    """Refuse an option that only a plan can honour.
+
+    Raises:
+        UsageError: The host's memory is to be used by the GPU itself.
+    """
+    if options.zero_copy:
+        raise UsageError(
+            "only a plan of TensorRT can let the GPU use the host's memory",
+            where=where,
+            fix="leave zero-copy out, or build the graph for a TensorRT target",
+        )
 
 
 def thread_count(threads: int | None) -> int:

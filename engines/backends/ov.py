@@ -29,7 +29,13 @@ import numpy as np
 from engines import processor, storage
 from engines.backends._openvino import openvino
 from engines.backends._provenance import engine_manifest, read_source
-from engines.backends._requests import built_by, refuse_gpu_options, report, thread_count
+from engines.backends._requests import (
+    built_by,
+    refuse_gpu_options,
+    refuse_zero_copy,
+    report,
+    thread_count,
+)
 from engines.backends._saturation import LARGEST_EXACT, FloatArray, saturates
 from engines.engine import Array, BuildOptions, Built, OpenOptions
 from engines.engine_base import EngineBase
@@ -107,6 +113,7 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
             where=str(artefact),
             fix="open the graph in ONNX Runtime",
         )
+    refuse_zero_copy(options, str(artefact))
     if options.provider not in (None, "cpu"):
         raise UsageError(
             f"the target openvino runs on the CPU, not on {options.provider}",

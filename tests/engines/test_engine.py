@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import engines
-from engines.backends import ort, trt
+from engines.backends import _ort_engine, ort, trt
 from engines.engine import Backend, BuildOptions, Engine
 from engines.errors import InputError, TrustError, UnknownNameError, UsageError
 from engines.manifest import manifest_path, read_manifest
@@ -94,7 +94,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
 def test_both_backends_keep_the_contract() -> None:
     """Mypy compares the modules with the protocol here; running only finds them."""
     contract: tuple[Backend, ...] = (ort, trt)
-    kinds: tuple[type[Engine], ...] = (ort.OrtEngine, trt.TrtEngine)
+    kinds: tuple[type[Engine], ...] = (_ort_engine.OrtEngine, trt.TrtEngine)
 
     assert [engines.engine.backend(name) for name in ("ort", "trt")] == list(contract)
     assert len(kinds) == 2

@@ -23,7 +23,9 @@ ABSENT = (
     "calibration",
     "benchmarks",
 )
-NEEDS_ITS_RUNTIME = {"engines.backends.ort", "engines.backends.ov", "engines.backends._openvino"}
+NEEDS_ITS_RUNTIME = {
+    f"engines.backends.{name}" for name in ("ort", "_ort_engine", "_ort_session", "ov", "_openvino")
+}
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(engines.__path__, "engines.")

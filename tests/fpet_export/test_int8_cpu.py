@@ -25,7 +25,7 @@ from calibration import integer_gemm
 from calibration.graph_files import read_graph
 from calibration.quantize import recipe_for
 from calibration.roles import linears
-from engines.backends import ort
+from engines.backends import _ort_session, ort
 from engines.engine import BuildOptions, OpenOptions, load_target
 from engines.errors import InputError, UsageError
 from engines.evidence import CONTROL, compare_built, engine_evidence
@@ -228,13 +228,13 @@ def test_build_exits_7_when_the_engine_is_wrong(
         side=2,
         change=lambda zero: np.asarray(zero + 1, np.uint8),
     )
-    real = ort._session
+    real = _ort_session.open_session
 
     def swapped(model: str | bytes, settings: Any, *words: Any, **named: Any) -> Any:
         optimising = model == str(graphs.full) and settings.optimized_model_filepath
         return real(str(wrong) if optimising else model, settings, *words, **named)
 
-    monkeypatch.setattr(ort, "_session", swapped)
+    monkeypatch.setattr(ort, "open_session", swapped)
     done = call("build", graphs.full, "--target", "cpu", "-o", tmp_path / "e.onnx", "--json")
 
     assert done.code == 7, done.err
