@@ -30,10 +30,10 @@ from benchmarks.measurement import (
     Measurement,
     describe_artefact,
 )
-from benchmarks.paired_statistics import compare, summarise
+from benchmarks.paired_statistics import compare, percentile, summarise
 from benchmarks.peers import PeerSource, load_peer
 from benchmarks.validity import MachineUse, check, machine_use, other_load, refuse_invalid
-from engines.engine import Array, Engine, Feeds, OpenOptions, open_engine
+from engines.engine import Array, DeviceClock, Engine, Feeds, OpenOptions, open_engine
 from engines.errors import (
     EngineError,
     MeasurementError,
@@ -43,6 +43,8 @@ from engines.errors import (
 )
 from engines.manifest import manifest_path, read_manifest
 from engines.processor import usable_cores
+
+_DEVICE_RUNS = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,7 @@ def bench(
     peer_source: PeerSource | None = None,
     batch: int | None = None,
     threads: int | None = None,
+    options: OpenOptions | None = None,
     feeds: Mapping[str, Feeds] | None = None,
     agree: Sequence[Sequence[str]] = (),
     agree_limit: float = 1e-3,
@@ -105,6 +108,7 @@ def bench(
         batch: Images of one run. By default what the engines fix, else 1.
         threads: CPU threads of every contender; by default the physical cores. Engines that the
             caller opened keep their own.
+        options: How artefacts are opened; `threads` stands above.
         feeds: By contender's name; the others get the same synthetic images.
         agree: Groups of names whose outputs must agree. All peers form one without being named:
             they run one model.
@@ -126,10 +130,11 @@ def bench(
     """
     schedule = schedule or Schedule()
     threads = threads or usable_cores()
+    options = dataclasses.replace(options or OpenOptions(), threads=threads)
     place = environment()
     with contextlib.ExitStack() as stack:
         baseline, opened, absent = _open_all(
-            contenders, against, peers, peer_source, threads, stack
+            contenders, against, peers, peer_source, threads, options, stack
         )
         batch = _common_batch(opened, batch)
         all_feeds = {
@@ -154,8 +159,11 @@ def bench(
             timed, schedule=schedule, clock=clock, pause=pause, progress=progress
         )
         load = other_load(before, machine())
+        device = {
+            entry.name: _device_p50_ns(entry.engine, all_feeds[entry.name]) for entry in opened
+        }
         results = _results(
-            opened, rounds, baseline, batch, agreements, schedule.seed, gemm_peak_macs_per_s
+            opened, rounds, device, baseline, batch, agreements, schedule.seed, gemm_peak_macs_per_s
         )
     findings = check(rounds, baseline=baseline, load=load)
     if strict:
@@ -221,6 +229,7 @@ def _open_all(
     peers: Sequence[str],
     peer_source: PeerSource | None,
     threads: int,
+    options: OpenOptions,
     stack: contextlib.ExitStack,
 ) -> tuple[str, list[Opened], list[Absent]]:
     """Open everything; return the baseline's name, the engines (baseline first), the absent."""
@@ -230,7 +239,7 @@ def _open_all(
             where="peers",
             fix="give `peer_source`",
         )
-    opened = [_open(source, threads, stack) for source in contenders]
+    opened = [_open(source, options, stack) for source in contenders]
     absent: list[Absent] = []
     for name in peers:
         assert peer_source is not None
@@ -259,20 +268,20 @@ def _open_all(
             fix=gone.fix,
         )
     else:
-        baseline = _open(against, threads, stack)
+        baseline = _open(against, options, stack)
         opened.append(baseline)
     if baseline is None:
         raise UsageError("nothing to measure", where="contenders", fix="name an artefact")
     return baseline.name, [baseline, *(e for e in opened if e is not baseline)], absent
 
 
-def _open(source: Source, threads: int, stack: contextlib.ExitStack) -> Opened:
+def _open(source: Source, options: OpenOptions, stack: contextlib.ExitStack) -> Opened:
     if isinstance(source, Opened):
         return source
     if not isinstance(source, (str, Path)):
         return Opened(name=source.name, engine=source)
     path = Path(source)
-    engine = stack.enter_context(open_engine(path, options=OpenOptions(threads=threads)))
+    engine = stack.enter_context(open_engine(path, options=options))
     # `open_engine` has just compared the bytes with the manifest.
     manifest = read_manifest(path, verify=False) if manifest_path(path).exists() else None
     artefact = describe_artefact(manifest) if manifest else None
@@ -316,9 +325,17 @@ def _first_outputs(
     return able, outputs, absent
 
 
+def _device_p50_ns(engine: Engine, feeds: Feeds) -> int | None:
+    """Return the median by the device's own clock; None where it has none."""
+    if not isinstance(engine, DeviceClock):
+        return None
+    return percentile(np.sort(engine.device_times_ns(feeds, runs=_DEVICE_RUNS)), 50)
+
+
 def _results(
     opened: Sequence[Opened],
     rounds: Rounds,
+    device_p50_ns: Mapping[str, int | None],
     baseline: str,
     batch: int,
     agreements: Mapping[str, Agreement],
@@ -344,6 +361,7 @@ def _results(
                 peak_share=entry.macs * latency.images_per_s / peak
                 if peak and entry.macs
                 else None,
+                device_p50_ns=device_p50_ns[entry.name],
             )
         )
     return tuple(results)

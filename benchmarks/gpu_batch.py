@@ -17,7 +17,7 @@ from benchmarks.failures import as_engine_error
 from benchmarks.feeds import synthetic_feeds
 from benchmarks.latency import Schedule
 from benchmarks.measurement import Absent, Measurement
-from benchmarks.paired_statistics import Comparison, compare, percentile
+from benchmarks.paired_statistics import Comparison, compare
 from benchmarks.peers import PeerSource, load_peer
 from benchmarks.subjects import IMAGE, Subject
 from benchmarks.table import format_table
@@ -26,7 +26,6 @@ from engines.errors import FpetError
 
 _REFERENCE = "eager"  # in float32 it is what each subject's contenders are compared with
 _GRAPH_TARGETS = {"ort_cuda": "cuda", "trt": "tensorrt", "trt_rtx": "rtx"}  # ways that read ONNX
-_DEVICE_RUNS = 100
 Bench = Callable[..., Measurement]
 
 
@@ -46,7 +45,6 @@ class BatchCheck:
         batch: Images of one run.
         measurement: All contenders in the same rounds; None when none could run.
         parity: Each contender against its subject's float32 run, by name.
-        device_p50_ns: Median of CUDA event times, for the contenders in torch.
         pairs: Frozen against plain, way by way.
         failed: What could not take part, with the reason.
     """
@@ -54,7 +52,6 @@ class BatchCheck:
     batch: int
     measurement: Measurement | None
     parity: dict[str, Agreement]
-    device_p50_ns: dict[str, int]
     pairs: tuple[Pair, ...]
     failed: tuple[Absent, ...]
 
@@ -84,7 +81,6 @@ def check_batch(
     """
     failed: list[Absent] = []
     parity: dict[str, Agreement] = {}
-    device: dict[str, int] = {}
     measurement: Measurement | None = None
     with contextlib.ExitStack() as stack:
         opened: list[Opened] = []
@@ -105,9 +101,6 @@ def check_batch(
                         parity[name] = agreement(
                             logits, reference, reference=f"{subject.name} float32", required=False
                         )
-                    if hasattr(engine, "device_times_ns"):
-                        times = np.sort(engine.device_times_ns(feeds, runs=_DEVICE_RUNS))
-                        device[name] = percentile(times, 50)
                 except FpetError as error:
                     failed.append(_absent(name, error))
                 else:
@@ -124,7 +117,6 @@ def check_batch(
         batch=batch,
         measurement=_against_fastest(measurement) if measurement else None,
         parity=parity,
-        device_p50_ns=device,
         pairs=_pairs(measurement, ways) if measurement else (),
         failed=tuple(failed),
     )
@@ -137,11 +129,8 @@ def format_check(check: BatchCheck) -> str:
         lines += [format_table(check.measurement), ""]
     lines += [f"{pair.way}: frozen is {pair.against.sentence()}" for pair in check.pairs]
     for name, entry in check.parity.items():
-        device = check.device_p50_ns.get(name)
-        events = f"  device p50 {device / 1e6:.3f} ms" if device is not None else ""
         lines.append(
             f"{name:<28} relative error {entry.relative:.1e}, top-1 {entry.top1:.0%} of float32"
-            f"{events}"
         )
     lines += [f"failed: {entry.name}: {entry.reason} ({entry.fix})" for entry in check.failed]
     return "\n".join(lines)

@@ -47,6 +47,8 @@ class ContenderResult:
         runtime: What the engine says of itself: runtime, version, provider, threads, device.
         artefact: None for a peer, and for a graph without a manifest.
         peak_share: (multiply-adds / latency) / measured GEMM peak; None when not measured.
+        device_p50_ns: Median by the device's own clock, measured after the rounds; None where
+            there is no such clock. The latency has the launch and the wait in it, too.
         samples_ns: Every sample, in the order of the rounds, so that anyone can count again.
     """
 
@@ -58,6 +60,7 @@ class ContenderResult:
     artefact: Artefact | None
     samples_ns: tuple[int, ...]
     peak_share: float | None = None
+    device_p50_ns: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -187,6 +187,7 @@ def _drawings(measurement: Measurement, place: int) -> dict[str, Any]:
         "ratios": charts.ratio_intervals(measurement, prefix=f"ratios{place}")
         if charts.is_comparable(results)
         else "",
+        "has_device": any(result.device_p50_ns is not None for result in results),
         "has_peak": any(result.peak_share is not None for result in results),
     }
 

@@ -7,7 +7,18 @@ import textwrap
 from benchmarks.measurement import ContenderResult, Measurement
 
 WIDTH = 100
-_HEADS = ("", "p50 ms", "p90", "p99", "images/s", "peak", "ratio", "95 % int.", "verdict")
+_HEADS = (
+    "",
+    "p50 ms",
+    "p90",
+    "p99",
+    "GPU p50",
+    "images/s",
+    "peak",
+    "ratio",
+    "95 % int.",
+    "verdict",
+)
 _LEFT = (0, len(_HEADS) - 1)  # columns of words; the others are numbers
 _GAP = "  "
 
@@ -15,7 +26,8 @@ _GAP = "  "
 def format_table(measurement: Measurement) -> str:
     """Return the measurement as lines of text, without a line break at the end.
 
-    Ratios are latency over the baseline's latency, so below 1 is faster; `peak` is the share of
+    Ratios are latency over the baseline's latency, so below 1 is faster; `GPU p50` is
+    the GPU's own time in ms, without the launch and the wait; `peak` is the share of
     the machine's measured GEMM rate.
     """
     rows = [_HEADS, *(_row(result) for result in measurement.contenders)]
@@ -57,6 +69,7 @@ def _row(result: ContenderResult) -> tuple[str, ...]:
     latency = result.latency
     numbers = (
         *(f"{ns / 1e6:.2f}" for ns in (latency.p50_ns, latency.p90_ns, latency.p99_ns)),
+        f"{result.device_p50_ns / 1e6:.3f}" if result.device_p50_ns is not None else "",
         f"{latency.images_per_s:.1f}",
         f"{result.peak_share:.0%}" if result.peak_share is not None else "",
     )

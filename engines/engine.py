@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -168,6 +168,14 @@ class Engine(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class DeviceClock(Protocol):
+    """What an engine offers too if its device has a clock of its own: CUDA's events."""
+
+    def device_times_ns(self, feeds: Feeds, *, runs: int) -> list[int]:
+        """Return how long the device took for each run, without copies, in nanoseconds."""
 
 
 class Backend(Protocol):

@@ -14,6 +14,7 @@ from benchmarks.environment import Environment
 from benchmarks.latency import Schedule
 from benchmarks.peers import PeerSource
 from benchmarks.validity import MachineUse
+from engines.engine import OpenOptions
 from engines.errors import (
     InputError,
     MeasurementError,
@@ -216,3 +217,37 @@ def test_fastest_looks_only_among_the_named(fake_bench: Bench, make_engine: Any)
 def test_a_graph_is_opened_from_its_file(fake_bench: Bench, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         fake_bench([tmp_path / "model.onnx"])
+
+
+def test_an_engine_with_a_clock_of_its_own_is_timed_by_it_too(
+    fake_bench: Bench, make_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = make_engine("timed")
+    asked: list[int] = []
+
+    def device_times_ns(feeds: Any, *, runs: int) -> list[int]:
+        asked.append(runs)
+        assert feeds["images"].shape == (1, 3, 8, 8)
+        return [900_000, 700_000, *[800_000] * (runs - 2)]
+
+    timed.device_times_ns = device_times_ns
+    found = fake_bench([timed, make_engine("other")])
+
+    assert found.result("timed").device_p50_ns == 800_000
+    assert found.result("other").device_p50_ns is None
+    assert asked == [100]
+
+
+def test_artefacts_are_opened_with_the_callers_options(
+    fake_bench: Bench, monkeypatch: pytest.MonkeyPatch, make_engine: Any
+) -> None:
+    opened: list[Any] = []
+
+    def open_engine(path: Path, *, options: Any) -> Any:
+        opened.append(options)
+        return make_engine(path.stem)
+
+    monkeypatch.setattr(comparison, "open_engine", open_engine)
+    fake_bench(["a.plan", "b.plan"], options=OpenOptions(zero_copy=True, threads=7), threads=3)
+
+    assert opened == [OpenOptions(zero_copy=True, threads=3)] * 2

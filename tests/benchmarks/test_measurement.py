@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -115,3 +116,15 @@ def test_table_fits_a_hundred_columns_and_shows_what_counts(measurement: Measure
 def test_long_names_lose_their_middle() -> None:
     assert shorten("short", 8) == "short"
     assert shorten("0123456789", 7) == "012…789"
+
+
+def test_the_devices_own_time_has_a_column_only_where_there_is_one(
+    measurement: Measurement,
+) -> None:
+    assert "GPU p50" not in format_table(measurement)
+    first, *others = measurement.contenders
+    timed = dataclasses.replace(first, device_p50_ns=1_234_567)
+    table = format_table(dataclasses.replace(measurement, contenders=(timed, *others)))
+    assert max(map(len, table.splitlines())) <= WIDTH
+    assert "GPU p50" in table
+    assert "1.235" in next(line for line in table.splitlines() if line.startswith(first.name))

@@ -146,6 +146,17 @@ def test_columns_without_a_number_are_left_out(report: Report) -> None:
     assert "accuracy" not in page
 
 
+def test_the_gpus_own_time_has_a_column_where_there_is_one(report: Report) -> None:
+    assert "GPU p50" not in render_report(report)
+    measurement = report.measurements[0]
+    timed = [dataclasses.replace(r, device_p50_ns=1_500_000) for r in measurement.contenders]
+    timed[0] = dataclasses.replace(timed[0], device_p50_ns=None)
+    shown = dataclasses.replace(measurement, contenders=tuple(timed))
+    page = render_report(dataclasses.replace(report, measurements=(shown,)))
+    assert "<th>GPU p50</th>" in page
+    assert page.count("<td>1.5") == len(timed) - 1
+
+
 def test_almost_all_is_not_rounded_to_all(report: Report) -> None:
     row = ParityRow(stage="engine", passed=True, top1=0.99999)
 
