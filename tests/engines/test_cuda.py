@@ -213,3 +213,39 @@ def test_an_old_cuda_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None
         device.opened().allocate_host((1,), np.dtype("float32"))
 
     assert "11.4" in caught.value.fix
+
+
+@pytest.mark.parametrize("api", ["runtime", "driver"])
+def test_a_real_device_does_all_of_it(api: Api) -> None:
+    """Copies, page-locked memory, a graph and the clock, where there is a GPU."""
+
+    def load(name: str) -> ctypes.CDLL:
+        if name.startswith("libcudart") != (api == "runtime"):
+            raise OSError(name)
+        return ctypes.CDLL(name)
+
+    try:
+        cuda = open_cuda(load)
+    except MissingDependencyError as error:
+        pytest.skip(f"needs an NVIDIA GPU: {error.what}")
+    stream, size = cuda.create_stream(), 1 << 22
+    values = cuda.allocate_host((size,), np.dtype("float32"))
+    back = cuda.allocate_host((size,), np.dtype("float32"))
+    address = cuda.allocate(values.nbytes)
+
+    def there_and_back() -> None:
+        cuda.upload(address, values, stream)
+        cuda.download(back, address, stream)
+
+    graph = cuda.capture(there_and_back, stream)
+    for number in (1, 2):
+        values[:] = number
+        elapsed = cuda.elapsed_ns(lambda: cuda.launch(graph, stream), stream)
+        assert (back == number).all()
+        assert elapsed > 0
+    assert cuda.address_on_device(values) != 0
+    cuda.destroy_graph(graph)
+    cuda.free(address)
+    for array in (values, back):
+        cuda.free_host(array)
+    cuda.destroy_stream(stream)

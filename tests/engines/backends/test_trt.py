@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 import engines
+from engines.backends import _trt_open
 from engines.backends import trt as backend
 from engines.backends._trt_log import recorder
 from engines.engine import OpenOptions
@@ -157,7 +158,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     board = Machine()
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, board.module(name))
-    monkeypatch.setattr(backend, "open_cuda", board.library.opened)
+    monkeypatch.setattr(_trt_open, "open_cuda", board.library.opened)
     monkeypatch.setattr("engines.backends._trt_log._RECORDERS", {})
     return board
 

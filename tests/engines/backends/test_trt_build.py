@@ -271,7 +271,7 @@ def test_a_good_plan_without_a_gpu_says_that_it_is_fine(
     def no_gpu() -> Any:
         raise MissingDependencyError("there is no usable CUDA device", where="cuda:0", fix="driver")
 
-    monkeypatch.setattr("engines.backends.trt.open_cuda", no_gpu)
+    monkeypatch.setattr("engines.backends._trt_open.open_cuda", no_gpu)
     plan = engines.build(tiny_vit(dtype="float16"), target="rtx")
 
     with pytest.raises(MissingDependencyError, match="no usable CUDA device; the plan") as caught:

@@ -172,3 +172,23 @@ def test_the_devices_clock_sees_the_run_and_not_the_copies(cuda_graph: bool) -> 
         times = engine.device_times_ns({"x": X, **weight(1)}, runs=3)
         assert times == [NS_OF_ONE_TASK] * 3
         assert plan.library.blocks == {} == plan.library.events
+
+
+def test_ten_thousand_runs_of_many_tasks_leave_what_one_left() -> None:
+    """The device counts every object; 40 tasks take turns for 32 places of graphs."""
+    plan = Plan()
+    with plan.engine as engine:
+        tasks = [engine.place(weight(seed)) for seed in range(40)]
+        bound = engine.bind({"x": X, **tasks[0]})
+
+        def one_round() -> None:
+            for task in tasks:
+                plan.run(task)
+            bound()
+
+        one_round()
+        after_one = plan.library.left
+        for _ in range(10_000 // len(tasks)):
+            one_round()
+        assert plan.library.left == after_one
+    assert plan.library.left == 0
