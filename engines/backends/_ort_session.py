@@ -60,11 +60,6 @@ _PROVIDERS: dict[Provider, tuple[Any, ...]] = {
     "tensorrt": (_TENSORRT, _CUDA, _CPU),
 }
 _TF32 = "NVIDIA_TF32_OVERRIDE"
-_FIXES = {
-    "cuda": "check the driver with nvidia-smi, and that CUDA and cuDNN match onnxruntime-gpu",
-    "tensorrt": "check the driver with nvidia-smi; TensorRT must be of the major version that "
-    "onnxruntime-gpu was built for (libnvinfer.so.10: pip install 'tensorrt<11')",
-}
 
 
 def open_session(
@@ -153,15 +148,25 @@ def _name(provider: Any) -> str:
 def _absent(start: Callable[[], Any], provider: Provider, where: str) -> MissingDependencyError:
     """Return the error of a provider that does not start, after asking why."""
     logged = _logged(start)
-    found = re.search(r"with error: (\S+: cannot open shared object file)", logged)
-    found = found or re.search(r"((?:CUDA|CUDNN|cuDNN)\S* failure \d+: [^;\n]+)", logged)
+    library = re.search(r"with error: ((\S+): cannot open shared object file)", logged)
+    found = library or re.search(r"((?:CUDA|CUDNN|cuDNN)\S* failure \d+: [^;\n]+)", logged)
     reason = f": {found[1].strip()}" if found else ""
     return MissingDependencyError(
         f"ONNX Runtime {onnxruntime.__version__} could not start "
         f"{_name(_PROVIDERS[provider][0])}{reason}",
         where=where,
-        fix=_FIXES[provider],
+        fix=_mend(library[2] if library else ""),
     )
+
+
+def _mend(library: str) -> str:
+    """Say how to get a library that is missing; without one, where to look."""
+    name, _, version = library.partition(".so.")
+    if name in ("libnvinfer", "libnvonnxparser"):
+        return f"pip install 'tensorrt=={version.partition('.')[0]}.*'"
+    if name and name != "libcuda":
+        return "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    return "install or update the NVIDIA driver; nvidia-smi must list a GPU"
 
 
 def _logged(start: Callable[[], Any]) -> str:

@@ -33,7 +33,7 @@ from engines.backends._requests import (
     report,
     thread_count,
 )
-from engines.backends._saturation import FloatArray, saturates
+from engines.backends._saturation import FloatArray, probe, saturates
 from engines.engine import BuildOptions, Built, OpenOptions, Provider, Rewrites
 from engines.errors import EngineError, InputError, TrustError, UsageError
 from engines.manifest import Manifest, Runtime
@@ -196,6 +196,17 @@ def _open(
         rewrites=rewrites,
         products=products,
     )
+
+
+def try_provider(provider: Provider) -> None:
+    """Open a tiny graph on a provider.
+
+    Raises:
+        MissingDependencyError: The provider does not start; the message says what it lacks.
+        EngineError: It fails otherwise.
+        UsageError: TF32 is forced on for "tensorrt".
+    """
+    open_bytes(probe(), name=provider, options=OpenOptions(provider=provider)).close()
 
 
 @functools.cache

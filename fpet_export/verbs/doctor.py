@@ -95,7 +95,11 @@ def _check_board(
 
 
 def _check_host(findings: Findings, place: Environment) -> Outcome:
+    from fpet_export.verbs import _doctor_onnxruntime
+
     packages = {name: _version(module, name) for module, name, _, _ in _PACKAGES}
+    if packages["onnxruntime"] is not None:
+        packages["onnxruntime"] = _doctor_onnxruntime.version() or packages["onnxruntime"]
     lacking: list[str] = []
     for _, name, extra, purpose in _PACKAGES:
         version = packages[name]
@@ -110,6 +114,7 @@ def _check_host(findings: Findings, place: Environment) -> Outcome:
     if extras:  # one command for all of them
         findings.commands[:] = [f"pip install 'fpet-export[{extras}]'"]
     findings.document["packages"] = packages
+    _doctor_onnxruntime.check_providers(findings)
     _doctor.check_processor(findings, place)
     memory = _doctor.memory_bytes(place)
     if memory is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from importlib import metadata
@@ -16,7 +17,7 @@ from engines import places
 from engines.board import Board
 from fpet_export.agent import build_agent
 from fpet_export.console import Console
-from fpet_export.verbs import _doctor_board, doctor
+from fpet_export.verbs import _doctor_board, _doctor_onnxruntime, doctor
 from fpet_export.verbs._doctor import Findings
 from tests.fpet_export.command_line import Done, Exported, call
 
@@ -72,6 +73,59 @@ def test_a_missing_extra_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.code == 0
     assert "! jinja2" in done.err
     assert "pip install 'fpet-export[report]'" in done.err
+
+
+def with_onnxruntime(monkeypatch: pytest.MonkeyPatch, program: str, *packages: str) -> None:
+    """Let these packages be installed, and let the question to the providers be this program."""
+    monkeypatch.setattr(_doctor_onnxruntime, "_PROGRAM", program)
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name not in _doctor_onnxruntime.PACKAGES:
+            return real(name)
+        if name not in packages:
+            raise metadata.PackageNotFoundError(name)
+        return "1.31.1"
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+
+
+def test_gpu_providers_that_do_not_start_are_named_with_what_they_lack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = {"cuda": None, "tensorrt": ["no libnvinfer.so.10", "pip install 'tensorrt==10.*'"]}
+    with_onnxruntime(monkeypatch, f"print({json.dumps(answers)!r})", "onnxruntime-gpu")
+    done = call("doctor")
+    assert done.code == 0
+    assert "✓ onnxruntime 1.31.1 (onnxruntime-gpu)" in done.err
+    assert "✓ provider cuda starts, in ONNX Runtime" in done.err
+    assert "! provider tensorrt no libnvinfer.so.10: pip install 'tensorrt==10.*'" in done.err
+    assert call("doctor", "--json").document()["providers"] == answers
+
+
+def test_a_provider_that_crashes_does_not_take_doctor_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_onnxruntime(monkeypatch, "import os; os.abort()", "onnxruntime-gpu")
+    done = call("doctor")
+    assert done.code == 0
+    assert "unknown: ONNX Runtime did not survive the question" in done.err
+
+
+def test_the_real_question_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the package that is installed here: it has the providers, or it says that it has not."""
+    with_onnxruntime(monkeypatch, _doctor_onnxruntime._PROGRAM, "onnxruntime-gpu")
+    answers = call("doctor", "--json").document()["providers"]
+    assert set(answers) == {"cuda", "tensorrt"}
+    assert all(answer is None or "ONNX Runtime" in answer[0] for answer in answers.values())
+
+
+def test_two_packages_of_onnxruntime_are_in_each_others_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_onnxruntime(monkeypatch, "", "onnxruntime", "onnxruntime-gpu")
+    done = call("doctor")
+    assert "overwritten files of the other: pip uninstall -y onnxruntime" in done.err
 
 
 def test_what_ssh_needs_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:

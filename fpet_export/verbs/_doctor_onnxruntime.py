@@ -1,0 +1,76 @@
+"""Whether ONNX Runtime's GPU providers start, and whether two packages of it are mixed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+
+from fpet_export.verbs._doctor import Findings
+
+PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+_SECONDS = 120
+_PROGRAM = """\
+import json
+from engines.backends import ort
+from engines.errors import FpetError
+
+found = {}
+for provider in ("cuda", "tensorrt"):
+    try:
+        found[provider] = ort.try_provider(provider)
+    except FpetError as error:
+        found[provider] = [error.what, error.fix]
+print(json.dumps(found))
+"""
+
+
+def version() -> str | None:
+    """Return the version and, where it is not the usual one, the name of the package."""
+    found = _installed()
+    return (
+        " and ".join(
+            number if name == "onnxruntime" else f"{number} ({name})"
+            for name, number in found.items()
+        )
+        or None
+    )
+
+
+def check_providers(findings: Findings) -> None:
+    """Start each GPU provider that the package has, in a process of its own."""
+    found = _installed()
+    if len(found) > 1:
+        findings.gap(
+            "onnxruntime",
+            "two packages of it are installed, and each has overwritten files of the other",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'fpet-export[gpu]'",
+            needed=False,
+        )
+    if list(found) != ["onnxruntime-gpu"]:
+        return
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, timeout=_SECONDS
+        )
+        answers = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        findings.unknown("providers", "ONNX Runtime did not survive the question")
+        return
+    findings.document["providers"] = answers
+    for provider, reason in answers.items():
+        if reason is None:
+            findings.fact(f"provider {provider}", "starts, in ONNX Runtime")
+        else:
+            findings.gap(f"provider {provider}", *reason, needed=False)
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
