@@ -57,7 +57,8 @@ test-slow: $(VENV)/.test
 # The root stays in $(OUT)/arm64 for the next time; what was measured is in results.xml beside it.
 test-arm64: $(VENV)/.test
 	$(BIN)/python -m tests.arm64.root $(OUT)/arm64
-	$(BIN)/python -m pytest tests/arm64 --arm64 $(OUT)/arm64/root --junitxml $(OUT)/arm64/results.xml
+	$(BIN)/python -m pytest tests/arm64 --arm64 $(OUT)/arm64/root \
+	  -o junit_family=xunit1 --junitxml $(OUT)/arm64/results.xml
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
