@@ -15,12 +15,13 @@ BIN := $(VENV)/bin
 DIGITS := examples/digits
 PACKAGES := fpet_export calibration engines benchmarks
 
-.PHONY: help demo test test-slow crosscheck lint types imports format clean
+.PHONY: help demo test test-slow test-arm64 crosscheck lint types imports format clean
 
 help:
 	@echo "make demo       export, build, verify and measure the example run, then a full-size ViT-B/16"
 	@echo "make test       lint, types, import rules and tests"
 	@echo "make test-slow  the tests, with those that take longer than ten seconds"
+	@echo "make test-arm64  the board agent on an emulated arm64 Debian (15 minutes; as root, with apt)"
 	@echo "make crosscheck  our INT8 and FP8 beside ONNX Runtime's and NVIDIA ModelOpt's (an hour)"
 	@echo "make format     write the code as the formatter wants it"
 	@echo "make clean      remove $(OUT)/ and the caches (the environment stays)"
@@ -52,6 +53,12 @@ test: lint types imports
 
 test-slow: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS) --slow
+
+# The root stays in $(OUT)/arm64 for the next time; what was measured is in results.xml beside it.
+test-arm64: $(VENV)/.test
+	$(BIN)/python -m tests.arm64.root $(OUT)/arm64
+	$(BIN)/python -m pytest tests/arm64 --arm64 $(OUT)/arm64/root \
+	  -o junit_family=xunit1 --junitxml $(OUT)/arm64/results.xml
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -16,7 +16,12 @@ from engines.images import ImageSet
 from engines.parity import Gates
 
 SCHEMA = 1
-_ARRAYS = {"pixels": (np.uint8, 4), "logits": (np.float32, 2), "labels": (np.int64, 1)}
+_ARRAYS = {
+    "pixels": (np.uint8, 4),
+    "logits": (np.float32, 2),
+    "labels": (np.int64, 1),
+    "margin": (np.float32, 2),
+}
 _FIX = "bundle the graph again: fpet-export bundle"
 
 
@@ -44,6 +49,8 @@ def write_check(path: Path, expected: Expected) -> None:
     }
     if expected.images.labels is not None:
         arrays["labels"] = expected.images.labels
+    if expected.margin is not None:
+        arrays["margin"] = expected.margin.astype(np.float32)
     with storage.atomic_path(path) as temporary:
         np.savez_compressed(temporary, **arrays)
 
@@ -77,6 +84,9 @@ def _expected(facts: dict[str, Any], arrays: dict[str, Any]) -> Expected:
             raise ValueError(f"{name} has the wrong shape or type")
     if not len(arrays["pixels"]) or not np.isfinite(arrays["logits"]).all():
         raise ValueError("there is nothing to compare with")
+    margin = arrays.get("margin")
+    if margin is not None and np.isnan(margin).any():
+        raise ValueError("a margin is no number")
     limits = {
         name: None if facts["gates"][name] is None else float(facts["gates"][name])
         for name in ("relative", "agreement", "sqnr_db")
@@ -89,4 +99,5 @@ def _expected(facts: dict[str, Any], arrays: dict[str, Any]) -> Expected:
         images=images,
         logits=arrays["logits"],
         gates=Gates(margin=float(facts["gates"]["margin"]), **limits),
+        margin=margin,
     )

@@ -94,6 +94,10 @@ class Expected:
         logits: (I, K), as it is written.
         gates: What the engine is held to.
         control: The graph on images that are the least different, where `gates` come from it.
+        margin: (I, Na) how sure the graph's match was, best score minus second best. An engine
+            shows its logits only, and another CPU rounds otherwise: on images with a margin
+            below that of the gates either match is right, and their logits are not judged. None
+            where the graph does not merge or its gates allow for it.
     """
 
     graph: str
@@ -101,16 +105,23 @@ class Expected:
     logits: FloatArray
     gates: Gates
     control: StageParity | None = None
+    margin: FloatArray | None = None
 
     def judge(self, engine: Path, *, progress: Progress | None = None) -> StageParity:
         """Run an engine on the same images and compare."""
         return compare_stage(
             engine.name,
             evidence_of(engine, self.images.pixels, progress=progress),
-            Evidence(logits=self.logits),
+            Evidence(logits=self.logits, margin=self.margin),
             gates=self.gates,
             labels=self.images.labels,
         )
+
+    def sure_images(self) -> int:
+        """Return the number of images on which there is one right match."""
+        if self.margin is None:
+            return len(self.images)
+        return int((self.margin > self.gates.margin).all(axis=1).sum())
 
 
 def expected_of(graph: Path, images: ImageSet | None = None) -> Expected:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Collection
 from pathlib import Path
 
 _X86_PREFIXES = ("sse4", "avx", "fma", "f16c", "amx")
@@ -33,6 +34,20 @@ def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     return tuple(
         sorted(flag for flag in flags if flag.startswith(_X86_PREFIXES) or flag in _ARM_NAMES)
     )
+
+
+def difference_from(machine: str, sets: Collection[str]) -> str:
+    """Say in words how this CPU differs from another one; "" where kernels suit both.
+
+    Args:
+        machine: Its architecture, as `platform.machine()` gives it.
+        sets: Its instruction sets.
+    """
+    here, there = {platform.machine(), *instruction_sets()}, {machine, *sets}
+    if here == there:
+        return ""
+    lacks, adds = sorted(there - here), sorted(here - there)
+    return f"this one lacks {' '.join(lacks) or 'nothing'} and adds {' '.join(adds) or 'nothing'}"
 
 
 def usable_cores(system: Path = Path("/sys")) -> int:

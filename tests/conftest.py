@@ -9,14 +9,25 @@ hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
 
 
+OPT_IN = {
+    "slow": "takes more than ten seconds; needs --slow",
+    "arm64": "needs an emulated arm64 root: make test-arm64",
+}
+"""Marker and option of the same name, and why a test is skipped without it."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption(
+        "--arm64", metavar="ROOT", help="run the tests marked arm64 in this root; make test-arm64"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--slow"):
-        return
-    skip = pytest.mark.skip(reason="takes more than ten seconds; needs --slow")
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+    for name, reason in OPT_IN.items():
+        if config.getoption(f"--{name}"):
+            continue
+        skip = pytest.mark.skip(reason=reason)
+        for item in items:
+            if item.get_closest_marker(name) is not None:
+                item.add_marker(skip)

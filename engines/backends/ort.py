@@ -18,7 +18,6 @@ Not run on hardware yet: the GPU providers.
 from __future__ import annotations
 
 import functools
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -282,13 +281,12 @@ def _check_cache(artefact: Path, manifest: Manifest, options: OpenOptions) -> Pr
             where=str(artefact),
             fix=rebuild,
         )
-    here = (platform.machine(), *processor.instruction_sets())
-    built = (runtime.machine, *runtime.settings.get("instruction_sets", "").split())
-    if sorted(here) != sorted(built):
-        lacks, adds = sorted(set(built) - set(here)), sorted(set(here) - set(built))
+    other = processor.difference_from(
+        runtime.machine, runtime.settings.get("instruction_sets", "").split()
+    )
+    if other:
         raise TrustError(
-            "the engine was built for another CPU: "
-            f"this one lacks {' '.join(lacks) or 'nothing'} and adds {' '.join(adds) or 'nothing'}",
+            f"the engine was built for another CPU: {other}",
             where=str(artefact),
             fix=rebuild,
         )

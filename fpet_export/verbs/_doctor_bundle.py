@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines import processor
 from engines.bundle import INDEX, read_index
 from engines.errors import FpetError, InputError, UsageError
 from engines.manifest import Manifest, Runtime, read_manifest
@@ -144,12 +145,17 @@ def _other_target(unpacked: Unpacked, name: str) -> Target | None:
 def _require_built_for(
     unpacked: Unpacked, runtime: Runtime, version: str | None, capability: str | None
 ) -> None:
-    """Refuse an engine that was built for another runtime or GPU."""
+    """Refuse an engine that was built for another runtime, CPU or GPU."""
     what, built = "", runtime.compute_capabilities
+    other_cpu = processor.difference_from(
+        runtime.machine, runtime.settings.get("instruction_sets", "").split()
+    )
     if version is not None and version != runtime.version:
         what = f"{runtime.flavour} {runtime.version}, installed is {version}"
     elif runtime.flavour == "tensorrt" and runtime.machine != platform.machine():
         what = f"{runtime.machine}, this is {platform.machine()}"
+    elif runtime.flavour == "onnxruntime" and other_cpu:
+        what = f"another CPU: {other_cpu}"
     elif capability is not None and built and capability not in built:
         what = f"compute capability {', '.join(built)}, this GPU has {capability}"
     if what:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fpet_export
 from engines.bundle import INDEX
 from fpet_export.agent import VERBS, build_agent
 from tests.fpet_export.command_line import Done, Exported, call, write_shard
@@ -289,6 +290,36 @@ def test_an_engine_of_other_weights_drifts(board: Path, engine: Path, tmp_path: 
     assert done.code == 7
 
 
+def test_an_image_with_a_near_tie_may_be_answered_either_way(
+    board: Path, engine: Path, tmp_path: Path
+) -> None:
+    """Another CPU's rounding sends a token elsewhere where two scores are almost equal."""
+    with np.load(board / "model.check.npz") as content:
+        arrays = dict(content)
+    arrays["logits"][0] *= np.float32(1.01)
+    codes = []
+    for least in (1e-3, 1e-7):  # a sure match, and one that rounding decides
+        arrays["margin"] = np.full((6, arrays["margin"].shape[1]), 1e-3, np.float32)
+        arrays["margin"][0, 0] = least
+        np.savez(tmp_path / "x.check.npz", **arrays)
+        codes.append(call("check", engine, "--expect", tmp_path / "x.check.npz").code)
+
+    assert codes == [7, 0]
+
+
+def test_a_bundle_says_how_sure_the_match_is(
+    board: Path, archive: tuple[Path, Done], exported: Exported
+) -> None:
+    with np.load(board / "model.check.npz") as content:
+        pixels, margin = content["pixels"], content["margin"]
+    wanted = fpet_export.load(exported.run.text, backbone=exported.backbone).evidence(pixels).margin
+
+    assert wanted is not None
+    assert np.abs(margin - wanted).max() < 1e-5  # of a float32 graph, of the float64 model
+    sure = int((margin > 1e-5).all(axis=1).sum())
+    assert f"{sure} of them with a sure match" in archive[1].err
+
+
 def change(arrays: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
     return {key: array for key, array in (arrays | {name: value}).items() if array is not None}
 
@@ -302,6 +333,8 @@ def change(arrays: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
         ("logits", np.full((6, 5), np.nan, np.float32)),
         ("logits", np.zeros((6, 5))),
         ("labels", np.zeros(6, np.int32)),
+        ("margin", np.zeros((5, 4), np.float32)),
+        ("margin", np.full((6, 4), np.nan, np.float32)),
         ("facts", np.frombuffer(b"{", np.uint8)),
         ("facts", np.frombuffer(b'{"schema": 2}', np.uint8)),
         ("facts", np.array([None])),

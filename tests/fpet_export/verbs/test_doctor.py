@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.environment import read_environment
 from engines import board as boards
-from engines import places
+from engines import places, processor
 from engines.board import Board
 from fpet_export.agent import build_agent
 from fpet_export.console import Console
@@ -420,6 +420,22 @@ def test_another_tensorrt_than_the_bundle_is_for_is_refused(
     assert done.code == 2
     assert done.document()["bundle"]["fits"] is False
     assert "installed is 10.16.2" in done.err
+
+
+def test_an_engine_of_another_cpu_is_refused(
+    exported: Exported, engine: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = unpacked(engine, "cpu", tmp_path)
+    fits = call("doctor", "--bundle", folder, "--json")
+    monkeypatch.setattr(processor, "instruction_sets", lambda *_: ("asimd",))
+
+    done = call("doctor", "--bundle", folder, "--json")
+
+    assert fits.document()["bundle"]["fits"] is True
+    assert done.code == 2
+    assert done.document()["bundle"]["fits"] is False
+    assert "the engine was built for another CPU: this one lacks" in done.err
+    assert "adds asimd" in done.err
 
 
 def test_a_board_without_a_name_leaves_the_answer_open(
