@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
+    from engines.engine import OpenOptions
     from engines.images import ImageSet
     from engines.manifest import Preprocessing
     from fpet_export.pipeline import Adapted
@@ -115,6 +116,38 @@ def add_output(parser: argparse.ArgumentParser, *, what: str, required: bool = F
     """Add -o and --force."""
     parser.add_argument("-o", "--out", type=Path, required=required, help=what)
     parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """Add how an artefact is opened."""
+    group = parser.add_argument_group("how it runs")
+    group.add_argument(
+        "--provider",
+        choices=("cpu", "cuda", "tensorrt"),
+        help="what ONNX Runtime runs a graph on (default: the CPU, or what it was built for)",
+    )
+    group.add_argument(
+        "--no-cuda-graph",
+        action="store_true",
+        help="launch a plan's kernels one by one, not as one CUDA graph",
+    )
+    group.add_argument(
+        "--zero-copy",
+        action="store_true",
+        help="let the GPU use the host's memory in place of copies: for a Jetson, with a plan",
+    )
+
+
+def open_options(options: argparse.Namespace, *, signers: Path | None = None) -> OpenOptions:
+    """Return what `add_running` asked for."""
+    from engines.engine import OpenOptions
+
+    return OpenOptions(
+        provider=options.provider,
+        cuda_graph=not options.no_cuda_graph,
+        zero_copy=options.zero_copy,
+        signers=signers,
+    )
 
 
 def load_run(options: argparse.Namespace) -> Adapted:

@@ -12,7 +12,7 @@ import numpy as np
 
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome
+from fpet_export.verbs import Outcome, _arguments
 
 if TYPE_CHECKING:
     from engines.engine import Engine
@@ -37,19 +37,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--signers", type=Path, metavar="FILE", help="open it only if one of these has signed it"
     )
+    _arguments.add_running(parser)
     parser.add_argument("--top", type=int, default=1, help="classes to print (default: 1)")
 
 
 @contextlib.contextmanager
 def _opened(options: argparse.Namespace, console: Console) -> Iterator[tuple[Engine, Manifest]]:
     """Open an artefact, or one task of a folder."""
-    from engines.engine import OpenOptions, load_target, open_engine
+    from engines.engine import load_target, open_engine
     from engines.evidence import manifest_of
     from engines.task_set import open_tasks
 
     path, name = options.artefact, options.task
     if name is None and not path.is_dir():
-        with open_engine(path, options=OpenOptions(signers=options.signers)) as engine:
+        opening = _arguments.open_options(options, signers=options.signers)
+        with open_engine(path, options=opening) as engine:
             yield engine, manifest_of(path)
         return
     if options.signers is not None:
@@ -58,7 +60,7 @@ def _opened(options: argparse.Namespace, console: Console) -> Iterator[tuple[Eng
             where="--signers",
             fix="send it in an archive that you sign, or sign and name one graph or engine",
         )
-    with open_tasks(path) as tasks:
+    with open_tasks(path, options=_arguments.open_options(options)) as tasks:
         if name is None:
             raise UsageError(
                 f"this is a folder of the tasks {', '.join(tasks.names)}",

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import fpet_export
+from engines import engine as engine_module
+from engines.engine import Engine, OpenOptions
 from engines.images import read_files
 from tests.fpet_export.command_line import LABELS, Exported, call, pixels_of, write_images
 
@@ -107,3 +109,37 @@ def test_it_needs_neither_torch_nor_onnx(engine: Path, images: list[Path]) -> No
 
     assert done.returncode == 0, done.stderr
     assert done.stdout == call("predict", engine, images[0]).out
+
+
+def test_it_opens_as_asked(
+    exported: Exported, engine: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[OpenOptions] = []
+    real = engine_module.open_engine
+
+    def seen(path: Path, *, options: OpenOptions) -> Engine:
+        asked.append(options)
+        return real(path)
+
+    monkeypatch.setattr(engine_module, "open_engine", seen)
+    call("predict", engine, images[0])
+    call("predict", engine, images[0], "--provider", "tensorrt", "--no-cuda-graph", "--zero-copy")
+    assert asked == [
+        OpenOptions(),
+        OpenOptions(provider="tensorrt", cuda_graph=False, zero_copy=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "what"),
+    [
+        (("--zero-copy",), 2, "only a plan of TensorRT"),
+        (("--provider", "cuda"), 2, "built for the provider cpu, not cuda"),
+    ],
+)
+def test_what_the_runtime_cannot_do_is_refused(
+    engine: Path, images: list[Path], words: tuple[str, ...], code: int, what: str
+) -> None:
+    done = call("predict", engine, images[0], *words)
+    assert done.code == code
+    assert what in done.err
