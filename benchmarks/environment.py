@@ -94,7 +94,7 @@ def read_environment(*, root: Path = Path("/"), now: dt.datetime | None = None) 
     """
     cpu = _read(root / "proc/cpuinfo")
     memory = _read(root / "proc/meminfo")
-    flags = _field(cpu, "flags|Features").split()
+    flags = _field(cpu, "flags").split()  # an arm64 kernel's Features never tell
     return Environment(
         cpu=processor.processor_name(root / "proc/cpuinfo"),
         architecture=platform.machine(),

@@ -17,6 +17,9 @@ def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         found = _values(cpuinfo, key)
         if found:
             return found[0]
+    maker, part = (_values(cpuinfo, f"CPU {key}") for key in ("implementer", "part"))
+    if maker and part:  # an arm64 kernel gives numbers and no name
+        return f"{platform.machine()}, implementer {maker[0]}, part {part[0]}"
     return platform.processor() or platform.machine()
 
 

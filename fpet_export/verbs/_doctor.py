@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,11 @@ class Findings:
             self.exit_code = self.exit_code or exit_code
             if mend not in self.commands:
                 self.commands.append(mend)
+
+
+def has_rtx() -> bool:
+    """Whether TensorRT-RTX exists for this kind of machine: NVIDIA packs it for x86-64 alone."""
+    return platform.machine().lower() in ("x86_64", "amd64")
 
 
 def check_processor(findings: Findings, place: Environment) -> None:
@@ -133,11 +139,8 @@ def check_gpu(findings: Findings, place: Environment) -> None:
 
     findings.document["gpus"] = [gpu.name for gpu in place.gpus]
     if not place.gpus:
-        findings.console.step(
-            "gpu",
-            "none that its driver shows: rtx plans can be built here, not run",
-            passed=None,
-        )
+        rtx = ": rtx plans can be built here, not run" if has_rtx() else ""
+        findings.console.step("gpu", f"none that its driver shows{rtx}", passed=None)
         return
     for gpu in place.gpus:
         findings.fact("gpu", f"{gpu.name}, driver {gpu.driver}")

@@ -54,6 +54,8 @@ def check_packages(
         wanted: Package of the runtime that is needed; None where any will do.
     """
     commands = dict(_OTHER_PACKAGES if board is None else _JETSON_PACKAGES)
+    if not _doctor.has_rtx() and wanted != "tensorrt_rtx":
+        commands.pop("tensorrt_rtx", None)
     if wanted is not None:
         commands.setdefault(wanted, f"python3 -m pip install {wanted}")
     versions: dict[str, str | None] = {}

@@ -76,6 +76,15 @@ def test_what_the_system_does_not_tell_is_none(tmp_path: Path) -> None:
     assert place.cpu
 
 
+def test_an_arm64_kernel_does_not_tell_whether_it_is_virtual(root: Path) -> None:
+    (root / "proc/cpuinfo").write_text("processor\t: 0\nFeatures\t: fp asimd asimddp\n")
+
+    place = read_environment(root=root)
+
+    assert place.virtual is None
+    assert place.isa == ("asimd", "asimddp")
+
+
 def test_no_limit_is_none(root: Path) -> None:
     (root / "sys/fs/cgroup/cpu.max").write_text("max 100000\n")
     (root / "sys/fs/cgroup/memory.max").write_text("max\n")

@@ -32,6 +32,13 @@ def test_cpuinfo_is_read(tmp_path: Path, text: str, sets: tuple[str, ...], name:
     assert processor.processor_name(tmp_path / "cpuinfo") == name
 
 
+def test_an_arm64_kernel_numbers_its_cpu(tmp_path: Path) -> None:
+    text = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n"
+    (tmp_path / "cpuinfo").write_text(text)
+
+    assert processor.processor_name(tmp_path / "cpuinfo").endswith("implementer 0x41, part 0xd42")
+
+
 def test_a_system_without_cpuinfo_still_has_a_name(tmp_path: Path) -> None:
     assert processor.instruction_sets(tmp_path / "none") == ()
     assert processor.processor_name(tmp_path / "none")

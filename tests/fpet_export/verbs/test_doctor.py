@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 import subprocess
 import sys
 from importlib import metadata
@@ -420,6 +421,19 @@ def test_another_tensorrt_than_the_bundle_is_for_is_refused(
     assert done.code == 2
     assert done.document()["bundle"]["fits"] is False
     assert "installed is 10.16.2" in done.err
+
+
+@pytest.mark.parametrize(("machine", "proposed"), [("x86_64", True), ("aarch64", False)])
+def test_tensorrt_rtx_is_proposed_where_it_exists(
+    machine: str, proposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(_doctor_board, "_imported", lambda module: (None, "absent"))
+
+    done = call("doctor", "--board")
+
+    assert ("tensorrt-rtx-cu13" in done.err) is proposed
+    assert ("rtx plans can be built" in done.err) is proposed
 
 
 def test_an_engine_of_another_cpu_is_refused(
