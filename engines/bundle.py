@@ -2,9 +2,10 @@
 
 A bundle is an uncompressed tar file (POSIX.1-1988 "ustar"), so that `tar xf` unpacks it on any
 board. Its first member, `bundle.json`, lists the others with size and hash. Everything else about
-the file follows from that list: names without folders, plain files, no owner, no date, no links, no
-spare byte. So a bundle is checked by comparing it with what the list says it must be, header by
-header; what differs is refused, whatever it is. A tar reader never sees an unchecked one.
+the file follows from that list: plain files, no owner, no date, no links, no spare byte, and no
+folder but one, whose name is fixed: `tasks/`, for the files of a folder of tasks. So a bundle is
+checked by comparing it with what the list says it must be, header by header; what differs is
+refused, whatever it is. A tar reader never sees an unchecked one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from engines import storage
 from engines.errors import InputError, TrustError, UsageError
 
 SCHEMA = 1
+SCHEMA_WITH_TASKS = 2
+"""Of a bundle with files in `tasks/`: who knows only the first reads no such bundle."""
+
+FOLDER = "tasks"
 INDEX = "bundle.json"
 SUFFIX = ".bundle.tar"
 LARGEST_FILE_BYTES = 8**11 - 1
@@ -30,6 +35,8 @@ Role = Literal["artefact", "manifest", "companion", "check", "agent", "readme", 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _BLOCK = 512
+_NESTED = f"{FOLDER}/"
+_LONGEST_NAME = 100
 _END = bytes(2 * _BLOCK)
 _CHUNK_BYTES = 1 << 20
 _LARGEST_INDEX_BYTES = 1 << 20
@@ -38,7 +45,7 @@ _FIX = "get the bundle again from who made it: fpet-export bundle"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file in a bundle."""
+    """A file in a bundle; its name is that of a file, or `tasks/` and that."""
 
     name: str
     role: Role
@@ -66,7 +73,7 @@ class Bundle:
 
     @property
     def artefact(self) -> str:
-        """The graph or the engine."""
+        """The graph, the engine, or the index of a folder of tasks."""
         return self.names("artefact")[0]
 
 
@@ -76,6 +83,7 @@ def write_bundle(
     *,
     target: str,
     tools: Mapping[str, str],
+    tasks: Sequence[tuple[Path, Role]] = (),
     force: bool = False,
 ) -> Bundle:
     """Write a bundle, atomically; the same files give the same bytes.
@@ -85,6 +93,7 @@ def write_bundle(
         files: What goes in, one of them the artefact. They keep their names and lose their folders.
         target: Where the artefact is to run.
         tools: Versions to record.
+        tasks: What goes into `tasks/`.
         force: Replace a file that exists.
 
     Raises:
@@ -92,14 +101,15 @@ def write_bundle(
         UsageError: Two files have one name, or `out` exists.
     """
     storage.refuse_overwrite(out, force=force)
-    entries = tuple(_entry(path, role) for path, role in files)
+    nested = tuple(_entry(path, role, folder=_NESTED) for path, role in tasks)
+    entries = (*nested, *(_entry(path, role) for path, role in files))
     bundle = Bundle(target=target, entries=entries, tools=dict(sorted(tools.items())))
     _require_distinct(entries)
     index = _index_bytes(bundle)
     with storage.atomic_path(out) as temporary, temporary.open("wb") as archive:
         archive.write(_header(INDEX, len(index)))
         archive.write(index + _padding(len(index)))
-        for (path, _), entry in zip(files, entries, strict=True):
+        for (path, _), entry in zip((*tasks, *files), entries, strict=True):
             archive.write(_header(entry.name, entry.size_bytes))
             with path.open("rb") as content:
                 copied = 0
@@ -139,6 +149,7 @@ def unpack(path: Path, folder: Path, *, force: bool = False) -> Path:
     """
     with _opened(path) as archive:
         bundle = _check(archive, path)
+        _refuse_other_folder(folder, bundle)
         for name in (INDEX, *(entry.name for entry in bundle.entries)):
             storage.refuse_overwrite(folder / name, force=force)
         storage.write_bytes(folder / INDEX, _index_bytes(bundle))
@@ -151,6 +162,20 @@ def unpack(path: Path, folder: Path, *, force: bool = False) -> Path:
                 for chunk in chunks:
                     file.write(chunk)
     return folder / bundle.artefact
+
+
+def _refuse_other_folder(folder: Path, bundle: Bundle) -> None:
+    """Refuse to write through a link, or to a file, that has the name of the one folder."""
+    nested = folder / FOLDER
+    if _schema_of(bundle.entries) == SCHEMA_WITH_TASKS and (
+        nested.is_symlink() or (nested.exists() and not nested.is_dir())
+    ):
+        raise InputError(
+            f"{FOLDER} is {'a link' if nested.is_symlink() else 'a file'} there, and the bundle "
+            "has files in a folder of this name",
+            where=str(nested),
+            fix="unpack into another folder",
+        )
 
 
 def _check(archive: BinaryIO, path: Path) -> Bundle:
@@ -242,14 +267,16 @@ def _bundle_from(text: bytes, path: Path) -> Bundle:
 
 
 def _bundle_of(document: Any) -> Bundle:
-    if document["schema"] != SCHEMA:
-        raise ValueError(f"schema {document['schema']!r}, this version reads {SCHEMA}")
+    schema = document["schema"]
+    if schema not in (SCHEMA, SCHEMA_WITH_TASKS):
+        known = f"{SCHEMA} and {SCHEMA_WITH_TASKS}"
+        raise ValueError(f"schema {schema!r}, this version reads {known}")
     entries = tuple(
         Entry(file["name"], file["role"], file["size_bytes"], file["sha256"])
         for file in document["files"]
     )
     for entry in entries:
-        if not _NAME.fullmatch(entry.name) or entry.name == INDEX:
+        if not _is_name(entry.name, schema):
             raise ValueError(f"{entry.name!r} is no name of a file in a bundle")
         if entry.role not in get_args(Role):
             raise ValueError(f"{entry.name} plays no known role")
@@ -258,8 +285,13 @@ def _bundle_of(document: Any) -> Bundle:
             raise ValueError(f"{entry.name} has no possible size")
         if not re.fullmatch("[0-9a-f]{64}", entry.sha256):
             raise ValueError(f"{entry.name} has no hash")
-    if len({entry.name.lower() for entry in entries}) != len(entries):
+    if len({entry.name.lower() for entry in entries}) != len(entries) or _hides_folder(entries):
         raise ValueError("two files have one name")
+    if schema != _schema_of(entries):
+        raise ValueError(f"schema {schema}, and no file in {_NESTED}")
+    artefact = [entry.name for entry in entries if entry.role == "artefact"]
+    if artefact and artefact[0].startswith(_NESTED):
+        raise ValueError(f"its artefact lies in {_NESTED}")
     if [entry.role for entry in entries].count("artefact") != 1:
         raise ValueError("it does not hold exactly one artefact")
     tools = {str(name): str(version) for name, version in document["tools"].items()}
@@ -268,7 +300,7 @@ def _bundle_of(document: Any) -> Bundle:
 
 def _index_bytes(bundle: Bundle) -> bytes:
     document = {
-        "schema": SCHEMA,
+        "schema": _schema_of(bundle.entries),
         "target": bundle.target,
         "tools": dict(bundle.tools),
         "files": [dataclasses.asdict(entry) for entry in bundle.entries],
@@ -277,12 +309,33 @@ def _index_bytes(bundle: Bundle) -> bytes:
     return (json.dumps({**document, "sha256": own}, indent=1) + "\n").encode()
 
 
-def _entry(path: Path, role: Role) -> Entry:
-    if not _NAME.fullmatch(path.name) or path.name == INDEX:
+def _is_name(name: str, schema: int) -> bool:
+    """Say whether a file of a bundle of this schema may have this name."""
+    own = name[len(_NESTED) :] if schema == SCHEMA_WITH_TASKS and name.startswith(_NESTED) else name
+    return bool(_NAME.fullmatch(own)) and len(name) <= _LONGEST_NAME and name != INDEX
+
+
+def _schema_of(entries: Sequence[Entry]) -> int:
+    has_tasks = any(entry.name.startswith(_NESTED) for entry in entries)
+    return SCHEMA_WITH_TASKS if has_tasks else SCHEMA
+
+
+def _hides_folder(entries: Sequence[Entry]) -> bool:
+    """Say whether a file has the name of the folder that others lie in."""
+    names = {entry.name.lower() for entry in entries}
+    return FOLDER in names and _schema_of(entries) == SCHEMA_WITH_TASKS
+
+
+def _entry(path: Path, role: Role, *, folder: str = "") -> Entry:
+    name = folder + path.name
+    if not _is_name(name, SCHEMA_WITH_TASKS if folder else SCHEMA):
         raise InputError(
-            f"{path.name!r} cannot be bundled: letters, digits, '.', '_' and '-' make a name there",
+            f"{name!r} cannot be bundled: letters, digits, '.', '_' and '-' make a name there, "
+            f"{_LONGEST_NAME} at most",
             where=str(path),
-            fix="build it with another -o",
+            fix="give the task another name: fpet-export tasks NAME=RUN"
+            if folder
+            else "build it with another -o",
         )
     size = path.stat().st_size
     if size > LARGEST_FILE_BYTES:
@@ -291,11 +344,11 @@ def _entry(path: Path, role: Role) -> Entry:
             where=str(path),
             fix="copy the files themselves",
         )
-    return Entry(path.name, role, size, storage.sha256_of(path))
+    return Entry(name, role, size, storage.sha256_of(path))
 
 
 def _require_distinct(entries: Sequence[Entry]) -> None:
-    seen: set[str] = set()
+    seen = {FOLDER} if _schema_of(entries) == SCHEMA_WITH_TASKS else set()
     for entry in entries:
         if entry.name.lower() in seen:
             raise UsageError(

@@ -109,9 +109,13 @@ class Expected:
 
     def judge(self, engine: Path, *, progress: Progress | None = None) -> StageParity:
         """Run an engine on the same images and compare."""
+        return self.row(engine.name, evidence_of(engine, self.images.pixels, progress=progress))
+
+    def row(self, name: str, evidence: Evidence) -> StageParity:
+        """Compare what somebody else said about the same images."""
         return compare_stage(
-            engine.name,
-            evidence_of(engine, self.images.pixels, progress=progress),
+            name,
+            evidence,
             Evidence(logits=self.logits, margin=self.margin),
             gates=self.gates,
             labels=self.images.labels,

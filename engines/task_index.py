@@ -121,6 +121,16 @@ class TaskIndex:
             fix=f"did you mean {near[0]!r}?" if near else "choose one of the names above",
         )
 
+    def chosen(self, names: Iterable[str] | None, *, where: str) -> tuple[str, ...]:
+        """Return these tasks, each once; all tasks where none is named.
+
+        Raises:
+            UnknownNameError: There is no task of one of the names.
+        """
+        return tuple(
+            dict.fromkeys(self.task(name, where=where).name for name in names or self.names)
+        )
+
 
 def check_names(names: Iterable[str]) -> None:
     """Refuse names that are no file names, and names that are given twice.
@@ -146,6 +156,20 @@ def check_names(names: Iterable[str]) -> None:
                 fix="name one of them yourself: NAME=RUN",
             )
         seen[name.lower()] = name
+
+
+def is_folder(path: Path) -> bool:
+    """Say whether this is a folder of tasks, or one that was."""
+    return (path / FILE).is_file()
+
+
+def files_of(index: TaskIndex) -> tuple[StoredFile, ...]:
+    """Return every file that an index names: graphs, what inputs start from, and deltas."""
+    shared = (stored for one in index.structures for stored in (one.graph, one.base))
+    return (
+        *(stored for stored in shared if stored is not None),
+        *(task.delta for task in index.tasks),
+    )
 
 
 def store(folder: Path, file: str) -> StoredFile:
@@ -220,16 +244,7 @@ def _check_places(index: TaskIndex) -> None:
     for task in index.tasks:
         if not 0 <= task.structure < len(index.structures):
             raise ValueError(f"{task.name} names structure {task.structure}")
-    for stored in _files(index):
+    for stored in files_of(index):
         parts = stored.file.split("/")
         if "\\" in stored.file or not all(_NAME.fullmatch(part) for part in parts):
             raise ValueError(f"it names a file outside its folder: {stored.file!r}")
-
-
-def _files(index: TaskIndex) -> Iterable[StoredFile]:
-    for structure in index.structures:
-        for stored in (structure.graph, structure.base):
-            if stored is not None:
-                yield stored
-    for task in index.tasks:
-        yield task.delta

@@ -28,6 +28,8 @@ _HELPERS = (
     "_remote",
     "_steps",
     "_target_facts",
+    "_task_bench",
+    "_task_builds",
     "_trust",
 )
 _PACKAGES = {

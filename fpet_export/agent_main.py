@@ -1,8 +1,9 @@
 """What `python3 agent.pyz VERB` does: the command line, with the bundle around it as the default.
 
 In an unpacked bundle a verb needs no file: `build` takes the bundle's graph and target, `check`,
-`bench` and `predict` the engine that it leaves. Everything may still be named. `doctor` asks for
-what a board needs, and whether the bundle fits it.
+`bench` and `predict` the engine that it leaves; where the bundle is a folder of tasks, all of them
+take that folder. Everything may still be named. `doctor` asks for what a board needs, and whether
+the bundle fits it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from engines import task_index
 from engines.bundle import INDEX, Bundle, read_index
 from engines.engine import default_path, load_target
 from engines.errors import InputError
@@ -57,12 +59,16 @@ def completed(words: list[str], agent: Path) -> list[str]:
         has_bundle = any(word.partition("=")[0] == "--bundle" for word in words)
         here = ["--bundle", str(agent.parent)] if index.is_file() and not has_bundle else []
         return [*words, "--board", *here]
-    named = any(word.endswith(_ARTEFACTS) for word in words[1:])
+    named = any(word.endswith(_ARTEFACTS) or task_index.is_folder(Path(word)) for word in words[1:])
     if asks or named or not index.is_file():
         return words
     verb, *rest = words
     bundle = read_index(index)
     artefact = agent.with_name(bundle.artefact)
+    if artefact.name == task_index.FILE and verb in ("build", *_TAKE_AN_ENGINE):
+        if verb != "build":
+            _require_engines(artefact.parent)
+        return [verb, str(artefact.parent), *rest]
     if verb == "build":
         has_target = any(word.partition("=")[0] == "--target" for word in rest)
         target = [] if has_target else ["--target", bundle.target]
@@ -80,8 +86,20 @@ def _engine(bundle: Bundle, artefact: Path) -> Path:
         return artefact
     target = load_target(bundle.target)
     engine = default_path(artefact, target)
+    _require_built(engine)
+    return engine
+
+
+def _require_engines(folder: Path) -> None:
+    """Refuse a folder of tasks whose graphs are not all built."""
+    index = task_index.read_index(folder)
+    target = load_target(index.target)
+    for structure in index.structures:
+        _require_built(default_path(folder / structure.graph.file, target))
+
+
+def _require_built(engine: Path) -> None:
     if not engine.is_file():
         raise InputError(
             "there is no engine yet", where=str(engine), fix="build it: python3 agent.pyz build"
         )
-    return engine

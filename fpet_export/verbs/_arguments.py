@@ -98,15 +98,23 @@ def add_images(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_data(parser: argparse.ArgumentParser, *, limit: int = 128) -> None:
-    """Add the images that a check runs on, `limit` of them unless the user says otherwise."""
+def add_data(parser: argparse.ArgumentParser, *, limit: int = 128, by_task: bool = False) -> None:
+    """Add the images that a check runs on, `limit` of them unless the user says otherwise.
+
+    With `by_task` they may be given for single tasks of a folder; see `fpet_export.verbs._tasks`.
+    """
     group = parser.add_argument_group("the check")
-    group.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR|NPZ",
-        help="images (sub-folders or `labels` give accuracy); default: a synthetic set",
-    )
+    what = "images (sub-folders or `labels` give accuracy); default: a synthetic set"
+    if by_task:
+        group.add_argument(
+            "--data",
+            action="append",
+            default=[],
+            metavar="[TASK=]DIR|NPZ",
+            help=f"{what}. Of a folder of tasks: for one, or for all; may be repeated",
+        )
+    else:
+        group.add_argument("--data", type=Path, metavar="DIR|NPZ", help=what)
     group.add_argument(
         "--limit", type=positive, default=limit, help=f"images to check, at most (default: {limit})"
     )
@@ -148,6 +156,30 @@ def open_options(options: argparse.Namespace, *, signers: Path | None = None) ->
         zero_copy=options.zero_copy,
         signers=signers,
     )
+
+
+def add_tasks(parser: argparse.ArgumentParser) -> None:
+    """Add which tasks of a folder are meant."""
+    parser.add_argument(
+        "--task",
+        type=names,
+        metavar="NAME[,NAME]",
+        help="which tasks of a folder of tasks (default: all)",
+    )
+
+
+def refuse_tasks(path: Path, tasks: object) -> None:
+    """Refuse a task's name where the artefact is no folder of tasks.
+
+    Raises:
+        UsageError: There is such a name.
+    """
+    if tasks:
+        raise UsageError(
+            f"{path.name} is no folder of tasks",
+            where="--task",
+            fix="leave --task out, or name the folder that `fpet-export tasks` wrote",
+        )
 
 
 def load_run(options: argparse.Namespace) -> Adapted:

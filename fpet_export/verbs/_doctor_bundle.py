@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines import processor
+from engines import processor, task_index
 from engines.bundle import INDEX, read_index
 from engines.errors import FpetError, InputError, UsageError
 from engines.manifest import Manifest, Runtime, read_manifest
@@ -21,20 +21,41 @@ from fpet_export.verbs._doctor import Findings
 if TYPE_CHECKING:
     from benchmarks.environment import Environment
     from engines.board import Board
+    from engines.task_folder import TaskFolder
 
 
 @dataclasses.dataclass(frozen=True)
 class Unpacked:
-    """A bundle's folder, its hashes checked."""
+    """A bundle's folder, its hashes checked.
+
+    Attributes:
+        artefact: The graph or the engine; of a folder of tasks, its first graph.
+        manifest: Its own.
+        target: What the bundle is for.
+        tasks: The folder of tasks; None where the bundle is none.
+    """
 
     artefact: Path
     manifest: Manifest
     target: Target
+    tasks: TaskFolder | None = None
+
+    @property
+    def name(self) -> str:
+        """What the user knows it as."""
+        return self.artefact.name if self.tasks is None else "the folder of tasks"
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Every graph that is built, or the artefact."""
+        if self.tasks is None:
+            return (self.artefact,)
+        return tuple(graph.path for graph in self.tasks.graphs)
 
     @property
     def size_bytes(self) -> int:
         """Of the artefact with what belongs to it."""
-        return self.manifest.size_bytes + sum(one.size_bytes for one in self.manifest.companions)
+        return self.manifest.total_bytes if self.tasks is None else self.tasks.size_bytes
 
 
 def open_bundle(findings: Findings, folder: Path) -> Unpacked | None:
@@ -49,14 +70,25 @@ def open_bundle(findings: Findings, folder: Path) -> Unpacked | None:
             )
         bundle = read_index(index)
         artefact = folder / bundle.artefact
-        manifest = read_manifest(artefact)
         target = known_target(bundle.target)
+        if artefact.name == task_index.FILE:
+            return _open_tasks(findings, folder, target)
+        manifest = read_manifest(artefact)
     except FpetError as error:
         _refuse(findings, error)
         findings.document["bundle"] = {"fits": False}
         return None
     findings.fact("bundle", f"{_trust.describe(manifest)} for {target.name}, its hash is right")
     return Unpacked(artefact, manifest, target)
+
+
+def _open_tasks(findings: Findings, folder: Path, target: Target) -> Unpacked:
+    from engines.task_folder import check_folder
+
+    tasks = check_folder(folder, with_engines=False)
+    findings.fact("bundle", f"{tasks.describe()}; every hash is right")
+    first = tasks.graphs[0]
+    return Unpacked(first.path, first.manifest, target, tasks)
 
 
 def check_fit(
@@ -92,12 +124,13 @@ def check_fit(
     findings.document["bundle"] = {
         "target": unpacked.target.name,
         "artefact": unpacked.artefact.name,
+        "tasks": [] if unpacked.tasks is None else list(unpacked.tasks.tasks),
         "kind": unpacked.manifest.kind,
         "precision": unpacked.manifest.precision,
         "fits": fits,
     }
     if fits and target is not None:
-        findings.fact("fits", f"{unpacked.artefact.name} suits this machine, as {target.name}")
+        findings.fact("fits", f"{unpacked.name} suits this machine, as {target.name}")
 
 
 def _target_here(findings: Findings, unpacked: Unpacked, board: Board | None) -> Target | None:
@@ -121,7 +154,11 @@ def _target_here(findings: Findings, unpacked: Unpacked, board: Board | None) ->
         mend = f"on the workstation: fpet-export export RUN --target {board.target}"
         findings.gap("fits", what, mend, needed=True)
     else:
-        mend = f"python3 agent.pyz build --target {other.name}"
+        mend = (
+            f"python3 agent.pyz build --target {other.name}"
+            if unpacked.tasks is None
+            else f"on the workstation: fpet-export bundle FOLDER --target {other.name}"
+        )
         findings.gap("fits", f"{what}, which takes its graph too", mend, needed=False)
     return other
 
@@ -212,7 +249,8 @@ def _check_room(findings: Findings, unpacked: Unpacked, target: Target, place: E
 def _read(unpacked: Unpacked, target: Target) -> None:
     from engines.backends._provenance import read_source
 
-    read_source(unpacked.artefact, target)
+    for source in unpacked.sources:
+        read_source(source, target)
 
 
 def _refuse(findings: Findings, error: FpetError) -> None:

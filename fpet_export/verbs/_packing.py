@@ -57,7 +57,7 @@ def checked(artefact: Path, target: str | None, console: Console) -> tuple[Manif
     Raises:
         InputError: There is no such file, or the target cannot build the graph.
         TrustError: It is not what its manifest says.
-        UsageError: It is a bundle, or an engine of another target.
+        UsageError: It is a bundle, an engine of another target, or shared by tasks.
     """
     from engines.engine import load_target
 
@@ -69,6 +69,12 @@ def checked(artefact: Path, target: str | None, console: Console) -> tuple[Manif
         )
     found = _trust.check(artefact, console)
     assert isinstance(found, Manifest)
+    if found.is_shared:
+        raise UsageError(
+            "many tasks share this artefact, and it runs with none of them here",
+            where=str(artefact),
+            fix=f"their folder travels whole: fpet-export bundle {artefact.parent}",
+        )
     place = load_target(target or found.target)
     _require_suited(artefact, found, place)
     return found, place

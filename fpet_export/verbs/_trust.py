@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engines.bundle import SUFFIX, Bundle, read_bundle
 from engines.errors import InputError
 from engines.manifest import Manifest, read_manifest
+from engines.task_index import FILE, is_folder
 from fpet_export.console import Console
+
+if TYPE_CHECKING:
+    from engines.task_folder import TaskFolder
 
 ARTEFACTS = (".onnx", ".plan")
 
@@ -26,6 +31,14 @@ def check(path: Path, console: Console) -> Bundle | Manifest:
         InputError: There is no such file, or it is neither.
         TrustError: It is not what its list or its manifest says.
     """
+    if path.is_dir():
+        raise InputError(
+            "this is a folder",
+            where=str(path),
+            fix=f"for a folder of tasks, sign its bundle: fpet-export bundle {path} --key KEY"
+            if is_folder(path)
+            else "name a file in it",
+        )
     if not path.is_file():
         raise InputError("there is no such file", where=str(path), fix="check the path")
     if is_bundle(path):
@@ -33,7 +46,7 @@ def check(path: Path, console: Console) -> Bundle | Manifest:
         size = sum(entry.size_bytes for entry in bundle.entries)
         console.step(
             "bundle",
-            f"whole: {len(bundle.entries)} files, {size / 1e6:.1f} MB, {bundle.artefact} for "
+            f"whole: {len(bundle.entries)} files, {size / 1e6:.1f} MB, {_held(bundle)} for "
             f"{bundle.target}",
         )
         return bundle
@@ -46,6 +59,31 @@ def check(path: Path, console: Console) -> Bundle | Manifest:
     manifest = read_manifest(path)
     console.step("manifest", f"fits: {describe(manifest)}")
     return manifest
+
+
+def check_tasks(path: Path, console: Console) -> TaskFolder:
+    """Check every byte of a folder of tasks, and of the engines in it, and say what it is.
+
+    Raises:
+        TrustError: Something is not what its index says.
+    """
+    from engines.task_folder import check_folder
+
+    found = check_folder(path)
+    console.step("tasks", f"whole: {found.describe()}")
+    for graph in found.graphs:
+        if graph.engine is not None:
+            console.step("engine", f"fits: {graph.engine.name}, built from {graph.path.name}")
+    return found
+
+
+def _held(bundle: Bundle) -> str:
+    """Name what a bundle carries."""
+    if bundle.artefact != FILE:
+        return bundle.artefact
+    from engines.task_folder import counted
+
+    return f"{counted(len(bundle.names('check')))} on one backbone"
 
 
 def describe(manifest: Manifest) -> str:

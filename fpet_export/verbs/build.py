@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _remote
+
+if TYPE_CHECKING:
+    from engines.manifest import Manifest
 
 HELP = "build an engine from a graph"
 DESCRIPTION = """\
@@ -30,13 +34,18 @@ connection that drops is taken up again; the folder there is removed at the end.
 
   fpet-export build out/model.onnx --target rtx --sm 8.6,8.9
   fpet-export build out/model.fp16.onnx --target tensorrt --remote orin1
+  fpet-export build out      (every graph of a folder that `tasks` wrote, for its target)
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("onnx", type=Path, metavar="ONNX", help="an exported graph")
-    parser.add_argument("--target", required=True, help="where it will run (see `targets`)")
+    parser.add_argument(
+        "onnx", type=Path, metavar="ONNX", help="an exported graph, or a folder of tasks"
+    )
+    parser.add_argument(
+        "--target", help="where it will run (see `targets`); a folder of tasks says it itself"
+    )
     _arguments.add_output(parser, what="file to write (default: beside the graph)")
     parser.add_argument(
         "--sm", type=_arguments.names, metavar="8.6,8.9", help="GPU generations to build for (rtx)"
@@ -72,14 +81,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Build, then compare with the graph where the engine can run."""
+    from fpet_export.verbs import _task_builds
+
+    if options.onnx.is_dir():
+        return _task_builds.run(options, console)
+    if options.target is None:
+        raise UsageError(
+            "the following arguments are required: --target",
+            where="fpet-export build",
+            fix="say where it will run; `fpet-export targets` lists what there is",
+        )
+    if options.remote is not None and not options.print_trtexec:
+        return _there(options, console)
+    return build_here(options.onnx, options.target, options, console)
+
+
+def build_here(graph: Path, target: str, options: argparse.Namespace, console: Console) -> Outcome:
+    """Build one graph's engine on this machine, with the options of this verb."""
     from engines import BuildOptions, build
     from engines.engine import equivalent_command, load_target
     from engines.manifest import read_manifest, write_manifest
     from fpet_export.verbs import _engines
 
-    if options.remote is not None and not options.print_trtexec:
-        return _there(options, console)
-    target = load_target(options.target)
+    place = load_target(target)
     wanted = BuildOptions(
         compute_capabilities=options.sm,
         optimization_level=options.optimization_level,
@@ -90,18 +114,18 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         command=options.command,
     )
     if options.print_trtexec:
-        line = equivalent_command(options.onnx, target=target, out=options.out, options=wanted)
+        line = equivalent_command(graph, target=place, out=options.out, options=wanted)
         return Outcome(document={"trtexec": line}, result=line)
     with _engines.build_progress(console) as progress:
         wanted = dataclasses.replace(wanted, progress=progress)
-        artefact = build(options.onnx, target=target, out=options.out, options=wanted)
+        artefact = build(graph, target=place, out=options.out, options=wanted)
     manifest = read_manifest(artefact)
     console.step("build", _engines.describe(artefact, manifest))
     if options.timing_cache is not None and manifest.runtime is not None:
         note = manifest.runtime.settings["timing_cache"]
         console.step("timings", f"{options.timing_cache}: {note}")
     fusion = _engines.report_fusion(artefact, manifest, console)
-    check = _engines.check_against_graph(options.onnx, artefact, console)
+    check = _engines.check_against_graph(graph, artefact, console)
     if check is not None:
         manifest = write_manifest(artefact, dataclasses.replace(manifest, parity=check))
     return Outcome(
@@ -113,11 +137,18 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         },
         result=str(artefact),
         next=[
-            f"fpet-export bench {artefact}",
-            f"fpet-export predict {artefact} IMAGE",
+            *_used_by(artefact, manifest),
             *([] if fusion is None else [f"fpet-export show {artefact} -o fusion.png"]),
         ],
     )
+
+
+def _used_by(artefact: Path, manifest: Manifest) -> list[str]:
+    """Return what to type with an engine; one that tasks share runs through their folder."""
+    if not manifest.is_shared:
+        return [f"fpet-export bench {artefact}", f"fpet-export predict {artefact} IMAGE"]
+    folder = artefact.parent
+    return [f"fpet-export bench {folder}", f"fpet-export predict {folder} --task NAME IMAGE"]
 
 
 def _there(options: argparse.Namespace, console: Console) -> Outcome:

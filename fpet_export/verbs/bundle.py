@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from engines import storage
-from engines.bundle import SUFFIX
+from engines.bundle import SUFFIX, Bundle
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments
 
-HELP = "pack a graph or an engine for another machine, with the agent that builds and checks it"
+HELP = "pack a graph, an engine or tasks for another machine, with the agent that builds and checks"
 DESCRIPTION = """\
 Pack a graph (better) or an engine with its manifest, a few images with what the graph says about
 them, the board agent and a README into one archive. On the board the system's Python, numpy and
@@ -19,41 +19,56 @@ TensorRT or ONNX Runtime are enough:
   tar xf model.bundle.tar; python3 agent.pyz doctor; python3 agent.pyz build
 
 `check` there compares the engine with this machine's graph, `bench` measures it, `predict` uses it.
+A folder of tasks is packed whole, with images and answers of every task.
 With --key the archive is signed too; `verify` checks hashes and signature.
 
   fpet-export bundle out/model.fp16.onnx --target jetson-orin-nano-8gb --data val/ --key id_ed25519
+  fpet-export bundle out --target jetson-orin-nano-8gb --data pets=val/pets --data cars=val/cars
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("artefact", type=Path, metavar="X", help="a graph or an engine")
+    parser.add_argument(
+        "artefact", type=Path, metavar="X", help="a graph, an engine or a folder of tasks"
+    )
     parser.add_argument("--target", help="where it will run (default: what it was exported for)")
     _arguments.add_output(parser, what="archive to write (default: X.bundle.tar beside it)")
-    _arguments.add_data(parser, limit=16)
+    _arguments.add_data(parser, limit=16, by_task=True)
     parser.add_argument("--key", type=Path, help="SSH key to sign the archive with")
+
+
+def _pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
+    """Pack one graph or engine."""
+    from fpet_export.verbs import _packing, _tasks
+
+    artefact = options.artefact
+    manifest, target = _packing.checked(artefact, options.target, console)
+    images = None
+    if manifest.preprocessing is not None:
+        name = artefact.name  # stands for "all" where there are no tasks
+        wanted = {name: manifest.preprocessing}
+        images = _tasks.images_by_task(options, wanted, default=_packing.DEFAULT_IMAGES)[name]
+    return _packing.pack(
+        artefact, manifest, target, out, console, images=images, force=options.force
+    )
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Check, collect, write, and sign where asked to."""
     from engines import signature
-    from fpet_export.verbs import _packing
+    from fpet_export.verbs import _task_packing
 
     artefact: Path = options.artefact
-    out: Path = options.out or artefact.with_name(artefact.stem + SUFFIX)
+    out: Path = options.out or _beside(artefact)
     for path in (out, *((signature.signature_path(out),) if options.key else ())):
         storage.refuse_overwrite(path, force=options.force)
     if options.key is not None:
         signature.require_key(options.key)
-    manifest, target = _packing.checked(artefact, options.target, console)
-    images = None
-    if manifest.preprocessing is not None:
-        images = _arguments.images_for(
-            options, manifest.preprocessing, default=_packing.DEFAULT_IMAGES
-        )
-    bundle = _packing.pack(
-        artefact, manifest, target, out, console, images=images, force=options.force
-    )
+    if artefact.is_dir():
+        bundle = _task_packing.pack(options, out, console)
+    else:
+        bundle = _pack(options, out, console)
     signed = None
     if options.key is not None:
         signed = signature.sign(out, options.key, force=options.force)
@@ -68,3 +83,11 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         result=str(out),
         next=[f"fpet-export verify {out}", f"scp {out} BOARD:"],
     )
+
+
+def _beside(artefact: Path) -> Path:
+    """Return where a bundle lies unless the user says otherwise."""
+    if artefact.is_dir():
+        whole = artefact.resolve()  # "." has no name
+        return whole.with_name(whole.name + SUFFIX)
+    return artefact.with_name(artefact.stem + SUFFIX)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines import storage
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _steps
+from fpet_export.verbs import Outcome, _arguments, _steps, _tasks
 
 if TYPE_CHECKING:
     from engines.images import ImageSet
@@ -30,8 +28,6 @@ is called after its files, or as NAME=RUN says.
   fpet-export tasks lora=runs/lora/digits adapt=runs/adaptformer/digits --backbone B -o out
   fpet-export predict out --task lora IMAGE
 """
-
-_NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.+)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,13 +80,18 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     from engines.task_index import FILE, check_names
     from fpet_export import task_verify
     from fpet_export.task_export import export_tasks
+    from fpet_export.verify import DEFAULT_IMAGES
 
     for file in (FILE, task_verify.PARITY_FILE):
         storage.refuse_overwrite(options.out / file, force=options.force)
-    given = [_named(text) for text in options.runs]
+    given = [_tasks.named(text) for text in options.runs]
     check_names(name for name, _ in given if name is not None)
     runs = _load(given, options, console)
-    images = _images(runs, options)
+    images = _tasks.images_by_task(
+        options,
+        {name: adapted.preprocessing for name, adapted in runs.items()},
+        default=DEFAULT_IMAGES,
+    )
     how = _how(options, runs, images)
     index = export_tasks(runs, options.out, how)
     for structure in index.structures:
@@ -135,14 +136,6 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     )
 
 
-def _named(text: str) -> tuple[str | None, str]:
-    """Take `NAME=REST` apart; a path that exists is no name."""
-    found = _NAMED.fullmatch(text)
-    if found is None or Path(text).exists():
-        return None, text
-    return found[1], found[2]
-
-
 def _load(
     given: list[tuple[str | None, str]], options: argparse.Namespace, console: Console
 ) -> dict[str, Adapted]:
@@ -166,24 +159,12 @@ def _load(
     return runs
 
 
-def _images(runs: dict[str, Adapted], options: argparse.Namespace) -> dict[str, ImageSet]:
-    """Return the images of every task."""
-    from fpet_export.verify import DEFAULT_IMAGES
-
-    places = _by_task(options.data, runs, "--data")
-    found = {}
-    for name, adapted in runs.items():
-        own = argparse.Namespace(data=places.get(name), limit=options.limit)
-        found[name] = _arguments.images_for(own, adapted.preprocessing, default=DEFAULT_IMAGES)
-    return found
-
-
 def _how(
     options: argparse.Namespace, runs: dict[str, Adapted], images: dict[str, ImageSet]
 ) -> TaskOptions:
     from fpet_export.task_export import TaskOptions
 
-    files = _by_task(options.labels, runs, "--labels")
+    files = _tasks.by_task(options.labels, list(runs), "--labels")
     labels = {
         name: _arguments.class_names(argparse.Namespace(labels=files.get(name)), images[name])
         for name in runs
@@ -207,20 +188,3 @@ def _how(
         labels=labels,
         command=options.command,
     )
-
-
-def _by_task(texts: list[str], runs: dict[str, Adapted], option: str) -> dict[str, Path]:
-    """Return the path of every task: its own, else that of all."""
-    found: dict[str, Path] = {}
-    for text in texts:
-        name, path = _named(text)
-        if name is not None and name not in runs:
-            raise UsageError(
-                f"{name!r} is not one of the tasks {', '.join(runs)}",
-                where=option,
-                fix=f"{option} NAME=PATH for one task, or {option} PATH for all",
-            )
-        for task in runs if name is None else [name]:
-            if name is not None or task not in found:
-                found[task] = Path(path)
-    return found

@@ -6,14 +6,16 @@ import argparse
 from pathlib import Path
 
 from engines.errors import UsageError
+from engines.task_index import FILE, files_of
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _trust
 
 HELP = "check hashes and signature of an artefact or a bundle, and open nothing"
 DESCRIPTION = """\
-Check a graph or an engine against its manifest, a bundle against its list, and with --signers the
-signature too. An engine is executable code: this is to be done before it is opened, and nothing of
-it is loaded here. Exits 10 when something does not fit.
+Check a graph or an engine against its manifest, a bundle against its list, a folder of tasks and
+its engines against its index, and with --signers the signature too. An engine is executable code:
+this is to be done before it is opened, and nothing of it is loaded here. Exits 10 when something
+does not fit.
 
 --signers is a file in OpenSSH's ALLOWED SIGNERS format (ssh-keygen(1)), one line a signer:
 NAME ssh-ed25519 AAAA…
@@ -24,7 +26,12 @@ NAME ssh-ed25519 AAAA…
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("artefact", type=Path, metavar="X", help="a graph, an engine or a bundle")
+    parser.add_argument(
+        "artefact",
+        type=Path,
+        metavar="X",
+        help="a graph, an engine, a bundle, or a folder of tasks",
+    )
     parser.add_argument("--signers", type=Path, metavar="FILE", help="who may have signed it")
     parser.add_argument("--identity", metavar="NAME", help="who of them must have (default: any)")
     parser.add_argument("--unpack", type=Path, metavar="DIR", help="lay a bundle's files there")
@@ -44,6 +51,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         raise UsageError(
             "only a bundle can be unpacked", where="--unpack", fix="leave --unpack out"
         )
+    if options.artefact.is_dir():
+        return _verify_tasks(options, console)
     signer = None
     if options.signers is not None:
         signer = signature.verify(options.artefact, options.signers, identity=options.identity)
@@ -55,6 +64,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     if options.unpack is not None:
         artefact = unpack(options.artefact, options.unpack, force=options.force)
         console.step("unpack", str(options.unpack))
+    if artefact.name == FILE:
+        artefact = artefact.parent
     names = [entry.name for entry in found.entries] if isinstance(found, Bundle) else [found.file]
     return Outcome(
         document={
@@ -64,5 +75,36 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "signer": signer,
         },
         result=str(artefact),
-        next=[] if _trust.is_bundle(artefact) else [f"fpet-export predict {artefact} IMAGE"],
+        next=_next(artefact),
+    )
+
+
+def _next(artefact: Path) -> list[str]:
+    """Return what to type with an artefact, or with the folder of an unpacked bundle of tasks."""
+    if _trust.is_bundle(artefact):
+        return []
+    task = " --task NAME" if artefact.is_dir() else ""
+    return [f"fpet-export predict {artefact}{task} IMAGE"]
+
+
+def _verify_tasks(options: argparse.Namespace, console: Console) -> Outcome:
+    """Check a folder of tasks, every byte."""
+    folder = options.artefact
+    if options.signers is not None:
+        raise UsageError(
+            "a folder of tasks has no signature of its own",
+            where="--signers",
+            fix=f"sign and verify its bundle: fpet-export bundle {folder} --key KEY",
+        )
+    found = _trust.check_tasks(folder, console)
+    return Outcome(
+        document={
+            "artefact": str(folder),
+            "tasks": list(found.index.names),
+            "files": [stored.file for stored in files_of(found.index)],
+            "target": found.index.target,
+            "signer": None,
+        },
+        result=str(folder),
+        next=[f"fpet-export predict {folder} --task {found.index.names[0]} IMAGE"],
     )

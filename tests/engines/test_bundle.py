@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -302,3 +303,134 @@ def test_two_files_swapped_are_refused(bundle: Path, tmp_path: Path) -> None:
 
     with pytest.raises(TrustError, match="does not stand where the index has it"):
         read_bundle(write_tar(tmp_path / "swapped.tar", members, tarfile.USTAR_FORMAT))
+
+
+# The folder of tasks
+
+
+@pytest.fixture(scope="module")
+def nested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with two files in `tasks/`."""
+    folder = tmp_path_factory.mktemp("nested")
+    out = folder / "many.bundle.tar"
+    write_nested(folder, out)
+    return out
+
+
+def write_nested(folder: Path, out: Path, **more: bytes) -> None:
+    tasks: list[tuple[Path, Role]] = []
+    (folder / "deltas").mkdir(exist_ok=True)
+    for name in ("pets.safetensors", "pets.check.npz"):
+        (folder / "deltas" / name).write_bytes(name.encode() * 70)
+        tasks.append((folder / "deltas" / name, "companion"))
+    files = files_in(folder / "in")
+    for name, content in more.items():
+        (folder / "in" / name).write_bytes(content)
+        files.append((folder / "in" / name, "extra"))
+    write_bundle(out, files, tasks=tasks, target="cpu", tools={})
+
+
+NESTED = {"tasks/pets.safetensors", "tasks/pets.check.npz"}
+
+
+def test_files_of_tasks_keep_their_folder(nested: Path, tmp_path: Path) -> None:
+    found = read_bundle(nested)
+    artefact = unpack(nested, tmp_path / "out")
+
+    assert set(found.names("companion")) == {"weights.bin", *NESTED}
+    assert artefact == tmp_path / "out" / "model.onnx"
+    for name in NESTED:
+        assert (tmp_path / "out" / name).read_bytes() == Path(name).name.encode() * 70
+    assert read_index(tmp_path / "out" / INDEX) == found
+
+
+def test_any_tar_unpacks_the_folder(nested: Path, tmp_path: Path) -> None:
+    subprocess.run(["tar", "xf", str(nested)], cwd=tmp_path, check=True)
+
+    assert {f"tasks/{path.name}" for path in (tmp_path / "tasks").iterdir()} == NESTED
+
+
+def test_an_older_version_reads_every_bundle_without_the_folder(bundle: Path, nested: Path) -> None:
+    """What it cannot read says another schema, not that it is damaged."""
+    assert json.loads(members_of(bundle)[0][1])["schema"] == 1
+    assert json.loads(members_of(nested)[0][1])["schema"] == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tasks/../evil", "tasks/./evil", "tasks//evil", "tasks/", "tasks/a/b", "/tasks/a",
+        "../tasks/a", "Tasks/a", "tasks\\a", "other/a", "tasks/.hidden", "tasks/-rf", "tasks",
+        "TASKS", "tasks/" + "a" * 95,
+    ],
+)  # fmt: skip
+def test_no_other_folder_is_made(name: str, nested: Path, tmp_path: Path) -> None:
+    document = json.loads(members_of(nested)[0][1])
+    document["files"][-1 if "tasks" in name.lower().split("/")[0:1] else 0]["name"] = name
+
+    with pytest.raises(TrustError, match="its index is damaged") as caught:
+        unpack(change_index(nested, tmp_path / "changed.tar", sealed(document)), tmp_path / "out")
+
+    assert "own hash" not in caught.value.what
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("which", "schema"), [("bundle", 2), ("nested", 1), ("nested", 3)])
+def test_a_list_of_another_schema_than_its_names_is_refused(
+    which: str, schema: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    path: Path = request.getfixturevalue(which)
+    document = json.loads(members_of(path)[0][1])
+    document["schema"] = schema
+
+    with pytest.raises(TrustError, match="its index is damaged") as caught:
+        read_bundle(change_index(path, tmp_path / "changed.tar", sealed(document)))
+
+    assert "own hash" not in caught.value.what
+
+
+def test_the_artefact_does_not_hide_in_the_folder(nested: Path, tmp_path: Path) -> None:
+    document = json.loads(members_of(nested)[0][1])
+    document["files"][0]["role"], document["files"][-1]["role"] = "artefact", "extra"
+
+    with pytest.raises(TrustError, match="its artefact lies in tasks/"):
+        read_bundle(change_index(nested, tmp_path / "changed.tar", sealed(document)))
+
+
+def test_a_file_called_like_the_folder_is_not_bundled_with_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="two files of the bundle are called tasks"):
+        write_nested(tmp_path, tmp_path / "o.tar", tasks=b"x")
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "file"])
+def test_nothing_is_written_through_what_lies_in_the_folder_s_place(
+    kind: str, force: bool, nested: Path, tmp_path: Path
+) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    if kind == "file":
+        (out / "tasks").write_bytes(b"mine")
+    else:
+        (out / "tasks").symlink_to(elsewhere)
+    if kind == "link":
+        elsewhere.mkdir()
+
+    with pytest.raises(InputError, match="tasks is a"):
+        unpack(nested, out, force=force)
+
+    assert [path.name for path in out.iterdir()] == ["tasks"]
+    assert not elsewhere.exists() or not list(elsewhere.iterdir())
+
+
+def test_what_lies_in_the_folder_is_replaced_with_force_alone(nested: Path, tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/pets.safetensors").write_bytes(b"mine")
+    (tmp_path / "tasks/other").write_bytes(b"mine")
+
+    with pytest.raises(UsageError, match=r"pets\.safetensors exists already"):
+        unpack(nested, tmp_path)
+    unpack(nested, tmp_path, force=True)
+
+    assert (tmp_path / "tasks/pets.safetensors").read_bytes() != b"mine"
+    assert (tmp_path / "tasks/other").read_bytes() == b"mine"

@@ -18,7 +18,7 @@ import pytest
 import engines
 from engines import engine as engine_module
 from engines import signature
-from engines.bundle import unpack, write_bundle
+from engines.bundle import Role, unpack, write_bundle
 from engines.errors import FpetError
 from engines.manifest import Manifest, Preprocessing, Runtime, TensorSpec, write_manifest
 
@@ -139,12 +139,22 @@ def test_one_engine_under_another_s_manifest_reaches_no_runtime(
     assert opened == []
 
 
+@pytest.mark.parametrize("has_tasks", [False, True], ids=["one artefact", "tasks"])
 @pytest.mark.parametrize("count", COUNTS)
-def test_a_damaged_bundle_is_not_unpacked(count: int, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_not_unpacked(count: int, has_tasks: bool, tmp_path: Path) -> None:
     artefact = make(tmp_path / "in", "model.plan", 0, "tensorrt_rtx")
     bundle = tmp_path / "x.bundle.tar"
     manifest = engines.manifest.manifest_path(artefact)
-    write_bundle(bundle, [(manifest, "manifest"), (artefact, "artefact")], target="rtx", tools={})
+    tasks: list[tuple[Path, Role]] = []
+    if has_tasks:
+        for name in ("pets", "cars"):
+            delta = tmp_path / "in" / f"{name}.safetensors"
+            delta.write_bytes(random.Random(name).randbytes(700))
+            tasks.append((delta, "companion"))
+    write_bundle(
+        bundle, [(manifest, "manifest"), (artefact, "artefact")], tasks=tasks, target="rtx",
+        tools={},
+    )  # fmt: skip
 
     refused_each_time(bundle, count, lambda: unpack(bundle, tmp_path / "out"))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fpet_export.command_line import Exported, call, pixels_of, write_images
+from tests.fpet_export.task_files import TaskFiles
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +32,9 @@ def tampered(exported: Exported, tmp_path: Path) -> Path:
     content[len(content) // 2] ^= 1
     graph.write_bytes(content)
     return graph
+
+
+@pytest.fixture(scope="session")
+def task_files(tmp_path_factory: pytest.TempPathFactory) -> TaskFiles:
+    """Two runs and the folder of tasks made of them."""
+    return TaskFiles(tmp_path_factory.mktemp("tasks"))

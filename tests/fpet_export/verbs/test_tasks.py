@@ -16,47 +16,16 @@ from engines.engine import Engine
 from engines.images import ImageSet, read_files
 from engines.manifest import read_manifest
 from engines.parity import Evidence
-from tests.fpet_export.authors_run import write_run
-from tests.fpet_export.command_line import Done, call, pixels_of, write_files, write_images
-
-LABELS = ("ant", "bee", "cat", "dog", "elk")
-
-
-class Folder:
-    """Two runs of one backbone on disk, and the folder of tasks made of them."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self.one = write_files(place, method="lora")
-        self.two = write_run(place / "two", method="adaptformer", bit=1)
-        (place / "labels.txt").write_text("\n".join(LABELS) + "\n")
-        self.out = place / "out"
-        self.done = self.tasks("-o", self.out, "--labels", f"two={place / 'labels.txt'}", "--json")
-
-    @property
-    def backbone(self) -> Path:
-        return self.place / "backbone.safetensors"
-
-    @property
-    def runs(self) -> tuple[str, str]:
-        return f"one={self.one.text}", f"two={self.two.text}"
-
-    def tasks(self, *words: object, runs: tuple[str, ...] | None = None) -> Done:
-        """Run the verb on both runs, or others."""
-        return call("tasks", *(runs or self.runs), "--backbone", self.backbone, *words)
+from tests.fpet_export.command_line import LABELS, call, pixels_of, write_images
+from tests.fpet_export.task_files import TaskFiles
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    return Folder(tmp_path_factory.mktemp("verb"))
+def folder(task_files: TaskFiles) -> TaskFiles:
+    return task_files
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_images(tmp_path_factory.mktemp("images"), pixels_of(3))
-
-
-def test_what_it_leaves_and_says(folder: Folder) -> None:
+def test_what_it_leaves_and_says(folder: TaskFiles) -> None:
     document = folder.done.document()
 
     assert document["folder"] == str(folder.out)
@@ -76,7 +45,7 @@ def test_what_it_leaves_and_says(folder: Folder) -> None:
     assert "serves 2" in folder.done.err
 
 
-def test_predict_names_the_task_before_the_images(folder: Folder, images: list[Path]) -> None:
+def test_predict_names_the_task_before_the_images(folder: TaskFiles, images: list[Path]) -> None:
     for name, run in (("one", folder.one), ("two", folder.two)):
         adapted = fpet_export.load(run.text, backbone=folder.backbone)
         logits = adapted.evidence(read_files(images, adapted.preprocessing).pixels).logits
@@ -91,7 +60,7 @@ def test_predict_names_the_task_before_the_images(folder: Folder, images: list[P
             assert {place["name"] for place in found} <= set(LABELS)
 
 
-def test_predict_without_a_task_lists_them(folder: Folder, images: list[Path]) -> None:
+def test_predict_without_a_task_lists_them(folder: TaskFiles, images: list[Path]) -> None:
     error = call("predict", folder.out, *images, "--json").error()
     assert error["exit_code"] == 2
     assert error["what"] == "this is a folder of the tasks one, two"
@@ -99,7 +68,7 @@ def test_predict_without_a_task_lists_them(folder: Folder, images: list[Path]) -
 
 
 def test_predict_with_an_unknown_task_proposes_the_nearest(
-    folder: Folder, images: list[Path]
+    folder: TaskFiles, images: list[Path]
 ) -> None:
     error = call("predict", folder.out, "--task", "tow", *images, "--json").error()
     assert error["exit_code"] == 2
@@ -107,14 +76,14 @@ def test_predict_with_an_unknown_task_proposes_the_nearest(
     assert error["fix"] == "did you mean 'two'?"
 
 
-def test_predict_with_a_task_of_a_graph_is_refused(folder: Folder, images: list[Path]) -> None:
+def test_predict_with_a_task_of_a_graph_is_refused(folder: TaskFiles, images: list[Path]) -> None:
     graph = folder.out / "backbone.merge1.onnx"
     error = call("predict", graph, "--task", "one", *images, "--json").error()
     assert error["exit_code"] == 10
     assert "this is no folder of tasks" in error["what"]
 
 
-def test_the_shared_graph_alone_is_refused(folder: Folder, images: list[Path]) -> None:
+def test_the_shared_graph_alone_is_refused(folder: TaskFiles, images: list[Path]) -> None:
     graph = folder.out / "backbone.merge1.onnx"
     for words in (
         ("predict", graph, *images),
@@ -126,13 +95,13 @@ def test_the_shared_graph_alone_is_refused(folder: Folder, images: list[Path]) -
         assert error["what"].startswith("many tasks share this artefact")
 
 
-def test_nothing_is_overwritten(folder: Folder) -> None:
+def test_nothing_is_overwritten(folder: TaskFiles) -> None:
     error = folder.tasks("-o", folder.out, "--json").error()
     assert error["exit_code"] == 2
     assert error["what"] == "tasks.json exists already"
 
 
-def test_runs_of_one_name_are_refused(folder: Folder, tmp_path: Path) -> None:
+def test_runs_of_one_name_are_refused(folder: TaskFiles, tmp_path: Path) -> None:
     error = folder.tasks("-o", tmp_path, "--json", runs=(folder.one.text, folder.two.text)).error()
     assert error["exit_code"] == 2
     assert error["what"] == "two runs are called 'cifar'"
@@ -140,20 +109,20 @@ def test_runs_of_one_name_are_refused(folder: Folder, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_of_an_unknown_task_are_refused(folder: Folder, tmp_path: Path) -> None:
+def test_options_of_an_unknown_task_are_refused(folder: TaskFiles, tmp_path: Path) -> None:
     labels = folder.place / "labels.txt"
     error = folder.tasks("-o", tmp_path, "--labels", f"three={labels}", "--json").error()
     assert error["exit_code"] == 2
     assert error["what"] == "'three' is not one of the tasks one, two"
 
 
-def test_class_names_must_be_one_a_class(folder: Folder, tmp_path: Path) -> None:
+def test_class_names_must_be_one_a_class(folder: TaskFiles, tmp_path: Path) -> None:
     (tmp_path / "few.txt").write_text("ant\nbee\n")
     error = folder.tasks("-o", tmp_path, "--labels", tmp_path / "few.txt", "--json").error()
     assert error["what"] == "2 class names for 5 classes of 'one'"
 
 
-def test_half_precision_factors_and_graphs(folder: Folder, tmp_path: Path) -> None:
+def test_half_precision_factors_and_graphs(folder: TaskFiles, tmp_path: Path) -> None:
     words = ("--half", "fp16", "--target", "rtx", "--precision", "fp16", "-o", tmp_path, "--json")
     document = folder.tasks(*words).document()
 
@@ -171,7 +140,7 @@ def test_half_precision_factors_and_graphs(folder: Folder, tmp_path: Path) -> No
 
 
 def test_an_engine_of_the_shared_graph_is_checked_with_every_task(
-    folder: Folder, tmp_path: Path
+    folder: TaskFiles, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(folder.out, tmp_path / "copy"))
     done = call("build", copy / "backbone.merge1.onnx", "--target", "cpu", "--json")
@@ -189,7 +158,7 @@ def test_an_engine_of_the_shared_graph_is_checked_with_every_task(
 
 
 def test_an_engine_that_drifts_for_one_task_is_refused(
-    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: TaskFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = Path(shutil.copytree(folder.out, tmp_path / "copy"))
     found = task_parity._logits_by_task
@@ -207,7 +176,7 @@ def test_an_engine_that_drifts_for_one_task_is_refused(
 
 
 def test_a_task_that_drifts_ends_with_7(
-    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: TaskFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = task_delta.write_delta
 

@@ -1,0 +1,121 @@
+"""What each task of a folder said about a few images, to check the folder's engines elsewhere.
+
+`tasks/NAME.check.npz` is a check file (`engines.check_file`) of one task: a bundle of a folder
+holds one for each. Needs numpy and the runtime, so that a board can check what it built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from engines.check_file import read_check
+from engines.engine import Engine, open_engine
+from engines.errors import InputError
+from engines.evidence import Expected, as_written, engine_evidence
+from engines.images import ImageSet
+from engines.manifest import read_manifest
+from engines.parity import ParityTable, gates_of
+from engines.task_index import FOLDER, read_index
+from engines.task_set import open_tasks
+
+SUFFIX = ".check.npz"
+
+Progress = Callable[[str], None]
+"""`progress(task)` after each of them."""
+
+
+def check_path(folder: Path, name: str) -> Path:
+    """Return where the check file of a task lies."""
+    return folder / FOLDER / f"{name}{SUFFIX}"
+
+
+def expected_of_tasks(
+    folder: Path, images: Mapping[str, ImageSet]
+) -> Iterator[tuple[str, Expected]]:
+    """Yield what each task says about its images on the shared graphs as they are written.
+
+    Args:
+        folder: Of the tasks.
+        images: By task; the others are left out.
+
+    Raises:
+        TrustError: A file of the folder is not what its index says.
+    """
+    index = read_index(folder)
+    with contextlib.ExitStack() as stack:
+        engines: dict[str, Engine] = {}
+        for number in sorted({index.task(name, where=str(folder)).structure for name in images}):
+            graph = folder / index.structures[number].graph.file
+            engine = open_engine(graph, options=as_written(read_manifest(graph, verify=False)))
+            engines[graph.name] = stack.enter_context(engine)
+        tasks = stack.enter_context(open_tasks(folder, engines=engines, resident_bytes=0))
+        for name, own in images.items():
+            handle = tasks.task(name)
+            manifest = handle.manifest()
+            evidence = engine_evidence(handle, manifest, own.pixels)
+            structure = index.structures[handle.task.structure]
+            yield (
+                name,
+                Expected(
+                    graph=f"{name} on {structure.graph.file}",
+                    images=own,
+                    logits=evidence.logits,
+                    gates=gates_of(manifest.precision),
+                ),
+            )
+
+
+def check_tasks(
+    folder: Path, names: Sequence[str] = (), *, progress: Progress | None = None
+) -> ParityTable:
+    """Run tasks on what runs in this folder, and compare with what their check files expect.
+
+    Args:
+        folder: Of the tasks, with their check files.
+        names: Of the tasks; all of them where none is named.
+        progress: Called after every task.
+
+    Returns:
+        One row a task. `engines.parity.judge` turns a missed gate into an error.
+
+    Raises:
+        UnknownNameError: There is no task of one of these names.
+        InputError: There are no check files in this folder.
+        TrustError: A file is damaged.
+    """
+    rows, described = [], []
+    with open_tasks(folder, resident_bytes=0) as tasks:
+        for name in tasks.index.chosen(names, where=str(folder)):
+            handle = tasks.task(name)
+            path = check_path(folder, name)
+            if not path.is_file():
+                raise InputError(
+                    f"there is no check file of the task {name!r}",
+                    where=str(path),
+                    fix="bundle the folder, and check what was unpacked: fpet-export bundle FOLDER",
+                )
+            expected = read_check(path)
+            _require_fitting(expected, handle.task.classes, path)
+            evidence = engine_evidence(handle, handle.manifest(), expected.images.pixels)
+            rows.append(expected.row(name, evidence))
+            described.append(expected.images.description)
+            if progress is not None:
+                progress(name)
+    return ParityTable(
+        images=", ".join(dict.fromkeys(described)),
+        reference=f"logits in {FOLDER}/*{SUFFIX}",
+        rows=tuple(rows),
+    )
+
+
+def _require_fitting(expected: Expected, classes: int, path: Path) -> None:
+    """Refuse the check file of another task, whose answers cannot be compared."""
+    if expected.logits.shape[1] != classes:
+        raise InputError(
+            f"the check file holds {expected.logits.shape[1]} logits an image, the task has "
+            f"{classes} classes",
+            where=str(path),
+            fix="bundle the folder again: fpet-export bundle FOLDER",
+        )
