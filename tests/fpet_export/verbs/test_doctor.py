@@ -367,6 +367,7 @@ def test_a_bundle_fits_its_board(graph: Path, jetson: FakeBoard, tmp_path: Path)
         "artefact": "model.onnx",
         "kind": "graph",
         "precision": "fp32",
+        "tasks": [],
         "fits": True,
     }
     assert "suits this machine, as jetson-orin-nano-8gb@jp6.2" in done.err
