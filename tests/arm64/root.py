@@ -144,7 +144,7 @@ def _run(*words: str) -> str:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
-        raise PreparationError(f"{' '.join(words[:2])} … failed: {said}")
+        raise PreparationError(f"{Path(words[0]).name} failed: {said}")
     return done.stdout
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.arm64
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 ARTEFACTS = ("lora", "adaptformer", "lora-int8")
-IMAGES = 64
+IMAGES = 32
 INT8_PRODUCTS = "u8 x s8"
 Record = Callable[[str, object], None]
 
@@ -100,7 +100,7 @@ def send(root: Path, workstation: Callable[[str], Path]) -> Callable[[str, Cpu],
         engine, bundle = graph.with_name(f"{graph.stem}.cpu.onnx"), graph.with_suffix(".tar")
         if not bundle.exists():
             succeed(call("build", graph, "--target", "cpu"))
-            data = ("--data", DIGITS / "test.npz")
+            data = ("--data", DIGITS / "test.npz", "--limit", 8)
             succeed(call("bundle", graph, "--target", "cpu", *data, "-o", bundle))
         folder = f"{name}-{cpu.name}"
         post = Board(root, f"post-{folder}", cpu)
