@@ -124,7 +124,7 @@ def check_fit(
     findings.document["bundle"] = {
         "target": unpacked.target.name,
         "artefact": unpacked.artefact.name,
-        **({} if unpacked.tasks is None else {"tasks": list(unpacked.tasks.tasks)}),
+        "tasks": [] if unpacked.tasks is None else list(unpacked.tasks.tasks),
         "kind": unpacked.manifest.kind,
         "precision": unpacked.manifest.precision,
         "fits": fits,
