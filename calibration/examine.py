@@ -63,7 +63,7 @@ class Examiner:
     ) -> Evidence:
         """Run a typed graph, which is changed, over the images."""
         emulate_bfloat16(graph)
-        keys = _metric_tensor(graph)
+        keys = metric_tensor(graph)
         with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
             path = Path(folder) / "typed.onnx"
             write_graph(graph, path)
@@ -139,7 +139,7 @@ def examiner_for(
             graph's own.
         progress: Called with the number of images done since the last call.
     """
-    found = _run(onnx, manifest, images, _metric_tensor(read_graph(onnx)), progress, rewrites="all")
+    found = _run(onnx, manifest, images, metric_tensor(read_graph(onnx)), progress, rewrites="all")
     metric = found.pop("metric", None)
     own = _evidence(found)
     prefix = manifest.model.prefix_tokens if manifest.model is not None else 0
@@ -192,7 +192,7 @@ def _unit(metric: FloatArray) -> FloatArray:
     return unit
 
 
-def _metric_tensor(graph: Graph) -> str | None:
+def metric_tensor(graph: Graph) -> str | None:
     """Return the name of the refined keys, of which set B is cut out; None without a merge."""
     search = next((node for node in graph.nodes if node.op == "ArgMax"), None)
     if search is None:

@@ -6,18 +6,14 @@ holds one for each. Needs numpy and the runtime, so that a board can check what 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engines.check_file import read_check
-from engines.engine import Engine, open_engine
 from engines.errors import InputError
-from engines.evidence import Expected, as_written, engine_evidence
-from engines.images import ImageSet
-from engines.manifest import read_manifest
-from engines.parity import ParityTable, gates_of
-from engines.task_index import FOLDER, read_index
+from engines.evidence import Expected, engine_evidence
+from engines.parity import ParityTable
+from engines.task_index import FOLDER
 from engines.task_set import open_tasks
 
 SUFFIX = ".check.npz"
@@ -29,42 +25,6 @@ Progress = Callable[[str], None]
 def check_path(folder: Path, name: str) -> Path:
     """Return where the check file of a task lies."""
     return folder / FOLDER / f"{name}{SUFFIX}"
-
-
-def expected_of_tasks(
-    folder: Path, images: Mapping[str, ImageSet]
-) -> Iterator[tuple[str, Expected]]:
-    """Yield what each task says about its images on the shared graphs as they are written.
-
-    Args:
-        folder: Of the tasks.
-        images: By task; the others are left out.
-
-    Raises:
-        TrustError: A file of the folder is not what its index says.
-    """
-    index = read_index(folder)
-    with contextlib.ExitStack() as stack:
-        engines: dict[str, Engine] = {}
-        for number in sorted({index.task(name, where=str(folder)).structure for name in images}):
-            graph = folder / index.structures[number].graph.file
-            engine = open_engine(graph, options=as_written(read_manifest(graph, verify=False)))
-            engines[graph.name] = stack.enter_context(engine)
-        tasks = stack.enter_context(open_tasks(folder, engines=engines, resident_bytes=0))
-        for name, own in images.items():
-            handle = tasks.task(name)
-            manifest = handle.manifest()
-            evidence = engine_evidence(handle, manifest, own.pixels)
-            structure = index.structures[handle.task.structure]
-            yield (
-                name,
-                Expected(
-                    graph=f"{name} on {structure.graph.file}",
-                    images=own,
-                    logits=evidence.logits,
-                    gates=gates_of(manifest.precision),
-                ),
-            )
 
 
 def check_tasks(

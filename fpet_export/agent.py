@@ -38,7 +38,7 @@ _PACKAGES = {
         "__init__.py", "agreement.py", "charts.py", "comparison.py", "environment.py",
         "failures.py", "feeds.py", "gemm_peak.py", "latency.py", "measurement.py",
         "paired_statistics.py", "peers/*.py", "report.html.jinja", "report.py", "table.py",
-        "validity.py",
+        "task_switch.py", "validity.py",
     ),
     "fpet_export": (
         "__init__.py",

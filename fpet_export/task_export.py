@@ -5,8 +5,10 @@ See docs/tasks.md for what lies in the folder and why.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +22,7 @@ from engines.manifest import (
     Preprocessing,
     TensorSpec,
     manifest_path,
+    read_manifest,
     write_manifest,
 )
 from engines.targets import Target
@@ -108,11 +111,11 @@ def export_tasks(runs: Runs, out: Path | str, options: TaskOptions | None = None
     _require_precision(options)
     storage.refuse_overwrite(folder / FILE, force=options.force)
     _remove_earlier(folder)
-    identity = _common_backbone(runs)
-    groups = _group(runs, options.place)
+    identity = common_backbone(runs)
+    groups = group_runs(runs, options.place)
     structures, tasks = [], {}
     for number, (layout, names) in enumerate(groups):
-        structure, manifest = _write_graph(folder, runs[names[0]], layout, options)
+        structure, manifest = write_graph(folder, runs[names[0]], layout, options)
         structures.append(structure)
         for name in names:
             tasks[name] = write_task(
@@ -160,18 +163,37 @@ def _remove_earlier(folder: Path) -> None:
         (folder / FILE).unlink()
         return
     (folder / FILE).unlink()
-    graphs = [folder / structure.graph.file for structure in earlier.structures]
-    target = load_target(earlier.target)
-    engines = [default_path(graph, target) for graph in graphs]
-    files = [*graphs, *engines, *(folder / task.delta.file for task in earlier.tasks)]
-    files += [folder / s.base.file for s in earlier.structures if s.base is not None]
-    for file in files:
-        for part in (file, manifest_path(file), fusion_path(file)):
-            part.unlink(missing_ok=True)
+    for structure in earlier.structures:
+        remove_graph(folder, structure, load_target(earlier.target))
+    for task in earlier.tasks:
+        remove_file(folder / task.delta.file)
 
 
-def _common_backbone(runs: Runs) -> str:
-    """Return the fingerprint that all runs share."""
+def remove_graph(folder: Path, structure: Structure, target: Target) -> None:
+    """Remove a shared graph, what its inputs start from, and the engine that was built from it."""
+    graph = folder / structure.graph.file
+    for file in (graph, default_path(graph, target)):
+        remove_file(file)
+    if structure.base is not None:
+        remove_file(folder / structure.base.file)
+
+
+def remove_file(path: Path) -> None:
+    """Remove an artefact with its companions, its manifest and its fusion report."""
+    with contextlib.suppress(TrustError):
+        for companion in read_manifest(path, verify=False).companions:
+            path.with_name(companion.file).unlink(missing_ok=True)
+    for part in (path, manifest_path(path), fusion_path(path)):
+        part.unlink(missing_ok=True)
+
+
+def common_backbone(runs: Runs) -> str:
+    """Return the fingerprint that all runs share.
+
+    Raises:
+        UsageError: There is no run.
+        CheckpointError: The runs have different backbones or preprocessing.
+    """
     if not runs:
         raise UsageError("there is no run", where="RUN", fix="name at least one")
     found: dict[int, str] = {}  # runs usually share the very object, and hashing takes time
@@ -192,14 +214,15 @@ def _common_backbone(runs: Runs) -> str:
         if run.preprocessing != runs[first].preprocessing:
             raise CheckpointError(
                 f"{name!r} takes other pixels than {first!r}: "
-                f"{_differing(run.preprocessing, runs[first].preprocessing)}",
+                f"{differing(run.preprocessing, runs[first].preprocessing)}",
                 where=name,
                 fix="the pixel normalisation is part of the shared graph: export it by itself",
             )
     return found[id(runs[first].backbone)]
 
 
-def _differing(one: Preprocessing, other: Preprocessing) -> str:
+def differing(one: Preprocessing, other: Preprocessing) -> str:
+    """Return the fields in which two differ, with both values."""
     fields = (field.name for field in dataclasses.fields(Preprocessing))
     return ", ".join(
         f"{name} {getattr(one, name)} against {getattr(other, name)}"
@@ -208,7 +231,7 @@ def _differing(one: Preprocessing, other: Preprocessing) -> str:
     )
 
 
-def _group(runs: Runs, place: Target) -> list[tuple[Layout, list[str]]]:
+def group_runs(runs: Runs, place: Target) -> list[tuple[Layout, list[str]]]:
     """Put the runs together that share a graph.
 
     A runtime that takes open extents runs every method in one graph, where the parts that a task
@@ -229,10 +252,23 @@ def _group(runs: Runs, place: Target) -> list[tuple[Layout, list[str]]]:
     return layouts
 
 
-def _write_graph(
-    folder: Path, run: Adapted, layout: Layout, options: TaskOptions
+def write_graph(
+    folder: Path,
+    run: Adapted,
+    layout: Layout,
+    options: TaskOptions,
+    *,
+    taken: Collection[str] = (),
 ) -> tuple[Structure, Manifest]:
-    """Trace the template of a layout and write the graph that its tasks share."""
+    """Trace the template of a layout and write the graph that its tasks share.
+
+    Args:
+        folder: Where to.
+        run: One of the tasks; it brings the backbone.
+        layout: What they have in common.
+        options: See TaskOptions.
+        taken: Names of files that the graph may not have.
+    """
     template = make_template(run.backbone, layout)
     adapted = dataclasses.replace(run, model=template.model, checkpoint=template.checkpoint)
     frozen = _freeze(adapted, layout, options)
@@ -243,7 +279,7 @@ def _write_graph(
         plain = dataclasses.replace(adapted, model=bare.model)
         base = base_weights(_freeze(plain, layout, options).module, inputs)
     promotion = Promotion(template, inputs, base)
-    stem = f"backbone{_suffix(layout)}"
+    stem = _free_stem(layout, taken)
     path = folder / f"{stem}.onnx"
     operators = to_onnx.to_onnx(frozen.module, path, opset=frozen.target.opset, last=promotion)
     manifest = _manifest(frozen, path, operators, promotion, options)
@@ -264,6 +300,12 @@ def _write_graph(
         merge_block=layout.merge_block,
     )
     return structure, manifest
+
+
+def _free_stem(layout: Layout, taken: Collection[str]) -> str:
+    stem = f"backbone{_suffix(layout)}"
+    numbered = (f"{stem}.{number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([stem], numbered) if f"{one}.onnx" not in taken)
 
 
 def _suffix(layout: Layout) -> str:

@@ -27,6 +27,7 @@ def write_task(
     backbone: str,
     half: Half,
     labels: Sequence[str],
+    file: str | None = None,
 ) -> Task:
     """Write one task's file with its manifest.
 
@@ -39,6 +40,7 @@ def write_task(
         backbone: Fingerprint of the backbone.
         half: How dense factors are kept.
         labels: Class names; empty when unknown.
+        file: Where in the folder it goes; None for `tasks/NAME.safetensors`.
 
     Returns:
         Its line of the index.
@@ -52,7 +54,7 @@ def write_task(
     if found.refinement is not None:
         down, up = found.refinement
         single |= {_records.REFINEMENT_DOWN: down.numpy(), _records.REFINEMENT_UP: up.numpy()}
-    file = f"{FOLDER}/{name}.safetensors"
+    file = file or delta_file(name)
     write_delta(
         folder / file,
         task=name,
@@ -97,18 +99,28 @@ def write_task(
         parents=parents_of(run),
     )
     write_manifest(folder / file, manifest)
-    parts = [] if found.method == "none" else [found.method]
-    if found.refinement is not None:
-        parts.append(REFINEMENT)
     return Task(
         name=name,
         delta=store(folder, file),
         structure=structure,
-        parts=(*parts, HEAD),
+        parts=parts_of(run),
         scale=1.0 if found.scale is None else found.scale,
         classes=classes,
         labels=tuple(labels),
     )
+
+
+def delta_file(name: str, version: int = 1) -> str:
+    """Return where a task's file lies in the folder; a later version replaced an earlier one."""
+    return f"{FOLDER}/{name}{'' if version == 1 else f'.{version}'}.safetensors"
+
+
+def parts_of(run: Adapted) -> tuple[str, ...]:
+    """Return what a run brings to a shared graph, see `engines.task_index.Task`."""
+    found = run.checkpoint
+    method = () if found.method == "none" else (found.method,)
+    refinement = () if found.refinement is None else (REFINEMENT,)
+    return (*method, *refinement, HEAD)
 
 
 def _rounding(blocks: Mapping[str, Sequence[FloatArray]]) -> float:

@@ -127,8 +127,8 @@ def _audited(folder: Path, index: TaskIndex) -> Iterator[TaskSet]:
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-export-"))
         engines: dict[str, Engine] = {}
-        for structure in index.structures:
-            graph = folder / structure.graph.file
+        for number in sorted({task.structure for task in index.tasks}):
+            graph = folder / index.structures[number].graph.file
             manifest = read_manifest(graph)
             probed = with_outputs(graph, manifest.probes.values(), Path(place))
             engine = ort.open_engine(probed, None, options=as_written(manifest))

@@ -110,17 +110,27 @@ def _answers(
 ) -> list[Path]:
     """Write what every task says about its images."""
     from engines.check_file import write_check
-    from engines.task_check import check_path, expected_of_tasks
-    from engines.task_folder import counted
+    from engines.task_check import check_path
+    from engines.task_folder import counted, names_in_short
+    from fpet_export.task_answers import expected_of_tasks
 
-    written = []
+    written, unsure = [], []
     with console.progress("answers of every task", len(images)) as advance:
-        for name, expected in expected_of_tasks(found.path, images):
+        for name, expected in expected_of_tasks(found, images):
             written.append(check_path(made, name))
             write_check(written[-1], expected)
+            if not expected.sure_images():
+                unsure.append(name)
             advance(1)
     described = ", ".join(dict.fromkeys(own.description for own in images.values()))
     console.step("check", f"answers of {counted(len(written))} on {described}")
+    if unsure:
+        console.step(
+            "check",
+            f"no image has a sure match for {names_in_short(tuple(unsure))}: their logits will "
+            "not be judged (give others: --data NAME=DIR)",
+            passed=None,
+        )
     return written
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from engines import storage
 from engines.errors import MeasurementError, UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _bench, _remote
+from fpet_export.verbs import Outcome, _arguments, _bench, _remote, _task_bench
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -27,13 +27,24 @@ not depend on them), for the same target. --peers adds other runtimes on that pl
 With --remote one artefact travels to a board with the agent; a graph is built there first; the
 engine is checked there, then measured.
 
+Of a folder of tasks, every task is a contender (--task A,B: these), and what a switch to one takes
+is said.
+
   fpet-export bench out/model.cpu.onnx --against plain --peers openvino_plain,torch_eager
+  fpet-export bench out --task pets,cars
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("artefacts", type=Path, nargs="+", metavar="X", help="graphs or engines")
+    parser.add_argument(
+        "artefacts",
+        type=Path,
+        nargs="+",
+        metavar="X",
+        help="graphs or engines, or a folder of tasks",
+    )
+    _arguments.add_tasks(parser)
     parser.add_argument(
         "--against", metavar="plain|X", help="the baseline (default: the first contender)"
     )
@@ -66,11 +77,15 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         if path is not None:
             storage.refuse_overwrite(path, force=options.force)
     _bench.check_peers(options.peers)
-    if options.remote is not None:
+    if options.remote is not None and not options.artefacts[0].is_dir():
         _refuse_what_stays_here(options)
     from benchmarks import format_table, write_measurement
 
     measure = _here if options.remote is None else _there
+    if any(path.is_dir() for path in options.artefacts):
+        measure = _task_bench.measure
+    else:
+        _arguments.refuse_tasks(options.artefacts[0], options.task)
     measurement = measure(options, console)
     console.line()
     console.line(format_table(measurement))

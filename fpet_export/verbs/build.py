@@ -89,7 +89,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         raise UsageError(
             "the following arguments are required: --target",
             where="fpet-export build",
-            fix="say where it will run; `fpet-export targets` lists what there is",
+            fix="see `fpet-export build --help`; `fpet-export targets` lists what there is",
         )
     if options.remote is not None and not options.print_trtexec:
         return _there(options, console)

@@ -25,22 +25,38 @@ Leaves OUT/tasks.json, OUT/backbone….onnx, OUT/tasks/NAME.safetensors with the
 OUT/parity.json; exits 7 when a task drifts from its float64 reference or from its own export. A run
 is called after its files, or as NAME=RUN says.
 
+--add puts runs into a folder that exists (--force: in the place of tasks of their names), --drop
+takes tasks out. All others keep their bytes, and engines stay valid: a run that no graph of the
+folder takes is refused, unless --new-graph gives it one. What fails changes nothing.
+
   fpet-export tasks lora=runs/lora/digits adapt=runs/adaptformer/digits --backbone B -o out
   fpet-export predict out --task lora IMAGE
+  fpet-export tasks third=runs/lora/third --backbone B -o out --add
+  fpet-export tasks -o out --drop adapt
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument(
-        "runs", nargs="+", metavar="[NAME=]RUN", help="runs, as `export` takes them, and names"
+        "runs", nargs="*", metavar="[NAME=]RUN", help="runs, as `export` takes them, and names"
     )
     _arguments.add_run(parser, positional=False)
     _arguments.add_output(parser, what="folder to write", required=True)
+    group = parser.add_argument_group("a folder that exists")
+    group.add_argument("--add", action="store_true", help="put the runs into it")
+    group.add_argument(
+        "--new-graph",
+        action="store_true",
+        help="with --add: write a further graph for runs that none of the folder takes",
+    )
+    group.add_argument(
+        "--drop", type=_arguments.names, metavar="NAME[,NAME]", help="take tasks out of it"
+    )
     parser.add_argument(
         "--target",
-        default="cpu",
-        help="where the graph will run; decides what its inputs are (see docs/tasks.md)",
+        help="where the graph will run; decides what its inputs are (see docs/tasks.md; default: "
+        "cpu)",
     )
     parser.add_argument(
         "--precision",
@@ -77,22 +93,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Write the folder, and judge every task."""
-    from engines.task_index import FILE, check_names
+    from engines.task_index import FILE
     from fpet_export import task_verify
     from fpet_export.task_export import export_tasks
+    from fpet_export.verbs import _task_change
     from fpet_export.verify import DEFAULT_IMAGES
 
+    _require_one_kind(options)
+    if options.drop is not None:
+        return _task_change.drop(options, console)
+    if options.add:
+        return _task_change.add(options, console)
     for file in (FILE, task_verify.PARITY_FILE):
         storage.refuse_overwrite(options.out / file, force=options.force)
-    given = [_tasks.named(text) for text in options.runs]
-    check_names(name for name, _ in given if name is not None)
-    runs = _load(given, options, console)
+    runs = load(options, console)
     images = _tasks.images_by_task(
         options,
         {name: adapted.preprocessing for name, adapted in runs.items()},
         default=DEFAULT_IMAGES,
     )
-    how = _how(options, runs, images)
+    how = how_of(options, runs, images)
     index = export_tasks(runs, options.out, how)
     for structure in index.structures:
         size = (options.out / structure.graph.file).stat().st_size
@@ -136,12 +156,31 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     )
 
 
-def _load(
-    given: list[tuple[str | None, str]], options: argparse.Namespace, console: Console
-) -> dict[str, Adapted]:
-    """Load the runs; the backbone is read once."""
+def _require_one_kind(options: argparse.Namespace) -> None:
+    """Refuse options that contradict each other."""
+    see = "see `fpet-export tasks --help`"
+    if options.drop is None and not options.runs:
+        raise UsageError(
+            "the following arguments are required: RUN", where="fpet-export tasks", fix=see
+        )
+    if options.drop is not None and (options.runs or options.add):
+        raise UsageError(
+            "tasks are added or dropped, one after the other",
+            where="--drop",
+            fix="leave the runs and --add out, or --drop",
+        )
+    if options.new_graph and not options.add:
+        raise UsageError(
+            "every graph of a new folder is new", where="--new-graph", fix="leave it out"
+        )
+
+
+def load(options: argparse.Namespace, console: Console) -> dict[str, Adapted]:
+    """Load the runs by their names; the backbone is read once."""
     from engines.task_index import check_names
 
+    given = [_tasks.named(text) for text in options.runs]
+    check_names(name for name, _ in given if name is not None)
     loaded: list[tuple[str, Adapted]] = []
     single = argparse.Namespace(**vars(options))
     for name, text in given:
@@ -159,9 +198,10 @@ def _load(
     return runs
 
 
-def _how(
+def how_of(
     options: argparse.Namespace, runs: dict[str, Adapted], images: dict[str, ImageSet]
 ) -> TaskOptions:
+    """Return what the options of this verb ask for."""
     from fpet_export.task_export import TaskOptions
 
     files = _tasks.by_task(options.labels, list(runs), "--labels")
@@ -178,7 +218,7 @@ def _how(
                 fix="give one name a class, in the order of the head's rows",
             )
     return TaskOptions(
-        target=options.target,
+        target=options.target or "cpu",
         precision=options.precision,
         half=options.half or "fp32",
         batch=options.batch,

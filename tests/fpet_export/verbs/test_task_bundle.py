@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.examine import examiner_for
 from engines.bundle import read_bundle
+from engines.check_file import read_check
+from engines.manifest import read_manifest
 from engines.task_index import FILE, read_index
 from tests.fpet_export.command_line import LABELS, Done, Exported, call, write_shard
 from tests.fpet_export.task_files import TaskFiles
@@ -189,6 +192,36 @@ def test_single_graphs_take_one_set_of_images(exported: Exported, tmp_path: Path
     done = call("bundle", exported.graph, "--data", f"two={shard}", "-o", out, "--json")
 
     assert done.error()["what"] == "'two' is not one of the tasks model.onnx"
+
+
+def test_each_answer_says_how_sure_its_match_was(
+    task_files: TaskFiles, board: Path, tmp_path: Path
+) -> None:
+    """As that of the task's own export says it."""
+    for name, run, count in (("one", task_files.one, 4), ("two", task_files.two, 6)):
+        found = read_check(board / f"tasks/{name}.check.npz")
+        words = (run.text, "--backbone", task_files.backbone, "-o", tmp_path / name)
+        assert call("export", *words).code == 0
+        graph = tmp_path / name / "model.onnx"
+        single = examiner_for(graph, read_manifest(graph), found.images).reference
+
+        assert found.margin is not None and single.margin is not None
+        assert found.sure_images() == count
+        np.testing.assert_allclose(found.margin, single.margin, atol=1e-5)
+        np.testing.assert_allclose(found.logits, single.logits, atol=1e-4)
+
+
+def test_a_task_of_which_nothing_can_be_judged_is_named(
+    task_files: TaskFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tied(metric: np.ndarray, *, prefix: int, sources: int) -> np.ndarray:
+        return np.zeros((len(metric), sources))
+
+    monkeypatch.setattr("fpet_export.task_answers.margins", tied)
+    done = call("bundle", task_files.out, "-o", tmp_path / "x.bundle.tar")
+
+    assert done.code == 0, done.err
+    assert "no image has a sure match for one, two" in done.err
 
 
 # sign and verify

@@ -1,0 +1,177 @@
+"""`bench FOLDER`: the tasks of a folder as contenders, and what a switch between them takes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.errors import UsageError
+from fpet_export.console import Console
+
+if TYPE_CHECKING:
+    from benchmarks import Measurement, Opened
+    from engines.engine import OpenOptions
+
+PLAIN = "plain"
+_SWITCH = "switch_ms"
+
+
+def measure(options: argparse.Namespace, console: Console) -> Measurement:
+    """Measure tasks of one folder, and graphs or engines beside them, in the same rounds.
+
+    What a contender's runtime records tells the switch to it, too.
+
+    Args:
+        options: Of `bench`.
+        console: Shows the progress.
+
+    Raises:
+        UsageError: Two folders, peers, the plain model or another machine were asked for.
+        UnknownNameError: There is no such task.
+    """
+    from benchmarks import Schedule, bench
+    from benchmarks.gemm_peak import measure_gemm_peak
+    from benchmarks.task_switch import switch_times_ns
+    from engines.engine import OpenOptions
+    from engines.processor import usable_cores
+    from engines.task_index import read_index
+
+    folder = _the_folder(options)
+    names = read_index(folder).chosen(options.task, where=str(folder))
+    threads = options.threads or usable_cores()
+    opening = OpenOptions(threads=threads)
+    switches = switch_times_ns(folder, names, options=opening)
+    peak = measure_gemm_peak(threads=threads).macs_per_s if options.peak else None
+    with contextlib.ExitStack() as stack:
+        tasks = _opened(folder, names, opening, stack, console)
+        files = [path for path in options.artefacts if path != folder]
+        with console.progress("measuring", options.rounds) as advance:
+            done = 0
+
+            def report(phase: str, now: int, total: int) -> bool:
+                nonlocal done
+                advance(now - done)
+                done = now
+                return True
+
+            found = bench(
+                [*tasks, *files],
+                against=options.against,
+                batch=_smallest_batch(tasks) if not files else None,
+                threads=threads,
+                schedule=Schedule(
+                    min_rounds=options.rounds,
+                    min_s=options.seconds,
+                    max_rounds=max(1000, options.rounds),
+                    seed=options.seed,
+                ),
+                gemm_peak_macs_per_s=peak,
+                strict=False,
+                command=options.command,
+                progress=report,
+            )
+    _say_switches(switches, console)
+    return _with_switches(found, switches)
+
+
+def _the_folder(options: argparse.Namespace) -> Path:
+    folders = [path for path in options.artefacts if path.is_dir()]
+    for name, is_given, what, fix in (
+        ("X", len(folders) > 1, "tasks of one folder are measured at a time", "name one folder"),
+        (
+            "--remote", options.remote is not None,
+            "a folder of tasks is measured where it lies",
+            "copy a bundle there and measure with its agent: fpet-export bundle "
+            f"{folders[0]} --target NAME",
+        ),
+        (
+            "--peers", bool(options.peers), "peers run the plain model of one export, not of tasks",
+            "export one of the runs: fpet-export export RUN, and bench that graph",
+        ),
+        (
+            "--against", options.against == PLAIN,
+            "the plain model is that of one export, not of tasks",
+            "name a task or a graph, or export one of the runs and bench that graph",
+        ),
+    ):  # fmt: skip
+        if is_given:
+            raise UsageError(what, where=name, fix=fix)
+    return Path(folders[0])
+
+
+def _opened(
+    folder: Path,
+    names: tuple[str, ...],
+    opening: OpenOptions,
+    stack: contextlib.ExitStack,
+    console: Console,
+) -> list[Opened]:
+    """Open the tasks as contenders; all of their weights stay in memory."""
+    from benchmarks import Opened
+    from benchmarks.measurement import describe_artefact
+    from engines.engine import load_target
+    from engines.manifest import read_manifest
+    from engines.task_set import open_tasks
+
+    tasks = stack.enter_context(open_tasks(folder, options=opening))
+    found = []
+    for name in names:
+        handle = tasks.task(name)
+        artefact = describe_artefact(handle.manifest())
+        own = read_manifest(folder / handle.task.delta.file).model
+        macs = None if own is None else own.macs
+        artefact = dataclasses.replace(artefact, macs=macs)
+        found.append(Opened(name=name, engine=handle, artefact=artefact, macs=macs))
+    target = tasks.index.target
+    runs = sorted({str(entry.artefact.file) for entry in found if entry.artefact is not None})
+    missing = [file for file in runs if not file.endswith(load_target(target).suffix)]
+    if missing:
+        console.step(
+            "engine", f"no {target} engine lies here: {', '.join(missing)} runs", passed=None
+        )
+    return found
+
+
+def _smallest_batch(tasks: list[Opened]) -> int | None:
+    """Return the smallest batch that dynamic graphs take; None where one fixes its batch."""
+    from engines.task_set import TaskEngine
+
+    ranges = [
+        entry.engine.manifest().batch_range
+        for entry in tasks
+        if isinstance(entry.engine, TaskEngine)
+    ]
+    known = [found for found in ranges if found is not None]
+    return max(low for low, _ in known) if len(known) == len(tasks) else None
+
+
+def _say_switches(switches: Mapping[str, int], console: Console) -> None:
+    if not switches:
+        return
+    times = [ns / 1e6 for ns in switches.values()]
+    slowest = max(switches, key=lambda name: switches[name])
+    console.step(
+        "switch",
+        f"{statistics.median(times):.1f} ms to a task whose weights are not in memory "
+        f"(median; {slowest}: {max(times):.1f}); in memory it is another set of pointers",
+    )
+
+
+def _with_switches(found: Measurement, switches: Mapping[str, int]) -> Measurement:
+    return dataclasses.replace(
+        found,
+        contenders=tuple(
+            dataclasses.replace(
+                result,
+                runtime={**result.runtime, _SWITCH: f"{switches[result.name] / 1e6:.3f}"},
+            )
+            if result.name in switches
+            else result
+            for result in found.contenders
+        ),
+    )
