@@ -71,7 +71,7 @@ def candidates(
     *,
     table: CalibrationTable | None,
 ) -> Candidates:
-    """Make every precision of a target, and keep what keeps the promise."""
+    """Make every precision of a target, keep what keeps the promise, and say if that is one."""
     from calibration import quantize
 
     made: dict[str, Typed] = {}
@@ -101,7 +101,10 @@ def candidates(
         )
     if not {"fp16", "bf16"} & set(graphs):
         graphs = {"fp32": onnx, **graphs}
-    return Candidates(graphs=graphs, made=made)
+    found = Candidates(graphs=graphs, made=made)
+    if len(graphs) == 1:
+        console.step("best", f"{found.baseline}: nothing else keeps the promise")
+    return found
 
 
 def choose(
@@ -114,7 +117,6 @@ def choose(
     """
     baseline, graphs = found.baseline, found.graphs
     if len(graphs) == 1:
-        console.step("best", f"{baseline}: nothing else keeps the promise")
         return Best(graph=graphs[baseline], precision=baseline, made=found.made, measurement=None)
     measurement = _measure(graphs, target, options, console)
     precision = fastest(measurement, tuple(graphs))

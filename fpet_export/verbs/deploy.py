@@ -131,7 +131,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     measurements: list[Measurement] = []
     if options.bench and table.first_failure() is None:
         measurements = _measure(built, options, console)
-    commands = _next(options.out, built)
+    commands = _next(options, built)
     page = options.out / "report.html"
     _page.write(
         page,
@@ -318,13 +318,16 @@ def _latency_path(folder: Path, target: Target) -> Path:
     return folder / target.file_name / "latency.json"
 
 
-def _next(folder: Path, built: list[Built]) -> list[str]:
+def _next(options: argparse.Namespace, built: list[Built]) -> list[str]:
     commands = []
     for one in built:
         if one.runs_here:
             commands.append(f"fpet-export predict {one.engine} IMAGE")
-    commands.append(f"fpet-export show {built[0].graph} IMAGE -o {folder / 'mine.png'}")
-    return commands
+        if options.remote is not None:
+            there = f"--against plain --remote {options.remote}"
+            commands.append(f"fpet-export bench {one.engine} {there}")
+    shown = options.out / "mine.png"
+    return [*commands, f"fpet-export show {built[0].graph} IMAGE -o {shown}"]
 
 
 def _join(counts: dict[str, Any]) -> str:
