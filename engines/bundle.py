@@ -31,7 +31,8 @@ SUFFIX = ".bundle.tar"
 LARGEST_FILE_BYTES = 8**11 - 1
 """What a ustar header can say: 8 GiB less one."""
 
-Role = Literal["artefact", "manifest", "companion", "check", "agent", "readme", "extra"]
+Role = Literal["artefact", "manifest", "companion", "check", "plain", "agent", "readme", "extra"]
+"""What a file is for: "plain" is the graph of the baseline; "extra" belongs to another artefact."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _BLOCK = 512

@@ -15,10 +15,14 @@ from typing import NoReturn
 from engines import task_index
 from engines.bundle import INDEX, Bundle, read_index
 from engines.engine import default_path, load_target
-from engines.errors import InputError
+from engines.errors import InputError, MissingDependencyError
 from fpet_export import cli
+from fpet_export.verbs._plain import PLAIN
 
 _ARTEFACTS = (".onnx", ".plan")
+_TAKE_ANOTHER_FILE = ("-o", "--out", "--against", "--plain")
+"""Options whose value may look like the artefact that a verb is about."""
+
 _TAKE_AN_ENGINE = ("bench", "check", "predict")
 _LEFT_AT_HOME = ("fpet_export", "calibration")
 """Packages of which the agent holds a part or nothing."""
@@ -51,6 +55,7 @@ def completed(words: list[str], agent: Path) -> list[str]:
 
     Raises:
         InputError: An engine is needed that has not been built yet.
+        MissingDependencyError: The plain model is needed, and the bundle does not bring it.
         TrustError: The bundle's list is damaged.
     """
     index = agent.with_name(INDEX)
@@ -59,8 +64,9 @@ def completed(words: list[str], agent: Path) -> list[str]:
         has_bundle = any(word.partition("=")[0] == "--bundle" for word in words)
         here = ["--bundle", str(agent.parent)] if index.is_file() and not has_bundle else []
         return [*words, "--board", *here]
-    named = any(word.endswith(_ARTEFACTS) or task_index.is_folder(Path(word)) for word in words[1:])
-    if asks or named or not index.is_file():
+    if not asks and index.is_file() and _lacks_the_plain_graph(words):
+        words = [*words, "--plain", str(_plain_graph(read_index(index), agent))]
+    if asks or not index.is_file() or _names_an_artefact(words):
         return words
     verb, *rest = words
     bundle = read_index(index)
@@ -76,6 +82,35 @@ def completed(words: list[str], agent: Path) -> list[str]:
     if verb in _TAKE_AN_ENGINE:
         return [verb, str(_engine(bundle, artefact)), *rest]
     return words
+
+
+def _lacks_the_plain_graph(words: list[str]) -> bool:
+    if words[0] != "bench" or any(word.partition("=")[0] == "--plain" for word in words):
+        return False
+    return f"--against {PLAIN}" in " ".join(words).replace("=", " ")
+
+
+def _plain_graph(bundle: Bundle, agent: Path) -> Path:
+    """Return the plain graph that the bundle brings."""
+    brought = bundle.names("plain")
+    if not brought:
+        raise MissingDependencyError(
+            "the bundle does not bring the plain model, and writing it needs torch",
+            where=str(agent.with_name(INDEX)),
+            fix="bundle the graph again: fpet-export bundle GRAPH --with-plain",
+        )
+    return agent.with_name(brought[0])
+
+
+def _names_an_artefact(words: list[str]) -> bool:
+    """Say whether the verb is told what it is about, beside the files that options take."""
+    of_options = {place + 1 for place, word in enumerate(words) if word in _TAKE_ANOTHER_FILE} | {
+        place for place, word in enumerate(words) if word.startswith("-")
+    }
+    return any(
+        (word.endswith(_ARTEFACTS) or task_index.is_folder(Path(word))) and place not in of_options
+        for place, word in enumerate(words[1:], start=1)
+    )
 
 
 def _engine(bundle: Bundle, artefact: Path) -> Path:

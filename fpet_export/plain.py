@@ -6,19 +6,24 @@ through `torch.onnx.export`, with no rewrite of ours.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
 
+from calibration.graph_files import write_graph
+from calibration.quantize import recipe_for
+from calibration.recipe import typed_graph
 from engines import storage
-from engines.manifest import Manifest, TensorSpec, write_manifest
+from engines.manifest import Manifest, TensorSpec, read_manifest, write_manifest
+from engines.targets import Target
 from fpet_export import fold as folding
 from fpet_export import large_weights
 from fpet_export.pipeline import Folded, companions_of, tool_versions
 from fpet_export.to_onnx import INPUT, OUTPUT, quiet_exporter
 from fpet_export.vit import Vit
 
-_OPSET = 20
+OPSET = 20
 
 
 def without_merging(folded: Folded) -> Vit:
@@ -28,7 +33,9 @@ def without_merging(folded: Folded) -> Vit:
     return model
 
 
-def naive_export(model: Vit, path: Path, *, batch: int, quality: str = "unknown") -> Path:
+def naive_export(
+    model: Vit, path: Path, *, batch: int, quality: str = "unknown", opset: int = OPSET
+) -> Path:
     """Write the graph that plain `torch.onnx.export` makes of `model`, with a short manifest.
 
     Args:
@@ -36,6 +43,7 @@ def naive_export(model: Vit, path: Path, *, batch: int, quality: str = "unknown"
         path: The `.onnx` file; replaced if it exists.
         batch: Images of one inference.
         quality: "trained" or "random", for the manifest.
+        opset: ONNX opset, 17 or newer.
     """
     images = torch.zeros(batch, 3, *model.spec.image)
     with quiet_exporter():
@@ -43,7 +51,7 @@ def naive_export(model: Vit, path: Path, *, batch: int, quality: str = "unknown"
             model,
             (images,),
             dynamo=True,
-            opset_version=_OPSET,
+            opset_version=opset,
             input_names=[INPUT],
             output_names=[OUTPUT],
             verbose=False,
@@ -62,7 +70,7 @@ def naive_export(model: Vit, path: Path, *, batch: int, quality: str = "unknown"
                     TensorSpec(name=OUTPUT, shape=(batch, model.spec.classes), dtype="float32"),
                 ),
                 precision="fp32",
-                opset=_OPSET,
+                opset=opset,
                 target="any",
                 companions=companions_of(temporary),
                 weights="random" if quality == "random" else "trained",
@@ -70,3 +78,28 @@ def naive_export(model: Vit, path: Path, *, batch: int, quality: str = "unknown"
             ),
         )
     return path
+
+
+def in_half_precision(graph: Path, precision: str, target: Target) -> Path:
+    """Write `plain.fp16.onnx` beside `plain.onnx`: a naive graph in the type its rival computes in.
+
+    Everything is cast: a plain model has no match that needs float32.
+
+    Args:
+        graph: From `naive_export`.
+        precision: "fp16" or "bf16".
+        target: Where both will run; it says whether types or a flag of the builder decide.
+    """
+    recipe = recipe_for(target, precision)
+    out = graph.with_name(f"{graph.stem}.{precision}.onnx")
+    with storage.atomic_path(out) as temporary:
+        write_graph(typed_graph(graph, recipe), temporary)
+        manifest = dataclasses.replace(
+            read_manifest(graph),
+            file=out.name,
+            precision=precision,
+            typing=target.typing,
+            companions=companions_of(temporary),
+        )
+        write_manifest(temporary, manifest)
+    return out

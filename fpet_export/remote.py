@@ -83,6 +83,28 @@ class Remote:
         self.host, self.folder = host, folder
         self._config, self._patience_s = config, patience_s
 
+    def require(self, program: str) -> None:
+        """Refuse a machine without a program; nothing is tried twice and nothing is left there.
+
+        Raises:
+            RemoteError: It cannot be reached.
+            MissingDependencyError: It has no such program.
+        """
+        done = self._ssh(f"command -v {shlex.quote(program)} > /dev/null")
+        if done.returncode == _CONNECTION_FAILED:
+            _refuse_what_stays(self.host, done.stderr)
+            raise ConnectionLostError(
+                f"cannot connect to {self.host}: {_last_line(done.stderr)}",
+                where=self.host,
+                fix=f"see that it is on and that `ssh {self.host}` works by itself",
+            )
+        if done.returncode:
+            raise MissingDependencyError(
+                f"{self.host} has no {program}",
+                where=self.host,
+                fix=f"install it there: sudo apt-get install {program}",
+            )
+
     def shell(self, script: str) -> bytes:
         """Run a script in the folder, which must give the same when it is repeated.
 
@@ -151,13 +173,13 @@ class Remote:
             RemoteError: The machine cannot be reached, or the command was killed there.
         """
         name = f"job-{hashlib.sha256(shlex.join(words).encode()).hexdigest()[:12]}"
-        self.shell(
-            f'if [ -f {name}.pid ] && kill -0 "$(cat {name}.pid)" 2>/dev/null; then exit 0; fi; '
-            f"rm -f {name}.*; : > {name}.err; "
-            f"setsid sh -c {shlex.quote(_job(name, words))} < /dev/null > /dev/null 2>&1 & "
-            f"echo $! > {name}.pid"
-        )
         try:
+            self.shell(
+                f"if [ -f {name}.pid ] && kill -0 $(cat {name}.pid) 2>/dev/null; then exit 0; fi; "
+                f"rm -f {name}.*; : > {name}.err; "
+                f"setsid sh -c {shlex.quote(_job(name, words))} < /dev/null > /dev/null 2>&1 & "
+                f"echo $! > {name}.pid"
+            )
             self._follow(name, line)
         except KeyboardInterrupt:
             self.shell(f'kill -- "-$(cat {name}.pid)" 2>/dev/null || true')
@@ -236,7 +258,11 @@ class Remote:
     ) -> subprocess.CompletedProcess[bytes]:
         with tempfile.TemporaryFile() as errors:
             with self._open(script, stdin=stdin, stdout=stdout, stderr=errors) as process:
-                out, _ = process.communicate()
+                try:
+                    out, _ = process.communicate()
+                except BaseException:  # Ctrl-C: else it goes on sending behind our back
+                    process.kill()
+                    raise
             errors.seek(0)
             return subprocess.CompletedProcess(script, process.returncode, out, errors.read())
 
@@ -270,7 +296,7 @@ class Remote:
             where=f"{self.host}:{self.folder}",
             fix="free space there, or name another folder: --remote-dir DIR"
             if room
-            else "run the command again; what was sent is kept",
+            else "run the command again",
         )
 
 
@@ -291,13 +317,7 @@ class _Patience:
             RemoteError: Another try cannot help, or the patience is at its end.
         """
         said, host = _last_line(stderr), self._remote.host
-        for pattern, what, fix in _FINAL:
-            if pattern in stderr.decode("utf-8", "replace").lower():
-                raise ConnectionLostError(
-                    f"cannot connect to {host}: {what} ({said})",
-                    where=host,
-                    fix=fix.replace("HOST", host),
-                )
+        _refuse_what_stays(host, stderr)
         if time.monotonic() - self._since + self._pause_s > self._limit_s:
             raise ConnectionLostError(
                 f"the connection to {host} is lost: {said}",
@@ -306,6 +326,17 @@ class _Patience:
             )
         time.sleep(self._pause_s)
         self._pause_s = min(2 * self._pause_s, 8.0)
+
+
+def _refuse_what_stays(host: str, stderr: bytes) -> None:
+    """Raise for what ssh says that no second try mends."""
+    for pattern, what, fix in _FINAL:
+        if pattern in stderr.decode("utf-8", "replace").lower():
+            raise ConnectionLostError(
+                f"cannot connect to {host}: {what} ({_last_line(stderr)})",
+                where=host,
+                fix=fix.replace("HOST", host),
+            )
 
 
 def _job(name: str, words: Sequence[str]) -> str:

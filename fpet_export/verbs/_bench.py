@@ -6,17 +6,17 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from engines import registry
-from engines.errors import UnknownNameError, UsageError
-from engines.manifest import Manifest, ModelFacts, manifest_path, read_manifest
+from engines.errors import UnknownNameError
+from engines.manifest import manifest_path, read_manifest
 from fpet_export.console import Console
+from fpet_export.verbs import _plain
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
 
-PLAIN = "plain"
 ALL_PEERS = ("ort_plain", "openvino_plain", "torch_eager", "torch_compile")
 
 
@@ -40,6 +40,7 @@ def measure(
     folder: Path,
     command: Sequence[str],
     console: Console,
+    plain: Path | None = None,
 ) -> Measurement:
     """Measure artefacts against a baseline and peers, in the same rounds.
 
@@ -51,22 +52,26 @@ def measure(
         folder: For the plain model; it must outlive the call.
         command: The command line to record.
         console: Shows the progress.
+        plain: The plain model's graph; None writes it, which needs torch.
 
     Raises:
         UsageError: "plain" or peers are asked for an artefact whose architecture is unknown.
     """
     from benchmarks import PeerSource, Schedule, bench
+    from engines.engine import load_target
 
     peers = ALL_PEERS if tuple(peers) == ("all",) else tuple(peers)
     source: PeerSource | None = None
     baseline: Path | str | None = against
     contenders: list[Path | str] = list(artefacts)
-    if against == PLAIN or peers:
-        manifest = _described(artefacts[0])
-        source, plain = plain_model(manifest, folder)
-        if against == PLAIN:
-            baseline = _plain_like(manifest, plain, folder)
-            console.step("plain", f"{_architecture(manifest)} without merging, random weights")
+    if peers or (against == _plain.PLAIN and plain is None):
+        rival = _plain.require_described(artefacts[0])
+        source, written = _plain.write(rival, load_target(rival.target), folder)
+        plain = plain or written
+    if against == _plain.PLAIN:
+        assert plain is not None
+        baseline = _plain.built_like(artefacts[0], plain, folder, console)
+        console.step("plain", _plain.describe(plain))
     peak = _peak(settings.threads) if settings.peak else None
     schedule = Schedule(
         min_rounds=settings.rounds,
@@ -109,34 +114,6 @@ def check_peers(names: Sequence[str]) -> None:
             )
 
 
-def plain_model(manifest: Manifest, folder: Path) -> tuple[Any, Path]:
-    """Write the plain graph of the same architecture with random weights.
-
-    Returns:
-        The `PeerSource` for peers, and the graph.
-    """
-    from benchmarks import PeerSource
-    from fpet_export import cost, plain
-    from fpet_export.backbones import random_weights
-    from fpet_export.vit import VitSpec, empty_vit
-
-    facts = manifest.model
-    assert facts is not None
-    spec = _spec(facts)
-    weights = random_weights.draw(spec, 0)
-
-    def build() -> Any:
-        model = empty_vit(VitSpec(**vars(spec)))
-        model.load_state_dict(weights, assign=True)
-        return model.eval().requires_grad_(False)
-
-    batch = _batch(manifest)
-    path = plain.naive_export(build(), folder / "plain.onnx", batch=batch, quality="random")
-    macs = sum(cost.macs(spec, cost.tokens_after_blocks(spec, None)))
-    source = PeerSource(onnx=path, module=build, image=(3, *spec.image), macs=macs)
-    return source, path
-
-
 def verdict(measurement: Measurement, *, ours_only: bool = False) -> str:
     """Return the verdicts as one line a contender; `ours_only` leaves the peers out."""
     lines = []
@@ -150,72 +127,12 @@ def verdict(measurement: Measurement, *, ours_only: bool = False) -> str:
     return "\n".join(lines) or f"{measurement.baseline} alone"
 
 
-def _described(path: Path) -> Manifest:
-    if not manifest_path(path).exists() or read_manifest(path).model is None:
-        raise UsageError(
-            "nothing says the architecture of this artefact, so its plain model cannot be built",
-            where=str(path),
-            fix="measure against a graph of yours: --against PLAIN.onnx",
-        )
-    return read_manifest(path)
-
-
-def _architecture(manifest: Manifest) -> str:
-    assert manifest.model is not None
-    return manifest.model.architecture
-
-
-def _spec(facts: ModelFacts) -> Any:
-    """Return a spec of the same cost; prefix tokens beyond the class token become registers."""
-    from fpet_export.vit import VitSpec
-
-    prefix: list[Literal["cls", "dist", "reg"]] = ["cls"] if facts.prefix_tokens else []
-    prefix += ["reg"] * (facts.prefix_tokens - 1)
-    return VitSpec(
-        image=(facts.grid[0] * facts.patch[0], facts.grid[1] * facts.patch[1]),
-        patch=facts.patch,
-        width=facts.width,
-        depth=facts.depth,
-        heads=facts.heads,
-        hidden=facts.hidden,
-        classes=facts.classes,
-        prefix=tuple(prefix),
-        pool="class" if prefix else "mean",
-    )
-
-
-def _batch(manifest: Manifest) -> int:
-    first = manifest.inputs[0].shape[0]
-    if isinstance(first, int):
-        return first
-    return manifest.batch_range[0] if manifest.batch_range else 1
-
-
 def _smallest_batch(artefacts: Sequence[Path]) -> int | None:
     """Return the smallest batch that dynamic engines take; None where one fixes its batch."""
     manifests = [read_manifest(path) for path in artefacts if manifest_path(path).exists()]
     ranges = [manifest.batch_range for manifest in manifests if manifest.batch_range]
     whole = len(ranges) == len(artefacts)
     return max(low for low, _ in ranges) if whole else None
-
-
-def _plain_like(manifest: Manifest, plain: Path, folder: Path) -> Path:
-    """Build the plain graph for the artefact's target, when the artefact is a built engine."""
-    if manifest.kind == "graph":
-        return plain
-    from engines import BuildOptions, build
-    from engines.engine import load_target
-
-    target = load_target(manifest.target)
-    capabilities = None  # TensorRT builds for the GPU it runs on
-    if target.module == "tensorrt_rtx" and manifest.runtime is not None:
-        capabilities = manifest.runtime.compute_capabilities
-    return build(
-        plain,
-        target=target,
-        out=folder / f"plain.{target.file_name}{target.suffix}",
-        options=BuildOptions(compute_capabilities=capabilities),
-    )
 
 
 def _peak(threads: int | None) -> float:

@@ -27,6 +27,25 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """What may be the best: everything that keeps the promise.
+
+    Attributes:
+        graphs: By precision. The first one errs least, half precision where the target has it,
+            else float32: it stays unless another one is shown to be faster.
+        made: The typed graphs among them, by precision.
+    """
+
+    graphs: dict[str, Path]
+    made: dict[str, Typed]
+
+    @property
+    def baseline(self) -> str:
+        """The precision that stays unless another one is shown to be faster."""
+        return next(iter(self.graphs))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Best:
     """What was chosen.
 
@@ -43,7 +62,7 @@ class Best:
     measurement: Measurement | None
 
 
-def choose(
+def candidates(
     onnx: Path,
     target: Target,
     examiner: Examiner,
@@ -51,15 +70,8 @@ def choose(
     console: Console,
     *,
     table: CalibrationTable | None,
-) -> Best:
-    """Make every precision of a target, measure those that keep the promise, take the fastest.
-
-    The slowest to err is the baseline: half precision where the target has it, else float32. It
-    stays unless another one is shown to be faster.
-
-    Raises:
-        MeasurementError: The measurement was not valid.
-    """
+) -> Candidates:
+    """Make every precision of a target, keep what keeps the promise, and say if that is one."""
     from calibration import quantize
 
     made: dict[str, Typed] = {}
@@ -89,25 +101,40 @@ def choose(
         )
     if not {"fp16", "bf16"} & set(graphs):
         graphs = {"fp32": onnx, **graphs}
-    baseline = next(iter(graphs))
+    found = Candidates(graphs=graphs, made=made)
     if len(graphs) == 1:
-        console.step("best", f"{baseline}: nothing else keeps the promise")
-        return Best(graph=graphs[baseline], precision=baseline, made=made, measurement=None)
+        console.step("best", f"{found.baseline}: nothing else keeps the promise")
+    return found
+
+
+def choose(
+    found: Candidates, target: Target, options: argparse.Namespace, console: Console
+) -> Best:
+    """Measure the candidates on this machine, and take the fastest.
+
+    Raises:
+        MeasurementError: The measurement was not valid.
+    """
+    baseline, graphs = found.baseline, found.graphs
+    if len(graphs) == 1:
+        return Best(graph=graphs[baseline], precision=baseline, made=found.made, measurement=None)
     measurement = _measure(graphs, target, options, console)
     precision = fastest(measurement, tuple(graphs))
-    console.step("best", _verdict(measurement, baseline, precision))
-    return Best(graph=graphs[precision], precision=precision, made=made, measurement=measurement)
+    console.step("best", verdict(measurement, precision))
+    return Best(
+        graph=graphs[precision], precision=precision, made=found.made, measurement=measurement
+    )
 
 
-def fastest(measurement: Measurement, precisions: tuple[str, ...]) -> str:
-    """Return the precision that is shown to be the fastest; the baseline when none is.
+def fastest(measurement: Measurement, names: tuple[str, ...]) -> str:
+    """Return the contender that is shown to be the fastest; the baseline when none is.
 
     Args:
-        measurement: Contenders are named by precision, the baseline first.
-        precisions: The candidates.
+        measurement: Of the candidates; its baseline is one of them.
+        names: The candidates.
     """
     best, ratio = measurement.baseline, 1.0
-    for name in precisions:
+    for name in names:
         against = measurement.result(name).against
         if against is not None and against.verdict == "faster" and against.ratio < ratio:
             best, ratio = name, against.ratio
@@ -171,21 +198,35 @@ def _measure(
     console.line()
     console.line(format_table(measurement))
     console.line()
+    require_valid(
+        measurement,
+        where=f"target {target.name}",
+        fix="end what else runs on this machine, and try again",
+    )
+    return measurement
+
+
+def require_valid(measurement: Measurement, *, where: str, fix: str) -> None:
+    """Refuse to choose by a measurement that does not count.
+
+    Raises:
+        MeasurementError: It does not.
+    """
     if not measurement.valid:
         raise MeasurementError(
             "the measurement is not valid: "
             + "; ".join(f.what for f in measurement.findings if f.severity == "invalid"),
-            where=f"target {target.name}",
-            fix="end what else runs on this machine, and try again",
+            where=where,
+            fix=fix,
         )
-    return measurement
 
 
-def _verdict(measurement: Measurement, baseline: str, precision: str) -> str:
+def verdict(measurement: Measurement, chosen: str) -> str:
+    """Return the choice as one line; `chosen` is a contender."""
     said = _bench.verdict(measurement).replace("\n", "; ")
-    if precision == baseline:
-        return f"{baseline} stays the better choice: {said}"
-    return f"{precision} ({said})"
+    if chosen == measurement.baseline:
+        return f"{chosen} stays the better choice: {said}"
+    return f"{chosen} ({said})"
 
 
 def remembered(best: Best) -> dict[str, object]:

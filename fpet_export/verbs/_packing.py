@@ -1,9 +1,11 @@
-"""A bundle made of an artefact: what `bundle` writes, and what `--remote` sends."""
+"""A bundle made of artefacts: what `bundle` writes, and what `--remote` sends."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ from engines.bundle import Bundle, Role, write_bundle
 from engines.errors import UsageError
 from engines.manifest import Manifest, manifest_path, read_manifest
 from fpet_export.console import Console
-from fpet_export.verbs import _trust
+from fpet_export.verbs import _plain, _trust
 
 if TYPE_CHECKING:
     from engines.images import ImageSet
@@ -21,37 +23,90 @@ if TYPE_CHECKING:
 DEFAULT_IMAGES = 8
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Item:
+    """A graph or an engine that was checked, and where it is to run."""
+
+    path: Path
+    manifest: Manifest
+    target: Target
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether an engine is built from it first."""
+        return self.manifest.kind == "graph"
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine: its own, or that which `build` gives it."""
+        from engines.engine import default_path
+
+        return (default_path(self.path, self.target) if self.is_graph else self.path).name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Packed:
+    """A bundle that was written.
+
+    Attributes:
+        bundle: Its list.
+        checks: Name of the check file of each artefact that has one, by the artefact's name.
+        plain: Name of the plain graph; None without one.
+    """
+
+    bundle: Bundle
+    checks: Mapping[str, str]
+    plain: str | None = None
+
+
 def pack(
-    artefact: Path,
-    manifest: Manifest,
-    target: Target,
+    items: Sequence[Item],
     out: Path,
     console: Console,
     *,
     images: ImageSet | None = None,
+    plain: Path | None = None,
     force: bool = False,
-) -> Bundle:
-    """Write the bundle of an artefact that was checked.
+) -> Packed:
+    """Write the bundle of artefacts that were checked; the first one is what it is for.
 
     Args:
-        artefact: A graph or an engine.
-        manifest: Its own.
-        target: Where it will run.
+        items: What goes in, at least one.
         out: `NAME.bundle.tar`.
         console: Hears of each part.
-        images: To record the graph's answers on; None for a few synthetic ones.
+        images: To record the graphs' answers on; None for a few synthetic ones.
+        plain: Graph of the plain model that they are measured against.
         force: Replace a file that exists.
+
+    Raises:
+        UsageError: Two artefacts would become one engine.
     """
-    with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
-        files = _made(artefact, manifest, target, images, console, Path(folder))
-        files += [(artefact.with_name(one.file), "companion") for one in manifest.companions]
-        files += [(manifest_path(artefact), "manifest"), (artefact, "artefact")]
-        bundle = write_bundle(out, files, target=target.name, tools=manifest.tools, force=force)
-    console.step("bundle", f"{out.name} {out.stat().st_size / 1e6:.1f} MB for {target.name}")
-    return bundle
+    _require_distinct(items)
+    first = items[0]
+    with tempfile.TemporaryDirectory(prefix="fpet-export-") as name:
+        folder = Path(name)
+        checks = _check_files(items, images, console, folder)
+        files = _made(first, console, folder, has_check=bool(checks), has_plain=plain is not None)
+        files += [(path, "check") for path in dict.fromkeys(checks.values())]
+        if plain is not None:
+            files += [*_belonging(plain), (plain, "plain")]
+        for item in items[1:]:
+            files += [*_belonging(item.path), (item.path, "extra")]
+        for one in first.manifest.companions:
+            files.append((first.path.with_name(one.file), "companion"))
+        files += [(manifest_path(first.path), "manifest"), (first.path, "artefact")]
+        bundle = write_bundle(
+            out, files, target=first.target.name, tools=first.manifest.tools, force=force
+        )
+    console.step("bundle", f"{out.name} {out.stat().st_size / 1e6:.1f} MB for {first.target.name}")
+    return Packed(
+        bundle=bundle,
+        checks={artefact: path.name for artefact, path in checks.items()},
+        plain=None if plain is None else plain.name,
+    )
 
 
-def checked(artefact: Path, target: str | None, console: Console) -> tuple[Manifest, Target]:
+def checked(artefact: Path, target: str | None, console: Console) -> Item:
     """Check an artefact, and that the target takes it; None is what it was exported for.
 
     Raises:
@@ -77,7 +132,21 @@ def checked(artefact: Path, target: str | None, console: Console) -> tuple[Manif
         )
     place = load_target(target or found.target)
     _require_suited(artefact, found, place)
-    return found, place
+    return Item(path=artefact, manifest=found, target=place)
+
+
+@contextlib.contextmanager
+def plain_of(item: Item, console: Console) -> Iterator[Path]:
+    """Write the plain graph of an artefact for where it runs; it is gone afterwards.
+
+    Raises:
+        UsageError: Nothing says its architecture.
+    """
+    manifest = _plain.require_described(item.path)
+    with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
+        _, plain = _plain.write(manifest, item.target, Path(folder))
+        console.step("plain", _plain.describe(plain))
+        yield plain
 
 
 def _require_suited(artefact: Path, manifest: Manifest, target: Target) -> None:
@@ -94,53 +163,74 @@ def _require_suited(artefact: Path, manifest: Manifest, target: Target) -> None:
         )
 
 
+def _require_distinct(items: Sequence[Item]) -> None:
+    """Refuse two artefacts whose engines would lie under one name, one replacing the other."""
+    seen: dict[str, Path] = {}
+    for item in items:
+        other = seen.setdefault(item.engine, item.path)
+        if other != item.path:
+            raise UsageError(
+                f"{other.name} and {item.path.name} would both be {item.engine} there",
+                where=str(item.path),
+                fix="give one of them, or build one under another name: build -o NAME",
+            )
+
+
+def _belonging(artefact: Path) -> list[tuple[Path, Role]]:
+    """Return the manifest and the companions of an artefact that is not what the bundle is for."""
+    companions = read_manifest(artefact, verify=False).companions
+    beside = [artefact.with_name(one.file) for one in companions]
+    return [(path, "extra") for path in (*beside, manifest_path(artefact))]
+
+
 def _made(
-    artefact: Path,
-    manifest: Manifest,
-    target: Target,
-    images: ImageSet | None,
-    console: Console,
-    folder: Path,
+    item: Item, console: Console, folder: Path, *, has_check: bool, has_plain: bool
 ) -> list[tuple[Path, Role]]:
-    """Write what is made for the bundle: README, agent and check file."""
+    """Write what is made for the bundle: README and agent."""
     from fpet_export.agent import build_agent
 
     readme, agent = folder / "README.txt", folder / "agent.pyz"
     agent.write_bytes(build_agent())
     console.step("agent", f"{agent.name} {agent.stat().st_size / 1e3:.0f} kB")
-    files: list[tuple[Path, Role]] = [(readme, "readme"), (agent, "agent")]
-    check = _check_file(artefact, manifest, images, console, folder)
-    if check is not None:
-        files.append((check, "check"))
-    readme.write_text(_readme(manifest, target, has_check=check is not None), "utf-8")
-    return files
+    readme.write_text(_readme(item, has_check=has_check, has_plain=has_plain), "utf-8")
+    return [(readme, "readme"), (agent, "agent")]
+
+
+def _check_files(
+    items: Sequence[Item], images: ImageSet | None, console: Console, folder: Path
+) -> dict[str, Path]:
+    """Write what the graphs say about a few images; by name of the artefact that it judges."""
+    from engines.synthetic import synthetic_set
+
+    written: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
+    for item in items:
+        graph = item.path if item.is_graph else _graph_of(item.path, item.manifest)
+        preprocessing = item.manifest.preprocessing
+        if graph is None or preprocessing is None:
+            console.step(
+                "check",
+                "left out: the graph that the engine was built from is not beside it"
+                if graph is None
+                else "left out: the graph's preprocessing is unknown",
+                passed=None,
+            )
+            continue
+        if graph not in written:
+            on = images or synthetic_set(preprocessing.size, DEFAULT_IMAGES)
+            written[graph] = _check_file(graph, item.manifest, on, console, folder)
+        found[item.path.name] = written[graph]
+    return found
 
 
 def _check_file(
-    artefact: Path,
-    manifest: Manifest,
-    images: ImageSet | None,
-    console: Console,
-    folder: Path,
-) -> Path | None:
-    """Write what the graph says about a few images; None where there is no graph to ask."""
+    graph: Path, manifest: Manifest, images: ImageSet, console: Console, folder: Path
+) -> Path:
+    """Write what a graph says about images."""
     from engines.check_file import write_check
     from engines.evidence import expected_of
-    from engines.synthetic import synthetic_set
     from fpet_export.verify import check_labels
 
-    graph = artefact if manifest.kind == "graph" else _graph_of(artefact, manifest)
-    if graph is None or manifest.preprocessing is None:
-        console.step(
-            "check",
-            "left out: the graph that the engine was built from is not beside it"
-            if graph is None
-            else "left out: the graph's preprocessing is unknown",
-            passed=None,
-        )
-        return None
-    if images is None:
-        images = synthetic_set(manifest.preprocessing.size, DEFAULT_IMAGES)
     if manifest.model is not None:
         check_labels(images, manifest.model.classes)
     expected = dataclasses.replace(expected_of(graph, images), margin=_margin(graph, images))
@@ -176,10 +266,17 @@ def _graph_of(engine: Path, manifest: Manifest) -> Path | None:
     return None
 
 
-def _readme(manifest: Manifest, target: Target, *, has_check: bool) -> str:
-    build = "" if manifest.kind == "engine" else "  python3 agent.pyz build       the engine\n"
+def _readme(item: Item, *, has_check: bool, has_plain: bool) -> str:
+    manifest, target = item.manifest, item.target
+    build = "" if not item.is_graph else "  python3 agent.pyz build       the engine\n"
     check = (
         "" if not has_check else "  python3 agent.pyz check       are its answers the graph's?\n"
+    )
+    plain = (
+        ""
+        if not has_plain
+        else "  python3 agent.pyz bench --against plain\n"
+        "                                is it faster here than the same model without merging?\n"
     )
     classes = "" if manifest.model is None else f", {manifest.model.classes} classes"
     return f"""\
@@ -191,6 +288,7 @@ On the board, with Python 3.8, numpy and {target.module}:
   python3 agent.pyz doctor      what this board has
 {build}{check}\
   python3 agent.pyz bench       its latency
+{plain}\
   python3 agent.pyz predict IMAGE
 
 Each has --help and --json. bundle.json lists every file with its SHA-256. Whether the archive is

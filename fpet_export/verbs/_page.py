@@ -22,7 +22,7 @@ def write(
     started: _steps.Started,
     table: ParityTable,
     steps: Sequence[StepRecord],
-    measurement: Measurement | None,
+    measurements: Sequence[Measurement],
     picture: bytes | None,
     commands: Sequence[str],
     force: bool,
@@ -37,8 +37,7 @@ def write(
     failure = table.first_failure()
     if failure is not None:
         warnings.append(f"Parity failed at {failure.stage}: {'; '.join(failure.failures)}.")
-    if measurement is not None:
-        warnings += [finding.what for finding in measurement.findings]
+    warnings += [finding.what for one in measurements for finding in one.findings]
     states = {True: "done", False: "failed", None: "warning"}
     pictures: tuple[Picture, ...] = ()
     if picture is not None:
@@ -56,7 +55,7 @@ def write(
             title=f"{adapted.checkpoint.name}: fine-tuned run to engine",
             subtitle=_steps.describe(adapted),
             warnings=tuple(warnings),
-            headlines=tuple(_headlines(table, measurement)),
+            headlines=tuple(_headlines(table, measurements)),
             steps=tuple(
                 Step(
                     name=step.name,
@@ -68,7 +67,7 @@ def write(
             ),
             parity=tuple(_row(row) for row in table.rows),
             parity_note=f"On {table.images}, against the {table.reference}.",
-            measurements=() if measurement is None else (measurement,),
+            measurements=tuple(measurements),
             pictures=pictures,
             next_commands=tuple(commands),
         ),
@@ -76,7 +75,7 @@ def write(
     )
 
 
-def _headlines(table: ParityTable, measurement: Measurement | None) -> list[Headline]:
+def _headlines(table: ParityTable, measurements: Sequence[Measurement]) -> list[Headline]:
     from benchmarks.report import Headline
 
     last = table.rows[-1]
@@ -99,12 +98,12 @@ def _headlines(table: ParityTable, measurement: Measurement | None) -> list[Head
                 good=whole,
             )
         )
-    if measurement is not None:
-        found += [
-            speed_headline(result.against, valid=measurement.valid)
-            for result in measurement.contenders
-            if result.against is not None and result.artefact is not None
-        ]
+    found += [
+        speed_headline(result.against, valid=one.valid)
+        for one in measurements
+        for result in one.contenders
+        if result.against is not None and result.artefact is not None
+    ]
     return found[:4]
 
 

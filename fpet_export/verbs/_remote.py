@@ -1,4 +1,4 @@
-"""`--remote HOST`: what `build` and `bench` do on a board, from here.
+"""`--remote HOST`: what `build`, `bench` and `deploy` do on a board, from here.
 
 The artefact travels as a bundle, the agent in it does the work, and the results come back. The
 folder there is named by the bundle's hash, so the same command finds what an interrupted one left.
@@ -11,22 +11,20 @@ import contextlib
 import json
 import shlex
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines import errors, storage
 from engines.bundle import SUFFIX
-from engines.errors import FpetError, RemoteError
-from engines.manifest import Manifest, manifest_path, read_manifest
+from engines.errors import FpetError, RemoteError, UsageError
 from fpet_export.console import Console
 
 if TYPE_CHECKING:
-    from benchmarks import Measurement
     from engines.images import ImageSet
-    from engines.parity import StageParity
-    from engines.targets import Target
     from fpet_export.remote import Remote
+    from fpet_export.verbs._board import Board
+    from fpet_export.verbs._packing import Item
 
 _AGENT = ("python3", "agent.pyz")
 
@@ -42,36 +40,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--keep-remote", action="store_true", help="leave the folder there")
 
 
+def refuse_peers(options: argparse.Namespace) -> None:
+    """Refuse to leave out peers that were asked for.
+
+    Raises:
+        UsageError: There are some, and the work is done on another machine.
+    """
+    if options.remote is not None and options.peers:
+        raise UsageError(
+            "peers run on this machine only: their packages are not on the other one",
+            where="--peers",
+            fix="leave --peers out there, and measure them here with `bench` without --remote",
+        )
+
+
+def require_reachable(options: argparse.Namespace) -> None:
+    """Refuse a machine that cannot be reached or has no Python, before anything is made for it.
+
+    Raises:
+        RemoteError: It cannot be reached.
+        MissingDependencyError: It has no Python 3.
+    """
+    from fpet_export.remote import CACHE, Remote
+
+    Remote(options.remote, CACHE, config=options.ssh_config).require("python3")
+
+
 @contextlib.contextmanager
 def unpacked_there(
-    artefact: Path, manifest: Manifest, target: Target, options: argparse.Namespace,
-    console: Console, *, images: ImageSet | None = None,
-) -> Iterator[Remote]:  # fmt: skip
-    """Send an artefact with the agent; the folder there is removed, unless the line breaks.
+    items: Sequence[Item], options: argparse.Namespace, console: Console, *,
+    images: ImageSet | None = None, plain: Path | None = None,
+) -> Iterator[Board]:  # fmt: skip
+    """Send artefacts with the agent; the folder there is removed, unless the line breaks.
+
+    Args:
+        items: What is sent, the first is what the bundle is for.
+        options: Of `add_arguments`.
+        console: Hears of each step.
+        images: What the engines are checked on; None for a few synthetic ones.
+        plain: Graph of the plain model that they are measured against.
 
     Raises:
         RemoteError: The machine cannot be reached, or lacks room or a Python.
     """
     from fpet_export.remote import CACHE, ConnectionLostError, Remote
     from fpet_export.verbs import _packing
+    from fpet_export.verbs._board import Board
 
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
-        bundle = Path(folder) / f"{artefact.stem}{SUFFIX}"
-        _packing.pack(artefact, manifest, target, bundle, console, images=images)
+        bundle = Path(folder) / f"{items[0].path.stem}{SUFFIX}"
+        packed = _packing.pack(items, bundle, console, images=images, plain=plain)
         name = options.remote_dir or f"{CACHE}/{storage.sha256_of(bundle)[:16]}"
         remote = Remote(options.remote, name, config=options.ssh_config)
-        with console.progress(f"to {options.remote}", bundle.stat().st_size) as advance:
-            remote.upload(bundle, "bundle.tar", progress=advance)
-        remote.shell("tar xf bundle.tar")
-        console.step("remote", f"{options.remote}:{name}")
-    try:
-        yield remote
-    except ConnectionLostError:
-        raise
-    except BaseException:
-        with contextlib.suppress(RemoteError):
-            _clear(remote, options)
-        raise
+        try:
+            with console.progress(f"to {options.remote}", bundle.stat().st_size) as advance:
+                remote.upload(bundle, "bundle.tar", progress=advance)
+            remote.shell("tar xf bundle.tar")
+            console.step("remote", f"{options.remote}:{name}")
+            yield Board(remote=remote, items=tuple(items), packed=packed, console=console)
+        except ConnectionLostError:
+            raise
+        except BaseException:
+            with contextlib.suppress(RemoteError):
+                _clear(remote, options)
+            raise
     _clear(remote, options)
 
 
@@ -87,7 +119,7 @@ def agent(remote: Remote, words: Sequence[str], console: Console) -> Any:
         FpetError: What the agent refused, as the same class, with the machine's name.
         RemoteError: The agent was killed, or gave no document.
     """
-    done = remote.run((*_AGENT, *words, "--json"), line=console.line)
+    done = remote.run((*_AGENT, *words, "--json"), line=_until_its_end(console))
     try:
         document = json.loads(done.out)
     except ValueError as error:
@@ -101,68 +133,17 @@ def agent(remote: Remote, words: Sequence[str], console: Console) -> Any:
     return document
 
 
-def build(
-    remote: Remote,
-    graph: str,
-    target: Target,
-    engine: str,
-    console: Console,
-    *,
-    more: Sequence[str] = (),
-) -> None:
-    """Build a graph there, under the name `engine`, with more options of `build`."""
-    words = [graph, "--target", target.name, "-o", engine, "--force", *more]
-    agent(remote, ["build", *words], console)
+def _until_its_end(console: Console) -> Callable[[str], None]:
+    """Return what prints the agent's lines, up to those that say what to type next over there."""
+    has_ended = False
 
+    def line(text: str) -> None:
+        nonlocal has_ended
+        has_ended = has_ended or text.startswith(" next ")
+        if not has_ended:
+            console.line(text)
 
-def measure(remote: Remote, engine: str, words: Sequence[str], console: Console) -> Measurement:
-    """Measure an engine there with the options of `bench`, and fetch the measurement.
-
-    Whether it counts is judged here, so a noisy one comes back too.
-    """
-    from benchmarks import read_measurement
-
-    file = "bench.json"
-    agent(remote, ["bench", engine, "-o", file, "--force", "--allow-noise", *words], console)
-    with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
-        remote.download(file, Path(folder) / file)
-        return read_measurement(Path(folder) / file)
-
-
-def build_there(
-    graph: Path,
-    target: Target,
-    images: ImageSet,
-    options: argparse.Namespace,
-    console: Console,
-    *,
-    measured: Sequence[str] | None,
-) -> tuple[Path, StageParity, Measurement | None]:
-    """Build a graph's engine there, check it, measure it, and fetch it.
-
-    Args:
-        graph: Checked against its manifest.
-        target: Where it is to run.
-        images: What the engine is checked on.
-        options: Of `add_arguments`.
-        console: Hears of each step.
-        measured: Options of `bench`; None measures nothing.
-
-    Returns:
-        The engine here, its row of the parity table, and the measurement.
-    """
-    from engines.engine import default_path
-    from engines.parity import row_from_json
-
-    engine, measurement = default_path(graph, target), None
-    manifest = read_manifest(graph)
-    with unpacked_there(graph, manifest, target, options, console, images=images) as remote:
-        build(remote, graph.name, target, engine.name, console)
-        (row,) = agent(remote, ["check", engine.name], console)["parity"]["rows"]
-        if measured is not None:
-            measurement = measure(remote, engine.name, measured, console)
-        fetch_engine(remote, engine)
-    return engine, row_from_json(row), measurement
+    return line
 
 
 def _same_error(document: Any, remote: Remote) -> FpetError:
@@ -175,25 +156,3 @@ def _same_error(document: Any, remote: Remote) -> FpetError:
         where=f"{remote.host}: {told.get('where', remote.folder)}",
         fix=str(told.get("fix", "look at what it printed")),
     )
-
-
-def fetch_engine(remote: Remote, out: Path) -> Manifest:
-    """Fetch an engine with its side-car and its fusion report, and check it.
-
-    Args:
-        remote: Where it was built, under the name of `out`.
-        out: Where it goes here.
-
-    Raises:
-        TrustError: The bytes are not those that were built.
-    """
-    from engines.fusion import fusion_path
-
-    with storage.atomic_path(out) as engine:
-        for path in (engine, manifest_path(engine)):
-            remote.download(path.name, path)
-        manifest = read_manifest(engine)
-        report = fusion_path(engine)
-        if out.suffix == ".plan" and remote.shell(f"ls {shlex.quote(report.name)} || true"):
-            remote.download(report.name, report)
-    return manifest

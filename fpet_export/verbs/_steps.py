@@ -14,7 +14,9 @@ from fpet_export.verbs import _arguments, _quantize
 
 if TYPE_CHECKING:
     from engines.image_source import ImageSource
+    from engines.targets import Target
     from fpet_export.pipeline import Adapted, Folded
+    from fpet_export.verbs._best import Candidates
     from fpet_export.verify import Verification
 
 
@@ -104,17 +106,35 @@ def type_graph(
     started: Started, options: argparse.Namespace, console: Console, exported: Exported, target: str
 ) -> Exported:
     """Write what `--precision` asks for beside an exported graph; without it, return that graph."""
-    from calibration import quantize
-    from calibration.examine import examiner_for
     from engines.engine import load_target
     from fpet_export.verbs import _best
 
     place = load_target(target)
-    precisions = _quantize.precisions_of(options, place)
-    if not precisions:
-        return exported
-    if options.precision == _quantize.BEST:
+    is_best = options.precision == _quantize.BEST
+    if is_best:
         _best.require_runnable(exported.path, place, options, console)
+    found = type_graphs(started, options, console, exported, place)
+    rows = (*exported.rows, *(made.row for made in found.made.values()))
+    if is_best:
+        return Exported(path=_best.choose(found, place, options, console).graph, rows=rows)
+    return Exported(path=found.graphs[found.baseline], rows=rows)
+
+
+def type_graphs(
+    started: Started,
+    options: argparse.Namespace,
+    console: Console,
+    exported: Exported,
+    target: Target,
+) -> Candidates:
+    """Write what `--precision` asks for beside an exported graph: one graph, or all of `best`."""
+    from calibration import quantize
+    from calibration.examine import examiner_for
+    from fpet_export.verbs import _best
+
+    precisions = _quantize.precisions_of(options, target)
+    if not precisions:
+        return _best.Candidates(graphs={"fp32": exported.path}, made={})
     manifest = read_manifest(exported.path)
     images, table = started.check.images, None
     if any(name in _quantize.INTEGERS for name in precisions):
@@ -127,10 +147,8 @@ def type_graph(
             exported.path, manifest, images, reference=started.check.reference, progress=advance
         )
     if options.precision == _quantize.BEST:
-        best = _best.choose(exported.path, place, examiner, options, console, table=table)
-        rows = tuple(made.row for made in best.made.values())
-        return Exported(path=best.graph, rows=(*exported.rows, *rows))
-    recipe = _quantize.recipe_of(options, place, options.precision)
+        return _best.candidates(exported.path, target, examiner, options, console, table=table)
+    recipe = _quantize.recipe_of(options, target, options.precision)
     made = _quantize.make(exported.path, recipe, examiner, options, console, table=table)
     _quantize.say(made, console)
     path = quantize.write(
@@ -141,7 +159,7 @@ def type_graph(
         force=options.force,
         command=options.command,
     )
-    return Exported(path=path, rows=(*exported.rows, made.row))
+    return _best.Candidates(graphs={options.precision: path}, made={options.precision: made})
 
 
 def export(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from engines import storage
 from engines.errors import MeasurementError, UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _bench, _remote, _task_bench
+from fpet_export.verbs import Outcome, _arguments, _bench, _plain, _remote, _task_bench
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -22,16 +23,19 @@ Run every contender once in each round, in a shuffled order, and compare each wi
 by the median of the paired ratios with a bootstrap interval.
 
 --against plain builds the same architecture without merging, with random weights (a latency does
-not depend on them), for the same target. --peers adds other runtimes on that plain model.
+not depend on them), for the same target and in the same half precision or float32. --peers adds
+other runtimes on that plain model.
 
-With --remote one artefact travels to a board with the agent; a graph is built there first; the
-engine is checked there, then measured.
+With --remote the artefacts travel to a board with the agent, and with --against plain the plain
+graph, which is written here. There the graphs are built, the engines checked, and all of them
+measured in the same rounds.
 
 Of a folder of tasks, every task is a contender (--task A,B: these), and what a switch to one takes
 is said.
 
   fpet-export bench out/model.cpu.onnx --against plain --peers openvino_plain,torch_eager
   fpet-export bench out --task pets,cars
+  fpet-export bench out/model.fp16.onnx out/model.int8.onnx --against plain --remote orin1
 """
 
 
@@ -48,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", metavar="plain|X", help="the baseline (default: the first contender)"
     )
+    parser.add_argument(
+        "--plain", type=Path, metavar="GRAPH", help="the graph that --against plain builds "
+        "(default: written here, which needs torch)",
+    )  # fmt: skip
     parser.add_argument(
         "--peers", type=_arguments.names, default=(), metavar="A,B|all", help="peers that join: "
         "ort_plain, openvino_plain, torch_eager, torch_compile",
@@ -77,8 +85,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         if path is not None:
             storage.refuse_overwrite(path, force=options.force)
     _bench.check_peers(options.peers)
-    if options.remote is not None and not options.artefacts[0].is_dir():
-        _refuse_what_stays_here(options)
+    _refuse_contradictions(options)
     from benchmarks import format_table, write_measurement
 
     measure = _here if options.remote is None else _there
@@ -87,9 +94,10 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     else:
         _arguments.refuse_tasks(options.artefacts[0], options.task)
     measurement = measure(options, console)
-    console.line()
-    console.line(format_table(measurement))
-    console.line()
+    if options.remote is None:  # the agent's own table was heard already
+        console.line()
+        console.line(format_table(measurement))
+        console.line()
     if options.out is not None:
         write_measurement(options.out, measurement, force=options.force)
     if options.html is not None:
@@ -132,40 +140,36 @@ def _here(options: argparse.Namespace, console: Console) -> Measurement:
             folder=Path(folder),
             command=options.command,
             console=console,
+            plain=options.plain,
         )
 
 
 def _there(options: argparse.Namespace, console: Console) -> Measurement:
-    """Build a graph's engine on another machine, check it, and measure it."""
-    from engines.engine import default_path
-    from fpet_export.verbs import _packing
+    """Build graphs on another machine, check their engines, and measure all in one run."""
+    from fpet_export.verbs import _board, _packing
 
-    (artefact,) = options.artefacts
-    manifest, target = _packing.checked(artefact, None, console)
-    engine = artefact.name
-    with _remote.unpacked_there(artefact, manifest, target, options, console) as remote:
-        if manifest.kind == "graph":
-            engine = default_path(artefact, target).name
-            _remote.build(remote, artefact.name, target, engine, console)
-        if remote.shell("ls *.check.npz 2>/dev/null || true"):
-            _remote.agent(remote, ["check", engine], console)
-        words = ["--rounds", str(options.rounds), "--seconds", str(options.seconds)]
-        words += ["--seed", str(options.seed), *(["--peak"] if options.peak else [])]
-        words += [] if options.threads is None else ["--threads", str(options.threads)]
-        return _remote.measure(remote, engine, words, console)
+    items = [_packing.checked(path, None, console) for path in options.artefacts]
+    against = options.against
+    if against not in (None, _plain.PLAIN):
+        against = _packing.checked(Path(against), None, console)
+        items += [] if against in items else [against]
+    _remote.require_reachable(options)
+    words = [*_board.bench_words(options), "--seconds", str(options.seconds)]
+    words += ["--seed", str(options.seed), *(["--peak"] if options.peak else [])]
+    with contextlib.ExitStack() as stack:
+        plain = options.plain
+        if against == _plain.PLAIN and plain is None:
+            plain = stack.enter_context(_packing.plain_of(items[0], console))
+        board = stack.enter_context(_remote.unpacked_there(items, options, console, plain=plain))
+        return board.trial(words, against=against).measurement
 
 
-def _refuse_what_stays_here(options: argparse.Namespace) -> None:
-    """Refuse what a board cannot do: it has one artefact, and no torch."""
-    given = {
-        "several artefacts": len(options.artefacts) > 1,
-        "--against": options.against is not None,
-        "--peers": bool(options.peers),
-    }
-    for name, is_given in given.items():
-        if is_given:
-            raise UsageError(
-                "another machine measures one artefact at a time",
-                where=name,
-                fix="leave it out, or measure it there with the agent of a bundle",
-            )
+def _refuse_contradictions(options: argparse.Namespace) -> None:
+    """Refuse a plain graph that nothing is measured against, and what a board cannot run."""
+    if options.plain is not None and options.against != _plain.PLAIN:
+        raise UsageError(
+            "the plain graph is there to be measured against",
+            where="--plain",
+            fix="add --against plain",
+        )
+    _remote.refuse_peers(options)

@@ -154,8 +154,7 @@ def _used_by(artefact: Path, manifest: Manifest) -> list[str]:
 def _there(options: argparse.Namespace, console: Console) -> Outcome:
     """Build and check on another machine, and fetch the engine."""
     from engines import storage
-    from engines.engine import default_path
-    from fpet_export.verbs import _engines, _packing
+    from fpet_export.verbs import _packing
 
     if options.timing_cache is not None:
         raise UsageError(
@@ -163,8 +162,8 @@ def _there(options: argparse.Namespace, console: Console) -> Outcome:
             where="--timing-cache",
             fix="leave it out, or build there with the agent of a bundle",
         )
-    manifest, target = _packing.checked(options.onnx, options.target, console)
-    out: Path = options.out or default_path(options.onnx, target)
+    item = _packing.checked(options.onnx, options.target, console)
+    out: Path = options.out or options.onnx.with_name(item.engine)
     storage.refuse_overwrite(out, force=options.force)
     more: list[str] = []
     for name, value in (
@@ -174,16 +173,14 @@ def _there(options: argparse.Namespace, console: Console) -> Outcome:
         ("--batch", options.batch and ":".join(map(str, options.batch))),
     ):
         more += [] if value is None else [name, str(value)]
-    with _remote.unpacked_there(options.onnx, manifest, target, options, console) as remote:
-        _remote.build(remote, options.onnx.name, target, out.name, console, more=more)
-        checked = _remote.agent(remote, ["check", out.name], console)
-        built = _remote.fetch_engine(remote, out)
-    console.step("fetch", _engines.describe(out, built))
+    with _remote.unpacked_there([item], options, console) as board:
+        parity = board.prove(item, engine=out.name, more=more)
+        built = board.fetch(out)
     return Outcome(
         document={
             "engine": str(out),
             "manifest": dataclasses.asdict(built),
-            "parity": checked["parity"],
+            "parity": parity,
             "remote": options.remote,
         },
         result=str(out),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 from engines import storage
 from engines.bundle import SUFFIX, Bundle
+from engines.errors import UsageError
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments
 
@@ -20,6 +22,7 @@ TensorRT or ONNX Runtime are enough:
 
 `check` there compares the engine with this machine's graph, `bench` measures it, `predict` uses it.
 A folder of tasks is packed whole, with images and answers of every task.
+--with-plain packs the plain model too, for `python3 agent.pyz bench --against plain` on the board.
 With --key the archive is signed too; `verify` checks hashes and signature.
 
   fpet-export bundle out/model.fp16.onnx --target jetson-orin-nano-8gb --data val/ --key id_ed25519
@@ -35,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", help="where it will run (default: what it was exported for)")
     _arguments.add_output(parser, what="archive to write (default: X.bundle.tar beside it)")
     _arguments.add_data(parser, limit=16, by_task=True)
+    parser.add_argument(
+        "--with-plain",
+        action="store_true",
+        help="pack the same architecture without merging too, to be measured against",
+    )
     parser.add_argument("--key", type=Path, help="SSH key to sign the archive with")
 
 
@@ -42,16 +50,20 @@ def _pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
     """Pack one graph or engine."""
     from fpet_export.verbs import _packing, _tasks
 
-    artefact = options.artefact
-    manifest, target = _packing.checked(artefact, options.target, console)
-    images = None
-    if manifest.preprocessing is not None:
-        name = artefact.name  # stands for "all" where there are no tasks
-        wanted = {name: manifest.preprocessing}
+    item = _packing.checked(options.artefact, options.target, console)
+    preprocessing, images = item.manifest.preprocessing, None
+    if preprocessing is not None:
+        name = item.path.name  # stands for "all" where there are no tasks
+        wanted = {name: preprocessing}
         images = _tasks.images_by_task(options, wanted, default=_packing.DEFAULT_IMAGES)[name]
-    return _packing.pack(
-        artefact, manifest, target, out, console, images=images, force=options.force
-    )
+    with contextlib.ExitStack() as stack:
+        plain = None
+        if options.with_plain:
+            plain = stack.enter_context(_packing.plain_of(item, console))
+        packed = _packing.pack(
+            [item], out, console, images=images, plain=plain, force=options.force
+        )
+    return packed.bundle
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
@@ -66,6 +78,12 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     if options.key is not None:
         signature.require_key(options.key)
     if artefact.is_dir():
+        if options.with_plain:
+            raise UsageError(
+                "the plain model belongs to one artefact, this is a folder of tasks",
+                where="--with-plain",
+                fix="export one task and bundle that: fpet-export export RUN, then bundle GRAPH",
+            )
         bundle = _task_packing.pack(options, out, console)
     else:
         bundle = _pack(options, out, console)

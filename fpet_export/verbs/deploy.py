@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines import storage
 from engines.errors import FpetError
 from engines.manifest import read_manifest, write_manifest
+from engines.places import load_target
 from fpet_export.console import Console
 from fpet_export.verbs import (
     Outcome,
@@ -18,6 +21,7 @@ from fpet_export.verbs import (
     _bench,
     _engines,
     _page,
+    _plain,
     _quantize,
     _remote,
     _steps,
@@ -34,15 +38,13 @@ Export a run for each target, prove parity at every stage, build the engines, me
 run here against the plain ViT, and write one HTML page.
 
 Leaves OUT/TARGET/model.onnx and its engine with their manifests, OUT/parity.json,
-OUT/latency.json, OUT/merge.png and OUT/report.html. With --remote the engines are built, checked
-and measured on a board through ssh, and fetched.
+OUT/latency.json, OUT/merge.png and OUT/report.html. With --remote a board builds the engines
+through ssh, checks them, and measures them against the plain ViT in the same rounds; `--precision
+best` sends every precision that keeps the promise and fetches the one that is fastest there.
 
   fpet-export deploy runs/lora/digits --backbone backbone.safetensors --target cpu,rtx -o out
 """
 
-
-_IMAGES_THERE = 16
-"""On which another machine checks its engine."""
 
 _FILES = ("report.html", "parity.json", "latency.json", "merge.png")
 
@@ -92,14 +94,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bench",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="measure the engines that run here against the plain ViT",
+        help="measure the engines that run against the plain ViT",
     )
     _remote.add_arguments(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Run every step; a missed gate stops after its evidence is written."""
-    from engines.engine import default_path, load_target
+    from engines.engine import default_path
     from fpet_export.verify import DEFAULT_IMAGES
 
     names = list(dict.fromkeys(_arguments.names(options.target)))
@@ -112,8 +114,13 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         files.append(graph)
         for typed in _quantize.graphs_of(graph, options):
             files.append(default_path(typed, target))
+    if options.remote is not None:
+        files += [_latency_path(options.out, target) for target in targets[1:]]
     for file in files:
         storage.refuse_overwrite(file, force=options.force)
+    _remote.refuse_peers(options)
+    if options.remote is not None:
+        _remote.require_reachable(options)
     started = _steps.start(options, console, default_images=DEFAULT_IMAGES)
     built = [_build(started, options, console, target) for target in targets]
     rows = [*started.rows, *(row for one in built for row in one.rows)]
@@ -121,17 +128,17 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     _steps.show_table(table, console)
     _keep_parity(options.out, table, built)
     picture = _picture(started, built[0].graph, options.out, console)
-    measurement = None
+    measurements: list[Measurement] = []
     if options.bench and table.first_failure() is None:
-        measurement = _measure(built, options, console)
-    commands = _next(options.out, built)
+        measurements = _measure(built, options, console)
+    commands = _next(options, built)
     page = options.out / "report.html"
     _page.write(
         page,
         started=started,
         table=table,
         steps=console.steps,
-        measurement=measurement,
+        measurements=measurements,
         picture=picture,
         commands=commands,
         force=options.force,
@@ -143,7 +150,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "report": str(page),
             "parity": table.to_json(),
             "engines": {one.target: str(one.engine) for one in built},
-            "latency": None if measurement is None else dataclasses.asdict(measurement),
+            "precisions": {one.target: read_manifest(one.typed).precision for one in built},
+            "latency": dataclasses.asdict(measurements[0]) if measurements else None,
         },
         result=str(page),
         next=commands,
@@ -165,28 +173,10 @@ def _build(
         path=options.out / target.file_name / "model.onnx",
         target=target.name,
     )
-    typed = _steps.type_graph(started, options, console, exported, target.name)
-    rows = tuple(dataclasses.replace(row, stage=f"{target.name} {row.stage}") for row in typed.rows)
     if options.remote is not None:
-        engine, row, measurement = _remote.build_there(
-            typed.path,
-            target,
-            started.check.images.first(_IMAGES_THERE),
-            options,
-            console,
-            measured=_bench_words(options) if options.bench else None,
-        )
-        console.step("fetch", _engines.describe(engine, read_manifest(engine)))
-        there = dataclasses.replace(row, stage=f"{target.name} on {options.remote}")
-        return Built(
-            target=target.name,
-            graph=exported.path,
-            typed=typed.path,
-            engine=engine,
-            rows=(*rows, there),
-            runs_here=False,
-            measurement=measurement,
-        )
+        return _build_there(started, options, console, target, exported)
+    typed = _steps.type_graph(started, options, console, exported, target.name)
+    rows = _named(typed.rows, target)
     with _engines.build_progress(console) as progress:
         engine = build(
             typed.path,
@@ -210,6 +200,34 @@ def _build(
         rows=rows,
         runs_here=problem is None,
     )
+
+
+def _build_there(
+    started: _steps.Started,
+    options: argparse.Namespace,
+    console: Console,
+    target: Target,
+    exported: _steps.Exported,
+) -> Built:
+    """Let another machine build, check and measure what `--precision` asks for."""
+    from fpet_export.verbs._deploy_there import deploy_there
+
+    found = _steps.type_graphs(started, options, console, exported, target)
+    there = deploy_there(found, target, started.check.images, options, console)
+    typed = (made.row for made in found.made.values())
+    return Built(
+        target=target.name,
+        graph=exported.path,
+        typed=there.typed,
+        engine=there.engine,
+        rows=(*_named((*exported.rows, *typed), target), *there.rows),
+        runs_here=False,
+        measurement=there.measurement,
+    )
+
+
+def _named(rows: Iterable[StageParity], target: Target) -> tuple[StageParity, ...]:
+    return tuple(dataclasses.replace(row, stage=f"{target.name} {row.stage}") for row in rows)
 
 
 def _keep_parity(folder: Path, table: ParityTable, built: list[Built]) -> None:
@@ -245,23 +263,25 @@ def _picture(started: _steps.Started, graph: Path, folder: Path, console: Consol
 
 def _measure(
     built: list[Built], options: argparse.Namespace, console: Console
-) -> Measurement | None:
-    """Measure the first engine that runs here against the plain ViT; say so when none does."""
-    import tempfile
-
-    there = [one.measurement for one in built if one.measurement is not None]
-    if there:
-        return _keep_measurement(there[0], options, console)
+) -> list[Measurement]:
+    """Measure the engines that run here against the plain ViT, or keep what a board measured."""
+    if options.remote is not None:
+        found = [one.measurement for one in built if one.measurement is not None]
+        paths = [options.out / "latency.json"]
+        paths += [_latency_path(options.out, load_target(one.target)) for one in built[1:]]
+        for path, measurement in zip(paths, found, strict=True):
+            _keep_measurement(measurement, path, options, console)
+        return found
     here = [one.engine for one in built if one.runs_here]
     if not here:
         console.step("bench", "no engine of this deployment runs on this machine", passed=None)
-        return None
+        return []
     settings = _bench.Settings(threads=options.threads, rounds=options.rounds)
     with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
         try:
             measurement = _bench.measure(
                 here,
-                against=_bench.PLAIN,
+                against=_plain.PLAIN,
                 peers=options.peers,
                 settings=settings,
                 folder=Path(folder),
@@ -270,40 +290,44 @@ def _measure(
             )
         except FpetError as error:
             console.step("bench", error.what, passed=False)
-            return None
-    return _keep_measurement(measurement, options, console)
+            return []
+    _keep_measurement(measurement, options.out / "latency.json", options, console)
+    return [measurement]
 
 
 def _keep_measurement(
-    measurement: Measurement, options: argparse.Namespace, console: Console
-) -> Measurement:
+    measurement: Measurement, path: Path, options: argparse.Namespace, console: Console
+) -> None:
     """Write a measurement, and print its verdict and its table."""
     from benchmarks import format_table, write_measurement
 
-    write_measurement(options.out / "latency.json", measurement, force=options.force)
+    write_measurement(path, measurement, force=options.force)
     console.step(
         "bench",
         _bench.verdict(measurement, ours_only=True).replace("\n", "; "),
         passed=True if measurement.valid else None,
     )
-    console.line()
-    console.line(format_table(measurement))
-    console.line()
-    return measurement
+    if options.remote is None:  # the agent's own table was heard already
+        console.line()
+        console.line(format_table(measurement))
+        console.line()
 
 
-def _bench_words(options: argparse.Namespace) -> list[str]:
-    threads = [] if options.threads is None else ["--threads", str(options.threads)]
-    return ["--rounds", str(options.rounds), *threads]
+def _latency_path(folder: Path, target: Target) -> Path:
+    """Return where the measurement of a further target lies, which a board takes by itself."""
+    return folder / target.file_name / "latency.json"
 
 
-def _next(folder: Path, built: list[Built]) -> list[str]:
+def _next(options: argparse.Namespace, built: list[Built]) -> list[str]:
     commands = []
     for one in built:
         if one.runs_here:
             commands.append(f"fpet-export predict {one.engine} IMAGE")
-    commands.append(f"fpet-export show {built[0].graph} IMAGE -o {folder / 'mine.png'}")
-    return commands
+        if options.remote is not None:
+            there = f"--against plain --remote {options.remote}"
+            commands.append(f"fpet-export bench {one.engine} {there}")
+    shown = options.out / "mine.png"
+    return [*commands, f"fpet-export show {built[0].graph} IMAGE -o {shown}"]
 
 
 def _join(counts: dict[str, Any]) -> str:

@@ -169,7 +169,8 @@ def _fastest(
 ) -> Outcome:
     from fpet_export.verbs import _best
 
-    chosen = _best.choose(options.onnx, target, examiner, options, console, table=table)
+    found = _best.candidates(options.onnx, target, examiner, options, console, table=table)
+    chosen = _best.choose(found, target, options, console)
     return Outcome(
         document={"onnx": str(chosen.graph), **_best.remembered(chosen)},
         result=str(chosen.graph),

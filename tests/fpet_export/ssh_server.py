@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import getpass
 import os
@@ -115,8 +116,16 @@ class Relay:
         self._listener = socket.create_server(("localhost", 0))
         self.port: int = self._listener.getsockname()[1]
         self.connections = 0
+        self._open: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
+
+    def cut(self) -> None:
+        """Break every line that is open now."""
+        for end in self._open:
+            with contextlib.suppress(OSError):  # it has ended by itself
+                end.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
 
     def close(self) -> None:
         """Stop listening, and wait for the lines that are open."""
@@ -139,6 +148,7 @@ class Relay:
 
     def _serve(self, client: socket.socket, budget: int | None) -> None:
         with client, socket.create_connection(("localhost", self._server)) as server:
+            self._open += [client, server]
             back = threading.Thread(target=self._carry, args=(server, client, None))
             back.start()
             self._carry(client, server, budget)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from engines import open_engine
+from engines.engine import load_target
 from engines.manifest import read_manifest
 from fpet_export import plain
 from fpet_export.pipeline import Adapted
@@ -66,3 +67,20 @@ def test_the_naive_graph_of_the_plain_model_is_right(run: Adapted, tmp_path: Pat
     assert manifest.outputs[0].shape == (2, 5)
     assert np.isfinite(actual).all()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["plain.manifest.json", "plain.onnx"]
+
+
+def test_the_plain_graph_in_half_precision_says_the_same(run: Adapted, tmp_path: Path) -> None:
+    images = images_of(run.model.spec)
+    graph = plain.naive_export(
+        plain.without_merging(run.fold()), tmp_path / "plain.onnx", batch=2, quality="random"
+    )
+
+    half = plain.in_half_precision(graph, "fp16", load_target("rtx"))
+
+    with open_engine(graph) as whole, open_engine(half) as other:
+        apart = relative(
+            other.run({"images": images})["logits"], whole.run({"images": images})["logits"]
+        )
+    assert 0 < apart < 5e-3
+    assert read_manifest(half).precision == "fp16"
+    assert read_manifest(half).inputs == read_manifest(graph).inputs

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.errors import RemoteError, UsageError
+from engines.errors import MissingDependencyError, RemoteError, UsageError
 from fpet_export.remote import CACHE, Remote
 from tests.fpet_export.ssh_server import Relay, Server, free_port, needs_sshd, start
 
@@ -229,6 +229,61 @@ def test_a_door_that_stays_shut_is_told_at_once(
 
     assert relay.connections == 1
     relay.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"known": False}, "its host key is not the known one"),
+        ({"key": "stranger"}, "does not let this key in"),
+    ],
+    ids=str,
+)
+def test_a_machine_is_asked_for_before_there_is_work_for_it(
+    changes: dict[str, object], said: str | None, server: Server
+) -> None:
+    remote = Remote("board", JOB, config=server.config(**changes))  # type: ignore[arg-type]
+
+    if said is None:
+        remote.require("sh")
+    else:
+        with pytest.raises(RemoteError, match=said):
+            remote.require("sh")
+
+    assert not (server.home / CACHE).exists()
+
+
+def test_a_machine_that_is_off_is_no_lost_connection(server: Server) -> None:
+    with pytest.raises(RemoteError, match=r"cannot connect to board: .*refused") as caught:
+        Remote("board", JOB, config=server.config(port=free_port())).require("sh")
+
+    assert "ssh board" in caught.value.fix
+
+
+def test_a_program_that_is_missing_there_is_named(server: Server) -> None:
+    with pytest.raises(MissingDependencyError, match="board has no python9"):
+        Remote("board", JOB, config=server.config()).require("python9")
+
+
+def test_ctrl_c_ends_an_upload(
+    remote: Remote, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client must not go on sending when nobody waits for it any more."""
+    (tmp_path / "a.bin").write_bytes(os.urandom(1000))
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def communicate(self, *args: object, **options: object) -> tuple[bytes, bytes]:
+            started.append(self)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        remote.upload(tmp_path / "a.bin", "a.bin", progress=count)
+    monkeypatch.undo()
+
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
 def test_a_machine_that_does_not_answer_is_given_up(server: Server) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engines.manifest import Manifest, Runtime
-from fpet_export.verbs import _bench
+from engines.backends._provenance import read_source
+from engines.engine import load_target
+from engines.manifest import Manifest, Runtime, read_manifest, write_manifest
+from engines.onnx_header import read_onnx_header
+from fpet_export.console import Console
+from fpet_export.verbs import _plain
 from tests.fpet_export.command_line import Exported, call
 
 SHORT = ("--rounds", "4", "--seconds", "0", "--threads", "1")
@@ -37,7 +42,7 @@ def test_against_plain_with_its_json_and_its_page(engine: Path, tmp_path: Path) 
         "no difference shown",
         "too few rounds",
     )
-    assert "without merging, random weights" in done.err
+    assert "plain.onnx: without merging, fp32, random weights" in done.err
     assert "rounds were measured" in done.err  # a short measurement says so
     html = page.read_text()
     assert "plain.cpu" in html
@@ -85,6 +90,46 @@ def test_plain_needs_to_know_the_architecture(exported: Exported, tmp_path: Path
 
     assert done.code == 2
     assert "architecture" in done.error()["what"]
+
+
+def test_a_plain_graph_that_nothing_is_measured_against_is_refused(engine: Path) -> None:
+    done = call("bench", engine, "--plain", "plain.onnx", *SHORT, "--json")
+
+    assert done.code == 2
+    assert done.error()["fix"] == "add --against plain"
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "name", "typing", "opset"),
+    [
+        ("cpu", "fp32", "plain.onnx", "strong", 20),
+        ("cpu", "int8", "plain.onnx", "strong", 20),
+        ("rtx", "fp32", "plain.onnx", "strong", 20),
+        ("rtx", "fp16", "plain.fp16.onnx", "strong", 20),
+        ("rtx", "bf16", "plain.bf16.onnx", "strong", 20),
+        ("rtx", "int8", "plain.fp16.onnx", "strong", 20),
+        ("tensorrt8", "int8", "plain.fp16.onnx", "weak", 17),
+    ],
+)
+def test_the_plain_model_has_its_rival_s_half_precision_and_the_target_s_opset(
+    target: str, precision: str, name: str, typing: str, opset: int,
+    exported: Exported, tmp_path: Path,
+) -> None:  # fmt: skip
+    """What half precision gains must not look like a gain of the merge."""
+    rival = dataclasses.replace(read_manifest(exported.graph), precision=precision)
+    place = load_target(target)
+
+    source, graph = _plain.write(rival, place, tmp_path)
+
+    manifest = read_manifest(graph)
+    assert graph.name == name
+    assert (manifest.typing, manifest.opset) == (typing, opset)
+    assert source.onnx == tmp_path / "plain.onnx"
+    read_source(graph, place)  # the target takes it
+    stored = read_onnx_header(graph).weights
+    half = {"plain.fp16.onnx": "float16", "plain.bf16.onnx": "bfloat16"}.get(name)
+    types = {"float32"} if half is None or typing == "weak" else {half}
+    assert types == {kind for kind in stored if "float" in kind}
 
 
 @pytest.mark.parametrize(
@@ -152,7 +197,9 @@ def test_the_plain_model_is_built_as_the_plan_was(
         return Path(settings["out"])
 
     monkeypatch.setattr("engines.build", build)
-    out = _bench._plain_like(plan, tmp_path / "plain.onnx", tmp_path)
+    (tmp_path / "x.plan").write_bytes(b"")
+    write_manifest(tmp_path / "x.plan", plan)
+    out = _plain.built_like(tmp_path / "x.plan", tmp_path / "plain.onnx", tmp_path, Console())
 
     assert told["target"].name == target
     assert told["options"].compute_capabilities == asked

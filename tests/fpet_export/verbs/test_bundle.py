@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -15,7 +16,10 @@ import pytest
 
 import fpet_export
 from engines.bundle import INDEX
+from engines.engine import load_target
+from engines.manifest import read_manifest, write_manifest
 from fpet_export.agent import VERBS, build_agent
+from fpet_export.verbs import _plain
 from tests.fpet_export.command_line import Done, Exported, call, write_shard
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
@@ -435,11 +439,73 @@ def test_a_verb_that_the_agent_lacks_is_proposed_for_the_workstation(
 def test_what_is_left_at_home_is_a_sentence(board: Path) -> None:
     assert agent(board, "build").code == 0
 
+    peers = agent(board, "bench", "--peers", "torch_eager", "--rounds", 1)
     plain = agent(board, "bench", "--against", "plain", "--rounds", 1)
 
-    assert plain.code == 4
-    assert "the agent cannot do this" in plain.err
-    assert "on your workstation" in plain.err
+    assert (peers.code, plain.code) == (4, 4)
+    assert "the agent cannot do this" in peers.err
+    assert "on your workstation" in peers.err
+    assert "the bundle does not bring the plain model" in plain.err
+    assert "fpet-export bundle GRAPH --with-plain" in plain.err
+
+
+SHORT = ("--rounds", 3, "--seconds", 0.1, "--allow-noise", "--json")
+
+
+def test_a_bundle_may_bring_the_plain_model(exported: Exported, tmp_path: Path) -> None:
+    out = tmp_path / "x.bundle.tar"
+    done = call("bundle", exported.graph, "--with-plain", "-o", out, "--json")
+    assert done.code == 0, done.err
+    board = tmp_path / "board"
+    board.mkdir()
+    subprocess.run(["tar", "xf", str(out)], cwd=board, check=True)
+
+    assert agent(board, "build").code == 0
+    measured = agent(board, "bench", "--against", "plain", *SHORT)
+    named = agent(board, "bench", "model.cpu.onnx", "--against=plain", *SHORT)
+
+    roles = {one["name"]: one["role"] for one in json.loads((board / INDEX).read_text())["files"]}
+    assert (roles["plain.onnx"], roles["plain.manifest.json"]) == ("plain", "extra")
+    assert "python3 agent.pyz bench --against plain" in (board / "README.txt").read_text()
+    for one in (measured, named):
+        assert one.code == 0, one.err
+        assert one.document()["baseline"] == "plain.cpu"
+        names = [contender["name"] for contender in one.document()["contenders"]]
+        assert names == ["plain.cpu", "model.cpu"]
+    assert "plain.onnx: without merging, fp32, random weights" in measured.err
+
+
+def test_the_same_plain_model_makes_the_same_bundle(exported: Exported, tmp_path: Path) -> None:
+    """Its name there is the bundle's hash: a broken upload goes on only then."""
+    for name in ("a", "b"):
+        done = call("bundle", exported.graph, "--with-plain", "-o", tmp_path / f"{name}.bundle.tar")
+        assert done.code == 0, done.err
+
+    assert (tmp_path / "a.bundle.tar").read_bytes() == (tmp_path / "b.bundle.tar").read_bytes()
+
+
+def test_the_plain_model_of_an_unknown_architecture_is_a_sentence(
+    exported: Exported, tmp_path: Path
+) -> None:
+    _, theirs = _plain.write(read_manifest(exported.graph), load_target("cpu"), tmp_path)
+    manifest = dataclasses.replace(read_manifest(theirs), target="cpu")
+    write_manifest(theirs, manifest)
+
+    done = call("bundle", theirs, "--with-plain", "--json")
+
+    assert done.code == 2
+    assert "nothing says the architecture" in done.error()["what"]
+    assert not list(tmp_path.glob("*.tar"))
+
+
+def test_a_file_that_an_option_takes_is_not_what_a_verb_is_about(board: Path) -> None:
+    built = agent(board, "build", "-o", "mine.onnx")
+    usual = agent(board, "build", "--force", "--out=model.cpu.onnx")
+    measured = agent(board, "bench", "--against", "mine.onnx", *SHORT)
+
+    assert (built.code, usual.code) == (0, 0), built.err + usual.err
+    assert measured.code == 0, measured.err
+    assert measured.document()["baseline"] == "mine"
 
 
 def test_a_damaged_list_is_refused(board: Path) -> None:

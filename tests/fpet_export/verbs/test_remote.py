@@ -1,20 +1,32 @@
-"""`build --remote` and `bench --remote` through a real ssh to a board with a home of its own."""
+"""`build`, `bench` and `deploy --remote` through a real ssh to a board with a home of its own."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from benchmarks import Measurement
+from engines.engine import load_target
 from engines.manifest import read_manifest
+from engines.synthetic import synthetic_set
 from fpet_export import remote as transport
+from fpet_export.console import Console
+from fpet_export.verbs import _best, _plain
 from tests.fpet_export.command_line import Done, Exported, call
 from tests.fpet_export.ssh_server import Relay, Server, needs_sshd, start
+from tests.fpet_export.tiny import CLASSES, SIDE
 
 pytestmark = needs_sshd
+SHORT = ("--rounds", 3, "--seconds", 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -61,34 +73,285 @@ def test_the_engine_may_go_into_a_new_folder(
     assert {path.name for path in out.parent.iterdir()} == {out.name, "mine.cpu.manifest.json"}
 
 
-def test_a_graph_is_measured_there(exported: Exported, server: Server, tmp_path: Path) -> None:
-    done = call(
-        "bench", exported.graph, *words(server), "--rounds", 3, "--seconds", 0.1,
-        "--allow-noise", "-o", tmp_path / "bench.json", "--json",
-    )  # fmt: skip
+def names_of(measurement: dict[str, Any]) -> list[str]:
+    return [contender["name"] for contender in measurement["contenders"]]
+
+
+def bench(server: Server, *what: object, port: int | None = None) -> Done:
+    return call("bench", *what, *words(server, port=port), *SHORT, "--allow-noise", "--json")
+
+
+def test_a_graph_is_measured_against_the_plain_model_there(
+    exported: Exported, server: Server, tmp_path: Path
+) -> None:
+    out = tmp_path / "bench.json"
+
+    done = bench(server, exported.graph, "--against", "plain", "-o", out)
 
     assert done.code == 0, done.err
-    assert done.document()["contenders"][0]["name"] == "model.cpu"
-    assert (tmp_path / "bench.json").exists()
+    document = done.document()
+    assert json.loads(out.read_text()) == document
+    assert document["baseline"] == "plain.cpu"
+    assert names_of(document) == ["plain.cpu", "model.cpu"]
+    plain, ours = document["contenders"]
+    assert len(plain["samples_ns"]) == len(ours["samples_ns"])  # the same rounds
+    assert (plain["artefact"]["weights"], plain["artefact"]["target"]) == ("random", "cpu")
+    assert ours["against"]["baseline"] == "plain.cpu"
+    assert done.err.count("baseline plain.cpu") == 1  # the table, said once
+    assert "agent.pyz bench" not in done.err  # what to type there helps nobody here
     assert left(server) == set()
 
 
-def test_a_run_is_deployed_there(exported: Exported, server: Server, tmp_path: Path) -> None:
+def test_a_built_engine_is_measured_against_a_plain_graph_that_is_given(
+    engine: Path, server: Server, tmp_path: Path
+) -> None:
+    _, mine = _plain.write(read_manifest(engine), load_target("cpu"), tmp_path)
+
+    done = bench(server, engine, "--against", "plain", "--plain", mine)
+
+    assert done.code == 0, done.err
+    assert names_of(done.document()) == ["plain.cpu", "model.cpu"]
+    assert left(server) == set()
+
+
+def test_artefacts_are_measured_against_each_other_there(
+    exported: Exported, server: Server, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.cpu.onnx"
+    assert call("build", exported.graph, "--target", "cpu", "-o", other).code == 0
+
+    done = bench(server, exported.graph, "--against", other)
+
+    assert done.code == 0, done.err
+    assert done.document()["baseline"] == "other.cpu"
+    assert names_of(done.document()) == ["other.cpu", "model.cpu"]
+
+
+def test_two_that_would_be_one_engine_there_are_refused(
+    exported: Exported, engine: Path, server: Server
+) -> None:
+    done = bench(server, exported.graph, engine)
+
+    assert done.code == 2
+    assert "would both be model.cpu.onnx" in done.error()["what"]
+    assert left(server) == set()
+
+
+def on_line(monkeypatch: pytest.MonkeyPatch, text: str, act: Callable[[], None]) -> list[str]:
+    """Act once, while the line that was heard last from there is the second one with `text`.
+
+    The first one is said here, before the journey.
+    """
+    heard: list[str] = []
+    print_line = Console.line
+
+    def line(self: Console, said: str = "") -> None:
+        print_line(self, said)
+        if text in said:
+            heard.append(said)
+            if len(heard) == 2:
+                act()
+
+    monkeypatch.setattr(Console, "line", line)
+    return heard
+
+
+def test_a_line_that_breaks_while_the_baseline_is_measured_is_taken_up_again(
+    exported: Exported, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = Relay(server.port, [])
+    heard = on_line(monkeypatch, "✓ plain", relay.cut)
+
+    done = bench(server, exported.graph, "--against", "plain", port=relay.port)
+
+    relay.close()
+    assert done.code == 0, done.err
+    assert len(heard) == 2  # and nothing was heard twice
+    assert names_of(done.document()) == ["plain.cpu", "model.cpu"]
+    assert left(server) == set()
+
+
+def running_there(server: Server) -> list[str]:
+    """Return what runs in a folder of the board's."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink().is_relative_to(server.home / ".cache"):
+                found.append((process / "cmdline").read_text())
+    return found
+
+
+def test_ctrl_c_while_the_baseline_is_measured_leaves_nothing(
+    exported: Exported, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        assert running_there(server)
+        raise KeyboardInterrupt
+
+    on_line(monkeypatch, "✓ plain", interrupt)
+
     done = call(
-        "deploy", *exported.words, *words(server), "--rounds", 3, "--limit", 6, "-o", tmp_path,
+        "bench", exported.graph, *words(server), "--against", "plain", "--seconds", 60, "--json"
+    )
+
+    assert done.code == 130
+    assert left(server) == set()
+    for _ in range(50):
+        if not running_there(server):
+            return
+        time.sleep(0.1)
+    raise AssertionError(running_there(server))
+
+
+# deploy
+
+
+def deploy(exported: Exported, server: Server, out: Path, *more: object) -> Done:
+    return call(
+        "deploy", *exported.words, *words(server), "--rounds", 3, "--limit", 6, "-o", out, *more,
         "--json",
     )  # fmt: skip
+
+
+def test_a_run_is_deployed_there(exported: Exported, server: Server, tmp_path: Path) -> None:
+    done = deploy(exported, server, tmp_path)
 
     assert done.code == 0, done.err
     rows = {row["stage"]: row for row in done.document()["parity"]["rows"]}
     assert rows["cpu on board"]["failures"] == []
     assert rows["cpu on board"]["images"] == 6
-    assert done.document()["latency"]["contenders"][0]["name"] == "model.cpu"
+    assert done.document()["latency"]["baseline"] == "plain.cpu"
+    assert names_of(done.document()["latency"]) == ["plain.cpu", "model.cpu"]
+    assert done.document()["precisions"] == {"cpu": "fp32"}
     assert read_manifest(tmp_path / "cpu" / "model.cpu.onnx").parity == done.document()["parity"]
     page = (tmp_path / "report.html").read_text()
     assert "cpu on board" in page
+    assert "plain.cpu" in page
     assert (tmp_path / "latency.json").exists()
     assert left(server) == set()
+
+
+def test_a_deployment_may_be_checked_there_alone(
+    exported: Exported, server: Server, tmp_path: Path
+) -> None:
+    done = deploy(exported, server, tmp_path, "--no-bench")
+
+    assert done.code == 0, done.err
+    assert done.document()["latency"] is None
+    assert done.document()["parity"]["rows"][-1]["stage"] == "cpu on board"
+    assert "plain" not in done.err
+    assert not (tmp_path / "latency.json").exists()
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("shard") / "a.npz"
+    images = synthetic_set((SIDE, SIDE), 20).pixels
+    np.savez(path, images=images, labels=np.arange(20) % CLASSES)
+    return path
+
+
+BEST = ("--precision", "best", "--data")
+
+
+@pytest.mark.parametrize("chosen", ["fp32", "int8"])
+def test_the_best_precision_is_chosen_by_the_board(
+    chosen: str, exported: Exported, shard: Path, server: Server, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What a busy test machine finds is worth nothing: the verdict is ours, the rest is real."""
+    asked: list[tuple[str, tuple[str, ...], list[str]]] = []
+
+    def fastest(measurement: Measurement, names: tuple[str, ...]) -> str:
+        taking_part = [one.name for one in measurement.contenders]
+        asked.append((measurement.baseline, names, taking_part))
+        return chosen
+
+    monkeypatch.setattr(_best, "fastest", fastest)
+    monkeypatch.setattr(Measurement, "valid", property(lambda self: True))
+
+    done = deploy(exported, server, tmp_path, *BEST, shard)
+
+    assert done.code == 0, done.err
+    document = done.document()
+    assert asked == [("fp32", ("fp32", "int8"), ["fp32", "int8"])]
+    assert names_of(document["latency"]) == ["plain.cpu", "model.cpu", "model.int8.cpu"]
+    assert document["precisions"] == {"cpu": chosen}
+    kind = "" if chosen == "fp32" else "int8."
+    assert document["engines"] == {"cpu": str(tmp_path / "cpu" / f"model.{kind}cpu.onnx")}
+    assert {path.name for path in (tmp_path / "cpu").glob("*.cpu.onnx")} == {
+        f"model.{kind}cpu.onnx"
+    }
+    stages = [row["stage"] for row in document["parity"]["rows"]]
+    assert stages[-3:] == ["cpu int8", "cpu fp32 on board", "cpu int8 on board"]
+    assert f"on board: {chosen}" in done.err
+    assert ("int8 here: SQNR" in done.err) == (chosen == "int8")
+    assert left(server) == set()
+
+
+def test_a_noisy_choice_is_refused_with_what_to_measure_again(
+    exported: Exported, shard: Path, server: Server, tmp_path: Path
+) -> None:
+    done = deploy(exported, server, tmp_path, *BEST, shard)
+
+    assert done.code == 9
+    graphs = f"{tmp_path / 'cpu/model.onnx'} {tmp_path / 'cpu/model.int8.onnx'}"
+    assert f"fpet-export bench {graphs} --against plain --remote board" in done.error()["fix"]
+    assert left(server) == set()
+
+
+def test_a_candidate_that_the_board_cannot_build_is_out(
+    exported: Exported, shard: Path, server: Server, tmp_path: Path
+) -> None:
+    refusing = json.dumps(
+        {"error": {"class": "EngineError", "what": "no INT8 here", "where": "x", "fix": "y"}}
+    )
+    python = server.folder / "bin" / "python3"
+    real = python.read_text()
+    first, run = real.splitlines()
+    python.write_text(
+        f"{first}\ncase $* in *'build model.int8.onnx'*) echo '{refusing}'; exit 6;; esac\n{run}\n"
+    )
+    try:
+        done = deploy(exported, server, tmp_path, *BEST, shard)
+    finally:
+        python.write_text(real)
+
+    assert done.code == 0, done.err
+    assert "int8       out: on board: no INT8 here" in done.err
+    assert "fp32: nothing else is left" in done.err
+    assert names_of(done.document()["latency"]) == ["plain.cpu", "model.cpu"]
+    assert done.document()["precisions"] == {"cpu": "fp32"}
+
+
+def test_each_further_target_has_a_measurement_of_its_own(
+    exported: Exported, server: Server, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino", reason="needs OpenVINO")
+    done = deploy(exported, server, tmp_path, "--target", "cpu,openvino")
+
+    assert done.code == 0, done.err
+    assert names_of(json.loads((tmp_path / "latency.json").read_text())) == [
+        "plain.cpu", "model.cpu",
+    ]  # fmt: skip
+    second = json.loads((tmp_path / "openvino" / "latency.json").read_text())
+    assert names_of(second) == ["plain.openvino", "model.openvino"]
+
+
+def test_a_machine_that_cannot_be_reached_is_told_before_the_work(
+    exported: Exported, server: Server, tmp_path: Path
+) -> None:
+    config = server.config(known=False)
+
+    done = call(
+        "deploy", *exported.words, "--remote", "board", "--ssh-config", config,
+        "-o", tmp_path / "out", "--json",
+    )  # fmt: skip
+
+    assert done.code == 11
+    assert "its host key is not the known one" in done.error()["what"]
+    assert "inspect" not in done.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_refused_there_is_the_same_error_here(
@@ -159,16 +422,22 @@ def test_the_folder_stays_when_it_is_asked_for(
     subprocess.run(["rm", "-r", str(server.home / "kept")], check=True)
 
 
-@pytest.mark.parametrize(
-    "more", [("--against", "plain"), ("--peers", "torch_eager"), ("{graph}",)], ids=str
-)
-def test_what_a_board_cannot_measure_is_refused_before_the_journey(
-    more: tuple[str, ...], exported: Exported, server: Server
+@pytest.mark.parametrize("verb", ["bench", "deploy"])
+def test_peers_are_refused_before_the_journey(
+    verb: str, exported: Exported, server: Server, tmp_path: Path
 ) -> None:
-    given = [exported.graph, *(exported.graph for word in more if word == "{graph}")]
-    rest = [word for word in more if word != "{graph}"]
+    what = [exported.graph] if verb == "bench" else [*exported.words, "-o", tmp_path / "out"]
 
-    done = call("bench", *given, *words(server), *rest, "--json")
+    done = call(verb, *what, *words(server), "--peers", "torch_eager", "--json")
 
     assert done.code == 2
-    assert "one artefact at a time" in done.error()["what"]
+    assert "peers run on this machine only" in done.error()["what"]
+
+
+def test_a_baseline_that_is_no_artefact_is_refused_before_the_journey(
+    exported: Exported, server: Server
+) -> None:
+    done = bench(server, exported.graph, "--against", "absent.onnx")
+
+    assert done.code == 3
+    assert "there is no such file" in done.error()["what"]

@@ -1,0 +1,159 @@
+"""What another machine does with artefacts: build, check, measure, each said once for all verbs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines import storage
+from engines.errors import EngineError, FpetError, ParityError
+from engines.manifest import Manifest, manifest_path, read_manifest
+from fpet_export.console import Console
+from fpet_export.verbs import _plain, _remote
+from fpet_export.verbs._packing import Item, Packed
+
+if TYPE_CHECKING:
+    from benchmarks import Measurement
+    from engines.parity import StageParity
+    from fpet_export.remote import Remote
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What came out of building, checking and measuring artefacts on another machine.
+
+    Attributes:
+        rows: How each engine compares with its graph, by the engine's name; None where nothing
+            says what the graph would answer. Engines that were refused there are left out.
+        measurement: All of them, and the plain model where it was asked for, in the same rounds.
+    """
+
+    rows: Mapping[str, StageParity | None]
+    measurement: Measurement
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Board:
+    """A bundle that lies unpacked on another machine."""
+
+    remote: Remote
+    items: tuple[Item, ...]
+    packed: Packed
+    console: Console
+
+    def prove(
+        self, item: Item, *, engine: str | None = None, more: Sequence[str] = ()
+    ) -> Mapping[str, Any] | None:
+        """Build a graph there, and check the engine against what the graph says here.
+
+        Args:
+            item: One of the bundle's artefacts.
+            engine: Name of the engine there; None for its usual one.
+            more: Options of `build`.
+
+        Returns:
+            The parity table as JSON; None where the bundle has nothing to compare with.
+
+        Raises:
+            EngineError: The engine cannot be built or opened there.
+            ParityError: Its answers are not the graph's.
+        """
+        name = engine or item.engine
+        if item.is_graph:
+            words = ["build", item.path.name, "--target", item.target.name, "-o", name, "--force"]
+            _remote.agent(self.remote, [*words, *more], self.console)
+        check = self.packed.checks.get(item.path.name)
+        if check is None:
+            return None
+        found = _remote.agent(self.remote, ["check", name, "--expect", check], self.console)
+        table: Mapping[str, Any] = found["parity"]
+        return table
+
+    def trial(
+        self,
+        words: Sequence[str],
+        *,
+        against: Item | str | None = None,
+        refused: Callable[[Item, FpetError], None] | None = None,
+    ) -> Trial:
+        """Build and check every artefact there, then measure all engines in the same rounds.
+
+        Whether the measurement counts is judged here, so a noisy one comes back too.
+
+        Args:
+            words: Options of `bench`.
+            against: One of the artefacts, "plain", or None for the first.
+            refused: Called with an artefact whose engine cannot be built or drifts there, which
+                then does not take part; None raises.
+        """
+        rows: dict[str, StageParity | None] = {}
+        for item in self.items:
+            try:
+                rows[item.engine] = row_of(self.prove(item))
+            except (EngineError, ParityError) as error:
+                if refused is None:
+                    raise
+                refused(item, error)
+        if not rows:
+            raise EngineError(
+                "no engine is left to measure",
+                where=self.remote.host,
+                fix="read above why each one is out, and export for a target that suits it",
+            )
+        if against == _plain.PLAIN:
+            assert self.packed.plain is not None
+            words = [*words, "--against", _plain.PLAIN, "--plain", self.packed.plain]
+        elif isinstance(against, Item):
+            words = [*words, "--against", Path(against.engine).stem]
+        return Trial(rows=rows, measurement=self._measure(list(rows), words))
+
+    def fetch(self, out: Path) -> Manifest:
+        """Fetch an engine with its side-car and its fusion report, and check it.
+
+        Args:
+            out: Where it goes here; it has the same name there.
+
+        Raises:
+            TrustError: The bytes are not those that were built.
+        """
+        from engines.fusion import fusion_path
+        from fpet_export.verbs import _engines
+
+        with storage.atomic_path(out) as engine:
+            for path in (engine, manifest_path(engine)):
+                self.remote.download(path.name, path)
+            manifest = read_manifest(engine)
+            report = fusion_path(engine)
+            listed = self.remote.shell(f"ls {shlex.quote(report.name)} 2>/dev/null || true")
+            if out.suffix == ".plan" and listed:
+                self.remote.download(report.name, report)
+        self.console.step("fetch", _engines.describe(out, manifest))
+        return manifest
+
+    def _measure(self, engines: Sequence[str], words: Sequence[str]) -> Measurement:
+        from benchmarks import read_measurement
+
+        file = "bench.json"
+        given = ["bench", *engines, "-o", file, "--force", "--allow-noise", *words]
+        _remote.agent(self.remote, given, self.console)
+        with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
+            self.remote.download(file, Path(folder) / file)
+            return read_measurement(Path(folder) / file)
+
+
+def row_of(table: Mapping[str, Any] | None) -> StageParity | None:
+    """Return the one row of what `Board.prove` found."""
+    from engines.parity import row_from_json
+
+    return None if table is None else row_from_json(table["rows"][0])
+
+
+def bench_words(options: argparse.Namespace) -> list[str]:
+    """Return the options of `bench` that `bench` and `deploy` share."""
+    threads = [] if options.threads is None else ["--threads", str(options.threads)]
+    return ["--rounds", str(options.rounds), *threads]
