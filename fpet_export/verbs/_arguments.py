@@ -182,6 +182,13 @@ def refuse_tasks(path: Path, tasks: object) -> None:
         )
 
 
+def running_words(options: argparse.Namespace) -> list[str]:
+    """Return what `add_running` read, for another command line."""
+    words = [] if options.provider is None else ["--provider", options.provider]
+    words += ["--no-cuda-graph"] if options.no_cuda_graph else []
+    return [*words, *(["--zero-copy"] if options.zero_copy else [])]
+
+
 def load_run(options: argparse.Namespace) -> Adapted:
     """Load the run that the options describe."""
     from engines.registry import import_or_explain

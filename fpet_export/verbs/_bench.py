@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 from collections.abc import Sequence
@@ -12,23 +13,68 @@ from engines import registry
 from engines.errors import UnknownNameError
 from engines.manifest import manifest_path, read_manifest
 from fpet_export.console import Console
-from fpet_export.verbs import _plain
+from fpet_export.verbs import _arguments, _plain
 
 if TYPE_CHECKING:
-    from benchmarks import Measurement
+    from typing_extensions import Self  # typing.Self needs Python 3.11
+
+    from benchmarks import Measurement, Schedule
+    from engines.engine import OpenOptions
 
 ALL_PEERS = ("ort_plain", "openvino_plain", "torch_eager", "torch_compile")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How long and with what a measurement is taken; see `benchmarks.Schedule`."""
+    """How long and with what a measurement is taken; see `benchmarks.Schedule`.
+
+    Attributes:
+        threads: CPU threads; None takes the physical cores.
+        rounds: At least.
+        seconds: At least.
+        seed: Of the order and the bootstrap.
+        peak: Whether this CPU's GEMM peak is measured, too.
+        opening: How artefacts are opened; `threads` stands above.
+    """
 
     threads: int | None = None
     rounds: int = 40
     seconds: float = 3.0
     seed: int = 0
     peak: bool = False
+    opening: OpenOptions | None = None
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Self:
+        """Return what the options of `bench` say."""
+        return cls(
+            threads=options.threads,
+            rounds=options.rounds,
+            seconds=options.seconds,
+            seed=options.seed,
+            peak=options.peak,
+            opening=_arguments.open_options(options),
+        )
+
+    def schedule(self) -> Schedule:
+        """Return how long to measure."""
+        from benchmarks import Schedule
+
+        return Schedule(
+            min_rounds=self.rounds,
+            min_s=self.seconds,
+            max_rounds=max(1000, self.rounds),
+            seed=self.seed,
+        )
+
+    def gemm_peak(self) -> float | None:
+        """Measure this CPU's GEMM peak in multiply-adds a second, where it is asked for."""
+        if not self.peak:
+            return None
+        from benchmarks.gemm_peak import measure_gemm_peak
+        from engines.processor import usable_cores
+
+        return measure_gemm_peak(threads=self.threads or usable_cores()).macs_per_s
 
 
 def measure(
@@ -57,7 +103,7 @@ def measure(
     Raises:
         UsageError: "plain" or peers are asked for an artefact whose architecture is unknown.
     """
-    from benchmarks import PeerSource, Schedule, bench
+    from benchmarks import PeerSource, bench
     from engines.engine import load_target
 
     peers = ALL_PEERS if tuple(peers) == ("all",) else tuple(peers)
@@ -72,13 +118,7 @@ def measure(
         assert plain is not None
         baseline = _plain.built_like(artefacts[0], plain, folder, console)
         console.step("plain", _plain.describe(plain))
-    peak = _peak(settings.threads) if settings.peak else None
-    schedule = Schedule(
-        min_rounds=settings.rounds,
-        min_s=settings.seconds,
-        max_rounds=max(1000, settings.rounds),
-        seed=settings.seed,
-    )
+    peak = settings.gemm_peak()
     with console.progress("measuring", settings.rounds) as advance:
         return bench(
             contenders,
@@ -87,11 +127,12 @@ def measure(
             peers=peers,
             peer_source=source,
             threads=settings.threads,
-            schedule=schedule,
+            options=settings.opening,
+            schedule=settings.schedule(),
             gemm_peak_macs_per_s=peak,
             strict=False,
             command=command,
-            progress=_advancing(advance),
+            progress=advancing(advance),
         )
 
 
@@ -135,14 +176,7 @@ def _smallest_batch(artefacts: Sequence[Path]) -> int | None:
     return max(low for low, _ in ranges) if whole else None
 
 
-def _peak(threads: int | None) -> float:
-    from benchmarks.gemm_peak import measure_gemm_peak
-    from engines.processor import usable_cores
-
-    return measure_gemm_peak(threads=threads or usable_cores()).macs_per_s
-
-
-def _advancing(advance: Any) -> Any:
+def advancing(advance: Any) -> Any:
     """Turn "so many rounds are done" into steps of a bar."""
     done = 0
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
 from fpet_export.console import Console
+from fpet_export.verbs import _arguments, _bench, _plain
 
 if TYPE_CHECKING:
     from benchmarks import Measurement, Opened
     from engines.engine import OpenOptions
 
-PLAIN = "plain"
 _SWITCH = "switch_ms"
 
 
@@ -34,46 +34,33 @@ def measure(options: argparse.Namespace, console: Console) -> Measurement:
         UsageError: Two folders, peers, the plain model or another machine were asked for.
         UnknownNameError: There is no such task.
     """
-    from benchmarks import Schedule, bench
-    from benchmarks.gemm_peak import measure_gemm_peak
+    from benchmarks import bench
     from benchmarks.task_switch import switch_times_ns
-    from engines.engine import OpenOptions
     from engines.processor import usable_cores
     from engines.task_index import read_index
 
     folder = _the_folder(options)
     names = read_index(folder).chosen(options.task, where=str(folder))
     threads = options.threads or usable_cores()
-    opening = OpenOptions(threads=threads)
+    settings = _bench.Settings.of(options)
+    opening = dataclasses.replace(_arguments.open_options(options), threads=threads)
     switches = switch_times_ns(folder, names, options=opening)
-    peak = measure_gemm_peak(threads=threads).macs_per_s if options.peak else None
+    peak = settings.gemm_peak()
     with contextlib.ExitStack() as stack:
         tasks = _opened(folder, names, opening, stack, console)
         files = [path for path in options.artefacts if path != folder]
         with console.progress("measuring", options.rounds) as advance:
-            done = 0
-
-            def report(phase: str, now: int, total: int) -> bool:
-                nonlocal done
-                advance(now - done)
-                done = now
-                return True
-
             found = bench(
                 [*tasks, *files],
                 against=options.against,
                 batch=_smallest_batch(tasks) if not files else None,
                 threads=threads,
-                schedule=Schedule(
-                    min_rounds=options.rounds,
-                    min_s=options.seconds,
-                    max_rounds=max(1000, options.rounds),
-                    seed=options.seed,
-                ),
+                options=opening,
+                schedule=settings.schedule(),
                 gemm_peak_macs_per_s=peak,
                 strict=False,
                 command=options.command,
-                progress=report,
+                progress=_bench.advancing(advance),
             )
     _say_switches(switches, console)
     return _with_switches(found, switches)
@@ -94,7 +81,7 @@ def _the_folder(options: argparse.Namespace) -> Path:
             "export one of the runs: fpet-export export RUN, and bench that graph",
         ),
         (
-            "--against", options.against == PLAIN,
+            "--against", options.against == _plain.PLAIN,
             "the plain model is that of one export, not of tasks",
             "name a task or a graph, or export one of the runs and bench that graph",
         ),

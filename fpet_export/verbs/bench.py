@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-noise", action="store_true", help="print a noisy measurement, marked, not exit 9"
     )
+    _arguments.add_running(parser)
     parser.add_argument("--html", type=Path, help="also write one self-contained HTML page")
     _arguments.add_output(parser, what="JSON to write (default: only printed)")
     _remote.add_arguments(parser)
@@ -130,13 +131,7 @@ def _here(options: argparse.Namespace, console: Console) -> Measurement:
             options.artefacts,
             against=options.against,
             peers=options.peers,
-            settings=_bench.Settings(
-                threads=options.threads,
-                rounds=options.rounds,
-                seconds=options.seconds,
-                seed=options.seed,
-                peak=options.peak,
-            ),
+            settings=_bench.Settings.of(options),
             folder=Path(folder),
             command=options.command,
             console=console,
@@ -156,6 +151,7 @@ def _there(options: argparse.Namespace, console: Console) -> Measurement:
     _remote.require_reachable(options)
     words = [*_board.bench_words(options), "--seconds", str(options.seconds)]
     words += ["--seed", str(options.seed), *(["--peak"] if options.peak else [])]
+    words += _arguments.running_words(options)
     with contextlib.ExitStack() as stack:
         plain = options.plain
         if against == _plain.PLAIN and plain is None:

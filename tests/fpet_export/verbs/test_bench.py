@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -14,7 +15,7 @@ from engines.engine import load_target
 from engines.manifest import Manifest, Runtime, read_manifest, write_manifest
 from engines.onnx_header import read_onnx_header
 from fpet_export.console import Console
-from fpet_export.verbs import _plain
+from fpet_export.verbs import _arguments, _plain
 from tests.fpet_export.command_line import Exported, call
 
 SHORT = ("--rounds", "4", "--seconds", "0", "--threads", "1")
@@ -204,3 +205,25 @@ def test_the_plain_model_is_built_as_the_plan_was(
     assert told["target"].name == target
     assert told["options"].compute_capabilities == asked
     assert out.name == f"plain.{target.replace('@', '-')}.plan"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "what"),
+    [
+        (("--zero-copy",), 2, "only a plan of TensorRT"),
+        (("--provider", "tensorrt"), 2, "built for the provider cpu, not tensorrt"),
+    ],
+)
+def test_artefacts_are_opened_as_asked(
+    engine: Path, words: tuple[str, ...], code: int, what: str
+) -> None:
+    done = call("bench", engine, *SHORT, *words)
+    assert done.code == code
+    assert what in done.err
+
+
+def test_how_an_artefact_runs_is_said_again_to_a_board() -> None:
+    parser = argparse.ArgumentParser()
+    _arguments.add_running(parser)
+    for words in (["--provider", "cuda"], ["--no-cuda-graph", "--zero-copy"], []):
+        assert _arguments.running_words(parser.parse_args(words)) == words

@@ -441,3 +441,11 @@ def test_a_baseline_that_is_no_artefact_is_refused_before_the_journey(
 
     assert done.code == 3
     assert "there is no such file" in done.error()["what"]
+
+
+def test_how_it_runs_is_decided_here_and_kept_there(exported: Exported, server: Server) -> None:
+    done = bench(server, exported.graph, "--zero-copy")
+
+    assert done.code == 2
+    assert "only a plan of TensorRT" in done.error()["what"]
+    assert left(server) == set()
