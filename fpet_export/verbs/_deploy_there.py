@@ -95,7 +95,7 @@ def deploy_there(
         if is_choice:
             assert measurement is not None
             left = {engine: names[engine] for engine in rows}
-            best = _choose(measurement, left, found, host, console)
+            best = _choose(measurement, left, found, options, console)
         (chosen,) = (item for item in items if item.engine == best)
         engine = chosen.path.with_name(best)
         board.fetch(engine)
@@ -115,7 +115,7 @@ def _choose(
     measurement: Measurement,
     precisions: dict[str, str],
     found: _best.Candidates,
-    host: str,
+    options: argparse.Namespace,
     console: Console,
 ) -> str:
     """Return the engine that is fastest there; the first stays unless another is shown to be.
@@ -124,11 +124,12 @@ def _choose(
         measurement: Of all engines, and perhaps the plain model.
         precisions: By engine, of those that took part.
         found: What each one kept of the promise here.
-        host: Where.
+        options: Of `deploy`; they say where.
         console: Hears of the choice.
     """
     from benchmarks import rebase
 
+    host = options.remote
     engines = {precision: engine for engine, precision in precisions.items()}
     first = next(iter(engines))
     if len(engines) == 1:
@@ -139,7 +140,7 @@ def _choose(
         measurement,
         where=f"--precision best on {host}",
         fix=f"end what else runs there; the graphs are made, so measure them again: "
-        f"fpet-export bench {graphs} --against plain --remote {host}",
+        f"fpet-export bench {graphs} --against plain {_remote.words(options)}",
     )
     candidates = tuple(
         dataclasses.replace(measurement.result(Path(engine).stem), name=precision)

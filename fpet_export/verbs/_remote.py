@@ -40,6 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--keep-remote", action="store_true", help="leave the folder there")
 
 
+def words(options: argparse.Namespace) -> str:
+    """Return the same machine for the next command, quoted."""
+    found = ["--remote", options.remote]
+    if options.remote_dir is not None:
+        found += ["--remote-dir", options.remote_dir]
+    if options.ssh_config is not None:
+        found += ["--ssh-config", str(options.ssh_config)]
+    return shlex.join(found)
+
+
 def refuse_peers(options: argparse.Namespace) -> None:
     """Refuse to leave out peers that were asked for.
 

@@ -184,5 +184,5 @@ def _there(options: argparse.Namespace, console: Console) -> Outcome:
             "remote": options.remote,
         },
         result=str(out),
-        next=[f"fpet-export bench {out} --remote {options.remote}"],
+        next=[f"fpet-export bench {out} {_remote.words(options)}"],
     )

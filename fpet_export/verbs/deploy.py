@@ -324,7 +324,7 @@ def _next(options: argparse.Namespace, built: list[Built]) -> list[str]:
         if one.runs_here:
             commands.append(f"fpet-export predict {one.engine} IMAGE")
         if options.remote is not None:
-            there = f"--against plain --remote {options.remote}"
+            there = f"--against plain {_remote.words(options)}"
             commands.append(f"fpet-export bench {one.engine} {there}")
     shown = options.out / "mine.png"
     return [*commands, f"fpet-export show {built[0].graph} IMAGE -o {shown}"]
