@@ -27,6 +27,7 @@ from engines.parity import (
     gates_of,
 )
 from engines.synthetic import synthetic_set
+from engines.task_index import is_folder
 
 Progress = Callable[[int], None]
 DEFAULT_IMAGES = 4
@@ -205,6 +206,13 @@ def manifest_of(path: Path) -> Manifest:
         InputError: There is none, so nobody knows its preprocessing; or many tasks share the
             artefact, and it does not run without one.
     """
+    if is_folder(path):
+        raise InputError(
+            "this is a folder of tasks, not a graph or an engine",
+            where=str(path),
+            fix=f"fpet-export inspect {path} lists them; bench, check, compare, predict and show "
+            "take one with --task NAME",
+        )
     if not manifest_path(path).exists():
         raise InputError(
             "this graph has no manifest, so its preprocessing is unknown",
@@ -216,7 +224,7 @@ def manifest_of(path: Path) -> Manifest:
         raise InputError(
             "many tasks share this artefact, and one of them must bring its weights",
             where=str(path),
-            fix="use the folder of tasks: fpet-export predict FOLDER --task NAME IMAGE",
+            fix="use the folder of tasks, as in fpet-export predict FOLDER --task NAME IMAGE",
         )
     return manifest
 

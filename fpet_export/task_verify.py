@@ -84,7 +84,7 @@ def verify_tasks(
     """
     index = read_index(folder)
     found = []
-    with _audited(folder, index) as tasks:
+    with audited(folder, index) as tasks:
         for number, name in enumerate(index.names):
             one = _compare(tasks, name, runs[name], images[name], options)
             _store(folder / index.tasks[number].delta.file, one)
@@ -122,7 +122,7 @@ def require(found: list[TaskParity]) -> None:
 
 
 @contextlib.contextmanager
-def _audited(folder: Path, index: TaskIndex) -> Iterator[TaskSet]:
+def audited(folder: Path, index: TaskIndex) -> Iterator[TaskSet]:
     """Open the folder with graphs that show their matches and sizes."""
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-export-"))

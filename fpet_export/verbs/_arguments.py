@@ -23,6 +23,15 @@ _RUN_OPTIONS = (
 )  # fmt: skip
 
 
+_WITH_A_FOLDER = {
+    "export": "its tasks are exported already; fpet-export inspect {} lists them",
+    "deploy": "take it to a board whole: fpet-export bundle {}",
+    "tasks": "to put further runs into it: fpet-export tasks RUN -o {} --add",
+    "compare": "put the run or its export first: fpet-export compare RUN {} --task NAME",
+}
+"""What to type with a folder of tasks, by the verb that was given one as a run."""
+
+
 def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
     """Add RUN and everything that describes a run."""
     if positional:
@@ -190,7 +199,20 @@ def running_words(options: argparse.Namespace) -> list[str]:
 
 
 def load_run(options: argparse.Namespace) -> Adapted:
-    """Load the run that the options describe."""
+    """Load the run that the options describe.
+
+    Raises:
+        UsageError: It is a folder of tasks, which holds no runs.
+    """
+    from engines.task_index import is_folder
+
+    if is_folder(Path(options.run)):
+        what = _WITH_A_FOLDER.get(options.verb, "fpet-export inspect {}")
+        raise UsageError(
+            "this is a folder of tasks and holds no runs",
+            where=str(options.run),
+            fix=what.format(options.run),
+        )
     from engines.registry import import_or_explain
 
     pipeline = import_or_explain("fpet_export.pipeline")

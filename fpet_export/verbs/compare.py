@@ -13,12 +13,14 @@ from engines import storage
 from engines.errors import UsageError
 from engines.evidence import Progress, evidence_of, manifest_of, preprocessing_of, tokens_of
 from engines.parity import ParityTable, compare_stage, gates_of, judge
+from engines.task_index import is_folder
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _steps
 
 if TYPE_CHECKING:
     from calibration.examine import Examiner
     from engines.images import ImageSet
+    from engines.manifest import Manifest
     from engines.parity import Evidence, StageParity
     from fpet_export.pipeline import Adapted
 
@@ -32,13 +34,20 @@ own keys do not explain it.
 
   fpet-export compare runs/lora/digits out/model.onnx --backbone backbone.safetensors
   fpet-export compare out/model.onnx out/model.cpu.onnx --data val/
+  fpet-export compare runs/pets out --task pets --data val/     (one task of a folder of tasks)
 """
 _ARTEFACTS = (".onnx", ".plan")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("artefacts", nargs="+", metavar="X", help="a run, .onnx or engine files")
+    parser.add_argument(
+        "artefacts",
+        nargs="+",
+        metavar="X",
+        help="a run, .onnx or engine files, folders of tasks",
+    )
+    parser.add_argument("--task", metavar="NAME", help="which task of a folder of tasks")
     _arguments.add_run(parser, positional=False)
     _arguments.add_data(parser)
     _arguments.add_output(parser, what="where to write the table (default: only printed)")
@@ -59,7 +68,9 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     if options.out is not None:
         storage.refuse_overwrite(options.out, force=options.force)
     first, *others = options.artefacts
-    if any(not name.endswith(_ARTEFACTS) for name in others):
+    folders = [name for name in others if is_folder(Path(name))]
+    _require_task(options.task, folders)
+    if any(not name.endswith(_ARTEFACTS) for name in others if name not in folders):
         raise UsageError(
             "a run can only be the reference",
             where=" ".join(others),
@@ -78,7 +89,11 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     rows = []
     for name in others:
         with console.progress(Path(name).name, len(images)) as advance:
-            rows.append(_row(Path(name), reference, options.relative, advance))
+            if name in folders:
+                row = _task_row(Path(name), options.task, reference, options.relative, advance)
+            else:
+                row = _row(Path(name), reference, options.relative, advance)
+            rows.append(row)
     table = ParityTable(
         images=images.description,
         reference="adapted model in float64" if adapted else f"artefact {Path(first).name}",
@@ -90,6 +105,24 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         storage.write_text(options.out, json.dumps(document, indent=1) + "\n")
     judge(table, fix="export or build the artefact again from the run")
     return Outcome(document=document, result=str(options.out or "equal within the gates"))
+
+
+def _require_task(task: str | None, folders: list[str]) -> None:
+    if folders and task is None:
+        from engines.task_index import read_index
+
+        names = read_index(Path(folders[0])).names
+        raise UsageError(
+            f"this is a folder of the tasks {', '.join(names)}",
+            where=folders[0],
+            fix=f"say which one: --task {names[0]}",
+        )
+    if task is not None and not folders:
+        raise UsageError(
+            "there is no folder of tasks behind the first artefact",
+            where="--task",
+            fix="leave --task out, or name the folder that `fpet-export tasks` wrote",
+        )
 
 
 def _check_labels(first: str, adapted: Adapted | None, images: ImageSet) -> None:
@@ -165,6 +198,39 @@ def _row(
         patches=reference.tokens,
         labels=reference.images.labels,
     )
+
+
+def _task_row(
+    folder: Path, name: str, reference: _Reference, relative: float | None, advance: Progress
+) -> StageParity:
+    """Compare one task with the reference, by the gates of its graph and of its factors."""
+    from fpet_export.task_evidence import task_evidence, task_manifest
+
+    manifest = task_manifest(folder, name)
+    _require_classes(manifest, name, reference)
+    is_half = manifest.task is not None and manifest.task.half == "fp16"
+    gates = gates_of("fp16" if is_half else manifest.precision)
+    if relative is not None:
+        gates = dataclasses.replace(gates, relative=relative)
+    evidence = task_evidence(folder, name, reference.images.pixels, progress=advance)
+    return compare_stage(
+        name,
+        evidence,
+        reference.evidence,
+        gates=gates,
+        patches=reference.tokens,
+        labels=reference.images.labels,
+    )
+
+
+def _require_classes(manifest: Manifest, name: str, reference: _Reference) -> None:
+    classes = reference.evidence.logits.shape[1]
+    if manifest.model is not None and manifest.model.classes != classes:
+        raise UsageError(
+            f"the task {name!r} has {manifest.model.classes} classes, the reference {classes}",
+            where="--task",
+            fix="compare it with the run that it was made from",
+        )
 
 
 def _typed_evidence(path: Path, reference: _Reference, advance: Progress) -> Evidence:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from engines.task_index import is_folder
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _steps
+from fpet_export.verbs import Outcome, _arguments, _steps, _task_page
 
-HELP = "say what a run is and how each fact was found"
+HELP = "say what a run is and how each fact was found, or what is in a folder of tasks"
 DESCRIPTION = """\
 Read a run strictly and print every setting with its source, tokens and MACs a block, what folds,
-and the SHA-256 of each file. Writes nothing.
+and the SHA-256 of each file. Of a folder that `tasks` wrote, check every byte and list its tasks.
+Writes nothing.
 
   fpet-export inspect runs/lora/digits --backbone backbone.safetensors
+  fpet-export inspect out
 """
 
 
@@ -23,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Read the run and describe it."""
+    if is_folder(Path(options.run)):
+        return _task_page.inspect(Path(options.run), console)
     adapted = _arguments.load_run(options)
     from engines.storage import sha256_of
     from fpet_export import cost

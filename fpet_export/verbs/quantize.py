@@ -54,7 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Calibrate where needed, type the graph, keep the promise, judge."""
     from engines.engine import load_target
+    from engines.task_index import is_folder
 
+    if is_folder(options.onnx) or is_folder(options.onnx.parent):
+        raise UsageError(
+            "the graphs of a folder of tasks are not quantized",
+            where=str(options.onnx),
+            fix="write them in half precision: fpet-export tasks RUN... --precision fp16 -o FOLDER",
+        )
     manifest = _float32_manifest(options.onnx)
     target = load_target(options.target or manifest.target)
     precisions = _quantize.precisions_of(options, target)

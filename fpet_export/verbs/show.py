@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engines import storage
 from engines.errors import InputError, UsageError
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome
+
+if TYPE_CHECKING:
+    from engines.images import PixelArray
+    from engines.manifest import Manifest
+    from engines.parity import Evidence
 
 HELP = "draw which patches merged into which, or the kernels of a plan"
 DESCRIPTION = """\
@@ -19,14 +25,19 @@ fusion report that `build` wrote beside it: a row a block, the type of each kern
 
   fpet-export show out/model.onnx cat.jpg -o merge.png
   fpet-export show out/model.rtx.plan -o fusion.png
+  fpet-export show out cat.jpg --task pets -o merge.png      (a folder that `tasks` wrote)
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument(
-        "artefact", type=Path, metavar="ONNX|PLAN", help="an exported graph, or a plan"
+        "artefact",
+        type=Path,
+        metavar="ONNX|PLAN",
+        help="an exported graph, a plan, or a folder of tasks",
     )
+    parser.add_argument("--task", metavar="NAME", help="which task of a folder of tasks")
     parser.add_argument("image", type=Path, nargs="?", metavar="IMG", help="an image, for a graph")
     parser.add_argument("-o", "--out", type=Path, required=True, help="PNG to write")
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
@@ -85,13 +96,11 @@ def _show_plan(options: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
-    from engines.evidence import manifest_of
     from engines.images import read_files
     from fpet_export import picture
-    from fpet_export.verify import graph_evidence
 
     graph = options.artefact
-    manifest = manifest_of(graph)
+    manifest = _manifest(options)
     if manifest.model is None or manifest.preprocessing is None or "match" not in manifest.probes:
         raise InputError(
             "this graph merges no tokens, or does not say where",
@@ -100,7 +109,7 @@ def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
             "is no TensorRT plan shows nothing of its inside)",
         )
     pixels = read_files([options.image], manifest.preprocessing).pixels
-    evidence = graph_evidence(graph, pixels)
+    evidence = _evidence(options, pixels)
     assert evidence.match is not None
     match, grid = evidence.match[0], manifest.model.grid
     winner = int(evidence.logits[0].argmax())
@@ -111,3 +120,29 @@ def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
     console.step("show", ", ".join(f"{count} {name}" for name, count in counts.items()))
     document: dict[str, Any] = {"png": str(options.out), "class": winner, "directions": counts}
     return Outcome(document=document, result=str(options.out))
+
+
+def _manifest(options: argparse.Namespace) -> Manifest:
+    """Return the manifest of a graph, or of a task with what its graph shows."""
+    from engines.evidence import manifest_of
+
+    if options.task is None:
+        return manifest_of(options.artefact)
+    from engines.manifest import read_manifest
+    from engines.task_index import read_index
+    from fpet_export.task_evidence import task_manifest
+
+    folder = options.artefact
+    index = read_index(folder)
+    graph = index.structures[index.task(options.task, where=str(folder)).structure].graph
+    probes = read_manifest(folder / graph.file).probes
+    return dataclasses.replace(task_manifest(folder, options.task), probes=probes)
+
+
+def _evidence(options: argparse.Namespace, pixels: PixelArray) -> Evidence:
+    from fpet_export.task_evidence import task_evidence
+    from fpet_export.verify import graph_evidence
+
+    if options.task is None:
+        return graph_evidence(options.artefact, pixels)
+    return task_evidence(options.artefact, options.task, pixels, of_graph=True)

@@ -13,15 +13,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from engines.bundle import SUFFIX, read_bundle
 from engines.manifest import manifest_path, read_manifest
+from engines.task_folder import check_folder
 from tests.fpet_export.command_line import Exported
 
 KILLS = {"export": 40, "build": 80, "bundle": 80}
+TASK_KILLS = 40
 _PROGRAM = "import sys; from fpet_export.cli import run; sys.argv[0] = 'fpet-export'; run()"
 
 
@@ -55,6 +58,38 @@ def require_whole(folder: Path) -> None:
             json.loads(path.read_text("utf-8"))
 
 
+def kill(
+    count: int,
+    whole_s: float,
+    begin: Callable[[int], subprocess.Popen[bytes]],
+    check: Callable[[], None],
+) -> None:
+    """Kill processes at random moments until so many were; check what each run leaves.
+
+    Args:
+        count: Kills.
+        whole_s: Seconds that a run takes.
+        begin: Starts the run of this number, from 1.
+        check: Called after every run.
+    """
+    choice = random.Random(count)
+    killed = attempts = 0
+    while killed < count:
+        attempts += 1
+        assert attempts <= 3 * count, "too many runs ended before they were killed"
+        # Most of a run is imports: half of the kills go to its last quarter.
+        least = 0.0 if attempts % 4 < 2 else 0.75
+        began, process = time.monotonic(), begin(attempts)
+        try:
+            process.wait(whole_s * choice.uniform(least, 1.05))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += process.wait() == -signal.SIGKILL
+        else:  # how long a run takes depends on what else the machine does
+            whole_s = (whole_s + time.monotonic() - began) / 2
+        check()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", KILLS)
 def test_a_kill_at_any_moment_leaves_nothing_half_written(
@@ -67,26 +102,40 @@ def test_a_kill_at_any_moment_leaves_nothing_half_written(
     began = time.monotonic()
     assert start(words).wait() == 0
     whole_s = time.monotonic() - began
-    choice = random.Random(verb)
-    killed = attempts = 0
-    while killed < KILLS[verb]:
-        attempts += 1
-        assert attempts <= 3 * KILLS[verb], "too many runs ended before they were killed"
-        if attempts % 2 == 0:
+
+    def begin(attempt: int) -> subprocess.Popen[bytes]:
+        if attempt % 2 == 0:
             for path in out.iterdir():
                 if path.is_file():
                     path.unlink()
-        # Most of a run is imports: half of the kills go to its last quarter.
-        least = 0.0 if attempts % 4 < 2 else 0.75
-        began, process = time.monotonic(), start(words)
-        try:
-            process.wait(whole_s * choice.uniform(least, 1.05))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            killed += process.wait() == -signal.SIGKILL
-        else:  # how long a run takes depends on what else the machine does
-            whole_s = (whole_s + time.monotonic() - began) / 2
-        require_whole(out)
+        return start(words)
 
+    kill(KILLS[verb], whole_s, begin, lambda: require_whole(out))
     assert start(words).wait() == 0
     require_whole(out)
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_a_folder_of_tasks_whole(
+    exported: Exported, tmp_path: Path
+) -> None:
+    """Tasks are added, replaced and dropped in turn; the folder is checked after each kill."""
+    out = tmp_path / "out"
+    run, *backbone = exported.words
+    one = ["tasks", f"one={run}", *backbone, "--limit", "1", "-o", str(out)]
+    add = ["tasks", f"two={run}", *backbone, "--limit", "1", "-o", str(out), "--add"]
+    drop = ["tasks", "-o", str(out), "--drop", "two"]
+    assert start(one).wait() == 0
+    began = time.monotonic()
+    assert start(add).wait() == 0
+    whole_s = time.monotonic() - began
+
+    def begin(attempt: int) -> subprocess.Popen[bytes]:
+        return start((add, add, drop)[attempt % 3])
+
+    def require_one_or_the_other() -> None:
+        assert check_folder(out).index.names in (("one",), ("one", "two"))
+
+    kill(TASK_KILLS, whole_s, begin, require_one_or_the_other)
+    assert start(add).wait() == 0
+    assert check_folder(out).index.names == ("one", "two")

@@ -88,7 +88,6 @@ def test_the_shared_graph_alone_is_refused(folder: TaskFiles, images: list[Path]
     for words in (
         ("predict", graph, *images),
         ("compare", graph, graph),
-        ("quantize", graph, "--precision", "fp16"),
     ):
         error = call(*words, "--json").error()
         assert error["exit_code"] == 3
