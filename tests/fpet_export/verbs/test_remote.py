@@ -239,7 +239,7 @@ def test_a_deployment_may_be_checked_there_alone(
     assert done.code == 0, done.err
     assert done.document()["latency"] is None
     assert done.document()["parity"]["rows"][-1]["stage"] == "cpu on board"
-    assert "plain" not in done.err
+    assert "✓ plain" not in done.err
     assert not (tmp_path / "latency.json").exists()
 
 
