@@ -122,6 +122,13 @@ class Expected:
             labels=self.images.labels,
         )
 
+    def description(self) -> str:
+        """Return the images in words, and how many of them are judged."""
+        count, sure = len(self.images), self.sure_images()
+        if sure in (0, count):  # without a sure one all are judged
+            return self.images.description
+        return f"{self.images.description} ({sure} judged, the others' match is no sure one)"
+
     def sure_images(self) -> int:
         """Return the number of images on which there is one right match."""
         if self.margin is None:
@@ -156,22 +163,22 @@ def expected_of(graph: Path, images: ImageSet | None = None) -> Expected:
     return Expected(graph=graph.name, images=images, logits=logits, gates=gates, control=control)
 
 
-def compare_built(graph: Path, engine: Path, *, images: ImageSet | None = None) -> ParityTable:
+def compare_built(graph: Path, engine: Path, *, expected: Expected | None = None) -> ParityTable:
     """Compare an engine with the graph it was built from.
 
     Args:
         graph: With its manifest.
         engine: Likewise.
-        images: What to compare on; by default a few synthetic images.
+        expected: What the graph says, where that is known; None runs it on a few synthetic images.
 
     Returns:
         The engine's row; before it, for a quantized graph, that of the graph on the other images,
         which is not judged.
     """
-    expected = expected_of(graph, images)
+    expected = expected or expected_of(graph)
     row = expected.judge(engine)
     return ParityTable(
-        images=expected.images.description,
+        images=expected.description(),
         reference=f"artefact {graph.name}",
         rows=(row,) if expected.control is None else (expected.control, row),
     )

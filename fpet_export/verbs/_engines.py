@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engines.engine import Progress
 from engines.errors import FpetError
@@ -14,6 +15,9 @@ from engines.fusion import FusionReport, fusion_of, fusion_path
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.parity import StageParity, judge
 from fpet_export.console import Console
+
+if TYPE_CHECKING:
+    from engines.evidence import Expected
 
 
 def describe(path: Path, manifest: Manifest) -> str:
@@ -67,7 +71,7 @@ def build_progress(console: Console) -> Iterator[Progress]:
 
 
 def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[str, Any] | None:
-    """Compare an engine's logits with its graph's on synthetic images.
+    """Compare an engine's logits with its graph's, on synthetic images or those of a bundle.
 
     Returns:
         The parity table as JSON; None where the engine cannot run on this machine or nobody
@@ -86,7 +90,8 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
     if manifest.preprocessing is None:
         console.step("parity", "not checked: the graph's preprocessing is unknown", passed=None)
         return None
-    for what in (artefact, graph):  # a board may have TensorRT and no ONNX Runtime
+    recorded = None if _margins_are_known_here() else _recorded(graph)
+    for what in (artefact,) if recorded else (artefact, graph):
         problem = runnable(what)
         if problem is not None:
             console.step(
@@ -98,7 +103,7 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
             return _check_tasks(graph, artefact, console)
         console.step("parity", "not checked: the graph's tasks are not beside it", passed=None)
         return None
-    table = compare_built(graph, artefact)
+    table = compare_built(graph, artefact, expected=_expected(graph, recorded))
     *controls, row = table.rows
     for control in controls:
         console.step("parity", f"the graph against itself, {_apart(control, CONTROL)}")
@@ -111,6 +116,33 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
     )
     judge(table, fix="build it again; if it stays, report it with the graph's manifest")
     return table.to_json()
+
+
+def _expected(graph: Path, recorded: Path | None) -> Expected:
+    """Return what the graph says, and how sure its match is wherever that can be known."""
+    from engines.check_file import read_check
+    from engines.evidence import expected_of
+
+    if recorded is not None:
+        return read_check(recorded)
+    if not _margins_are_known_here():
+        return expected_of(graph)
+    from fpet_export.expectation import expected_with_margin
+
+    return expected_with_margin(graph)
+
+
+def _recorded(graph: Path) -> Path | None:
+    """Return the answers that came with a graph in a bundle."""
+    path = graph.with_name(f"{graph.stem}.check.npz")
+    return path if path.is_file() else None
+
+
+def _margins_are_known_here() -> bool:
+    """Say whether a graph can be asked how sure its match is; the agent cannot edit graphs."""
+    return all(
+        util.find_spec(name) for name in ("fpet_export.expectation", "onnx", "onnx_graphsurgeon")
+    )
 
 
 def _check_tasks(graph: Path, artefact: Path, console: Console) -> dict[str, Any]:

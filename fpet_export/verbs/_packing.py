@@ -17,7 +17,6 @@ from fpet_export.verbs import _plain, _trust
 
 if TYPE_CHECKING:
     from engines.images import ImageSet
-    from engines.parity import FloatArray
     from engines.targets import Target
 
 DEFAULT_IMAGES = 8
@@ -228,12 +227,12 @@ def _check_file(
 ) -> Path:
     """Write what a graph says about images."""
     from engines.check_file import write_check
-    from engines.evidence import expected_of
+    from fpet_export.expectation import expected_with_margin
     from fpet_export.verify import check_labels
 
     if manifest.model is not None:
         check_labels(images, manifest.model.classes)
-    expected = dataclasses.replace(expected_of(graph, images), margin=_margin(graph, images))
+    expected = expected_with_margin(graph, images)
     path = folder / f"{graph.stem}.check.npz"
     write_check(path, expected)
     said = f"{path.name}: {graph.name} on {images.description}"
@@ -241,19 +240,6 @@ def _check_file(
         said += f", {expected.sure_images()} of them with a sure match"
     console.step("check", said, passed=None if expected.sure_images() == 0 else True)
     return path
-
-
-def _margin(graph: Path, images: ImageSet) -> FloatArray | None:
-    """Return (I, Na) how sure a float32 graph's match is; None where nobody need know.
-
-    Rounded graphs are held to gates that a token merged elsewhere does not reach.
-    """
-    manifest = read_manifest(graph)
-    if manifest.precision != "fp32" or "match" not in manifest.probes:
-        return None
-    from calibration.examine import examiner_for
-
-    return examiner_for(graph, manifest, images).reference.margin
 
 
 def _graph_of(engine: Path, manifest: Manifest) -> Path | None:

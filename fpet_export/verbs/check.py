@@ -59,10 +59,8 @@ def _engine(options: argparse.Namespace, console: Console) -> ParityTable:
     expected = read_check(path)
     with console.progress(options.engine.name, len(expected.images)) as advance:
         row = expected.judge(options.engine, progress=advance)
-    count, judged = len(expected.images), expected.sure_images() or len(expected.images)
-    unsure = "" if judged == count else f" ({judged} judged, the others' match is no sure one)"
     return ParityTable(
-        images=expected.images.description + unsure,
+        images=expected.description(),
         reference=f"logits of {expected.graph} in {path.name}",
         rows=(row,),
     )
