@@ -326,6 +326,13 @@ def test_a_board_builds_checks_and_predicts(
     assert unsaid.code == 2
     assert "say which one: --task one" in unsaid.err
 
+    with np.load(board / "tasks/one.check.npz") as content:
+        arrays = dict(content)
+    arrays["margin"][0] = 0
+    np.savez(board / "tasks/one.check.npz", **arrays)
+    unsure = agent(board, "check", "--json").document()["parity"]["images"]
+    assert unsure.endswith("(9 of 10 judged: the others' match is not sure)")
+
 
 def test_a_task_that_answers_otherwise_is_found(board: Path) -> None:
     """The weights of one task under the check file of the other, as far as both are whole."""
