@@ -45,7 +45,7 @@ def check_tasks(
         InputError: There are no check files in this folder.
         TrustError: A file is damaged.
     """
-    rows, described = [], []
+    rows, described, count, judged = [], [], 0, 0
     with open_tasks(folder, resident_bytes=0) as tasks:
         for name in tasks.index.chosen(names, where=str(folder)):
             handle = tasks.task(name)
@@ -61,10 +61,15 @@ def check_tasks(
             evidence = engine_evidence(handle, handle.manifest(), expected.images.pixels)
             rows.append(expected.row(name, evidence))
             described.append(expected.images.description)
+            count += len(expected.images)
+            judged += expected.sure_images() or len(expected.images)
             if progress is not None:
                 progress(name)
+    unsure = (
+        "" if judged == count else f" ({judged} of {count} judged: the others' match is not sure)"
+    )
     return ParityTable(
-        images=", ".join(dict.fromkeys(described)),
+        images=", ".join(dict.fromkeys(described)) + unsure,
         reference=f"logits in {FOLDER}/*{SUFFIX}",
         rows=tuple(rows),
     )

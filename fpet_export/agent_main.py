@@ -64,12 +64,14 @@ def completed(words: list[str], agent: Path) -> list[str]:
         has_bundle = any(word.partition("=")[0] == "--bundle" for word in words)
         here = ["--bundle", str(agent.parent)] if index.is_file() and not has_bundle else []
         return [*words, "--board", *here]
-    if not asks and index.is_file() and _lacks_the_plain_graph(words):
-        words = [*words, "--plain", str(_plain_graph(read_index(index), agent))]
-    if asks or not index.is_file() or _names_an_artefact(words):
+    if asks or not index.is_file():
+        return words
+    bundle = read_index(index)
+    if _lacks_the_plain_graph(words) and bundle.artefact != task_index.FILE:
+        words = [*words, "--plain", str(_plain_graph(bundle, agent))]
+    if _names_an_artefact(words):
         return words
     verb, *rest = words
-    bundle = read_index(index)
     artefact = agent.with_name(bundle.artefact)
     if artefact.name == task_index.FILE and verb in ("build", *_TAKE_AN_ENGINE):
         if verb != "build":

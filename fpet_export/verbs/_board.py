@@ -110,7 +110,7 @@ class Board:
             words = [*words, "--against", _plain.PLAIN, "--plain", self.packed.plain]
         elif isinstance(against, Item):
             words = [*words, "--against", Path(against.engine).stem]
-        return Trial(rows=rows, measurement=self._measure(list(rows), words))
+        return Trial(rows=rows, measurement=self.measure(list(rows), words))
 
     def fetch(self, out: Path) -> Manifest:
         """Fetch an engine with its side-car and its fusion report, and check it.
@@ -135,7 +135,8 @@ class Board:
         self.console.step("fetch", _engines.describe(out, manifest))
         return manifest
 
-    def _measure(self, engines: Sequence[str], words: Sequence[str]) -> Measurement:
+    def measure(self, engines: Sequence[str], words: Sequence[str]) -> Measurement:
+        """Measure engines there in the same rounds, and fetch the measurement."""
         from benchmarks import read_measurement
 
         file = "bench.json"

@@ -13,7 +13,7 @@ import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engines import errors, storage
 from engines.bundle import SUFFIX
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from engines.images import ImageSet
     from fpet_export.remote import Remote
     from fpet_export.verbs._board import Board
-    from fpet_export.verbs._packing import Item
+    from fpet_export.verbs._packing import Item, Packed
+
+T = TypeVar("T")
 
 _AGENT = ("python3", "agent.pyz")
 
@@ -93,13 +95,36 @@ def unpacked_there(
     Raises:
         RemoteError: The machine cannot be reached, or lacks room or a Python.
     """
-    from fpet_export.remote import CACHE, ConnectionLostError, Remote
     from fpet_export.verbs import _packing
     from fpet_export.verbs._board import Board
 
+    def pack(bundle: Path) -> Packed:
+        return _packing.pack(items, bundle, console, images=images, plain=plain)
+
+    with sent(items[0].path.stem, pack, options, console) as (remote, packed):
+        yield Board(remote=remote, items=tuple(items), packed=packed, console=console)
+
+
+@contextlib.contextmanager
+def sent(
+    stem: str, pack: Callable[[Path], T], options: argparse.Namespace, console: Console
+) -> Iterator[tuple[Remote, T]]:
+    """Write a bundle, and unpack it there; the folder is removed, unless the line breaks.
+
+    Args:
+        stem: The bundle's name.
+        pack: Writes it, and says what is in it.
+        options: Of `add_arguments`.
+        console: Hears of each step.
+
+    Raises:
+        RemoteError: The machine cannot be reached, or lacks room or a Python.
+    """
+    from fpet_export.remote import CACHE, ConnectionLostError, Remote
+
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
-        bundle = Path(folder) / f"{items[0].path.stem}{SUFFIX}"
-        packed = _packing.pack(items, bundle, console, images=images, plain=plain)
+        bundle = Path(folder) / f"{stem}{SUFFIX}"
+        packed = pack(bundle)
         name = options.remote_dir or f"{CACHE}/{storage.sha256_of(bundle)[:16]}"
         remote = Remote(options.remote, name, config=options.ssh_config)
         try:
@@ -107,7 +132,7 @@ def unpacked_there(
                 remote.upload(bundle, "bundle.tar", progress=advance)
             remote.shell("tar xf bundle.tar")
             console.step("remote", f"{options.remote}:{name}")
-            yield Board(remote=remote, items=tuple(items), packed=packed, console=console)
+            yield remote, packed
         except ConnectionLostError:
             raise
         except BaseException:

@@ -31,7 +31,8 @@ def measure(options: argparse.Namespace, console: Console) -> Measurement:
         console: Shows the progress.
 
     Raises:
-        UsageError: Two folders, peers, the plain model or another machine were asked for.
+        UsageError: Two folders, peers or the plain model were asked for, or more than the folder
+            on another machine.
         UnknownNameError: There is no such task.
     """
     from benchmarks import bench
@@ -41,6 +42,8 @@ def measure(options: argparse.Namespace, console: Console) -> Measurement:
 
     folder = _the_folder(options)
     names = read_index(folder).chosen(options.task, where=str(folder))
+    if options.remote is not None:
+        return _there(folder, names, options, console)
     threads = options.threads or usable_cores()
     settings = _bench.Settings.of(options)
     opening = dataclasses.replace(_arguments.open_options(options), threads=threads)
@@ -71,10 +74,9 @@ def _the_folder(options: argparse.Namespace) -> Path:
     for name, is_given, what, fix in (
         ("X", len(folders) > 1, "tasks of one folder are measured at a time", "name one folder"),
         (
-            "--remote", options.remote is not None,
-            "a folder of tasks is measured where it lies",
-            "copy a bundle there and measure with its agent: fpet-export bundle "
-            f"{folders[0]} --target NAME",
+            "X", options.remote is not None and len(options.artefacts) > 1,
+            "another machine measures the tasks of a folder by themselves",
+            "leave the other artefacts out, or measure them in a run of their own",
         ),
         (
             "--peers", bool(options.peers), "peers run the plain model of one export, not of tasks",
@@ -89,6 +91,27 @@ def _the_folder(options: argparse.Namespace) -> Path:
         if is_given:
             raise UsageError(what, where=name, fix=fix)
     return Path(folders[0])
+
+
+def _there(
+    folder: Path, names: tuple[str, ...], options: argparse.Namespace, console: Console
+) -> Measurement:
+    """Build and check the folder on another machine, and measure tasks there."""
+    from fpet_export.verbs import _board, _task_board
+
+    if options.against is not None and options.against not in names:
+        raise UsageError(
+            "another machine measures the tasks of a folder by themselves",
+            where="--against",
+            fix=f"name one of the tasks {', '.join(names)}, or leave it out",
+        )
+    words = [*_board.bench_words(options), "--seconds", str(options.seconds)]
+    words += ["--seed", str(options.seed), *(["--peak"] if options.peak else [])]
+    words += ["--task", ",".join(names), *_arguments.running_words(options)]
+    words += [] if options.against is None else ["--against", options.against]
+    with _task_board.unpacked_there(folder, options, console) as board:
+        board.prove()
+        return board.measure(words)
 
 
 def _opened(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from pathlib import Path
 
 from engines import storage
 from engines.errors import UsageError
@@ -15,15 +17,19 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
 
     Raises:
         TrustError: It is no folder of tasks, or a file is not what its index says.
-        UsageError: It is to be built for another target, under another name or elsewhere, or an
-            engine exists.
+        UsageError: It is to be built for another target or under another name, or an engine exists.
     """
     from engines.engine import default_path, load_target
     from engines.task_index import read_index
 
     folder = options.onnx
     index = read_index(folder)
-    _refuse_elsewhere(options)
+    if options.out is not None:
+        raise UsageError(
+            "a folder of tasks is built where it lies",
+            where="--out",
+            fix="leave it out: engines lie beside their graphs",
+        )
     if options.target is not None and load_target(options.target).name != index.target:
         raise UsageError(
             f"this folder of tasks is for {index.target}, and uses no engine of "
@@ -33,11 +39,12 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             f"fpet-export bundle {folder} --target {options.target}",
         )
     graphs = [folder / structure.graph.file for structure in index.structures]
+    engines = [default_path(graph, load_target(index.target)) for graph in graphs]
     if not options.print_trtexec:  # before the first of them takes its minutes
-        for graph in graphs:
-            storage.refuse_overwrite(
-                default_path(graph, load_target(index.target)), force=options.force
-            )
+        for engine in engines:
+            storage.refuse_overwrite(engine, force=options.force)
+    if options.remote is not None and not options.print_trtexec:
+        return _there(options, engines, console)
     built = [build.build_here(graph, index.target, options, console) for graph in graphs]
     commands = [command for one in built for command in one.next]
     return Outcome(
@@ -47,15 +54,30 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     )
 
 
-def _refuse_elsewhere(options: argparse.Namespace) -> None:
-    for name, is_given, fix in (
-        ("--out", options.out is not None, "leave it out: engines lie beside their graphs"),
-        (
-            "--remote",
-            options.remote is not None,
-            "copy a bundle there and build with its agent: fpet-export bundle "
-            f"{options.onnx} --target NAME",
-        ),
-    ):
-        if is_given:
-            raise UsageError("a folder of tasks is built where it lies", where=name, fix=fix)
+def _there(options: argparse.Namespace, engines: list[Path], console: Console) -> Outcome:
+    """Build and check on another machine, and fetch the engines."""
+    from fpet_export.verbs import _task_board
+
+    if options.timing_cache is not None:
+        raise UsageError(
+            "timings stay on the machine that took them",
+            where="--timing-cache",
+            fix="leave it out, or build there with the agent of a bundle",
+        )
+    folder = options.onnx
+    with _task_board.unpacked_there(folder, options, console) as board:
+        parity = board.prove(more=build.words_there(options))
+        manifests = [board.fetch(engine) for engine in engines]
+    return Outcome(
+        document={
+            "folder": str(folder),
+            "engines": [
+                {"engine": str(engine), "manifest": dataclasses.asdict(manifest)}
+                for engine, manifest in zip(engines, manifests, strict=True)
+            ],
+            "parity": parity,
+            "remote": options.remote,
+        },
+        result="\n".join(map(str, engines)),
+        next=[f"fpet-export bench {folder} --remote {options.remote}"],
+    )

@@ -127,8 +127,8 @@ def _answers(
     if unsure:
         console.step(
             "check",
-            f"no image has a sure match for {names_in_short(tuple(unsure))}: their logits will "
-            "not be judged (give others: --data NAME=DIR)",
+            f"no image has a sure match for {names_in_short(tuple(unsure))}: a right engine on "
+            "another processor may be refused (give other images: --data NAME=DIR)",
             passed=None,
         )
     return written

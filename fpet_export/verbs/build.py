@@ -165,16 +165,8 @@ def _there(options: argparse.Namespace, console: Console) -> Outcome:
     item = _packing.checked(options.onnx, options.target, console)
     out: Path = options.out or options.onnx.with_name(item.engine)
     storage.refuse_overwrite(out, force=options.force)
-    more: list[str] = []
-    for name, value in (
-        ("--sm", options.sm and ",".join(options.sm)),
-        ("--optimization-level", options.optimization_level),
-        ("--workspace-mb", options.workspace_mb),
-        ("--batch", options.batch and ":".join(map(str, options.batch))),
-    ):
-        more += [] if value is None else [name, str(value)]
     with _remote.unpacked_there([item], options, console) as board:
-        parity = board.prove(item, engine=out.name, more=more)
+        parity = board.prove(item, engine=out.name, more=words_there(options))
         built = board.fetch(out)
     return Outcome(
         document={
@@ -186,3 +178,16 @@ def _there(options: argparse.Namespace, console: Console) -> Outcome:
         result=str(out),
         next=[f"fpet-export bench {out} {_remote.words(options)}"],
     )
+
+
+def words_there(options: argparse.Namespace) -> list[str]:
+    """Return the options of `build` that the agent gets, too."""
+    more: list[str] = []
+    for name, value in (
+        ("--sm", options.sm and ",".join(options.sm)),
+        ("--optimization-level", options.optimization_level),
+        ("--workspace-mb", options.workspace_mb),
+        ("--batch", options.batch and ":".join(map(str, options.batch))),
+    ):
+        more += [] if value is None else [name, str(value)]
+    return more

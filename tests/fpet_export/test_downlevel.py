@@ -20,6 +20,7 @@ from fpet_export import _python38
 from fpet_export.agent import build_agent
 from fpet_export.downlevel import downlevel
 from tests.fpet_export.command_line import Done, Exported, call, pixels_of, write_images
+from tests.fpet_export.task_files import TaskFiles
 
 VERSIONS = ("3.8", "3.10", "3.12", "3.13")
 
@@ -164,3 +165,21 @@ def test_a_board_with_this_python_answers_as_the_workstation(
     ]
     for words in (("targets",), ("--help",), ("verify", bundle)):
         assert agent(*words).code == 0
+
+    tasks = TaskFiles(tmp_path / "tasks")
+    many, board = tmp_path / "many.bundle.tar", tmp_path / "many"
+    assert call("bundle", tasks.out, "-o", many).code == 0
+    board.mkdir()
+    subprocess.run(["tar", "xf", str(many)], cwd=board, check=True)
+    healthy, built, checked = agent("doctor", "--json"), agent("build"), agent("check", "--json")
+    measured = agent("bench", "--rounds", 3, "--seconds", 0.1, "--allow-noise", "--json")
+    predicted = agent("predict", "--task", "two", *images, "--json")
+    here = call("predict", tasks.out, "--task", "two", *images, "--json")
+
+    assert healthy.document()["bundle"]["fits"] is True
+    assert built.code == 0, built.err
+    assert [row["failures"] for row in checked.document()["parity"]["rows"]] == [[], []]
+    assert measured.code == 0, measured.err
+    assert [one["classes"][0]["class"] for one in predicted.document()["predictions"]] == [
+        one["classes"][0]["class"] for one in here.document()["predictions"]
+    ]

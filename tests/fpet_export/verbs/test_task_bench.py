@@ -71,7 +71,11 @@ def test_a_task_is_measured_against_another_or_its_own_export(
         (("{out}", "{out}"), "tasks of one folder are measured at a time"),
         (("{out}", "--peers", "all"), "peers run the plain model of one export"),
         (("{out}", "--against", "plain"), "the plain model is that of one export"),
-        (("{out}", "--remote", "orin"), "a folder of tasks is measured where it lies"),
+        (("{out}", "{graph}", "--remote", "orin"), "measures the tasks of a folder by themselves"),
+        (
+            ("{out}", "--against", "{graph}", "--remote", "orin"),
+            "measures the tasks of a folder by themselves",
+        ),
         (("{graph}", "--task", "one"), "backbone.merge1.onnx is no folder of tasks"),
     ],
     ids=str,

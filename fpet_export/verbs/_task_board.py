@@ -1,0 +1,75 @@
+"""A folder of tasks on another machine: built, checked task by task, measured."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fpet_export.console import Console
+from fpet_export.verbs import _remote, _task_packing
+from fpet_export.verbs._board import Board
+from fpet_export.verbs._packing import Packed
+
+if TYPE_CHECKING:
+    from benchmarks import Measurement
+    from engines.manifest import Manifest
+
+IMAGES = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskBoard:
+    """A bundle of a folder of tasks that lies unpacked on another machine."""
+
+    board: Board
+
+    def prove(self, *, more: Sequence[str] = ()) -> Mapping[str, Any]:
+        """Build every graph there, and check every task against what it says here.
+
+        Args:
+            more: Options of `build`.
+
+        Returns:
+            The parity table as JSON, a row a task.
+
+        Raises:
+            EngineError: An engine cannot be built or opened there.
+            ParityError: A task's answers are others.
+        """
+        remote, console = self.board.remote, self.board.console
+        _remote.agent(remote, ["build", "--force", *more], console)
+        table: Mapping[str, Any] = _remote.agent(remote, ["check"], console)["parity"]
+        return table
+
+    def measure(self, words: Sequence[str]) -> Measurement:
+        """Measure tasks there with the options of `bench`, and fetch the measurement."""
+        return self.board.measure([], words)
+
+    def fetch(self, engine: Path) -> Manifest:
+        """Fetch an engine, see `Board.fetch`."""
+        return self.board.fetch(engine)
+
+
+@contextlib.contextmanager
+def unpacked_there(
+    folder: Path, options: argparse.Namespace, console: Console
+) -> Iterator[TaskBoard]:
+    """Send a folder of tasks with the agent; the folder there is removed, unless the line breaks.
+
+    Raises:
+        TrustError: It is no folder of tasks, or a file is not what its index says.
+        RemoteError: The machine cannot be reached, or lacks room or a Python.
+    """
+    _remote.require_reachable(options)
+    wanted = argparse.Namespace(artefact=folder, target=None, data=[], limit=IMAGES, force=True)
+
+    def pack(bundle: Path) -> Packed:
+        packed = _task_packing.pack(wanted, bundle, console)
+        return Packed(bundle=packed, checks={}, plain=None)
+
+    with _remote.sent(folder.resolve().name, pack, options, console) as (remote, packed):
+        yield TaskBoard(board=Board(remote=remote, items=(), packed=packed, console=console))
