@@ -114,16 +114,21 @@ def _answers(
     from engines.task_folder import counted, names_in_short
     from fpet_export.task_answers import expected_of_tasks
 
-    written, unsure = [], []
+    written, unsure, sure = [], [], 0
     with console.progress("answers of every task", len(images)) as advance:
         for name, expected in expected_of_tasks(found, images):
             written.append(check_path(made, name))
             write_check(written[-1], expected)
+            sure += expected.sure_images()
             if not expected.sure_images():
                 unsure.append(name)
             advance(1)
     described = ", ".join(dict.fromkeys(own.description for own in images.values()))
-    console.step("check", f"answers of {counted(len(written))} on {described}")
+    count = sum(map(len, images.values()))
+    console.step(
+        "check",
+        f"answers of {counted(len(written))} on {described}, {sure} of {count} with a sure match",
+    )
     if unsure:
         console.step(
             "check",
