@@ -186,8 +186,9 @@ class _Maker:
         return reasons
 
     def write(self, name: str, run: Adapted, number: int) -> Task:
-        """Write a task for one graph, under a name that the folder's index does not know."""
-        known = {task.delta.file for task in self._index.tasks}
+        """Write a task for one graph, under a name that no other task's file has or had."""
+        others = (task for key, task in self.tasks.items() if key != name)
+        known = {task.delta.file.lower() for task in (*self._index.tasks, *others)}
         files = (delta_file(name, version) for version in itertools.count(1))
         self.tasks[name] = write_task(
             self._path,
@@ -200,7 +201,7 @@ class _Maker:
             backbone=self._index.backbone,
             half=self._options.half,
             labels=self._options.labels.get(name, ()),
-            file=next(file for file in files if file not in known),
+            file=next(file for file in files if file.lower() not in known),
         )
         return self.tasks[name]
 

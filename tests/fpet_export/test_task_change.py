@@ -134,6 +134,18 @@ def test_a_task_named_like_a_later_version_keeps_its_file(folder: Path) -> None:
     assert files["lora8"] == "tasks/lora8.3.safetensors"
 
 
+def test_two_names_that_want_one_file_get_two(folder: Path, tmp_path: Path) -> None:
+    first, second = run_of(dim=4, seed=21), run_of(dim=4, seed=22)
+
+    add(folder, {"lora8": first, "Lora8.2": second}, force=True)
+
+    files = {task.name: task.delta.file for task in read_index(folder).tasks}
+    assert files["lora8"] == "tasks/lora8.2.safetensors"
+    assert files["Lora8.2"] == "tasks/Lora8.2.2.safetensors"
+    assert relative(logits(folder, "lora8"), single_logits(first, tmp_path, IMAGES)) < 1e-5
+    assert relative(logits(folder, "Lora8.2"), single_logits(second, tmp_path, IMAGES)) < 1e-5
+
+
 def other_backbone() -> Adapted:
     return run_of(SPEC, backbone_of(SPEC, seed=1))
 
