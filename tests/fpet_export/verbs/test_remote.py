@@ -290,8 +290,11 @@ def test_the_best_precision_is_chosen_by_the_board(
 
 
 def test_a_noisy_choice_is_refused_with_what_to_measure_again(
-    exported: Exported, shard: Path, server: Server, tmp_path: Path
-) -> None:
+    exported: Exported, shard: Path, server: Server, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Measurement, "valid", property(lambda self: False))
+
     done = deploy(exported, server, tmp_path, *BEST, shard)
 
     assert done.code == 9
