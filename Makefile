@@ -21,7 +21,7 @@ help:
 	@echo "make demo       export, build, verify and measure the example run, then a full-size ViT-B/16"
 	@echo "make test       lint, types, import rules and tests"
 	@echo "make test-slow  the tests, with those that take longer than ten seconds"
-	@echo "make test-arm64  the board agent on an emulated arm64 Debian (15 minutes; as root, with apt)"
+	@echo "make test-arm64  the board agent on an emulated arm64 Debian (a quarter of an hour; as root, with apt)"
 	@echo "make crosscheck  our INT8 and FP8 beside ONNX Runtime's and NVIDIA ModelOpt's (an hour)"
 	@echo "make format     write the code as the formatter wants it"
 	@echo "make clean      remove $(OUT)/ and the caches (the environment stays)"
