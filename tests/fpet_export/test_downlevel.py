@@ -21,6 +21,7 @@ from fpet_export.agent import build_agent
 from fpet_export.downlevel import downlevel
 from tests.fpet_export.command_line import Done, Exported, call, pixels_of, write_images
 from tests.fpet_export.task_files import TaskFiles
+from tests.fpet_export.unpacked import unpack
 
 VERSIONS = ("3.8", "3.10", "3.12", "3.13")
 
@@ -135,10 +136,9 @@ def test_a_board_with_this_python_answers_as_the_workstation(
     subprocess.run([base, "-m", "venv", str(tmp_path / "venv")], check=True)
     packages = ["numpy", "onnxruntime", "pillow"]
     subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
-    bundle, board = tmp_path / "x.bundle.tar", tmp_path / "board"
+    bundle = tmp_path / "x.bundle.tar"
     assert call("bundle", exported.graph, "-o", bundle).code == 0
-    board.mkdir()
-    subprocess.run(["tar", "xf", str(bundle)], cwd=board, check=True)
+    board = unpack(bundle, tmp_path / "board")
     images = write_images(tmp_path / "images", pixels_of(4))
 
     def agent(*words: object) -> Done:
@@ -167,10 +167,9 @@ def test_a_board_with_this_python_answers_as_the_workstation(
         assert agent(*words).code == 0
 
     tasks = TaskFiles(tmp_path / "tasks")
-    many, board = tmp_path / "many.bundle.tar", tmp_path / "many"
+    many = tmp_path / "many.bundle.tar"
     assert call("bundle", tasks.out, "-o", many).code == 0
-    board.mkdir()
-    subprocess.run(["tar", "xf", str(many)], cwd=board, check=True)
+    board = unpack(many, tmp_path / "many")
     healthy, built, checked = agent("doctor", "--json"), agent("build"), agent("check", "--json")
     measured = agent("bench", "--rounds", 3, "--seconds", 0.1, "--allow-noise", "--json")
     predicted = agent("predict", "--task", "two", *images, "--json")

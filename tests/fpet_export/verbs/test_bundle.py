@@ -21,6 +21,7 @@ from engines.manifest import read_manifest, write_manifest
 from fpet_export.agent import VERBS, build_agent
 from fpet_export.verbs import _plain
 from tests.fpet_export.command_line import Done, Exported, call, write_shard
+from tests.fpet_export.unpacked import agent, unpack
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
 LARGEST_AGENT_BYTES = 300_000
@@ -50,19 +51,7 @@ def archive(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> tup
 @pytest.fixture
 def board(archive: tuple[Path, Done], tmp_path: Path) -> Path:
     """A folder in which a system's tar unpacked the bundle."""
-    folder = tmp_path / "board"
-    folder.mkdir()
-    subprocess.run(["tar", "xf", str(archive[0])], cwd=folder, check=True)
-    return folder
-
-
-def agent(board: Path, *words: object) -> Done:
-    """Run the agent as a board does: its own process, and nothing of this project on the path."""
-    done = subprocess.run(
-        [sys.executable, "-P", "agent.pyz", *map(str, words)],
-        cwd=board, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return Done(done.returncode, done.stdout, done.stderr)
+    return unpack(archive[0], tmp_path / "board")
 
 
 # bundle
@@ -456,9 +445,7 @@ def test_a_bundle_may_bring_the_plain_model(exported: Exported, tmp_path: Path) 
     out = tmp_path / "x.bundle.tar"
     done = call("bundle", exported.graph, "--with-plain", "-o", out, "--json")
     assert done.code == 0, done.err
-    board = tmp_path / "board"
-    board.mkdir()
-    subprocess.run(["tar", "xf", str(out)], cwd=board, check=True)
+    board = unpack(out, tmp_path / "board")
 
     assert agent(board, "build").code == 0
     measured = agent(board, "bench", "--against", "plain", *SHORT)

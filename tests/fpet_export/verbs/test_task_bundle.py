@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from engines.manifest import read_manifest
 from engines.task_index import FILE, read_index
 from tests.fpet_export.command_line import LABELS, Done, Exported, call, write_shard
 from tests.fpet_export.task_files import TaskFiles
+from tests.fpet_export.unpacked import agent, unpack
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
 GRAPH = "backbone.merge1.onnx"
@@ -36,10 +36,7 @@ def archive(task_files: TaskFiles, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def board(archive: tuple[Path, Done], tmp_path: Path) -> Path:
-    folder = tmp_path / "board"
-    folder.mkdir()
-    subprocess.run(["tar", "xf", str(archive[0])], cwd=folder, check=True)
-    return folder
+    return unpack(archive[0], tmp_path / "board")
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +46,6 @@ def for_rtx(task_files: TaskFiles, tmp_path_factory: pytest.TempPathFactory) -> 
     done = task_files.tasks("-o", out, "--target", "rtx")
     assert done.code == 0, done.err
     return out
-
-
-def agent(board: Path, *words: object) -> Done:
-    """Run the agent as a board does: its own process, and nothing of this project on the path."""
-    done = subprocess.run(
-        [sys.executable, "-P", "agent.pyz", *map(str, words)],
-        cwd=board, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return Done(done.returncode, done.stdout, done.stderr)
 
 
 # bundle
