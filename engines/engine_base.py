@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING
 
+from engines.closing import Closing
 from engines.engine import Array
 from engines.errors import EngineError
 from engines.feeds import check_feeds
 from engines.manifest import TensorSpec
 
-if TYPE_CHECKING:
-    from typing_extensions import Self  # typing.Self needs Python 3.11
 
-
-class EngineBase(abc.ABC):
+class EngineBase(Closing):
     """The part of `engines.engine.Engine` that does not depend on a runtime.
 
     Attributes:
@@ -56,17 +52,6 @@ class EngineBase(abc.ABC):
     def place(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Return the feeds as they are: a runtime on the CPU reads them where they lie."""
         return feeds
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @abc.abstractmethod
     def _free(self) -> None:

@@ -6,12 +6,16 @@ import dataclasses
 from pathlib import Path
 
 from engines import storage
-from engines.errors import TrustError
 from engines.manifest import Manifest, read_manifest
-from engines.task_index import StoredFile, Structure, TaskIndex, read_index
+from engines.task_index import (
+    StoredFile,
+    Structure,
+    TaskIndex,
+    read_index,
+    require_hash,
+    unreadable,
+)
 from engines.task_set import artefact_of
-
-FIX = "export the tasks again, or copy the whole folder"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +111,7 @@ def _check_graph(
     manifest, base, engine = _check_file(folder, structure.graph), None, None
     if structure.base is not None:
         base = folder / structure.base.file
-        _require(base, _hash_of(base), structure.base)
+        require_hash(base, _hash_of(base), structure.base)
     if with_engines:
         runs, _ = artefact_of(folder, index, structure)
         if runs != graph:
@@ -119,7 +123,7 @@ def _check_graph(
 def _check_file(folder: Path, stored: StoredFile) -> Manifest:
     """Return the manifest of a file, whose bytes are what both it and the index say."""
     manifest = read_manifest(folder / stored.file)
-    _require(folder / stored.file, manifest.sha256, stored)
+    require_hash(folder / stored.file, manifest.sha256, stored)
     return manifest
 
 
@@ -127,15 +131,4 @@ def _hash_of(path: Path) -> str:
     try:
         return storage.sha256_of(path)
     except OSError as error:
-        raise TrustError(
-            f"the file cannot be read: {error.strerror}", where=str(path), fix=FIX
-        ) from error
-
-
-def _require(path: Path, found: str, stored: StoredFile) -> None:
-    if found != stored.sha256:
-        raise TrustError(
-            f"SHA-256 is {found[:16]}…, the index says {stored.sha256[:16]}…",
-            where=str(path),
-            fix=FIX,
-        )
+        raise unreadable(path, error) from error

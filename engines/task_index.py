@@ -24,6 +24,7 @@ SCHEMA = 1
 FILE = "tasks.json"
 FOLDER = "tasks"
 
+_FIX = "export the tasks again, or copy the whole folder"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -190,28 +191,27 @@ def read_index(folder: Path) -> TaskIndex:
         TrustError: There is none, or it is damaged, of another version, or names files outside.
     """
     path = folder / FILE
-    fix = "export the tasks again, or copy the whole folder"
     try:
         document: Any = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise TrustError(
-            f"this is no folder of tasks: there is no {FILE}", where=str(folder), fix=fix
+            f"this is no folder of tasks: there is no {FILE}", where=str(folder), fix=_FIX
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise TrustError(f"the index cannot be read: {error}", where=str(path), fix=fix) from error
+        raise TrustError(f"the index cannot be read: {error}", where=str(path), fix=_FIX) from error
     schema = document.get("schema") if isinstance(document, dict) else type(document).__name__
     if schema != SCHEMA:
         raise TrustError(
             f"the index has schema {schema!r}, this version reads {SCHEMA}",
             where=str(path),
-            fix=fix,
+            fix=_FIX,
         )
     try:
         index = from_json(TaskIndex, document)
         check_names(index.names)
         _check_places(index)
     except (TypeError, ValueError, UsageError) as error:
-        raise TrustError(f"the index is damaged: {error}", where=str(path), fix=fix) from error
+        raise TrustError(f"the index is damaged: {error}", where=str(path), fix=_FIX) from error
     return index
 
 
@@ -225,19 +225,28 @@ def read_stored(folder: Path, stored: StoredFile) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise TrustError(
-            f"the file cannot be read: {error.strerror}",
-            where=str(path),
-            fix="export the tasks again, or copy the whole folder",
-        ) from error
-    found = storage.sha256_of_bytes(content)
+        raise unreadable(path, error) from error
+    require_hash(path, storage.sha256_of_bytes(content), stored)
+    return content
+
+
+def unreadable(path: Path, error: OSError) -> TrustError:
+    """Return the error of a file of a folder that cannot be read."""
+    return TrustError(f"the file cannot be read: {error.strerror}", where=str(path), fix=_FIX)
+
+
+def require_hash(path: Path, found: str, stored: StoredFile) -> None:
+    """Refuse a file of a folder whose hash is not the index's.
+
+    Raises:
+        TrustError: It is another one.
+    """
     if found != stored.sha256:
         raise TrustError(
             f"SHA-256 is {found[:16]}…, the index says {stored.sha256[:16]}…",
             where=str(path),
-            fix="export the tasks again, or copy the whole folder",
+            fix=_FIX,
         )
-    return content
 
 
 def _check_places(index: TaskIndex) -> None:

@@ -13,11 +13,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engines.closing import Closing
 from engines.engine import (
     Array,
     Engine,
@@ -33,9 +32,6 @@ from engines.manifest import Manifest, TensorSpec, read_manifest
 from engines.task_index import Structure, Task, TaskIndex, read_index
 from engines.task_inputs import FloatArray
 from engines.task_weights import assemble_task, read_base
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # typing.Self needs Python 3.11
 
 RESIDENT_SHARE = 0.05
 """Part of the shared graph's size that the assembled weights of tasks may take by default."""
@@ -76,7 +72,7 @@ def open_tasks(
     )
 
 
-class TaskSet:
+class TaskSet(Closing):
     """The tasks of a folder; holds the shared engines: use it in a `with` statement.
 
     Attributes:
@@ -151,17 +147,6 @@ class TaskSet:
         for shared in opened.values():
             if shared.engine not in self._given.values():
                 shared.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _shared(self, number: int) -> _Shared:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -189,6 +190,15 @@ def refuse_tasks(path: Path, tasks: object) -> None:
             where="--task",
             fix="leave --task out, or name the folder that `fpet-export tasks` wrote",
         )
+
+
+def no_task(folder: object, tasks: Sequence[str]) -> UsageError:
+    """Return the error of a folder of tasks where one of them must be named."""
+    return UsageError(
+        f"this is a folder of the tasks {', '.join(tasks)}",
+        where=str(folder),
+        fix=f"say which one: --task {tasks[0]}",
+    )
 
 
 def running_words(options: argparse.Namespace) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines import registry
 from engines.errors import UnknownNameError
-from engines.manifest import manifest_path, read_manifest
+from engines.manifest import Manifest, manifest_path, read_manifest
 from fpet_export.console import Console
 from fpet_export.verbs import _arguments, _plain
 
@@ -123,7 +123,7 @@ def measure(
         return bench(
             contenders,
             against=baseline,
-            batch=_smallest_batch(artefacts),
+            batch=smallest_batch([_manifest_of(path) for path in artefacts]),
             peers=peers,
             peer_source=source,
             threads=settings.threads,
@@ -168,12 +168,15 @@ def verdict(measurement: Measurement, *, ours_only: bool = False) -> str:
     return "\n".join(lines) or f"{measurement.baseline} alone"
 
 
-def _smallest_batch(artefacts: Sequence[Path]) -> int | None:
-    """Return the smallest batch that dynamic engines take; None where one fixes its batch."""
-    manifests = [read_manifest(path) for path in artefacts if manifest_path(path).exists()]
-    ranges = [manifest.batch_range for manifest in manifests if manifest.batch_range]
-    whole = len(ranges) == len(artefacts)
-    return max(low for low, _ in ranges) if whole else None
+def smallest_batch(manifests: Sequence[Manifest | None]) -> int | None:
+    """Return the smallest batch that all dynamic ones take; None where one fixes its batch."""
+    ranges = [manifest.batch_range for manifest in manifests if manifest is not None]
+    known = [found for found in ranges if found]
+    return max(low for low, _ in known) if len(known) == len(manifests) else None
+
+
+def _manifest_of(artefact: Path) -> Manifest | None:
+    return read_manifest(artefact) if manifest_path(artefact).exists() else None
 
 
 def advancing(advance: Any) -> Any:

@@ -14,7 +14,7 @@ from engines import storage
 from engines.errors import EngineError, FpetError, ParityError
 from engines.manifest import Manifest, manifest_path, read_manifest
 from fpet_export.console import Console
-from fpet_export.verbs import _plain, _remote
+from fpet_export.verbs import _arguments, _plain, _remote
 from fpet_export.verbs._packing import Item, Packed
 
 if TYPE_CHECKING:
@@ -158,3 +158,10 @@ def bench_words(options: argparse.Namespace) -> list[str]:
     """Return the options of `bench` that `bench` and `deploy` share."""
     threads = [] if options.threads is None else ["--threads", str(options.threads)]
     return ["--rounds", str(options.rounds), *threads]
+
+
+def measuring_words(options: argparse.Namespace) -> list[str]:
+    """Return every option of `bench` that says how to measure, for the agent's."""
+    words = [*bench_words(options), "--seconds", str(options.seconds), "--seed", str(options.seed)]
+    words += ["--peak"] if options.peak else []
+    return [*words, *_arguments.running_words(options)]

@@ -39,6 +39,7 @@ def measure(options: argparse.Namespace, console: Console) -> Measurement:
     from benchmarks.task_switch import switch_times_ns
     from engines.processor import usable_cores
     from engines.task_index import read_index
+    from engines.task_set import TaskEngine
 
     folder = _the_folder(options)
     names = read_index(folder).chosen(options.task, where=str(folder))
@@ -52,11 +53,12 @@ def measure(options: argparse.Namespace, console: Console) -> Measurement:
     with contextlib.ExitStack() as stack:
         tasks = _opened(folder, names, opening, stack, console)
         files = [path for path in options.artefacts if path != folder]
+        manifests = [one.engine.manifest() for one in tasks if isinstance(one.engine, TaskEngine)]
         with console.progress("measuring", options.rounds) as advance:
             found = bench(
                 [*tasks, *files],
                 against=options.against,
-                batch=_smallest_batch(tasks) if not files else None,
+                batch=_bench.smallest_batch(manifests) if not files else None,
                 threads=threads,
                 options=opening,
                 schedule=settings.schedule(),
@@ -105,9 +107,7 @@ def _there(
             where="--against",
             fix=f"name one of the tasks {', '.join(names)}, or leave it out",
         )
-    words = [*_board.bench_words(options), "--seconds", str(options.seconds)]
-    words += ["--seed", str(options.seed), *(["--peak"] if options.peak else [])]
-    words += ["--task", ",".join(names), *_arguments.running_words(options)]
+    words = [*_board.measuring_words(options), "--task", ",".join(names)]
     words += [] if options.against is None else ["--against", options.against]
     with _task_board.unpacked_there(folder, options, console) as board:
         board.prove()
@@ -145,19 +145,6 @@ def _opened(
             "engine", f"no {target} engine lies here: {', '.join(missing)} runs", passed=None
         )
     return found
-
-
-def _smallest_batch(tasks: list[Opened]) -> int | None:
-    """Return the smallest batch that dynamic graphs take; None where one fixes its batch."""
-    from engines.task_set import TaskEngine
-
-    ranges = [
-        entry.engine.manifest().batch_range
-        for entry in tasks
-        if isinstance(entry.engine, TaskEngine)
-    ]
-    known = [found for found in ranges if found is not None]
-    return max(low for low, _ in known) if len(known) == len(tasks) else None
 
 
 def _say_switches(switches: Mapping[str, int], console: Console) -> None:

@@ -149,9 +149,7 @@ def _there(options: argparse.Namespace, console: Console) -> Measurement:
         against = _packing.checked(Path(against), None, console)
         items += [] if against in items else [against]
     _remote.require_reachable(options)
-    words = [*_board.bench_words(options), "--seconds", str(options.seconds)]
-    words += ["--seed", str(options.seed), *(["--peak"] if options.peak else [])]
-    words += _arguments.running_words(options)
+    words = _board.measuring_words(options)
     with contextlib.ExitStack() as stack:
         plain = options.plain
         if against == _plain.PLAIN and plain is None:

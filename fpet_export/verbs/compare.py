@@ -111,12 +111,7 @@ def _require_task(task: str | None, folders: list[str]) -> None:
     if folders and task is None:
         from engines.task_index import read_index
 
-        names = read_index(Path(folders[0])).names
-        raise UsageError(
-            f"this is a folder of the tasks {', '.join(names)}",
-            where=folders[0],
-            fix=f"say which one: --task {names[0]}",
-        )
+        raise _arguments.no_task(folders[0], read_index(Path(folders[0])).names)
     if task is not None and not folders:
         raise UsageError(
             "there is no folder of tasks behind the first artefact",

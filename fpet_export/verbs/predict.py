@@ -62,11 +62,7 @@ def _opened(options: argparse.Namespace, console: Console) -> Iterator[tuple[Eng
         )
     with open_tasks(path, options=_arguments.open_options(options)) as tasks:
         if name is None:
-            raise UsageError(
-                f"this is a folder of the tasks {', '.join(tasks.names)}",
-                where=str(path),
-                fix=f"say which one: --task {tasks.names[0]}",
-            )
+            raise _arguments.no_task(path, tasks.names)
         handle = tasks.task(name)
         target, runs = tasks.index.target, handle.describe()["artefact"]
         if not runs.endswith(load_target(target).suffix):
