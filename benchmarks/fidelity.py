@@ -33,7 +33,7 @@ from engines.errors import FpetError, ParityError
 from engines.images import ImageSet, to_input
 from engines.parity import Evidence, StageParity
 
-SCHEMA = 1
+SCHEMA = 2
 METHODS = ("lora", "adaptformer")
 BITS = (1, 2, 4, 8, 32)
 MERGE_BLOCKS = (6, None)
@@ -71,9 +71,9 @@ class Outcome:
     """How far one graph is from the float64 model, over all images.
 
     Attributes:
-        max_abs: Largest |logit difference|.
+        largest_logit_difference: In absolute value.
         relative: The same over the largest |logit| of the reference.
-        top1_agreement: Share of images with the same class.
+        agreement: Share of images with the same class.
         tokens_expected: Patches and prefix tokens of one image.
         tokens_kept: What the sizes sum to, one number an image; None where the graph does not
             show them or nothing merges.
@@ -82,9 +82,9 @@ class Outcome:
         relative_without_ties: `relative` over the images without an explained flip.
     """
 
-    max_abs: float
+    largest_logit_difference: float
     relative: float
-    top1_agreement: float
+    agreement: float
     tokens_expected: int
     tokens_kept: tuple[int, ...] | None = None
     unexplained_flips: int | None = None
@@ -282,9 +282,9 @@ def outcome(
         sums = np.rint(actual.size.astype(np.float64).sum(axis=1))
         kept = tuple(int(total) for total in sums)
     return Outcome(
-        max_abs=difference,
+        largest_logit_difference=difference,
         relative=difference / float(np.abs(reference.logits).max()),
-        top1_agreement=float(same.mean()),
+        agreement=float(same.mean()),
         tokens_expected=tokens,
         tokens_kept=kept,
         unexplained_flips=row.unexplained_flips if row else None,
@@ -324,11 +324,11 @@ def format_rows(rows: Sequence[Row]) -> str:
                 _text(ours.unexplained_flips),
                 _text(ours.explained_flips),
                 _text(ours.tokens_lost),
-                f"{ours.top1_agreement:.0%}",
+                f"{ours.agreement:.0%}",
                 "",
                 f"{naive.relative:.1e}",
                 _text(naive.tokens_lost),
-                f"{naive.top1_agreement:.0%}",
+                f"{naive.agreement:.0%}",
                 "; ".join(missed(row)) or "met",
             )
         )

@@ -28,7 +28,7 @@ from benchmarks.subjects import IMAGE, MERGE_BLOCK, RUN
 from engines import storage
 from engines.errors import BudgetError, EngineError, FpetError
 
-SCHEMA = 1
+SCHEMA = 2
 DIGITS = Path("examples/digits")
 CALIBRATION_SEED, TEST_SEED = 7, 99
 """Of the natural crops: no image is in both sets."""
@@ -231,7 +231,7 @@ def goals(parts: dict[str, Any]) -> list[Goal]:
             found.append(Goal(what=f"flips, {what}", value=row["unexplained_flips"], most=0))
             if row["stage"] == "fp16":
                 found.append(Goal(what=f"SQNR, {what}", value=row["sqnr_db"], least=50))
-                agreement = row["top1_agreement"]
+                agreement = row["agreement"]
                 found.append(Goal(what=f"agreement, {what}", value=agreement, least=1))
             elif row["stage"] == "int8":
                 most = 0.5 if row["preset"] == "vit-linear" else 1.0
@@ -255,14 +255,14 @@ def format_parts(parts: dict[str, Any]) -> str:
         lines.append("")
     rows = [row for part in ("natural", "accuracy") for row in parts.get(part, {}).get("rows", ())]
     if rows:
-        lines += ["| run | precision | SQNR dB | top-1 agreement | match | accuracy | drop pp |"]
+        lines += ["| run | precision | SQNR dB | agreement | same partner | accuracy | drop pp |"]
         lines += ["|---|---|---|---|---|---|---|"]
         for row in rows:
             accuracy_of = "–" if row["accuracy"] is None else f"{row['accuracy']:.1%}"
             drop = "–" if row["drop_pp"] is None else f"{row['drop_pp'] + 0.0:.1f}"
             lines.append(
                 f"| {row['run']} | {row['stage']} {row['preset'] or ''} | {row['sqnr_db']:.1f} | "
-                f"{row['top1_agreement']:.1%} | {row['match_agreement']:.1%} | {accuracy_of} | "
+                f"{row['agreement']:.1%} | {row['same_partner']:.1%} | {accuracy_of} | "
                 f"{drop} |"
             )
         lines.append("")

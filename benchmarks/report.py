@@ -26,7 +26,7 @@ class Step:
     Attributes:
         name: "inspect", "fold", "freeze".
         state: How it ended.
-        detail: One line with its number, such as "24 LoRA pairs, max |Δlogit| 3.1e-6".
+        detail: One line with its number, such as "24 LoRA pairs, largest logit difference 3.1e-6".
         duration_s: How long it took; None when nobody counted.
     """
 
@@ -48,11 +48,11 @@ class ParityRow:
     Attributes:
         stage: "folded", "frozen", "ONNX", "engine".
         passed: Whether it is inside its gate.
-        max_abs: Largest |Δlogit|.
-        relative: `max_abs` over the largest |logit| of the reference.
+        largest_logit_difference: In absolute value.
+        relative: `largest_logit_difference` over the largest |logit| of the reference.
         sqnr_db: Signal to error ratio in dB.
-        top1: Share of images with the reference's class, 0 to 1.
-        assignment: Share of merged tokens with the reference's partner, 0 to 1.
+        agreement: Share of images with the reference's class, 0 to 1.
+        same_partner: Share of merged tokens with the reference's partner, 0 to 1.
         unexplained_flips: Other partners although the reference was sure.
         audit: Images whose sizes sum to all tokens, such as "512/512".
         accuracy: Share of images with the right class, 0 to 1; None without labels.
@@ -60,11 +60,11 @@ class ParityRow:
 
     stage: str
     passed: bool
-    max_abs: float | None = None
+    largest_logit_difference: float | None = None
     relative: float | None = None
     sqnr_db: float | None = None
-    top1: float | None = None
-    assignment: float | None = None
+    agreement: float | None = None
+    same_partner: float | None = None
     unexplained_flips: int | None = None
     audit: str | None = None
     accuracy: float | None = None
@@ -195,11 +195,11 @@ def _drawings(measurement: Measurement, place: int) -> dict[str, Any]:
 def _parity_columns(rows: Sequence[ParityRow]) -> list[tuple[str, str, Any]]:
     """Return (heading, attribute, format) of the columns that hold something."""
     columns: list[tuple[str, str, Any]] = [
-        ("max |Δlogit|", "max_abs", _scientific),
+        ("largest logit difference", "largest_logit_difference", _scientific),
         ("relative", "relative", _scientific),
-        ("SQNR dB", "sqnr_db", lambda value: f"{value:.1f}"),
-        ("top-1 agreement", "top1", _percent),
-        ("assignment", "assignment", _percent),
+        ("signal to noise (SQNR), dB", "sqnr_db", lambda value: f"{value:.1f}"),
+        ("agreement", "agreement", _percent),
+        ("same partner", "same_partner", _percent),
         ("unexplained flips", "unexplained_flips", str),
         ("token audit", "audit", str),
         ("accuracy", "accuracy", _percent),

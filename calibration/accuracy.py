@@ -43,7 +43,7 @@ class Quality:
 
     def in_words(self) -> str:
         """Return one line for people."""
-        parts = [f"SQNR {self.sqnr_db:.1f} dB", f"top-1 agreement {self.agreement:.1%}"]
+        parts = [f"SQNR {self.sqnr_db:.1f} dB", f"agreement {self.agreement:.1%}"]
         if self.drop_pp is not None:
             parts.append(f"accuracy {self.accuracy:.1%} ({0.0 - self.drop_pp:+.1f} pp)")
         return " · ".join(parts)
@@ -56,7 +56,7 @@ class Promise:
     Attributes:
         max_drop_pp: Most percentage points of accuracy that may be lost.
         min_sqnr_db: Smallest SQNR of the logits.
-        min_agreement: Smallest top-1 agreement, 0..1.
+        min_agreement: Smallest agreement, 0..1.
     """
 
     max_drop_pp: float | None = None
@@ -81,9 +81,7 @@ class Promise:
         if self.min_sqnr_db is not None and not quality.sqnr_db >= self.min_sqnr_db:
             found.append(f"SQNR {quality.sqnr_db:.1f} dB, promised {self.min_sqnr_db:g}")
         if self.min_agreement is not None and not quality.agreement >= self.min_agreement:
-            found.append(
-                f"top-1 agreement {quality.agreement:.2%}, promised {self.min_agreement:.2%}"
-            )
+            found.append(f"agreement {quality.agreement:.2%}, promised {self.min_agreement:.2%}")
         return tuple(found)
 
 

@@ -51,7 +51,7 @@ class Gates:
     Attributes:
         relative: Largest |logit difference| over the largest |reference logit|.
         margin: Match margin below which either choice is right.
-        agreement: Smallest top-1 agreement, 0..1. Images whose two best reference logits are
+        agreement: Smallest agreement, 0..1. Images whose two best reference logits are
             closer than twice the allowed difference do not count: either answer is right there.
         sqnr_db: Smallest signal to noise ratio of the logits.
     """
@@ -89,12 +89,12 @@ class StageParity:
     Attributes:
         stage: "checkpoint", "folded", "frozen", "onnx", "typed" or an engine's name.
         images: Images compared.
-        max_abs: Largest |logit difference|, over images without an explained flip.
+        largest_logit_difference: In absolute value, over images without an explained flip.
         relative: The same over the largest |reference logit|.
         sqnr_db: Power of the reference logits over the power of their difference; infinite when
             equal.
-        top1_agreement: Share of images with the same class.
-        match_agreement: Share of A tokens sent to the same B token; None where unknown.
+        agreement: Share of images with the same class.
+        same_partner: Share of A tokens sent to the same B token; None where unknown.
         unexplained_flips: Matches that differ although the reference was sure; None as above.
         explained_flips: Matches that differ within the margin.
         tokens_kept: Smallest sum of sizes over the images, or None.
@@ -105,11 +105,11 @@ class StageParity:
 
     stage: str
     images: int
-    max_abs: float
+    largest_logit_difference: float
     relative: float
     sqnr_db: float
-    top1_agreement: float
-    match_agreement: float | None = None
+    agreement: float
+    same_partner: float | None = None
     unexplained_flips: int | None = None
     explained_flips: int | None = None
     tokens_kept: int | None = None
@@ -122,6 +122,11 @@ class StageParity:
         """Whether no gate was missed."""
         return not self.failures
 
+    @property
+    def difference(self) -> str:
+        """The largest logit difference, in words."""
+        return f"largest logit difference {self.largest_logit_difference:.1e}"
+
 
 def row_from_json(document: Mapping[str, Any]) -> StageParity:
     """Return a row of `ParityTable.to_json`, in which an infinite number is null.
@@ -129,7 +134,7 @@ def row_from_json(document: Mapping[str, Any]) -> StageParity:
     Raises:
         TypeError: It is none.
     """
-    numbers = ("max_abs", "relative", "sqnr_db")
+    numbers = ("largest_logit_difference", "relative", "sqnr_db")
     found = {name: document.get(name) for name in numbers}
     infinite = {name: math.inf for name, value in found.items() if value is None}
     failures = tuple(document.get("failures", ()))
@@ -241,7 +246,7 @@ def compare_stage(
         )
     failures: list[str] = []
     clean: NDArray[np.bool_] = np.ones(len(reference.logits), dtype=bool)
-    agreement = flips = explained = None
+    same_partner = flips = explained = None
     if actual.match is not None and reference.match is not None and reference.margin is not None:
         if actual.match.shape != reference.match.shape:
             raise ParityError(
@@ -251,7 +256,7 @@ def compare_stage(
                 fix="compare artefacts of the same run on the same images",
             )
         differs = actual.match != reference.match
-        agreement = float(1 - differs.mean())
+        same_partner = float(1 - differs.mean())
         eps = np.full(differs.shape, gates.margin)
         if actual.score_error is not None:
             eps = np.maximum(eps, actual.score_error)
@@ -269,12 +274,11 @@ def compare_stage(
     difference = np.abs(actual.logits.astype(np.float64) - reference.logits)
     peak = float(np.abs(reference.logits).max())
     judged = difference[clean] if clean.any() else difference
-    max_abs = float(judged.max()) if judged.size and finite else (0.0 if finite else math.inf)
-    relative = max_abs / peak if peak else max_abs
+    largest = float(judged.max()) if judged.size and finite else (0.0 if finite else math.inf)
+    relative = largest / peak if peak else largest
     if gates.relative is not None and relative > gates.relative:
         failures.append(f"relative difference {relative:.2g}, limit {gates.relative:.2g}")
     same = actual.logits.argmax(axis=1) == reference.logits.argmax(axis=1)
-    top1 = float(same.mean())
     if gates.agreement is not None:
         failures += _judge_agreement(same & clean | ~clean, reference.logits, gates, peak)
     noise = sqnr_db(actual.logits, reference.logits) if finite else -math.inf
@@ -290,11 +294,11 @@ def compare_stage(
     return StageParity(
         stage=stage,
         images=len(reference.logits),
-        max_abs=max_abs,
+        largest_logit_difference=largest,
         relative=relative,
         sqnr_db=noise,
-        top1_agreement=top1,
-        match_agreement=agreement,
+        agreement=float(same.mean()),
+        same_partner=same_partner,
         unexplained_flips=flips,
         explained_flips=explained,
         tokens_kept=kept,
@@ -316,7 +320,7 @@ def _judge_agreement(
     share = float(same[clear].mean()) if clear.any() else 1.0
     if share >= gates.agreement:
         return []
-    return [f"top-1 agreement {share:.2%}, limit {gates.agreement:.2%}"]
+    return [f"agreement {share:.2%}, limit {gates.agreement:.2%}"]
 
 
 def gates_of(precision: str) -> Gates:
@@ -373,11 +377,11 @@ def table_lines(rows: Sequence[StageParity]) -> list[tuple[str, ...]]:
         lines.append(
             (
                 row.stage,
-                f"{row.max_abs:.1e}",
+                f"{row.largest_logit_difference:.1e}",
                 f"{row.relative:.1e}",
                 "∞" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f}",
-                f"{row.top1_agreement:.1%}",
-                "–" if row.match_agreement is None else f"{row.match_agreement:.2%}",
+                f"{row.agreement:.1%}",
+                "–" if row.same_partner is None else f"{row.same_partner:.2%}",
                 "–" if row.unexplained_flips is None else str(row.unexplained_flips),
                 "–" if row.tokens_kept is None else f"{row.tokens_kept}/{row.tokens_expected}",
                 "–" if row.accuracy is None else f"{row.accuracy:.1%}",

@@ -89,7 +89,7 @@ def test_both_runs_are_tasks_of_one_backbone(tmp_path: Path) -> None:
         for row in (one.reference, one.single):
             assert row.failures == ()
             assert row.relative < 1e-5
-            assert row.top1_agreement == 1.0
+            assert row.agreement == 1.0
             assert row.unexplained_flips == 0
             assert row.tokens_kept == row.tokens_expected == 197
         assert one.reference.accuracy == one.single.accuracy

@@ -18,7 +18,7 @@ from engines.kernels import QUANTIZED
 from engines.manifest import from_json
 from engines.parity import Evidence, sqnr_db
 
-SCHEMA = 1
+SCHEMA = 2
 OURS = "fpet-export"
 DEFAULTS = "defaults"
 GAIN_DB = 6.0
@@ -35,7 +35,7 @@ class Quality:
         images: How many were compared.
         sqnr_db: Of the logits; None where a logit is not finite or all are equal.
         agreement: Share of images with the same class.
-        match_agreement: Share of tokens sent to the same partner; None without a merge, or
+        same_partner: Share of tokens sent to the same partner; None without a merge, or
             where the graph no longer shows it.
         accuracy: Share of images whose label is predicted; None without labels.
         drop_pp: Percentage points of accuracy lost; likewise.
@@ -44,7 +44,7 @@ class Quality:
     images: int
     sqnr_db: float | None
     agreement: float
-    match_agreement: float | None = None
+    same_partner: float | None = None
     accuracy: float | None = None
     drop_pp: float | None = None
 
@@ -131,7 +131,7 @@ def quality_of(
         images=len(found),
         sqnr_db=noise if math.isfinite(noise) else None,
         agreement=float((found == wanted).mean()),
-        match_agreement=same_partner,
+        same_partner=same_partner,
         accuracy=accuracy,
         drop_pp=drop,
     )
@@ -183,7 +183,7 @@ def to_markdown(results: Sequence[Result]) -> str:
 
 def _section(result: Result) -> str:
     labelled = result.accuracy is not None
-    heads = ["tool", "settings", "precision", "logits SQNR", "same class"]
+    heads = ["tool", "settings", "precision", "SQNR", "agreement"]
     heads += ["accuracy"] if labelled else []
     heads += ["same partner", "kernels", "attentions fused (quantized)", "quantized GEMMs", "MB"]
     lines = [heads, ["---"] * 3 + ["---:"] * (len(heads) - 3)]
@@ -222,7 +222,7 @@ def _quality_cells(quality: Quality | None, labelled: bool) -> list[str]:
     if labelled:
         drop = _text(quality.drop_pp, lambda points: f"{0.0 - points:+.1f} pp")
         cells.append(f"{_text(quality.accuracy, lambda share: f'{share:.1%}')} ({drop})")
-    return [*cells, _text(quality.match_agreement, lambda share: f"{share:.1%}")]
+    return [*cells, _text(quality.same_partner, lambda share: f"{share:.1%}")]
 
 
 def _kernel_cells(kernels: Kernels | None) -> list[str]:

@@ -154,7 +154,6 @@ def _choose(
         known = "" if row.accuracy is None else f" · accuracy {row.accuracy:.1%}"
         console.step(
             "promise",
-            f"{best} here: SQNR {row.sqnr_db:.1f} dB · top-1 agreement "
-            f"{row.top1_agreement:.1%}{known}",
+            f"{best} here: SQNR {row.sqnr_db:.1f} dB · agreement {row.agreement:.1%}{known}",
         )
     return engines[best]

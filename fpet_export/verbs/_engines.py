@@ -109,7 +109,7 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
         console.step("parity", f"the graph against itself, {_apart(control, CONTROL)}")
     console.step(
         "parity",
-        f"max |Δlogit| {row.max_abs:.1e} against the graph on {table.images}"
+        f"{row.difference} against the graph on {table.images}"
         if not controls
         else f"the engine against its graph as written, {_apart(row, table.images)}",
         passed=row.passed,
@@ -151,7 +151,7 @@ def _check_tasks(graph: Path, artefact: Path, console: Console) -> dict[str, Any
 
     table = compare_tasks(graph, artefact)
     for row in table.rows:
-        what = f"max |Δlogit| {row.max_abs:.1e} against the graph on {table.images}"
+        what = f"{row.difference} against the graph on {table.images}"
         console.step("parity", f"{row.stage}: {what}", passed=row.passed)
     judge(table, fix="build it again; if it stays, report it with the graph's manifest")
     return table.to_json()
@@ -159,7 +159,7 @@ def _check_tasks(graph: Path, artefact: Path, console: Console) -> dict[str, Any
 
 def _apart(row: StageParity, on: str) -> str:
     noise = "no difference" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f} dB"
-    return f"{on}: {noise}, max |Δlogit| {row.max_abs:.1e}, top-1 {row.top1_agreement:.0%}"
+    return f"{on}: {noise}, {row.difference}, agreement {row.agreement:.0%}"
 
 
 def short_reason(problem: FpetError) -> str:

@@ -114,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--min-sqnr", type=_number, metavar="DB", help="smallest SQNR of the logits")
     group.add_argument(
-        "--min-agreement", type=_share, metavar="%", help="smallest top-1 agreement, in percent"
+        "--min-agreement", type=_share, metavar="%", help="smallest agreement, in percent"
     )
     parser.set_defaults(**FOR_INTEGERS)
 
@@ -397,7 +397,7 @@ def say(made: Typed, console: Console) -> None:
             passed=None,
         )
     if made.kept is None:
-        text = f"SQNR {made.row.sqnr_db:.1f} dB · top-1 agreement {made.row.top1_agreement:.1%}"
+        text = f"SQNR {made.row.sqnr_db:.1f} dB · agreement {made.row.agreement:.1%}"
     else:
         policy = made.kept.policy
         text = f"{policy.preset}, {len(policy.active)} layers"

@@ -191,8 +191,7 @@ def export(
         kept = f" · {frozen_row.tokens_kept}/{frozen_row.tokens_expected} tokens kept"
     console.step(
         "freeze",
-        f"for {target}: match {options.ties} in float32{kept} · "
-        f"max |Δlogit| {frozen_row.max_abs:.1e}",
+        f"for {target}: match {options.ties} in float32{kept} · {frozen_row.difference}",
         passed=frozen_row.passed,
     )
     written = frozen.to_onnx(
@@ -209,7 +208,7 @@ def export(
         f"{written.parent.name}/{written.name} {manifest.total_bytes / 1e6:.1f} MB · "
         f"opset {frozen.target.opset} · "
         f"{manifest.operators['LayerNormalization']} LayerNormalization · "
-        f"top-1 agree {round(onnx_row.top1_agreement * count)}/{count}",
+        f"same class on {round(onnx_row.agreement * count)}/{count} images",
         passed=onnx_row.passed,
     )
     return Exported(path=written, rows=(frozen_row, onnx_row))
@@ -251,7 +250,7 @@ def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:
         text = f"{len(folded.stay)} {method} layers stay, scale folded"
     else:
         text = f"{method} of {depth} blocks into the backbone (float64)"
-    return f"{text} · max |Δlogit| {row.max_abs:.1e}"
+    return f"{text} · {row.difference}"
 
 
 def _needs_ranges(options: argparse.Namespace) -> bool:

@@ -160,7 +160,7 @@ def test_the_engine_it_builds_says_what_the_graph_said_on_x86(
     (row,) = done.document()["parity"]["rows"]
     record_property("row", row)
     assert row["failures"] == []
-    assert row["top1_agreement"] == 1.0
+    assert row["agreement"] == 1.0
 
 
 def test_it_predicts_the_classes_that_x86_predicts(

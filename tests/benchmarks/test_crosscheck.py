@@ -95,10 +95,10 @@ def test_quality_compares_with_the_float32_graph() -> None:
     found = quality_of(actual, reference, np.array([1, 1]))
 
     assert found.sqnr_db == pytest.approx(10 * math.log10(50 / 25.25))
-    assert (found.images, found.agreement, found.match_agreement) == (2, 0.5, 0.75)
+    assert (found.images, found.agreement, found.same_partner) == (2, 0.5, 0.75)
     assert (found.accuracy, found.drop_pp) == (0.5, 50.0)
     unlabelled = quality_of(dataclasses.replace(actual, match=None), reference)
-    assert (unlabelled.match_agreement, unlabelled.accuracy, unlabelled.drop_pp) == (None,) * 3
+    assert (unlabelled.same_partner, unlabelled.accuracy, unlabelled.drop_pp) == (None,) * 3
 
 
 @pytest.mark.parametrize("logits", [[[1.0, 2.0]], [[math.nan, 2.0]]])
@@ -158,7 +158,7 @@ def test_the_table_has_a_cell_for_everything_and_notes_below() -> None:
         quantized_gemms=48,
     )
     quality = Quality(
-        images=4, sqnr_db=31.25, agreement=0.75, match_agreement=0.5, accuracy=0.9, drop_pp=2.5
+        images=4, sqnr_db=31.25, agreement=0.75, same_partner=0.5, accuracy=0.9, drop_pp=2.5
     )
     rows = (
         row(quality=quality, kernels=kernels, file_bytes=5_300_000),
@@ -185,7 +185,7 @@ def test_a_result_is_read_as_it_was_written(
 ) -> None:
     path = tmp_path / "crosscheck.json"
     written = [result(*OTHERS, row()), result(row(quality=None), subject="another", accuracy=0.5)]
-    document = {"schema": 1, "kind": "crosscheck", "results": [to_json(each) for each in written]}
+    document = {"schema": 2, "kind": "crosscheck", "results": [to_json(each) for each in written]}
     path.write_text(json.dumps(document))
 
     assert read_results(path) == written
@@ -195,8 +195,8 @@ def test_a_result_is_read_as_it_was_written(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"kind": "fidelity", "schema": 1, "results": []}',
-     '{"kind": "crosscheck", "schema": 1, "results": [{"subject": 3}]}'],
+    ["", "[]", "{}", '{"kind": "fidelity", "schema": 2, "results": []}',
+     '{"kind": "crosscheck", "schema": 2, "results": [{"subject": 3}]}'],
 )  # fmt: skip
 def test_what_is_no_cross_check_is_refused(
     tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]

@@ -22,7 +22,7 @@ from engines.parity import Evidence
 from fpet_export.backbones import random_weights
 
 ARCHITECTURE = "vit_tiny_patch16_64"
-EXACT = Outcome(max_abs=1e-6, relative=1e-6, top1_agreement=1.0, tokens_expected=17)
+EXACT = Outcome(largest_logit_difference=1e-6, relative=1e-6, agreement=1.0, tokens_expected=17)
 
 
 @pytest.fixture(autouse=True)
@@ -92,8 +92,8 @@ def test_outcomes_count_every_image() -> None:
 
     found = outcome(actual, reference, tokens=9)
 
-    assert (found.max_abs, found.relative) == (2.5, 2.5 / 4)
-    assert found.top1_agreement == 0.5
+    assert (found.largest_logit_difference, found.relative) == (2.5, 2.5 / 4)
+    assert found.agreement == 0.5
     assert found.tokens_kept == (9, 8)
     assert found.tokens_lost == 1
     assert outcome(Evidence(logits=actual.logits), reference, tokens=9).tokens_lost is None

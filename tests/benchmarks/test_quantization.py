@@ -20,7 +20,7 @@ def kernel_row(**changes: Any) -> dict[str, Any]:
 def parity_row(**changes: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
         "run": "lora", "stage": "int8", "preset": "vit-linear", "sqnr_db": 38.1, "drop_pp": 0.0,
-        "top1_agreement": 0.997, "match_agreement": 0.94, "unexplained_flips": 0, "accuracy": 0.925,
+        "agreement": 0.997, "same_partner": 0.94, "unexplained_flips": 0, "accuracy": 0.925,
     }  # fmt: skip
     return row | changes
 
@@ -57,8 +57,8 @@ def test_a_limit_holds_at_its_value(goal: Goal, text: str | None) -> None:
         ("accuracy", parity_row(preset="vit-attention", drop_pp=1.1), 1),
         ("accuracy", parity_row(unexplained_flips=1), 1),
         ("accuracy", parity_row(stage="fp8", drop_pp=9.0), 0),
-        ("natural", parity_row(stage="fp16", preset=None, sqnr_db=61.0, top1_agreement=1.0), 0),
-        ("natural", parity_row(stage="fp16", preset=None, sqnr_db=49.0, top1_agreement=0.9), 2),
+        ("natural", parity_row(stage="fp16", preset=None, sqnr_db=61.0, agreement=1.0), 0),
+        ("natural", parity_row(stage="fp16", preset=None, sqnr_db=49.0, agreement=0.9), 2),
         ("memory", {"images": 32, "peak_bytes": 2_900_000_000}, 0),
         ("memory", {"images": 512, "peak_bytes": 3_100_000_000}, 1),
     ],

@@ -65,8 +65,10 @@ def report(make_engine: Any, clock: Any, quiet_machine: Any, environment: Enviro
             Step(name="build", state="failed", detail="no TensorRT"),
         ),
         parity=(
-            ParityRow(stage="folded", passed=True, max_abs=3.14e-6, top1=1.0),
-            ParityRow(stage="engine", passed=False, max_abs=0.37, top1=0.9981),
+            ParityRow(stage="folded", passed=True, largest_logit_difference=3.14e-6, agreement=1.0),
+            ParityRow(
+                stage="engine", passed=False, largest_logit_difference=0.37, agreement=0.9981
+            ),
         ),
         measurements=(measurement, measurement),
         pictures=(Picture(png=tiny_png(), caption="merged patches", alternative="lines"),),
@@ -141,7 +143,7 @@ def test_page_shows_steps_numbers_absent_peers_and_the_next_command(report: Repo
 def test_columns_without_a_number_are_left_out(report: Report) -> None:
     page = render_report(report)
 
-    assert "top-1 agreement" in page
+    assert "agreement" in page
     assert "SQNR" not in page
     assert "accuracy" not in page
 
@@ -158,7 +160,7 @@ def test_the_gpus_own_time_has_a_column_where_there_is_one(report: Report) -> No
 
 
 def test_almost_all_is_not_rounded_to_all(report: Report) -> None:
-    row = ParityRow(stage="engine", passed=True, top1=0.99999)
+    row = ParityRow(stage="engine", passed=True, agreement=0.99999)
 
     page = render_report(dataclasses.replace(report, parity=(row,)))
 

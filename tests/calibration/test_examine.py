@@ -158,7 +158,7 @@ def test_the_float32_graph_itself_has_no_error(examiner: Examiner, merged: Path)
     row = examiner.row("same", actual, "fp16")
     assert row.failures == ()
     assert row.relative < 1e-5
-    assert row.match_agreement == 1.0
+    assert row.same_partner == 1.0
     quality = examiner.quality(actual)
     assert quality.sqnr_db > 90
     assert quality.agreement == 1.0
@@ -219,7 +219,7 @@ def test_every_kind_of_graph_can_be_examined(variant: dict[str, Any], exports: E
     assert np.allclose(examiner.reference.logits, expected[:6], atol=1e-5)
     if "merge_block" in variant:
         assert examiner.metric is None
-        assert row.match_agreement is None
+        assert row.same_partner is None
         assert tokens_of(manifest) is None
     else:
         assert row.tokens_expected == 17

@@ -47,7 +47,7 @@ def test_people_see_the_engine_and_the_next_commands(exported: Exported, tmp_pat
 
     assert done.out == f"{out}\n"
     assert "onnxruntime" in done.err
-    assert "max |Δlogit|" in done.err
+    assert "largest logit difference" in done.err
     assert f"fpet-export predict {out} IMAGE" in done.err
 
 

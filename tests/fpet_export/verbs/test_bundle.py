@@ -269,7 +269,7 @@ def test_an_engine_says_what_its_graph_said(board: Path, engine: Path) -> None:
     (row,) = done.document()["parity"]["rows"]
     assert row["images"] == 6
     assert row["accuracy"] is not None
-    assert row["max_abs"] < 1e-4
+    assert row["largest_logit_difference"] < 1e-4
 
 
 def test_an_engine_of_other_weights_drifts(board: Path, engine: Path, tmp_path: Path) -> None:

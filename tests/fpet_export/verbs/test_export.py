@@ -50,7 +50,7 @@ def test_every_stage_kept_every_token_and_every_class(exported: Exported) -> Non
     for row in rows:
         assert row["failures"] == []
         assert row["relative"] < 1e-5
-        assert row["top1_agreement"] == 1.0
+        assert row["agreement"] == 1.0
         assert row["unexplained_flips"] == 0
         assert (row["tokens_kept"], row["tokens_expected"]) == (17, 17)
         assert row["images"] == 8

@@ -133,7 +133,7 @@ def test_people_read_the_steps(graph: Path, data: Path, tmp_path: Path) -> None:
     assert done.out.strip() == str(tmp_path / "q.onnx")
     for words in (
         "✓ calibrate", "20 images, 20 of 20 images in train.npz", "✓ int8",
-        "vit-linear, 12 layers", "SQNR", "top-1 agreement", "float32 graph model.onnx",
+        "vit-linear, 12 layers", "SQNR", "agreement", "float32 graph model.onnx",
         f"fpet-export build {tmp_path / 'q.onnx'} --target rtx",
     ):  # fmt: skip
         assert words in done.err

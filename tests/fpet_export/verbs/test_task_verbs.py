@@ -94,9 +94,9 @@ def test_a_task_is_compared_with_its_run_on_images(copy: Path, task_files: TaskF
 
     (row,) = graph["rows"]
     assert row["stage"] == "one" and row["images"] == 6 and row["accuracy"] is not None
-    assert row["match_agreement"] == 1.0 and row["failures"] == []
+    assert row["same_partner"] == 1.0 and row["failures"] == []
     (row,) = engine["rows"]
-    assert row["match_agreement"] is None and row["failures"] == []
+    assert row["same_partner"] is None and row["failures"] == []
     assert other["exit_code"] == 7
     assert other["what"].startswith("two drifts from the reference")
 
