@@ -221,6 +221,8 @@ class Manifest:
         operators: Histogram of the graph's operators.
         probes: Role ("match", "size") to the name of an inner tensor, for audits.
         weights: "random" marks an artefact that is good for speed only.
+        facts: What was decided about the model and from what, as "value (source)": which weights
+            of a file, heads, pool, normalisation.
         batch_range: Smallest and largest value of a dynamic batch dimension; None when every
             extent is static.
         quantization: How it was quantized; None for a graph in floating point.
@@ -249,6 +251,7 @@ class Manifest:
     runtime: Runtime | None = None
     operators: dict[str, int] = dataclasses.field(default_factory=dict)
     probes: dict[str, str] = dataclasses.field(default_factory=dict)
+    facts: dict[str, str] = dataclasses.field(default_factory=dict)
     batch_range: tuple[int, int] | None = None
     quantization: Quantization | None = None
     task: TaskFacts | None = None
