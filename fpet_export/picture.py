@@ -1,165 +1,222 @@
-"""Draw which patches merged into which, over the image itself."""
+"""Draw which patches merged, over the image itself: every merged group has one colour."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import textwrap
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from engines.images import PixelArray
-from fpet_export.mergers import fpet
+from fpet_export.merge_groups import MergeGroups, Owner
 
-_SIDE = 640
-"""Longest side of one panel in pixels."""
+_SIDE = 560
+"""Longest side of a panel in pixels, about, unless its patches would be too small to be read."""
 
-_GAP, _MARGIN = 24, 20
-_BACKGROUND, _INK, _FAINT = (252, 252, 250), (30, 30, 30), (110, 110, 110)
-_PALETTE = (
-    (230, 97, 1), (94, 60, 153), (0, 133, 119), (202, 0, 32), (5, 113, 176), (166, 97, 26),
-    (128, 170, 30), (197, 27, 125), (53, 151, 143), (216, 179, 24),
+_SMALLEST_PATCH = 24
+_GAP, _MARGIN, _LINE = 24, 20, 30
+_TITLE, _TEXT = 25, 21
+_INK = (122, 122, 122)
+"""Of the text: the background is transparent, and this grey reads on white and on black."""
+
+COLOURS = (
+    (230, 25, 75), (0, 160, 70), (0, 110, 230), (255, 215, 0), (245, 120, 30), (150, 40, 190),
+    (0, 200, 220), (240, 50, 230), (170, 220, 20), (120, 80, 30), (0, 120, 120), (255, 150, 180),
 )  # fmt: skip
+"""Of the outlines. So many groups, the largest, have a colour of their own and a number."""
 
-Match = NDArray[np.int64]
+_CROSS = (30, 30, 30)
 
-
-def offsets(match: Match, grid: tuple[int, int]) -> NDArray[np.int64]:
-    """Return (Na, 2): rows and columns from each A patch to the B patch it merged into.
-
-    Args:
-        match: (Na,) index in set B, -1 for a dropped token.
-        grid: (rows, columns) of patches.
-    """
-    set_a, set_b = fpet.partition(grid)
-    target = set_b[np.maximum(match, 0)]
-    return np.stack(
-        [target // grid[1] - set_a // grid[1], target % grid[1] - set_a % grid[1]], axis=1
-    )
+Colour = tuple[int, int, int]
+Boxes = dict[tuple[int, int], tuple[slice, slice]]
+"""The rows and the columns of pixels of a patch, by its row and column in the grid."""
 
 
-def directions(match: Match, grid: tuple[int, int]) -> dict[str, int]:
-    """Count the directions of the merges: the four neighbours, and everything further away."""
-    counts = {"up": 0, "down": 0, "left": 0, "right": 0, "further": 0, "dropped": 0}
-    names = {(-1, 0): "up", (1, 0): "down", (0, -1): "left", (0, 1): "right"}
-    for (rows, columns), index in zip(offsets(match, grid), match, strict=True):
-        key = "dropped" if index < 0 else names.get((int(rows), int(columns)), "further")
-        counts[key] += 1
-    return {name: count for name, count in counts.items() if count or name != "dropped"}
+def explain(groups: MergeGroups) -> str:
+    """Return the sentences that tell a reader what the merged panel shows."""
+    text = "Every outlined group became one token and is painted in its mean colour. "
+    if len(groups.merged) > len(COLOURS):
+        text += f"The {len(COLOURS)} largest groups have a number: patches"
+    else:
+        text += "Patches"
+    text += " with the same number and colour belong together, wherever they lie."
+    if groups.alone:
+        text += " A patch without an outline stayed alone."
+    if groups.dropped:
+        text += " A crossed-out patch is in no token."
+    return text
 
 
-def groups(match: Match, grid: tuple[int, int]) -> NDArray[np.int64]:
-    """Return (rows, columns): the raster index of the B patch that each patch ended in.
-
-    A dropped patch is -1.
-    """
-    set_a, set_b = fpet.partition(grid)
-    owner = np.full(grid[0] * grid[1], -1, np.int64)
-    owner[set_b] = set_b
-    kept = match >= 0
-    owner[set_a[kept]] = set_b[match[kept]]
-    return owner.reshape(grid)
-
-
-def merge_picture(pixels: PixelArray, match: Match, grid: tuple[int, int], title: str) -> bytes:
-    """Return a PNG with three panels: the image, the merges as arrows, the tokens that remain.
+def merged_panel(pixels: PixelArray, groups: MergeGroups) -> Image.Image:
+    """Return the image with every merged group in its mean colour and outlined.
 
     Args:
         pixels: (height, width, 3) of the model's input.
-        match: (Na,) index in set B of each A patch, from the exported graph.
-        grid: (rows, columns) of patches.
-        title: Printed on top.
+        groups: What merged.
     """
-    owner = groups(match, grid)
-    scale = max(1, round(_SIDE / max(pixels.shape[:2])))
-    image = Image.fromarray(pixels).resize(
-        (pixels.shape[1] * scale, pixels.shape[0] * scale), Image.Resampling.BICUBIC
-    )
-    panels = [
-        (image, "input"),
-        (_arrows(image, match, grid), _arrows_caption(match, grid)),
-        (_tokens(image, owner), _tokens_caption(owner)),
-    ]
-    width = len(panels) * image.width + (len(panels) - 1) * _GAP + 2 * _MARGIN
-    canvas = Image.new("RGB", (width, image.height + 2 * _MARGIN + 88), _BACKGROUND)
-    draw = ImageDraw.Draw(canvas)
-    draw.text((_MARGIN, _MARGIN - 4), title, fill=_INK, font=_font(26))
-    for place, (panel, caption) in enumerate(panels):
-        left = _MARGIN + place * (image.width + _GAP)
-        canvas.paste(panel, (left, _MARGIN + 44))
-        draw.text((left, _MARGIN + 54 + image.height), caption, fill=_FAINT, font=_font(20))
-    buffer = io.BytesIO()
-    canvas.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _arrows(image: Image.Image, match: Match, grid: tuple[int, int]) -> Image.Image:
-    """Draw an arrow from every A patch to the B patch it merged into, coloured by its target."""
-    panel = Image.blend(image, Image.new("RGB", image.size, (255, 255, 255)), 0.55)
-    draw = ImageDraw.Draw(panel)
-    set_a, set_b = fpet.partition(grid)
-    _draw_grid(draw, panel.size, grid)
-    radius = max(2.0, image.width / grid[1] / 9)
-    for source, index in zip(set_a, match, strict=True):
-        start = _centre(int(source), grid, panel.size)
-        if index < 0:
-            draw.line([_shift(start, -radius, -radius), _shift(start, radius, radius)], _INK, 2)
-            draw.line([_shift(start, -radius, radius), _shift(start, radius, -radius)], _INK, 2)
-            continue
-        target = int(set_b[index])
-        end = _centre(target, grid, panel.size)
-        colour = _PALETTE[target % len(_PALETTE)]
-        draw.line([start, end], fill=colour, width=max(2, image.width // 200))
-        draw.ellipse([*_shift(end, -radius, -radius), *_shift(end, radius, radius)], fill=colour)
+    image = _enlarged(pixels, groups)
+    painted = np.asarray(image).copy()
+    boxes = _boxes(image.size, groups.owner.shape)
+    for group in groups.merged:
+        members = [
+            boxes[int(row), int(column)] for row, column in np.argwhere(groups.owner == group)
+        ]
+        inside = np.concatenate([painted[box].reshape(-1, 3) for box in members])
+        for box in members:
+            painted[box] = np.rint(inside.mean(axis=0))
+    panel = Image.fromarray(painted)
+    _outline(panel, groups, boxes)
     return panel
 
 
-def _tokens(image: Image.Image, owner: NDArray[np.int64]) -> Image.Image:
-    """Paint every token in the mean colour of its patches, with its outline."""
-    pixels = np.asarray(image, np.float64)
-    high, wide = pixels.shape[0] // owner.shape[0], pixels.shape[1] // owner.shape[1]
-    wholes = np.repeat(np.repeat(owner, high, axis=0), wide, axis=1)
-    painted = np.full((*wholes.shape, 3), 255.0)
-    for index in np.unique(owner):
-        inside = wholes == index
-        if index >= 0:
-            painted[inside] = pixels[: inside.shape[0], : inside.shape[1]][inside].mean(axis=0)
-    edge = np.zeros(wholes.shape, bool)
-    edge[1:] |= wholes[1:] != wholes[:-1]
-    edge[:, 1:] |= wholes[:, 1:] != wholes[:, :-1]
-    painted[edge] = 255
-    return Image.fromarray(painted.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
+def colours_of(groups: MergeGroups) -> dict[int, Colour]:
+    """Return the colour of every merged group, by its owner.
+
+    The largest groups have a colour each. A further one takes the colour that is used least, of
+    those that no group beside it has.
+    """
+    beside = _neighbours(groups.owner)
+    found: dict[int, int] = {}
+    used = [0] * len(COLOURS)
+    for group in groups.merged:
+        taken = {found[other] for other in beside[group] if other in found}
+        free = [index for index in range(len(COLOURS)) if index not in taken]
+        index = min(free or range(len(COLOURS)), key=used.__getitem__)
+        if len(found) < len(COLOURS):
+            index = len(found)
+        found[group] = index
+        used[index] += 1
+    return {group: COLOURS[index] for group, index in found.items()}
 
 
-def _arrows_caption(match: Match, grid: tuple[int, int]) -> str:
-    return "merges: " + ", ".join(
-        f"{count} {name}" for name, count in directions(match, grid).items()
+def merge_picture(pixels: PixelArray, groups: MergeGroups, title: str) -> bytes:
+    """Return a PNG with the image, its merged groups and a legend, on no background.
+
+    Args:
+        pixels: (height, width, 3) of the model's input.
+        groups: What merged.
+        title: Printed on top.
+    """
+    panels = [_enlarged(pixels, groups), merged_panel(pixels, groups)]
+    wide, high = panels[0].size
+    width = 2 * wide + _GAP + 2 * _MARGIN
+    legend = _wrapped(f"{groups.describe()}. {explain(groups)}", width - 2 * _MARGIN)
+    top = _MARGIN + _LINE + _LINE // 2
+    height = top + high + _LINE // 2 + _LINE * len(legend) + _MARGIN
+    canvas = Image.new("RGBA", (width, height), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_MARGIN, _MARGIN), title, fill=_INK, font=_font(_TITLE))
+    for index, panel in enumerate(panels):
+        canvas.paste(panel, (_MARGIN + index * (wide + _GAP), top))
+    for line, text in enumerate(legend):
+        at = (_MARGIN, top + high + _LINE // 2 + line * _LINE)
+        draw.text(at, text, fill=_INK, font=_font(_TEXT))
+    return png_of(canvas)
+
+
+def png_of(image: Image.Image) -> bytes:
+    """Return an image as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _enlarged(pixels: PixelArray, groups: MergeGroups) -> Image.Image:
+    """Return the image, a whole number of times as large."""
+    rows, columns = groups.owner.shape
+    high, wide = pixels.shape[:2]
+    smallest = min(high / rows, wide / columns)
+    scale = max(1, round(_SIDE / max(high, wide)), -int(-_SMALLEST_PATCH // smallest))
+    return Image.fromarray(pixels).resize((wide * scale, high * scale), Image.Resampling.BICUBIC)
+
+
+def _boxes(size: tuple[int, int], grid: tuple[int, ...]) -> Boxes:
+    down = np.linspace(0, size[1], grid[0] + 1).round().astype(int).tolist()
+    across = np.linspace(0, size[0], grid[1] + 1).round().astype(int).tolist()
+    return {
+        (row, column): (slice(*down[row : row + 2]), slice(*across[column : column + 2]))
+        for row in range(grid[0])
+        for column in range(grid[1])
+    }
+
+
+def _outline(panel: Image.Image, groups: MergeGroups, boxes: Boxes) -> None:
+    """Draw the borders of the groups inside their patches, their numbers, and dropped patches."""
+    draw = ImageDraw.Draw(panel)
+    colours = colours_of(groups)
+    numbers = {group: at for at, group in enumerate(groups.merged[: len(COLOURS)], start=1)}
+    smallest = min(side.stop - side.start for sides in boxes.values() for side in sides)
+    thick, thin = max(2, round(smallest / 9)), max(1, round(smallest / 32))
+    for (row, column), (down, across) in boxes.items():
+        group = int(groups.owner[row, column])
+        corners = across.start, down.start, across.stop - 1, down.stop - 1
+        if group < 0:
+            left, top, right, bottom = corners
+            draw.line([(left, top), (right, bottom)], _CROSS, thick)
+            draw.line([(left, bottom), (right, top)], _CROSS, thick)
+        if group not in colours:
+            continue
+        width = thick if group in numbers else thin
+        for box in _sides(corners, _borders(groups.owner, row, column), width):
+            draw.rectangle(box, fill=colours[group])
+        if group in numbers:
+            middle = ((across.start + across.stop) / 2, (down.start + down.stop) / 2)
+            draw.text(
+                middle, str(numbers[group]), fill="white", font=_font(round(smallest * 0.42)),
+                anchor="mm", stroke_width=max(1, thick // 2), stroke_fill="black",
+            )  # fmt: skip
+
+
+def _borders(owner: Owner, row: int, column: int) -> tuple[bool, bool, bool, bool]:
+    """Return whether another group, or nothing, lies above, below, left and right of a patch."""
+    padded = np.pad(owner, 1, constant_values=-2)
+    around = ((row, column + 1), (row + 2, column + 1), (row + 1, column), (row + 1, column + 2))
+    above, below, left, right = (bool(padded[at] != owner[row, column]) for at in around)
+    return above, below, left, right
+
+
+def _sides(
+    corners: tuple[int, int, int, int], borders: tuple[bool, bool, bool, bool], width: int
+) -> list[tuple[int, int, int, int]]:
+    """Return the rectangles that lie along the borders, inside the corners."""
+    left, top, right, bottom = corners
+    edge = width - 1
+    sides = (
+        (left, top, right, top + edge),
+        (left, bottom - edge, right, bottom),
+        (left, top, left + edge, bottom),
+        (right - edge, top, right, bottom),
     )
+    return [side for side, is_border in zip(sides, borders, strict=True) if is_border]
 
 
-def _tokens_caption(owner: NDArray[np.int64]) -> str:
-    sizes = np.unique(owner[owner >= 0], return_counts=True)[1]
-    return f"{owner.size} patches, {len(sizes)} tokens remain, the largest of {sizes.max()} patches"
+def _neighbours(owner: Owner) -> dict[int, set[int]]:
+    """Return the groups that touch each group, also at a corner."""
+    rows, columns = owner.shape
+    found: dict[int, set[int]] = {int(group): set() for group in np.unique(owner)}
+    for down, across in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        ours = owner[: rows - down, max(0, -across) : columns - max(0, across)]
+        theirs = owner[down:, max(0, across) : columns + min(0, across)]
+        for one, other in zip(ours.ravel().tolist(), theirs.ravel().tolist(), strict=True):
+            if one != other:
+                found[one].add(other)
+                found[other].add(one)
+    return found
 
 
-def _draw_grid(draw: ImageDraw.ImageDraw, size: Sequence[int], grid: tuple[int, int]) -> None:
-    for row in range(1, grid[0]):
-        height = row * size[1] / grid[0]
-        draw.line([(0, height), (size[0], height)], fill=(225, 225, 225))
-    for column in range(1, grid[1]):
-        width = column * size[0] / grid[1]
-        draw.line([(width, 0), (width, size[1])], fill=(225, 225, 225))
+def _wrapped(text: str, width: int) -> list[str]:
+    """Return the text in lines of at most `width` pixels."""
+    font = _font(_TEXT)
+    letters = len(text)
+    while letters > 20:
+        lines = textwrap.wrap(text, letters)
+        if all(font.getlength(line) <= width for line in lines):
+            return lines
+        letters -= 1
+    return textwrap.wrap(text, letters)
 
 
-def _centre(patch: int, grid: tuple[int, int], size: Sequence[int]) -> tuple[float, float]:
-    row, column = divmod(patch, grid[1])
-    return (column + 0.5) * size[0] / grid[1], (row + 0.5) * size[1] / grid[0]
-
-
-def _shift(point: tuple[float, float], x: float, y: float) -> tuple[float, float]:
-    return point[0] + x, point[1] + y
-
-
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def _font(size: int) -> Any:
     return ImageFont.load_default(size)

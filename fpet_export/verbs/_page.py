@@ -45,8 +45,8 @@ def write(
             Picture(
                 png=picture,
                 caption="Which patches merged into which, read from the exported graph.",
-                alternative="The input image, arrows from merged patches to their partners, and "
-                "the tokens that remain.",
+                alternative="The image, and beside it its patches: those that became one token "
+                "share a colour and an outline.",
             ),
         )
     write_report(

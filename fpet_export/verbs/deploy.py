@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engines import storage
 from engines.errors import FpetError
@@ -244,20 +244,19 @@ def _picture(started: _steps.Started, graph: Path, folder: Path, console: Consol
     if started.adapted.model.merger is None:
         return None
     from fpet_export import picture
+    from fpet_export.merge_groups import groups_of
     from fpet_export.verify import graph_evidence
 
     images = started.check.images
     evidence = graph_evidence(graph, images.pixels[:1])
     assert evidence.match is not None
-    grid = started.adapted.model.spec.grid
+    groups = groups_of(evidence.match[0], started.adapted.model.spec.grid)
     block = started.adapted.checkpoint.merge_block
     name = images.names[0] if images.names else "synthetic image 0"
-    png = picture.merge_picture(
-        images.pixels[0], evidence.match[0], grid, f"{name} · merge after block {block}"
-    )
+    title = f"{name}: merged after block {block}"
+    png = picture.merge_picture(images.pixels[0], groups, title)
     storage.write_bytes(folder / "merge.png", png)
-    counts = picture.directions(evidence.match[0], grid)
-    console.step("show", f"{folder / 'merge.png'} · {_join(counts)}")
+    console.step("show", f"{folder / 'merge.png'} · {groups.describe()}")
     return png
 
 
@@ -328,7 +327,3 @@ def _next(options: argparse.Namespace, built: list[Built]) -> list[str]:
             commands.append(f"fpet-export bench {one.engine} {there}")
     shown = options.out / "mine.png"
     return [*commands, f"fpet-export show {built[0].graph} IMAGE -o {shown}"]
-
-
-def _join(counts: dict[str, Any]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items())

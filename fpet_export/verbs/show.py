@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engines import storage
 from engines.errors import InputError, UsageError
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 HELP = "draw which patches merged into which, or the kernels of a plan"
 DESCRIPTION = """\
-Of an exported graph and an image, draw the merge: the input, an arrow from every patch of set A to
-the patch it merged into, and the tokens that remain. Of a TensorRT plan, draw its kernels from the
+Of an exported graph and an image, draw the merge: the image, and beside it its patches, those that
+became one token in one colour with one outline. Of a TensorRT plan, draw its kernels from the
 fusion report that `build` wrote beside it: a row a block, the type of each kernel as its colour.
 
   fpet-export show out/model.onnx cat.jpg -o merge.png
@@ -98,6 +98,7 @@ def _show_plan(options: argparse.Namespace, console: Console) -> Outcome:
 def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
     from engines.images import read_files
     from fpet_export import picture
+    from fpet_export.merge_groups import groups_of
 
     graph = options.artefact
     manifest = _manifest(options)
@@ -111,14 +112,13 @@ def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
     pixels = read_files([options.image], manifest.preprocessing).pixels
     evidence = _evidence(options, pixels)
     assert evidence.match is not None
-    match, grid = evidence.match[0], manifest.model.grid
+    groups = groups_of(evidence.match[0], manifest.model.grid)
     winner = int(evidence.logits[0].argmax())
     name = manifest.labels[winner] if manifest.labels else f"class {winner}"
-    title = f"{options.image.name}: {name} · merge after block {manifest.model.merge_block}"
-    storage.write_bytes(options.out, picture.merge_picture(pixels[0], match, grid, title))
-    counts = picture.directions(match, grid)
-    console.step("show", ", ".join(f"{count} {name}" for name, count in counts.items()))
-    document: dict[str, Any] = {"png": str(options.out), "class": winner, "directions": counts}
+    title = f"{options.image.name}: {name}, merged after block {manifest.model.merge_block}"
+    storage.write_bytes(options.out, picture.merge_picture(pixels[0], groups, title))
+    console.step("show", groups.describe())
+    document = {"png": str(options.out), "class": winner, "groups": groups.to_json()}
     return Outcome(document=document, result=str(options.out))
 
 

@@ -1,4 +1,4 @@
-"""`show`: a PNG with three panels from the exported graph, or one of a plan's kernels."""
+"""`show`: a PNG of an image and its merged patches, or one of a plan's kernels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ def test_a_picture_of_the_merge(exported: Exported, images: list[Path], tmp_path
     document = call("show", exported.graph, images[0], "-o", out, "--json").document()
 
     assert document["png"] == str(out)
-    assert sum(document["directions"].values()) == 8
-    assert "dropped" not in document["directions"]
+    groups = document["groups"]
+    assert (groups["patches"], groups["tokens"], groups["dropped"]) == (16, 8, 0)
+    assert 2 <= groups["largest_group"] <= 9
+    assert groups["merged_groups"] + groups["alone"] == 8
     predicted = call("predict", exported.graph, images[0], "--json").document()
     assert document["class"] == predicted["predictions"][0]["classes"][0]["class"]
     with Image.open(out) as picture:
         assert picture.format == "PNG"
-        assert picture.width > 3 * 640
+        assert picture.width > 2 * 500
+        assert picture.mode == "RGBA"
 
 
 def test_another_file_type_is_a_usage_error(
