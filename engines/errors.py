@@ -6,6 +6,7 @@ FpetError
 ├── InputError               3   a file is not what it claims to be
 │   └── CheckpointError      3   a checkpoint cannot be read, or facts about it are missing
 ├── MissingDependencyError   4   an optional package, library or driver is needed and absent
+├── MachineError             4   no room, no memory, a stream or a folder that takes nothing
 ├── ExportError              5   the frozen module does not become a valid graph
 │   └── FoldError            5   an adapter cannot be folded exactly
 ├── EngineError              6   a plan cannot be built, opened or run
@@ -59,6 +60,12 @@ class CheckpointError(InputError):
 
 class MissingDependencyError(FpetError):
     """A package, a library or a driver that this request needs is absent."""
+
+    exit_code = 4
+
+
+class MachineError(FpetError):
+    """The machine does not give what is needed: room, memory, or a place to write to."""
 
     exit_code = 4
 

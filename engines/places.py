@@ -6,13 +6,13 @@ too old. `known_target` answers what is known of it all the same.
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from engines import registry, targets
 from engines.errors import UnknownNameError, UsageError
+from engines.near_names import did_you_mean
 from engines.targets import Device, Target
 
 
@@ -74,13 +74,10 @@ def entry(name: str) -> Target | Device:
     """
     names = target_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=3)
         raise UnknownNameError(
             f"{name!r} is not one of {', '.join(names)}",
             where="targets",
-            fix=f"did you mean {' or '.join(map(repr, near))}?"
-            if near
-            else "choose one of the names above",
+            fix=did_you_mean(name, names, otherwise="choose one of the names above"),
         )
     found: Target | Device = registry.load(targets, name.replace("-", "_")).TARGET
     return found

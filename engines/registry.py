@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from types import ModuleType
 
 from engines.errors import MissingDependencyError, UnknownNameError
+from engines.near_names import did_you_mean
 
 _PACKAGES = ("fpet_export", "calibration", "engines", "benchmarks")
 _EXTRA_OF = {
@@ -49,11 +49,10 @@ def load(folder: ModuleType, name: str) -> ModuleType:
     """
     names = available(folder)
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
         raise UnknownNameError(
             f"{name!r} is not one of {', '.join(names)}",
             where=folder.__name__,
-            fix=f"did you mean {near[0]!r}?" if near else "choose one of the names above",
+            fix=did_you_mean(name, names, otherwise="choose one of the names above"),
         )
     return import_or_explain(f"{folder.__name__}.{name}")
 

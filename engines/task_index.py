@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import difflib
 import json
 import re
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from typing import Any
 from engines import storage
 from engines.errors import TrustError, UnknownNameError, UsageError
 from engines.manifest import from_json
+from engines.near_names import did_you_mean
 from engines.task_inputs import TaskInput
 
 SCHEMA = 1
@@ -115,11 +115,10 @@ class TaskIndex:
         for task in self.tasks:
             if task.name == name:
                 return task
-        near = difflib.get_close_matches(name, self.names, n=1)
         raise UnknownNameError(
             f"{name!r} is not one of the tasks {', '.join(self.names)}",
             where=where,
-            fix=f"did you mean {near[0]!r}?" if near else "choose one of the names above",
+            fix=did_you_mean(name, self.names, otherwise="choose one of the names above"),
         )
 
     def chosen(self, names: Iterable[str] | None, *, where: str) -> tuple[str, ...]:

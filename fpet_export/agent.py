@@ -44,7 +44,8 @@ _PACKAGES = {
     "fpet_export": (
         "__init__.py",
         "_python38.py",
-        "agent_main.py", "cli.py", "console.py",
+        "agent_main.py", "arguments_check.py", "cli.py", "console.py", "stop_signals.py",
+        "streams.py",
         *(f"verbs/{name}.py" for name in (*_HELPERS, *VERBS)),
     ),
 }  # fmt: skip

@@ -8,6 +8,7 @@ the bundle fits it.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -16,7 +17,7 @@ from engines import task_index
 from engines.bundle import INDEX, Bundle, read_index
 from engines.engine import default_path, load_target
 from engines.errors import InputError, MissingDependencyError
-from fpet_export import cli
+from fpet_export import cli, streams
 from fpet_export.verbs._plain import PLAIN
 
 _ARTEFACTS = (".onnx", ".plan")
@@ -31,19 +32,21 @@ _LEFT_AT_HOME = ("fpet_export", "calibration")
 def run() -> NoReturn:
     """Entry point of the zipapp."""
     agent = Path(sys.argv[0])
-    try:
-        code = cli.main(
-            complete=lambda words: completed(words, agent), program=f"python3 {agent.name}"
-        )
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in _LEFT_AT_HOME:
-            raise
-        sys.stderr.write(
-            f"✗ error: the agent cannot do this: {error}\n  where: {agent}\n"
-            "  fix:   do it with fpet-export on your workstation\n"
-        )
-        code = 4
-    sys.exit(code)
+    program = shlex.join(("python3", sys.argv[0]))
+
+    def command() -> int:
+        try:
+            return cli.main(complete=lambda words: completed(words, agent), program=program)
+        except ImportError as error:
+            if (error.name or "").partition(".")[0] not in _LEFT_AT_HOME:
+                raise
+            streams.tell(
+                f"✗ error: the agent cannot do this: {error}\n  where: {agent}\n"
+                "  fix:   do it with fpet-export on your workstation"
+            )
+            return MissingDependencyError.exit_code
+
+    cli.run_process(command)
 
 
 def completed(words: list[str], agent: Path) -> list[str]:

@@ -7,18 +7,23 @@ that `--help` answers at once and with numpy alone; what it needs is imported wh
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 from engines import registry
-from engines.errors import FpetError, UsageError
-from fpet_export import __version__, verbs
+from engines.errors import FpetError, MachineError, UsageError
+from engines.near_names import did_you_mean, near_names
+from fpet_export import __version__, streams, verbs
+from fpet_export.arguments_check import refuse_unknown_options
 from fpet_export.console import Console
+from fpet_export.stop_signals import Stopped, StopSignals
 from fpet_export.verbs import Outcome, Verb
 
 PROGRAM = "fpet-export"
@@ -27,7 +32,9 @@ _OURS = ("calibration", "engines", "benchmarks")
 _EXIT_CODES = """\
 exit codes: 0 ok, 1 our bug, 2 usage, 3 input refused, 4 something is not installed or not there,
 5 export failed, 6 build failed, 7 parity failed, 8 budget missed, 9 measurement invalid,
-10 hash or signature refused, 11 remote failed, 130 interrupted"""
+10 hash or signature refused, 11 remote failed, 129 hung up, 130 interrupted, 141 nobody reads
+stdout, 143 terminated (docs/command-line.md)"""
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE}
 
 
 def main(
@@ -46,35 +53,67 @@ def main(
     words = list(sys.argv[1:] if arguments is None else arguments)
     console, as_json = Console(), "--json" in words
     try:
+        if not words:
+            console.line(build_parser(program).format_help())
+            return UsageError.exit_code
         words = complete(words)
-        options = _parse(words)
+        options = _parse(words, program)
         as_json = options.json
         console = Console(quiet=options.quiet, verbose=options.verbose)
         check_provenance()
         options.command = (PROGRAM, *words)
         outcome = load_verb(options.verb).run(options, console)
         _print(outcome, console, program, as_json=as_json)
+    except streams.ReaderGoneError:
+        return streams.NO_READER
+    except streams.StreamError as error:
+        return _refuse(error, console, program, as_json=False)
     except FpetError as error:
         return _refuse(error, console, program, as_json=as_json)
     except ModuleNotFoundError as error:
         return _refuse(_explained(error), console, program, as_json=as_json)
-    except KeyboardInterrupt:
-        return _interrupted(console, as_json=as_json)
+    except (OSError, MemoryError) as error:
+        return _refuse(_of_the_machine(error), console, program, as_json=as_json)
+    except KeyboardInterrupt as error:
+        return _interrupted(error, console, as_json=as_json)
     return outcome.exit_code
 
 
-def _parse(words: Sequence[str]) -> argparse.Namespace:
-    options, unknown = build_parser().parse_known_args(words)
+def _parse(words: Sequence[str], program: str) -> argparse.Namespace:
+    parser = build_parser(program)
+    verb, behind = words[0], words[1:]
+    parser_of = parsers_of_verbs(parser)
+    if verb in parser_of and not {"-h", "--help"} & {*behind}:
+        refuse_unknown_options(parser_of[verb], behind)
+    elif verb not in parser_of and verb not in parser._option_string_actions:
+        raise _no_verb(verb, program, parser_of)
+    options, unknown = parser.parse_known_args(words)
     if unknown:
-        named = f"see `fpet-export {options.verb} --help`"
+        named = f"see `{program} {options.verb} --help`"
         # argparse takes a list of files in one piece only.
         is_file = not unknown[0].startswith("-")
         raise UsageError(
             f"unrecognized arguments: {' '.join(unknown)}",
-            where=f"fpet-export {options.verb}",
+            where=f"{program} {options.verb}",
             fix=f"write all files before the options, or {named}" if is_file else named,
         )
     return options
+
+
+def _no_verb(word: str, program: str, verbs_: Iterable[str]) -> UsageError:
+    see = f"`{program} --help` lists the verbs"
+    if word.startswith("-"):
+        return UsageError(
+            f"the first word is the option {word}, wanted a verb",
+            where=program,
+            fix=f"write options behind the verb; {see}",
+        )
+    near = [f"{program} {one}" for one in near_names(word, verbs_)]
+    return UsageError(
+        f"{word!r} is no verb",
+        where=program,
+        fix=f"did you mean `{'` or `'.join(near)}`? {see}" if near else see,
+    )
 
 
 def _explained(error: ModuleNotFoundError) -> FpetError:
@@ -89,21 +128,57 @@ def _explained(error: ModuleNotFoundError) -> FpetError:
     raise error
 
 
+def _of_the_machine(error: OSError | MemoryError) -> FpetError:
+    """Return what the machine did not give; any other error of the system is raised again."""
+    if isinstance(error, MemoryError):
+        what, where, fix = "there is not enough memory", "memory", "free some, or use less at once"
+    elif error.errno in _NO_ROOM:
+        where = str(error.filename or tempfile.gettempdir())
+        what, fix = f"{error.strerror}", "free space there, or let TMPDIR name another folder"
+    else:
+        raise error
+    return MachineError(what, where=where, fix=fix)
+
+
 class _Parser(argparse.ArgumentParser):
-    """Refuses with a UsageError, which `--json` can show, where argparse prints and exits."""
+    """Refuses with a UsageError, which `--json` can show, where argparse prints and exits.
+
+    Options are not abbreviated: what "--pre" means would change with every new option.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """Print a help or the version; argparse itself says nothing when it cannot."""
+        streams.answer(message.rstrip("\n"))
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, where=self.prog, fix=f"see `{self.prog} --help`")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Propose a near choice; argparse calls this for every value."""
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        name = "/".join(action.option_strings) or action.metavar or action.dest
+        see = f"see `{self.prog} --help`"
+        near = did_you_mean(str(value), choices, otherwise="")
+        raise UsageError(
+            f"argument {name}: invalid choice: {value!r} (choose from {', '.join(choices)})",
+            where=self.prog,
+            fix=f"{near} Or {see}" if near else see,
+        )
 
-def build_parser() -> argparse.ArgumentParser:
+
+def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     """Return the parser with one sub-command a verb."""
     common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     common.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     common.add_argument("-v", "--verbose", action="store_true", help="print details")
     parser = _Parser(
-        prog=PROGRAM,
+        prog=program,
         description="Export, verify, build and measure fine-tuned ViTs with FPET token merging.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -115,12 +190,21 @@ def build_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
             help=verb.HELP,
-            description=verb.DESCRIPTION,
+            description=_as_typed(verb.DESCRIPTION, program),
             parents=[common],
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.add_arguments(sub)
     return parser
+
+
+def parsers_of_verbs(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """Return the parser of each verb."""
+    return next(
+        action.choices
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
 
 
 def load_verb(name: str) -> Verb:
@@ -157,25 +241,27 @@ def _refuse(error: FpetError, console: Console, program: str, *, as_json: bool) 
     return error.exit_code
 
 
-def _interrupted(console: Console, *, as_json: bool) -> int:
-    what = "interrupted; nothing half-written was left behind"
+def _interrupted(error: KeyboardInterrupt, console: Console, *, as_json: bool) -> int:
+    name, code, how = "KeyboardInterrupt", INTERRUPTED, "interrupted"
+    if isinstance(error, Stopped):
+        name, code, how = type(error).__name__, error.exit_code, f"stopped by {error.name}"
+    what = f"{how}; nothing half-written was left behind"
     if as_json:
-        _print_error(console, "KeyboardInterrupt", INTERRUPTED, what, "", "run the command again")
+        _print_error(console, name, code, what, "", "run the command again")
     else:
         console.error(what)
-    return INTERRUPTED
+    return code
 
 
 def _print_error(
     console: Console, name: str, exit_code: int, what: str, where: str, fix: str
 ) -> None:
-    console.json(
-        {
-            "error": {
-                "class": name, "exit_code": exit_code, "what": what, "where": where, "fix": fix,
-            }
-        }
-    )  # fmt: skip
+    """Print an error as JSON; where stdout takes nothing, for people."""
+    told = {"class": name, "exit_code": exit_code, "what": what, "where": where, "fix": fix}
+    try:
+        console.json({"error": told})
+    except (streams.StreamError, streams.ReaderGoneError):
+        console.error(f"{what}\n  where: {where}\n  fix:   {fix}")
 
 
 def _as_typed(text: str, program: str) -> str:
@@ -195,7 +281,47 @@ def _print(outcome: Outcome, console: Console, program: str, *, as_json: bool) -
 
 def run() -> NoReturn:
     """Entry point of the installed command."""
-    sys.exit(main())
+    run_process(main)
+
+
+def run_process(command: Callable[[], int]) -> NoReturn:
+    """Run a command as this process: with safe streams, and signals that let it clean up.
+
+    Args:
+        command: Returns the exit code, or raises SystemExit as `--help` does.
+    """
+    streams.prepare()
+    stop = StopSignals()
+    stop.listen()
+    try:
+        code = _ended(command)
+    except BaseException as error:
+        # Whatever a library makes of the exception that a signal raised: it is what ended us.
+        if stop.received is not None:
+            code = stop.received.exit_code
+            if not isinstance(error, KeyboardInterrupt):
+                streams.tell(f"error: stopped by {stop.received.name}")
+        elif isinstance(error, KeyboardInterrupt):
+            code = INTERRUPTED
+        else:
+            raise
+    sys.exit(code if stop.received is None else stop.received.exit_code)
+
+
+def _ended(command: Callable[[], int]) -> int:
+    """Return the exit code of a command once stdout has taken everything."""
+    try:
+        code = command()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    try:
+        streams.flush()
+    except streams.ReaderGoneError:
+        return code or streams.NO_READER
+    except streams.StreamError as error:
+        streams.tell(f"error: {error}")
+        return code or error.exit_code
+    return code
 
 
 if __name__ == "__main__":

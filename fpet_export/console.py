@@ -1,4 +1,4 @@
-"""What people see: steps with their numbers, progress bars, tables. The one place that prints.
+"""What people see: steps with their numbers, progress bars, tables. Only `streams` prints.
 
 Everything for people goes to stderr; stdout carries one result, a path or one JSON document.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from fpet_export import streams
 
 _COLOURS = {"✓": "32", "✗": "31", "!": "33", "·": "2"}
 
@@ -38,7 +39,7 @@ class Console:
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet, self.verbose = quiet, verbose
         self.steps: list[StepRecord] = []
-        self._terminal = sys.stderr.isatty()
+        self._terminal = streams.is_terminal()
         self._started = time.monotonic()
 
     def step(self, name: str, text: str, *, passed: bool | None = True) -> None:
@@ -54,7 +55,7 @@ class Console:
     def line(self, text: str = "") -> None:
         """Print a line for people."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            streams.tell(text)
 
     def detail(self, text: str) -> None:
         """Print a line that only `-v` shows."""
@@ -133,15 +134,15 @@ class Console:
 
     def result(self, text: str) -> None:
         """Print the one result on stdout."""
-        print(text, flush=True)
+        streams.answer(text)
 
     def json(self, document: Any) -> None:
         """Print one JSON document on stdout."""
-        print(json.dumps(document, indent=1, default=str, allow_nan=False), flush=True)
+        streams.answer(json.dumps(document, indent=1, default=str, allow_nan=False))
 
     def error(self, text: str) -> None:
         """Print an error, also when quiet."""
-        print(f"{self._paint('✗')} error: {text}", file=sys.stderr, flush=True)
+        streams.tell(f"{self._paint('✗')} error: {text}")
 
     def _paint(self, mark: str) -> str:
         return f"\x1b[{_COLOURS[mark]}m{mark}\x1b[0m" if self._terminal else mark

@@ -13,11 +13,11 @@ starts with an underscore.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from typing import Literal
 
 from engines.errors import UnknownNameError
+from engines.near_names import did_you_mean
 
 __all__ = ["Board", "Device", "Gpu", "Peaks", "PowerRails", "Release", "Target"]
 
@@ -285,11 +285,14 @@ class Device:
                         summary=f"TensorRT {version}",
                         versions=(version, version),
                     )
-        near = difflib.get_close_matches(name, by_name, n=1)
         raise UnknownNameError(
             f"{self.name} has no release {name!r}, it has {', '.join(by_name)}",
             where=f"{self.name}@{name}",
-            fix=f"did you mean {self.name}@{near[0]}?" if near else "name one of these",
+            fix=did_you_mean(
+                f"{self.name}@{name}",
+                [f"{self.name}@{one}" for one in by_name],
+                otherwise="name one of these",
+            ),
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from engines import registry
 from engines.errors import UnknownNameError
 from engines.manifest import Manifest, manifest_path, read_manifest
+from engines.near_names import did_you_mean
 from fpet_export.console import Console
 from fpet_export.verbs import _arguments, _plain
 
@@ -147,11 +147,10 @@ def check_peers(names: Sequence[str]) -> None:
     known = registry.available(peers)
     for name in names:
         if name not in (*known, "all"):
-            near = difflib.get_close_matches(name, known, n=1)
             raise UnknownNameError(
                 f"{name!r} is not one of {', '.join(known)}",
                 where="--peers",
-                fix=f"did you mean {near[0]!r}?" if near else "choose one of the names above",
+                fix=did_you_mean(name, known, otherwise="choose one of the names above"),
             )
 
 

@@ -14,6 +14,7 @@ EXIT_CODES = {
     "InputError": 3,
     "CheckpointError": 3,
     "MissingDependencyError": 4,
+    "MachineError": 4,
     "ExportError": 5,
     "FoldError": 5,
     "EngineError": 6,

@@ -156,7 +156,8 @@ def test_wrong_usage_is_told_in_words_and_in_json(verb: str) -> None:
 
 def test_an_unknown_verb_and_no_verb_are_usage_errors() -> None:
     assert call("exprot").code == 2
-    assert "invalid choice: 'exprot'" in call("exprot").err
+    assert "'exprot' is no verb" in call("exprot").err
+    assert "did you mean `fpet-export export`?" in call("exprot").err
     assert call().code == 2
 
 
@@ -219,6 +220,7 @@ CODES = {
     "InputError": 3,
     "CheckpointError": 3,
     "MissingDependencyError": 4,
+    "MachineError": 4,
     "ExportError": 5,
     "FoldError": 5,
     "EngineError": 6,

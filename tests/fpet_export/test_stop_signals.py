@@ -1,0 +1,136 @@
+"""SIGTERM and SIGHUP, as Ctrl-C: hidden folders and children go, and the exit code says which."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fpet_export.agent import build_agent
+
+CODES = {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130}
+
+# `targets` writes a file, and a signal arrives when it is half written.
+WRITES = """
+import os, pathlib, signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from engines import storage
+from fpet_export import cli
+from fpet_export.verbs import targets
+def run(options, console):
+    with storage.atomic_path(pathlib.Path("artefact")) as path:
+        path.write_text("half")
+        assert any(name.startswith(".artefact") for name in os.listdir())
+        {act}
+    raise AssertionError
+targets.run = run
+sys.argv = ["fpet-export", "targets", *sys.argv[1:]]
+cli.run()
+"""
+
+
+def stop(
+    act: str, folder: Path, *words: str, before: Callable[[], object] | None = None
+) -> subprocess.Popen[str]:
+    """Run `targets`, whose middle is `act`, to its end; `before` runs in the new process first."""
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITES.format(act=act), *words], cwd=folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=before,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_a_signal_leaves_nothing_and_its_code(name: str, tmp_path: Path) -> None:
+    process = stop(f"os.kill(os.getpid(), signal.{name})", tmp_path)
+    out, told = process.communicate(timeout=60)
+
+    assert process.returncode == CODES[name], told
+    assert list(tmp_path.iterdir()) == []
+    assert out == ""
+    assert "Traceback" not in told
+    assert "nothing half-written was left behind" in told
+    assert name == "SIGINT" or f"stopped by {name}" in told
+
+
+def test_without_the_handler_a_hidden_folder_would_stay(tmp_path: Path) -> None:
+    act = "signal.signal(15, signal.SIG_DFL); os.kill(os.getpid(), 15)"
+    process = stop(act, tmp_path)
+    process.communicate(timeout=60)
+
+    assert process.returncode == -signal.SIGTERM
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_in_json(tmp_path: Path) -> None:
+    process = stop("os.kill(os.getpid(), signal.SIGTERM)", tmp_path, "--json")
+    out, told = process.communicate(timeout=60)
+
+    error = json.loads(out)["error"]
+    assert error["exit_code"] == process.returncode == 143
+    assert error["what"].startswith("stopped by SIGTERM")
+    assert told == ""
+
+
+def test_a_second_signal_does_not_disturb_the_cleaning_up(tmp_path: Path) -> None:
+    act = """
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGHUP)"""
+    process = stop(act, tmp_path)
+    process.communicate(timeout=60)
+
+    assert process.returncode == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_child_is_ended(tmp_path: Path) -> None:
+    child = "import os, sys, time; os.kill(int(sys.argv[1]), 15); time.sleep(600)"
+    act = f"subprocess.run([sys.executable, '-c', {child!r}, str(os.getpid())])"
+    process = stop(act, tmp_path)
+    process.communicate(timeout=60)  # its stdout is open for as long as the child lives
+
+    assert process.returncode == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("replacement", ["RuntimeError('from C++')", "SystemExit(0)"])
+def test_a_library_that_replaces_the_exception_changes_nothing(
+    replacement: str, tmp_path: Path
+) -> None:
+    act = f"""
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException as error:
+            raise {replacement} from error"""
+    process = stop(act, tmp_path)
+    _, told = process.communicate(timeout=60)
+
+    assert process.returncode == 143
+    assert "Traceback" not in told
+
+
+def test_nohup_is_heeded(tmp_path: Path) -> None:
+    act = "os.kill(os.getpid(), signal.SIGHUP); print('on', flush=True); os._exit(0)"
+    process = stop(act, tmp_path, before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    out, _ = process.communicate(timeout=60)
+
+    assert (process.returncode, out) == (0, "on\n")
+
+
+def test_the_agent_heeds_it_too(tmp_path: Path) -> None:
+    agent = tmp_path / "agent.pyz"
+    agent.write_bytes(build_agent())
+    program = f"import sys; sys.path.insert(0, {str(agent)!r})\n" + WRITES.format(
+        act="os.kill(os.getpid(), signal.SIGTERM)"
+    ).replace("cli.run()", "from fpet_export import agent_main; agent_main.run()")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True)
+
+    assert done.returncode == 143, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["agent.pyz"]
