@@ -22,7 +22,7 @@ from engines import storage
 from engines.errors import InputError, TrustError
 from engines.manifest import Manifest, Preprocessing, from_json
 
-SCHEMA = 1
+SCHEMA = 2
 
 Vector = NDArray[np.float64]
 

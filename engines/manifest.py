@@ -18,12 +18,18 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from engines import storage
 from engines.errors import TrustError
 
-SCHEMA = 2
+SCHEMA = 3
 
 _SEAL = "manifest_sha256"
 
 SHARED = "tasks"
 """`ModelFacts.method` of a graph that takes the weights of a task as inputs."""
+
+Decode = Literal["full", "plain"]
+"""How an image file becomes RGB pixels; see `Preprocessing.decode`."""
+
+WHITE = (255, 255, 255)
+"""The background of transparent pixels unless another one is asked for."""
 
 Dimension = int | str
 """A static extent, or the name of a dynamic one such as "batch"."""
@@ -49,6 +55,11 @@ class Preprocessing:
         interpolation: Pillow's filter name: "bicubic", "bilinear", "lanczos" or "nearest".
         crop: Share of the resized image that the centre crop keeps; 1.0 resizes straight to
             `size` without keeping the aspect ratio, as the authors' runs do.
+        decode: "full" turns an image as its EXIF orientation says and lays it on `background`
+            where it is transparent; "plain" does neither, as Pillow's `convert("RGB")`, which is
+            how the authors' runs were trained. See docs/pixels.md.
+        background: Colour (red, green, blue), each 0..255, behind transparent pixels; without
+            effect where `decode` is "plain".
         mean: Per channel (RGB), on pixels in 0..1; subtracted before dividing by `std`.
         std: Per channel (RGB).
         layout: "NCHW" or "NHWC" of the input tensor.
@@ -60,6 +71,8 @@ class Preprocessing:
     size: tuple[int, int]
     interpolation: str
     crop: float
+    decode: Decode
+    background: tuple[int, int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     layout: Literal["NCHW", "NHWC"] = "NCHW"

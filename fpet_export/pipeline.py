@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from engines.errors import CheckpointError, UsageError
 from engines.images import PixelArray
 from engines.manifest import (
     Companion,
+    Decode,
     Manifest,
     ModelFacts,
     Parent,
@@ -37,6 +38,7 @@ from fpet_export import adapt, backbones, checkpoints, cost, reference
 from fpet_export import fold as folding
 from fpet_export.backbones import Backbone, BackboneOptions
 from fpet_export.checkpoints import Checkpoint, Hints
+from fpet_export.facts import Fact
 from fpet_export.freeze import FreezeOptions, FrozenVit, input_shape, preprocessing_for, typed
 from fpet_export.vit import Vit
 
@@ -326,6 +328,8 @@ def load(
     heads: int | None = None,
     image: tuple[int, int] | None = None,
     normalisation: str | None = None,
+    decode: Decode | None = None,
+    background: tuple[int, int, int] | None = None,
 ) -> Adapted:
     """Read a fine-tuned run and rebuild the model that was trained.
 
@@ -342,6 +346,9 @@ def load(
         heads: Attention heads of a backbone whose file does not say.
         image: (height, width) of a backbone whose patch grid is not square.
         normalisation: A name in `NORMALISATIONS`; by default none, as the authors' runs are.
+        decode: How image files become pixels, see `Preprocessing.decode`; by default what the
+            run's format says ("plain" for the authors'), else "full".
+        background: (red, green, blue) behind transparent pixels; white by default.
 
     Raises:
         CheckpointError: The run cannot be read, contradicts itself or leaves a fact open.
@@ -374,12 +381,41 @@ def load(
         preprocessing = dataclasses.replace(
             preprocessing, mean=mean, std=std, crop=1.0, interpolation="bicubic"
         )
+    preprocessing, facts = _with_decoding(preprocessing, checkpoint.facts, decode, background)
     return Adapted(
         model=adapt.adapt(base, checkpoint),
-        checkpoint=checkpoint,
+        checkpoint=dataclasses.replace(checkpoint, facts=facts),
         backbone=base,
         preprocessing=dataclasses.replace(preprocessing, in_graph=False),
     )
+
+
+def _with_decoding(
+    preprocessing: Preprocessing,
+    facts: Mapping[str, Fact[Any]],
+    decode: Decode | None,
+    background: tuple[int, int, int] | None,
+) -> tuple[Preprocessing, dict[str, Fact[Any]]]:
+    """Return how image files become pixels, and the facts of the run with where that came from.
+
+    What the user asks for counts, then what the run's format says, then the backbone's default.
+    """
+    default = Fact(preprocessing.decode, "the default")
+    how = facts.get("decode", default) if decode is None else Fact(decode, "--decode")
+    behind = Fact(preprocessing.background, "the default")
+    if background is not None:
+        behind = Fact(background, "--background")
+    if how.value == "plain" and background is not None:
+        raise UsageError(
+            f"a background has no effect with decode plain ({how.source}), which drops "
+            "transparency",
+            where="--background",
+            fix="add --decode full, or leave --background out",
+        )
+    found = dict(facts) | {"decode": how}
+    if how.value == "full":
+        found["background"] = Fact("{},{},{}".format(*behind.value), behind.source)
+    return dataclasses.replace(preprocessing, decode=how.value, background=behind.value), found
 
 
 def with_opset(target: Target, opset: int) -> Target:

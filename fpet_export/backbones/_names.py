@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from engines.errors import CheckpointError
-from engines.manifest import Preprocessing
+from engines.manifest import WHITE, Preprocessing
 from fpet_export.backbones import PUBLISHED_HEADS, BackboneOptions
 from fpet_export.vit import VitSpec, empty_vit
 
@@ -29,7 +29,13 @@ _UNSUPPORTED = {
 def raw_pixels(image: tuple[int, int]) -> Preprocessing:
     """Return the preprocessing of the authors' runs: bicubic resize, pixels in 0..1, no mean."""
     return Preprocessing(
-        size=image, interpolation="bicubic", crop=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+        size=image,
+        interpolation="bicubic",
+        crop=1.0,
+        decode="full",
+        background=WHITE,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from engines.errors import CheckpointError, MissingDependencyError
-from engines.manifest import Preprocessing
+from engines.manifest import WHITE, Preprocessing
 from engines.registry import import_or_explain
 from fpet_export.backbones import Backbone, BackboneOptions
 from fpet_export.backbones._names import check_weights, spec_from_names
@@ -103,6 +103,8 @@ def spec_of(model: torch.nn.Module, where: str) -> tuple[VitSpec, Preprocessing]
         size=spec.image,
         interpolation=config["interpolation"],
         crop=float(config["crop_pct"]),
+        decode="full",
+        background=WHITE,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )

@@ -27,6 +27,8 @@ from fpet_export.vit import VitSpec
 
 _FULL_BITS = 32
 
+_DECODED_BY = "the authors' code, whose loaders only convert an image to RGB"
+
 
 def recognises(text: str) -> bool:
     """Whether `text` is a `.pth` file, `DIR/NAME` beside one, or a folder that holds some."""
@@ -134,6 +136,7 @@ class FpetRun:
         """Decode the run for its backbone; see `fpet_export.checkpoints.Run`."""
         settings = self._settings()
         facts: dict[str, Fact[Any]] = dict(settings)
+        facts["decode"] = Fact("plain", _DECODED_BY)
         head = self._head(spec, facts)
         factors, refinement = self._decode_stream(spec, settings, facts)
         if settings["bit"].value == _FULL_BITS:

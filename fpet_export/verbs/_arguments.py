@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _RUN_OPTIONS = (
     "backbone", "merge_block", "method", "bit", "dim", "scale", "config", "heads", "image",
-    "normalisation",
+    "normalisation", "decode", "background",
 )  # fmt: skip
 
 
@@ -64,6 +64,18 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
         "--normalisation",
         choices=("none", "imagenet", "half"),
         help="mean and std of the pixels (default: none, as the authors' runs)",
+    )
+    group.add_argument(
+        "--decode",
+        choices=("full", "plain"),
+        help="full obeys EXIF orientation and transparency, plain drops both as the authors' "
+        "code does (default: plain for runs of their format, else full)",
+    )
+    group.add_argument(
+        "--background",
+        type=_colour,
+        metavar="white|black|R,G,B",
+        help="colour behind transparent pixels (default: white)",
     )
 
 
@@ -238,6 +250,8 @@ def load_run(options: argparse.Namespace) -> Adapted:
         heads=options.heads,
         image=options.image,
         normalisation=options.normalisation,
+        decode=options.decode,
+        background=options.background,
     )
     return adapted
 
@@ -285,7 +299,8 @@ def run_words(options: argparse.Namespace) -> list[str]:
     for name in _RUN_OPTIONS:
         value = getattr(options, name)
         if value is not None:
-            text = "x".join(map(str, value)) if name == "image" else str(value)
+            between = {"image": "x", "background": ","}.get(name)
+            text = str(value) if between is None else between.join(map(str, value))
             words += [f"--{name.replace('_', '-')}", text]
     return [shlex.quote(word) for word in words]
 
@@ -303,6 +318,16 @@ def _size(text: str) -> tuple[int, int]:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH")
     return int(found[1]), int(found[2] or found[1])
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    """Read a colour: a name, or three numbers from 0 to 255."""
+    numbers = {"white": "255,255,255", "black": "0,0,0"}.get(text, text)
+    parts = numbers.split(",")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) <= 255 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not white, black or R,G,B from 0 to 255")
+    red, green, blue = (int(part) for part in parts)
+    return red, green, blue
 
 
 def _batch(text: str) -> int | tuple[int, int]:

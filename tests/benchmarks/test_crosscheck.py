@@ -42,12 +42,18 @@ from engines.errors import (
 from engines.fusion import report_on
 from engines.images import ImageSet
 from engines.kernels import Kernel, Tensor
-from engines.manifest import Manifest, Preprocessing, TensorSpec, write_manifest
+from engines.manifest import WHITE, Manifest, Preprocessing, TensorSpec, write_manifest
 from engines.parity import Evidence
 
 ROOT = Path(__file__).resolve().parents[2]
 PREPROCESSING = Preprocessing(
-    size=(4, 4), interpolation="bicubic", crop=1.0, mean=(0.0,) * 3, std=(1.0,) * 3
+    size=(4, 4),
+    interpolation="bicubic",
+    crop=1.0,
+    decode="full",
+    background=WHITE,
+    mean=(0.0,) * 3,
+    std=(1.0,) * 3,
 )
 
 

@@ -25,10 +25,16 @@ from calibration.table import (
     write_table,
 )
 from engines.errors import FpetError, InputError, TrustError
-from engines.manifest import Preprocessing
+from engines.manifest import WHITE, Preprocessing
 
 PREPROCESSING = Preprocessing(
-    size=(16, 16), interpolation="bicubic", crop=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    size=(16, 16),
+    interpolation="bicubic",
+    crop=1.0,
+    decode="full",
+    background=WHITE,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
 )
 
 
@@ -217,7 +223,7 @@ SITE = ("sites", "blocks/0/fc1/input")
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (("schema",), 2),
+        (("schema",), 99),
         (("graph",), {}),
         (("images",), []),
         (("images", "seen"), [["a"]]),

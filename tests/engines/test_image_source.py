@@ -10,10 +10,16 @@ from PIL import Image
 
 from engines.errors import InputError
 from engines.image_source import open_source, read_set
-from engines.manifest import Preprocessing
+from engines.manifest import WHITE, Preprocessing
 
 WANTED = Preprocessing(
-    size=(16, 16), interpolation="bicubic", crop=1.0, mean=(0.0,) * 3, std=(1.0,) * 3
+    size=(16, 16),
+    interpolation="bicubic",
+    crop=1.0,
+    decode="full",
+    background=WHITE,
+    mean=(0.0,) * 3,
+    std=(1.0,) * 3,
 )
 
 

@@ -18,7 +18,7 @@ from torchvision import transforms  # type: ignore[import-untyped]  # it has no 
 from engines.errors import InputError
 from engines.image_source import read_set
 from engines.images import ImageSet, one_grey_level_off, read_files, resize, to_input
-from engines.manifest import Preprocessing
+from engines.manifest import WHITE, Preprocessing
 
 SHAPES = [(64, 64), (40, 90), (91, 33), (224, 300), (500, 375), (17, 16), (16, 16)]
 
@@ -28,6 +28,8 @@ def preprocessing(**changes: Any) -> Preprocessing:
         "size": (16, 16),
         "interpolation": "bicubic",
         "crop": 1.0,
+        "decode": "full",
+        "background": WHITE,
         "mean": (0.0, 0.0, 0.0),
         "std": (1.0, 1.0, 1.0),
     }

@@ -20,7 +20,7 @@ from engines import engine as engine_module
 from engines import signature
 from engines.bundle import Role, unpack, write_bundle
 from engines.errors import FpetError
-from engines.manifest import Manifest, Preprocessing, Runtime, TensorSpec, write_manifest
+from engines.manifest import WHITE, Manifest, Preprocessing, Runtime, TensorSpec, write_manifest
 
 QUICK, THOROUGH = 60, 1700
 SIGNATURES = 300
@@ -68,7 +68,7 @@ def make(folder: Path, name: str, seed: int, flavour: str) -> Path:
             kind="engine", file=name, inputs=(spec,), outputs=(spec,), precision="fp16", opset=20,
             target="rtx", weights="trained", labels=("ant", "bee"),
             preprocessing=Preprocessing(
-                size=(16, 16), interpolation="bicubic", crop=1.0,
+                size=(16, 16), interpolation="bicubic", crop=1.0, decode="full", background=WHITE,
                 mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
             ),
             runtime=Runtime(flavour=flavour, version="1.7.1", compute_capabilities=("8.6",)),

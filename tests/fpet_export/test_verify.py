@@ -15,7 +15,7 @@ import fpet_export
 from engines.errors import InputError, ParityError
 from engines.evidence import engine_evidence, manifest_of
 from engines.images import ImageSet
-from engines.manifest import Manifest, Preprocessing, TensorSpec, read_manifest
+from engines.manifest import WHITE, Manifest, Preprocessing, TensorSpec, read_manifest
 from engines.parity import Evidence, judge
 from engines.synthetic import synthetic_set
 from fpet_export import verify
@@ -169,7 +169,8 @@ def test_images_run_in_the_batches_an_engine_takes(
         kind="engine", file="x", inputs=(spec,), outputs=(out,), precision="fp32", opset=20,
         target="cpu", weights="trained", batch_range=batch_range,
         preprocessing=Preprocessing(
-            size=(4, 4), interpolation="bicubic", crop=1.0, mean=(0.0,) * 3, std=(1.0,) * 3
+            size=(4, 4), interpolation="bicubic", crop=1.0, decode="full", background=WHITE,
+            mean=(0.0,) * 3, std=(1.0,) * 3,
         ),
     )  # fmt: skip
     pixels = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((4, 4, 3), np.uint8)

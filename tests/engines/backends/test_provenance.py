@@ -13,6 +13,7 @@ from engines.backends import _provenance
 from engines.engine import load_target
 from engines.errors import TrustError
 from engines.manifest import (
+    WHITE,
     Manifest,
     ModelFacts,
     Parent,
@@ -26,7 +27,13 @@ from engines.onnx_header import read_onnx_header
 TinyVit = Callable[..., Path]
 
 PREPROCESSING = Preprocessing(
-    size=(32, 32), interpolation="bicubic", crop=1.0, mean=(0.5,) * 3, std=(0.5,) * 3
+    size=(32, 32),
+    interpolation="bicubic",
+    crop=1.0,
+    decode="full",
+    background=WHITE,
+    mean=(0.5,) * 3,
+    std=(0.5,) * 3,
 )
 FACTS = ModelFacts(
     architecture="tiny",

@@ -22,6 +22,10 @@ def test_facts_come_with_their_sources(exported: Exported) -> None:
         "scale": {"value": 0.5, "source": config},
         "classes": {"value": 5, "source": "the shape of head.weight"},
         "merge block": {"value": 1, "source": "params.sh"},
+        "decode": {
+            "value": "plain",
+            "source": "the authors' code, whose loaders only convert an image to RGB",
+        },
     }
     assert document["backbone"]["source"] == "backbone.safetensors"
     assert document["backbone"]["heads"] == "config.json"
