@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -365,26 +365,3 @@ def judge(table: ParityTable, *, fix: str) -> None:
             where=f"stage {row.stage}, on {table.images}",
             fix=fix,
         )
-
-
-def table_lines(rows: Sequence[StageParity]) -> list[tuple[str, ...]]:
-    """Return the table as text cells, heading first; an unknown cell is a dash."""
-    heading = (
-        "stage", "max|Δ|", "relative", "SQNR dB", "top-1", "match", "flips", "tokens", "accuracy",
-    )  # fmt: skip
-    lines: list[tuple[str, ...]] = [heading]
-    for row in rows:
-        lines.append(
-            (
-                row.stage,
-                f"{row.largest_logit_difference:.1e}",
-                f"{row.relative:.1e}",
-                "∞" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f}",
-                f"{row.agreement:.1%}",
-                "–" if row.same_partner is None else f"{row.same_partner:.2%}",
-                "–" if row.unexplained_flips is None else str(row.unexplained_flips),
-                "–" if row.tokens_kept is None else f"{row.tokens_kept}/{row.tokens_expected}",
-                "–" if row.accuracy is None else f"{row.accuracy:.1%}",
-            )
-        )
-    return lines

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from fpet_export import streams
+from fpet_export import streams, terminal
 
+_NAME = 10  # columns for the name of a step
 _COLOURS = {"✓": "32", "✗": "31", "!": "33", "·": "2"}
 
 
@@ -41,6 +42,7 @@ class Console:
         self.steps: list[StepRecord] = []
         self._terminal = streams.is_terminal()
         self._started = time.monotonic()
+        self._explained: set[str] = set()
 
     def step(self, name: str, text: str, *, passed: bool | None = True) -> None:
         """Print one finished step: a tick, a cross, or "!" where `passed` is None."""
@@ -50,27 +52,45 @@ class Console:
         )
         self._started = now
         mark = {True: "✓", False: "✗", None: "!"}[passed]
-        self.line(f" {self._paint(mark)} {name:<10} {text}")
+        head = f" {mark} {name:<{_NAME}} "
+        broken = terminal.wrapped(text, first=head, rest=" " * (_NAME + 4))
+        self.line(broken.replace(mark, self._paint(mark), 1))
 
     def line(self, text: str = "") -> None:
         """Print a line for people."""
         if not self.quiet:
             streams.tell(text)
 
+    def paragraph(self, text: str) -> None:
+        """Print a sentence for people, broken at the terminal's width."""
+        self.line(terminal.wrapped(text, first="   ", rest="   "))
+
+    def explain(self, meanings: Sequence[str]) -> None:
+        """Print what terms mean, each of them once."""
+        new = [line for line in meanings if line not in self._explained]
+        self._explained.update(new)
+        for line in new:
+            self.line(terminal.wrapped(line, first="   ", rest="     "))
+        if new:
+            self.line()
+
     def detail(self, text: str) -> None:
         """Print a line that only `-v` shows."""
         if self.verbose:
-            self.line(f"   {self._paint('·')} {text}")
+            self.bullet(text)
 
-    def table(self, rows: Sequence[Sequence[str]]) -> None:
-        """Print rows of cells, heading first; all but the first column to the right."""
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        for place, row in enumerate(rows):
-            cells = [row[0].ljust(widths[0])]
-            cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            self.line("   " + "  ".join(cells).rstrip())
-            if place == 0:
-                self.line("   " + "  ".join("─" * width for width in widths))
+    def bullet(self, text: str) -> None:
+        """Print one entry of a list."""
+        broken = terminal.wrapped(text, first="   · ", rest="     ")
+        self.line(broken.replace("·", self._paint("·"), 1))
+
+    def table(self, rows: Sequence[Sequence[str]], *, words: bool = False) -> None:
+        """Print rows of cells, heading first; all but the first column to the right.
+
+        With `words` the last column holds sentences.
+        """
+        for line in terminal.table(rows, indent="   ", words=words):
+            self.line(line)
 
     def next_commands(self, commands: Sequence[str]) -> None:
         """Print what to type next."""
@@ -142,7 +162,13 @@ class Console:
 
     def error(self, text: str) -> None:
         """Print an error, also when quiet."""
-        streams.tell(f"{self._paint('✗')} error: {text}")
+        what, *more = text.split("\n")
+        lines = [terminal.wrapped(what, first="✗ error: ", rest="  ")]
+        for line in more:  # "  where: …" and "  fix:   …"
+            indent = len(line) - len(line.lstrip())
+            lines.append(terminal.wrapped(line.strip(), first=" " * indent, rest=" " * 9))
+        said = "\n".join(lines).replace("✗", self._paint("✗"), 1)
+        streams.tell(said)
 
     def _paint(self, mark: str) -> str:
         return f"\x1b[{_COLOURS[mark]}m{mark}\x1b[0m" if self._terminal else mark

@@ -7,8 +7,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines import parity_table
 from engines.manifest import read_manifest
-from engines.parity import ParityTable, StageParity, judge, table_lines
+from engines.parity import ParityTable, StageParity, judge
 from fpet_export.console import Console
 from fpet_export.verbs import _arguments, _quantize
 
@@ -215,16 +216,14 @@ def export(
 
 
 def show_table(table: ParityTable, console: Console) -> None:
-    """Print the parity table with its heading and its remark on ties."""
+    """Print the parity table with its heading, its remarks and what its columns mean."""
     console.line()
-    console.line(f"   parity on {table.images}, against the {table.reference}")
-    console.table(table_lines(table.rows))
-    if table.tied_images:
-        console.line(
-            f"   on {table.tied_images} images the published rule would drop a tied token; "
-            "the argmax keeps it"
-        )
+    console.paragraph(f"parity on {table.images}, against the {table.reference}")
+    console.table(parity_table.table_rows(table.rows))
+    for remark in parity_table.remarks(table):
+        console.paragraph(f"{remark}.")
     console.line()
+    console.explain(parity_table.meanings(table.rows))
 
 
 def require(table: ParityTable) -> None:

@@ -236,14 +236,6 @@ def test_json_has_no_infinity() -> None:
     assert rows[1]["failures"]
 
 
-def test_text_has_one_cell_a_heading() -> None:
-    lines = parity.table_lines([stage(reference()), stage(Evidence(logits=LOGITS))])
-
-    assert len({len(line) for line in lines}) == 1
-    assert lines[1][3] == "∞"
-    assert "–" in lines[2]
-
-
 @pytest.mark.parametrize(
     ("margin", "dropped"), [(0.0, True), (1.7e-7, True), (2.4e-7, False), (0.1, False)]
 )

@@ -1,0 +1,114 @@
+"""The parity table for people: one row a stage, its columns in words, each explained below.
+
+A column appears where a stage has its figure. Two figures have no column: unexplained flips fail a
+stage and are named there, and lost tokens are a sentence of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from engines.parity import ParityTable, StageParity
+from engines.plurals import counted
+
+_UNKNOWN = "–"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure:
+    """What one column shows.
+
+    Attributes:
+        key: Of the figure in code and in JSON.
+        name: Its heading, on the terminal and on the page.
+        meaning: One line for someone who reads it for the first time.
+        text: The value as text.
+    """
+
+    key: str
+    name: str
+    meaning: str
+    text: Callable[[float], str]
+
+
+FIGURES = (
+    Figure(
+        key="largest_logit_difference",
+        name="largest logit difference",
+        meaning="how far an output of the stage is from the reference, at most",
+        text=lambda value: f"{value:.1e}",
+    ),
+    Figure(
+        key="relative",
+        name="relative",
+        meaning="that difference, divided by the largest logit of the reference",
+        text=lambda value: f"{value:.1e}",
+    ),
+    Figure(
+        key="sqnr_db",
+        name="signal to noise (SQNR)",
+        meaning="power of the logits over that of their error, in decibels; more is better",
+        text=lambda value: "∞" if math.isinf(value) and value > 0 else f"{value:.1f} dB",
+    ),
+    Figure(
+        key="agreement",
+        name="agreement",
+        meaning="images that get the class that the reference gives them",
+        text=lambda value: f"{value:.1%}",
+    ),
+    Figure(
+        key="same_partner",
+        name="same partner",
+        meaning="patches that merge into the same patch as in the reference",
+        text=lambda value: f"{value:.1%}" if value == 1 else f"{min(value, 0.9999):.2%}",
+    ),
+    Figure(
+        key="accuracy",
+        name="accuracy",
+        meaning="images that get the class of their label",
+        text=lambda value: f"{value:.1%}",
+    ),
+)
+
+
+def shown(rows: Sequence[StageParity]) -> list[Figure]:
+    """Return the figures that at least one of the rows has."""
+    return [
+        figure for figure in FIGURES if any(getattr(row, figure.key) is not None for row in rows)
+    ]
+
+
+def table_rows(rows: Sequence[StageParity]) -> list[tuple[str, ...]]:
+    """Return the table as text cells, heading first; an unknown cell is a dash.
+
+    A stage that missed a gate is marked with a cross.
+    """
+    figures = shown(rows)
+    lines = [("stage", *(figure.name for figure in figures))]
+    for row in rows:
+        values = ((figure, getattr(row, figure.key)) for figure in figures)
+        cells = (_UNKNOWN if value is None else figure.text(value) for figure, value in values)
+        lines.append((row.stage if row.passed else f"✗ {row.stage}", *cells))
+    return lines
+
+
+def meanings(rows: Sequence[StageParity]) -> list[str]:
+    """Return a line a column that says what it means."""
+    return [f"{figure.name}: {figure.meaning}" for figure in shown(rows)]
+
+
+def remarks(table: ParityTable) -> list[str]:
+    """Return what the table says besides its columns: tokens that a stage lost, and ties."""
+    said = [
+        f"{row.stage} keeps {row.tokens_kept} of {row.tokens_expected} tokens on the worst image"
+        for row in table.rows
+        if row.tokens_kept != row.tokens_expected
+    ]
+    if table.tied_images:
+        said.append(
+            f"the published rule would drop a tied token on {counted(table.tied_images, 'image')}; "
+            "the argmax keeps it"
+        )
+    return said
