@@ -32,7 +32,15 @@ from benchmarks.measurement import (
 )
 from benchmarks.paired_statistics import compare, percentile, summarise
 from benchmarks.peers import PeerSource, load_peer
-from benchmarks.validity import MachineUse, check, machine_use, other_load, refuse_invalid
+from benchmarks.validity import (
+    Finding,
+    MachineUse,
+    check,
+    is_worth_repeating,
+    machine_use,
+    other_load,
+    refuse_invalid,
+)
 from engines.engine import Array, DeviceClock, Engine, Feeds, OpenOptions, open_engine
 from engines.errors import (
     EngineError,
@@ -44,6 +52,8 @@ from engines.errors import (
 from engines.manifest import manifest_path, read_manifest
 from engines.processor import usable_cores
 
+Again = Callable[[Sequence[Finding], int], None]
+"""`again(findings, attempt)`: noise spoiled an attempt, and attempt number `attempt` begins."""
 _DEVICE_RUNS = 100
 
 
@@ -89,6 +99,8 @@ def bench(
     schedule: Schedule | None = None,
     gemm_peak_macs_per_s: float | None = None,
     strict: bool = True,
+    attempts: int = 1,
+    again: Again | None = None,
     command: Sequence[str] = (),
     clock: Clock = time.perf_counter_ns,
     pause: Pause = time.sleep,
@@ -116,6 +128,8 @@ def bench(
         schedule: How long to measure.
         gemm_peak_macs_per_s: From `benchmarks.gemm_peak`, to say how near each contender comes.
         strict: Raise when the measurement is invalid; else the findings only mark it.
+        attempts: How often to measure at most, until noise spoils nothing; the last one counts.
+        again: Called before every further attempt.
         command: The command line to record.
         clock: Nanoseconds.
         pause: Waits between runs.
@@ -154,18 +168,25 @@ def bench(
             Contender(name=entry.name, run_once=entry.engine.bind(all_feeds[entry.name]))
             for entry in opened
         ]
-        before = machine()
-        rounds = measure_rounds(
-            timed, schedule=schedule, clock=clock, pause=pause, progress=progress
-        )
-        load = other_load(before, machine())
+        for attempt in range(1, attempts + 1):
+            before = machine()
+            rounds = measure_rounds(
+                timed, schedule=schedule, clock=clock, pause=pause, progress=progress
+            )
+            load = other_load(before, machine())
+            findings = check(rounds, baseline=baseline, load=load)
+            if attempt == attempts or not is_worth_repeating(
+                findings, rounds=len(rounds.latency_ns)
+            ):
+                break
+            if again is not None:
+                again(findings, attempt + 1)
         device = {
             entry.name: _device_p50_ns(entry.engine, all_feeds[entry.name]) for entry in opened
         }
         results = _results(
             opened, rounds, device, baseline, batch, agreements, schedule.seed, gemm_peak_macs_per_s
         )
-    findings = check(rounds, baseline=baseline, load=load)
     if strict:
         refuse_invalid(findings)
     return Measurement(
@@ -181,6 +202,7 @@ def bench(
         other_load=load,
         environment=place,
         gemm_peak_macs_per_s=gemm_peak_macs_per_s,
+        attempts=attempt,
         command=tuple(command),
     )
 

@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 measured = _measure(batch, names, peak, Path(folder), options)
             measurements.append(measured)
             sys.stdout.write(format_table(measured) + "\n\n")
-            if measured.valid or options.allow_busy:
+            if measured.valid:
                 found = summarise_batch(measured, plain=names)
                 summaries += found
                 sys.stdout.writelines(_sentence(summary) + "\n" for summary in found)
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write(options.output, peak, measurements, summaries)
             sys.stdout.flush()
         sys.stdout.write(f"{options.output}\n")
-        if invalid:
+        if invalid and not options.allow_busy:
             raise MeasurementError(
                 f"{' and '.join(invalid)} cannot be quoted; the findings are in the table",
                 where=str(options.output),
@@ -187,7 +187,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=40, help="least rounds a batch size")
     parser.add_argument("--max-s", type=float, default=400.0, help="most seconds a batch size")
     parser.add_argument(
-        "--allow-busy", action="store_true", help="summarise an invalid measurement, too"
+        "--allow-busy",
+        action="store_true",
+        help="do not fail where a measurement is not valid; it has no summary all the same",
     )
     parser.add_argument("--force", action="store_true", help="replace the JSON file")
     return parser.parse_args(arguments)

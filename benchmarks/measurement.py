@@ -76,6 +76,8 @@ class Absent:
 class Measurement:
     """One paired measurement and its evidence.
 
+    One that is not valid keeps its samples and ratios, and every verdict in it is "not valid".
+
     Attributes:
         baseline: Name of the contender that the others are compared with.
         batch: Images of one run.
@@ -89,6 +91,7 @@ class Measurement:
         other_load: What others used of the processors meanwhile.
         environment: What it was measured on.
         gemm_peak_macs_per_s: Measured peak of this CPU; None when not measured.
+        attempts: How often the rounds were measured; only the last ones are kept.
         command: The command line, word by word.
         schema: Version of this layout.
     """
@@ -105,18 +108,35 @@ class Measurement:
     other_load: OtherLoad
     environment: Environment
     gemm_peak_macs_per_s: float | None = None
+    attempts: int = 1
     command: tuple[str, ...] = ()
     schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if not self.valid:
+            object.__setattr__(self, "contenders", tuple(map(_without_verdict, self.contenders)))
 
     @property
     def valid(self) -> bool:
         """Whether no finding makes the numbers misleading."""
-        return all(finding.severity != "invalid" for finding in self.findings)
+        return not self.spoiled_by
+
+    @property
+    def spoiled_by(self) -> tuple[Finding, ...]:
+        """The findings that make the numbers misleading."""
+        return tuple(finding for finding in self.findings if finding.severity == "invalid")
 
     def result(self, name: str) -> ContenderResult:
         """Return the result of one contender; KeyError when it did not take part."""
         by_name = {contender.name: contender for contender in self.contenders}
         return by_name[name]
+
+
+def _without_verdict(result: ContenderResult) -> ContenderResult:
+    if result.against is None:
+        return result
+    against = dataclasses.replace(result.against, verdict="not valid")
+    return dataclasses.replace(result, against=against)
 
 
 def describe_artefact(manifest: Manifest) -> Artefact:
@@ -132,8 +152,8 @@ def describe_artefact(manifest: Manifest) -> Artefact:
 
 
 def to_document(measurement: Measurement) -> dict[str, Any]:
-    """Return the measurement as what `json.dumps` takes."""
-    return dataclasses.asdict(measurement)
+    """Return the measurement as what `json.dumps` takes, and whether it is valid."""
+    return {"valid": measurement.valid, **dataclasses.asdict(measurement)}
 
 
 def write_measurement(path: Path, measurement: Measurement, *, force: bool = False) -> None:
@@ -173,6 +193,7 @@ def read_measurement(path: Path) -> Measurement:
             where=str(path),
             fix=fix,
         )
+    document.pop("valid", None)  # follows from the findings
     try:
         return from_json(Measurement, document)
     except (TypeError, ValueError) as error:

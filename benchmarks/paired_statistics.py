@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 Nanoseconds = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-Verdict = Literal["faster", "slower", "no difference shown"]
+Verdict = Literal["faster", "slower", "no difference shown", "not valid"]
+"""What a comparison shows; "not valid" is that of a measurement which noise has spoiled."""
 
 CONFIDENCE = 0.95
 PRACTICAL_MARGIN = 0.01
@@ -75,14 +76,16 @@ class Comparison:
     def words(self) -> str:
         """Return the verdict with its factor: "1.32x faster", "3.52x slower".
 
-        "no difference shown" stands alone: a factor beside it would suggest one.
+        The other verdicts stand alone: a factor beside them would suggest one.
         """
-        if self.verdict == "no difference shown":
+        if self.verdict not in ("faster", "slower"):
             return self.verdict
         return f"{max(self.ratio, self.speedup):.2f}x {self.verdict}"
 
     def sentence(self) -> str:
-        """Return the comparison in words with the interval of the ratio."""
+        """Return the comparison in words, with the interval of the ratio where it is valid."""
+        if self.verdict == "not valid":
+            return f"not known against {self.baseline}: the measurement is not valid"
         return (
             f"{self.words()} against {self.baseline}, "
             f"ratio {self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]"

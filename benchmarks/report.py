@@ -185,7 +185,7 @@ def _drawings(measurement: Measurement, place: int) -> dict[str, Any]:
     return {
         "bars": charts.latency_bars(measurement, prefix=f"bars{place}"),
         "ratios": charts.ratio_intervals(measurement, prefix=f"ratios{place}")
-        if charts.is_comparable(results)
+        if measurement.valid and charts.is_comparable(results)
         else "",
         "has_device": any(result.device_p50_ns is not None for result in results),
         "has_peak": any(result.peak_share is not None for result in results),

@@ -26,11 +26,13 @@ _GAP = "  "
 def format_table(measurement: Measurement) -> str:
     """Return the measurement as lines of text, without a line break at the end.
 
+    Of one that is not valid only the latencies are shown, to see the noise: no ratio, no rate.
+
     Ratios are latency over the baseline's latency, so below 1 is faster; `GPU p50` is
     the GPU's own time in ms, without the launch and the wait; `peak` is the share of
     the machine's measured GEMM rate.
     """
-    rows = [_HEADS, *(_row(result) for result in measurement.contenders)]
+    rows = [_HEADS, *(_row(result, valid=measurement.valid) for result in measurement.contenders)]
     kept = [
         column
         for column in range(len(_HEADS))
@@ -65,10 +67,13 @@ def _title(measurement: Measurement) -> str:
     )
 
 
-def _row(result: ContenderResult) -> tuple[str, ...]:
+def _row(result: ContenderResult, *, valid: bool) -> tuple[str, ...]:
     latency = result.latency
+    times = tuple(f"{ns / 1e6:.2f}" for ns in (latency.p50_ns, latency.p90_ns, latency.p99_ns))
+    if not valid:
+        return (result.name, *times, "", "", "", "", "", "not valid")
     numbers = (
-        *(f"{ns / 1e6:.2f}" for ns in (latency.p50_ns, latency.p90_ns, latency.p99_ns)),
+        *times,
         f"{result.device_p50_ns / 1e6:.3f}" if result.device_p50_ns is not None else "",
         f"{latency.images_per_s:.1f}",
         f"{result.peak_share:.0%}" if result.peak_share is not None else "",
@@ -88,7 +93,7 @@ def _row(result: ContenderResult) -> tuple[str, ...]:
 def _notes(measurement: Measurement) -> list[str]:
     notes = [f"{entry.name}: {entry.reason} ({entry.fix})" for entry in measurement.absent]
     for finding in measurement.findings:
-        mark = "INVALID" if finding.severity == "invalid" else "doubtful"
+        mark = "NOT VALID" if finding.severity == "invalid" else "doubtful"
         notes.append(f"{mark}: {finding.what}; {finding.fix}")
     random = [
         result.name

@@ -117,6 +117,16 @@ def check(rounds: Rounds, *, baseline: str, load: OtherLoad) -> tuple[Finding, .
     )
 
 
+def is_worth_repeating(findings: Sequence[Finding], *, rounds: int) -> bool:
+    """Whether noise spoiled a measurement, so that another try may be valid.
+
+    Args:
+        findings: On the measurement.
+        rounds: It had; where they were too few, another try has too few again.
+    """
+    return rounds >= FEWEST_ROUNDS and any(found.severity == "invalid" for found in findings)
+
+
 def refuse_invalid(findings: Sequence[Finding]) -> None:
     """Raise for findings that make the number misleading.
 

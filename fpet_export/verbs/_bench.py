@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # typing.Self needs Python 3.11
 
     from benchmarks import Measurement, Schedule
+    from benchmarks.validity import Finding
     from engines.engine import OpenOptions
 
+ATTEMPTS = 3
+"""How often noise may spoil a measurement before it is given up."""
 ALL_PEERS = ("ort_plain", "openvino_plain", "torch_eager", "torch_compile")
 
 
@@ -131,6 +134,8 @@ def measure(
             schedule=settings.schedule(),
             gemm_peak_macs_per_s=peak,
             strict=False,
+            attempts=ATTEMPTS,
+            again=saying(console),
             command=command,
             progress=advancing(advance),
         )
@@ -155,7 +160,12 @@ def check_peers(names: Sequence[str]) -> None:
 
 
 def verdict(measurement: Measurement, *, ours_only: bool = False) -> str:
-    """Return the verdicts as one line a contender; `ours_only` leaves the peers out."""
+    """Return the verdicts as one line a contender; `ours_only` leaves the peers out.
+
+    Of a measurement that is not valid there is none, only the reasons.
+    """
+    if not measurement.valid:
+        return f"speed not known: {reasons(measurement.spoiled_by)}"
     lines = []
     for result in measurement.contenders:
         found = result.against
@@ -176,6 +186,21 @@ def smallest_batch(manifests: Sequence[Manifest | None]) -> int | None:
 
 def _manifest_of(artefact: Path) -> Manifest | None:
     return read_manifest(artefact) if manifest_path(artefact).exists() else None
+
+
+def reasons(findings: Sequence[Finding]) -> str:
+    """Return what spoiled a measurement."""
+    return "; ".join(found.what for found in findings if found.severity == "invalid")
+
+
+def saying(console: Console) -> Any:
+    """Tell a console why a measurement is taken again."""
+
+    def again(findings: Sequence[Finding], attempt: int) -> None:
+        said = f"not valid: {reasons(findings)}; measuring again ({attempt} of {ATTEMPTS})"
+        console.step("bench", said, passed=None)
+
+    return again
 
 
 def advancing(advance: Any) -> Any:

@@ -214,8 +214,7 @@ def require_valid(measurement: Measurement, *, where: str, fix: str) -> None:
     """
     if not measurement.valid:
         raise MeasurementError(
-            "the measurement is not valid: "
-            + "; ".join(f.what for f in measurement.findings if f.severity == "invalid"),
+            f"the measurement is not valid: {_bench.reasons(measurement.spoiled_by)}",
             where=where,
             fix=fix,
         )
@@ -231,9 +230,11 @@ def verdict(measurement: Measurement, chosen: str) -> str:
 
 def remembered(best: Best) -> dict[str, object]:
     """Return what a document says about the choice."""
+    from benchmarks.measurement import to_document
+
     return {
         "precision": best.precision,
         "candidates": {name: typed.row.sqnr_db for name, typed in best.made.items()},
         "manifest": dataclasses.asdict(read_manifest(best.graph)),
-        "latency": None if best.measurement is None else dataclasses.asdict(best.measurement),
+        "latency": None if best.measurement is None else to_document(best.measurement),
     }

@@ -64,6 +64,8 @@ def measure(options: argparse.Namespace, console: Console) -> Measurement:
                 schedule=settings.schedule(),
                 gemm_peak_macs_per_s=peak,
                 strict=False,
+                attempts=_bench.ATTEMPTS,
+                again=_bench.saying(console),
                 command=options.command,
                 progress=_bench.advancing(advance),
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 HELP = "measure latency, paired and interleaved, and say whether it is really faster"
 DESCRIPTION = """\
 Run every contender once in each round, in a shuffled order, and compare each with the baseline
-by the median of the paired ratios with a bootstrap interval.
+by the median of the paired ratios with a bootstrap interval. Where noise spoils a measurement it
+is taken again, twice at most; one that stays noisy keeps its samples in the JSON, shows no ratio
+and ends with exit code 9.
 
 --against plain builds the same architecture without merging, with random weights (a latency does
 not depend on them), for the same target and in the same half precision or float32. --peers adds
@@ -72,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peak", action="store_true", help="also measure this CPU's GEMM peak, and the share of it"
     )
     parser.add_argument(
-        "--allow-noise", action="store_true", help="print a noisy measurement, marked, not exit 9"
+        "--allow-noise", action="store_true", help="keep a noisy measurement, marked, not exit 9"
     )
     _arguments.add_running(parser)
     parser.add_argument("--html", type=Path, help="also write one self-contained HTML page")
@@ -88,6 +90,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     _bench.check_peers(options.peers)
     _refuse_contradictions(options)
     from benchmarks import format_table, write_measurement
+    from benchmarks.measurement import to_document
 
     measure = _here if options.remote is None else _there
     if any(path.is_dir() for path in options.artefacts):
@@ -112,15 +115,15 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         )
         write_report(options.html, page, force=options.force)
     if not measurement.valid and not options.allow_noise:
-        bad = [f.what for f in measurement.findings if f.severity == "invalid"]
+        again = shlex.join(options.command)
         raise MeasurementError(
-            f"the measurement is not valid: {'; '.join(bad)}",
+            f"the measurement is not valid: {_bench.reasons(measurement.spoiled_by)}",
             where="bench",
-            fix="stop other work on this machine and measure again, or add --allow-noise",
+            fix=f"{measurement.spoiled_by[0].fix}; then: {again} (or add --allow-noise)",
         )
     written = [str(path) for path in (options.out, options.html) if path is not None]
     return Outcome(
-        document=dataclasses.asdict(measurement),
+        document=to_document(measurement),
         result="\n".join(written) or _bench.verdict(measurement),
     )
 

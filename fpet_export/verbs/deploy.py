@@ -25,6 +25,7 @@ from fpet_export.verbs import (
     _quantize,
     _remote,
     _steps,
+    _verdict,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Built:
     """One target's exported graph, what was built of it, and their rows of the parity table.
 
     `typed` is the graph that the engine was built from: the exported one, or another precision's;
-    `measurement` was taken on another machine.
+    `not_run` is why no machine has run the engine; `measurement` was taken on another machine.
     """
 
     target: str
@@ -63,6 +64,7 @@ class Built:
     engine: Path
     rows: tuple[StageParity, ...]
     runs_here: bool
+    not_run: str = ""
     measurement: Measurement | None = None
 
 
@@ -101,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Run every step; a missed gate stops after its evidence is written."""
+    from benchmarks.measurement import to_document
     from engines.engine import default_path
     from fpet_export.verify import DEFAULT_IMAGES
 
@@ -129,8 +132,12 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     _keep_parity(options.out, table, built)
     picture = _picture(started, built[0].graph, options.out, console)
     measurements: list[Measurement] = []
-    if options.bench and table.first_failure() is None:
-        measurements = _measure(built, options, console)
+    if not options.bench:
+        unmeasured = "not measured, because of --no-bench"
+    elif table.first_failure() is not None:
+        unmeasured = "not measured, because the answers are not equal"
+    else:
+        measurements, unmeasured = _measure(built, options, console)
     commands = _next(options, built)
     page = options.out / "report.html"
     _page.write(
@@ -144,6 +151,14 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         force=options.force,
     )
     console.step("report", str(page))
+    verdict = _verdict.of_deployment(
+        table,
+        measurements,
+        not_run={one.target: one.not_run for one in built if one.not_run},
+        again=_again(options, built),
+        unmeasured=unmeasured,
+    )
+    verdict.show(console)
     _steps.require(table)
     return Outcome(
         document={
@@ -151,7 +166,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "parity": table.to_json(),
             "engines": {one.target: str(one.engine) for one in built},
             "precisions": {one.target: read_manifest(one.typed).precision for one in built},
-            "latency": dataclasses.asdict(measurements[0]) if measurements else None,
+            "latency": to_document(measurements[0]) if measurements else None,
+            "verdict": verdict.to_json(),
         },
         result=str(page),
         next=commands,
@@ -199,6 +215,7 @@ def _build(
         engine=engine,
         rows=rows,
         runs_here=problem is None,
+        not_run="" if problem is None else _engines.short_reason(problem),
     )
 
 
@@ -262,19 +279,24 @@ def _picture(started: _steps.Started, graph: Path, folder: Path, console: Consol
 
 def _measure(
     built: list[Built], options: argparse.Namespace, console: Console
-) -> list[Measurement]:
-    """Measure the engines that run here against the plain ViT, or keep what a board measured."""
+) -> tuple[list[Measurement], str]:
+    """Measure the engines that run here against the plain ViT, or keep what a board measured.
+
+    Returns:
+        The measurements, and why there are none.
+    """
     if options.remote is not None:
         found = [one.measurement for one in built if one.measurement is not None]
         paths = [options.out / "latency.json"]
         paths += [_latency_path(options.out, load_target(one.target)) for one in built[1:]]
         for path, measurement in zip(paths, found, strict=True):
             _keep_measurement(measurement, path, options, console)
-        return found
+        return found, ""
     here = [one.engine for one in built if one.runs_here]
     if not here:
-        console.step("bench", "no engine of this deployment runs on this machine", passed=None)
-        return []
+        problem = "no engine of this deployment runs on this machine"
+        console.step("bench", problem, passed=None)
+        return [], problem
     settings = _bench.Settings(threads=options.threads, rounds=options.rounds)
     with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
         try:
@@ -289,9 +311,9 @@ def _measure(
             )
         except FpetError as error:
             console.step("bench", error.what, passed=False)
-            return []
+            return [], f"{error.what}; measure again: {_again(options, built)}"
     _keep_measurement(measurement, options.out / "latency.json", options, console)
-    return [measurement]
+    return [measurement], ""
 
 
 def _keep_measurement(
@@ -315,6 +337,14 @@ def _keep_measurement(
 def _latency_path(folder: Path, target: Target) -> Path:
     """Return where the measurement of a further target lies, which a board takes by itself."""
     return folder / target.file_name / "latency.json"
+
+
+def _again(options: argparse.Namespace, built: list[Built]) -> str:
+    """Return the command that measures the engines once more, where they run."""
+    if options.remote is not None:
+        graphs = [one.typed for one in built]
+        return _verdict.bench_command(graphs, _remote.words(options))
+    return _verdict.bench_command([one.engine for one in built if one.runs_here])
 
 
 def _next(options: argparse.Namespace, built: list[Built]) -> list[str]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,9 @@ from benchmarks import comparison
 from benchmarks.comparison import bench, fastest, rebase
 from benchmarks.environment import Environment
 from benchmarks.latency import Schedule
+from benchmarks.measurement import read_measurement, to_document, write_measurement
 from benchmarks.peers import PeerSource
+from benchmarks.table import format_table
 from benchmarks.validity import MachineUse
 from engines.engine import OpenOptions
 from engines.errors import (
@@ -179,6 +183,76 @@ def test_an_invalid_measurement_raises_or_is_marked(
 
     marked = fake_bench([make_engine("a")], machine=busy, strict=False)
     assert not marked.valid
+
+
+class BusyMachine:
+    """Others use half of it while the first `attempts` measurements are taken."""
+
+    def __init__(self, clock: Any, attempts: int) -> None:
+        self._clock, self._busy_reads = clock, 2 * attempts
+        self._foreign_s, self._last_s = 0.0, 0.0
+
+    def __call__(self) -> MachineUse:
+        now = self._clock.now_ns / 1e9
+        if self._busy_reads > 0:
+            self._busy_reads -= 1
+            self._foreign_s += now - self._last_s
+        self._last_s = now
+        return MachineUse(
+            wall_s=now, own_s=now, busy_s=now + self._foreign_s, steal_s=0.0, processors=2
+        )
+
+
+@pytest.mark.parametrize(("busy", "taken", "valid"), [(0, 1, True), (2, 3, True), (3, 3, False)])
+def test_what_noise_spoils_is_measured_again_until_the_tries_are_used_up(
+    busy: int, taken: int, valid: bool, fake_bench: Bench, make_engine: Any, clock: Any
+) -> None:
+    said: list[tuple[int, str]] = []
+
+    found = fake_bench(
+        [make_engine("a"), make_engine("b", 5_000_000)],
+        machine=BusyMachine(clock, busy),
+        strict=False,
+        attempts=3,
+        again=lambda findings, attempt: said.append((attempt, findings[0].what[:19])),
+    )
+
+    assert (found.attempts, found.valid) == (taken, valid)
+    assert said == [(attempt, "other programs used") for attempt in range(2, taken + 1)]
+    assert found.rounds == 30  # of the last try alone
+
+
+def test_too_few_rounds_are_not_measured_again(fake_bench: Bench, make_engine: Any) -> None:
+    schedule = Schedule(min_rounds=4, max_rounds=4, min_s=0.0, settle_s=0.0)
+
+    found = fake_bench([make_engine("a")], schedule=schedule, strict=False, attempts=3)
+
+    assert (found.attempts, found.valid) == (1, False)
+
+
+def test_no_verdict_stands_in_a_measurement_that_is_not_valid(
+    fake_bench: Bench, make_engine: Any, clock: Any, tmp_path: Path
+) -> None:
+    """Not in its table, its JSON, what is read of it, or a comparison with another baseline."""
+    engines = [make_engine("a", 10_000_000), make_engine("b", 5_000_000)]
+    spoiled = fake_bench(engines, machine=BusyMachine(clock, 1), strict=False)
+    honest = fake_bench(engines)
+    write_measurement(tmp_path / "a.latency.json", spoiled)
+    document = json.loads((tmp_path / "a.latency.json").read_text())
+
+    for found in (spoiled, rebase(spoiled, "b"), read_measurement(tmp_path / "a.latency.json")):
+        (against,) = (one.against for one in found.contenders if one.against is not None)
+        assert against.verdict == against.words() == "not valid"
+        assert "not known" in against.sentence()
+        table = format_table(found)
+        assert "NOT VALID: other programs used 50%" in table
+        assert not re.search(r"faster|slower|0\.50|2\.00|images/s|ratio", table)
+    assert document["valid"] is False
+    kept = next(one["against"] for one in document["contenders"] if one["against"])
+    assert kept["ratio"] == pytest.approx(0.5, rel=0.05)  # the numbers are not thrown away
+    assert kept["verdict"] == "not valid"
+    assert "x faster" in format_table(honest)  # negative control
+    assert to_document(honest)["valid"] is True
 
 
 def test_a_fixed_batch_decides_and_another_is_refused(fake_bench: Bench, make_engine: Any) -> None:

@@ -177,6 +177,10 @@ def test_an_invalid_measurement_says_so_on_top(report: Report) -> None:
     page = render_report(dataclasses.replace(report, measurements=(spoiled,)))
 
     assert "This measurement does not count:</b> others used 50%" in page
+    measured = page[page.index("Is it faster?") :]
+    assert not re.search(r"[0-9.]+x (faster|slower)|0\.73", measured)
+    assert "not valid" in measured
+    assert "x faster" in render_report(report)[page.index("Is it faster?") :]  # negative control
 
 
 def test_a_report_of_steps_alone_has_no_empty_sections() -> None:

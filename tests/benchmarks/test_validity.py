@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from benchmarks.validity import (
     MachineUse,
     OtherLoad,
     check,
+    is_worth_repeating,
     machine_use,
     other_load,
     refuse_invalid,
@@ -113,6 +115,16 @@ def test_stolen_time_is_doubtful() -> None:
     load = OtherLoad(foreign=0.0, steal=0.2)
 
     assert "hypervisor took 20%" in said(check(rounds_of(noisy(60)), baseline="base", load=load))
+
+
+@pytest.mark.parametrize(
+    ("severity", "rounds", "again"),
+    [("invalid", 20, True), ("invalid", 19, False), ("doubtful", 60, False)],
+)
+def test_only_noise_is_worth_another_try(severity: Any, rounds: int, again: bool) -> None:
+    findings = [Finding(severity=severity, what="a", fix="b")]
+
+    assert is_worth_repeating(findings, rounds=rounds) is again
 
 
 def test_only_invalid_findings_are_refused() -> None:
