@@ -86,10 +86,10 @@ def _answers(table: ParityTable, not_run: Mapping[str, str]) -> Statement:
         text = f"not equal: {failure.stage} drifts, {'; '.join(failure.failures)}"
         return Statement(text=text, good=False)
     last = _last(table)
-    same = round(last.top1_agreement * last.images)
+    same = round(last.agreement * last.images)
     text = (
         f"equal within the gates: {last.stage} gives the same class on {same} of "
-        f"{last.images} images, largest logit difference {last.max_abs:.1e}"
+        f"{last.images} images, {last.difference}"
     )
     left = "".join(f"; the {target} engine was not run: {why}" for target, why in not_run.items())
     return Statement(text=text + left, good=None if not_run else True)

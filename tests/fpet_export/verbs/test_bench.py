@@ -71,8 +71,8 @@ def test_the_result_on_stdout_is_a_path_or_a_verdict(
     out = tmp_path / "latency.json"
 
     assert call("bench", *words, "-o", out).out == f"{out}\n"
-    unknown = "speed not known: 4 rounds were measured, 20 are needed\n"
-    assert call("bench", *words).out == unknown
+    unknown = "speed not known: 4 rounds were measured, 20 are needed"
+    assert call("bench", *words).out.startswith(unknown)
 
 
 def test_a_tampered_graph_is_refused(tampered: Path) -> None:
