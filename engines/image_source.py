@@ -17,8 +17,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.decoding import decode
 from engines.errors import InputError
-from engines.images import SUFFIXES, ImageSet, PixelArray, decode, resize
+from engines.images import SUFFIXES, ImageSet, PixelArray, resize
 from engines.manifest import Preprocessing
 from engines.registry import import_or_explain
 
@@ -85,7 +86,7 @@ class ImageSource:
         pil = import_or_explain("PIL.Image")
         for path, rows in _by_file(self.places[skip:]):
             if rows is None:
-                yield resize(decode(path), self.preprocessing)
+                yield resize(decode(path, self.preprocessing).image, self.preprocessing)
                 continue
             for image in _shard_rows(path, rows):
                 yield resize(pil.fromarray(image), self.preprocessing)
@@ -111,7 +112,7 @@ def open_source(
     if path.suffix == ".npz":
         return _of_shards([path], path.name, preprocessing, limit)
     if not path.is_dir():
-        decode(path)
+        decode(path, preprocessing)
         return ImageSource(
             places=(Place(path),), preprocessing=preprocessing, description="1 image files"
         )

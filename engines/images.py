@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.decoding import decode
 from engines.errors import InputError
+from engines.image_traits import Remark, remarks_on
 from engines.manifest import Preprocessing
 from engines.registry import import_or_explain
 
@@ -34,6 +36,7 @@ class ImageSet:
         description: What they are, in words, for reports.
         labels: (I,) class indices, or None.
         class_names: Names of the classes by index; empty when unknown.
+        remarks: What some of them have that an ordinary photograph does not.
         names: One name an image.
     """
 
@@ -41,6 +44,7 @@ class ImageSet:
     description: str
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
     names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -120,21 +124,29 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
 
 def read_files(paths: Sequence[Path], preprocessing: Preprocessing) -> ImageSet:
     """Decode and preprocess image files."""
-    pixels = np.stack([resize(decode(path), preprocessing) for path in paths])
-    names = tuple(path.name for path in paths)
-    return ImageSet(pixels=pixels, description=f"{len(paths)} image files", names=names)
+    pixels, traits = [], []
+    for path in paths:
+        found = decode(path, preprocessing)
+        pixels.append(resize(found.image, preprocessing))
+        traits.append(found.traits)
+    return ImageSet(
+        pixels=np.stack(pixels),
+        description=f"{len(paths)} image files",
+        remarks=remarks_on(traits, preprocessing),
+        names=tuple(path.name for path in paths),
+    )
 
 
 def resize(image: Any, preprocessing: Preprocessing) -> PixelArray:
-    """Resize a Pillow image, crop its centre, and return (height, width, 3) pixels.
+    """Resize an RGB Pillow image, crop its centre, and return (height, width, 3) pixels.
 
     A crop of 1.0 resizes straight to the size without keeping the aspect ratio; less resizes
     the shorter side to size / crop first. Both round as torchvision and timm do, so that the
     pixels are those of an evaluation in PyTorch.
     """
     pil = import_or_explain("PIL.Image")
-    image = image.convert("RGB")
-    method = getattr(pil.Resampling, preprocessing.interpolation.upper())
+    methods = getattr(pil, "Resampling", pil)  # Pillow 9.0, of Ubuntu 22.04, has no such
+    method = getattr(methods, preprocessing.interpolation.upper())
     height, width = preprocessing.size
     if preprocessing.crop >= 1.0:
         resized = image.resize((width, height), method)
@@ -155,23 +167,3 @@ def _before_crop(have: tuple[int, int], preprocessing: Preprocessing) -> tuple[i
     if have[0] <= have[1]:  # torchvision's Resize of the shorter side
         return high, int(high * have[1] / have[0])
     return int(high * have[0] / have[1]), high
-
-
-def decode(path: Path) -> Any:
-    """Return a file as an RGB Pillow image.
-
-    Raises:
-        InputError: There is no such file, or it is not a whole image.
-    """
-    pil = import_or_explain("PIL.Image")
-    if not path.is_file():
-        raise InputError("there is no such image", where=str(path), fix="check the path")
-    try:
-        with pil.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
-        raise InputError(
-            f"this is not a whole image: {error}",
-            where=str(path),
-            fix=f"give one of {', '.join(SUFFIXES)}",
-        ) from error

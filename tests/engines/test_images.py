@@ -93,11 +93,6 @@ def test_another_crop_gives_other_pixels() -> None:
     assert (first != second).mean() > 0.1
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "LA"])
-def test_every_mode_becomes_three_channels(mode: str) -> None:
-    assert resize(picture(20, 20).convert(mode), preprocessing()).shape == (16, 16, 3)
-
-
 # Layouts
 
 
@@ -257,12 +252,11 @@ def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     assert refused(tmp_path / "missing") == "there is no such image"
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own remark on a cut TIFF
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif", "webp", "ppm"])
 def test_an_image_cut_anywhere_is_refused_in_words(suffix: str, tmp_path: Path) -> None:
     whole = write(tmp_path / f"whole.{suffix}").read_bytes()
     cut = tmp_path / f"cut.{suffix}"
-    for share in (0, 0.01, 0.1, 0.3, 0.5):
+    for share in (0.01, 0.1, 0.3, 0.5):
         cut.write_bytes(whole[: int(share * len(whole))])
 
         assert "not a whole image" in refused(cut)
