@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from engines.bundle import Bundle, Role, write_bundle
 from engines.errors import UsageError
 from engines.manifest import Manifest, manifest_path, read_manifest
+from engines.preparation import preparation_in_words
 from fpet_export.console import Console
 from fpet_export.verbs import _plain, _trust
 
@@ -265,9 +267,14 @@ def _readme(item: Item, *, has_check: bool, has_plain: bool) -> str:
         "                                is it faster here than the same model without merging?\n"
     )
     classes = "" if manifest.model is None else f", {manifest.model.classes} classes"
+    pixels = ""
+    if manifest.preprocessing is not None:
+        said = f"an image becomes: {preparation_in_words(manifest.preprocessing)}"
+        pixels = textwrap.fill(said, 80, subsequent_indent="  ") + "\n"
     return f"""\
 {_trust.describe(manifest)}{classes}
 for {target.name}: {target.summary}
+{pixels}\
 
 On the board, with Python 3.8, numpy and {target.module}:
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import InputError, UsageError
+from engines.preparation import preparation_in_words
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _trust
 
@@ -95,6 +97,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     console.step(
         "triton", f"{serving.name}: {serving.backend}, {batching}, {serving.instances} x {kind}"
     )
+    if manifest.preprocessing is not None:
+        console.step("clients", f"send {preparation_in_words(manifest.preprocessing)}")
     if manifest.runtime is not None:
         runtime = manifest.runtime
         console.step(
@@ -111,6 +115,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "max_batch_size": largest,
             "kind": f"KIND_{kind}",
             "config": str(home / triton_repository.CONFIG),
+            "preprocessing": manifest.preprocessing and dataclasses.asdict(manifest.preprocessing),
         },
         result=str(home),
         next=[f"tritonserver --model-repository {options.out}"],

@@ -72,6 +72,7 @@ def test_the_readme_tells_what_to_type(board: Path) -> None:
 
     assert "graph model.onnx" in text
     assert "5 classes" in text
+    assert "an image becomes: RGB as stored (plain) · bicubic to 16x16" in text
     for verb in ("doctor", "build", "check", "bench", "predict"):
         assert f"python3 agent.pyz {verb}" in text
     assert max(map(len, text.splitlines())) <= 100

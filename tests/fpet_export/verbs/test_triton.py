@@ -43,6 +43,8 @@ def test_a_graph_is_served_by_onnxruntime(exported: Exported, tmp_path: Path) ->
     manifest = read_manifest(exported.graph)
     assert done.code == 0, done.err
     assert done.document()["kind"] == "KIND_CPU"
+    assert done.document()["preprocessing"]["decode"] == "plain"
+    assert "send RGB as stored (plain) · bicubic to 16x16" in done.err
     assert config.name == "model"
     assert config.instance_group[0].count == 2
     assert [one.name for one in config.input] == [one.name for one in manifest.inputs]

@@ -1,0 +1,31 @@
+"""What happens to an image file before the graph sees it, in words."""
+
+from __future__ import annotations
+
+from engines.manifest import Preprocessing
+
+
+def preparation_in_words(preprocessing: Preprocessing) -> str:
+    """Return one line, such as "RGB as stored · bicubic to 32x32 · float32 0..1, NCHW"."""
+    height, width = preprocessing.size
+    how = preprocessing.interpolation
+    if preprocessing.crop >= 1.0:
+        size = f"{how} to {height}x{width}"
+    else:
+        size = f"{how}, the centre {preprocessing.crop:g} of it as {height}x{width}"
+    values = "uint8 0..255" if preprocessing.dtype == "uint8" else "float32 0..1"
+    if not preprocessing.in_graph:
+        mean, std = (
+            ",".join(f"{value:g}" for value in triple)
+            for triple in (preprocessing.mean, preprocessing.std)
+        )
+        values = f"float32, less mean {mean}, over std {std}"
+    return f"{decoding_in_words(preprocessing)} · {size} · {values}, {preprocessing.layout}"
+
+
+def decoding_in_words(preprocessing: Preprocessing) -> str:
+    """Return how a file becomes RGB, such as "RGB turned by EXIF, on 255,255,255 (full)"."""
+    if preprocessing.decode == "plain":
+        return "RGB as stored (plain)"
+    colour = ",".join(map(str, preprocessing.background))
+    return f"RGB turned by EXIF, on {colour} (full)"
