@@ -29,7 +29,7 @@ _POINTS = 9.5
 
 
 def latency_bars(measurement: Measurement, *, prefix: str) -> str:
-    """Draw p50 as bars and p99 as their whiskers, one row a contender.
+    """Draw p50 as bars and p99 as their whiskers, one row a contender; all grey if not valid.
 
     Args:
         measurement: What to draw.
@@ -40,8 +40,8 @@ def latency_bars(measurement: Measurement, *, prefix: str) -> str:
     figure, axes = _canvas(results)
     for row, result in enumerate(results):
         p50, p99 = result.latency.p50_ns / 1e6, result.latency.p99_ns / 1e6
-        is_baseline = result.name == measurement.baseline
-        axes.barh(row, p50, height=0.34, color=_MUTED if is_baseline else _ACCENT)
+        is_ours = result.name != measurement.baseline and measurement.valid
+        axes.barh(row, p50, height=0.34, color=_ACCENT if is_ours else _MUTED)
         axes.plot([p50, p99], [row, row], color=_INK, linewidth=1.2)
         axes.plot([p99], [row], marker="|", markersize=8, color=_INK)
         _label(axes, row, result.name, f"{p50:.2f} ms · p99 {p99:.2f}")

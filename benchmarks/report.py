@@ -5,18 +5,91 @@ from __future__ import annotations
 import base64
 import dataclasses
 import importlib.resources
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import charts
 from benchmarks.environment import Environment
 from benchmarks.measurement import Measurement
-from engines import registry, storage
+from benchmarks.speed_words import measured_on, speed_sentence
+from engines import parity_table, registry, storage
+from engines.parity import ParityTable
 
-StepState = Literal["done", "warning", "failed", "skipped"]
-_MARKS: dict[StepState, str] = {"done": "✓", "warning": "!", "failed": "✗", "skipped": "–"}
+State = Literal["good", "bad", "open"]
+"""Good news, bad news, or something that stays unknown."""
+
+StepState = Literal["done", "warning", "failed"]
+_MARKS = {"good": "✓", "bad": "✗", "open": "!", "done": "✓", "failed": "✗", "warning": "!"}
+_SAID = {
+    "good": "good", "bad": "bad", "open": "not known",
+    "done": "done", "failed": "failed", "warning": "warning",
+}  # fmt: skip
+_FIRST_FIGURES = ("accuracy", "agreement")
+"""What a phone shows of a table without scrolling."""
+
 _GIB = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Statement:
+    """A sentence of the verdict.
+
+    Attributes:
+        about: "answers", "accuracy", "speed".
+        text: The sentence.
+        state: What news it is.
+    """
+
+    about: str
+    text: str
+    state: State
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What stands on top of the page.
+
+    Attributes:
+        sentence: The whole result in one sentence.
+        state: What news it is.
+        command: What to type to learn what the sentence leaves open; empty where it leaves nothing.
+        statements: The same with its figures, one sentence a subject.
+    """
+
+    sentence: str
+    state: State
+    command: str = ""
+    statements: tuple[Statement, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tile:
+    """A number that the reader came for, and what it is."""
+
+    value: str
+    label: str
+    state: State = "good"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineRow:
+    """One engine that was built.
+
+    Attributes:
+        name: Its file.
+        about: One line: precision, size, runtime.
+        answers: Whether it ran, and what it said.
+        state: Of the answers; "open" for an engine that did not run.
+        accuracy: As text; empty where it is not known.
+        speed: As text; empty where it was not measured.
+    """
+
+    name: str
+    about: str
+    answers: str
+    state: State
+    accuracy: str = ""
+    speed: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,57 +108,29 @@ class Step:
     detail: str
     duration_s: float | None = None
 
-    @property
-    def mark(self) -> str:
-        """A tick, a cross or a sign between."""
-        return _MARKS[self.state]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ParityRow:
-    """One stage against the reference; None where a column does not apply.
+class File:
+    """A file that was written: its name, its size where it is known, and what it is for."""
 
-    Attributes:
-        stage: "folded", "frozen", "ONNX", "engine".
-        passed: Whether it is inside its gate.
-        largest_logit_difference: In absolute value.
-        relative: `largest_logit_difference` over the largest |logit| of the reference.
-        sqnr_db: Signal to error ratio in dB.
-        agreement: Share of images with the reference's class, 0 to 1.
-        same_partner: Share of merged tokens with the reference's partner, 0 to 1.
-        unexplained_flips: Other partners although the reference was sure.
-        audit: Images whose sizes sum to all tokens, such as "512/512".
-        accuracy: Share of images with the right class, 0 to 1; None without labels.
-    """
-
-    stage: str
-    passed: bool
-    largest_logit_difference: float | None = None
-    relative: float | None = None
-    sqnr_db: float | None = None
-    agreement: float | None = None
-    same_partner: float | None = None
-    unexplained_flips: int | None = None
-    audit: str | None = None
-    accuracy: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Headline:
-    """A number that the reader came for, and what it is."""
-
-    value: str
-    label: str
-    good: bool = True
+    name: str
+    purpose: str
+    size_bytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A PNG with a caption; `alternative` says what it shows to those who cannot see it."""
+    """PNGs side by side with one caption.
 
-    png: bytes
+    Attributes:
+        title: Above them.
+        pngs: Each with a word below it, and with what it shows for those who cannot see it.
+        caption: Below all of them.
+    """
+
+    title: str
+    pngs: tuple[tuple[bytes, str, str], ...]
     caption: str
-    alternative: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,30 +138,36 @@ class Report:
     """Everything on the page; what is empty has no section.
 
     Attributes:
-        title: Such as "digits-lora on cpu".
+        title: Such as "digits on cpu and rtx".
         subtitle: One sentence on the model.
+        verdict: What came out; None where nothing was judged.
         warnings: What a reader must know first, such as random weights.
-        headlines: Two to four.
-        steps: In order.
-        parity: In order of the stages.
-        parity_note: On which images, and against what.
+        tiles: Two to four, of what ran.
+        engines: All that were built.
+        parity: Tables, each with its stages in order.
         measurements: One chart each.
+        measure_again: The command for a measurement that is not valid.
         pictures: In order.
-        environment: Of the run; that of the first measurement when None.
+        steps: In order.
+        files: What was written.
         next_commands: To type next.
+        environment: Of the run; that of the first measurement when None.
     """
 
     title: str
     subtitle: str = ""
+    verdict: Verdict | None = None
     warnings: tuple[str, ...] = ()
-    headlines: tuple[Headline, ...] = ()
-    steps: tuple[Step, ...] = ()
-    parity: tuple[ParityRow, ...] = ()
-    parity_note: str = ""
+    tiles: tuple[Tile, ...] = ()
+    engines: tuple[EngineRow, ...] = ()
+    parity: tuple[ParityTable, ...] = ()
     measurements: tuple[Measurement, ...] = ()
+    measure_again: str = ""
     pictures: tuple[Picture, ...] = ()
-    environment: Environment | None = None
+    steps: tuple[Step, ...] = ()
+    files: tuple[File, ...] = ()
     next_commands: tuple[str, ...] = ()
+    environment: Environment | None = None
 
 
 def render_report(report: Report) -> str:
@@ -126,25 +177,44 @@ def render_report(report: Report) -> str:
         MissingDependencyError: jinja2 or matplotlib is not installed.
     """
     jinja2 = registry.import_or_explain("jinja2")
-    template = importlib.resources.files("benchmarks").joinpath("report.html.jinja")
-    source = template.read_text(encoding="utf-8")
     settings = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    settings.filters.update(
-        scientific=_scientific, percent=_percent, ms=lambda ns: f"{ns / 1e6:.2f}"
-    )
-    place = report.environment
-    if place is None and report.measurements:
-        place = report.measurements[0].environment
-    page: str = settings.from_string(source).render(
+    settings.filters.update(ms=lambda ns: f"{ns / 1e6:.2f}", size=_size, uri=_data_uri)
+    settings.globals.update(mark=_MARKS.__getitem__, said=_SAID.__getitem__)
+    where = report.environment
+    if where is None and report.measurements:
+        where = report.measurements[0].environment
+    page: str = settings.from_string(_resource("report.html.jinja")).render(
         report=report,
-        columns=_parity_columns(report.parity),
-        drawings=[_drawings(entry, at) for at, entry in enumerate(report.measurements)],
-        pictures=[(_data_uri(picture.png), picture) for picture in report.pictures],
-        facts=environment_facts(place) if place else [],
+        style=_resource("report.css"),
+        tables=[_table(table) for table in report.parity],
+        speeds=[_speed(entry, index) for index, entry in enumerate(report.measurements)],
+        facts=environment_facts(where) if where else [],
     )
     return page + "\n"
+
+
+def report_of(measurement: Measurement, *, title: str, again: str) -> Report:
+    """Return the page of a measurement alone.
+
+    Args:
+        measurement: It.
+        title: Of the page.
+        again: The command that measures once more.
+    """
+    verdicts = [one.against.verdict for one in measurement.contenders if one.against is not None]
+    is_good = measurement.valid and set(verdicts) <= {"faster"}
+    return Report(
+        title=title,
+        verdict=Verdict(
+            sentence=speed_sentence(measurement),
+            state="good" if is_good else "open",
+            command="" if measurement.valid else again,
+        ),
+        measurements=(measurement,),
+        measure_again=again,
+    )
 
 
 def write_report(path: Path, report: Report, *, force: bool = False) -> None:
@@ -158,63 +228,71 @@ def write_report(path: Path, report: Report, *, force: bool = False) -> None:
     storage.write_text(path, render_report(report))
 
 
-def environment_facts(place: Environment) -> list[tuple[str, str]]:
+def environment_facts(where: Environment) -> list[tuple[str, str]]:
     """Return what a reader wants to know of the machine, as label and value."""
-    memory = f"{place.memory_bytes / _GIB:.1f} GiB" if place.memory_bytes else ""
-    cores = f"{place.cores} cores, " if place.cores else ""
-    kind = " (virtual machine)" if place.virtual else ""
+    memory = f"{where.memory_bytes / _GIB:.1f} GiB" if where.memory_bytes else ""
+    cores = f"{where.cores} cores, " if where.cores else ""
+    kind = " (virtual machine)" if where.virtual else ""
     facts = [
-        ("board", place.board or ""),
-        ("CPU", f"{place.cpu}, {cores}{place.usable_processors} processors usable{kind}"),
-        ("instruction sets", " ".join(place.isa)),
-        ("governor", place.governor or ""),
+        ("board", where.board or ""),
+        ("CPU", f"{where.cpu}, {cores}{where.usable_processors} processors usable{kind}"),
+        ("instruction sets", " ".join(where.isa)),
+        ("governor", where.governor or ""),
         ("memory", memory),
-        ("GPU", "; ".join(f"{gpu.name}, driver {gpu.driver}" for gpu in place.gpus)),
-        ("system", f"{place.system}, kernel {place.kernel}"),
-        ("load before", f"{place.load_1min:.2f}" if place.load_1min is not None else ""),
-        ("Python", place.python),
-        ("packages", ", ".join(f"{name} {version}" for name, version in place.packages.items())),
-        ("commit", place.commit or ""),
-        ("date", place.date),
+        ("GPU", "; ".join(f"{gpu.name}, driver {gpu.driver}" for gpu in where.gpus)),
+        ("system", f"{where.system}, kernel {where.kernel}"),
+        ("load before", f"{where.load_1min:.2f}" if where.load_1min is not None else ""),
+        ("Python", where.python),
+        ("packages", ", ".join(f"{name} {version}" for name, version in where.packages.items())),
+        ("commit", where.commit or ""),
+        ("date", where.date),
     ]
     return [(label, value) for label, value in facts if value]
 
 
-def _drawings(measurement: Measurement, place: int) -> dict[str, Any]:
-    results = measurement.contenders
+def _table(table: ParityTable) -> dict[str, Any]:
+    """Return a parity table's figures and cells, those that a phone shows first."""
+    figures = parity_table.shown(table.rows)
+    figures.sort(key=lambda figure: figure.key not in _FIRST_FIGURES)
+    rows = []
+    for row in table.rows:
+        values = [(figure, getattr(row, figure.key)) for figure in figures]
+        cells = ["" if value is None else figure.text(value) for figure, value in values]
+        rows.append((row, cells))
     return {
-        "bars": charts.latency_bars(measurement, prefix=f"bars{place}"),
-        "ratios": charts.ratio_intervals(measurement, prefix=f"ratios{place}")
-        if measurement.valid and charts.is_comparable(results)
-        else "",
-        "has_device": any(result.device_p50_ns is not None for result in results),
-        "has_peak": any(result.peak_share is not None for result in results),
+        "figures": figures,
+        "rows": rows,
+        "remarks": parity_table.remarks(table),
+        "of": table,
     }
 
 
-def _parity_columns(rows: Sequence[ParityRow]) -> list[tuple[str, str, Any]]:
-    """Return (heading, attribute, format) of the columns that hold something."""
-    columns: list[tuple[str, str, Any]] = [
-        ("largest logit difference", "largest_logit_difference", _scientific),
-        ("relative", "relative", _scientific),
-        ("signal to noise (SQNR), dB", "sqnr_db", lambda value: f"{value:.1f}"),
-        ("agreement", "agreement", _percent),
-        ("same partner", "same_partner", _percent),
-        ("unexplained flips", "unexplained_flips", str),
-        ("token audit", "audit", str),
-        ("accuracy", "accuracy", _percent),
-    ]
-    return [
-        column for column in columns if any(getattr(row, column[1]) is not None for row in rows)
-    ]
+def _speed(measurement: Measurement, index: int) -> dict[str, Any]:
+    """Return what is drawn of a measurement: no ratio of one that is not valid."""
+    results = measurement.contenders
+    compared = measurement.valid and charts.is_comparable(results)
+    rival = next((one for one in results if one.name != measurement.baseline), results[0])
+    return {
+        "bars": charts.latency_bars(measurement, prefix=f"bars{index}"),
+        "ratios": charts.ratio_intervals(measurement, prefix=f"ratios{index}") if compared else "",
+        "is_compared": compared,
+        "has_device": any(result.device_p50_ns is not None for result in results),
+        "has_peak": any(result.peak_share is not None for result in results),
+        "hardware": measured_on(measurement, rival),
+        "random": [
+            result.name
+            for result in results
+            if result.artefact is not None and result.artefact.weights == "random"
+        ],
+    }
 
 
-def _scientific(value: float) -> str:
-    return "0" if value == 0 else f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+")
+def _resource(name: str) -> str:
+    return importlib.resources.files("benchmarks").joinpath(name).read_text(encoding="utf-8")
 
 
-def _percent(share: float) -> str:
-    return "100 %" if share == 1 else f"{min(share * 100, 99.99):.2f} %"
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{max(count / 1e3, 0.1):.1f} kB"
 
 
 def _data_uri(png: bytes) -> str:

@@ -38,8 +38,8 @@ _PACKAGES = {
     "benchmarks": (
         "__init__.py", "agreement.py", "charts.py", "comparison.py", "environment.py",
         "failures.py", "feeds.py", "gemm_peak.py", "latency.py", "measurement.py",
-        "paired_statistics.py", "peers/*.py", "report.html.jinja", "report.py", "table.py",
-        "task_switch.py", "validity.py",
+        "paired_statistics.py", "peers/*.py", "report.css", "report.html.jinja", "report.py",
+        "speed_words.py", "table.py", "task_switch.py", "validity.py",
     ),
     "fpet_export": (
         "__init__.py",

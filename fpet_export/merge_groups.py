@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.plurals import counted
 from fpet_export.mergers import fpet
 
 Match = NDArray[np.int64]
@@ -39,16 +40,16 @@ class MergeGroups:
 
     def describe(self) -> str:
         """Return the counts as one sentence without its full stop."""
-        text = f"{_count(self.owner.size, 'patch', 'patches')} became "
-        text += _count(self.tokens, "token", "tokens")
+        text = f"{counted(self.owner.size, 'patch', 'patches')} became "
+        text += counted(self.tokens, "token")
         parts = []
         if self.merged:
             least, most = self.sizes[-1], self.sizes[0]
-            groups = _count(len(self.merged), "group", "groups")
+            groups = counted(len(self.merged), "group")
             sizes = str(most) if least == most else f"{least} to {most}"
             parts = [f"{groups} of {sizes} merged patches"]
-        parts += [f"{_count(self.alone, 'patch', 'patches')} alone"] if self.alone else []
-        parts += [f"{_count(self.dropped, 'patch', 'patches')} dropped"] if self.dropped else []
+        parts += [f"{counted(self.alone, 'patch', 'patches')} alone"] if self.alone else []
+        parts += [f"{counted(self.dropped, 'patch', 'patches')} dropped"] if self.dropped else []
         return f"{text}: {', '.join(parts)}"
 
     def to_json(self) -> dict[str, int]:
@@ -85,7 +86,3 @@ def groups_of(match: Match, grid: tuple[int, int]) -> MergeGroups:
         alone=int((counts == 1).sum()),
         dropped=int((~kept).sum()),
     )
-
-
-def _count(number: int, singular: str, plural: str) -> str:
-    return f"{number} {singular if number == 1 else plural}"

@@ -32,6 +32,7 @@ class Deployed:
         typed: The graph that it was built from.
         engine: Where it lies here.
         rows: How each candidate's engine compares there with its graph.
+        row: That of the engine; None where it could not be compared.
         measurement: All candidates, and the plain model where it was wanted; None where one
             candidate was only built and checked.
     """
@@ -39,6 +40,7 @@ class Deployed:
     typed: Path
     engine: Path
     rows: tuple[StageParity, ...]
+    row: StageParity | None
     measurement: Measurement | None
 
 
@@ -99,14 +101,16 @@ def deploy_there(
         (chosen,) = (item for item in items if item.engine == best)
         engine = chosen.path.with_name(best)
         board.fetch(engine)
+    named = {
+        name: dataclasses.replace(row, stage=f"{target.name} {kind[name]}on {host}")
+        for name, row in rows.items()
+        if row is not None
+    }
     return Deployed(
         typed=chosen.path,
         engine=engine,
-        rows=tuple(
-            dataclasses.replace(row, stage=f"{target.name} {kind[name]}on {host}")
-            for name, row in rows.items()
-            if row is not None
-        ),
+        rows=tuple(named.values()),
+        row=named.get(best),
         measurement=measurement,
     )
 

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.manifest import read_manifest
 from engines.parity import ParityTable, StageParity
+from engines.plurals import counted
 from fpet_export.console import StepRecord
-from fpet_export.verbs import _steps
+from fpet_export.verbs import _headline, _steps, _verdict, _written
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
-    from benchmarks.paired_statistics import Comparison
-    from benchmarks.report import Headline, ParityRow
+    from benchmarks.report import EngineRow, Picture, State, Step, Tile, Verdict
+    from engines.images import PixelArray
+    from fpet_export.merge_groups import MergeGroups
+    from fpet_export.verbs.deploy import Built
 
 
 def write(
@@ -21,120 +25,215 @@ def write(
     *,
     started: _steps.Started,
     table: ParityTable,
+    built: Sequence[Built],
+    sentence: str,
+    verdict: _verdict.Verdict,
     steps: Sequence[StepRecord],
     measurements: Sequence[Measurement],
-    picture: bytes | None,
+    again: str,
+    pictures: Sequence[Picture],
     commands: Sequence[str],
     force: bool,
 ) -> None:
-    """Write the page; see `benchmarks.report.Report` for its parts."""
-    from benchmarks.report import Picture, Report, Step, write_report
+    """Write the page; see `benchmarks.report.Report` for its parts.
 
-    adapted = started.adapted
-    warnings = []
-    if adapted.quality == "random":
-        warnings.append("The weights are random: classes mean nothing, only speed does.")
-    failure = table.first_failure()
-    if failure is not None:
-        warnings.append(f"Parity failed at {failure.stage}: {'; '.join(failure.failures)}.")
-    warnings += [finding.what for one in measurements for finding in one.findings]
-    states = {True: "done", False: "failed", None: "warning"}
-    pictures: tuple[Picture, ...] = ()
-    if picture is not None:
-        pictures = (
-            Picture(
-                png=picture,
-                caption="Which patches merged into which, read from the exported graph.",
-                alternative="The image, and beside it its patches: those that became one token "
-                "share a colour and an outline.",
-            ),
-        )
+    Args:
+        path: Of the page, in the folder of the deployment.
+        started: The run.
+        table: Parity of all stages.
+        built: Every target's engine.
+        sentence: The whole result.
+        verdict: The same with its figures, as the terminal says it.
+        steps: As the terminal showed them.
+        measurements: Against the plain ViT.
+        again: The command that measures once more.
+        pictures: Of the merge.
+        commands: To type next.
+        force: Whether a page that exists is replaced.
+    """
+    from benchmarks.report import Report, write_report
+
+    random = "The weights are random: classes mean nothing, only speed does."
+    is_measured = any(one.valid for one in measurements)
     write_report(
         path,
         Report(
-            title=f"{adapted.checkpoint.name}: fine-tuned run to engine",
-            subtitle=_steps.describe(adapted),
-            warnings=tuple(warnings),
-            headlines=tuple(_headlines(table, measurements)),
-            steps=tuple(
-                Step(
-                    name=step.name,
-                    state=states[step.passed],  # type: ignore[arg-type]  # a dict of literals
-                    detail=step.text,
-                    duration_s=step.seconds,
-                )
-                for step in steps
+            title=f"{started.adapted.checkpoint.name}, exported for "
+            f"{' and '.join(one.target for one in built)}",
+            subtitle=_steps.describe(started.adapted),
+            verdict=_shown(
+                verdict,
+                sentence,
+                "" if is_measured or table.first_failure() else again,
             ),
-            parity=tuple(_row(row) for row in table.rows),
-            parity_note=f"On {table.images}, against the {table.reference}.",
+            warnings=(random,) if started.adapted.quality == "random" else (),
+            tiles=_tiles(table, built, measurements),
+            engines=tuple(_engine(one, table, measurements) for one in built),
+            parity=(table,),
             measurements=tuple(measurements),
-            pictures=pictures,
+            measure_again=again,
+            pictures=tuple(pictures),
+            steps=shown_steps(steps),
+            files=_written.files(path.parent, built),
             next_commands=tuple(commands),
         ),
         force=force,
     )
 
 
-def _headlines(table: ParityTable, measurements: Sequence[Measurement]) -> list[Headline]:
-    from benchmarks.report import Headline
+def merge_figure(
+    pixels: PixelArray, groups: MergeGroups, *, name: str, block: int | None
+) -> Picture:
+    """Return an image and its merged patches, small enough for a page.
 
-    last = table.rows[-1]
-    found = [
-        Headline(
-            value=f"{last.relative:.1e}",
-            label=f"largest relative logit difference ({last.stage})",
-            good=last.passed,
-        )
-    ]
-    if last.accuracy is not None:
-        found.append(Headline(value=f"{last.accuracy:.1%}", label=f"accuracy ({last.stage})"))
-    if last.tokens_kept is not None or table.rows[-2].tokens_kept is not None:
-        row = last if last.tokens_kept is not None else table.rows[-2]
-        whole = row.tokens_kept == row.tokens_expected
-        found.append(
-            Headline(
-                value=f"{row.tokens_kept}/{row.tokens_expected}",
-                label="tokens accounted for on every image",
-                good=whole,
-            )
-        )
-    found += [
-        speed_headline(result.against, valid=one.valid)
-        for one in measurements
-        for result in one.contenders
-        if result.against is not None and result.artefact is not None
-    ]
-    return found[:4]
+    Args:
+        pixels: (height, width, 3) of the model's input.
+        groups: What merged.
+        name: Of the image.
+        block: After which the merge is.
+    """
+    from PIL import Image
 
+    from benchmarks.report import Picture
+    from fpet_export import picture
 
-def speed_headline(comparison: Comparison, *, valid: bool) -> Headline:
-    """Return what the page says first about speed: no factor that was not shown to be one."""
-    from benchmarks.report import Headline
-
-    if not valid:
-        return Headline(value="–", label="no speed: the measurement does not count", good=False)
-    if comparison.verdict == "no difference shown":
-        return Headline(value="–", label="no difference shown to the plain ViT", good=False)
-    return Headline(
-        value=f"{max(comparison.ratio, comparison.speedup):.2f}×",
-        label=f"{comparison.verdict} than the plain ViT",
-        good=comparison.verdict == "faster",
+    merged = picture.merged_panel(pixels, groups)
+    return Picture(
+        title="Which patches became one token?",
+        pngs=(
+            (picture.png_of(Image.fromarray(pixels)), name, f"The input image, {name}."),
+            (
+                picture.png_of(merged),
+                f"after the merge, block {block}",
+                f"The same image cut into patches. {groups.describe()}. Patches of one token share "
+                "a colour and an outline.",
+            ),
+        ),
+        caption=f"{groups.describe()}. {picture.explain(groups)} Read from the exported graph.",
     )
 
 
-def _row(row: StageParity) -> ParityRow:
-    from benchmarks.report import ParityRow
+def shown_steps(steps: Sequence[StepRecord]) -> tuple[Step, ...]:
+    """Return the terminal's steps as the page shows them."""
+    from benchmarks.report import Step
 
-    audit = None if row.tokens_kept is None else f"{row.tokens_kept}/{row.tokens_expected}"
-    return ParityRow(
-        stage=row.stage,
-        passed=row.passed,
-        largest_logit_difference=row.largest_logit_difference,
-        relative=row.relative,
-        sqnr_db=row.sqnr_db,
-        agreement=row.agreement,
-        same_partner=row.same_partner,
-        unexplained_flips=row.unexplained_flips,
-        audit=audit,
-        accuracy=row.accuracy,
+    states = {True: "done", False: "failed", None: "warning"}
+    return tuple(
+        Step(
+            name=step.name,
+            state=states[step.passed],  # type: ignore[arg-type]  # a dict of literals
+            detail=step.text,
+            duration_s=step.seconds,
+        )
+        for step in steps
     )
+
+
+def _shown(verdict: _verdict.Verdict, sentence: str, command: str) -> Verdict:
+    from benchmarks.report import Statement, Verdict
+
+    statements = tuple(
+        Statement(about=about, text=one.text, state=_state(one.good))
+        for about, one in verdict.lines()
+    )
+    worst: State = "good" if all(one.state == "good" for one in statements) else "open"
+    if verdict.answers.good is False:
+        worst = "bad"
+    return Verdict(sentence=sentence, state=worst, command=command, statements=statements)
+
+
+def _state(good: bool | None) -> State:
+    return "open" if good is None else "good" if good else "bad"
+
+
+def _tiles(
+    table: ParityTable, built: Sequence[Built], measurements: Sequence[Measurement]
+) -> tuple[Tile, ...]:
+    """Return the numbers of the first engine that ran; of the last graph where none did."""
+    from benchmarks.report import Tile
+
+    ran = [one for one in built if one.row is not None]
+    row = ran[0].row if ran else table.rows[-1]
+    assert row is not None
+    tiles = [
+        Tile(
+            value=f"{round(row.agreement * row.images)}/{row.images}",
+            label=f"images keep their class (agreement, {row.stage})",
+            state="bad" if not row.passed else "good" if row.agreement == 1 else "open",
+        ),
+        Tile(
+            value=f"{row.largest_logit_difference:.1e}",
+            label=f"largest logit difference ({row.stage})",
+            state=_state(row.passed),
+        ),
+    ]
+    if row.accuracy is not None:
+        first = table.rows[0].accuracy
+        before = "" if first is None else f", {first:.1%} before the export"
+        tiles.append(Tile(value=f"{row.accuracy:.1%}", label=f"accuracy ({row.stage}){before}"))
+    return (*tiles, *_speed_tiles(measurements))
+
+
+def _speed_tiles(measurements: Sequence[Measurement]) -> list[Tile]:
+    """Return a tile a comparison: no factor that was not shown to be one."""
+    from benchmarks.report import Tile
+
+    found = []
+    for measurement, result, against in _headline.compared(measurements)[:2]:
+        rival = _headline.rival(against)
+        if not measurement.valid:
+            label = "speed not known: the measurement does not count"
+            found.append(Tile(value="–", label=label, state="open"))
+        elif against.verdict in ("faster", "slower"):
+            factor = f"{max(against.ratio, against.speedup):.2f}×"
+            label = f"{against.verdict} than {rival} ({result.name})"
+            state: State = "good" if against.verdict == "faster" else "bad"
+            found.append(Tile(value=factor, label=label, state=state))
+        else:
+            label = f"no difference in speed shown to {rival} ({result.name})"
+            found.append(Tile(value="–", label=label, state="open"))
+    return found[:1] if any(not one.valid for one in measurements) else found
+
+
+def _engine(one: Built, table: ParityTable, measurements: Sequence[Measurement]) -> EngineRow:
+    from benchmarks.report import EngineRow
+
+    manifest = read_manifest(one.engine, verify=False)
+    runtime = manifest.runtime
+    about = [f"for {one.target}", manifest.precision, f"{manifest.total_bytes / 1e6:.1f} MB"]
+    about += [f"{runtime.flavour} {runtime.version}"] if runtime is not None else []
+    row, state = one.row, _state(None)
+    if row is None:
+        answers = f"not run here: {one.not_run}" if one.not_run else "not run here"
+        answers += f". Its graph: {_agreement(one.rows[-1])}" if one.rows else ""
+    else:
+        answers, state = f"ran, {_agreement(row)}", _state(row.passed)
+    accuracy = row.accuracy if row is not None else None
+    return EngineRow(
+        name=one.engine.name,
+        about=" · ".join(about),
+        answers=answers,
+        state=state,
+        accuracy="" if accuracy is None else f"{accuracy:.1%}",
+        speed=_speed(one, measurements),
+    )
+
+
+def _agreement(row: StageParity) -> str:
+    same = round(row.agreement * row.images)
+    if not row.passed:
+        return f"not equal ({'; '.join(row.failures)})"
+    return f"same class on {same} of {counted(row.images, 'image')}"
+
+
+def _speed(one: Built, measurements: Sequence[Measurement]) -> str:
+    from benchmarks.speed_words import measured_on
+
+    for measurement, result, against in _headline.compared(measurements):
+        if result.name != one.engine.stem:
+            continue
+        if not measurement.valid:
+            return "not known: the measurement does not count"
+        where = measured_on(measurement, result)
+        return f"{against.words()} ({where})"
+    return ""

@@ -20,10 +20,21 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Statement:
-    """One sentence, and whether it is good news; None where something stays unknown."""
+    """One sentence.
+
+    Attributes:
+        text: It.
+        good: Whether it is good news; None where something stays unknown.
+        measure: The command that would tell what it leaves open; empty where it leaves nothing.
+    """
 
     text: str
     good: bool | None
+    measure: str = ""
+
+    def with_command(self) -> str:
+        """Return the sentence and, where it leaves something open, the command."""
+        return f"{self.text}; measure again: {self.measure}" if self.measure else self.text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +60,7 @@ class Verdict:
         """Print the sentences as the last lines of a deployment."""
         console.line()
         for about, statement in self.lines():
-            console.step(about, statement.text, passed=statement.good)
+            console.step(about, statement.with_command(), passed=statement.good)
 
     def to_json(self) -> dict[str, object]:
         """Return the sentences as what `json.dumps` takes."""
@@ -109,21 +120,22 @@ def _accuracy(table: ParityTable) -> Statement:
 def _speed(
     measurements: Sequence[Measurement], *, again: str, unmeasured: str
 ) -> tuple[Statement, ...]:
+    from benchmarks.speed_words import measured_on
+
     if not measurements:
         return (Statement(text=f"not known: {unmeasured or 'not measured'}", good=None),)
     said: list[Statement] = []
     for measurement in measurements:
         if not measurement.valid:
             why = _bench.reasons(measurement.spoiled_by)
-            said.append(Statement(text=f"not known: {why}; measure again: {again}", good=None))
+            said.append(Statement(text=f"not known: {why}", good=None, measure=again))
             continue
-        batch, cpu = measurement.batch, measurement.environment.cpu
         for result in measurement.contenders:
             against = result.against
             if against is None or result.artefact is None:
                 continue
             good = {"faster": True, "slower": False}.get(against.verdict)
-            where = f"batch {batch}, measured on a machine with {cpu}"
+            where = f"batch {measurement.batch}, on {measured_on(measurement, result)}"
             said.append(Statement(text=f"{result.name}: {against.sentence()} ({where})", good=good))
     return tuple(said)
 

@@ -105,14 +105,10 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     if options.out is not None:
         write_measurement(options.out, measurement, force=options.force)
     if options.html is not None:
-        from benchmarks.report import Report, write_report
+        from benchmarks.report import report_of, write_report
 
-        title = " and ".join(path.name for path in options.artefacts)
-        page = Report(
-            title=f"Latency of {title}",
-            warnings=tuple(finding.what for finding in measurement.findings),
-            measurements=(measurement,),
-        )
+        title = f"Latency of {' and '.join(path.name for path in options.artefacts)}"
+        page = report_of(measurement, title=title, again=shlex.join(options.command))
         write_report(options.html, page, force=options.force)
     if not measurement.valid and not options.allow_noise:
         again = shlex.join(options.command)

@@ -20,6 +20,7 @@ from fpet_export.verbs import (
     _arguments,
     _bench,
     _engines,
+    _headline,
     _page,
     _plain,
     _quantize,
@@ -30,6 +31,7 @@ from fpet_export.verbs import (
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
+    from benchmarks.report import Picture
     from engines.parity import ParityTable, StageParity
     from engines.targets import Target
 
@@ -55,7 +57,8 @@ class Built:
     """One target's exported graph, what was built of it, and their rows of the parity table.
 
     `typed` is the graph that the engine was built from: the exported one, or another precision's;
-    `not_run` is why no machine has run the engine; `measurement` was taken on another machine.
+    `row` is the engine's own, None where it did not run; `not_run` is why no machine has run it;
+    `measurement` was taken on another machine.
     """
 
     target: str
@@ -64,6 +67,7 @@ class Built:
     engine: Path
     rows: tuple[StageParity, ...]
     runs_here: bool
+    row: StageParity | None = None
     not_run: str = ""
     measurement: Measurement | None = None
 
@@ -130,7 +134,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     table = started.check.table(rows)
     _steps.show_table(table, console)
     _keep_parity(options.out, table, built)
-    picture = _picture(started, built[0].graph, options.out, console)
+    pictures = _pictures(started, built[0].graph, options.out, console)
     measurements: list[Measurement] = []
     if not options.bench:
         unmeasured = "not measured, because of --no-bench"
@@ -138,26 +142,32 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         unmeasured = "not measured, because the answers are not equal"
     else:
         measurements, unmeasured = _measure(built, options, console)
+    again = _again(options, built)
+    verdict = _verdict.of_deployment(
+        table,
+        measurements,
+        not_run={one.target: one.not_run for one in built if one.not_run},
+        again=again,
+        unmeasured=unmeasured,
+    )
+    sentence = _headline.sentence(table, built, measurements)
     commands = _next(options, built)
     page = options.out / "report.html"
     _page.write(
         page,
         started=started,
         table=table,
+        built=built,
+        sentence=sentence,
+        verdict=verdict,
         steps=console.steps,
         measurements=measurements,
-        picture=picture,
+        again=again,
+        pictures=pictures,
         commands=commands,
         force=options.force,
     )
     console.step("report", str(page))
-    verdict = _verdict.of_deployment(
-        table,
-        measurements,
-        not_run={one.target: one.not_run for one in built if one.not_run},
-        again=_again(options, built),
-        unmeasured=unmeasured,
-    )
     verdict.show(console)
     _steps.require(table)
     return Outcome(
@@ -167,6 +177,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "engines": {one.target: str(one.engine) for one in built},
             "precisions": {one.target: read_manifest(one.typed).precision for one in built},
             "latency": to_document(measurements[0]) if measurements else None,
+            "sentence": sentence,
             "verdict": verdict.to_json(),
         },
         result=str(page),
@@ -202,12 +213,13 @@ def _build(
     manifest = read_manifest(engine)
     console.step("build", _engines.describe(engine, manifest))
     _engines.report_fusion(engine, manifest, console)
-    problem = runnable(engine)
+    problem, row = runnable(engine), None
     if problem is not None:
         console.step(target.name, f"not run here: {_engines.short_reason(problem)}", passed=None)
     else:
         with console.progress(f"{target.name} engine", len(started.check.images)) as advance:
-            rows += (verify.engine_row(started.check, engine, advance),)
+            row = verify.engine_row(started.check, engine, advance)
+        rows += (row,)
     return Built(
         target=target.name,
         graph=exported.path,
@@ -215,6 +227,7 @@ def _build(
         engine=engine,
         rows=rows,
         runs_here=problem is None,
+        row=row,
         not_run="" if problem is None else _engines.short_reason(problem),
     )
 
@@ -239,6 +252,8 @@ def _build_there(
         engine=there.engine,
         rows=(*_named((*exported.rows, *typed), target), *there.rows),
         runs_here=False,
+        row=there.row,
+        not_run="" if there.row is not None else f"{options.remote} could not compare it",
         measurement=there.measurement,
     )
 
@@ -256,10 +271,12 @@ def _keep_parity(folder: Path, table: ParityTable, built: list[Built]) -> None:
             write_manifest(path, dataclasses.replace(read_manifest(path), parity=document))
 
 
-def _picture(started: _steps.Started, graph: Path, folder: Path, console: Console) -> bytes | None:
-    """Draw the merge of the first image; None for a run without merging."""
+def _pictures(
+    started: _steps.Started, graph: Path, folder: Path, console: Console
+) -> tuple[Picture, ...]:
+    """Draw the merge of the first image as a file and for the page; none without merging."""
     if started.adapted.model.merger is None:
-        return None
+        return ()
     from fpet_export import picture
     from fpet_export.merge_groups import groups_of
     from fpet_export.verify import graph_evidence
@@ -270,11 +287,10 @@ def _picture(started: _steps.Started, graph: Path, folder: Path, console: Consol
     groups = groups_of(evidence.match[0], started.adapted.model.spec.grid)
     block = started.adapted.checkpoint.merge_block
     name = images.names[0] if images.names else "synthetic image 0"
-    title = f"{name}: merged after block {block}"
-    png = picture.merge_picture(images.pixels[0], groups, title)
+    png = picture.merge_picture(images.pixels[0], groups, f"{name}: merged after block {block}")
     storage.write_bytes(folder / "merge.png", png)
     console.step("show", f"{folder / 'merge.png'} · {groups.describe()}")
-    return png
+    return (_page.merge_figure(images.pixels[0], groups, name=name, block=block),)
 
 
 def _measure(
@@ -340,11 +356,12 @@ def _latency_path(folder: Path, target: Target) -> Path:
 
 
 def _again(options: argparse.Namespace, built: list[Built]) -> str:
-    """Return the command that measures the engines once more, where they run."""
+    """Return the command that measures the engines once more; none where no engine runs."""
     if options.remote is not None:
         graphs = [one.typed for one in built]
         return _verdict.bench_command(graphs, _remote.words(options))
-    return _verdict.bench_command([one.engine for one in built if one.runs_here])
+    here = [one.engine for one in built if one.runs_here]
+    return _verdict.bench_command(here) if here else ""
 
 
 def _next(options: argparse.Namespace, built: list[Built]) -> list[str]:

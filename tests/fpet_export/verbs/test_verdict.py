@@ -82,7 +82,7 @@ def test_everything_that_was_shown_is_said() -> None:
     (speed,) = found.speed  # a peer is none of ours
     assert speed.text == (
         "model.cpu: 1.36x faster against plain.cpu, ratio 0.735 [0.720, 0.750] "
-        "(batch 1, measured on a machine with A CPU)"
+        "(batch 1, on A CPU (CPU))"
     )
     assert (found.answers.good, found.accuracy.good, speed.good) == (True, True, True)
 
@@ -90,7 +90,8 @@ def test_everything_that_was_shown_is_said() -> None:
 def test_a_noisy_measurement_is_no_speed_but_a_command() -> None:
     (speed,) = verdict(GOOD, measurement(NOISE)).speed
 
-    assert speed.text == f"not known: other programs used 50%; measure again: {AGAIN}"
+    assert (speed.text, speed.measure) == ("not known: other programs used 50%", AGAIN)
+    assert speed.with_command() == f"{speed.text}; measure again: {AGAIN}"
     assert speed.good is None
     assert not re.search(r"faster|1\.36|0\.735", str(verdict(GOOD, measurement(NOISE)).to_json()))
 
