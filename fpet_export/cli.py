@@ -23,6 +23,7 @@ from engines.near_names import did_you_mean, near_names
 from fpet_export import __version__, streams, verbs
 from fpet_export.arguments_check import refuse_unknown_options
 from fpet_export.console import Console
+from fpet_export.help_text import HelpText
 from fpet_export.stop_signals import Stopped, StopSignals
 from fpet_export.verbs import Outcome, Verb
 
@@ -181,7 +182,7 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         prog=program,
         description="Export, verify, build and measure fine-tuned ViTs with FPET token merging.",
         epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpText,
     )
     parser.add_argument("--version", action="version", version=f"fpet-export {__version__}")
     commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -192,7 +193,7 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
             help=verb.HELP,
             description=_as_typed(verb.DESCRIPTION, program),
             parents=[common],
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=HelpText,
         )
         verb.add_arguments(sub)
     return parser

@@ -34,7 +34,8 @@ connection that drops is taken up again; the folder there is removed at the end.
 
   fpet-export build out/model.onnx --target rtx --sm 8.6,8.9
   fpet-export build out/model.fp16.onnx --target tensorrt --remote orin1
-  fpet-export build out      (every graph of a folder that `tasks` wrote, for its target)
+  # every graph of a folder that `tasks` wrote, for its target:
+  fpet-export build out
 """
 
 

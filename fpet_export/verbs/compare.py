@@ -34,7 +34,8 @@ own keys do not explain it.
 
   fpet-export compare runs/lora/digits out/model.onnx --backbone backbone.safetensors
   fpet-export compare out/model.onnx out/model.cpu.onnx --data val/
-  fpet-export compare runs/pets out --task pets --data val/     (one task of a folder of tasks)
+  # one task of a folder of tasks:
+  fpet-export compare runs/pets out --task pets --data val/
 """
 _ARTEFACTS = (".onnx", ".plan")
 

@@ -25,7 +25,8 @@ fusion report that `build` wrote beside it: a row a block, the type of each kern
 
   fpet-export show out/model.onnx cat.jpg -o merge.png
   fpet-export show out/model.rtx.plan -o fusion.png
-  fpet-export show out cat.jpg --task pets -o merge.png      (a folder that `tasks` wrote)
+  # a folder that `tasks` wrote:
+  fpet-export show out cat.jpg --task pets -o merge.png
 """
 
 

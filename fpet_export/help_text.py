@@ -1,0 +1,40 @@
+"""Help inside the terminal's width: paragraphs are wrapped, examples are broken as a shell allows.
+
+A description is paragraphs and, indented by two spaces, examples; its source may have any width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import textwrap
+
+_NEXT = " \\"  # a shell reads on behind it
+_HELD = "\ue000"  # stands for a space between an option and its value
+
+
+class HelpText(argparse.HelpFormatter):
+    """Wraps the paragraphs of a description, and keeps its examples as commands."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = []
+        for paragraph in text.strip().split("\n\n"):
+            if paragraph.startswith("  "):
+                parts.append("\n".join(_example(line, width) for line in paragraph.split("\n")))
+            else:
+                parts.append(textwrap.fill(paragraph, width, break_on_hyphens=False))
+        return "\n\n".join(textwrap.indent(part, indent) for part in parts)
+
+
+def _example(line: str, width: int) -> str:
+    """Break a command before an option, with a backslash, where it is too long."""
+    if len(line) <= width:
+        return line
+    lines = textwrap.wrap(
+        re.sub(r"(?<= )(--?\S+) (?=[^-\s])", rf"\1{_HELD}", line),
+        width - len(_NEXT),
+        subsequent_indent="      ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return f"{_NEXT}\n".join(lines).replace(_HELD, " ")
