@@ -1,12 +1,13 @@
-"""A measurement as plain text, at most 100 columns wide."""
+"""A measurement as plain text, as wide as the terminal."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 from benchmarks.measurement import ContenderResult, Measurement
 
-WIDTH = 100
+WIDTH = 80
 _HEADS = (
     "",
     "p50 ms",
@@ -20,13 +21,17 @@ _HEADS = (
     "verdict",
 )
 _LEFT = (0, len(_HEADS) - 1)  # columns of words; the others are numbers
+_SPARED = ("p90", "images/s", "peak", "GPU p50")
+"""What a narrow terminal does not show, in this order; JSON and the page have it."""
+_NAME = 20  # columns that a name keeps before others are left out
 _GAP = "  "
 
 
-def format_table(measurement: Measurement) -> str:
+def format_table(measurement: Measurement, *, width: int = WIDTH) -> str:
     """Return the measurement as lines of text, without a line break at the end.
 
     Of one that is not valid only the latencies are shown, to see the noise: no ratio, no rate.
+    Where the lines would be longer than `width`, columns are left out, and that is said.
 
     Ratios are latency over the baseline's latency, so below 1 is faster; `GPU p50` is
     the GPU's own time in ms, without the launch and the wait; `peak` is the share of
@@ -39,8 +44,17 @@ def format_table(measurement: Measurement) -> str:
         if column == 0 or any(row[column] for row in rows[1:])
     ]
     widths = {column: max(len(row[column]) for row in rows) for column in kept}
+    spared = []
+    for name in _SPARED:
+        figures = sum(widths[column] + len(_GAP) for column in widths if column)
+        if min(widths[0], _NAME) + figures <= width:
+            break
+        if (column := _HEADS.index(name)) in widths:
+            spared.append(name)
+            del widths[column]
+    kept = list(widths)
     others = sum(widths[column] + len(_GAP) for column in kept[1:])
-    widths[0] = min(widths[0], max(WIDTH - others, 8))
+    widths[0] = min(widths[0], max(width - others, 8))
     lines = []
     for row in rows:
         cells = (shorten(row[0], widths[0]), *row[1:])
@@ -51,10 +65,14 @@ def format_table(measurement: Measurement) -> str:
             for column in kept
         ]
         lines.append(_GAP.join(padded).rstrip())
-    return "\n".join([_title(measurement), "", *lines, *_notes(measurement)])
+    notes = _notes(measurement)
+    if spared:
+        notes.append(f"not shown at this width: {', '.join(spared)}")
+    lines += ["", *_wrapped(notes, width)] if notes else []
+    return "\n".join([_title(measurement, width), "", *lines])
 
 
-def _title(measurement: Measurement) -> str:
+def _title(measurement: Measurement, width: int) -> str:
     seconds = measurement.duration_ns / 1e9
     place = measurement.environment
     return "\n".join(
@@ -62,7 +80,7 @@ def _title(measurement: Measurement) -> str:
             f"batch {measurement.batch}, {measurement.rounds} paired rounds in {seconds:.1f} s, "
             f"baseline {measurement.baseline}, on {place.cpu}, {place.usable_processors}"
             " processors",
-            WIDTH,
+            width,
         )
     )
 
@@ -102,12 +120,15 @@ def _notes(measurement: Measurement) -> list[str]:
     ]
     if random:
         notes.append(f"random weights, good for speed only: {', '.join(random)}")
-    lines = [
+    return notes
+
+
+def _wrapped(notes: Sequence[str], width: int) -> list[str]:
+    return [
         line
         for note in notes
-        for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        for line in textwrap.wrap(note, width, subsequent_indent="  ", break_on_hyphens=False)
     ]
-    return ["", *lines] if lines else []
 
 
 def shorten(name: str, width: int) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 
 from fpet_export import streams, terminal
 
-_NAME = 10  # columns for the name of a step
 _COLOURS = {"✓": "32", "✗": "31", "!": "33", "·": "2"}
 
 
@@ -34,7 +33,9 @@ class Console:
     Args:
         quiet: Print nothing but errors.
         verbose: Print details too.
-        json_only: stdout will carry a JSON document; text still goes to stderr unless quiet.
+
+    Attributes:
+        name_width: Columns for the names of steps.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
@@ -43,6 +44,7 @@ class Console:
         self._terminal = streams.is_terminal()
         self._started = time.monotonic()
         self._explained: set[str] = set()
+        self.name_width = 10
 
     def step(self, name: str, text: str, *, passed: bool | None = True) -> None:
         """Print one finished step: a tick, a cross, or "!" where `passed` is None."""
@@ -52,8 +54,8 @@ class Console:
         )
         self._started = now
         mark = {True: "✓", False: "✗", None: "!"}[passed]
-        head = f" {mark} {name:<{_NAME}} "
-        broken = terminal.wrapped(text, first=head, rest=" " * (_NAME + 4))
+        head = f" {mark} {name:<{self.name_width}} "
+        broken = terminal.wrapped(text, first=head, rest=" " * (self.name_width + 4))
         self.line(broken.replace(mark, self._paint(mark), 1))
 
     def line(self, text: str = "") -> None:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 
 USUAL_WIDTH = 80
 _GAP = 2
-_LEAST_WORDS = 16  # columns that the last column of a table keeps, however long the others are
+_LEAST_WORDS = 12  # columns that the last column of a table keeps, however long the others are
 
 _COMMAND = re.compile(
-    r"`[^`]+`|'[^' ]+ [^']*'|\b(?:fpet-export|make|pip install|python3?(?= -m| agent)|sudo|ssh|scp)"
+    r"`[^`]+`|\b(?:fpet-export|pip install|python3?(?= -m| agent)|sudo|scp)"
     r" .+?(?=$|[;`]|, |,$| \(|\)| and | or | lists?\b| packs\b| says\b)"
 )
 """A command inside a sentence: it is never broken, so that it can be pasted."""

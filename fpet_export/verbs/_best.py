@@ -17,6 +17,7 @@ from engines.errors import (
 from engines.manifest import read_manifest
 from engines.targets import Target
 from fpet_export.console import Console
+from fpet_export.terminal import terminal_width
 from fpet_export.verbs import _bench, _engines, _quantize
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def _measure(
             console=console,
         )
     console.line()
-    console.line(format_table(measurement))
+    console.line(format_table(measurement, width=terminal_width()))
     console.line()
     require_valid(
         measurement,

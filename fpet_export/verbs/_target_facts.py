@@ -11,11 +11,8 @@ _UNKNOWN = "–"
 
 def device_rows(devices: Iterable[Device]) -> list[Sequence[str]]:
     """Return a row a device with a heading, or nothing where there are none."""
-    rows: list[Sequence[str]] = [
-        ("target", "SM", "memory", "GB/s", "FP16 TFLOPS", "precisions", "usual", "other releases")
-    ]
+    rows: list[Sequence[str]] = [("target", "SM", "memory", "precisions", "usual release")]
     for device in devices:
-        best = device.gpu.peaks[0]
         offered = [one.name for one in device.releases if not one.refusal]
         refused = device.default not in offered
         rows.append(
@@ -23,11 +20,8 @@ def device_rows(devices: Iterable[Device]) -> list[Sequence[str]]:
                 device.name,
                 device.gpu.compute_capability,
                 f"{device.gpu.memory_gb} GB",
-                _number(best.bandwidth_gb_s),
-                _number(best.fp16_tflops),
-                ",".join(device.gpu.precisions),
+                " ".join(device.gpu.precisions),
                 "not built for" if refused else device.default,
-                " ".join(name for name in offered if name != device.default),
             )
         )
     return rows if len(rows) > 1 else []
@@ -35,9 +29,7 @@ def device_rows(devices: Iterable[Device]) -> list[Sequence[str]]:
 
 def release_rows(device: Device, chosen: Target) -> list[Sequence[str]]:
     """Return a row a release of `device`, the chosen one marked."""
-    rows: list[Sequence[str]] = [
-        ("release", "runtime", "versions", "opset", "typing", "precisions", "")
-    ]
+    rows: list[Sequence[str]] = [("release", "versions", "opset", "precisions", "")]
     known = {release.name: release for release in device.releases}
     if chosen.release is not None:
         known.setdefault(chosen.release.name, chosen.release)
@@ -48,11 +40,9 @@ def release_rows(device: Device, chosen: Target) -> list[Sequence[str]]:
         rows.append(
             (
                 f"@{release.name}",
-                release.module,
                 release.span,
                 f"{release.opset} (up to {release.opset_ceiling})",
-                release.typing,
-                ",".join(name for name in release.precisions if name in device.gpu.precisions),
+                " ".join(name for name in release.precisions if name in device.gpu.precisions),
                 ", ".join(marks),
             )
         )

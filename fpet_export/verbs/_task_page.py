@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from engines.task_index import Task
 
 _HEADS = ("task", "method", "bits", "rank", "classes", "merges", "kB", "reference", "own export")
+_MEANINGS = (
+    "reference, own export: largest logit difference from the float64 model, and from an export "
+    "of this run alone, divided by the largest logit",
+)
 
 
 def inspect(folder: Path, console: Console) -> Outcome:
@@ -34,8 +38,7 @@ def inspect(folder: Path, console: Console) -> Outcome:
     tasks = [_task(task, found.tasks[task.name]) for task in index.tasks]
     console.line()
     console.table([_HEADS, *(_row(task) for task in tasks)])
-    console.line("   reference, own export: largest |logit difference| over the largest |logit|")
-    console.line()
+    console.explain(_MEANINGS)
     first = index.names[0]
     return Outcome(
         document={

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from engines import storage
 from engines.errors import MeasurementError, UsageError
 from fpet_export.console import Console
+from fpet_export.terminal import terminal_width
 from fpet_export.verbs import Outcome, _arguments, _bench, _plain, _remote, _task_bench
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     measurement = measure(options, console)
     if options.remote is None:  # the agent's own table was heard already
         console.line()
-        console.line(format_table(measurement))
+        console.line(format_table(measurement, width=terminal_width()))
         console.line()
     if options.out is not None:
         write_measurement(options.out, measurement, force=options.force)

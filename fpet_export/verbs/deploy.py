@@ -15,6 +15,7 @@ from engines.errors import FpetError
 from engines.manifest import read_manifest, write_manifest
 from engines.places import load_target
 from fpet_export.console import Console
+from fpet_export.terminal import terminal_width
 from fpet_export.verbs import (
     Outcome,
     _arguments,
@@ -346,7 +347,7 @@ def _keep_measurement(
     )
     if options.remote is None:  # the agent's own table was heard already
         console.line()
-        console.line(format_table(measurement))
+        console.line(format_table(measurement, width=terminal_width()))
         console.line()
 
 

@@ -69,8 +69,11 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     findings = Findings(console)
     place, board = read_environment(), read_board(places.modules())
     version, system = platform.python_version(), f"{platform.system()} {platform.machine()}"
+    of_a_board = options.board or options.bundle is not None or board is not None
+    if not of_a_board:
+        console.name_width = max(len(name) for _, name, _, _ in _PACKAGES)
     findings.fact("python", f"{version} on {system}")
-    if options.board or options.bundle is not None or board is not None:
+    if of_a_board:
         return _check_board(findings, place, board, options.bundle)
     return _check_host(findings, place)
 

@@ -43,9 +43,10 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     facts = {name: str(fact) for name, fact in checkpoint.facts.items()}
     facts |= {f"backbone {name}": source for name, source in adapted.backbone.facts.items()}
     facts["backbone"] = adapted.backbone.source
-    console.table([("fact", "value (source)"), *((name, text) for name, text in facts.items())])
+    facts_found = [("fact", "value (source)"), *facts.items()]
+    console.table(facts_found, words=True)
     console.line()
-    rows = [("block", "tokens in", "tokens out", "MMAC")]
+    rows = [("block", "tokens in", "tokens out", "million multiply-adds")]
     for index, after in enumerate(tokens):
         before = spec.tokens if index == 0 else tokens[index - 1]
         rows.append((str(index), str(before), str(after), f"{macs[index + 1] / 1e6:.1f}"))
@@ -53,7 +54,11 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     console.line()
     stay = f"{len(folded.stay)} layers stay in the graph" if folded.stay else "everything folds"
     console.step("fold", stay)
-    console.step("cost", f"{sum(macs) / 1e9:.3f} GMAC, {sum(plain) / 1e9:.3f} without merging")
+    console.step(
+        "cost",
+        f"{sum(macs) / 1e9:.3f} billion multiply-adds (GMAC), "
+        f"{sum(plain) / 1e9:.3f} without merging",
+    )
     for path, digest in files.items():
         console.detail(f"{digest}  {path}")
     if not any(path.endswith("SHA256SUMS") for path in files):

@@ -9,12 +9,14 @@ from typing import Any
 
 from engines import places
 from engines.targets import Device, Target
+from fpet_export import terminal
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _target_facts
 
-HELP = "list the places an engine can run"
+HELP = "list the boards, GPUs and runtimes that engines are built for"
 DESCRIPTION = """\
-List the boards, GPUs and runtimes that a graph can be written and an engine be built for.
+List the boards, GPUs and runtimes that graphs are written and engines are built
+for.
 
 A board or a GPU may have several releases of software; `NAME@RELEASE` names one, `NAME` alone means
 its usual one. -v adds every fact with its source.
@@ -29,6 +31,13 @@ _GROUPS = (
     ("gpu", "NVIDIA GPUs"),
     ("tensorrt", "TensorRT, the GPU left open"),
     ("other", "other runtimes"),
+)
+_MEANINGS = (
+    "SM: compute capability of the GPU, as NVIDIA numbers its generations",
+    "usual release: the software that NAME alone means; `targets NAME` lists the others, with the "
+    "hardware and its peaks",
+    "opset: version of the ONNX operators that its graphs get, and the newest that it reads",
+    "typing: strong where the types in the graph fix every precision, weak where the builder does",
 )
 
 
@@ -47,15 +56,17 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         members = [one for one in entries if _kind(one) == kind]
         listed += members
         console.line()
-        console.line(f"   {heading}")
-        console.table(_target_facts.device_rows(_devices(members)) or _rows(members))
+        console.paragraph(heading)
+        rows = _target_facts.device_rows(_devices(members))
+        console.table(rows or _rows(members), words=not rows)
         for member in members:
             for line in _target_facts.facts(member):
                 console.detail(f"{member.name}: {line}")
     console.line()
+    console.explain(_MEANINGS)
     return Outcome(
         document={"targets": [_document(one) for one in listed]},
-        result=" ".join(one.name for one in listed),
+        result=terminal.wrapped(" ".join(one.name for one in listed)),
         next=["fpet-export targets NAME", "fpet-export build MODEL.onnx --target NAME[@RELEASE]"],
     )
 
@@ -64,16 +75,16 @@ def _one(name: str, console: Console) -> Outcome:
     """Print everything about one target, with every release that its device has."""
     target = places.known_target(name)
     device = target.device
-    console.line(f"   {target.name}: {target.summary}")
+    console.paragraph(f"{target.name}: {target.summary}")
     refused = target.release is not None and bool(target.release.refusal)
     if device is not None:
         console.line()
-        console.table(_target_facts.release_rows(device, target))
+        console.table(_target_facts.release_rows(device, target), words=True)
         console.line()
     for line in _target_facts.facts(device or target):
-        console.line(f"   · {line}")
+        console.bullet(line)
     for line in _target_facts.build_facts(target):
-        console.line(f"   · {line}")
+        console.bullet(line)
     return Outcome(
         document={
             "target": {k: v for k, v in dataclasses.asdict(target).items() if k != "device"},
@@ -95,16 +106,12 @@ def _devices(members: Sequence[Entry]) -> Iterator[Device]:
 
 
 def _rows(members: Sequence[Entry]) -> list[Sequence[str]]:
-    rows: list[Sequence[str]] = [
-        ("target", "runtime", "opset", "typing", "last block", "precisions", "summary")
-    ]
+    rows: list[Sequence[str]] = [("target", "opset", "typing", "precisions", "what it is")]
     for one in members:
         if isinstance(one, Target):
             opset = f"{one.opset} (up to {one.opset_ceiling})"
-            kinds = ",".join(one.precisions)
-            rows.append(
-                (one.name, one.module, opset, one.typing, one.last_block, kinds, one.summary)
-            )
+            kinds = " ".join(one.precisions)
+            rows.append((one.name, opset, one.typing, kinds, one.summary))
     return rows
 
 

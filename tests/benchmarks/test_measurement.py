@@ -20,6 +20,8 @@ from benchmarks.measurement import (
 from benchmarks.table import WIDTH, format_table, shorten
 from engines.errors import InputError, UsageError
 
+WIDE = 110
+
 
 @pytest.fixture
 def measurement(
@@ -101,7 +103,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: str) -> None:
         read_measurement(path)
 
 
-def test_table_fits_a_hundred_columns_and_shows_what_counts(measurement: Measurement) -> None:
+def test_table_fits_80_columns_and_shows_what_counts(measurement: Measurement) -> None:
     table = format_table(measurement)
 
     assert max(len(line) for line in table.splitlines()) <= WIDTH
@@ -111,6 +113,18 @@ def test_table_fits_a_hundred_columns_and_shows_what_counts(measurement: Measure
     assert "1.3" in rows["frozen"]
     assert rows["twin"].endswith("no difference shown")
     assert "x no difference" not in table
+
+
+def test_a_narrow_table_leaves_columns_out_and_says_so(measurement: Measurement) -> None:
+    wide, narrow = format_table(measurement, width=WIDE), format_table(measurement)
+
+    (heads,) = [line for line in wide.splitlines() if "p50" in line]
+    (fewer,) = [line for line in narrow.splitlines() if "p50" in line]
+    assert "p90" in heads
+    assert "not shown" not in wide
+    assert "p90" not in fewer
+    assert "not shown at this width: p90" in narrow
+    assert "p99" in fewer
 
 
 def test_long_names_lose_their_middle() -> None:
@@ -124,7 +138,7 @@ def test_the_devices_own_time_has_a_column_only_where_there_is_one(
     assert "GPU p50" not in format_table(measurement)
     first, *others = measurement.contenders
     timed = dataclasses.replace(first, device_p50_ns=1_234_567)
-    table = format_table(dataclasses.replace(measurement, contenders=(timed, *others)))
-    assert max(map(len, table.splitlines())) <= WIDTH
+    table = format_table(dataclasses.replace(measurement, contenders=(timed, *others)), width=WIDE)
+    assert max(map(len, table.splitlines())) <= WIDE
     assert "GPU p50" in table
     assert "1.235" in next(line for line in table.splitlines() if line.startswith(first.name))

@@ -42,8 +42,8 @@ def test_a_terminal_tells_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sentences_break_between_words_under_their_beginning() -> None:
     text = wrapped("one two three four", first=" ✓ ", rest="   ", width=12)
 
-    # Sixteen columns are left for words even where the terminal is narrower.
-    assert text == " ✓ one two three\n   four"
+    # Twelve columns are left for words even where the terminal is narrower.
+    assert text == " ✓ one two\n   three four"
 
 
 def test_every_line_keeps_inside_the_width() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -98,9 +99,9 @@ def test_gpu_providers_that_do_not_start_are_named_with_what_they_lack(
     with_onnxruntime(monkeypatch, f"print({json.dumps(answers)!r})", "onnxruntime-gpu")
     done = call("doctor")
     assert done.code == 0
-    assert "✓ onnxruntime 1.31.1 (onnxruntime-gpu)" in done.err
-    assert "✓ provider cuda starts, in ONNX Runtime" in done.err
-    assert "! provider tensorrt no libnvinfer.so.10: pip install 'tensorrt==10.*'" in done.err
+    assert "1.31.1 (onnxruntime-gpu)" in done.err
+    assert re.search("✓ provider cuda +starts, in ONNX Runtime", done.err)
+    assert "no libnvinfer.so.10: pip install 'tensorrt==10.*'" in done.err
     assert call("doctor", "--json").document()["providers"] == answers
 
 

@@ -37,13 +37,11 @@ def test_opsets_and_typing_are_in_the_table() -> None:
     assert (facts["tensorrt"]["opset_ceiling"], facts["tensorrt"]["typing"]) == (20, "strong")
 
 
-def test_a_board_shows_its_usual_release_and_the_others() -> None:
+def test_a_board_shows_its_usual_release() -> None:
     (row,) = [line for line in call("targets").err.splitlines() if "orin-nano-8gb" in line]
 
     assert row.split()[1:4] == ["8.7", "8", "GB"]
-    assert "jp6.2  " in row
-    assert {"jp6.0", "jp7.2"} <= set(row.split())
-    assert "jp5.1" not in row.split()
+    assert row.endswith("  jp6.2")
 
 
 def test_verbose_adds_the_sources() -> None:
@@ -86,7 +84,7 @@ def test_a_release_that_a_version_names_is_shown_too() -> None:
     done = call("targets", "rtx-4090@trt10.3")
 
     (chosen,) = [line for line in done.err.splitlines() if "← this one" in line]
-    assert chosen.split()[:3] == ["@trt10.3", "tensorrt", "10.3"]
+    assert chosen.split()[:2] == ["@trt10.3", "10.3"]
 
 
 def test_a_runtime_is_shown_without_releases() -> None:
