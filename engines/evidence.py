@@ -70,9 +70,7 @@ def compare(
         )
         for other in others
     ]
-    return ParityTable(
-        images=images.description, reference=f"artefact {first.name}", rows=tuple(rows)
-    )
+    return ParityTable(**images.in_words(), reference=f"artefact {first.name}", rows=tuple(rows))
 
 
 def evidence_of(path: Path, pixels: PixelArray, *, progress: Progress | None = None) -> Evidence:
@@ -178,7 +176,7 @@ def compare_built(graph: Path, engine: Path, *, expected: Expected | None = None
     expected = expected or expected_of(graph)
     row = expected.judge(engine)
     return ParityTable(
-        images=expected.description(),
+        **{**expected.images.in_words(), "images": expected.description()},
         reference=f"artefact {graph.name}",
         rows=(row,) if expected.control is None else (expected.control, row),
     )

@@ -1,4 +1,4 @@
-"""Many images from a folder or from `.npz` shards, one after the other.
+"""Many images from a folder, a list, a table or `.npz` shards, one after the other.
 
 Only what is listed is in memory, and one image at a time: a calibration or an evaluation over
 thousands of images takes no more than one over ten.
@@ -6,20 +6,28 @@ thousands of images takes no more than one over ten.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.class_names import KnownClasses, Stated, agreed, match
 from engines.decoding import decode
 from engines.errors import InputError
-from engines.images import SUFFIXES, ImageSet, PixelArray, resize
+from engines.image_files import (
+    Skipped,
+    list_images,
+    list_shards,
+    ordered,
+    require_opener,
+    shortened,
+)
+from engines.image_lists import LISTS, TABLES, read_list
+from engines.image_shards import read_heads, rows_of
+from engines.image_traits import remarks_on
+from engines.images import ImageSet, PixelArray, resize
 from engines.manifest import Preprocessing
 from engines.registry import import_or_explain
 
@@ -44,19 +52,56 @@ class ImageSource:
     Attributes:
         places: One an image; the rows of a shard are neighbours and ascend.
         preprocessing: Size, filter and crop.
-        description: What they are, in words, for reports.
-        labels: (I,) class indices, or None.
-        class_names: Names of the classes by index; empty when unknown.
+        name: What they are called in reports.
+        seen: Images that were found, with those that were not chosen or left out.
+        stated: What the set says about classes, by its own words; None without labels.
+        skipped: Files that were left out.
+        unreadable: Images that were left out because they could not be read.
+        labels: (I,) classes of the model; None without labels and before `matched`.
+        class_names: Names of the classes by index; empty when unknown. Before `matched` those that
+            a shard states.
+        labels_found: How `labels` were found; None as above.
     """
 
     places: tuple[Place, ...]
     preprocessing: Preprocessing
-    description: str
+    name: str
+    seen: int
+    stated: Stated | None = None
+    skipped: tuple[Skipped, ...] = ()
+    unreadable: tuple[str, ...] = ()
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] = ()
+    labels_found: str | None = None
 
     def __len__(self) -> int:
         return len(self.places)
+
+    @property
+    def description(self) -> str:
+        """What they are, in words, for reports."""
+        return f"{len(self)} of {self.seen} image{'s' if self.seen > 1 else ''} in {self.name}"
+
+    def left_out(self) -> tuple[str, ...]:
+        """Return what was left out and why, in words."""
+        found = [one.in_words() for one in self.skipped]
+        if self.unreadable:
+            found.append(f"{len(self.unreadable)} unreadable ({shortened(self.unreadable, 4)})")
+        return tuple(found)
+
+    def matched(self, known: KnownClasses) -> ImageSource:
+        """Return the source with its labels as classes of a model.
+
+        Raises:
+            InputError: See `engines.class_names.match`.
+        """
+        if self.stated is None:
+            own = KnownClasses(names=self.class_names, source=f"`class_names` of {self.name}")
+            return dataclasses.replace(self, class_names=agreed([known, own]).names)
+        found = match(self.stated, known)
+        return dataclasses.replace(
+            self, labels=found.labels, class_names=found.names, labels_found=found.found
+        )
 
     def spread(self, limit: int) -> ImageSource:
         """Return at most `limit` of the images, spread evenly."""
@@ -66,14 +111,55 @@ class ImageSource:
         """Return every second image and the others, so that both have every class."""
         return self._chosen(np.arange(0, len(self), 2)), self._chosen(np.arange(1, len(self), 2))
 
+    def parts(self, count: int) -> Iterator[ImageSource]:
+        """Yield `count` images at a time, in order."""
+        for start in range(0, len(self), count):
+            yield self._chosen(np.arange(start, min(start + count, len(self))))
+
+    def readable(self, *, skip_bad: bool = False) -> ImageSource:
+        """Decode every file once, and return the source without those that cannot be read.
+
+        Args:
+            skip_bad: Leave them out; else the first ones are named and all are refused.
+
+        Raises:
+            InputError: An image cannot be read and `skip_bad` is not given, or none can be read.
+        """
+        errors = {}
+        for index, place in enumerate(self.places):
+            if place.row is None:
+                try:
+                    decode(place.path, self.preprocessing)
+                except InputError as error:
+                    errors[index] = error
+        if not errors:
+            return self
+        first = next(iter(errors.values()))
+        names = [str(self.places[index].path) for index in errors]
+        if skip_bad and len(errors) < len(self):
+            kept = np.array([i for i in range(len(self)) if i not in errors], np.int64)
+            chosen = self._chosen(kept)
+            return dataclasses.replace(chosen, unreadable=(*self.unreadable, *names))
+        if len(errors) == 1 and len(self) == 1:
+            raise first
+        shown = "".join(f"\n  {error.where}: {error.what}" for error in [*errors.values()][:5])
+        more = f"\n  and {len(errors) - 5} more" if len(errors) > 5 else ""
+        raise InputError(
+            f"{len(errors)} of {len(self)} images cannot be read:{shown}{more}",
+            where=first.where,
+            fix="none can be read: check the set"
+            if len(errors) == len(self)
+            else "repair or remove them, or go on without them: --skip-bad",
+        )
+
     def _chosen(self, indices: NDArray[np.int64]) -> ImageSource:
         if len(indices) == len(self):
             return self
-        total = self.description.rpartition(" of ")[2]
+        stated = self.stated
         return dataclasses.replace(
             self,
             places=tuple(self.places[index] for index in indices),
-            description=f"{len(indices)} of {total}",
+            stated=stated and dataclasses.replace(stated, index=stated.index[indices]),
             labels=None if self.labels is None else self.labels[indices],
         )
 
@@ -83,23 +169,26 @@ class ImageSource:
         Raises:
             InputError: Something is not a whole image.
         """
+        return (pixels for pixels, _ in self.decoded(skip=skip))
+
+    def decoded(self, *, skip: int = 0) -> Iterator[tuple[PixelArray, frozenset[str]]]:
+        """Yield the same with what each file has; see `engines.image_traits`."""
         pil = import_or_explain("PIL.Image")
         for path, rows in _by_file(self.places[skip:]):
             if rows is None:
-                yield resize(decode(path, self.preprocessing).image, self.preprocessing)
+                found = decode(path, self.preprocessing)
+                yield resize(found.image, self.preprocessing), found.traits
                 continue
-            for image in _shard_rows(path, rows):
-                yield resize(pil.fromarray(image), self.preprocessing)
+            for image in rows_of(path, rows):
+                yield resize(pil.fromarray(image), self.preprocessing), frozenset()
 
 
 def open_source(
     path: Path, preprocessing: Preprocessing, *, limit: int | None = None
 ) -> ImageSource:
-    """List the images of a file, a folder or `.npz` shards, spread evenly where there are more.
+    """List the images of a file, a folder, a list or `.npz` shards, spread evenly.
 
-    A folder with sub-folders is one class a sub-folder, in sorted order; a folder of shards is
-    all of them. A shard holds `images` (I, h, w, 3) uint8, and optionally `labels` (I,) and
-    `class_names` (K,).
+    See docs/data.md. Labels are in the set's own words until `ImageSource.matched`.
 
     Args:
         path: What to read.
@@ -107,35 +196,170 @@ def open_source(
         limit: At most this many images; None for all.
 
     Raises:
-        InputError: Nothing is there, or a shard is not what it should be.
+        InputError: Nothing is there, or a part is not what it should be.
+        UsageError: A list is no text.
     """
-    if path.suffix == ".npz":
-        return _of_shards([path], path.name, preprocessing, limit)
-    if not path.is_dir():
-        decode(path, preprocessing)
-        return ImageSource(
-            places=(Place(path),), preprocessing=preprocessing, description="1 image files"
-        )
-    shards = sorted(file for file in _visible(path) if file.suffix == ".npz")
-    if shards:
-        return _of_shards(shards, path.name, preprocessing, limit)
-    return _of_folder(path, preprocessing, limit)
+    source = _opened(path, preprocessing)
+    return source if limit is None else source.spread(limit)
 
 
-def read_set(path: Path, preprocessing: Preprocessing, *, limit: int | None = None) -> ImageSet:
-    """Read images into memory; see `open_source`."""
-    return collect(open_source(path, preprocessing, limit=limit))
+def open_files(paths: Sequence[Path], preprocessing: Preprocessing) -> ImageSource:
+    """List image files, and all that lie below folders, without labels; see `list_images`.
+
+    Raises:
+        InputError: There is no image in a folder.
+        MissingDependencyError: A format needs a package that is not installed.
+    """
+    files: list[Path] = []
+    skipped: list[Skipped] = []
+    for path in paths:
+        if not path.is_dir():
+            require_opener(path)
+            files.append(path)
+            continue
+        listing = list_images(path, with_classes=False)
+        files += listing.files
+        skipped += listing.skipped
+    return ImageSource(
+        places=tuple(Place(file) for file in files),
+        preprocessing=preprocessing,
+        name=", ".join(_name(path) for path in paths[:2]) + (", …" if len(paths) > 2 else ""),
+        seen=len(files) + sum(one.count for one in skipped if one.are_images),
+        skipped=tuple(skipped),
+    )
+
+
+def read_set(
+    path: Path,
+    preprocessing: Preprocessing,
+    *,
+    limit: int | None = None,
+    known: KnownClasses | None = None,
+) -> ImageSet:
+    """Read images into memory, with labels as classes of a model; see `open_source`."""
+    source = open_source(path, preprocessing, limit=limit).readable()
+    return collect(source.matched(known or KnownClasses()))
 
 
 def collect(source: ImageSource) -> ImageSet:
     """Read every image of a source into memory."""
+    pixels, traits = zip(*source.decoded(), strict=True)
     return ImageSet(
-        pixels=np.stack(list(source.pixels())),
+        pixels=np.stack(pixels),
         description=source.description,
         labels=source.labels,
         class_names=source.class_names,
+        labels_found=source.labels_found,
+        left_out=source.left_out(),
+        remarks=remarks_on(traits, source.preprocessing),
         names=tuple(place.name for place in source.places),
     )
+
+
+def _opened(path: Path, preprocessing: Preprocessing) -> ImageSource:
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        shards, beside = list_shards(path)
+        if shards:
+            return _of_shards(shards, path, preprocessing, beside)
+        return _of_folder(path, preprocessing)
+    if suffix == ".npz":
+        return _of_shards([path], path, preprocessing)
+    if suffix in (*LISTS, *TABLES):
+        return _of_list(path, preprocessing)
+    require_opener(path)
+    decode(path, preprocessing)
+    return ImageSource(places=(Place(path),), preprocessing=preprocessing, name=path.name, seen=1)
+
+
+def _of_folder(path: Path, preprocessing: Preprocessing) -> ImageSource:
+    listing = list_images(path)
+    stated = None
+    if listing.folders:
+        place = {name: index for index, name in enumerate(listing.folders)}
+        with_images = set(listing.classes)
+        stated = Stated(
+            form="folders",
+            index=np.array([place[name] for name in listing.classes], np.int64),
+            classes=listing.folders,
+            empty=tuple(name for name in listing.folders if name not in with_images),
+            where=str(path),
+        )
+    return ImageSource(
+        places=tuple(Place(file) for file in listing.files),
+        preprocessing=preprocessing,
+        name=_name(path),
+        seen=len(listing.files) + sum(one.count for one in listing.skipped if one.are_images),
+        stated=stated,
+        skipped=listing.skipped,
+    )
+
+
+def _of_list(path: Path, preprocessing: Preprocessing) -> ImageSource:
+    listed = read_list(path)
+    for file in listed.files:
+        require_opener(file)
+    absent = [str(file) for file in listed.files if not file.is_file()]
+    if len(absent) == len(listed.files):
+        raise InputError(
+            f"none of its {len(absent)} images is there, for example {absent[0]}",
+            where=str(path),
+            fix="paths are relative to the folder of the list; the label is the last word of a "
+            "line (one with blanks needs a CSV)",
+        )
+    stated = None
+    if listed.classes:
+        classes = ordered(listed.classes)
+        place = {name: index for index, name in enumerate(classes)}
+        stated = Stated(
+            form=listed.form,
+            index=np.array([place[name] for name in listed.classes], np.int64),
+            classes=classes,
+            where=str(path),
+        )
+    return ImageSource(
+        places=tuple(Place(file) for file in listed.files),
+        preprocessing=preprocessing,
+        name=path.name,
+        seen=len(listed.files),
+        stated=stated,
+    )
+
+
+def _of_shards(
+    paths: list[Path],
+    whole: Path,
+    preprocessing: Preprocessing,
+    beside: tuple[Skipped, ...] = (),
+) -> ImageSource:
+    heads = read_heads(paths, whole.name)
+    places = tuple(
+        Place(path, row)
+        for path, head in zip(paths, heads, strict=True)
+        for row in range(head.count)
+    )
+    labels = [head.labels for head in heads if head.labels is not None]
+    stated = None
+    if labels:
+        stated = Stated(
+            form="shard",
+            index=np.concatenate(labels).astype(np.int64),
+            classes=heads[0].class_names,
+            where=str(whole),
+        )
+    return ImageSource(
+        places=places,
+        preprocessing=preprocessing,
+        name=_name(whole),
+        seen=len(places),
+        stated=stated,
+        skipped=beside,
+        class_names=heads[0].class_names,
+    )
+
+
+def _name(path: Path) -> str:
+    return path.name or path.resolve().name
 
 
 def _by_file(places: tuple[Place, ...]) -> Iterator[tuple[Path, list[int] | None]]:
@@ -150,162 +374,6 @@ def _by_file(places: tuple[Place, ...]) -> Iterator[tuple[Path, list[int] | None
         if last:
             yield place.path, rows
             rows = []
-
-
-def _of_folder(path: Path, preprocessing: Preprocessing, limit: int | None) -> ImageSource:
-    folders = sorted(entry for entry in _visible(path) if entry.is_dir())
-    found: list[tuple[Path, int]] = []
-    for label, folder in enumerate(folders):
-        found += [(file, label) for file in _images_in(folder)]
-    labelled = bool(found)
-    if not labelled:
-        found = [(file, -1) for file in _images_in(path)]
-    if not found:
-        raise InputError(
-            "there is no image in this folder",
-            where=str(path),
-            fix="give a folder of images, or one sub-folder a class",
-        )
-    chosen = [found[index] for index in _spread(len(found), limit)]
-    return ImageSource(
-        places=tuple(Place(file) for file, _ in chosen),
-        preprocessing=preprocessing,
-        description=f"{len(chosen)} of {len(found)} images in {path.name}",
-        labels=np.array([label for _, label in chosen], np.int64) if labelled else None,
-        class_names=tuple(folder.name for folder in folders) if labelled else (),
-    )
-
-
-def _of_shards(
-    paths: list[Path], name: str, preprocessing: Preprocessing, limit: int | None
-) -> ImageSource:
-    heads = [_read_head(path) for path in paths]
-    places = [
-        Place(path, row)
-        for path, head in zip(paths, heads, strict=True)
-        for row in range(head.count)
-    ]
-    chosen = _spread(len(places), limit)
-    labels = None
-    if all(head.labels is not None for head in heads):
-        labels = np.concatenate([head.labels for head in heads if head.labels is not None])
-    names = {head.class_names for head in heads}
-    if len(names) > 1:
-        raise InputError(
-            "the shards do not agree on the names of the classes",
-            where=name,
-            fix="give shards of one data set",
-        )
-    return ImageSource(
-        places=tuple(places[index] for index in chosen),
-        preprocessing=preprocessing,
-        description=f"{len(chosen)} of {len(places)} images in {name}",
-        labels=None if labels is None else labels[chosen].astype(np.int64),
-        class_names=names.pop(),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _ShardHead:
-    count: int
-    labels: NDArray[Any] | None
-    class_names: tuple[str, ...]
-
-
-def _read_head(path: Path) -> _ShardHead:
-    """Read everything of a shard but its pixels, and refuse what is not a shard."""
-    with _whole_shard(path) as archive:
-        names = archive.namelist()
-        header = _array_header(archive, "images.npy") if "images.npy" in names else None
-        labels = _small_array(archive, "labels.npy") if "labels.npy" in names else None
-        classes = _small_array(archive, "class_names.npy") if "class_names.npy" in names else None
-    shape, dtype = header or ((), np.dtype(np.uint8))
-    checks: list[tuple[Callable[[], bool], str]] = [
-        (lambda: header is not None, "there is no array `images`"),
-        (lambda: dtype == np.uint8, "`images` is not uint8"),
-        (lambda: len(shape) == 4 and shape[-1] == 3, "`images` is not (I, h, w, 3)"),
-        (lambda: bool(np.prod(shape)), "`images` is empty"),
-        (
-            lambda: labels is None or labels.shape == shape[:1],
-            "`labels` does not have one entry an image",
-        ),
-        (lambda: labels is None or labels.dtype.kind in "iu", "`labels` are not whole numbers"),
-    ]
-    for holds, problem in checks:
-        if not holds():
-            raise InputError(
-                problem, where=str(path), fix="write `images` uint8 (I, h, w, 3) and `labels` (I,)"
-            )
-    return _ShardHead(
-        count=shape[0],
-        labels=labels,
-        class_names=() if classes is None else tuple(str(name) for name in classes),
-    )
-
-
-def _shard_rows(path: Path, rows: list[int]) -> Iterator[PixelArray]:
-    """Yield (h, w, 3) images of ascending rows, reading the shard's pixels once, in order."""
-    with _whole_shard(path) as archive, archive.open("images.npy") as file:
-        shape, _, dtype = _header_of(file)
-        row_bytes = int(np.prod(shape[1:]))
-        at = 0
-        for row in rows:
-            while at < row:
-                file.read(row_bytes)
-                at += 1
-            content = file.read(row_bytes)
-            at += 1
-            if len(content) != row_bytes:
-                raise ValueError(f"row {row} ends early")
-            yield np.frombuffer(content, dtype).reshape(shape[1:])
-
-
-@contextlib.contextmanager
-def _whole_shard(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a shard; what is wrong with its bytes becomes an InputError."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(
-            f"this is not a whole .npz shard: {error}",
-            where=str(path),
-            fix="give an archive with `images` uint8 (I, h, w, 3) and, if known, `labels` (I,)",
-        ) from error
-
-
-def _array_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    with archive.open(name) as file:
-        shape, fortran, dtype = _header_of(file)
-    if fortran:
-        raise ValueError(f"{name} is stored column by column; write a C-ordered array")
-    return shape, dtype
-
-
-def _header_of(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
-    shape, fortran, dtype = read(file)
-    return shape, fortran, dtype
-
-
-def _small_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    with archive.open(name) as file:
-        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        return array
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(file for file in _visible(folder) if file.suffix.lower() in SUFFIXES)
-
-
-def _visible(folder: Path) -> list[Path]:
-    """Return what is in a folder, less what systems hide there (.ipynb_checkpoints, ._a.jpg)."""
-    return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
 
 
 def _spread(available: int, limit: int | None) -> NDArray[np.int64]:

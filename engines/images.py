@@ -24,7 +24,6 @@ from engines.registry import import_or_explain
 
 PixelArray = NDArray[np.uint8]
 _DTYPES = ("float32", "float16", "uint8")
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +35,9 @@ class ImageSet:
         description: What they are, in words, for reports.
         labels: (I,) class indices, or None.
         class_names: Names of the classes by index; empty when unknown.
+        labels_found: How it was found which classes the labels mean, such as "by name"; None
+            without labels. See `engines.class_names`.
+        left_out: Files of the set that are not among the images, and why, in words.
         remarks: What some of them have that an ordinary photograph does not.
         names: One name an image.
     """
@@ -44,11 +46,21 @@ class ImageSet:
     description: str
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] = ()
+    labels_found: str | None = None
+    left_out: tuple[str, ...] = ()
     remarks: tuple[Remark, ...] = ()
     names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def in_words(self) -> dict[str, Any]:
+        """Return what a `ParityTable` says about its images."""
+        return {
+            "images": self.description,
+            "labels": self.labels_found,
+            "left_out": self.left_out,
+        }
 
     def first(self, count: int) -> ImageSet:
         """Return the first `count` images, or all where there are no more."""

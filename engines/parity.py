@@ -151,12 +151,17 @@ class ParityTable:
         rows: One a stage, in the order of the pipeline.
         tied_images: Images on which the published rule in float32 would drop a token that an
             argmax keeps; None without merge.
+        labels: How it was found which classes the labels of the images mean, such as "by name";
+            None without labels.
+        left_out: Files of the set that are not among the images, and why, in words.
     """
 
     images: str
     reference: str
     rows: tuple[StageParity, ...]
     tied_images: int | None = None
+    labels: str | None = None
+    left_out: tuple[str, ...] = ()
 
     def first_failure(self) -> StageParity | None:
         """Return the first stage that missed a gate, or None."""

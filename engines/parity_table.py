@@ -100,8 +100,12 @@ def meanings(rows: Sequence[StageParity]) -> list[str]:
 
 
 def remarks(table: ParityTable) -> list[str]:
-    """Return what the table says besides its columns: tokens that a stage lost, and ties."""
-    said = [
+    """Return what the table says besides its columns.
+
+    How the labels of its accuracy were found, tokens that a stage lost, and ties.
+    """
+    said = [] if table.labels is None else [f"labels: {table.labels}"]
+    said += [
         f"{row.stage} keeps {row.tokens_kept} of {row.tokens_expected} tokens on the worst image"
         for row in table.rows
         if row.tokens_kept != row.tokens_expected

@@ -24,6 +24,7 @@ _HELPERS = (
     "_doctor_board",
     "_doctor_bundle",
     "_engines",
+    "_images",
     "_plain",
     "_quantize",
     "_remote",

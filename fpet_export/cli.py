@@ -31,10 +31,10 @@ PROGRAM = "fpet-export"
 INTERRUPTED = 130
 _OURS = ("calibration", "engines", "benchmarks")
 _EXIT_CODES = """\
-exit codes: 0 ok, 1 our bug, 2 usage, 3 input refused, 4 something is not installed or not there,
-5 export failed, 6 build failed, 7 parity failed, 8 budget missed, 9 measurement invalid,
-10 hash or signature refused, 11 remote failed, 129 hung up, 130 interrupted, 141 nobody reads
-stdout, 143 terminated (docs/command-line.md)"""
+exit codes: 0 ok, 1 our bug, 2 usage, 3 input refused (or left out, with --skip-bad),
+4 something is not installed or not there, 5 export failed, 6 build failed, 7 parity failed,
+8 budget missed, 9 measurement invalid, 10 hash or signature refused, 11 remote failed, 129 hung
+up, 130 interrupted, 141 nobody reads stdout, 143 terminated (docs/command-line.md)"""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE}
 
 
@@ -64,6 +64,10 @@ def main(
         check_provenance()
         options.command = (PROGRAM, *words)
         outcome = load_verb(options.verb).run(options, console)
+        if getattr(options, "unreadable", ()):
+            from fpet_export.verbs import _images
+
+            outcome = _images.with_bad(outcome, options, console)
         _print(outcome, console, program, as_json=as_json)
     except streams.ReaderGoneError:
         return streams.NO_READER

@@ -70,7 +70,7 @@ class Verification:
         margin = self.reference.margin
         tied = None if margin is None else int(dropped_by_reference_rule(margin).any(axis=1).sum())
         return ParityTable(
-            images=self.images.description,
+            **self.images.in_words(),
             reference=REFERENCE,
             rows=tuple(rows),
             tied_images=tied,

@@ -13,8 +13,6 @@ from engines.errors import UsageError
 
 if TYPE_CHECKING:
     from engines.engine import OpenOptions
-    from engines.images import ImageSet
-    from engines.manifest import Preprocessing
     from fpet_export.pipeline import Adapted
 
 
@@ -100,7 +98,6 @@ def add_graph(parser: argparse.ArgumentParser) -> None:
         choices=("class-token", "all-tokens"),
         help="what the last block computes (default: the target's choice)",
     )
-    group.add_argument("--labels", type=Path, help="text file with one class name a line")
 
 
 def add_images(group: argparse._ActionsContainer) -> None:
@@ -126,19 +123,39 @@ def add_data(parser: argparse.ArgumentParser, *, limit: int = 128, by_task: bool
     With `by_task` they may be given for single tasks of a folder; see `fpet_export.verbs._tasks`.
     """
     group = parser.add_argument_group("the check")
-    what = "images (sub-folders or `labels` give accuracy); default: a synthetic set"
+    what = "images: folder, list, CSV or .npz (see docs/data.md); default: a synthetic set"
+    names = "text file with one class name a line, in the order of the head's rows"
     if by_task:
+        several = "Of a folder of tasks: for one, or for all; may be repeated"
         group.add_argument(
             "--data",
             action="append",
             default=[],
-            metavar="[TASK=]DIR|NPZ",
-            help=f"{what}. Of a folder of tasks: for one, or for all; may be repeated",
+            metavar="[TASK=]SET",
+            help=f"{what}. {several}",
+        )
+        group.add_argument(
+            "--labels",
+            action="append",
+            default=[],
+            metavar="[TASK=]FILE",
+            help=f"{names}. {several}",
         )
     else:
-        group.add_argument("--data", type=Path, metavar="DIR|NPZ", help=what)
+        group.add_argument("--data", type=Path, metavar="SET", help=what)
+        group.add_argument("--labels", type=Path, metavar="FILE", help=names)
     group.add_argument(
         "--limit", type=positive, default=limit, help=f"images to check, at most (default: {limit})"
+    )
+    add_skip_bad(group)
+
+
+def add_skip_bad(group: argparse._ActionsContainer) -> None:
+    """Add what happens with images that cannot be read."""
+    group.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out images that cannot be read, list them, and exit 3 at the end",
     )
 
 
@@ -256,18 +273,6 @@ def load_run(options: argparse.Namespace) -> Adapted:
     return adapted
 
 
-def images_for(
-    options: argparse.Namespace, preprocessing: Preprocessing, *, default: int
-) -> ImageSet:
-    """Return the user's images, or `default` synthetic ones where none were given."""
-    from engines.image_source import read_set
-    from engines.synthetic import synthetic_set
-
-    if options.data is not None:
-        return read_set(options.data, preprocessing, limit=options.limit)
-    return synthetic_set(preprocessing.size, min(default, options.limit))
-
-
 def input_kind(
     options: argparse.Namespace,
 ) -> Literal["float32", "uint8-nchw", "uint8-nhwc"]:
@@ -276,21 +281,6 @@ def input_kind(
         "uint8-nhwc" if options.input == "uint8" else options.input
     )
     return kind
-
-
-def class_names(options: argparse.Namespace, images: ImageSet | None) -> tuple[str, ...]:
-    """Return class names from `--labels`, else from the data set, else none."""
-    if options.labels is not None:
-        try:
-            text = options.labels.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"the class names cannot be read: {error}",
-                where=str(options.labels),
-                fix="give a UTF-8 text file with one name a line",
-            ) from error
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
-    return images.class_names if images is not None else ()
 
 
 def run_words(options: argparse.Namespace) -> list[str]:

@@ -219,21 +219,16 @@ def _check_files(
             continue
         if graph not in written:
             on = images or synthetic_set(preprocessing.size, DEFAULT_IMAGES)
-            written[graph] = _check_file(graph, item.manifest, on, console, folder)
+            written[graph] = _check_file(graph, on, console, folder)
         found[item.path.name] = written[graph]
     return found
 
 
-def _check_file(
-    graph: Path, manifest: Manifest, images: ImageSet, console: Console, folder: Path
-) -> Path:
+def _check_file(graph: Path, images: ImageSet, console: Console, folder: Path) -> Path:
     """Write what a graph says about images."""
     from engines.check_file import write_check
     from fpet_export.expectation import expected_with_margin
-    from fpet_export.verify import check_labels
 
-    if manifest.model is not None:
-        check_labels(images, manifest.model.classes)
     expected = expected_with_margin(graph, images)
     path = folder / f"{graph.stem}.check.npz"
     write_check(path, expected)

@@ -13,7 +13,7 @@ from engines import storage
 from engines.errors import InputError, UsageError
 from engines.manifest import Preprocessing, read_manifest
 from fpet_export.console import Console
-from fpet_export.verbs import _arguments
+from fpet_export.verbs import _arguments, _images
 
 if TYPE_CHECKING:
     from calibration.accuracy import Promise, Step
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from calibration.quantize import Typed
     from calibration.recipe import Recipe
     from calibration.table import CalibrationTable
+    from engines.class_names import KnownClasses
     from engines.image_source import ImageSource
     from engines.images import ImageSet
     from engines.targets import Target
@@ -173,38 +174,64 @@ class Sources:
         return synthetic_set(preprocessing.size, default)
 
 
-def sources(options: argparse.Namespace, preprocessing: Preprocessing, *, needs: bool) -> Sources:
-    """List the images, without reading them.
+def sources(
+    options: argparse.Namespace,
+    preprocessing: Preprocessing,
+    known: KnownClasses,
+    console: Console,
+    *,
+    needs: bool,
+) -> Sources:
+    """List the images, and see to it that they can be read and what their labels mean.
 
     Args:
-        options: `--data`, `--calibration`, `--images`, `--table`, `--limit`.
+        options: `--data`, `--calibration`, `--images`, `--table`, `--limit`, `--skip-bad`.
         preprocessing: Of the graph.
+        known: What is known about the classes of the model.
+        console: Hears what the images are.
         needs: Whether there is something to calibrate.
 
     Raises:
-        InputError: There are fewer than asked for.
+        InputError: There are fewer than asked for, some cannot be read, or labels are no classes
+            of the model.
         UsageError: INT8 or FP8 without images.
     """
+    found = _listed(options, preprocessing, needs=needs)
+    check = found.check
+    if check is not None:
+        check = _images.checked(check.spread(options.limit), known, options, console)
+    calibration = found.calibration
+    if calibration is not None:
+        calibration = _images.without_bad(calibration, options)
+        left_out = calibration.left_out()
+        if left_out and options.calibration is not None:
+            text = f"{calibration.description} · left out: {', '.join(left_out)}"
+            console.step("calibrate", text, passed=None)
+    return Sources(calibration=calibration, check=check)
+
+
+def _listed(options: argparse.Namespace, preprocessing: Preprocessing, *, needs: bool) -> Sources:
+    """List the images, without reading them."""
     from engines.image_source import open_source
 
     data = None if options.data is None else open_source(options.data, preprocessing)
     if not needs:
-        return Sources(calibration=None, check=data and data.spread(options.limit))
+        return Sources(calibration=None, check=data)
     if options.calibration is not None:
         found = open_source(options.calibration, preprocessing)
         wanted = _count(options, len(found), str(options.calibration))
-        return Sources(calibration=found.spread(wanted), check=data and data.spread(options.limit))
+        return Sources(calibration=found.spread(wanted), check=data)
     if data is not None and not options.table:
         half, rest = data.halves()
         wanted = _count(options, len(half), f"half of {options.data}")
-        return Sources(calibration=half.spread(wanted), check=rest.spread(options.limit))
+        return Sources(calibration=half.spread(wanted), check=rest)
     if not options.table:
         raise UsageError(
             f"{options.precision} needs images to find its ranges on",
             where=f"--precision {options.precision}",
             fix="add --calibration DIR with real images, or --data DIR with twice as many",
         )
-    return Sources(calibration=None, check=data and data.spread(options.limit))
+    return Sources(calibration=None, check=data)
 
 
 def calibrated(

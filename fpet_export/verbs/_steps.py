@@ -11,7 +11,7 @@ from engines import parity_table
 from engines.manifest import read_manifest
 from engines.parity import ParityTable, StageParity, judge
 from fpet_export.console import Console
-from fpet_export.verbs import _arguments, _quantize
+from fpet_export.verbs import _arguments, _images, _quantize
 
 if TYPE_CHECKING:
     from engines.image_source import ImageSource
@@ -31,6 +31,7 @@ class Started:
         check: Images and what the reference said about them.
         rows: Parity of the stages up to the fold.
         calibration: Images to find ranges on; None where nothing is calibrated.
+        labels: Class names in the order of the logits, where somebody states it; else empty.
     """
 
     adapted: Adapted
@@ -38,6 +39,7 @@ class Started:
     check: Verification
     rows: tuple[StageParity, ...]
     calibration: ImageSource | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,10 @@ def start(options: argparse.Namespace, console: Console, *, default_images: int)
     console.step("inspect", describe(adapted))
     if adapted.quality == "random":
         console.step("weights", "random: this export is good for speed only", passed=None)
-    found = _quantize.sources(options, adapted.preprocessing, needs=_needs_ranges(options))
+    known = _images.known_classes(adapted.model.spec.classes, options.labels)
+    found = _quantize.sources(
+        options, adapted.preprocessing, known, console, needs=_needs_ranges(options)
+    )
     images = found.images(adapted.preprocessing, default=min(default_images, options.limit))
     count = len(images)
     with console.progress("float64 reference", count) as advance:
@@ -100,6 +105,7 @@ def start(options: argparse.Namespace, console: Console, *, default_images: int)
         check=check,
         rows=(first, second),
         calibration=found.calibration,
+        labels=images.class_names or known.names,
     )
 
 
@@ -198,7 +204,7 @@ def export(
     written = frozen.to_onnx(
         path,
         force=options.force,
-        labels=_arguments.class_names(options, started.check.images),
+        labels=started.labels,
         command=options.command,
     )
     with console.progress("ONNX graph", count) as advance:

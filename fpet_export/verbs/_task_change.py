@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _steps, _tasks, tasks
+from fpet_export.verbs import Outcome, _steps, tasks
 
 if TYPE_CHECKING:
     from engines.task_index import TaskIndex
@@ -29,7 +29,6 @@ def add(options: argparse.Namespace, console: Console) -> Outcome:
     from engines.task_index import read_index
     from fpet_export import task_verify
     from fpet_export.task_change import staged
-    from fpet_export.verify import DEFAULT_IMAGES
 
     folder = options.out
     read_index(folder)  # before a backbone is read
@@ -41,12 +40,7 @@ def add(options: argparse.Namespace, console: Console) -> Outcome:
                 fix="leave it out, or write another folder: without --add",
             )
     runs = tasks.load(options, console)
-    images = _tasks.images_by_task(
-        options,
-        {name: adapted.preprocessing for name, adapted in runs.items()},
-        default=DEFAULT_IMAGES,
-    )
-    how = tasks.how_of(options, runs, images)
+    images, how = tasks.prepare(options, runs, console)
     with staged(folder, runs, how, new_graphs=options.new_graph) as change:
         for file in change.graphs:
             size = (change.path / file).stat().st_size

@@ -48,7 +48,7 @@ def pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
     console.step("tasks", f"whole: {found.describe()}")
     target = load_target(options.target or found.index.target)
     _require_suited(found, target)
-    images = _images(found, options)
+    images = _images(found, options, console)
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as place:
         made = Path(place)
         readme, agent = made / "README.txt", made / "agent.pyz"
@@ -90,19 +90,18 @@ def _require_suited(found: TaskFolder, target: Target) -> None:
             )
 
 
-def _images(found: TaskFolder, options: argparse.Namespace) -> dict[str, ImageSet]:
+def _images(
+    found: TaskFolder, options: argparse.Namespace, console: Console
+) -> dict[str, ImageSet]:
     """Return what each task is asked about."""
-    from fpet_export.verify import check_labels
-
     preprocessing = {}
     for task in found.index.tasks:
         own = found.graphs[task.structure].manifest.preprocessing
         assert own is not None, "every shared graph states it"
         preprocessing[task.name] = own
-    images = _tasks.images_by_task(options, preprocessing, default=IMAGES)
-    for task in found.index.tasks:
-        check_labels(images[task.name], task.classes)
-    return images
+    counts = {task.name: task.classes for task in found.index.tasks}
+    known = _tasks.known_by_task(options, counts, found.tasks)
+    return _tasks.images_by_task(options, preprocessing, known, console, default=IMAGES)
 
 
 def _answers(

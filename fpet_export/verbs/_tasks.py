@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
-from fpet_export.verbs import _arguments
+from fpet_export.console import Console
+from fpet_export.verbs import _images
 
 if TYPE_CHECKING:
+    from engines.class_names import KnownClasses
     from engines.images import ImageSet
-    from engines.manifest import Preprocessing
+    from engines.manifest import Manifest, Preprocessing
 
 _NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.+)")
 
@@ -48,18 +50,60 @@ def by_task(texts: Sequence[str], tasks: Sequence[str], option: str) -> dict[str
 
 
 def images_by_task(
-    options: argparse.Namespace, preprocessing: Mapping[str, Preprocessing], *, default: int
+    options: argparse.Namespace,
+    preprocessing: Mapping[str, Preprocessing],
+    known: Mapping[str, KnownClasses],
+    console: Console,
+    *,
+    default: int,
 ) -> dict[str, ImageSet]:
     """Return the images of every task, by `--data` and `--limit`.
 
     Args:
         options: Of `_arguments.add_data(parser, by_task=True)`.
         preprocessing: What each task takes.
+        known: What is known about each task's classes.
+        console: Hears what the images of each are.
         default: How many synthetic images a task gets for which none are given.
+
+    Raises:
+        InputError: See `_images.checked`.
     """
     places = by_task(options.data, list(preprocessing), "--data")
     found = {}
+    single = argparse.Namespace(limit=options.limit, skip_bad=options.skip_bad)
     for name, own in preprocessing.items():
-        single = argparse.Namespace(data=places.get(name), limit=options.limit)
-        found[name] = _arguments.images_for(single, own, default=default)
+        single.data = places.get(name)
+        found[name] = _images.check_set(
+            single, own, known[name], console, default=default, name=name
+        )
+    _images.note_bad(options, getattr(single, "unreadable", ()))
+    return found
+
+
+def known_by_task(
+    options: argparse.Namespace,
+    counts: Mapping[str, int | None],
+    manifests: Mapping[str, Manifest] | None = None,
+) -> dict[str, KnownClasses]:
+    """Return what is known about the classes of every task, by `--labels` and its manifest.
+
+    Args:
+        options: Of `_arguments.add_data(parser, by_task=True)`.
+        counts: Logits of each task.
+        manifests: Of the tasks, where they are exported already.
+
+    Raises:
+        InputError: Two sources disagree.
+        UsageError: A file cannot be read, or does not have one name a class.
+    """
+    files = by_task(options.labels, list(counts), "--labels")
+    found = {}
+    for name, count in counts.items():
+        own = [manifests[name]] if manifests and name in manifests else []
+        try:
+            found[name] = _images.known_classes(count, files.get(name), own)
+        except UsageError as error:
+            what = f"{error.what} of {name!r}" if len(counts) > 1 else error.what
+            raise UsageError(what, where=error.where, fix=error.fix) from error
     return found

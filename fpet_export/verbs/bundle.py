@@ -55,7 +55,13 @@ def _pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
     if preprocessing is not None:
         name = item.path.name  # stands for "all" where there are no tasks
         wanted = {name: preprocessing}
-        images = _tasks.images_by_task(options, wanted, default=_packing.DEFAULT_IMAGES)[name]
+        model = item.manifest.model
+        known = _tasks.known_by_task(
+            options, {name: None if model is None else model.classes}, {name: item.manifest}
+        )
+        images = _tasks.images_by_task(
+            options, wanted, known, console, default=_packing.DEFAULT_IMAGES
+        )[name]
     with contextlib.ExitStack() as stack:
         plain = None
         if options.with_plain:

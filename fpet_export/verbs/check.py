@@ -60,7 +60,7 @@ def _engine(options: argparse.Namespace, console: Console) -> ParityTable:
     with console.progress(options.engine.name, len(expected.images)) as advance:
         row = expected.judge(options.engine, progress=advance)
     return ParityTable(
-        images=expected.description(),
+        **{**expected.images.in_words(), "images": expected.description()},
         reference=f"logits of {expected.graph} in {path.name}",
         rows=(row,),
     )

@@ -15,10 +15,11 @@ from engines.evidence import Progress, evidence_of, manifest_of, preprocessing_o
 from engines.parity import ParityTable, compare_stage, gates_of, judge
 from engines.task_index import is_folder
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _steps
+from fpet_export.verbs import Outcome, _arguments, _images, _steps
 
 if TYPE_CHECKING:
     from calibration.examine import Examiner
+    from engines.class_names import KnownClasses
     from engines.images import ImageSet
     from engines.manifest import Manifest
     from engines.parity import Evidence, StageParity
@@ -84,8 +85,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         options.run = first
         adapted = _arguments.load_run(options)
         preprocessing = adapted.preprocessing
-    images = _arguments.images_for(options, preprocessing, default=8)
-    _check_labels(first, adapted, images)
+    known = _known_classes(options, adapted, folders)
+    images = _images.check_set(options, preprocessing, known, console, default=8)
     reference = _reference(first, adapted, images, console)
     rows = []
     for name in others:
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
                 row = _row(Path(name), reference, options.relative, advance)
             rows.append(row)
     table = ParityTable(
-        images=images.description,
+        **images.in_words(),
         reference="adapted model in float64" if adapted else f"artefact {Path(first).name}",
         rows=tuple(rows),
     )
@@ -121,13 +122,23 @@ def _require_task(task: str | None, folders: list[str]) -> None:
         )
 
 
-def _check_labels(first: str, adapted: Adapted | None, images: ImageSet) -> None:
-    from fpet_export.verify import check_labels
+def _known_classes(
+    options: argparse.Namespace, adapted: Adapted | None, folders: list[str]
+) -> KnownClasses:
+    """Return what the artefacts say about their classes; two that disagree are refused."""
+    from fpet_export.task_evidence import task_manifest
 
-    if adapted is not None:
-        check_labels(images, adapted.model.spec.classes)
-    elif (model := manifest_of(Path(first)).model) is not None:
-        check_labels(images, model.classes)
+    first, *others = options.artefacts
+    graphs = [name for name in others if name not in folders]
+    if adapted is None:
+        graphs.insert(0, first)
+        model = manifest_of(Path(first)).model
+        count = None if model is None else model.classes
+    else:
+        count = adapted.model.spec.classes
+    manifests = [manifest_of(Path(name)) for name in graphs]
+    manifests += [task_manifest(Path(name), options.task) for name in folders]
+    return _images.known_classes(count, options.labels, manifests)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

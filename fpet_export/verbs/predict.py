@@ -12,19 +12,23 @@ import numpy as np
 
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments
+from fpet_export.verbs import Outcome, _arguments, _images
 
 if TYPE_CHECKING:
     from engines.engine import Engine
-    from engines.manifest import Manifest
+    from engines.image_source import ImageSource
+    from engines.manifest import Manifest, Preprocessing
 
 HELP = "classify images with a graph or an engine"
 DESCRIPTION = """\
 Classify images with the preprocessing that the artefact's manifest states.
 
   fpet-export predict out/model.cpu.onnx cat.jpg dog.jpg --top 3
+  fpet-export predict out/model.cpu.onnx photos/   (every image below the folder)
   fpet-export predict out --task pets cat.jpg      (a folder that `tasks` wrote)
 """
+_AT_ONCE = 64
+"""Images in memory; a folder may hold many."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "artefact", type=Path, metavar="X", help="a graph, an engine, or a folder of tasks"
     )
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMG", help="image files")
+    parser.add_argument(
+        "images", type=Path, nargs="+", metavar="IMG", help="image files, or folders of them"
+    )
     parser.add_argument("--task", metavar="NAME", help="which task of a folder of tasks")
     parser.add_argument(
         "--signers", type=Path, metavar="FILE", help="open it only if one of these has signed it"
     )
     _arguments.add_running(parser)
     parser.add_argument("--top", type=int, default=1, help="classes to print (default: 1)")
+    _arguments.add_skip_bad(parser)
 
 
 @contextlib.contextmanager
@@ -70,10 +77,28 @@ def _opened(options: argparse.Namespace, console: Console) -> Iterator[tuple[Eng
         yield handle, handle.manifest()
 
 
+def _source(
+    options: argparse.Namespace, preprocessing: Preprocessing, console: Console
+) -> ImageSource:
+    """Return the image files that were named, and those below the folders that were.
+
+    Raises:
+        InputError: One of them cannot be read and `--skip-bad` is not given, or none can.
+    """
+    from engines.image_source import open_files
+
+    source = _images.without_bad(open_files(options.images, preprocessing), options)
+    left_out = source.left_out()
+    if left_out:
+        text = f"{source.description} · left out: {', '.join(left_out)}"
+        console.step("images", text, passed=None)
+    return source
+
+
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Print one line an image: its classes and their probabilities."""
     from engines.evidence import engine_evidence
-    from engines.images import read_files
+    from engines.image_source import collect
 
     if options.top < 1:
         raise UsageError(f"--top is {options.top}", where="--top", fix="give a number from 1")
@@ -84,14 +109,19 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
                 where=str(options.artefact),
                 fix="predict with a graph from `fpet-export export`",
             )
-        images = read_files(options.images, manifest.preprocessing)
-        logits = engine_evidence(engine, manifest, images.pixels).logits.astype(np.float64)
+        source = _source(options, manifest.preprocessing, console)
+        logits = np.concatenate(
+            [
+                engine_evidence(engine, manifest, collect(part).pixels).logits
+                for part in source.parts(_AT_ONCE)
+            ]
+        ).astype(np.float64)
     if manifest.weights == "random":
         console.step("weights", "random: these classes mean nothing", passed=None)
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     answers: list[dict[str, Any]] = []
-    for path, row in zip(options.images, shares, strict=True):
+    for place, row in zip(source.places, shares, strict=True):
         best = np.argsort(-row, kind="stable")[: options.top]
         classes = [
             {
@@ -101,7 +131,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             }
             for index in best
         ]
-        answers.append({"image": str(path), "classes": classes})
+        answers.append({"image": str(place.path), "classes": classes})
     lines = [
         f"{answer['image']}: "
         + ", ".join(f"{c['name']} {c['probability']:.1%}" for c in answer["classes"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from engines.errors import InputError, UsageError
 from engines.manifest import Manifest, read_manifest, write_manifest
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _quantize
+from fpet_export.verbs import Outcome, _arguments, _images, _quantize
 
 if TYPE_CHECKING:
     from calibration.examine import Examiner
@@ -110,19 +110,19 @@ def _prepared(
 ) -> tuple[Examiner, CalibrationTable | None]:
     """Calibrate where a precision needs it, and run the float32 graph over the check's images."""
     from calibration.examine import examiner_for
-    from fpet_export.verify import DEFAULT_IMAGES, check_labels
+    from fpet_export.verify import DEFAULT_IMAGES
 
     assert manifest.preprocessing is not None
     needs = any(name in _quantize.INTEGERS for name in precisions)
-    found = _quantize.sources(options, manifest.preprocessing, needs=needs)
+    count = None if manifest.model is None else manifest.model.classes
+    known = _images.known_classes(count, options.labels, [manifest])
+    found = _quantize.sources(options, manifest.preprocessing, known, console, needs=needs)
     table = None
     if needs:
         state = _quantize.state_path(out)
         table = _quantize.calibrated(options.onnx, options, console, found.calibration, state=state)
         _quantize.warn_of_overlap(table, found.check, console)
     images = found.images(manifest.preprocessing, default=min(DEFAULT_IMAGES, options.limit))
-    if manifest.model is not None:
-        check_labels(images, manifest.model.classes)
     with console.progress("float32 graph", len(images)) as advance:
         examiner = examiner_for(options.onnx, manifest, images, progress=advance)
     return examiner, table
@@ -144,7 +144,7 @@ def _one(
     made = _quantize.make(options.onnx, recipe, examiner, options, console, table=table)
     _quantize.say(made, console)
     parity = ParityTable(
-        images=examiner.images.description,
+        **examiner.images.in_words(),
         reference=f"float32 graph {options.onnx.name}",
         rows=(made.row,),
     )

@@ -71,24 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _arguments.add_images(parser)
     parser.add_argument("--opset", type=_arguments.positive, metavar="N", help="ONNX opset")
-    group = parser.add_argument_group("the check")
-    group.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        metavar="[NAME=]DIR|NPZ",
-        help="images of one task, or of all; may be repeated (default: a synthetic set)",
-    )
-    group.add_argument(
-        "--labels",
-        action="append",
-        default=[],
-        metavar="[NAME=]FILE",
-        help="class names of one task, or of all; may be repeated",
-    )
-    group.add_argument(
-        "--limit", type=_arguments.positive, default=128, help="images a task (default: 128)"
-    )
+    _arguments.add_data(parser, by_task=True)
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
@@ -97,7 +80,6 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     from fpet_export import task_verify
     from fpet_export.task_export import export_tasks
     from fpet_export.verbs import _task_change
-    from fpet_export.verify import DEFAULT_IMAGES
 
     _require_one_kind(options)
     if options.drop is not None:
@@ -107,12 +89,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     for file in (FILE, task_verify.PARITY_FILE):
         storage.refuse_overwrite(options.out / file, force=options.force)
     runs = load(options, console)
-    images = _tasks.images_by_task(
-        options,
-        {name: adapted.preprocessing for name, adapted in runs.items()},
-        default=DEFAULT_IMAGES,
-    )
-    how = how_of(options, runs, images)
+    images, how = prepare(options, runs, console)
     index = export_tasks(runs, options.out, how)
     for structure in index.structures:
         size = (options.out / structure.graph.file).stat().st_size
@@ -198,26 +175,27 @@ def load(options: argparse.Namespace, console: Console) -> dict[str, Adapted]:
     return runs
 
 
-def how_of(
-    options: argparse.Namespace, runs: dict[str, Adapted], images: dict[str, ImageSet]
-) -> TaskOptions:
-    """Return what the options of this verb ask for."""
-    from fpet_export.task_export import TaskOptions
+def prepare(
+    options: argparse.Namespace, runs: dict[str, Adapted], console: Console
+) -> tuple[dict[str, ImageSet], TaskOptions]:
+    """Return the images of every task, and what the options of this verb ask for.
 
-    files = _tasks.by_task(options.labels, list(runs), "--labels")
-    labels = {
-        name: _arguments.class_names(argparse.Namespace(labels=files.get(name)), images[name])
-        for name in runs
-    }
-    for name, names in labels.items():
-        classes = runs[name].model.spec.classes
-        if names and len(names) != classes:
-            raise UsageError(
-                f"{len(names)} class names for {classes} classes of {name!r}",
-                where="--labels",
-                fix="give one name a class, in the order of the head's rows",
-            )
-    return TaskOptions(
+    Class names are checked before anything is computed.
+    """
+    from fpet_export.task_export import TaskOptions
+    from fpet_export.verify import DEFAULT_IMAGES
+
+    known = _tasks.known_by_task(
+        options, {name: run.model.spec.classes for name, run in runs.items()}
+    )
+    images = _tasks.images_by_task(
+        options,
+        {name: adapted.preprocessing for name, adapted in runs.items()},
+        known,
+        console,
+        default=DEFAULT_IMAGES,
+    )
+    how = TaskOptions(
         target=options.target or "cpu",
         precision=options.precision,
         half=options.half or "fp32",
@@ -225,6 +203,7 @@ def how_of(
         input=_arguments.input_kind(options),
         opset=options.opset,
         force=options.force,
-        labels=labels,
+        labels={name: images[name].class_names or known[name].names for name in runs},
         command=options.command,
     )
+    return images, how

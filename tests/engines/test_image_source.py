@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engines.class_names import KnownClasses
 from engines.errors import InputError
 from engines.image_source import open_source, read_set
 from engines.manifest import WHITE, Preprocessing
@@ -39,7 +40,7 @@ def shards(folder: Path, *counts: int, side: int = 16) -> np.ndarray:
 def test_a_folder_of_shards_is_all_of_them_in_order(tmp_path: Path) -> None:
     images = shards(tmp_path, 3, 1, 4)
 
-    source = open_source(tmp_path, WANTED)
+    source = open_source(tmp_path, WANTED).matched(KnownClasses())
 
     np.testing.assert_array_equal(np.stack(list(source.pixels())), images)
     assert source.labels is not None

@@ -211,10 +211,16 @@ def test_sub_folders_are_classes_in_sorted_order(tmp_path: Path) -> None:
 
     found = read_set(tmp_path, preprocessing())
 
-    assert found.class_names == ("ant", "bee", "cat", "dog")
+    assert found.class_names == ()  # nobody states their order
+    assert found.labels_found == "by folder order"
     assert found.labels is not None
     assert found.labels.tolist() == [0, 0, 2, 3]
     assert len(found) == 4
+    assert found.description == f"4 of 5 images in {tmp_path.name}"
+    assert found.left_out == (
+        "1 hidden or of the system (.ipynb_checkpoints)",
+        "1 beside the class folders, without a label",
+    )
 
 
 def test_a_limit_spreads_over_the_classes(tmp_path: Path) -> None:
@@ -249,6 +255,8 @@ def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty" / "class").mkdir(parents=True)
 
     assert refused(tmp_path / "empty") == "there is no image in this folder"
+    (tmp_path / "empty" / "notes.txt").touch()
+    assert "only 1 not an image (.txt)" in refused(tmp_path / "empty")
     assert refused(tmp_path / "missing") == "there is no such image"
 
 
@@ -281,7 +289,7 @@ def test_a_shard_of_the_right_size_is_read_as_it_is(tmp_path: Path) -> None:
         tmp_path / "v.npz",
         images=images,
         labels=np.arange(6, dtype=np.uint8),
-        class_names=["x"] * 6,
+        class_names=list("abcdef"),
     )
 
     found = read_set(path, preprocessing())
@@ -290,7 +298,8 @@ def test_a_shard_of_the_right_size_is_read_as_it_is(tmp_path: Path) -> None:
     assert found.labels is not None
     assert found.labels.tolist() == list(range(6))
     assert found.labels.dtype == np.int64
-    assert found.class_names == ("x",) * 6
+    assert found.class_names == tuple("abcdef")
+    assert found.labels_found == "by index"
     assert found.names[2] == "v[2]"
 
 

@@ -1,0 +1,169 @@
+"""The images of a check: which files can be read, and which class of the model each label means."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.class_names import KnownClasses, agreed, is_sure, read_class_names
+from engines.errors import InputError, UsageError
+from fpet_export.console import Console
+from fpet_export.verbs import Outcome
+
+if TYPE_CHECKING:
+    from engines.image_source import ImageSource
+    from engines.images import ImageSet
+    from engines.manifest import Manifest, Preprocessing
+
+
+def labels_of_file(path: Path | None) -> KnownClasses:
+    """Return the class names of `--labels`, which may be left out.
+
+    Raises:
+        UsageError: They cannot be read.
+    """
+    if path is None:
+        return KnownClasses()
+    return KnownClasses(names=read_class_names(path), source=f"--labels {path}")
+
+
+def known_classes(
+    count: int | None, file: Path | None, manifests: Sequence[Manifest] = ()
+) -> KnownClasses:
+    """Return what is known about the classes of a model.
+
+    Args:
+        count: Its logits; None where nobody knows.
+        file: Of `--labels`.
+        manifests: Of artefacts of the model, whose labels count too.
+
+    Raises:
+        InputError: Two of them disagree.
+        UsageError: The file cannot be read, or does not have one name a class.
+    """
+    own = labels_of_file(file)
+    if own.names and count is not None and len(own.names) != count:
+        raise UsageError(
+            f"{len(own.names)} class names for {count} classes",
+            where=own.source,
+            fix="give one name a class, in the order of the head's rows",
+        )
+    stated = [
+        KnownClasses(names=manifest.labels, source=f"the labels of {manifest.file}")
+        for manifest in manifests
+    ]
+    return agreed([KnownClasses(count=count), own, *stated])
+
+
+def checked(
+    source: ImageSource,
+    known: KnownClasses,
+    options: argparse.Namespace,
+    console: Console,
+    *,
+    name: str = "images",
+) -> ImageSource:
+    """Return a source whose images can all be read and whose labels are classes of the model.
+
+    Args:
+        source: Of `--data`, as many as are looked at.
+        known: About the model.
+        options: `--skip-bad`, and `--max-drop` where the verb has it.
+        console: Hears what the images are, how labels were found, and what was left out.
+        name: Of the step.
+
+    Raises:
+        InputError: Labels are no classes of the model, images cannot be read, or `--max-drop` would
+            rest on labels that nobody stated.
+    """
+    matched = source.matched(known)
+    found = matched.labels_found
+    if not is_sure(found) and getattr(options, "max_drop", None) is not None:
+        raise InputError(
+            f"--max-drop needs to know which class each label is; they are known only {found}",
+            where=str(options.data),
+            fix="say the class names in the order of the head's rows, one a line: --labels FILE",
+        )
+    readable = without_bad(matched, options)
+    parts = [readable.description]
+    if found is not None:
+        parts.append(f"labels {found}")
+    left_out = readable.left_out()
+    if left_out:
+        parts.append(f"left out: {', '.join(left_out)}")
+    stated = readable.stated
+    if stated is not None and stated.empty:
+        from engines.image_files import shortened
+
+        parts.append(f"no image of {shortened(stated.empty, 4)}")
+    is_whole = not left_out and (stated is None or not stated.empty)
+    console.step(name, " · ".join(parts), passed=True if is_whole and is_sure(found) else None)
+    if not is_sure(found):
+        console.step(
+            "labels",
+            f"nothing says which class is which: accuracy is {found} and may be wrong; state the "
+            "names in the order of the head's rows: --labels FILE",
+            passed=None,
+        )
+    return readable
+
+
+def without_bad(source: ImageSource, options: argparse.Namespace) -> ImageSource:
+    """Return a source without the images that cannot be read, where `--skip-bad` allows it.
+
+    Raises:
+        InputError: There are some, and it does not.
+    """
+    before = len(source.unreadable)
+    readable = source.readable(skip_bad=options.skip_bad)
+    note_bad(options, readable.unreadable[before:])
+    return readable
+
+
+def note_bad(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Remember images that were left out, for `with_bad`."""
+    known = getattr(options, "unreadable", ())
+    options.unreadable = (*known, *(name for name in names if name not in known))
+
+
+def with_bad(outcome: Outcome, options: argparse.Namespace, console: Console) -> Outcome:
+    """List the images that a verb left out, in words and in its document.
+
+    The exit code becomes that of an `InputError`, unless the verb has one already.
+    """
+    names = getattr(options, "unreadable", ())
+    if not names:
+        return outcome
+    for name in names:
+        console.line(f" ! unreadable {name}")
+    return dataclasses.replace(
+        outcome,
+        document={**outcome.document, "unreadable": list(names)},
+        exit_code=outcome.exit_code or InputError.exit_code,
+    )
+
+
+def check_set(
+    options: argparse.Namespace,
+    preprocessing: Preprocessing,
+    known: KnownClasses,
+    console: Console,
+    *,
+    default: int,
+    name: str = "images",
+) -> ImageSet:
+    """Return the user's images, or `default` synthetic ones where none were given.
+
+    Raises:
+        InputError: See `checked`.
+    """
+    from engines.image_source import collect, open_source
+    from engines.synthetic import synthetic_set
+
+    if options.data is None:
+        return synthetic_set(preprocessing.size, min(default, options.limit))
+    source = open_source(options.data, preprocessing, limit=options.limit)
+    return collect(checked(source, known, options, console, name=name))
