@@ -37,6 +37,7 @@ def write_check(path: Path, expected: Expected) -> None:
         "schema": SCHEMA,
         "graph": expected.graph,
         "images": expected.images.description,
+        "labels": expected.images.labels_found,
         "gates": {
             "relative": gates.relative, "margin": gates.margin, "agreement": gates.agreement,
             "sqnr_db": gates.sqnr_db,
@@ -91,8 +92,12 @@ def _expected(facts: dict[str, Any], arrays: dict[str, Any]) -> Expected:
         name: None if facts["gates"][name] is None else float(facts["gates"][name])
         for name in ("relative", "agreement", "sqnr_db")
     }
+    found = facts.get("labels")
     images = ImageSet(
-        pixels=arrays["pixels"], description=str(facts["images"]), labels=arrays.get("labels")
+        pixels=arrays["pixels"],
+        description=str(facts["images"]),
+        labels=arrays.get("labels"),
+        labels_found=None if found is None else str(found),
     )
     return Expected(
         graph=str(facts["graph"]),

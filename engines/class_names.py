@@ -191,8 +191,8 @@ def match(stated: Stated, known: KnownClasses) -> Matched:
         raise _unknown(stated, known)
     if known.count is not None and len(names) != known.count:
         raise InputError(
-            f"{len(names)} classes for a model of {known.count} classes whose names are unknown: "
-            f"{shortened(names)}",
+            f"{len(names)} {'class' if len(names) == 1 else 'classes'} for a model of "
+            f"{known.count} classes whose names are unknown: {shortened(names)}",
             where=stated.where,
             fix="say what the classes are called, in the order of the head's rows, one a line: "
             "--labels FILE; or give the data set this run was tuned for, with every class (a "

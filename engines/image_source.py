@@ -256,7 +256,16 @@ def collect(source: ImageSource) -> ImageSet:
     )
 
 
+def no_such_set(path: Path) -> InputError:
+    """Return the error of a set that is not there."""
+    return InputError(
+        "there is no such image, folder, list or .npz", where=str(path), fix="check the path"
+    )
+
+
 def _opened(path: Path, preprocessing: Preprocessing) -> ImageSource:
+    if not path.exists():
+        raise no_such_set(path)
     suffix = path.suffix.lower()
     if path.is_dir():
         shards, beside = list_shards(path)

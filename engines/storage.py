@@ -30,12 +30,31 @@ def sha256_of_bytes(content: bytes) -> str:
 
 
 def refuse_overwrite(path: Path, *, force: bool) -> None:
-    """Raise a UsageError when `path` exists and `force` is not given."""
+    """Refuse an output before it is computed.
+
+    Raises:
+        UsageError: `path` exists and `force` is not given, it is a folder, or its folder cannot be
+            made or written.
+    """
     if path.exists() and not force:
         raise UsageError(
             f"{path.name} exists already",
             where=str(path),
             fix="choose another output, or add --force to replace it",
+        )
+    if path.is_dir():
+        raise UsageError(
+            f"{path.name} is a folder, a file is to be written there",
+            where=str(path),
+            fix="choose another output",
+        )
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        problem = "a folder that you may not write" if above.is_dir() else "no folder"
+        raise UsageError(
+            f"{path.name} cannot be written: {above} is {problem}",
+            where=str(path),
+            fix="choose another output",
         )
 
 

@@ -45,7 +45,7 @@ def check_tasks(
         InputError: There are no check files in this folder.
         TrustError: A file is damaged.
     """
-    rows, described, count, judged = [], [], 0, 0
+    rows, described, labels, count, judged = [], [], [], 0, 0
     with open_tasks(folder, resident_bytes=0) as tasks:
         for name in tasks.index.chosen(names, where=str(folder)):
             handle = tasks.task(name)
@@ -61,6 +61,7 @@ def check_tasks(
             evidence = engine_evidence(handle, handle.manifest(), expected.images.pixels)
             rows.append(expected.row(name, evidence))
             described.append(expected.images.description)
+            labels.append(expected.images.labels_found)
             count += len(expected.images)
             judged += expected.sure_images() or len(expected.images)
             if progress is not None:
@@ -70,6 +71,7 @@ def check_tasks(
     )
     return ParityTable(
         images=", ".join(dict.fromkeys(described)) + unsure,
+        labels=", ".join(dict.fromkeys(one for one in labels if one is not None)) or None,
         reference=f"logits in {FOLDER}/*{SUFFIX}",
         rows=tuple(rows),
     )

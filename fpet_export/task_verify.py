@@ -49,13 +49,17 @@ class TaskParity:
 
     Attributes:
         name: The task.
-        images: What it was compared on.
+        images: What it was compared on, in words.
+        labels: How its labels were found; None without.
+        left_out: Files of its set that are not among the images.
         reference: Against its adapted model in float64.
         single: Against the graph that exporting it by itself gives.
     """
 
     name: str
     images: str
+    labels: str | None
+    left_out: tuple[str, ...]
     reference: StageParity
     single: StageParity
 
@@ -98,14 +102,18 @@ def verify_tasks(
 
 def tables(found: list[TaskParity]) -> tuple[ParityTable, ParityTable]:
     """Return the tasks as two tables: against float64, and against their own exports."""
-    images = ", ".join(dict.fromkeys(one.images for one in found))
+    known = [one.labels for one in found if one.labels is not None]
+    left_out = dict.fromkeys(word for one in found for word in one.left_out)
+    empty = ParityTable(
+        images=", ".join(dict.fromkeys(one.images for one in found)),
+        labels=", ".join(dict.fromkeys(known)) or None,
+        left_out=tuple(left_out),
+        reference=verify.REFERENCE,
+        rows=(),
+    )
     return (
-        ParityTable(
-            images=images,
-            reference=verify.REFERENCE,
-            rows=tuple(one.reference for one in found),
-        ),
-        ParityTable(images=images, reference=OWN_EXPORT, rows=tuple(one.single for one in found)),
+        dataclasses.replace(empty, rows=tuple(one.reference for one in found)),
+        dataclasses.replace(empty, reference=OWN_EXPORT, rows=tuple(one.single for one in found)),
     )
 
 
@@ -148,7 +156,7 @@ def _compare(
     margin = check.reference.margin  # a graph does not know how sure its match was
     return TaskParity(
         name=name,
-        images=images.description,
+        **images.in_words(),
         reference=check.row(name, evidence, gates=gates),
         single=compare_stage(
             name,

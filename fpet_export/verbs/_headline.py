@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from engines.class_names import is_sure
 from engines.plurals import counted
 from fpet_export.verbs import _plain
 
@@ -78,6 +79,8 @@ def _accuracy(row: StageParity, table: ParityTable) -> list[str]:
     if row.accuracy is None or before is None:
         return []
     now, then = f"{row.accuracy:.1%}", f"{before:.1%}"
+    if not is_sure(table.labels):
+        return [f"has an accuracy of {now} {table.labels}, which may be wrong"]
     return [
         f"keeps its accuracy ({now})"
         if now == then

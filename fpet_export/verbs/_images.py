@@ -30,6 +30,28 @@ def labels_of_file(path: Path | None) -> KnownClasses:
     return KnownClasses(names=read_class_names(path), source=f"--labels {path}")
 
 
+def require_inputs(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before a model is loaded.
+
+    Raises:
+        InputError: What `--data` or `--calibration` names is not there.
+        UsageError: The class names of `--labels` cannot be read.
+    """
+    from engines.image_source import no_such_set
+    from fpet_export.verbs import _tasks
+
+    for name in ("data", "calibration"):
+        given = getattr(options, name, None)
+        texts = given if isinstance(given, list) else [] if given is None else [str(given)]
+        for text in texts:
+            path = Path(_tasks.named(text)[1] if isinstance(given, list) else text)
+            if not path.exists():
+                raise no_such_set(path)
+    files = options.labels if isinstance(options.labels, list) else [options.labels]
+    for file in files:
+        labels_of_file(Path(_tasks.named(file)[1]) if isinstance(file, str) else file)
+
+
 def known_classes(
     count: int | None, file: Path | None, manifests: Sequence[Manifest] = ()
 ) -> KnownClasses:

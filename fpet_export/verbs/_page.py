@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.class_names import is_sure
 from engines.manifest import read_manifest
 from engines.parity import ParityTable, StageParity
 from engines.plurals import counted
@@ -54,6 +55,7 @@ def write(
     from benchmarks.report import Report, write_report
 
     random = "The weights are random: classes mean nothing, only speed does."
+    unsure = f"Accuracy is {table.labels}: nothing says which class is which; it may be wrong."
     is_measured = any(one.valid for one in measurements)
     write_report(
         path,
@@ -66,7 +68,14 @@ def write(
                 sentence,
                 "" if is_measured or table.first_failure() else again,
             ),
-            warnings=(random,) if started.adapted.quality == "random" else (),
+            warnings=tuple(
+                text
+                for text, holds in (
+                    (random, started.adapted.quality == "random"),
+                    (unsure, not is_sure(table.labels)),
+                )
+                if holds
+            ),
             tiles=_tiles(table, built, measurements),
             engines=tuple(_engine(one, table, measurements) for one in built),
             parity=(table,),

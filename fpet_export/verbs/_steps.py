@@ -80,6 +80,7 @@ def start(options: argparse.Namespace, console: Console, *, default_images: int)
     """Load the run, fold it, and compare both with the float64 reference."""
     from fpet_export import verify
 
+    _images.require_inputs(options)
     _check_targets(options)
     adapted = _arguments.load_run(options)
     console.step("inspect", describe(adapted))

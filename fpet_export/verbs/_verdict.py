@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.class_names import is_sure
 from fpet_export.console import Console
 from fpet_export.verbs import _bench
 
@@ -114,6 +115,8 @@ def _accuracy(table: ParityTable) -> Statement:
     text = f"{last.accuracy:.1%} on {last.images} labelled images ({last.stage})"
     if first is not last and first.accuracy is not None:
         text += f", {first.accuracy:.1%} before the export ({first.stage})"
+    if not is_sure(table.labels):
+        return Statement(text=f"{text}, {table.labels}: it may be wrong", good=None)
     return Statement(text=text, good=True)
 
 

@@ -69,6 +69,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         )
     if options.out is not None:
         storage.refuse_overwrite(options.out, force=options.force)
+    _images.require_inputs(options)
     first, *others = options.artefacts
     folders = [name for name in others if is_folder(Path(name))]
     _require_task(options.task, folders)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engines import storage
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _steps, _tasks
+from fpet_export.verbs import Outcome, _arguments, _images, _steps, _tasks
 
 if TYPE_CHECKING:
     from engines.images import ImageSet
@@ -82,6 +82,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     from fpet_export.verbs import _task_change
 
     _require_one_kind(options)
+    _images.require_inputs(options)
     if options.drop is not None:
         return _task_change.drop(options, console)
     if options.add:

@@ -257,7 +257,7 @@ def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     assert refused(tmp_path / "empty") == "there is no image in this folder"
     (tmp_path / "empty" / "notes.txt").touch()
     assert "only 1 not an image (.txt)" in refused(tmp_path / "empty")
-    assert refused(tmp_path / "missing") == "there is no such image"
+    assert refused(tmp_path / "missing") == "there is no such image, folder, list or .npz"
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif", "webp", "ppm"])

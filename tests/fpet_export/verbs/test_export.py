@@ -225,7 +225,7 @@ def test_labelled_data_give_an_accuracy_and_class_names(exported: Exported, tmp_
     [
         ({"labels": np.arange(6)}, "labels 0 to 5 for a model of 5 classes"),
         ({"labels": np.arange(6) - 1}, "labels -1 to 4 for a model of 5 classes"),
-        ({"class_names": np.array(LABELS[:4]), "labels": np.arange(6) % 4}, "4 classes for"),
+        ({"class_names": np.array(LABELS[:4]), "labels": np.arange(6) % 4}, "4 class names for"),
         ({"images": pixels_of(6).astype(np.float32)}, "`images` is not uint8"),
         ({"labels": np.zeros(6)}, "`labels` are not whole numbers"),
         ({"labels": np.zeros(5, int)}, "`labels` does not have one entry an image"),
