@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from engines.errors import InputError, UsageError
 from engines.image_files import is_number, normal, shortened
+from engines.plurals import counted
 
 BY_NAME = "by name"
 BY_FOLDED_NAME = "by name, ignoring case, blanks and _"
@@ -191,7 +192,7 @@ def match(stated: Stated, known: KnownClasses) -> Matched:
         raise _unknown(stated, known)
     if known.count is not None and len(names) != known.count:
         raise InputError(
-            f"{len(names)} {'class' if len(names) == 1 else 'classes'} for a model of "
+            f"{counted(len(names), 'class', 'classes')} for a model of "
             f"{known.count} classes whose names are unknown: {shortened(names)}",
             where=stated.where,
             fix="say what the classes are called, in the order of the head's rows, one a line: "

@@ -29,6 +29,7 @@ from engines.image_shards import read_heads, rows_of
 from engines.image_traits import remarks_on
 from engines.images import ImageSet, PixelArray, resize
 from engines.manifest import Preprocessing
+from engines.plurals import counted
 from engines.registry import import_or_explain
 
 
@@ -80,7 +81,7 @@ class ImageSource:
     @property
     def description(self) -> str:
         """What they are, in words, for reports."""
-        return f"{len(self)} of {self.seen} image{'s' if self.seen > 1 else ''} in {self.name}"
+        return f"{len(self)} of {counted(self.seen, 'image')} in {self.name}"
 
     def left_out(self) -> tuple[str, ...]:
         """Return what was left out and why, in words."""

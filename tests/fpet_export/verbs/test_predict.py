@@ -81,7 +81,10 @@ def test_a_missing_or_broken_image_is_refused(engine: Path, tmp_path: Path) -> N
     broken.write_bytes(whole.read_bytes()[:200])
     text.write_text("no image")
 
-    for path in (tmp_path / "no.png", broken, text, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    for path in (tmp_path / "no.png", broken, text, empty):
         done = call("predict", engine, whole, path, "--json")
 
         assert done.code == 3
