@@ -45,8 +45,8 @@ _PACKAGES = {
     "fpet_export": (
         "__init__.py",
         "_python38.py",
-        "agent_main.py", "arguments_check.py", "cli.py", "console.py", "stop_signals.py",
-        "help_text.py", "streams.py", "terminal.py",
+        "agent_main.py", "arguments_check.py", "cli.py", "console.py", "heartbeat.py",
+        "help_text.py", "stop_signals.py", "streams.py", "terminal.py",
         *(f"verbs/{name}.py" for name in (*_HELPERS, *VERBS)),
     ),
 }  # fmt: skip

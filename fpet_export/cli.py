@@ -63,11 +63,12 @@ def main(
         console = Console(quiet=options.quiet, verbose=options.verbose)
         check_provenance()
         options.command = (PROGRAM, *words)
-        outcome = load_verb(options.verb).run(options, console)
-        if getattr(options, "unreadable", ()):
-            from fpet_export.verbs import _images
+        with console.alive():
+            outcome = load_verb(options.verb).run(options, console)
+            if getattr(options, "unreadable", ()):
+                from fpet_export.verbs import _images
 
-            outcome = _images.with_bad(outcome, options, console)
+                outcome = _images.with_bad(outcome, options, console)
         _print(outcome, console, program, as_json=as_json)
     except streams.ReaderGoneError:
         return streams.NO_READER

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fpet_export import streams, terminal
+from fpet_export.heartbeat import Heartbeat
 
 _COLOURS = {"✓": "32", "✗": "31", "!": "33", "·": "2"}
 
@@ -45,6 +46,7 @@ class Console:
         self._started = time.monotonic()
         self._explained: set[str] = set()
         self.name_width = 10
+        self._heartbeat = Heartbeat(lambda text: self.line(f"   … {text}"))
 
     def step(self, name: str, text: str, *, passed: bool | None = True) -> None:
         """Print one finished step: a tick, a cross, or "!" where `passed` is None."""
@@ -60,6 +62,7 @@ class Console:
 
     def line(self, text: str = "") -> None:
         """Print a line for people."""
+        self._heartbeat.heard()
         if not self.quiet:
             streams.tell(text)
 
@@ -100,26 +103,45 @@ class Console:
             self.line(f"{' next       ' if place == 0 else '            '} {command}")
 
     @contextlib.contextmanager
+    def alive(self) -> Iterator[None]:
+        """Print a line every ten seconds inside, at least, unless quiet."""
+        if self.quiet:
+            yield
+            return
+        with self._heartbeat.running():
+            yield
+
+    @contextlib.contextmanager
+    def working(self, text: str) -> Iterator[None]:
+        """Name long work whose steps nobody counts."""
+        with self.progress(text, 0):
+            yield
+
+    @contextlib.contextmanager
     def progress(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show a bar for long work where stderr is a terminal and rich is there; else nothing."""
-        with self._bars() as bars:
+        """Show how far long work is; 0 steps in total mean that nobody knows.
+
+        It is a bar where stderr is a terminal and rich is there, else a line every ten seconds.
+        """
+        with self._bars() as bars, self._heartbeat.activity(text, total) as activity:
             if bars is None:
-                yield lambda _: None
+                yield activity.advance
                 return
-            task = bars.add_task(text, total=total)
+            task = bars.add_task(text, total=total or None)
             yield lambda count: bars.advance(task, count)
 
     @contextlib.contextmanager
     def phases(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Show a bar for each phase that is told as (name, done, total), until it is done.
+        """Show each phase that is told as (name, done, total), until it is done.
 
-        Phases may be nested; a total of 0 means that nobody knows it. Nothing is shown where
-        `progress` shows nothing.
+        Phases may be nested; a total of 0 means that nobody knows it. They are shown as those of
+        `progress`.
         """
-        with self._bars() as bars:
+        with self._bars() as bars, self._heartbeat.activity("building", 0) as activity:
             tasks: dict[str, Any] = {}
 
             def tell(name: str, done: int, total: int) -> None:
+                activity.text, activity.done, activity.total = name, done, total
                 if bars is None:
                     return
                 if name not in tasks:
@@ -149,9 +171,10 @@ class Console:
             yield None
             return
         columns = (TextColumn("   {task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(
+        progress = Progress(
             *columns, TimeRemainingColumn(), console=RichConsole(stderr=True), transient=True
-        ) as bars:
+        )
+        with self._heartbeat.shown_otherwise(), progress as bars:
             yield bars
 
     def result(self, text: str) -> None:

@@ -115,7 +115,8 @@ def measure(
     contenders: list[Path | str] = list(artefacts)
     if peers or (against == _plain.PLAIN and plain is None):
         rival = _plain.require_described(artefacts[0])
-        source, written = _plain.write(rival, load_target(rival.target), folder)
+        with console.working("writing the plain ViT"):
+            source, written = _plain.write(rival, load_target(rival.target), folder)
         plain = plain or written
     if against == _plain.PLAIN:
         assert plain is not None

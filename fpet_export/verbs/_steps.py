@@ -82,7 +82,8 @@ def start(options: argparse.Namespace, console: Console, *, default_images: int)
 
     _images.require_inputs(options)
     _check_targets(options)
-    adapted = _arguments.load_run(options)
+    with console.working("reading the run and its backbone"):
+        adapted = _arguments.load_run(options)
     console.step("inspect", describe(adapted))
     if adapted.quality == "random":
         console.step("weights", "random: this export is good for speed only", passed=None)
@@ -96,7 +97,8 @@ def start(options: argparse.Namespace, console: Console, *, default_images: int)
         check = verify.begin(adapted, images, progress=advance)
     with console.progress("float32 checkpoint", count) as advance:
         first = verify.checkpoint_row(check, adapted, advance)
-    folded = adapted.fold()
+    with console.working("folding"):
+        folded = adapted.fold()
     with console.progress("folded model", count) as advance:
         second = verify.folded_row(check, folded, advance)
     console.step("fold", _fold_text(adapted, folded, second), passed=second.passed)
@@ -202,12 +204,13 @@ def export(
         f"for {target}: match {options.ties} in float32{kept} · {frozen_row.difference}",
         passed=frozen_row.passed,
     )
-    written = frozen.to_onnx(
-        path,
-        force=options.force,
-        labels=started.labels,
-        command=options.command,
-    )
+    with console.working("writing the graph"):
+        written = frozen.to_onnx(
+            path,
+            force=options.force,
+            labels=started.labels,
+            command=options.command,
+        )
     with console.progress("ONNX graph", count) as advance:
         onnx_row = verify.onnx_row(started.check, written, advance)
     manifest = manifest_of(written)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
 
 import pytest
 
+from fpet_export import heartbeat
 from fpet_export.console import Console
 
 
@@ -139,6 +141,35 @@ def test_a_quiet_terminal_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         advance(3)
 
     assert terminal.getvalue() == ""
+
+
+def test_a_command_says_what_it_is_at_without_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "INTERVAL_S", 0.01)
+    console = Console()
+
+    with console.alive(), console.progress("float64 reference", 3) as advance:
+        advance(2)
+        said = ""
+        while "2 of 3" not in said:  # the thread needs its turn; it never comes if this is broken
+            said += capsys.readouterr().err
+
+    assert "   … float64 reference: 2 of 3, 0 s\n" in said
+    assert "heartbeat" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_quiet_command_stays_quiet_for_however_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "INTERVAL_S", 0.0)
+    console = Console(quiet=True)
+
+    before = threading.active_count()
+    with console.alive(), console.working("long work"):
+        assert threading.active_count() == before
+
+    assert capsys.readouterr().err == ""
 
 
 def test_progress_works_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
