@@ -17,9 +17,19 @@ from pathlib import Path
 
 import pytest
 
-SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin")
+UNPACKED = Path(sys.prefix) / "sshd"
+"""Where `tools/unpack_sshd.sh` leaves a server on a machine that has none installed."""
+
+
+def _sshd() -> str | None:
+    installed = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin")
+    return installed or shutil.which(UNPACKED / "usr/sbin/sshd")
+
+
+SSHD = _sshd()
 needs_sshd = pytest.mark.skipif(
-    SSHD is None or shutil.which("ssh") is None, reason="needs OpenSSH's server and client"
+    SSHD is None or shutil.which("ssh") is None,
+    reason="needs OpenSSH's client, and its server: tools/unpack_sshd.sh .venv/sshd",
 )
 
 
@@ -46,9 +56,39 @@ class Server:
         return path
 
 
+def unpacked_environment(root: Path, folder: Path) -> dict[str, str]:
+    """Return what lets an unpacked server run: its libraries, and the user it looks for as root.
+
+    Args:
+        root: Where it was unpacked.
+        folder: For the files that say so.
+    """
+    libraries = next((root / "usr/lib").glob("*-linux-gnu"))
+    passwd, group = folder / "passwd", folder / "group"
+    passwd.write_text(
+        f"{Path('/etc/passwd').read_text()}sshd:x:65533:65534::/run/sshd:/bin/false\n"
+    )
+    group.write_text(Path("/etc/group").read_text())
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": str(libraries),
+        "LD_PRELOAD": str(libraries / "libnss_wrapper.so"),
+        "NSS_WRAPPER_PASSWD": str(passwd),
+        "NSS_WRAPPER_GROUP": str(group),
+    }
+
+
+def _helpers(root: Path) -> str:
+    """Return where newer servers find the programs that they start for each connection."""
+    settings = {"SshdSessionPath": "sshd-session", "SshdAuthPath": "sshd-auth"}
+    paths = {name: root / "usr/lib/openssh" / file for name, file in settings.items()}
+    return "".join(f"{name} {path}\n" for name, path in paths.items() if path.exists())
+
+
 def start(folder: Path) -> Iterator[Server]:
     """Start a server, yield it, and stop it with all that it started."""
     assert SSHD is not None
+    is_ours = Path(SSHD).is_relative_to(UNPACKED)
     for name in ("host", "other_host", "client", "stranger"):
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
         subprocess.run(words, check=True)
@@ -68,13 +108,18 @@ def start(folder: Path) -> Iterator[Server]:
         f"AuthorizedKeysFile {folder / 'authorized_keys'}\nStrictModes no\nUsePAM no\n"
         f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n"
         f"MaxStartups 100\nForceCommand HOME={home} && cd {home} && PATH={folder / 'bin'}:$PATH && "
-        f'export PATH && eval "$SSH_ORIGINAL_COMMAND"\n'
+        f'export PATH && eval "$SSH_ORIGINAL_COMMAND"\n' + (_helpers(UNPACKED) if is_ours else "")
     )
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # its privilege separation wants it
+    empty = Path("/run/sshd")  # what its privilege separation wants as root
+    is_new = os.geteuid() == 0 and not empty.exists()
+    if is_new:
+        empty.mkdir()
     with (folder / "sshd.log").open("wb") as log:
         process = subprocess.Popen(
-            [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=log, stdout=log
+            [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")],
+            stderr=log,
+            stdout=log,
+            env=unpacked_environment(UNPACKED, folder) if is_ours else None,
         )
     try:
         wait_for(port, process, folder / "sshd.log")
@@ -82,6 +127,9 @@ def start(folder: Path) -> Iterator[Server]:
     finally:
         process.terminate()
         process.wait()
+        if is_new:
+            with contextlib.suppress(OSError):  # another server uses it
+                empty.rmdir()
 
 
 def free_port() -> int:
