@@ -14,6 +14,7 @@ from typing import Any
 
 from calibration.policy import Policy
 from engines.errors import BudgetError
+from engines.plurals import counted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Quality:
 
     def in_words(self) -> str:
         """Return one line for people."""
-        parts = [f"SQNR {self.sqnr_db:.1f} dB", f"agreement {self.agreement:.1%}"]
+        parts = [f"signal to noise (SQNR) {self.sqnr_db:.1f} dB", f"agreement {self.agreement:.1%}"]
         if self.drop_pp is not None:
             parts.append(f"accuracy {self.accuracy:.1%} ({0.0 - self.drop_pp:+.1f} pp)")
         return " · ".join(parts)
@@ -76,12 +77,14 @@ class Promise:
             if drop is None:
                 found.append("no labels to measure a drop of accuracy on")
             elif drop > self.max_drop_pp + 1e-9:
-                found.append(f"drop of {drop:.2f} pp, promised at most {self.max_drop_pp:g}")
+                found.append(f"accuracy drops by {drop:.2f} points, limit {self.max_drop_pp:g}")
         # "not at least" and not "less": what is not a number keeps no promise.
         if self.min_sqnr_db is not None and not quality.sqnr_db >= self.min_sqnr_db:
-            found.append(f"SQNR {quality.sqnr_db:.1f} dB, promised {self.min_sqnr_db:g}")
+            found.append(
+                f"signal to noise (SQNR) {quality.sqnr_db:.1f} dB, limit {self.min_sqnr_db:g} dB"
+            )
         if self.min_agreement is not None and not quality.agreement >= self.min_agreement:
-            found.append(f"agreement {quality.agreement:.2%}, promised {self.min_agreement:.2%}")
+            found.append(f"agreement {quality.agreement:.2%}, limit {self.min_agreement:.2%}")
         return tuple(found)
 
 
@@ -165,9 +168,9 @@ def keep_promise(
     floor = promise.missed(measure(policy.only()))
     if floor:
         raise BudgetError(
-            f"the promise cannot be kept, not even with nothing quantized: {'; '.join(floor)}",
-            where=f"{policy.preset}, on {quality.images} images",
-            fix="promise less: this is what the graph gives without integers",
+            f"the limit on accuracy is missed even with nothing quantized: {'; '.join(floor)}",
+            where=f"{policy.preset}, on {counted(quality.images, 'image')}",
+            fix="relax the limit: this is what the graph gives without integers",
         )
     ranked = _noisiest_first(policy, screen or measure, progress)
     steps: list[Step] = []
@@ -181,9 +184,10 @@ def keep_promise(
         if not promise.missed(quality):
             return Kept(policy=policy, before=before, quality=quality, steps=tuple(steps))
     raise BudgetError(
-        "the promise can be kept only with no layer quantized",
-        where=f"{len(ranked)} layers of {policy.preset}, on {quality.images} images",
-        fix="promise less, calibrate on more images like those measured, or stay with FP16",
+        "the limit on accuracy is met only with no layer quantized",
+        where=f"{counted(len(ranked), 'layer')} of {policy.preset}, on "
+        f"{counted(quality.images, 'image')}",
+        fix="relax the limit, calibrate on more images like those measured, or stay with FP16",
     )
 
 

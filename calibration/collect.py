@@ -27,6 +27,7 @@ from engines.evidence import batch_sizes, batches
 from engines.image_source import ImageSource
 from engines.images import PixelArray
 from engines.manifest import Manifest, read_manifest
+from engines.plurals import counted
 
 Progress = Callable[[int], None]
 Keep = Callable[[CalibrationTable], None]
@@ -85,7 +86,7 @@ def collect(
         table = _go_on(start, manifest, observed_sites, source)
     if len(source) < LEAST_IMAGES and len(table.images) < LEAST_IMAGES:
         raise InputError(
-            f"{len(source)} images are too few for a calibration",
+            f"{counted(len(source), 'image')} for a calibration, wanted {LEAST_IMAGES} or more",
             where=source.description,
             fix=f"give {LEAST_IMAGES} or more; 128 are usual",
         )

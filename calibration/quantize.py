@@ -37,6 +37,7 @@ from engines.manifest import (
     write_manifest,
 )
 from engines.parity import Evidence, StageParity
+from engines.plurals import counted
 from engines.targets import Target
 
 SCREENING_IMAGES = 16
@@ -286,7 +287,7 @@ def _scan(onnx: Path, manifest: Manifest, recipe: Recipe, examiner: Examiner) ->
         return None
     few = examiner.on_fewer(SCREENING_IMAGES).images
     reaches = overflow.scan(onnx, manifest, few.pixels)
-    return overflow.judge(reaches, images=f"{len(few)} images")
+    return overflow.judge(reaches, images=counted(len(few), "image"))
 
 
 def _typed_manifest(manifest: Manifest, recipe: Recipe, graph: Graph) -> Manifest:

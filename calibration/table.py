@@ -21,6 +21,7 @@ from calibration.histogram import Histogram
 from engines import storage
 from engines.errors import InputError, TrustError
 from engines.manifest import Manifest, Preprocessing, from_json
+from engines.plurals import counted
 
 SCHEMA = 2
 
@@ -154,7 +155,7 @@ def merged_table(first: CalibrationTable, second: CalibrationTable) -> Calibrati
     both = first.hashes & second.hashes
     if both:
         raise InputError(
-            f"{len(both)} images are in both calibration tables",
+            f"both calibration tables hold the same {counted(len(both), 'image')}",
             where=f"{first.description}; {second.description}",
             fix="calibrate each shard of the images once",
         )
@@ -241,7 +242,7 @@ def read_table(path: Path) -> CalibrationTable:
     try:
         document = json.loads(path.read_text("utf-8"))
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-            raise ValueError(f"it is no calibration table of schema {SCHEMA}")
+            raise ValueError(f"it is not a calibration table of schema {SCHEMA}")
         images = document["images"]
         return CalibrationTable(
             graph=str(document["graph"]["sha256"]),
@@ -301,7 +302,7 @@ def _rewrites_of(document: Any) -> Rewrites | None:
     )
     finite = all(np.isfinite(vector).all() for vector in (*values.values(), *factors.values()))
     if not finite or any((vector <= 0).any() for vector in factors.values()):
-        raise ValueError("what was moved between the layers is no number, or no factor")
+        raise ValueError("what was moved between the layers is not a number, or not a factor")
     return Rewrites(values, factors)
 
 

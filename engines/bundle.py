@@ -278,7 +278,7 @@ def _bundle_of(document: Any) -> Bundle:
     )
     for entry in entries:
         if not _is_name(entry.name, schema):
-            raise ValueError(f"{entry.name!r} is no name of a file in a bundle")
+            raise ValueError(f"{entry.name!r} is not a name that a file in a bundle may have")
         if entry.role not in get_args(Role):
             raise ValueError(f"{entry.name} plays no known role")
         size = entry.size_bytes

@@ -87,7 +87,7 @@ def _expected(facts: dict[str, Any], arrays: dict[str, Any]) -> Expected:
         raise ValueError("there is nothing to compare with")
     margin = arrays.get("margin")
     if margin is not None and np.isnan(margin).any():
-        raise ValueError("a margin is no number")
+        raise ValueError("a margin is not a number")
     limits = {
         name: None if facts["gates"][name] is None else float(facts["gates"][name])
         for name in ("relative", "agreement", "sqnr_db")

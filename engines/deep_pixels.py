@@ -67,8 +67,8 @@ def _white(image: Any, path: Path) -> float:
         if low == 0 and high > 0 and np.log2(high + 1) % 1 == 0:
             return high
         raise InputError(
-            f"{_kind(image)} says that its values go from {low:g} to {high:g}, which is no range "
-            "of a number format: whether black and white are there is not known",
+            f"{_kind(image)} says that its values go from {low:g} to {high:g}, which is not a "
+            "range of a number format: whether black and white are there is not known",
             where=str(path),
             fix=_FIX,
         )

@@ -125,7 +125,7 @@ class Expected:
         count, sure = len(self.images), self.sure_images()
         if sure in (0, count):  # without a sure one all are judged
             return self.images.description
-        return f"{self.images.description} ({sure} judged, the others' match is no sure one)"
+        return f"{self.images.description} ({sure} judged, the match of the others is not certain)"
 
     def sure_images(self) -> int:
         """Return the number of images on which there is one right match."""

@@ -20,6 +20,7 @@ from engines.decoding import decode
 from engines.errors import InputError
 from engines.image_traits import Remark, remarks_on
 from engines.manifest import Preprocessing
+from engines.plurals import counted
 from engines.registry import import_or_explain
 
 PixelArray = NDArray[np.uint8]
@@ -143,7 +144,7 @@ def read_files(paths: Sequence[Path], preprocessing: Preprocessing) -> ImageSet:
         traits.append(found.traits)
     return ImageSet(
         pixels=np.stack(pixels),
-        description=f"{len(paths)} image files",
+        description=counted(len(paths), "image file"),
         remarks=remarks_on(traits, preprocessing),
         names=tuple(path.name for path in paths),
     )

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import ParityError
+from engines.plurals import counted
 
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.int64]
@@ -269,7 +270,7 @@ def compare_stage(
         explained = int(differs.sum()) - flips
         clean = np.asarray(~(differs & (reference.margin <= eps)).any(axis=1))
         if flips:
-            failures.append(f"{flips} unexplained flips of the match")
+            failures.append(f"{counted(flips, 'unexplained flip')} of the match")
     elif reference.margin is not None:
         # The stage does not show its match: where two scores nearly tie, either answer is right.
         clean = np.asarray((reference.margin > gates.margin).all(axis=1))
@@ -288,7 +289,7 @@ def compare_stage(
         failures += _judge_agreement(same & clean | ~clean, reference.logits, gates, peak)
     noise = sqnr_db(actual.logits, reference.logits) if finite else -math.inf
     if gates.sqnr_db is not None and noise < gates.sqnr_db:
-        failures.append(f"SQNR {noise:.1f} dB, limit {gates.sqnr_db:.1f} dB")
+        failures.append(f"signal to noise (SQNR) {noise:.1f} dB, limit {gates.sqnr_db:.1f} dB")
     kept = None
     if actual.size is not None:
         sums = np.rint(np.nan_to_num(actual.size.astype(np.float64).sum(axis=1), posinf=0.0))

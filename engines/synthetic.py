@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from engines.images import ImageSet, PixelArray
+from engines.plurals import counted
 
 _SHAPES = 6
 
@@ -19,7 +20,7 @@ def synthetic_set(size: tuple[int, int], count: int, *, seed: int = 0) -> ImageS
     """Return `count` reproducible images of (height, width) `size`."""
     generator = np.random.default_rng(seed)
     pixels = np.stack([_image(size, generator) for _ in range(count)])
-    return ImageSet(pixels=pixels, description=f"{count} synthetic images, seed {seed}")
+    return ImageSet(pixels=pixels, description=f"{counted(count, 'synthetic image')}, seed {seed}")
 
 
 def _image(size: tuple[int, int], generator: np.random.Generator) -> PixelArray:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engines import storage
 from engines.manifest import Manifest, read_manifest
+from engines.plurals import counted
 from engines.task_index import (
     StoredFile,
     Structure,
@@ -62,16 +63,10 @@ class TaskFolder:
         """Return one line: how many tasks on what."""
         graphs = len(self.graphs)
         return (
-            f"{counted(len(self.tasks))} on "
-            f"{'one graph' if graphs == 1 else f'{graphs} graphs'} · "
+            f"{counted(len(self.tasks), 'task')} on {counted(graphs, 'graph')} · "
             f"{self.size_bytes / 1e6:.1f} MB · {self.graphs[0].manifest.precision} for "
             f"{self.index.target}: {names_in_short(self.index.names)}"
         )
-
-
-def counted(tasks: int) -> str:
-    """Return how many tasks, in words."""
-    return "1 task" if tasks == 1 else f"{tasks} tasks"
 
 
 def names_in_short(names: tuple[str, ...], most: int = 6) -> str:

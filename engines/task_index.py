@@ -194,7 +194,7 @@ def read_index(folder: Path) -> TaskIndex:
         document: Any = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise TrustError(
-            f"this is no folder of tasks: there is no {FILE}", where=str(folder), fix=_FIX
+            f"this is not a folder of tasks: there is no {FILE}", where=str(folder), fix=_FIX
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise TrustError(f"the index cannot be read: {error}", where=str(path), fix=_FIX) from error

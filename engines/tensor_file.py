@@ -79,7 +79,7 @@ def read_arrays(path: Path, content: bytes | None = None) -> tuple[Arrays, dict[
         _refuse_gaps(header, len(content) - start)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise TrustError(
-            f"the file is no whole set of arrays: {error}",
+            f"the file is not a complete set of arrays: {error}",
             where=str(path),
             fix="make it again, or copy it again",
         ) from error
@@ -93,7 +93,7 @@ def _header(content: bytes) -> tuple[dict[str, Any], int]:
         raise ValueError(f"its header ends at byte {start}, the file at {len(content)}")
     header = json.loads(content[_LENGTH_BYTES:start])
     if not isinstance(header, dict):
-        raise ValueError("its header is no object")
+        raise ValueError("its header is not a JSON object")
     return header, start
 
 

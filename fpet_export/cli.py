@@ -116,7 +116,7 @@ def _no_verb(word: str, program: str, verbs_: Iterable[str]) -> UsageError:
         )
     near = [f"{program} {one}" for one in near_names(word, verbs_)]
     return UsageError(
-        f"{word!r} is no verb",
+        f"{word!r} is not a verb",
         where=program,
         fix=f"did you mean `{'` or `'.join(near)}`? {see}" if near else see,
     )

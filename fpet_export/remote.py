@@ -78,7 +78,9 @@ class Remote:
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.@:%\[\]][A-Za-z0-9_.@:%\[\]-]*", host):
             raise UsageError(
-                f"{host!r} is no host", where="--remote", fix="name it as ssh does: USER@HOST"
+                f"{host!r} is not the name of a host",
+                where="--remote",
+                fix="name it as ssh does: USER@HOST",
             )
         self.host, self.folder = host, folder
         self._config, self._patience_s = config, patience_s

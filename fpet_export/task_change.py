@@ -103,7 +103,7 @@ def staged(
             the folder's graphs takes.
 
     Raises:
-        TrustError: It is no folder of tasks, or a file is not what its index says.
+        TrustError: It is not a folder of tasks, or a file is not what its index says.
         UsageError: A name is taken, or no graph takes a run.
         CheckpointError: A run has another backbone or preprocessing.
     """
@@ -142,7 +142,7 @@ def drop_tasks(folder: Path, names: Sequence[str], *, command: Sequence[str] = (
     """Remove tasks from a folder, in one step, and graphs that serve no other.
 
     Raises:
-        TrustError: It is no folder of tasks.
+        TrustError: It is not a folder of tasks.
         UnknownNameError: There is no such task.
         UsageError: None would be left.
     """

@@ -21,7 +21,7 @@ def task_manifest(folder: Path, name: str) -> Manifest:
     """Return a task's manifest with the preprocessing and the labels that hold for it.
 
     Raises:
-        TrustError: It is no folder of tasks, or a file is not what its index says.
+        TrustError: It is not a folder of tasks, or a file is not what its index says.
         UnknownNameError: There is no such task.
     """
     task = read_index(folder).task(name, where=str(folder))

@@ -116,7 +116,7 @@ def _flat(content: object, path: Path) -> dict[str, torch.Tensor]:
     odd = sorted(name for name, tensor in content.items() if not _is_plain(tensor))
     if odd:
         raise CheckpointError(
-            f"{odd[0]} is no plain tensor of real numbers",
+            f"{odd[0]} is not a plain tensor of real numbers",
             where=str(path),
             fix="save dense tensors on the CPU, neither quantized nor sparse nor complex",
         )

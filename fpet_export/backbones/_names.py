@@ -12,6 +12,7 @@ import torch
 
 from engines.errors import CheckpointError
 from engines.manifest import WHITE, Preprocessing
+from engines.plurals import counted
 from fpet_export.backbones import PUBLISHED_HEADS, BackboneOptions
 from fpet_export.vit import VitSpec, empty_vit
 
@@ -199,7 +200,7 @@ def _image(
             image = (side * patch[0], side * patch[1])
             return image, covers, "the rows of pos_embed, as a square grid"
     raise CheckpointError(
-        f"pos_embed has {positions} rows, which is no square grid with {prefix} prefix tokens",
+        f"pos_embed has {positions} rows, which is not a square grid with {prefix} prefix tokens",
         where=where,
         fix="say the image size: --image HEIGHTxWIDTH",
     )
@@ -228,7 +229,7 @@ def check_weights(
     broken = sorted(name for name, tensor in weights.items() if not tensor.isfinite().all())
     if broken:
         raise CheckpointError(
-            f"{len(broken)} tensors hold NaN or infinity: {', '.join(broken[:3])}",
+            f"{counted(len(broken), 'tensor')} with NaN or infinity: {', '.join(broken[:3])}",
             where=where,
             fix="the file is damaged; fetch it again",
         )

@@ -129,7 +129,7 @@ def read(text: str, hints: Hints | None = None) -> Run:
     elif path.is_dir():
         what = "this folder holds no run: no .pth file in it"
     elif path.exists():
-        what = f"{path.suffix or 'a file without an ending'} is no run"
+        what = f"{path.suffix or 'a file without an ending'} is not a run"
     else:
         what = "there is no such run"
     raise CheckpointError(

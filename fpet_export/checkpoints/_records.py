@@ -149,7 +149,7 @@ def check_plausible(stream: bytes, layout: Layout, merge_block: int | None, *, w
         hint = f"; the bytes fit merge block {others[0]}" if len(others) == 1 else ""
         raise CheckpointError(
             f"blocks.{block}.{name} would have mean {mean:.3g} and deviation {std:.3g}, "
-            f"which is no trained weight{hint}",
+            f"which is not a trained weight{hint}",
             where=where,
             fix="check --merge-block, --method, --bit and --dim against the run; "
             "or the file is damaged",

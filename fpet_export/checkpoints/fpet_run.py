@@ -368,8 +368,8 @@ class FpetRun:
         for layer in layers:
             if math.prod(layer.shape) * layout.bits % 8:
                 raise CheckpointError(
-                    f"{layer.name} of shape {layer.shape} at {layout.bits} bit is no whole number "
-                    "of bytes; the authors' writer loses its last codes",
+                    f"{layer.name} of shape {layer.shape} at {layout.bits} bit is not a whole "
+                    "number of bytes; the authors' writer loses its last codes",
                     where=str(self.stream_path),
                     fix="check --bit and --dim; a run like this cannot be read back",
                 )

@@ -53,7 +53,7 @@ def _check(name: str, entry: GraphPass, graph: Graph, when: str) -> None:
     problem = entry.holds(graph)
     if problem is not None:
         raise ExportError(
-            f"the graph pass {name} did not keep its promise ({when}): {problem}",
+            f"the graph pass {name} did not do what it must ({when}): {problem}",
             where=f"fpet_export/graph_passes/{name}.py",
             fix="this is a bug or a new exporter: report it with the versions of torch and onnx",
         )

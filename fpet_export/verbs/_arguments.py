@@ -208,14 +208,14 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_tasks(path: Path, tasks: object) -> None:
-    """Refuse a task's name where the artefact is no folder of tasks.
+    """Refuse a task's name where the artefact is not a folder of tasks.
 
     Raises:
         UsageError: There is such a name.
     """
     if tasks:
         raise UsageError(
-            f"{path.name} is no folder of tasks",
+            f"{path.name} is not a folder of tasks",
             where="--task",
             fix="leave --task out, or name the folder that `fpet-export tasks` wrote",
         )

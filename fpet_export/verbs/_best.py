@@ -104,7 +104,7 @@ def candidates(
         graphs = {"fp32": onnx, **graphs}
     found = Candidates(graphs=graphs, made=made)
     if len(graphs) == 1:
-        console.step("best", f"{found.baseline}: nothing else keeps the promise")
+        console.step("best", f"{found.baseline}: nothing else meets the limits on accuracy")
     return found
 
 

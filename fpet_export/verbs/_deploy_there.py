@@ -157,7 +157,8 @@ def _choose(
         row = found.made[best].row
         known = "" if row.accuracy is None else f" · accuracy {row.accuracy:.1%}"
         console.step(
-            "promise",
-            f"{best} here: SQNR {row.sqnr_db:.1f} dB · agreement {row.agreement:.1%}{known}",
+            "limits",
+            f"{best} here: signal to noise (SQNR) {row.sqnr_db:.1f} dB · "
+            f"agreement {row.agreement:.1%}{known}",
         )
     return engines[best]

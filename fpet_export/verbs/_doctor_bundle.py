@@ -139,7 +139,7 @@ def _target_here(findings: Findings, unpacked: Unpacked, board: Board | None) ->
     if not _is_for_jetson(target):
         return target
     if board is None:
-        what = f"the bundle is for {target.name}, and this is no Jetson"
+        what = f"the bundle is for {target.name}, and this is not a Jetson"
         findings.gap("fits", what, "copy it to that board", needed=True)
         return None
     if board.target is None:

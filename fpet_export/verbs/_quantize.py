@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from engines import storage
 from engines.errors import InputError, UsageError
 from engines.manifest import Preprocessing, read_manifest
+from engines.plurals import counted
 from fpet_export.console import Console
 from fpet_export.verbs import _arguments, _images
 
@@ -106,7 +107,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="move outlier channels and means between layers first, which is exact",
     )
-    group = parser.add_argument_group("the promise (INT8, FP8; exit 8 when it cannot be kept)")
+    group = parser.add_argument_group(
+        "limits on accuracy (INT8, FP8; exit 8 where they cannot be met)"
+    )
     group.add_argument(
         "--max-drop",
         type=_number,
@@ -126,7 +129,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("fp32", *PRECISIONS, BEST),
         default="fp32",
-        help="type the graph (default: fp32); `best` measures what keeps the promise",
+        help="type the graph (default: fp32); `best` measures what meets the limits",
     )
     add_arguments(parser)
 
@@ -290,7 +293,7 @@ def calibrated(
     again = f" · {repeated} seen before" if repeated else ""
     console.step(
         "calibrate",
-        f"{len(table.images)} images, {source.description} · {rate:.1f} images/s{again}",
+        f"{counted(len(table.images), 'image')}, {source.description} · {rate:.1f} images/s{again}",
     )
     return table
 
@@ -343,7 +346,7 @@ def _refuse_what_integers_have(options: argparse.Namespace) -> None:
     ]
     if given:
         raise UsageError(
-            f"{options.precision} has no layer to calibrate, to keep or to put back",
+            f"{options.precision} has no layer to calibrate, to keep or to revert",
             where=", ".join(given),
             fix="leave this out, or ask for --precision int8",
         )
@@ -391,7 +394,7 @@ def make(
 
     def returned(step: Step) -> None:
         console.step(
-            "put back",
+            "reverted",
             f"{step.layer} · alone it gives {step.alone.sqnr_db:.1f} dB · now "
             f"{step.after.in_words()}",
         )
@@ -424,10 +427,12 @@ def say(made: Typed, console: Console) -> None:
             passed=None,
         )
     if made.kept is None:
-        text = f"SQNR {made.row.sqnr_db:.1f} dB · agreement {made.row.agreement:.1%}"
+        text = (
+            f"signal to noise (SQNR) {made.row.sqnr_db:.1f} dB · agreement {made.row.agreement:.1%}"
+        )
     else:
         policy = made.kept.policy
-        text = f"{policy.preset}, {len(policy.active)} layers"
+        text = f"{policy.preset}, {counted(len(policy.active), 'layer')}"
         if policy.kept:
             text += f", {len(policy.kept)} kept in high precision"
         text += f" · {made.kept.quality.in_words()}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from engines import parity_table
 from engines.manifest import read_manifest
 from engines.parity import ParityTable, StageParity, judge
+from engines.plurals import counted
 from fpet_export.console import Console
 from fpet_export.verbs import _arguments, _images, _quantize
 
@@ -256,7 +257,7 @@ def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:
     if method == "none":
         text = "nothing to fold"
     elif folded.stay:
-        text = f"{len(folded.stay)} {method} layers stay, scale folded"
+        text = f"{counted(len(folded.stay), f'{method} layer')} stay in the graph, scale folded"
     else:
         text = f"{method} of {depth} blocks into the backbone (float64)"
     return f"{text} · {row.difference}"

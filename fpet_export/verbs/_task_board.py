@@ -61,7 +61,7 @@ def unpacked_there(
     """Send a folder of tasks with the agent; the folder there is removed, unless the line breaks.
 
     Raises:
-        TrustError: It is no folder of tasks, or a file is not what its index says.
+        TrustError: It is not a folder of tasks, or a file is not what its index says.
         RemoteError: The machine cannot be reached, or lacks room or a Python.
     """
     _remote.require_reachable(options)

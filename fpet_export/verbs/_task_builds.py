@@ -16,7 +16,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Build one engine a graph; each is compared with its graph for every task.
 
     Raises:
-        TrustError: It is no folder of tasks, or a file is not what its index says.
+        TrustError: It is not a folder of tasks, or a file is not what its index says.
         UsageError: It is to be built for another target or under another name, or an engine exists.
     """
     from engines.engine import default_path, load_target

@@ -36,7 +36,7 @@ def pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
         console: Hears of each part.
 
     Raises:
-        TrustError: It is no folder of tasks, or something in it is not what its index says.
+        TrustError: It is not a folder of tasks, or something in it is not what its index says.
         UsageError: Its graphs are not what the target builds.
         InputError: The target's runtime does not read them.
     """
@@ -109,8 +109,9 @@ def _answers(
 ) -> list[Path]:
     """Write what every task says about its images."""
     from engines.check_file import write_check
+    from engines.plurals import counted
     from engines.task_check import check_path
-    from engines.task_folder import counted, names_in_short
+    from engines.task_folder import names_in_short
     from fpet_export.task_answers import expected_of_tasks
 
     written, unsure, sure = [], [], 0
@@ -126,7 +127,8 @@ def _answers(
     count = sum(map(len, images.values()))
     console.step(
         "check",
-        f"answers of {counted(len(written))} on {described}, {sure} of {count} with a sure match",
+        f"answers of {counted(len(written), 'task')} on {described}, "
+        f"{sure} of {count} with a sure match",
     )
     if unsure:
         console.step(
@@ -159,7 +161,7 @@ def _index(found: TaskFolder, target: Target, made: Path) -> Path:
 
 
 def _readme(found: TaskFolder, target: Target) -> str:
-    from engines.task_folder import counted
+    from engines.plurals import counted
 
     rows = [
         f"  {task.name:20}  {' + '.join(task.parts)}, {task.classes} classes"
@@ -167,7 +169,7 @@ def _readme(found: TaskFolder, target: Target) -> str:
     ]
     first = found.index.tasks[0].name
     return f"""\
-{counted(len(rows))} on one backbone
+{counted(len(rows), "task")} on one backbone
 for {target.name}: {target.summary}
 
 {chr(10).join(rows)}

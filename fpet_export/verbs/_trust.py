@@ -81,9 +81,9 @@ def _held(bundle: Bundle) -> str:
     """Name what a bundle carries."""
     if bundle.artefact != FILE:
         return bundle.artefact
-    from engines.task_folder import counted
+    from engines.plurals import counted
 
-    return f"{counted(len(bundle.names('check')))} on one backbone"
+    return f"{counted(len(bundle.names('check')), 'task')} on one backbone"
 
 
 def describe(manifest: Manifest) -> str:

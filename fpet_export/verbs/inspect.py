@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from engines.plurals import counted
 from engines.task_index import is_folder
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _steps, _task_page
@@ -52,7 +53,11 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         rows.append((str(index), str(before), str(after), f"{macs[index + 1] / 1e6:.1f}"))
     console.table(rows)
     console.line()
-    stay = f"{len(folded.stay)} layers stay in the graph" if folded.stay else "everything folds"
+    stay = (
+        f"{counted(len(folded.stay), 'layer')} stay in the graph"
+        if folded.stay
+        else "everything folds"
+    )
     console.step("fold", stay)
     console.step(
         "cost",

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     storage.refuse_overwrite(options.out, force=options.force)
     if options.out.suffix.lower() != ".png":
         raise UsageError(
-            f"{options.out.name} is no PNG file", where="--out", fix="end its name in .png"
+            f"{options.out.name} is not a PNG file", where="--out", fix="end its name in .png"
         )
     from engines.registry import import_or_explain
 

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         console.step("signature", f"of {signer}")
     found = _trust.check(options.artefact, console)
     if signer is None:
-        console.step("signature", "not checked: --signers names nobody", passed=None)
+        console.step("signature", "not checked: --signers was not given", passed=None)
     artefact = options.artefact
     if options.unpack is not None:
         artefact = unpack(options.artefact, options.unpack, force=options.force)

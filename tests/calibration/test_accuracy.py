@@ -126,11 +126,11 @@ def test_a_promise_that_nothing_keeps_is_given_up_at_once() -> None:
         measured.append(policy.active)
         return quality_of(1e-3 + sum(noise[layer] for layer in policy.active))
 
-    with pytest.raises(BudgetError, match=r"SQNR 30\.0 dB, promised 60") as caught:
+    with pytest.raises(BudgetError, match=r"SQNR\) 30\.0 dB, limit 60") as caught:
         keep_promise(Policy("vit-linear", ("a", "b")), Promise(min_sqnr_db=60), measure)
 
-    assert "not even with nothing quantized" in caught.value.what
-    assert "promise less" in caught.value.fix
+    assert "even with nothing quantized" in caught.value.what
+    assert "relax the limit" in caught.value.fix
     assert measured == [("a", "b"), ()]
 
 
@@ -214,11 +214,14 @@ def test_the_sentences_have_both_numbers() -> None:
     promise = Promise(max_drop_pp=1, min_sqnr_db=20, min_agreement=0.99)
 
     assert promise.missed(quality) == (
-        "drop of 1.50 pp, promised at most 1",
-        "SQNR 18.9 dB, promised 20",
-        "agreement 98.50%, promised 99.00%",
+        "accuracy drops by 1.50 points, limit 1",
+        "signal to noise (SQNR) 18.9 dB, limit 20 dB",
+        "agreement 98.50%, limit 99.00%",
     )
-    assert quality.in_words() == "SQNR 18.9 dB · agreement 98.5% · accuracy 84.5% (-1.5 pp)"
+    assert (
+        quality.in_words()
+        == "signal to noise (SQNR) 18.9 dB · agreement 98.5% · accuracy 84.5% (-1.5 pp)"
+    )
 
 
 def test_accuracy_that_was_won_is_no_drop() -> None:

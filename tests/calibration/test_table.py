@@ -193,7 +193,7 @@ def test_tables_of_different_things_do_not_merge(changes: dict[str, Any], words:
 
 
 def test_an_image_counts_once() -> None:
-    with pytest.raises(InputError, match="1 images are in both"):
+    with pytest.raises(InputError, match="hold the same 1 image"):
         merged_table(table_of(1, 2), table_of(2, 3))
 
 

@@ -74,7 +74,7 @@ def test_a_flip_beyond_the_margin_fails() -> None:
     row = stage(reference(match=np.array([[1, 1], [2, 0]])))
 
     assert row.unexplained_flips == 1
-    assert row.failures == ("1 unexplained flips of the match",)
+    assert row.failures == ("1 unexplained flip of the match",)
 
 
 def test_a_dropped_token_is_a_flip() -> None:
@@ -290,7 +290,7 @@ def test_what_is_further_than_the_factor_fails(noise: float, seed: int, factor: 
 
     failures = compare_stage("engine", Evidence(logits=beyond), expected, gates=gates).failures
 
-    assert any(words.startswith("SQNR") for words in failures)
+    assert any(words.startswith("signal to noise (SQNR)") for words in failures)
     assert any(words.startswith("relative") for words in failures)
 
 

@@ -156,7 +156,7 @@ def test_wrong_usage_is_told_in_words_and_in_json(verb: str) -> None:
 
 def test_an_unknown_verb_and_no_verb_are_usage_errors() -> None:
     assert call("exprot").code == 2
-    assert "'exprot' is no verb" in call("exprot").err
+    assert "'exprot' is not a verb" in call("exprot").err
     assert "did you mean `fpet-export export`?" in call("exprot").err
     assert call().code == 2
 

@@ -133,7 +133,7 @@ def test_a_wrong_engine_fails_against_the_graph(
 
     row = compare_built(graphs.full, built(wrong, "cpu", tmp_path)).rows[-1]
 
-    assert any(failure.startswith("SQNR") for failure in row.failures)
+    assert any(failure.startswith("signal to noise (SQNR)") for failure in row.failures)
 
 
 def test_an_unchanged_copy_passes(graphs: Graphs, tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def test_a_machine_that_does_not_answer_is_given_up(server: Server) -> None:
 
 @pytest.mark.parametrize("host", ["-oProxyCommand=sh", "a b", "", "$(id)", "a;b"])
 def test_a_host_is_no_option(host: str) -> None:
-    with pytest.raises(UsageError, match="is no host"):
+    with pytest.raises(UsageError, match="is not the name of a host"):
         Remote(host, JOB)
 
 

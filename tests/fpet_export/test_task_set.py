@@ -160,7 +160,7 @@ def refused(folder: Path, message: str, name: str = "lora8") -> None:
 
 
 def test_no_folder_of_tasks(tmp_path: Path) -> None:
-    refused(tmp_path, "this is no folder of tasks")
+    refused(tmp_path, "this is not a folder of tasks")
 
 
 def test_a_delta_of_another_backbone_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -409,7 +409,7 @@ def test_a_board_s_bundle_is_not_for_a_workstation(graph: Path, tmp_path: Path) 
 
     assert done.code == 4
     assert {"tensorrt", "fits"} <= set(done.document()["lacking"])
-    assert "this is no Jetson: copy it to that board" in done.err
+    assert "this is not a Jetson: copy it to that board" in done.err
 
 
 def test_another_tensorrt_than_the_bundle_is_for_is_refused(

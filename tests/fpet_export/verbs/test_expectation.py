@@ -39,7 +39,7 @@ def test_an_engine_is_not_refused_for_a_match_that_rounding_decides(exported: Ex
     assert not expected.row("engine", Evidence(logits=other)).passed
     expected.margin[1, 2] = 1e-7  # type: ignore[index]
     assert expected.row("engine", Evidence(logits=other)).passed
-    assert expected.description().endswith("(3 judged, the others' match is no sure one)")
+    assert expected.description().endswith("(3 judged, the match of the others is not certain)")
     other[2] += 0.01 * np.abs(other).max()
     assert not expected.row("engine", Evidence(logits=other)).passed
 

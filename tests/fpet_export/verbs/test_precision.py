@@ -99,7 +99,7 @@ def test_a_typed_row_is_against_the_float64_model(
         (
             ("--precision", "int8", "--data", "{}", "--min-sqnr", "200"),
             8,
-            "the promise cannot be kept",
+            "the limit on accuracy is missed",
         ),
         (("--precision", "int8", "--data", "{}", "--keep", "blocks/9"), 2, "'blocks/9'"),
         (("--precision", "int8", "--data", "{}", "--observer", "q=best"), 2, "'q=best'"),

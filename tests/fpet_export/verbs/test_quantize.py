@@ -216,15 +216,15 @@ def test_layers_go_back_until_the_promise_is_kept(
     assert promise["kept"]
     assert promise["quality"]["sqnr_db"] >= sqnr + 2 - 0.01 > promise["before"]["sqnr_db"]
     assert [step["layer"] for step in promise["steps"]] == promise["kept"]
-    assert done.err.count("put back") == len(promise["kept"])
+    assert done.err.count("reverted") == len(promise["kept"])
     assert f"{len(promise['kept'])} kept in high precision" in done.err
 
 
 @pytest.mark.parametrize(
     ("promise", "missed"),
     [
-        (("--min-sqnr", "300"), "promised 300"),
-        (("--max-drop", "-101"), "promised at most -101"),
+        (("--min-sqnr", "300"), "limit 300"),
+        (("--max-drop", "-101"), "limit -101"),
     ],
 )
 def test_an_impossible_promise_ends_with_8_and_leaves_nothing(

@@ -285,7 +285,7 @@ def test_the_best_precision_is_chosen_by_the_board(
     stages = [row["stage"] for row in document["parity"]["rows"]]
     assert stages[-3:] == ["cpu int8", "cpu fp32 on board", "cpu int8 on board"]
     assert f"on board: {chosen}" in done.err
-    assert ("int8 here: SQNR" in done.err) == (chosen == "int8")
+    assert ("int8 here: signal to noise (SQNR)" in done.err) == (chosen == "int8")
     assert left(server) == set()
 
 

@@ -76,7 +76,7 @@ def test_a_task_is_measured_against_another_or_its_own_export(
             ("{out}", "--against", "{graph}", "--remote", "orin"),
             "measures the tasks of a folder by themselves",
         ),
-        (("{graph}", "--task", "one"), "backbone.merge1.onnx is no folder of tasks"),
+        (("{graph}", "--task", "one"), "backbone.merge1.onnx is not a folder of tasks"),
     ],
     ids=str,
 )

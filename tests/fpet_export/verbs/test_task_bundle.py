@@ -128,7 +128,7 @@ def test_open_extents_are_refused_for_a_plan(task_files: TaskFiles, tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("{empty}",), 10, "this is no folder of tasks"),
+        (("{empty}",), 10, "this is not a folder of tasks"),
         (("{graph}",), 2, "many tasks share this artefact"),
         (("{out}", "--data", "three=x"), 2, "'three' is not one of the tasks one, two"),
         (("{out}", "--data", "absent"), 3, "no such image"),
@@ -350,7 +350,7 @@ def test_checks_that_are_absent_or_meant_for_others_are_a_sentence(
     assert gone["what"] == "there is no check file of the task 'one'"
     assert unknown["fix"] == "did you mean 'two'?"
     assert expected["what"] == "every task of a folder has its own check file"
-    assert single["what"] == "model.cpu.onnx is no folder of tasks"
+    assert single["what"] == "model.cpu.onnx is not a folder of tasks"
 
 
 def test_another_folder_may_still_be_named(
@@ -368,7 +368,7 @@ def test_doctor_says_what_the_bundle_is_and_whether_it_fits(board: Path) -> None
 
     found = done.document()["bundle"]
     assert found["tasks"] == ["one", "two"] and found["fits"] is True
-    assert "2 tasks on one graph" in done.err and "every hash is right" in done.err
+    assert "2 tasks on 1 graph" in done.err and "every hash is right" in done.err
     assert "the folder of tasks suits this machine, as cpu" in done.err
     assert damaged.code == 10
     assert damaged.document()["bundle"] == {"fits": False}
@@ -383,6 +383,6 @@ def test_a_bundle_for_a_board_does_not_fit_a_workstation(for_rtx: Path, tmp_path
 
     assert done.code == 4
     assert done.document()["bundle"]["fits"] is False
-    assert "this is no Jetson" in done.err
+    assert "this is not a Jetson" in done.err
     assert json.loads((tmp_path / "b" / FILE).read_text())["target"].startswith("jetson-orin-nano")
     assert len(read_bundle(out).names("check")) == 2

@@ -287,7 +287,7 @@ def test_tasks_are_not_added_to_what_is_no_folder_of_them(
         runs = () if "--drop" in words else (task_files.one.text,)
         error = change(task_files, tmp_path, *words, runs=runs).error()
         assert error["exit_code"] == 10
-        assert "this is no folder of tasks" in error["what"]
+        assert "this is not a folder of tasks" in error["what"]
 
 
 def test_another_method_gets_a_graph_when_that_is_asked_for(

@@ -80,7 +80,7 @@ def test_predict_with_a_task_of_a_graph_is_refused(folder: TaskFiles, images: li
     graph = folder.out / "backbone.merge1.onnx"
     error = call("predict", graph, "--task", "one", *images, "--json").error()
     assert error["exit_code"] == 10
-    assert "this is no folder of tasks" in error["what"]
+    assert "this is not a folder of tasks" in error["what"]
 
 
 def test_the_shared_graph_alone_is_refused(folder: TaskFiles, images: list[Path]) -> None:
