@@ -211,7 +211,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(
 def test_too_few_images_are_refused(count: int, merged: Path, tmp_path: Path) -> None:
     source = source_of(tmp_path / "few.npz", images_of(count), merged)
 
-    with pytest.raises(InputError, match=f"{count} images are too few") as caught:
+    with pytest.raises(InputError, match=rf"{count} images? for a calibration, wanted 8") as caught:
         collect(merged, source)
 
     assert "few.npz" in caught.value.where

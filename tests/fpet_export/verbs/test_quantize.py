@@ -314,7 +314,7 @@ def test_integers_need_images(graph: Path, tmp_path: Path) -> None:
     ("words", "code", "said"),
     [
         (("--images", "21"), 3, "21 calibration images were asked for, there are 20"),
-        (("--images", "5"), 3, "5 images are too few"),
+        (("--images", "5"), 3, "5 images for a calibration, wanted 8 or more"),
         (("--keep", "blocks/9"), 2, "no layer of this graph is called 'blocks/9'"),
         (("--keep", "blocks"), 2, "nothing is left to quantize"),
         (("--observer", "input=best"), 2, "is not KIND=RULE"),
