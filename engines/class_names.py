@@ -252,7 +252,7 @@ def _by_number(stated: Stated, known: KnownClasses) -> Matched:
     if beyond:
         raise InputError(
             f"{_NOUNS[stated.form]} {shortened(stated.classes)} are whole numbers, so they are "
-            f"indices, and {shortened(beyond)} is none of a model of {known.count} classes (0 to "
+            f"indices, and a model of {known.count} classes has no {shortened(beyond)} (only 0 to "
             f"{(known.count or 0) - 1})" + _listed(known),
             where=stated.where,
             fix="count from 0, as the rows of the head; or, where the numbers are names, give "

@@ -19,8 +19,8 @@ from pathlib import Path
 from engines.errors import InputError, MissingDependencyError
 
 SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm",
-    ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm",
+    ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 """Endings of image files, in lower case; a file's own may be in any case."""
 
@@ -300,7 +300,7 @@ def _missing(package: str, where: str) -> MissingDependencyError:
     return MissingDependencyError(
         f"reading these images needs {package}, which is not installed",
         where=where,
-        fix=f"pip install {wanted}, or convert the images to PNG or JPEG",
+        fix=f"python3 -m pip install {wanted}, or convert the images to PNG or JPEG",
     )
 
 

@@ -6,6 +6,7 @@ thousands of images takes no more than one over ten.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -58,9 +59,8 @@ class ImageSource:
         stated: What the set says about classes, by its own words; None without labels.
         skipped: Files that were left out.
         unreadable: Images that were left out because they could not be read.
-        labels: (I,) classes of the model; None without labels and before `matched`.
-        class_names: Names of the classes by index; empty when unknown. Before `matched` those that
-            a shard states.
+        labels: (I,) classes; of a model only after `matched`. None without labels.
+        class_names: Names of the classes by index; empty when unknown.
         labels_found: How `labels` were found; None as above.
     """
 
@@ -189,7 +189,8 @@ def open_source(
 ) -> ImageSource:
     """List the images of a file, a folder, a list or `.npz` shards, spread evenly.
 
-    See docs/data.md. Labels are in the set's own words until `ImageSource.matched`.
+    See docs/data.md. Labels are what the set alone says, its indices or the order of its names;
+    `ImageSource.matched` finds the classes of a model.
 
     Args:
         path: What to read.
@@ -201,6 +202,8 @@ def open_source(
         UsageError: A list is no text.
     """
     source = _opened(path, preprocessing)
+    with contextlib.suppress(InputError):  # `matched` says what is wrong, if anybody asks
+        source = source.matched(KnownClasses())
     return source if limit is None else source.spread(limit)
 
 

@@ -31,7 +31,7 @@ def add(options: argparse.Namespace, console: Console) -> Outcome:
     from fpet_export.task_change import staged
 
     folder = options.out
-    read_index(folder)  # before a backbone is read
+    before = read_index(folder)  # before a backbone is read
     for name, unset in _OF_THE_GRAPHS.items():
         if getattr(options, name) != unset:
             raise UsageError(
@@ -41,6 +41,14 @@ def add(options: argparse.Namespace, console: Console) -> Outcome:
             )
     runs = tasks.load(options, console)
     images, how = tasks.prepare(options, runs, console)
+    for task in before.tasks:
+        if task.labels and task.name in runs and not how.labels[task.name]:
+            console.step(
+                "labels",
+                f"the class names of the task that {task.name} replaces are not taken over: nobody "
+                f"says that they are its own; state them: --labels {task.name}=FILE",
+                passed=None,
+            )
     with staged(folder, runs, how, new_graphs=options.new_graph) as change:
         for file in change.graphs:
             size = (change.path / file).stat().st_size

@@ -133,7 +133,7 @@ def test_numbers_from_zero_against_names_from_one_are_refused() -> None:
 def test_a_number_beyond_the_classes_is_refused(model: KnownClasses) -> None:
     what = refused(stated("1", "2", "10"), model)
 
-    assert "10 is none of a model of 10 classes (0 to 9)" in what
+    assert "a model of 10 classes has no 10 (only 0 to 9)" in what
     assert ("zero, one" in what) == bool(model.names)
 
 

@@ -68,7 +68,9 @@ def test_two_folders_alone_mean_their_own_indices(tmp_path: Path) -> None:
     assert found.labels.tolist() == [3, 7]
 
 
-@pytest.mark.parametrize("ending", ["jfif", "jpe", "JPG", "JPEG", "Png", "TIFF", "webp", "avif"])
+@pytest.mark.parametrize(
+    "ending", ["jfif", "jpe", "JPG", "JPEG", "Png", "TIFF", "webp", "avif", "jp2"]
+)
 def test_every_ending_in_any_case_is_an_image(ending: str, tmp_path: Path) -> None:
     name = f"a/1.{ending}"
     (tmp_path / "a").mkdir()
@@ -149,7 +151,7 @@ def test_a_format_that_needs_a_package_is_counted(
     for path in (tmp_path, tmp_path / "a" / "2.HEIC"):
         with pytest.raises(MissingDependencyError, match="needs pillow-heif") as caught:
             open_source(path, WANTED)
-        assert caught.value.fix.startswith("pip install pillow-heif")
+        assert caught.value.fix.startswith("python3 -m pip install pillow-heif")
 
 
 # Images that cannot be read
