@@ -348,3 +348,46 @@ def test_predict_of_many_images_is_that_of_each(
 
     monkeypatch.setattr(predict, "_AT_ONCE", 2)
     assert call("predict", shuffled, tmp_path / "some", "--json").document() == whole
+
+
+# Folders of tasks
+
+
+def test_every_task_keeps_its_own_class_names(exported: Exported, tmp_path: Path) -> None:
+    run, *backbone = exported.words
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(SHUFFLED))
+    shard = write_shard(tmp_path / "val.npz", class_names=np.array(LABELS))
+    folders = tmp_path / "val"
+    for name in LABELS:
+        write_images(folders / name, pixels_of(1))
+    out = tmp_path / "out"
+
+    done = call(
+        "tasks", f"by_file={run}", f"by_shard={run}", f"nameless={run}", *backbone,
+        "--labels", f"by_file={names}", "--data", f"by_file={folders}",
+        "--data", f"by_shard={shard}", "--data", f"nameless={folders}", "-o", out, "--json",
+    )  # fmt: skip
+
+    tasks = done.document()["index"]["tasks"]
+    assert {one["name"]: tuple(one["labels"]) for one in tasks} == {
+        "by_file": SHUFFLED,
+        "by_shard": LABELS,
+        "nameless": (),
+    }
+    assert done.document()["parity"]["reference"]["labels"] == (
+        "by name, by index, by folder order"
+    )
+    image = folders / "ant" / "0.png"
+    for one in tasks:
+        words = ("predict", out, "--task", one["name"], image, "--json")
+        (best,) = call(*words).document()["predictions"][0]["classes"]
+        expected = one["labels"][best["class"]] if one["labels"] else str(best["class"])
+        assert best["name"] == expected
+    wrong = call("bundle", out, "--data", f"by_shard={folders}", "--labels", names, "--json")
+    assert "do not agree on the classes" in wrong.error()["what"]
+    again = call("tasks", f"by_file={run}", *backbone, "-o", out, "--add", "--force")
+    assert again.code == 0
+    assert "class names of the task that by_file replaces are not taken over" in " ".join(
+        again.err.split()
+    )
