@@ -337,7 +337,8 @@ def _first_outputs(
     for entry in opened:
         try:
             results = entry.engine.run(feeds[entry.name])
-        except EngineError as error:
+            _require_finite(results[entry.engine.outputs[0].name], entry.name)
+        except (EngineError, MeasurementError) as error:
             if entry.name not in optional:
                 raise
             absent.append(Absent(name=entry.name, reason=error.what, fix=error.fix))
@@ -345,6 +346,16 @@ def _first_outputs(
         outputs[entry.name] = results[entry.engine.outputs[0].name]
         able.append(entry)
     return able, outputs, absent
+
+
+def _require_finite(output: Array, name: str) -> None:
+    """Refuse a contender whose answers are no numbers: nobody wants to know how fast it is."""
+    if not np.isfinite(output.astype(np.float64)).all():
+        raise MeasurementError(
+            "its output holds a value that is not finite",
+            where=name,
+            fix="find out where it drifts: fpet-export compare RUN ARTEFACT",
+        )
 
 
 def _device_p50_ns(engine: Engine, feeds: Feeds) -> int | None:

@@ -23,6 +23,7 @@ from calibration.graph_files import Graph, read_graph, write_graph
 from calibration.taps import with_outputs
 from engines.engine import OpenOptions, Rewrites, open_engine
 from engines.evidence import batches, tokens_of
+from engines.finite import require_finite
 from engines.images import ImageSet
 from engines.manifest import Manifest
 from engines.parity import (
@@ -138,10 +139,14 @@ def examiner_for(
         reference: A better reference's evidence, such as the float64 model's; None takes the
             graph's own.
         progress: Called with the number of images done since the last call.
+
+    Raises:
+        ParityError: Its logits are not finite.
     """
     found = _run(onnx, manifest, images, metric_tensor(read_graph(onnx)), progress, rewrites="all")
     metric = found.pop("metric", None)
     own = _evidence(found)
+    require_finite(own.logits, images.names, of=onnx)
     prefix = manifest.model.prefix_tokens if manifest.model is not None else 0
     if metric is not None and own.match is not None:
         sources = own.match.shape[1]

@@ -29,16 +29,18 @@ from calibration.table import CalibrationTable, require_table_of, write_table
 from engines import storage
 from engines.errors import UsageError
 from engines.manifest import (
+    Form,
     Manifest,
-    Parent,
     Quantization,
     TensorSpec,
     manifest_path,
+    read_manifest,
     write_manifest,
 )
 from engines.parity import Evidence, StageParity
 from engines.plurals import counted
 from engines.targets import Target
+from engines.verdict import graph_as_parent
 
 SCREENING_IMAGES = 16
 """Images on which a layer is measured alone: enough to rank, and half a minute a layer less."""
@@ -219,6 +221,8 @@ def write(
     out: Path,
     *,
     table: CalibrationTable | None = None,
+    parity: Mapping[str, Any] | None = None,
+    target: str | None = None,
     force: bool = False,
     command: tuple[str, ...] = (),
 ) -> Path:
@@ -229,6 +233,8 @@ def write(
         source: The float32 graph it was made from.
         out: The `.onnx` file.
         table: For a quantized graph.
+        parity: What its check came to, as `ParityTable.to_json` gives it.
+        target: What it was typed for; None is what the float32 graph was exported for.
         force: Replace files that exist.
         command: The command line to record.
 
@@ -259,15 +265,19 @@ def write(
                 made.manifest,
                 file=out.name,
                 quantization=quantization,
-                parents=(
-                    Parent(role="graph", file=source.name, sha256=storage.sha256_of(source)),
-                    *made.manifest.parents,
-                ),
+                target=target or made.manifest.target,
+                parity=None if parity is None else dict(parity),
+                parents=(graph_as_parent(source, _manifest_of(source)), *made.manifest.parents),
                 command=command,
                 tools=_tool_versions(),
             ),
         )
     return out
+
+
+def _manifest_of(source: Path) -> Manifest | None:
+    """Return the manifest of the float32 graph as it is now, with what its check came to."""
+    return read_manifest(source, verify=False) if manifest_path(source).exists() else None
 
 
 def files_of(out: Path, *, quantizes: bool) -> tuple[Path, ...]:
@@ -303,10 +313,17 @@ def _typed_manifest(manifest: Manifest, recipe: Recipe, graph: Graph) -> Manifes
         precision=recipe.precision,
         typing="weak" if recipe.form == "weak-pairs" else "strong",
         preprocessing=preprocessing,
+        form=_form(manifest.form, recipe),
         operators=operators,
         parity=None,
         companions=(),
     )
+
+
+def _form(form: Form | None, recipe: Recipe) -> Form | None:
+    if form is None or not recipe.quantizes:
+        return form
+    return dataclasses.replace(form, integers="gemm" if recipe.form == "gemm" else "pairs")
 
 
 def _specs(specs: tuple[TensorSpec, ...], tensors: list[Any]) -> tuple[TensorSpec, ...]:

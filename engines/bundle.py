@@ -138,6 +138,22 @@ def read_bundle(path: Path) -> Bundle:
         return _check(archive, path)
 
 
+def read_files(path: Path, ending: str) -> dict[str, bytes]:
+    """Check a bundle, and return the bytes of its files whose names end so, by name.
+
+    Raises:
+        InputError: There is no such file.
+        TrustError: It is not exactly what its index says.
+    """
+    with _opened(path) as archive:
+        bundle = _read_index(archive, path)
+        return {
+            entry.name: b"".join(chunks)
+            for entry, chunks in _contents(archive, bundle, path)
+            if entry.name.endswith(ending)
+        }
+
+
 def unpack(path: Path, folder: Path, *, force: bool = False) -> Path:
     """Check a bundle and lay its files into a folder; return the artefact's path.
 

@@ -21,6 +21,7 @@ from engines.fusion import FusionReport, fusion_path, write_fusion
 from engines.manifest import Manifest, TensorSpec, manifest_path, read_manifest, write_manifest
 from engines.places import load_target as load_target
 from engines.targets import Target
+from engines.verdict import require_passed
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing.Self needs Python 3.11
@@ -59,6 +60,9 @@ class BuildOptions:
         timing_cache: File with TensorRT's timings to start from and to keep; written with a side
             file that proves it.
         force: Replace an artefact that exists.
+        allow_failed: Build from a graph whose check failed; the engine counts as failed, too.
+        any_form: Build from a graph that was written for a target of another form; see
+            `engines.form`.
         command: The command line to record in the manifest.
         progress: Called while building; returning False cancels the build.
     """
@@ -70,6 +74,8 @@ class BuildOptions:
     batches: tuple[int, int, int] | None = None
     timing_cache: Path | None = None
     force: bool = False
+    allow_failed: bool = False
+    any_form: bool = False
     command: tuple[str, ...] = ()
     progress: Progress | None = None
 
@@ -91,6 +97,7 @@ class OpenOptions:
         zero_copy: Let the GPU read images and write logits in the host's own memory, page-locked,
             instead of copying them. For boards whose CPU and GPU share their memory; elsewhere it
             works, slowly. TensorRT only.
+        allow_failed: Open what failed its check; see `engines.verdict`.
     """
 
     threads: int | None = None
@@ -100,6 +107,7 @@ class OpenOptions:
     signers: Path | None = None
     cuda_graph: bool = True
     zero_copy: bool = False
+    allow_failed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,6 +227,9 @@ def build(
 
     Raises:
         TrustError: The graph does not match its manifest.
+        ParityError: The graph's check failed, and `BuildOptions.allow_failed` is not set.
+        InputError: The graph was written for a target of another form, and `BuildOptions.any_form`
+            is not set; or the target does not take it at all.
         EngineError: The runtime refuses the graph; the message carries what it logged.
         MissingDependencyError: The runtime is not installed.
     """
@@ -284,6 +295,7 @@ def open_engine(artefact: Path | str, *, options: OpenOptions | None = None) -> 
         TrustError: The artefact does not match its manifest, a plan has none, or its signature is
             asked for and does not hold.
         InputError: There is no such file, or no backend opens files of its kind.
+        ParityError: Its check failed, and `OpenOptions.allow_failed` is not set.
         EngineError: The runtime refuses it.
         MissingDependencyError: The runtime, its driver or its device is absent.
     """
@@ -303,6 +315,8 @@ def open_engine(artefact: Path | str, *, options: OpenOptions | None = None) -> 
             where=str(path),
             fix="give a graph, or an engine made by `fpet-export build`",
         )
+    if manifest is not None:
+        require_passed(path, manifest, allow_failed=options.allow_failed)
     name = _backend_of(path, manifest)
     return backend(name).open_engine(path, manifest, options=options)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from engines.engine import Engine, Feeds, OpenOptions, open_engine
 from engines.errors import FpetError, InputError
+from engines.finite import require_finite
 from engines.images import ImageSet, PixelArray, one_grey_level_off, to_input
 from engines.manifest import Manifest, Preprocessing, manifest_path, read_manifest
 from engines.parity import (
@@ -146,10 +147,14 @@ def expected_of(graph: Path, images: ImageSet | None = None) -> Expected:
     Args:
         graph: With its manifest.
         images: What to run on; by default a few synthetic images.
+
+    Raises:
+        ParityError: Its logits are not finite.
     """
     if images is None:
         images = synthetic_set(preprocessing_of(graph).size, DEFAULT_IMAGES)
     logits = evidence_of(graph, images.pixels).logits
+    require_finite(logits, images.names, of=graph)
     precision = manifest_of(graph).precision
     gates, control = gates_of(precision), None
     if precision in QUANTIZED:
@@ -183,9 +188,12 @@ def compare_built(graph: Path, engine: Path, *, expected: Expected | None = None
 
 
 def as_written(manifest: Manifest) -> OpenOptions:
-    """Return how an artefact is opened to learn what it means, see `evidence_of`."""
+    """Return how an artefact is opened to learn what it means, see `evidence_of`.
+
+    What failed its check opens, too: how else would anybody find out why.
+    """
     is_quantized = manifest.kind == "graph" and manifest.precision in QUANTIZED
-    return OpenOptions(rewrites="keep-qdq" if is_quantized else None)
+    return OpenOptions(rewrites="keep-qdq" if is_quantized else None, allow_failed=True)
 
 
 def preprocessing_of(path: Path) -> Preprocessing:
@@ -292,7 +300,7 @@ def batch_sizes(engine: Engine, manifest: Manifest) -> tuple[int, int]:
 def runnable(path: Path) -> FpetError | None:
     """Return why an engine cannot be opened on this machine, or None when it can."""
     try:
-        with open_engine(path):
+        with open_engine(path, options=OpenOptions(allow_failed=True)):
             return None
     except FpetError as error:
         return error

@@ -31,6 +31,9 @@ Decode = Literal["full", "plain"]
 WHITE = (255, 255, 255)
 """The background of transparent pixels unless another one is asked for."""
 
+NO_TARGET = "any"
+"""`Manifest.target` of a graph that was written for none, such as a plain export."""
+
 Dimension = int | str
 """A static extent, or the name of a dynamic one such as "batch"."""
 
@@ -125,11 +128,39 @@ class ModelFacts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parent:
-    """A file that the artefact was made from."""
+    """A file that the artefact was made from.
+
+    Attributes:
+        role: "run", "backbone", "graph" or "external weights".
+        file: Its name.
+        sha256: Of its bytes; "" where there is no file.
+        verdict: What its own check had come to by then; "" for a file that no check judges.
+        failure: The stage that failed and why; "" unless the verdict is "failed".
+    """
 
     role: str
     file: str
     sha256: str
+    verdict: Literal["", "passed", "failed", "unchecked"] = ""
+    failure: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Form:
+    """How a graph was written where targets differ; see `engines.form`.
+
+    Attributes:
+        attention_scale: As `engines.targets.Target.attention_scale`.
+        last_block: As `engines.targets.Target.last_block`; "" where the head reads every token, so
+            that there is no choice.
+        integers: As `engines.targets.Target.integers`; "" where nothing is quantized.
+        command: The command that exported it, word by word; a typed graph keeps it.
+    """
+
+    attention_scale: Literal["split", "folded"]
+    last_block: Literal["", "class-token", "all-tokens"]
+    integers: Literal["", "pairs", "gemm"] = ""
+    command: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,7 +231,7 @@ class TaskFacts:
         factor_error: Largest |difference| that keeping them in float16 makes to a factor, over the
             largest |factor| of its layer; 0 where nothing was rounded.
         logit_error: Largest |logit difference| of the task to its own export in float32, over the
-            largest |logit|; None before the check.
+            largest |logit|; None before the check, and where a logit is not finite.
     """
 
     name: str
@@ -230,6 +261,8 @@ class Manifest:
         opset: ONNX opset of the graph, or of the graph that a plan was built from or that a task
             belongs to.
         target: Target the artefact was made for.
+        form: How it was written for that target; None for a graph that was not exported by this
+            toolkit.
         runtime: What a plan is bound to; None for a graph.
         operators: Histogram of the graph's operators.
         probes: Role ("match", "size") to the name of an inner tensor, for audits.
@@ -244,7 +277,8 @@ class Manifest:
         parents: What it was made from.
         command: The command line, word by word.
         tools: Versions of what made it.
-        parity: The parity table, as `engines.parity` stores it; None before the check.
+        parity: The parity table, as `engines.parity` stores it; None before the check. What follows
+            from it says `engines.verdict`.
         created: UTC, ISO 8601.
         schema: Version of this layout.
     """
@@ -261,6 +295,7 @@ class Manifest:
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
     model: ModelFacts | None = None
+    form: Form | None = None
     runtime: Runtime | None = None
     operators: dict[str, int] = dataclasses.field(default_factory=dict)
     probes: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -292,9 +327,12 @@ class Manifest:
         return self.size_bytes + sum(companion.size_bytes for companion in self.companions)
 
 
+ENDING = ".manifest.json"
+
+
 def manifest_path(artefact: Path) -> Path:
     """Return the side-car's path: `model.cpu.onnx` has `model.cpu.manifest.json`."""
-    return artefact.with_name(artefact.stem + ".manifest.json")
+    return artefact.with_name(artefact.stem + ENDING)
 
 
 def write_manifest(artefact: Path, manifest: Manifest) -> Manifest:
@@ -357,8 +395,8 @@ def read_manifest(artefact: Path, *, verify: bool = True) -> Manifest:
 
 def _sealed(document: dict[str, Any]) -> str:
     """Return the text of a manifest with its own hash: else a changed label went unnoticed."""
-    own = hashlib.sha256(json.dumps(document).encode()).hexdigest()
-    return json.dumps({**document, _SEAL: own}, indent=1) + "\n"
+    own = hashlib.sha256(json.dumps(document, allow_nan=False).encode()).hexdigest()
+    return json.dumps({**document, _SEAL: own}, indent=1, allow_nan=False) + "\n"
 
 
 def _verify(artefact: Path, manifest: Manifest, fix: str) -> None:

@@ -132,12 +132,17 @@ class StageParity:
 def row_from_json(document: Mapping[str, Any]) -> StageParity:
     """Return a row of `ParityTable.to_json`, in which an infinite number is null.
 
+    An infinite SQNR is that of equal logits where nothing differs, else that of logits that are not
+    finite, which is minus infinity.
+
     Raises:
         TypeError: It is none.
     """
     numbers = ("largest_logit_difference", "relative", "sqnr_db")
     found = {name: document.get(name) for name in numbers}
     infinite = {name: math.inf for name, value in found.items() if value is None}
+    if found["sqnr_db"] is None and found["largest_logit_difference"] != 0:
+        infinite["sqnr_db"] = -math.inf
     failures = tuple(document.get("failures", ()))
     return StageParity(**{**document, **infinite, "failures": failures})
 
@@ -169,7 +174,7 @@ class ParityTable:
         return next((row for row in self.rows if not row.passed), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; an infinite ratio becomes null."""
+        """Return plain JSON values; an infinite number becomes null, see `row_from_json`."""
         document = dataclasses.asdict(self)
         for row in document["rows"]:
             for key, value in row.items():
@@ -284,7 +289,9 @@ def compare_stage(
     relative = largest / peak if peak else largest
     if gates.relative is not None and relative > gates.relative:
         failures.append(f"relative difference {relative:.2g}, limit {gates.relative:.2g}")
-    same = actual.logits.argmax(axis=1) == reference.logits.argmax(axis=1)
+    # Logits that are not finite name no class: such an image agrees with nothing.
+    named = np.isfinite(actual.logits).all(axis=1)
+    same = (actual.logits.argmax(axis=1) == reference.logits.argmax(axis=1)) & named
     if gates.agreement is not None:
         failures += _judge_agreement(same & clean | ~clean, reference.logits, gates, peak)
     noise = sqnr_db(actual.logits, reference.logits) if finite else -math.inf
@@ -309,7 +316,9 @@ def compare_stage(
         explained_flips=explained,
         tokens_kept=kept,
         tokens_expected=None if kept is None else patches,
-        accuracy=None if labels is None else float((actual.logits.argmax(axis=1) == labels).mean()),
+        accuracy=None
+        if labels is None
+        else float(((actual.logits.argmax(axis=1) == labels) & named).mean()),
         failures=tuple(failures),
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engines.check_file import read_check
+from engines.engine import OpenOptions
 from engines.errors import InputError
 from engines.evidence import Expected, engine_evidence
 from engines.parity import ParityTable
@@ -17,6 +18,8 @@ from engines.task_index import FOLDER
 from engines.task_set import open_tasks
 
 SUFFIX = ".check.npz"
+
+_ALL = OpenOptions(allow_failed=True)  # what failed before is what one wants to check
 
 Progress = Callable[[str], None]
 """`progress(task)` after each of them."""
@@ -46,7 +49,7 @@ def check_tasks(
         TrustError: A file is damaged.
     """
     rows, described, labels, count, judged = [], [], [], 0, 0
-    with open_tasks(folder, resident_bytes=0) as tasks:
+    with open_tasks(folder, options=_ALL, resident_bytes=0) as tasks:
         for name in tasks.index.chosen(names, where=str(folder)):
             handle = tasks.task(name)
             path = check_path(folder, name)

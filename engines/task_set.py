@@ -28,10 +28,11 @@ from engines.engine import (
 )
 from engines.engine_base import EngineBase
 from engines.errors import EngineError, TrustError
-from engines.manifest import Manifest, TensorSpec, read_manifest
+from engines.manifest import Manifest, TensorSpec, manifest_path, read_manifest
 from engines.task_index import Structure, Task, TaskIndex, read_index
 from engines.task_inputs import FloatArray
 from engines.task_weights import assemble_task, read_base
+from engines.verdict import require_passed
 
 RESIDENT_SHARE = 0.05
 """Part of the shared graph's size that the assembled weights of tasks may take by default."""
@@ -108,10 +109,20 @@ class TaskSet(Closing):
         Raises:
             UnknownNameError: There is no task of this name.
             TrustError: A file is not the one that the index names, or belongs to another backbone.
+            ParityError: Its check, or that of the shared engine, failed.
             EngineError: The shared engine cannot be opened.
         """
         task = self.index.task(name, where=str(self._folder))
+        self._require_passed(task)
         return TaskEngine(self, task, self._shared(task.structure))
+
+    def _require_passed(self, task: Task) -> None:
+        """Refuse a task whose check failed, unless the caller brings the engine: to compare it."""
+        delta = self._folder / task.delta.file
+        graph = self.index.structures[task.structure].graph.file
+        if graph not in self._given and manifest_path(delta).exists():
+            manifest = read_manifest(delta, verify=False)
+            require_passed(delta, manifest, allow_failed=self._options.allow_failed)
 
     def weights(self, task: Task) -> Feeds:
         """Return what a task feeds to the shared engine besides the images.

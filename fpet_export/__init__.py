@@ -19,6 +19,9 @@ __all__ = ["__version__", "load"]
 
 def load(run: str | Path, **options: Any) -> Adapted:
     """Read a fine-tuned run; see `fpet_export.pipeline.load` for the options."""
+    from fpet_export.provenance import require_ours
+
+    require_ours()
     from engines.registry import import_or_explain
 
     adapted: Adapted = import_or_explain("fpet_export.pipeline").load(run, **options)

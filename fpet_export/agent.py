@@ -33,6 +33,7 @@ _HELPERS = (
     "_task_bench",
     "_task_builds",
     "_trust",
+    "_usable",
 )
 _PACKAGES = {
     "engines": ("*.py", "backends/*.py", "targets/*.py"),
@@ -46,7 +47,7 @@ _PACKAGES = {
         "__init__.py",
         "_python38.py",
         "agent_main.py", "arguments_check.py", "cli.py", "console.py", "heartbeat.py",
-        "help_text.py", "stop_signals.py", "streams.py", "terminal.py",
+        "help_text.py", "provenance.py", "stop_signals.py", "streams.py", "terminal.py",
         *(f"verbs/{name}.py" for name in (*_HELPERS, *VERBS)),
     ),
 }  # fmt: skip

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import argparse
 import errno
-import importlib
 import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.machinery import PathFinder
-from pathlib import Path
 from typing import Any, NoReturn, cast
+
+from fpet_export import provenance
+
+provenance.stop_if_foreign()  # before any package of ours is imported but this one
 
 from engines import registry
 from engines.errors import FpetError, MachineError, UsageError
@@ -29,7 +30,6 @@ from fpet_export.verbs import Outcome, Verb
 
 PROGRAM = "fpet-export"
 INTERRUPTED = 130
-_OURS = ("calibration", "engines", "benchmarks")
 _EXIT_CODES = """\
 exit codes: 0 ok, 1 our bug, 2 usage, 3 input refused (or left out, with --skip-bad),
 4 something is not installed or not there, 5 export failed, 6 build failed, 7 parity failed,
@@ -61,7 +61,6 @@ def main(
         options = _parse(words, program)
         as_json = options.json
         console = Console(quiet=options.quiet, verbose=options.verbose)
-        check_provenance()
         options.command = (PROGRAM, *words)
         with console.alive():
             outcome = load_verb(options.verb).run(options, console)
@@ -125,7 +124,7 @@ def _no_verb(word: str, program: str, verbs_: Iterable[str]) -> UsageError:
 def _explained(error: ModuleNotFoundError) -> FpetError:
     """Return which extra brings the missing package; a missing module of ours is raised again."""
     name = (error.name or "").partition(".")[0]
-    if not name or name in (*_OURS, "fpet_export"):
+    if not name or name in (*provenance.OURS, "fpet_export"):
         raise error
     try:
         registry.import_or_explain(name)
@@ -216,24 +215,6 @@ def parsers_of_verbs(parser: argparse.ArgumentParser) -> Mapping[str, argparse.A
 def load_verb(name: str) -> Verb:
     """Import the verb `name`."""
     return cast(Verb, registry.load(verbs, name))
-
-
-def check_provenance() -> None:
-    """Refuse to run when another project's package hides one of ours.
-
-    Three of our package names are common words; see docs/adr/0001.
-    """
-    home = Path(__file__).resolve().parents[1]
-    for name in _OURS:
-        if PathFinder.find_spec(name, [str(home)]) is None:
-            continue  # the board agent leaves it at home
-        found = Path(next(iter(importlib.import_module(name).__path__))).resolve().parent
-        if found != home:
-            raise FpetError(
-                f"{name!r} was imported from another project",
-                where=str(found),
-                fix="run the installed `fpet-export` command, or leave that folder",
-            )
 
 
 def _refuse(error: FpetError, console: Console, program: str, *, as_json: bool) -> int:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from engines.finite import json_ready
 from fpet_export import streams, terminal
 from fpet_export.heartbeat import Heartbeat
 
@@ -182,7 +183,12 @@ class Console:
         streams.answer(text)
 
     def json(self, document: Any) -> None:
-        """Print one JSON document on stdout."""
+        """Print one JSON document on stdout; an infinite number is null in it.
+
+        Raises:
+            ParityError: A number in it is not a number.
+        """
+        document = json_ready(document)
         streams.answer(json.dumps(document, indent=1, default=str, allow_nan=False))
 
     def error(self, text: str) -> None:

@@ -24,6 +24,7 @@ from engines.images import PixelArray
 from engines.manifest import (
     Companion,
     Decode,
+    Form,
     Manifest,
     ModelFacts,
     Parent,
@@ -305,6 +306,11 @@ class Frozen:
                 ties=options.ties,
                 tokens=self.module.tokens,
                 macs=self.macs(),
+            ),
+            form=Form(
+                attention_scale=options.attention_scale,
+                last_block="" if spec.pool == "mean" else options.last_block,
+                command=tuple(command),
             ),
             operators=operators,
             companions=companions_of(path),

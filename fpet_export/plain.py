@@ -15,7 +15,7 @@ from calibration.graph_files import write_graph
 from calibration.quantize import recipe_for
 from calibration.recipe import typed_graph
 from engines import storage
-from engines.manifest import Manifest, TensorSpec, read_manifest, write_manifest
+from engines.manifest import NO_TARGET, Manifest, TensorSpec, read_manifest, write_manifest
 from engines.targets import Target
 from fpet_export import fold as folding
 from fpet_export import large_weights
@@ -71,7 +71,7 @@ def naive_export(
                 ),
                 precision="fp32",
                 opset=opset,
-                target="any",
+                target=NO_TARGET,
                 companions=companions_of(temporary),
                 weights="random" if quality == "random" else "trained",
                 tools=tool_versions(),

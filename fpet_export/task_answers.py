@@ -14,6 +14,7 @@ from calibration.graph_files import read_graph
 from calibration.taps import with_outputs
 from engines.engine import Engine, open_engine
 from engines.evidence import Expected, as_written, batches
+from engines.finite import require_finite
 from engines.images import ImageSet
 from engines.manifest import Manifest
 from engines.parity import FloatArray, gates_of
@@ -46,6 +47,7 @@ def expected_of_tasks(
             handle = tasks.task(name)
             graph = folder.graphs[handle.task.structure]
             logits, margin = _run(handle, graph.manifest, own, taps[graph.path.name])
+            require_finite(logits, own.names, of=f"{name} on {graph.path.name}")
             expected = Expected(
                 graph=f"{name} on {graph.path.name}",
                 images=own,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -190,5 +191,6 @@ def _store(delta: Path, one: TaskParity) -> None:
     manifest = read_manifest(delta)
     assert manifest.task is not None
     document = tables_json([one])
-    facts = dataclasses.replace(manifest.task, logit_error=one.single.relative)
+    error = one.single.relative if math.isfinite(one.single.relative) else None
+    facts = dataclasses.replace(manifest.task, logit_error=error)
     write_manifest(delta, dataclasses.replace(manifest, task=facts, parity=document))

@@ -20,6 +20,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, while the libr
 import onnxruntime as onnxruntime  # the other modules take it from here: see above
 from onnxruntime.capi import onnxruntime_pybind11_state as _native
 
+from engines.backends._ort_packages import require_one
 from engines.engine import Provider
 from engines.errors import EngineError, MissingDependencyError, UsageError
 from engines.onnx_header import OnnxHeader
@@ -80,9 +81,11 @@ def open_session(
 
     Raises:
         EngineError: ONNX Runtime refuses the graph.
-        MissingDependencyError: The provider is not in this package, or it does not start.
+        MissingDependencyError: The provider is not in this package, or it does not start; or two
+            packages of ONNX Runtime are installed.
         UsageError: TF32 is forced on.
     """
+    require_one()
     providers = _PROVIDERS[provider]
     wanted = _name(providers[0])
     offered = onnxruntime.get_available_providers()

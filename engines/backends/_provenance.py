@@ -11,9 +11,11 @@ import numpy as np
 
 from engines import storage
 from engines.errors import InputError, TrustError
+from engines.form import export_command, require_form
 from engines.manifest import Companion, Manifest, Parent, Runtime, manifest_path, read_manifest
 from engines.onnx_header import OnnxHeader, read_onnx_header
 from engines.targets import Target
+from engines.verdict import graph_as_parent, require_passed
 
 _PRECISIONS = frozenset(("fp32", "fp16", "bf16", "int8", "fp8"))
 _FLOAT_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
@@ -28,13 +30,22 @@ class Source:
     manifest: Manifest | None
 
 
-def read_source(onnx: Path, target: Target) -> Source:
+def read_source(
+    onnx: Path, target: Target, *, allow_failed: bool = False, any_form: bool = False
+) -> Source:
     """Read and check the graph that an engine is to be built from.
+
+    Args:
+        onnx: The graph.
+        target: What it is for.
+        allow_failed: Take a graph whose check failed; see `engines.verdict`.
+        any_form: Take a graph that was written for a target of another form; see `engines.form`.
 
     Raises:
         InputError: There is no such file, it is not a whole ONNX model, its external weights are
-            not where they belong, it is itself built for one machine, or it has an opset or a
-            typing that the target's runtime does not take.
+            not where they belong, it is itself built for one machine, or it has an opset, a
+            typing or a form that the target does not take.
+        ParityError: Its check failed.
         TrustError: It does not match its manifest.
     """
     if not onnx.is_file():
@@ -47,12 +58,16 @@ def read_source(onnx: Path, target: Target) -> Source:
             where=str(onnx),
             fix=f"build from {origin}",
         )
+    if manifest:
+        require_passed(onnx, manifest, allow_failed=allow_failed)
     header = read_onnx_header(onnx)
     if manifest:
         _check_names(onnx, manifest, header)
     source = Source(onnx, header, manifest)
     _check_opset(source, target)
     _check_typing(source, target)
+    if manifest and not any_form:
+        require_form(onnx, manifest, target)
     return source
 
 
@@ -67,7 +82,7 @@ def _check_opset(source: Source, target: Target) -> None:
         raise InputError(
             f"the graph has opset {opset}, the runtime of {target.name} reads up to {ceiling}",
             where=str(source.path),
-            fix=f"export it for that target: fpet-export export RUN --target {target.name}",
+            fix=f"export it for that target: {export_command(source.manifest, target)}",
         )
 
 
@@ -151,6 +166,7 @@ def engine_manifest(
         preprocessing=graph.preprocessing if graph else None,
         labels=graph.labels if graph else (),
         model=graph.model if graph else None,
+        form=graph.form if graph else None,
         runtime=runtime,
         operators=header.operators,
         batch_range=graph.batch_range if graph else None,
@@ -163,7 +179,7 @@ def engine_manifest(
 
 def _parents(source: Source) -> tuple[Parent, ...]:
     graph = source.path
-    own = Parent(role="graph", file=graph.name, sha256=storage.sha256_of(graph))
+    own = graph_as_parent(graph, source.manifest)
     external = tuple(
         Parent(role="external weights", file=name, sha256=storage.sha256_of(graph.parent / name))
         for name in source.header.external_files

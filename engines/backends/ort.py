@@ -63,7 +63,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         MissingDependencyError: The target is a GPU that is not there.
     """
     refuse_gpu_options(options, target)
-    source = read_source(onnx, target)
+    source = read_source(onnx, target, allow_failed=options.allow_failed, any_form=options.any_form)
     _refuse_bfloat16(source.header, str(onnx))
     if source.header.is_fp8:
         raise InputError(

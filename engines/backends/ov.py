@@ -64,7 +64,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         EngineError: OpenVINO refuses the graph.
     """
     refuse_gpu_options(options, target)
-    source = read_source(onnx, target)
+    source = read_source(onnx, target, allow_failed=options.allow_failed, any_form=options.any_form)
     _require_exact_sums(onnx, source.header)
     external = source.header.external_files
     if external and storage.home_of(out).resolve() != onnx.parent.resolve():

@@ -51,7 +51,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         TrustError: The timing cache is not what its side file describes.
         MissingDependencyError: The module, its libraries, or a GPU that it needs is absent.
     """
-    source = read_source(onnx, target)
+    source = read_source(onnx, target, allow_failed=options.allow_failed, any_form=options.any_form)
     request = request_for(source, target, options)
     try:
         trt = import_tensorrt(target.module, where=target.name)
@@ -110,7 +110,7 @@ def equivalent_command(onnx: Path, target: Target, out: Path, *, options: BuildO
         MissingDependencyError: The build is weakly typed, and the layers that it holds in float32
             have names that only TensorRT's parser knows.
     """
-    source = read_source(onnx, target)
+    source = read_source(onnx, target, allow_failed=options.allow_failed, any_form=options.any_form)
     request = request_for(source, target, options)
     version = None if target.release is None else target.release.versions[0]
     held: tuple[Held, ...] = ()

@@ -186,7 +186,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
 
 
 def open_options(options: argparse.Namespace, *, signers: Path | None = None) -> OpenOptions:
-    """Return what `add_running` asked for."""
+    """Return what `add_running` and `_usable.add_failed` asked for."""
     from engines.engine import OpenOptions
 
     return OpenOptions(
@@ -194,6 +194,7 @@ def open_options(options: argparse.Namespace, *, signers: Path | None = None) ->
         cuda_graph=not options.no_cuda_graph,
         zero_copy=options.zero_copy,
         signers=signers,
+        allow_failed=options.force_failed,
     )
 
 

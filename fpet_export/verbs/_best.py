@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engines.errors import (
     BudgetError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from calibration.examine import Examiner
     from calibration.quantize import Typed
     from calibration.table import CalibrationTable
+    from engines.parity import StageParity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +73,19 @@ def candidates(
     console: Console,
     *,
     table: CalibrationTable | None,
+    parity_of: Callable[[StageParity], Mapping[str, Any]],
 ) -> Candidates:
-    """Make every precision of a target, keep what keeps the promise, and say if that is one."""
+    """Make every precision of a target, keep what keeps the promise, and say if that is one.
+
+    Args:
+        onnx: The float32 graph.
+        target: Where they run.
+        examiner: Images on which the promise must hold.
+        options: Of the verb.
+        console: Hears of each.
+        table: Ranges for integers.
+        parity_of: Returns what a graph's manifest keeps of its row.
+    """
     from calibration import quantize
 
     made: dict[str, Typed] = {}
@@ -97,6 +110,8 @@ def candidates(
             onnx,
             out,
             table=table if recipe.quantizes else None,
+            parity=parity_of(typed.row),
+            target=_quantize.target_of(typed, target),
             force=options.force,
             command=options.command,
         )
@@ -174,7 +189,12 @@ def _built(
             graph,
             target=target,
             out=stem.with_name(stem.name + target.suffix),
-            options=BuildOptions(command=options.command, progress=progress),
+            options=BuildOptions(
+                command=options.command,
+                progress=progress,
+                allow_failed=True,  # the verb has asked whether that is wanted
+                any_form=True,
+            ),
         )
 
 
@@ -182,6 +202,7 @@ def _measure(
     graphs: dict[str, Path], target: Target, options: argparse.Namespace, console: Console
 ) -> Measurement:
     from benchmarks import format_table
+    from engines import OpenOptions
 
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         measurement = _bench.measure(
@@ -191,7 +212,7 @@ def _measure(
             ],
             against=None,
             peers=(),
-            settings=_bench.Settings(rounds=options.rounds),
+            settings=_bench.Settings(rounds=options.rounds, opening=OpenOptions(allow_failed=True)),
             folder=Path(folder),
             command=options.command,
             console=console,

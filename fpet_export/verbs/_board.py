@@ -39,12 +39,21 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Board:
-    """A bundle that lies unpacked on another machine."""
+    """A bundle that lies unpacked on another machine.
+
+    Attributes:
+        remote: Where it lies.
+        items: What is in it.
+        packed: Its list.
+        console: Hears of each step.
+        allowed: Options by which the agent takes what failed its check, if that is wanted.
+    """
 
     remote: Remote
     items: tuple[Item, ...]
     packed: Packed
     console: Console
+    allowed: tuple[str, ...] = ()
 
     def prove(
         self, item: Item, *, engine: str | None = None, more: Sequence[str] = ()
@@ -66,11 +75,12 @@ class Board:
         name = engine or item.engine
         if item.is_graph:
             words = ["build", item.path.name, "--target", item.target.name, "-o", name, "--force"]
-            _remote.agent(self.remote, [*words, *more], self.console)
+            _remote.agent(self.remote, [*words, *self.allowed, *more], self.console)
         check = self.packed.checks.get(item.path.name)
         if check is None:
             return None
-        found = _remote.agent(self.remote, ["check", name, "--expect", check], self.console)
+        words = ["check", name, "--expect", check, *self.allowed]
+        found = _remote.agent(self.remote, words, self.console)
         table: Mapping[str, Any] = found["parity"]
         return table
 
@@ -140,7 +150,7 @@ class Board:
         from benchmarks import read_measurement
 
         file = "bench.json"
-        given = ["bench", *engines, "-o", file, "--force", "--allow-noise", *words]
+        given = ["bench", *engines, "-o", file, "--force", "--allow-noise", *self.allowed, *words]
         _remote.agent(self.remote, given, self.console)
         with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
             self.remote.download(file, Path(folder) / file)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib import metadata
 
+from engines.backends._ort_packages import installed, mend
 from fpet_export.verbs._doctor import Findings
 
-PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 _SECONDS = 120
 _PROGRAM = """\
 import json
@@ -28,7 +27,7 @@ print(json.dumps(found))
 
 def version() -> str | None:
     """Return the version and, where it is not the usual one, the name of the package."""
-    found = _installed()
+    found = installed()
     return (
         " and ".join(
             number if name == "onnxruntime" else f"{number} ({name})"
@@ -40,13 +39,13 @@ def version() -> str | None:
 
 def check_providers(findings: Findings) -> None:
     """Start each GPU provider that the package has, in a process of its own."""
-    found = _installed()
+    found = installed()
     if len(found) > 1:
         findings.gap(
             "onnxruntime",
             "two packages of it are installed, and each has overwritten files of the other",
-            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'fpet-export[gpu]'",
-            needed=False,
+            mend(),
+            needed=True,
         )
     if list(found) != ["onnxruntime-gpu"]:
         return
@@ -64,13 +63,3 @@ def check_providers(findings: Findings) -> None:
             findings.fact(f"provider {provider}", "starts, in ONNX Runtime")
         else:
             findings.gap(f"provider {provider}", *reason, needed=False)
-
-
-def _installed() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engines.engine import Progress
 from engines.errors import FpetError
 from engines.fusion import FusionReport, fusion_of, fusion_path
 from engines.manifest import Manifest, manifest_path, read_manifest
-from engines.parity import StageParity, judge
+from engines.parity import ParityTable, StageParity
 from fpet_export.console import Console
 
 if TYPE_CHECKING:
@@ -70,15 +70,12 @@ def build_progress(console: Console) -> Iterator[Progress]:
         yield report
 
 
-def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[str, Any] | None:
+def check_against_graph(graph: Path, artefact: Path, console: Console) -> ParityTable | None:
     """Compare an engine's logits with its graph's, on synthetic images or those of a bundle.
 
     Returns:
-        The parity table as JSON; None where the engine cannot run on this machine or nobody
-        knows the graph's preprocessing. Both are said.
-
-    Raises:
-        ParityError: The engine's logits are not the graph's.
+        The parity table, not judged yet; None where the engine cannot run on this machine or
+        nobody knows the graph's preprocessing. Both are said.
     """
     from engines.evidence import CONTROL, compare_built, runnable
     from engines.task_parity import has_tasks
@@ -114,8 +111,7 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> dict[s
         else f"the engine against its graph as written, {_apart(row, table.images)}",
         passed=row.passed,
     )
-    judge(table, fix="build it again; if it stays, report it with the graph's manifest")
-    return table.to_json()
+    return table
 
 
 def _expected(graph: Path, recorded: Path | None) -> Expected:
@@ -145,7 +141,7 @@ def _margins_are_known_here() -> bool:
     )
 
 
-def _check_tasks(graph: Path, artefact: Path, console: Console) -> dict[str, Any]:
+def _check_tasks(graph: Path, artefact: Path, console: Console) -> ParityTable:
     """Compare the engine of a shared graph with it, task by task."""
     from engines.task_parity import compare_tasks
 
@@ -153,8 +149,7 @@ def _check_tasks(graph: Path, artefact: Path, console: Console) -> dict[str, Any
     for row in table.rows:
         what = f"{row.difference} against the graph on {table.images}"
         console.step("parity", f"{row.stage}: {what}", passed=row.passed)
-    judge(table, fix="build it again; if it stays, report it with the graph's manifest")
-    return table.to_json()
+    return table
 
 
 def _apart(row: StageParity, on: str) -> str:

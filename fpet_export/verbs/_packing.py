@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import tempfile
@@ -15,7 +16,7 @@ from engines.errors import UsageError
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.preparation import preparation_in_words
 from fpet_export.console import Console
-from fpet_export.verbs import _plain, _trust
+from fpet_export.verbs import _plain, _trust, _usable
 
 if TYPE_CHECKING:
     from engines.images import ImageSet
@@ -107,11 +108,21 @@ def pack(
     )
 
 
-def checked(artefact: Path, target: str | None, console: Console) -> Item:
+def checked(
+    artefact: Path, target: str | None, options: argparse.Namespace, console: Console
+) -> Item:
     """Check an artefact, and that the target takes it; None is what it was exported for.
 
+    Args:
+        artefact: A graph or an engine.
+        target: Where it is to run.
+        options: Of `_usable.add_failed`, and perhaps of `_usable.add_form`.
+        console: Hears of it.
+
     Raises:
-        InputError: There is no such file, or the target cannot build the graph.
+        InputError: There is no such file, or the target cannot build the graph or wants it in
+            another form.
+        ParityError: Its check failed.
         TrustError: It is not what its manifest says.
         UsageError: It is a bundle, an engine of another target, or shared by tasks.
     """
@@ -132,7 +143,11 @@ def checked(artefact: Path, target: str | None, console: Console) -> Item:
             fix=f"their folder travels whole: fpet-export bundle {artefact.parent}",
         )
     place = load_target(target or found.target)
-    _require_suited(artefact, found, place)
+    _usable.require(artefact, found, options, console)
+    any_form = getattr(options, "force_form", False)
+    _require_suited(artefact, found, place, any_form=any_form)
+    if found.kind == "graph":
+        _usable.say_form(artefact, found, place, console)
     return Item(path=artefact, manifest=found, target=place)
 
 
@@ -150,12 +165,12 @@ def plain_of(item: Item, console: Console) -> Iterator[Path]:
         yield plain
 
 
-def _require_suited(artefact: Path, manifest: Manifest, target: Target) -> None:
-    """Refuse a graph that the target cannot build, and an engine of another target."""
+def _require_suited(artefact: Path, manifest: Manifest, target: Target, *, any_form: bool) -> None:
+    """Refuse a graph that the target cannot build or wants otherwise, and another's engine."""
     from engines.backends._provenance import read_source
 
     if manifest.kind == "graph":
-        read_source(artefact, target)
+        read_source(artefact, target, allow_failed=True, any_form=any_form)
     elif manifest.target != target.name:
         raise UsageError(
             f"the engine was built for {manifest.target}, not for {target.name}",

@@ -414,6 +414,13 @@ def make(
         )
 
 
+def target_of(made: Typed, target: Target) -> str:
+    """Return the target that a typed graph is for; a form that is forced upon one makes it none."""
+    from engines.form import differences
+
+    return made.manifest.target if differences(made.manifest, target) else target.name
+
+
 def say(made: Typed, console: Console) -> None:
     """Print the lines about a typed graph."""
     if made.warning is not None:

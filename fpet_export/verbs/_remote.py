@@ -95,14 +95,20 @@ def unpacked_there(
     Raises:
         RemoteError: The machine cannot be reached, or lacks room or a Python.
     """
-    from fpet_export.verbs import _packing
+    from fpet_export.verbs import _packing, _usable
     from fpet_export.verbs._board import Board
 
     def pack(bundle: Path) -> Packed:
         return _packing.pack(items, bundle, console, images=images, plain=plain)
 
     with sent(items[0].path.stem, pack, options, console) as (remote, packed):
-        yield Board(remote=remote, items=tuple(items), packed=packed, console=console)
+        yield Board(
+            remote=remote,
+            items=tuple(items),
+            packed=packed,
+            console=console,
+            allowed=tuple(_usable.failed_words(options)),
+        )
 
 
 @contextlib.contextmanager

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines import parity_table
-from engines.manifest import read_manifest
+from engines.manifest import read_manifest, write_manifest
 from engines.parity import ParityTable, StageParity, judge
 from engines.plurals import counted
 from fpet_export.console import Console
@@ -41,6 +42,15 @@ class Started:
     rows: tuple[StageParity, ...]
     calibration: ImageSource | None = None
     labels: tuple[str, ...] = ()
+
+    def table(self, rows: Iterable[StageParity]) -> ParityTable:
+        """Return the table of an artefact: the stages up to the fold, and its own."""
+        return self.check.table([*self.rows, *rows])
+
+    def record(self, path: Path, rows: Iterable[StageParity]) -> None:
+        """Write into an artefact's manifest what its check came to, passed or failed."""
+        document = self.table(rows).to_json()
+        write_manifest(path, dataclasses.replace(read_manifest(path), parity=document))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,7 +168,15 @@ def type_graphs(
             exported.path, manifest, images, reference=started.check.reference, progress=advance
         )
     if options.precision == _quantize.BEST:
-        return _best.candidates(exported.path, target, examiner, options, console, table=table)
+        return _best.candidates(
+            exported.path,
+            target,
+            examiner,
+            options,
+            console,
+            table=table,
+            parity_of=lambda row: started.table([*exported.rows, row]).to_json(),
+        )
     recipe = _quantize.recipe_of(options, target, options.precision)
     made = _quantize.make(exported.path, recipe, examiner, options, console, table=table)
     _quantize.say(made, console)
@@ -167,6 +185,7 @@ def type_graphs(
         exported.path,
         _quantize.typed_path(exported.path, options.precision),
         table=table,
+        parity=started.table([*exported.rows, made.row]).to_json(),
         force=options.force,
         command=options.command,
     )
@@ -223,6 +242,7 @@ def export(
         f"same class on {round(onnx_row.agreement * count)}/{count} images",
         passed=onnx_row.passed,
     )
+    started.record(written, (frozen_row, onnx_row))
     return Exported(path=written, rows=(frozen_row, onnx_row))
 
 

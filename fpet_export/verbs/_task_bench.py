@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import _arguments, _bench, _plain
+from fpet_export.verbs import _arguments, _bench, _plain, _usable
 
 if TYPE_CHECKING:
     from benchmarks import Measurement, Opened
@@ -42,7 +42,9 @@ def measure(options: argparse.Namespace, console: Console) -> Measurement:
     from engines.task_set import TaskEngine
 
     folder = _the_folder(options)
-    names = read_index(folder).chosen(options.task, where=str(folder))
+    index = read_index(folder)
+    names = index.chosen(options.task, where=str(folder))
+    _usable.require_tasks(folder, index, names, options, console)
     if options.remote is not None:
         return _there(folder, names, options, console)
     threads = options.threads or usable_cores()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpet_export.console import Console
-from fpet_export.verbs import _remote, _task_packing
+from fpet_export.verbs import _remote, _task_packing, _usable
 from fpet_export.verbs._board import Board
 from fpet_export.verbs._packing import Packed
 
@@ -41,8 +41,10 @@ class TaskBoard:
             ParityError: A task's answers are others.
         """
         remote, console = self.board.remote, self.board.console
-        _remote.agent(remote, ["build", "--force", *more], console)
-        table: Mapping[str, Any] = _remote.agent(remote, ["check"], console)["parity"]
+        allowed = self.board.allowed
+        _remote.agent(remote, ["build", "--force", *allowed, *more], console)
+        found = _remote.agent(remote, ["check", *allowed], console)
+        table: Mapping[str, Any] = found["parity"]
         return table
 
     def measure(self, words: Sequence[str]) -> Measurement:
@@ -65,11 +67,26 @@ def unpacked_there(
         RemoteError: The machine cannot be reached, or lacks room or a Python.
     """
     _remote.require_reachable(options)
-    wanted = argparse.Namespace(artefact=folder, target=None, data=[], limit=IMAGES, force=True)
+    wanted = argparse.Namespace(
+        artefact=folder,
+        target=None,
+        data=[],
+        limit=IMAGES,
+        force=True,
+        force_failed=options.force_failed,
+        force_form=False,
+    )
 
     def pack(bundle: Path) -> Packed:
         packed = _task_packing.pack(wanted, bundle, console)
         return Packed(bundle=packed, checks={}, plain=None)
 
     with _remote.sent(folder.resolve().name, pack, options, console) as (remote, packed):
-        yield TaskBoard(board=Board(remote=remote, items=(), packed=packed, console=console))
+        board = Board(
+            remote=remote,
+            items=(),
+            packed=packed,
+            console=console,
+            allowed=tuple(_usable.failed_words(options)),
+        )
+        yield TaskBoard(board=board)

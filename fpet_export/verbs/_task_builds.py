@@ -9,7 +9,7 @@ from pathlib import Path
 from engines import storage
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, build
+from fpet_export.verbs import Outcome, _usable, build
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
@@ -38,6 +38,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             fix=f"leave --target out, or, if its graphs suit it, take the folder there: "
             f"fpet-export bundle {folder} --target {options.target}",
         )
+    _usable.require_tasks(folder, index, index.names, options, console)
     graphs = [folder / structure.graph.file for structure in index.structures]
     engines = [default_path(graph, load_target(index.target)) for graph in graphs]
     if not options.print_trtexec:  # before the first of them takes its minutes

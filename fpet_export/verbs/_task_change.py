@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _steps, tasks
+from fpet_export.verbs import Outcome, _steps, _usable, tasks
 
 if TYPE_CHECKING:
     from engines.task_index import TaskIndex
@@ -40,6 +40,8 @@ def add(options: argparse.Namespace, console: Console) -> Outcome:
                 fix="leave it out, or write another folder: without --add",
             )
     runs = tasks.load(options, console)
+    stay = [name for name in before.names if name not in runs]
+    _usable.require_tasks(folder, before, stay, options, console)
     images, how = tasks.prepare(options, runs, console)
     for task in before.tasks:
         if task.labels and task.name in runs and not how.labels[task.name]:

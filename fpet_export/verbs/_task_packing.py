@@ -13,7 +13,7 @@ from engines.bundle import Bundle, Role, write_bundle
 from engines.errors import UsageError
 from engines.manifest import manifest_path
 from fpet_export.console import Console
-from fpet_export.verbs import _tasks
+from fpet_export.verbs import _tasks, _usable
 
 if TYPE_CHECKING:
     from engines.images import ImageSet
@@ -47,7 +47,8 @@ def pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
     found = check_folder(options.artefact, with_engines=False)
     console.step("tasks", f"whole: {found.describe()}")
     target = load_target(options.target or found.index.target)
-    _require_suited(found, target)
+    _usable.require_tasks(found.path, found.index, found.index.names, options, console)
+    _require_suited(found, target, any_form=options.force_form)
     images = _images(found, options, console)
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as place:
         made = Path(place)
@@ -73,12 +74,13 @@ def pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
     return bundle
 
 
-def _require_suited(found: TaskFolder, target: Target) -> None:
-    """Refuse graphs that the target does not read or build."""
+def _require_suited(found: TaskFolder, target: Target, *, any_form: bool) -> None:
+    """Refuse graphs that the target does not read or build, or that it wants otherwise."""
     from engines.backends._provenance import read_source
+    from engines.form import require_form
 
     for graph, structure in zip(found.graphs, found.index.structures, strict=True):
-        read_source(graph.path, target)
+        read_source(graph.path, target, allow_failed=True, any_form=True)
         is_open = any(isinstance(n, str) for wanted in structure.inputs for n in wanted.shape)
         if is_open and target.backend == "trt":
             raise UsageError(
@@ -88,6 +90,8 @@ def _require_suited(found: TaskFolder, target: Target) -> None:
                 fix=f"export the runs for it: fpet-export tasks RUN... --target {target.name} "
                 "-o FOLDER",
             )
+        if not any_form:
+            require_form(graph.path, graph.manifest, target)
 
 
 def _images(

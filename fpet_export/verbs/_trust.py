@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.bundle import SUFFIX, Bundle, read_bundle
+from engines.bundle import SUFFIX, Bundle, read_bundle, read_files
 from engines.errors import InputError
-from engines.manifest import Manifest, read_manifest
+from engines.manifest import ENDING, Manifest, manifest_path, read_manifest
 from engines.task_index import FILE, is_folder
 from fpet_export.console import Console
 
@@ -59,6 +61,27 @@ def check(path: Path, console: Console) -> Bundle | Manifest:
     manifest = read_manifest(path)
     console.step("manifest", f"fits: {describe(manifest)}")
     return manifest
+
+
+def judged(path: Path, found: Bundle | Manifest) -> Iterator[Manifest]:
+    """Yield the manifests of what a file carries, which say whether it passed its checks.
+
+    Args:
+        path: The file.
+        found: What `check` says it is.
+
+    Raises:
+        TrustError: The bundle is not what its list says, or a manifest in it is damaged.
+    """
+    yield from [found] if isinstance(found, Manifest) else _manifests_in(path)
+
+
+def _manifests_in(path: Path) -> Iterator[Manifest]:
+    with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
+        for number, content in enumerate(read_files(path, ENDING).values()):
+            place = Path(folder) / str(number)
+            manifest_path(place).write_bytes(content)
+            yield read_manifest(place, verify=False)
 
 
 def check_tasks(path: Path, console: Console) -> TaskFolder:

@@ -13,7 +13,7 @@ from engines import storage
 from engines.errors import MeasurementError, UsageError
 from fpet_export.console import Console
 from fpet_export.terminal import terminal_width
-from fpet_export.verbs import Outcome, _arguments, _bench, _plain, _remote, _task_bench
+from fpet_export.verbs import Outcome, _arguments, _bench, _plain, _remote, _task_bench, _usable
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -78,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-noise", action="store_true", help="keep a noisy measurement, marked, not exit 9"
     )
     _arguments.add_running(parser)
+    _usable.add_failed(parser)
     parser.add_argument("--html", type=Path, help="also write one self-contained HTML page")
     _arguments.add_output(parser, what="JSON to write (default: only printed)")
     _remote.add_arguments(parser)
@@ -126,6 +127,10 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _here(options: argparse.Namespace, console: Console) -> Measurement:
+    against = [] if options.against in (None, _plain.PLAIN) else [Path(options.against)]
+    plain = [] if options.plain is None else [options.plain]
+    for path in (*options.artefacts, *against, *plain):
+        _usable.require_file(path, options, console)
     with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
         return _bench.measure(
             options.artefacts,
@@ -143,10 +148,10 @@ def _there(options: argparse.Namespace, console: Console) -> Measurement:
     """Build graphs on another machine, check their engines, and measure all in one run."""
     from fpet_export.verbs import _board, _packing
 
-    items = [_packing.checked(path, None, console) for path in options.artefacts]
+    items = [_packing.checked(path, None, options, console) for path in options.artefacts]
     against = options.against
     if against not in (None, _plain.PLAIN):
-        against = _packing.checked(Path(against), None, console)
+        against = _packing.checked(Path(against), None, options, console)
         items += [] if against in items else [against]
     _remote.require_reachable(options)
     words = _board.measuring_words(options)

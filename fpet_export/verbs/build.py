@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from engines.errors import UsageError
+from engines.errors import InputError, UsageError
+from engines.manifest import NO_TARGET, Manifest, manifest_path, read_manifest, write_manifest
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _remote
-
-if TYPE_CHECKING:
-    from engines.manifest import Manifest
+from fpet_export.verbs import Outcome, _arguments, _remote, _usable
 
 HELP = "build an engine from a graph"
 DESCRIPTION = """\
@@ -22,16 +19,19 @@ Build the engine of a target from an exported graph, with its manifest beside it
 a TensorRT-RTX plan, built without a GPU for the compute capabilities that are named, `tensorrt` and
 `tensorrt8` a plan for the GPU of this machine. A board or a card is named with its software, as in
 jetson-orin-nano-8gb@jp6.2 or rtx-4090@rtx (see `targets`). A graph whose opset, typing or precision
-the target does not take is refused. Where the engine can run here, its logits are compared with the
-graph's; that of a quantized graph may differ by three times what the graph itself does when one
-pixel changes by one grey level. A plan gets a fusion report too, NAME.fusion.json: which kernels
-TensorRT made, how many a block, what is fused, what stayed float32 and why (`-v` prints it, `show`
-draws it).
+the target does not take is refused, and one that was exported for a target of another form, with
+the command that exports it again (--force-form builds it all the same).
+
+Where the engine can run here, its logits are compared with the graph's; that of a quantized graph
+may differ by three times what the graph itself does when one pixel changes by one grey level. A
+plan gets a fusion report too, NAME.fusion.json: which kernels TensorRT made, how many a block, what
+is fused, what stayed float32 and why (`-v` prints it, `show` draws it).
 
 With --remote the graph travels to a board with the agent, is built and checked there against what
 it says here, and the engine comes back. The board needs Python 3.8, numpy and its runtime. A
 connection that drops is taken up again; the folder there is removed at the end.
 
+  fpet-export build out/model.onnx
   fpet-export build out/model.onnx --target rtx --sm 8.6,8.9
   fpet-export build out/model.fp16.onnx --target tensorrt --remote orin1
   # every graph of a folder that `tasks` wrote, for its target:
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "onnx", type=Path, metavar="ONNX", help="an exported graph, or a folder of tasks"
     )
     parser.add_argument(
-        "--target", help="where it will run (see `targets`); a folder of tasks says it itself"
+        "--target", help="where it will run (default: what the graph was exported for)"
     )
     _arguments.add_output(parser, what="file to write (default: beside the graph)")
     parser.add_argument(
@@ -77,6 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the line for NVIDIA's own tool and build nothing",
     )
+    _usable.add_failed(parser)
+    _usable.add_form(parser)
     _remote.add_arguments(parser)
 
 
@@ -86,22 +88,37 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
 
     if options.onnx.is_dir():
         return _task_builds.run(options, console)
-    if options.target is None:
-        raise UsageError(
-            "the following arguments are required: --target",
-            where="fpet-export build",
-            fix="see `fpet-export build --help`; `fpet-export targets` lists what there is",
-        )
+    options.target = options.target or _exported_for(options.onnx)
     if options.remote is not None and not options.print_trtexec:
         return _there(options, console)
     return build_here(options.onnx, options.target, options, console)
+
+
+def _exported_for(graph: Path) -> str:
+    """Return the target that a graph was exported for.
+
+    Raises:
+        InputError: There is no such file.
+        TrustError: Its manifest is damaged.
+        UsageError: Nothing says it.
+    """
+    if not graph.is_file():
+        raise InputError("there is no such graph", where=str(graph), fix="check the path")
+    manifest = read_manifest(graph, verify=False) if manifest_path(graph).exists() else None
+    if manifest is None or manifest.target == NO_TARGET:
+        raise UsageError(
+            f"nothing says for which target {graph.name} was written",
+            where="fpet-export build",
+            fix="add --target NAME; `fpet-export targets` lists what there is",
+        )
+    return manifest.target
 
 
 def build_here(graph: Path, target: str, options: argparse.Namespace, console: Console) -> Outcome:
     """Build one graph's engine on this machine, with the options of this verb."""
     from engines import BuildOptions, build
     from engines.engine import equivalent_command, load_target
-    from engines.manifest import read_manifest, write_manifest
+    from engines.parity import judge
     from fpet_export.verbs import _engines
 
     place = load_target(target)
@@ -112,11 +129,17 @@ def build_here(graph: Path, target: str, options: argparse.Namespace, console: C
         batches=options.batch,
         timing_cache=options.timing_cache,
         force=options.force,
+        allow_failed=options.force_failed,
+        any_form=options.force_form,
         command=options.command,
     )
     if options.print_trtexec:
         line = equivalent_command(graph, target=place, out=options.out, options=wanted)
         return Outcome(document={"trtexec": line}, result=line)
+    source = read_manifest(graph, verify=False) if manifest_path(graph).exists() else None
+    if source is not None:
+        _usable.require(graph, source, options, console)
+    _usable.say_form(graph, source, place, console)
     with _engines.build_progress(console) as progress:
         wanted = dataclasses.replace(wanted, progress=progress)
         artefact = build(graph, target=place, out=options.out, options=wanted)
@@ -126,9 +149,11 @@ def build_here(graph: Path, target: str, options: argparse.Namespace, console: C
         note = manifest.runtime.settings["timing_cache"]
         console.step("timings", f"{options.timing_cache}: {note}")
     fusion = _engines.report_fusion(artefact, manifest, console)
-    check = _engines.check_against_graph(graph, artefact, console)
-    if check is not None:
+    table = _engines.check_against_graph(graph, artefact, console)
+    check = None if table is None else table.to_json()
+    if table is not None:
         manifest = write_manifest(artefact, dataclasses.replace(manifest, parity=check))
+        judge(table, fix="build it again; if it stays, report it with the graph's manifest")
     return Outcome(
         document={
             "engine": str(artefact),
@@ -163,11 +188,12 @@ def _there(options: argparse.Namespace, console: Console) -> Outcome:
             where="--timing-cache",
             fix="leave it out, or build there with the agent of a bundle",
         )
-    item = _packing.checked(options.onnx, options.target, console)
+    item = _packing.checked(options.onnx, options.target, options, console)
     out: Path = options.out or options.onnx.with_name(item.engine)
     storage.refuse_overwrite(out, force=options.force)
     with _remote.unpacked_there([item], options, console) as board:
-        parity = board.prove(item, engine=out.name, more=words_there(options))
+        more = [*words_there(options), *_usable.form_words(options)]
+        parity = board.prove(item, engine=out.name, more=more)
         built = board.fetch(out)
     return Outcome(
         document={

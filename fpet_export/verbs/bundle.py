@@ -10,7 +10,7 @@ from engines import storage
 from engines.bundle import SUFFIX, Bundle
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments
+from fpet_export.verbs import Outcome, _arguments, _usable
 
 HELP = "pack a graph, an engine or tasks for another machine, with the agent that builds and checks"
 DESCRIPTION = """\
@@ -43,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="pack the same architecture without merging too, to be measured against",
     )
+    _usable.add_failed(parser)
+    _usable.add_form(parser)
     parser.add_argument("--key", type=Path, help="SSH key to sign the archive with")
 
 
@@ -50,7 +52,7 @@ def _pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
     """Pack one graph or engine."""
     from fpet_export.verbs import _packing, _tasks
 
-    item = _packing.checked(options.artefact, options.target, console)
+    item = _packing.checked(options.artefact, options.target, options, console)
     preprocessing, images = item.manifest.preprocessing, None
     if preprocessing is not None:
         name = item.path.name  # stands for "all" where there are no tasks

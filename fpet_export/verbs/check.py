@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import InputError, UsageError
+from engines.manifest import manifest_path, read_manifest, write_manifest
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _steps
+from fpet_export.verbs import Outcome, _arguments, _steps, _usable
 
 if TYPE_CHECKING:
     from engines.parity import ParityTable
@@ -36,13 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the check file (default: the only *.check.npz beside the engine)",
     )
     _arguments.add_tasks(parser)
+    _usable.add_failed(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Run, print the row, and judge it."""
-    table = (_tasks if options.engine.is_dir() else _engine)(options, console)
+    from engines.parity import judge
+
+    table, artefacts = (_tasks if options.engine.is_dir() else _engine)(options, console)
     _steps.show_table(table, console)
-    _steps.require(table)
+    for artefact in artefacts:
+        _record(artefact, table, console)
+    judge(table, fix="build the engine again here; if it stays, report it with the table above")
     return Outcome(
         document={"engine": str(options.engine), "parity": table.to_json()},
         result=str(options.engine),
@@ -50,26 +57,29 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     )
 
 
-def _engine(options: argparse.Namespace, console: Console) -> ParityTable:
+def _engine(options: argparse.Namespace, console: Console) -> tuple[ParityTable, list[Path]]:
     from engines.check_file import read_check
     from engines.parity import ParityTable
 
     _arguments.refuse_tasks(options.engine, options.task)
+    _usable.require_file(options.engine, options, console)
     path = options.expect or _beside(options.engine)
     expected = read_check(path)
     with console.progress(options.engine.name, len(expected.images)) as advance:
         row = expected.judge(options.engine, progress=advance)
-    return ParityTable(
+    table = ParityTable(
         **{**expected.images.in_words(), "images": expected.description()},
         reference=f"logits of {expected.graph} in {path.name}",
         rows=(row,),
     )
+    return table, [options.engine] if _is_of(options.engine, expected.graph) else []
 
 
-def _tasks(options: argparse.Namespace, console: Console) -> ParityTable:
+def _tasks(options: argparse.Namespace, console: Console) -> tuple[ParityTable, list[Path]]:
     """Compare tasks, each with its own check file."""
     from engines.task_check import check_tasks
     from engines.task_index import read_index
+    from engines.task_set import artefact_of
 
     if options.expect is not None:
         raise UsageError(
@@ -77,9 +87,40 @@ def _tasks(options: argparse.Namespace, console: Console) -> ParityTable:
             where="--expect",
             fix="leave it out; --task NAME checks one",
         )
-    names = read_index(options.engine).chosen(options.task, where=str(options.engine))
+    folder = options.engine
+    index = read_index(folder)
+    names = index.chosen(options.task, where=str(folder))
+    _usable.require_tasks(folder, index, names, options, console)
+    used = sorted({index.task(name, where=str(folder)).structure for name in names})
+    runs = [artefact_of(folder, index, index.structures[number])[0] for number in used]
+    for artefact in runs:
+        _usable.require_file(artefact, options, console)
     with console.progress("tasks", len(names)) as advance:
-        return check_tasks(options.engine, names, progress=lambda name: advance(1))
+        return check_tasks(folder, names, progress=lambda name: advance(1)), runs
+
+
+def _is_of(artefact: Path, graph: str) -> bool:
+    """Say whether a check file of this graph says what the artefact must answer."""
+    if not manifest_path(artefact).exists():
+        return False
+    manifest = read_manifest(artefact, verify=False)
+    return graph in (manifest.file, *(parent.file for parent in manifest.parents))
+
+
+def _record(artefact: Path, table: ParityTable, console: Console) -> None:
+    """Keep a failed check in the manifest, so that nobody uses what drifted unawares.
+
+    A check that passed changes nothing: the file may be signed, or listed in a bundle.
+    """
+    if table.first_failure() is None:
+        return
+    manifest = dataclasses.replace(read_manifest(artefact), parity=table.to_json())
+    try:
+        write_manifest(artefact, manifest)
+    except InputError as error:  # a folder that is only read
+        console.step("parity", f"not kept in its manifest: {error.what}", passed=None)
+    else:
+        console.step("parity", f"kept in {manifest_path(artefact).name}", passed=False)
 
 
 def _beside(engine: Path) -> Path:

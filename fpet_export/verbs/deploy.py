@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from engines import storage
 from engines.errors import FpetError
-from engines.manifest import read_manifest, write_manifest
+from engines.manifest import read_manifest
 from engines.places import load_target
 from fpet_export.console import Console
 from fpet_export.terminal import terminal_width
@@ -33,7 +33,7 @@ from fpet_export.verbs import (
 if TYPE_CHECKING:
     from benchmarks import Measurement
     from benchmarks.report import Picture
-    from engines.parity import ParityTable, StageParity
+    from engines.parity import StageParity
     from engines.targets import Target
 
 HELP = "do all of it: export, check, build, measure, report"
@@ -134,7 +134,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     rows = [*started.rows, *(row for one in built for row in one.rows)]
     table = started.check.table(rows)
     _steps.show_table(table, console)
-    _keep_parity(options.out, table, built)
+    text = json.dumps(table.to_json(), indent=1) + "\n"
+    storage.write_text(options.out / "parity.json", text)
     pictures = _pictures(started, built[0].graph, options.out, console)
     measurements: list[Measurement] = []
     if not options.bench:
@@ -209,7 +210,12 @@ def _build(
         engine = build(
             typed.path,
             target=target,
-            options=BuildOptions(force=options.force, command=options.command, progress=progress),
+            options=BuildOptions(
+                force=options.force,
+                command=options.command,
+                progress=progress,
+                allow_failed=True,  # what drifts is built, too, to show where; it stays marked
+            ),
         )
     manifest = read_manifest(engine)
     console.step("build", _engines.describe(engine, manifest))
@@ -221,6 +227,7 @@ def _build(
         with console.progress(f"{target.name} engine", len(started.check.images)) as advance:
             row = verify.engine_row(started.check, engine, advance)
         rows += (row,)
+        started.record(engine, (*typed.rows, row))
     return Built(
         target=target.name,
         graph=exported.path,
@@ -243,7 +250,9 @@ def _build_there(
     """Let another machine build, check and measure what `--precision` asks for."""
     from fpet_export.verbs._deploy_there import deploy_there
 
+    _steps.require(started.table(exported.rows))
     found = _steps.type_graphs(started, options, console, exported, target)
+    _steps.require(started.table(made.row for made in found.made.values()))
     there = deploy_there(found, target, started.check.images, options, console)
     typed = (made.row for made in found.made.values())
     return Built(
@@ -261,15 +270,6 @@ def _build_there(
 
 def _named(rows: Iterable[StageParity], target: Target) -> tuple[StageParity, ...]:
     return tuple(dataclasses.replace(row, stage=f"{target.name} {row.stage}") for row in rows)
-
-
-def _keep_parity(folder: Path, table: ParityTable, built: list[Built]) -> None:
-    """Write parity.json, and the table into the manifest of every artefact."""
-    document = table.to_json()
-    storage.write_text(folder / "parity.json", json.dumps(document, indent=1) + "\n")
-    for one in built:
-        for path in {one.graph, one.typed, one.engine}:
-            write_manifest(path, dataclasses.replace(read_manifest(path), parity=document))
 
 
 def _pictures(

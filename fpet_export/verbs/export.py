@@ -7,7 +7,7 @@ import dataclasses
 import json
 
 from engines import storage
-from engines.manifest import manifest_path, read_manifest, write_manifest
+from engines.manifest import manifest_path, read_manifest
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _quantize, _steps
 
@@ -48,12 +48,10 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     started = _steps.start(options, console, default_images=DEFAULT_IMAGES)
     exported = _steps.export(started, options, console, path=path, target=options.target)
     typed = _steps.type_graph(started, options, console, exported, options.target)
-    table = started.check.table([*started.rows, *typed.rows])
+    table = started.table(typed.rows)
     _steps.show_table(table, console)
     document = table.to_json()
     storage.write_text(options.out / "parity.json", json.dumps(document, indent=1) + "\n")
-    for graph in {path, typed.path}:
-        write_manifest(graph, dataclasses.replace(read_manifest(graph), parity=document))
     _steps.require(table)
     manifest = read_manifest(typed.path)
     return Outcome(

@@ -12,7 +12,7 @@ import numpy as np
 
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _images
+from fpet_export.verbs import Outcome, _arguments, _images, _usable
 
 if TYPE_CHECKING:
     from engines.engine import Engine
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--signers", type=Path, metavar="FILE", help="open it only if one of these has signed it"
     )
     _arguments.add_running(parser)
+    _usable.add_failed(parser)
     parser.add_argument("--top", type=int, default=1, help="classes to print (default: 1)")
     _arguments.add_skip_bad(parser)
 
@@ -59,7 +60,9 @@ def _opened(options: argparse.Namespace, console: Console) -> Iterator[tuple[Eng
     if name is None and not path.is_dir():
         opening = _arguments.open_options(options, signers=options.signers)
         with open_engine(path, options=opening) as engine:
-            yield engine, manifest_of(path)
+            manifest = manifest_of(path)
+            _usable.say(path, manifest, console)
+            yield engine, manifest
         return
     if options.signers is not None:
         raise UsageError(
@@ -70,6 +73,7 @@ def _opened(options: argparse.Namespace, console: Console) -> Iterator[tuple[Eng
     with open_tasks(path, options=_arguments.open_options(options)) as tasks:
         if name is None:
             raise _arguments.no_task(path, tasks.names)
+        _usable.require_tasks(path, tasks.index, [name], options, console)
         handle = tasks.task(name)
         target, runs = tasks.index.target, handle.describe()["artefact"]
         if not runs.endswith(load_target(target).suffix):
@@ -98,6 +102,7 @@ def _source(
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Print one line an image: its classes and their probabilities."""
     from engines.evidence import engine_evidence
+    from engines.finite import require_finite
     from engines.image_source import collect
 
     if options.top < 1:
@@ -116,6 +121,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
                 for part in source.parts(_AT_ONCE)
             ]
         ).astype(np.float64)
+    require_finite(logits, [str(place.path) for place in source.places], of=options.artefact)
     if manifest.weights == "random":
         console.step("weights", "random: these classes mean nothing", passed=None)
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import InputError, UsageError
-from engines.manifest import Manifest, read_manifest, write_manifest
+from engines.manifest import Manifest, read_manifest
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _images, _quantize
+from fpet_export.verbs import Outcome, _arguments, _images, _quantize, _usable
 
 if TYPE_CHECKING:
     from calibration.examine import Examiner
     from calibration.table import CalibrationTable
+    from engines.parity import ParityTable, StageParity
     from engines.targets import Target
 
 HELP = "write a graph's precision into it: FP16, BF16, INT8 or FP8"
@@ -49,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _quantize.add_arguments(parser)
     _arguments.add_data(parser)
     _quantize.add_rounds(parser)
+    _usable.add_failed(parser)
+    _usable.add_form(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
@@ -64,6 +67,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         )
     manifest = _float32_manifest(options.onnx)
     target = load_target(options.target or manifest.target)
+    _usable.require(options.onnx, manifest, options, console)
+    _usable.require_form(options.onnx, manifest, target, options, console)
     precisions = _quantize.precisions_of(options, target)
     best = options.precision == _quantize.BEST
     if best and options.out is not None:
@@ -137,24 +142,26 @@ def _one(
     out: Path,
 ) -> Outcome:
     from calibration import quantize
-    from engines.parity import ParityTable
     from fpet_export.verbs import _steps
 
     recipe = _quantize.recipe_of(options, target, options.precision)
     made = _quantize.make(options.onnx, recipe, examiner, options, console, table=table)
     _quantize.say(made, console)
-    parity = ParityTable(
-        **examiner.images.in_words(),
-        reference=f"float32 graph {options.onnx.name}",
-        rows=(made.row,),
-    )
+    parity = _table(options.onnx, examiner, made.row)
     _steps.show_table(parity, console)
     _steps.require(parity)
-    quantize.write(
-        made, options.onnx, out, table=table, force=options.force, command=options.command
-    )
     document = parity.to_json()
-    final = write_manifest(out, dataclasses.replace(read_manifest(out), parity=document))
+    quantize.write(
+        made,
+        options.onnx,
+        out,
+        table=table,
+        parity=document,
+        target=_quantize.target_of(made, target),
+        force=options.force,
+        command=options.command,
+    )
+    final = read_manifest(out)
     return Outcome(
         document={
             "onnx": str(out),
@@ -167,6 +174,15 @@ def _one(
     )
 
 
+def _table(onnx: Path, examiner: Examiner, row: StageParity) -> ParityTable:
+    """Return what is kept in the manifest of a typed graph."""
+    from engines.parity import ParityTable
+
+    return ParityTable(
+        **examiner.images.in_words(), reference=f"float32 graph {onnx.name}", rows=(row,)
+    )
+
+
 def _fastest(
     options: argparse.Namespace,
     console: Console,
@@ -176,7 +192,15 @@ def _fastest(
 ) -> Outcome:
     from fpet_export.verbs import _best
 
-    found = _best.candidates(options.onnx, target, examiner, options, console, table=table)
+    found = _best.candidates(
+        options.onnx,
+        target,
+        examiner,
+        options,
+        console,
+        table=table,
+        parity_of=lambda row: _table(options.onnx, examiner, row).to_json(),
+    )
     chosen = _best.choose(found, target, options, console)
     return Outcome(
         document={"onnx": str(chosen.graph), **_best.remembered(chosen)},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from engines import storage
 from engines.errors import InputError, UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome
+from fpet_export.verbs import Outcome, _usable
 
 if TYPE_CHECKING:
     from engines.images import PixelArray
@@ -97,6 +97,7 @@ def _show_plan(options: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
+    from engines.finite import require_finite
     from engines.images import read_files
     from fpet_export import picture
     from fpet_export.merge_groups import groups_of
@@ -111,7 +112,10 @@ def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
             "is no TensorRT plan shows nothing of its inside)",
         )
     pixels = read_files([options.image], manifest.preprocessing).pixels
+    if options.task is None:
+        _usable.say(graph, manifest, console)
     evidence = _evidence(options, pixels)
+    require_finite(evidence.logits, [str(options.image)], of=graph)
     assert evidence.match is not None
     groups = groups_of(evidence.match[0], manifest.model.grid)
     winner = int(evidence.logits[0].argmax())

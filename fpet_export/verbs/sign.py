@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _trust
+from fpet_export.verbs import Outcome, _trust, _usable
 
 HELP = "sign a graph, an engine or a bundle with an SSH key"
 DESCRIPTION = """\
@@ -24,13 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artefact", type=Path, metavar="X", help="a graph, an engine or a bundle")
     parser.add_argument("--key", type=Path, required=True, help="private SSH key, or .pub file")
     parser.add_argument("--force", action="store_true", help="replace a signature that exists")
+    _usable.add_failed(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Check, then sign."""
     from engines import signature
 
-    _trust.check(options.artefact, console)
+    found = _trust.check(options.artefact, console)
+    for manifest in _trust.judged(options.artefact, found):
+        _usable.require(options.artefact.with_name(manifest.file), manifest, options, console)
     out = signature.sign(options.artefact, options.key, force=options.force)
     console.step("sign", f"{out.name}, for {signature.NAMESPACE}")
     return Outcome(

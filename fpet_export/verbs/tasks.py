@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engines import storage
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _images, _steps, _tasks
+from fpet_export.verbs import Outcome, _arguments, _images, _steps, _tasks, _usable
 
 if TYPE_CHECKING:
     from engines.images import ImageSet
@@ -69,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("fp16",),
         help="keep dense adapter factors in float16; their error is measured and recorded",
     )
+    _usable.add_failed(parser)
     _arguments.add_images(parser)
     parser.add_argument("--opset", type=_arguments.positive, metavar="N", help="ONNX opset")
     _arguments.add_data(parser, by_task=True)

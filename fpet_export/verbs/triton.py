@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from engines.errors import InputError, UsageError
 from engines.preparation import preparation_in_words
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _trust
+from fpet_export.verbs import Outcome, _arguments, _trust, _usable
 
 if TYPE_CHECKING:
     from engines.manifest import Manifest
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many run at once, on each GPU or on the CPU (default: 1)",
     )
+    _usable.add_failed(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--gpus", type=_numbers, metavar="0,1", help="GPUs to use (default: all that it sees)"
@@ -79,6 +80,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         raise UsageError(
             "this is a bundle", where=str(artefact), fix="give the graph or the engine itself"
         )
+    _usable.require(artefact, manifest, options, console)
     serving = _serving(options, artefact, manifest)
     largest = triton_config.max_batch_size(manifest)
     if options.queue_delay is not None and largest <= 1:
@@ -136,6 +138,7 @@ def _run_tasks(options: argparse.Namespace, console: Console) -> Outcome:
             fix="leave it out, or name the tasks when they are written: NAME=RUN",
         )
     index = read_index(folder)
+    _usable.require_tasks(folder, index, index.names, options, console)
     on_gpu = not (options.cpu or (index.target == "cpu" and options.gpus is None))
     how = Serving(
         name="",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from engines.bundle import Bundle
 from engines.errors import UsageError
 from engines.task_index import FILE, files_of
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _trust
+from fpet_export.verbs import Outcome, _trust, _usable
 
 HELP = "check hashes and signature of an artefact or a bundle, and open nothing"
 DESCRIPTION = """\
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Check the signature first, where one is asked for, then the bytes."""
     from engines import signature
-    from engines.bundle import Bundle, unpack
+    from engines.bundle import unpack
 
     if options.identity and options.signers is None:
         raise UsageError(
@@ -58,9 +59,11 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         signer = signature.verify(options.artefact, options.signers, identity=options.identity)
         console.step("signature", f"of {signer}")
     found = _trust.check(options.artefact, console)
+    artefact = options.artefact
+    for manifest in _trust.judged(artefact, found):
+        _usable.say(artefact.with_name(manifest.file), manifest, console)
     if signer is None:
         console.step("signature", "not checked: --signers was not given", passed=None)
-    artefact = options.artefact
     if options.unpack is not None:
         artefact = unpack(options.artefact, options.unpack, force=options.force)
         console.step("unpack", str(options.unpack))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 import threading
 
 import pytest
 
+from engines.errors import ParityError
 from fpet_export import heartbeat
 from fpet_export.console import Console
 
@@ -186,5 +188,12 @@ def test_json_is_one_document_without_nan(capsys: pytest.CaptureFixture[str]) ->
     console.json({"name": "é", "none": None})
 
     assert json.loads(capsys.readouterr().out) == {"name": "é", "none": None}
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        console.json({"ratio": float("nan")})
+    with pytest.raises(ParityError, match=r"rows\[0\]\.ratio is not a number"):
+        console.json({"rows": [{"ratio": float("nan")}]})
+    assert capsys.readouterr().out == ""
+
+
+def test_an_infinite_figure_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().json({"sqnr_db": math.inf, "rows": (-math.inf, 1.5)})
+
+    assert json.loads(capsys.readouterr().out) == {"sqnr_db": None, "rows": [None, 1.5]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,15 @@ from engines.errors import ParityError
 from engines.manifest import manifest_path, read_manifest
 from fpet_export.verbs import _engines
 from tests.fpet_export.command_line import LABELS, Exported, call
+
+
+@pytest.fixture(scope="module")
+def for_rtx(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, exported for TensorRT-RTX."""
+    out = tmp_path_factory.mktemp("rtx")
+    words = (*exported.words, "--target", "rtx", "--limit", "1", "-o", out)
+    assert call("export", *words).code == 0
+    return out / "model.onnx"
 
 
 def test_cpu_is_built_beside_the_graph_and_compared(exported: Exported, tmp_path: Path) -> None:
@@ -52,11 +62,11 @@ def test_people_see_the_engine_and_the_next_commands(exported: Exported, tmp_pat
 
 
 @pytest.mark.tensorrt
-def test_rtx_is_built_without_a_gpu(exported: Exported, tmp_path: Path) -> None:
+def test_rtx_is_built_without_a_gpu(for_rtx: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs the TensorRT-RTX package")
     out = tmp_path / "model.plan"
 
-    done = call("build", exported.graph, "--target", "rtx", "--sm", "8.6", "-o", out, "--json")
+    done = call("build", for_rtx, "--sm", "8.6", "-o", out, "--json")
 
     assert done.code == 0, done.err
     manifest = read_manifest(out)
@@ -73,11 +83,11 @@ def test_rtx_is_built_without_a_gpu(exported: Exported, tmp_path: Path) -> None:
 
 
 @pytest.mark.tensorrt
-def test_verbose_shows_every_kernel(exported: Exported, tmp_path: Path) -> None:
+def test_verbose_shows_every_kernel(for_rtx: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs the TensorRT-RTX package")
     out = tmp_path / "model.plan"
 
-    done = call("build", exported.graph, "--target", "rtx", "--sm", "8.6", "-o", out, "-v")
+    done = call("build", for_rtx, "--target", "rtx", "--sm", "8.6", "-o", out, "-v")
 
     assert "every kernel:" in done.err
     assert "match argmax" in done.err
@@ -89,7 +99,8 @@ def test_a_graph_of_a_newer_opset_is_refused(exported: Exported, tmp_path: Path)
 
     assert done.code == 3
     assert done.error()["what"] == "the graph has opset 20, the runtime of tensorrt8 reads up to 17"
-    assert "export RUN --target tensorrt8" in done.error()["fix"]
+    assert "--target tensorrt8 -o " in done.error()["fix"]
+    assert f"fpet-export export {exported.run.text} " in done.error()["fix"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -183,9 +194,9 @@ def test_a_stale_side_car_is_refused(exported: Exported, tmp_path: Path) -> None
 
 
 def test_the_line_for_trtexec_is_printed_and_nothing_is_built(
-    exported: Exported, tmp_path: Path
+    for_rtx: Path, tmp_path: Path
 ) -> None:
-    graph = exported.copy(tmp_path)
+    graph = Path(shutil.copytree(for_rtx.parent, tmp_path, dirs_exist_ok=True)) / for_rtx.name
     before = sorted(tmp_path.iterdir())
     words = ("build", graph, "--target", "rtx-4090", "--print-trtexec")
 
@@ -213,9 +224,9 @@ def test_a_target_of_an_old_jetpack_is_refused_in_a_sentence(exported: Exported)
 
 
 @pytest.mark.tensorrt
-def test_a_card_is_built_for_with_tensorrt_rtx(exported: Exported, tmp_path: Path) -> None:
+def test_a_card_is_built_for_with_tensorrt_rtx(for_rtx: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs the TensorRT-RTX package")
-    graph = exported.copy(tmp_path)
+    graph = Path(shutil.copytree(for_rtx.parent, tmp_path, dirs_exist_ok=True)) / for_rtx.name
 
     done = call("build", graph, "--target", "rtx-4090@rtx", "--json")
 

@@ -17,7 +17,7 @@ import pytest
 import fpet_export
 from engines.bundle import INDEX
 from engines.engine import load_target
-from engines.manifest import read_manifest, write_manifest
+from engines.manifest import manifest_path, read_manifest, write_manifest
 from fpet_export.agent import VERBS, build_agent
 from fpet_export.verbs import _plain
 from tests.fpet_export.command_line import Done, Exported, call, write_shard
@@ -273,13 +273,21 @@ def test_an_engine_says_what_its_graph_said(board: Path, engine: Path) -> None:
     assert row["largest_logit_difference"] < 1e-4
 
 
+def copied(engine: Path, folder: Path) -> Path:
+    """Copy an engine and its side-car."""
+    folder.mkdir(exist_ok=True)
+    shutil.copy(manifest_path(engine), folder)
+    return Path(shutil.copy(engine, folder))
+
+
 def test_an_engine_of_other_weights_drifts(board: Path, engine: Path, tmp_path: Path) -> None:
     with np.load(board / "model.check.npz") as content:
         arrays = dict(content)
     arrays["logits"] = arrays["logits"] * np.float32(1.01)
     np.savez(tmp_path / "other.check.npz", **arrays)
 
-    done = call("check", engine, "--expect", tmp_path / "other.check.npz", "--json")
+    mine = copied(engine, tmp_path)  # the failure is kept in its manifest
+    done = call("check", mine, "--expect", tmp_path / "other.check.npz", "--json")
 
     assert done.code == 7
 
@@ -296,7 +304,8 @@ def test_an_image_with_a_near_tie_may_be_answered_either_way(
         arrays["margin"] = np.full((6, arrays["margin"].shape[1]), 1e-3, np.float32)
         arrays["margin"][0, 0] = least
         np.savez(tmp_path / "x.check.npz", **arrays)
-        codes.append(call("check", engine, "--expect", tmp_path / "x.check.npz").code)
+        mine = copied(engine, tmp_path / str(least))
+        codes.append(call("check", mine, "--expect", tmp_path / "x.check.npz").code)
 
     assert codes == [7, 0]
 

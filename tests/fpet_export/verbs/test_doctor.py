@@ -16,6 +16,7 @@ import pytest
 from benchmarks.environment import read_environment
 from engines import board as boards
 from engines import places, processor
+from engines.backends import _ort_packages
 from engines.board import Board
 from fpet_export.agent import build_agent
 from fpet_export.console import Console
@@ -83,7 +84,7 @@ def with_onnxruntime(monkeypatch: pytest.MonkeyPatch, program: str, *packages: s
     real = metadata.version
 
     def version(name: str) -> str:
-        if name not in _doctor_onnxruntime.PACKAGES:
+        if name not in _ort_packages.PACKAGES:
             return real(name)
         if name not in packages:
             raise metadata.PackageNotFoundError(name)
@@ -127,7 +128,9 @@ def test_two_packages_of_onnxruntime_are_in_each_others_way(
 ) -> None:
     with_onnxruntime(monkeypatch, "", "onnxruntime", "onnxruntime-gpu")
     done = call("doctor")
-    assert "overwritten files of the other: pip uninstall -y onnxruntime" in done.err
+    assert done.code == 4
+    assert "overwritten files of the other: " in done.err
+    assert "-m pip uninstall -y onnxruntime onnxruntime-gpu && " in done.err
 
 
 def test_what_ssh_needs_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,17 +66,17 @@ def test_a_board_compares_with_the_answers_that_came_along(
             "importlib.util.find_spec", lambda name: None if name == "onnx" else real(name)
         )
     try:
-        document = _engines.check_against_graph(exported.graph, engine, Console())
+        table = _engines.check_against_graph(exported.graph, engine, Console())
     finally:
         recorded.unlink()
-    assert document is not None
-    assert document["rows"][0]["failures"] == ()
-    assert document["images"].startswith("4 synthetic" if has_onnx else "5 synthetic")
+    assert table is not None
+    assert table.rows[0].passed
+    assert table.images.startswith("4 synthetic" if has_onnx else "5 synthetic")
 
 
 def test_without_answers_and_onnx_the_graph_runs_as_it_is(
     exported: Exported, engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_engines, "_margins_are_known_here", lambda: False)
-    document = _engines.check_against_graph(exported.graph, engine, Console())
-    assert document is not None and document["rows"][0]["failures"] == ()
+    table = _engines.check_against_graph(exported.graph, engine, Console())
+    assert table is not None and table.rows[0].passed
