@@ -27,7 +27,7 @@ from engines.image_files import (
 )
 from engines.image_lists import LISTS, TABLES, read_list
 from engines.image_shards import read_heads, rows_of
-from engines.image_traits import remarks_on
+from engines.image_traits import Remark, remarks_on
 from engines.images import ImageSet, PixelArray, resize
 from engines.manifest import Preprocessing
 from engines.plurals import counted
@@ -59,6 +59,7 @@ class ImageSource:
         stated: What the set says about classes, by its own words; None without labels.
         skipped: Files that were left out.
         unreadable: Images that were left out because they could not be read.
+        traits: Of each image, what an ordinary photograph does not have; empty before `readable`.
         labels: (I,) classes; of a model only after `matched`. None without labels.
         class_names: Names of the classes by index; empty when unknown.
         labels_found: How `labels` were found; None as above.
@@ -71,6 +72,7 @@ class ImageSource:
     stated: Stated | None = None
     skipped: tuple[Skipped, ...] = ()
     unreadable: tuple[str, ...] = ()
+    traits: tuple[frozenset[str], ...] = ()
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] = ()
     labels_found: str | None = None
@@ -89,6 +91,10 @@ class ImageSource:
         if self.unreadable:
             found.append(f"{len(self.unreadable)} unreadable ({shortened(self.unreadable, 4)})")
         return tuple(found)
+
+    def remarks(self) -> tuple[Remark, ...]:
+        """Return what some of the images have, and what is done with it; none before `readable`."""
+        return remarks_on(self.traits, self.preprocessing)
 
     def matched(self, known: KnownClasses) -> ImageSource:
         """Return the source with its labels as classes of a model.
@@ -127,19 +133,21 @@ class ImageSource:
             InputError: An image cannot be read and `skip_bad` is not given, or none can be read.
         """
         errors = {}
+        traits: list[frozenset[str]] = [frozenset()] * len(self)
         for index, place in enumerate(self.places):
             if place.row is None:
                 try:
-                    decode(place.path, self.preprocessing)
+                    traits[index] = decode(place.path, self.preprocessing).traits
                 except InputError as error:
                     errors[index] = error
+        looked = dataclasses.replace(self, traits=tuple(traits))
         if not errors:
-            return self
+            return looked
         first = next(iter(errors.values()))
         names = [str(self.places[index].path) for index in errors]
         if skip_bad and len(errors) < len(self):
             kept = np.array([i for i in range(len(self)) if i not in errors], np.int64)
-            chosen = self._chosen(kept)
+            chosen = looked._chosen(kept)
             return dataclasses.replace(chosen, unreadable=(*self.unreadable, *names))
         if len(errors) == 1 and len(self) == 1:
             raise first
@@ -161,6 +169,7 @@ class ImageSource:
             self,
             places=tuple(self.places[index] for index in indices),
             stated=stated and dataclasses.replace(stated, index=stated.index[indices]),
+            traits=tuple(self.traits[index] for index in indices) if self.traits else (),
             labels=None if self.labels is None else self.labels[indices],
         )
 

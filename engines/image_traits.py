@@ -28,9 +28,9 @@ _HAVE = {
     BAD_EXIF: ("has EXIF data that cannot be read", "have EXIF data that cannot be read"),
 }
 _DONE = {
-    DEEP: "they are scaled to 8, by the range of their number format",
+    DEEP: "reduced to 8, by the range of the number format",
     FRAMES: "the first one is taken",
-    BAD_EXIF: "they are taken as upright",
+    BAD_EXIF: "taken as upright",
 }
 _PLAIN = {
     ORIENTATION: "decode plain ignores it, as the authors' code does (export with --decode full "
@@ -81,8 +81,8 @@ def remarks_on(
     done = {**_DONE, **_PLAIN}
     if preprocessing.decode == "full":
         colour = ",".join(map(str, preprocessing.background))
-        done[ORIENTATION] = "they are turned upright (decode full)"
-        done[TRANSPARENT] = f"they are laid on the background {colour} (decode full)"
+        done[ORIENTATION] = "turned upright (decode full)"
+        done[TRANSPARENT] = f"laid on the background {colour} (decode full)"
     return tuple(
         Remark(trait=trait, images=counts[trait], total=len(every), done=done[trait])
         for trait in _HAVE

@@ -261,7 +261,8 @@ def _print(outcome: Outcome, console: Console, program: str, *, as_json: bool) -
     if outcome.next:
         console.next_commands([_as_typed(command, program) for command in outcome.next])
     if as_json:
-        console.json(outcome.document)
+        warned = {"warnings": console.warnings} if console.warnings else {}
+        console.json({**outcome.document, **warned})
     elif outcome.result:
         console.result(outcome.result)
 

@@ -43,6 +43,7 @@ class Console:
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet, self.verbose = quiet, verbose
         self.steps: list[StepRecord] = []
+        self.warnings: list[dict[str, Any]] = []
         self._terminal = streams.is_terminal()
         self._started = time.monotonic()
         self._explained: set[str] = set()
@@ -60,6 +61,17 @@ class Console:
         head = f" {mark} {name:<{self.name_width}} "
         broken = terminal.wrapped(text, first=head, rest=" " * (self.name_width + 4))
         self.line(broken.replace(mark, self._paint(mark), 1))
+
+    def warn(self, name: str, text: str, **facts: Any) -> None:
+        """Print a "!" step that the JSON document has too, under `warnings`.
+
+        Args:
+            name: Of the step.
+            text: For people.
+            facts: The same for programs, plain JSON values.
+        """
+        self.step(name, text, passed=None)
+        self.warnings.append({"name": name, "text": text, **facts})
 
     def line(self, text: str = "") -> None:
         """Print a line for people."""

@@ -15,6 +15,7 @@ from fpet_export.verbs import Outcome
 
 if TYPE_CHECKING:
     from engines.image_source import ImageSource
+    from engines.image_traits import Remark
     from engines.images import ImageSet
     from engines.manifest import Manifest, Preprocessing
 
@@ -94,7 +95,8 @@ def checked(
         source: Of `--data`, as many as are looked at.
         known: About the model.
         options: `--skip-bad`, and `--max-drop` where the verb has it.
-        console: Hears what the images are, how labels were found, and what was left out.
+        console: Hears what the images are, how labels were found, what was left out, and what is
+            done with orientation, transparency and depth.
         name: Of the step.
 
     Raises:
@@ -123,6 +125,7 @@ def checked(
         parts.append(f"no image of {shortened(stated.empty, 4)}")
     is_whole = not left_out and (stated is None or not stated.empty)
     console.step(name, " · ".join(parts), passed=True if is_whole and is_sure(found) else None)
+    say_remarks(readable.remarks(), console, name=name)
     if not is_sure(found):
         console.step(
             "labels",
@@ -131,6 +134,12 @@ def checked(
             passed=None,
         )
     return readable
+
+
+def say_remarks(remarks: Sequence[Remark], console: Console, *, name: str = "images") -> None:
+    """Warn of images whose orientation, transparency or depth is not that of a photograph."""
+    for remark in remarks:
+        console.warn(name, remark.in_words(), **remark.to_json())
 
 
 def without_bad(source: ImageSource, options: argparse.Namespace) -> ImageSource:

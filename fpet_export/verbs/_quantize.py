@@ -210,6 +210,7 @@ def sources(
         if left_out and options.calibration is not None:
             text = f"{calibration.description} · left out: {', '.join(left_out)}"
             console.step("calibrate", text, passed=None)
+        _images.say_remarks(calibration.remarks(), console, name="calibrate")
     return Sources(calibration=calibration, check=check)
 
 

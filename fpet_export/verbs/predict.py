@@ -96,6 +96,7 @@ def _source(
     if left_out:
         text = f"{source.description} · left out: {', '.join(left_out)}"
         console.step("images", text, passed=None)
+    _images.say_remarks(source.remarks(), console)
     return source
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from engines import storage
 from engines.errors import InputError, UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _usable
+from fpet_export.verbs import Outcome, _images, _usable
 
 if TYPE_CHECKING:
     from engines.images import PixelArray
@@ -111,7 +111,9 @@ def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
             fix="show a graph that `fpet-export export` wrote for a run with FPET (an engine that "
             "is no TensorRT plan shows nothing of its inside)",
         )
-    pixels = read_files([options.image], manifest.preprocessing).pixels
+    images = read_files([options.image], manifest.preprocessing)
+    _images.say_remarks(images.remarks, console)
+    pixels = images.pixels
     if options.task is None:
         _usable.say(graph, manifest, console)
     evidence = _evidence(options, pixels)

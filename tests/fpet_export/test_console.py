@@ -56,6 +56,18 @@ def test_steps_are_marked_and_remembered(capsys: pytest.CaptureFixture[str]) -> 
     assert all(step.seconds >= 0 for step in console.steps)
 
 
+def test_a_warning_is_a_step_and_is_kept_for_the_document(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console = Console()
+    console.warn("images", "3 turned", images=3)
+    console.step("gpu", "none", passed=None)
+
+    assert capsys.readouterr().err.splitlines()[0] == " ! images     3 turned"
+    assert console.steps[0].passed is None
+    assert console.warnings == [{"name": "images", "text": "3 turned", "images": 3}]
+
+
 def test_quiet_prints_errors_and_the_result_only(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(quiet=True, verbose=True)
     console.step("fold", "fine")
