@@ -29,6 +29,9 @@ _FIRST_FIGURES = ("accuracy", "agreement")
 
 _GIB = 1 << 30
 
+RANDOM_WEIGHTS = "The weights are random: classes mean nothing, only speed does."
+"""The warning of a page whose model was never trained."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Statement:

@@ -78,6 +78,8 @@ def _accuracy(row: StageParity, table: ParityTable) -> list[str]:
     before = table.rows[0].accuracy
     if row.accuracy is None or before is None:
         return []
+    if not is_sure(table.labels):
+        return [f"has an accuracy of {row.accuracy:.1%} which may be wrong (labels {table.labels})"]
     now, then = f"{row.accuracy:.1%}", f"{before:.1%}"
     if not is_sure(table.labels):
         return [f"has an accuracy of {now} {table.labels}, which may be wrong"]

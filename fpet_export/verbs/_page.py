@@ -52,9 +52,8 @@ def write(
         commands: To type next.
         force: Whether a page that exists is replaced.
     """
-    from benchmarks.report import Report, write_report
+    from benchmarks.report import RANDOM_WEIGHTS, Report, write_report
 
-    random = "The weights are random: classes mean nothing, only speed does."
     unsure = f"Accuracy is {table.labels}: nothing says which class is which; it may be wrong."
     is_measured = any(one.valid for one in measurements)
     write_report(
@@ -71,7 +70,7 @@ def write(
             warnings=tuple(
                 text
                 for text, holds in (
-                    (random, started.adapted.quality == "random"),
+                    (RANDOM_WEIGHTS, started.adapted.quality == "random"),
                     (unsure, not is_sure(table.labels)),
                 )
                 if holds
@@ -177,10 +176,20 @@ def _tiles(
         ),
     ]
     if row.accuracy is not None:
-        first = table.rows[0].accuracy
-        before = "" if first is None else f", {first:.1%} before the export"
-        tiles.append(Tile(value=f"{row.accuracy:.1%}", label=f"accuracy ({row.stage}){before}"))
+        tiles.append(_accuracy_tile(row, table))
     return (*tiles, *_speed_tiles(measurements))
+
+
+def _accuracy_tile(row: StageParity, table: ParityTable) -> Tile:
+    from benchmarks.report import Tile
+
+    first = table.rows[0].accuracy
+    label = f"accuracy ({row.stage})" + (
+        "" if first is None else f", {first:.1%} before the export"
+    )
+    if is_sure(table.labels):
+        return Tile(value=f"{row.accuracy:.1%}", label=label)
+    return Tile(value=f"{row.accuracy:.1%}?", label=f"{label}, {table.labels}", state="open")
 
 
 def _speed_tiles(measurements: Sequence[Measurement]) -> list[Tile]:
@@ -223,7 +232,9 @@ def _engine(one: Built, table: ParityTable, measurements: Sequence[Measurement])
         about=" · ".join(about),
         answers=answers,
         state=state,
-        accuracy="" if accuracy is None else f"{accuracy:.1%}",
+        accuracy=""
+        if accuracy is None
+        else f"{accuracy:.1%}{'' if is_sure(table.labels) else '?'}",
         speed=_speed(one, measurements),
     )
 

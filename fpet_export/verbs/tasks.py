@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines import storage
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _images, _steps, _tasks, _usable
+from fpet_export.verbs import (
+    Outcome,
+    _arguments,
+    _images,
+    _steps,
+    _task_report,
+    _tasks,
+    _usable,
+)
 
 if TYPE_CHECKING:
     from engines.images import ImageSet
@@ -43,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _arguments.add_run(parser, positional=False)
     _arguments.add_output(parser, what="folder to write", required=True)
+    parser.add_argument("--html", type=Path, help="also write one self-contained HTML page")
     group = parser.add_argument_group("a folder that exists")
     group.add_argument("--add", action="store_true", help="put the runs into it")
     group.add_argument(
@@ -88,8 +98,9 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         return _task_change.drop(options, console)
     if options.add:
         return _task_change.add(options, console)
-    for file in (FILE, task_verify.PARITY_FILE):
-        storage.refuse_overwrite(options.out / file, force=options.force)
+    pages = [] if options.html is None else [options.html]
+    for path in (options.out / FILE, options.out / task_verify.PARITY_FILE, *pages):
+        storage.refuse_overwrite(path, force=options.force)
     runs = load(options, console)
     images, how = prepare(options, runs, console)
     index = export_tasks(runs, options.out, how)
@@ -114,6 +125,17 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         )
     for table in task_verify.tables(found):
         _steps.show_table(table, console)
+    if options.html is not None:
+        _task_report.write(
+            options.html,
+            folder=options.out,
+            index=index,
+            found=found,
+            steps=console.steps,
+            is_random=any(adapted.quality == "random" for adapted in runs.values()),
+            force=options.force,
+        )
+        console.step("page", str(options.html))
     task_verify.require(found)
     first = index.tasks[0].name
     is_plan = how.place.backend == "trt"
@@ -147,6 +169,12 @@ def _require_one_kind(options: argparse.Namespace) -> None:
             "tasks are added or dropped, one after the other",
             where="--drop",
             fix="leave the runs and --add out, or --drop",
+        )
+    if options.html is not None and (options.add or options.drop is not None):
+        raise UsageError(
+            "a page shows a folder as it is written",
+            where="--html",
+            fix="leave --html out; to see a folder that exists: fpet-export inspect FOLDER",
         )
     if options.new_graph and not options.add:
         raise UsageError(

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.measurement import Measurement
 from benchmarks.paired_statistics import Verdict
+from engines.class_names import BY_ORDER
 from engines.parity import ParityTable
 from fpet_export.verbs import _headline
 from fpet_export.verbs.deploy import Built
@@ -72,6 +73,13 @@ def test_other_answers_and_another_accuracy_are_said_with_both_numbers() -> None
         "The cpu engine gives the same class as the fine-tuned model on 19 of 20 images, has an "
         "accuracy of 80.0% (85.0% before) and is 1.36x faster"
     )
+
+
+def test_an_accuracy_by_the_order_of_folders_is_not_called_kept() -> None:
+    said = sentence(rows=dataclasses.replace(GOOD, labels=BY_ORDER["folders"]))
+
+    assert "has an accuracy of 85.0% which may be wrong (labels by folder order)" in said
+    assert "keeps" not in said
 
 
 def test_without_labels_no_accuracy_is_said() -> None:

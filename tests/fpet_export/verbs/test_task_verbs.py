@@ -258,6 +258,8 @@ def test_ctrl_c_changes_nothing(
         (("--drop", "one", "--add"), "added or dropped, one after the other"),
         (("--drop", "tow"), "'tow' is not one of the tasks one, two"),
         (("--drop", "one,two"), "no task would be left"),
+        (("{run}", "--add", "--html", "page.html"), "a page shows a folder as it is written"),
+        (("--drop", "one", "--html", "page.html"), "a page shows a folder as it is written"),
         (("{run}", "--new-graph"), "every graph of a new folder is new"),
         (("{run}", "--add", "--target", "cpu"), "graphs of a folder that exists have decided this"),
         (("{run}", "--add", "--precision", "fp16"), "have decided this"),

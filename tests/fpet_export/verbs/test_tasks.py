@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,24 @@ def test_what_it_leaves_and_says(folder: TaskFiles) -> None:
     assert manifest.task is not None and manifest.task.logit_error is not None
     assert manifest.parity is not None
     assert "serves 2" in folder.done.err
+
+
+def test_its_page_says_how_every_task_answers(folder: TaskFiles, tmp_path: Path) -> None:
+    page, out = tmp_path / "page.html", tmp_path / "out"
+    done = folder.tasks("-o", out, "--html", page)
+    assert done.code == 0, done.err
+    text = page.read_text("utf-8")
+
+    assert "All 2 tasks give the same class as their fine-tuned models on all" in text
+    assert f"Measure: <code>fpet-export bench {out}</code>" in text
+    files = text[text.index("<h2>Files</h2>") :].partition("</table>")[0]
+    named = set(re.findall(r'<th scope="row">([^<]+)</th>', files))
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert named == written
+    for table in ("adapted model in float64", "own export"):
+        assert table in text
+    assert folder.tasks("-o", tmp_path / "other", "--html", page).code == 2  # not overwritten
+    assert not (tmp_path / "other").exists()
 
 
 def test_predict_names_the_task_before_the_images(folder: TaskFiles, images: list[Path]) -> None:
@@ -185,10 +204,16 @@ def test_a_task_that_drifts_ends_with_7(
         write(path, task=task, single=single, **rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr("fpet_export.task_file.write_delta", drift)
-    error = folder.tasks("-o", tmp_path, "--json").error()
+    page = tmp_path / "page.html"
+    error = folder.tasks("-o", tmp_path / "out", "--html", page, "--json").error()
     assert error["exit_code"] == 7
+    text = page.read_text("utf-8")
+    assert '<section class="verdict bad"' in text
+    assert "The answers of two are not equal (relative difference 0.0" in text
+    assert "Do not use this folder." in text
+    assert "Measure" not in text
     assert error["what"].startswith("two drifts from the reference: relative difference 0.0")
-    stored = json.loads((tmp_path / "parity.json").read_text())
+    stored = json.loads((tmp_path / "out" / "parity.json").read_text())
     assert [bool(row["failures"]) for row in stored["single"]["rows"]] == [False, True]
 
 
