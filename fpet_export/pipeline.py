@@ -38,18 +38,11 @@ from engines.targets import Target
 from fpet_export import adapt, backbones, checkpoints, cost, reference
 from fpet_export import fold as folding
 from fpet_export.backbones import Backbone, BackboneOptions
-from fpet_export.checkpoints import Checkpoint, Hints
+from fpet_export.checkpoints import Checkpoint, Hints, _agreement
 from fpet_export.facts import Fact
 from fpet_export.freeze import FreezeOptions, FrozenVit, input_shape, preprocessing_for, typed
+from fpet_export.pixels import prepared_pixels
 from fpet_export.vit import Vit
-
-Triple = tuple[float, float, float]
-NORMALISATIONS: dict[str, tuple[Triple, Triple]] = {
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
-"""Names of the usual pixel normalisations; the authors' runs use none."""
 
 _AT_ONCE = 8
 
@@ -63,12 +56,14 @@ class Adapted:
         checkpoint: The decoded run.
         backbone: The backbone it was tuned on.
         preprocessing: How an image becomes the input, mean and std not yet in the graph.
+        normalisation: The mean and std in it by name, and where they come from.
     """
 
     model: Vit
     checkpoint: Checkpoint
     backbone: Backbone
     preprocessing: Preprocessing
+    normalisation: Fact[str]
 
     def fold(self) -> Folded:
         """Fold what is linear into the backbone; this stage keeps its weights."""
@@ -90,6 +85,11 @@ class Adapted:
         """Say "random" when any weight is random, which is good for speed only."""
         both = (self.backbone.quality, self.checkpoint.quality)
         return "random" if "random" in both else "trained"
+
+    def facts(self) -> dict[str, Fact[Any]]:
+        """Return everything that was decided about run and backbone, and from what."""
+        of_backbone = {f"backbone {name}": fact for name, fact in self.backbone.facts.items()}
+        return self.checkpoint.facts | of_backbone | {"normalisation": self.normalisation}
 
     def tokens(self) -> tuple[int, ...]:
         """Return the tokens that leave each block."""
@@ -315,6 +315,7 @@ class Frozen:
             operators=operators,
             companions=companions_of(path),
             probes=probes,
+            facts={name: str(fact) for name, fact in run.facts().items()},
             parents=parents_of(run),
             command=tuple(command),
             tools=tool_versions(),
@@ -333,6 +334,8 @@ def load(
     config: Path | None = None,
     heads: int | None = None,
     image: tuple[int, int] | None = None,
+    pool: Literal["token", "avg"] | None = None,
+    weights: str | None = None,
     normalisation: str | None = None,
     decode: Decode | None = None,
     background: tuple[int, int, int] | None = None,
@@ -341,8 +344,8 @@ def load(
 
     Args:
         run: A folder, `DIR/NAME`, a `.pth` file, or `random:NAME:SEED`.
-        backbone: `.npz`, `.safetensors` or `.pth` file, `timm:NAME` or `random:NAME:SEED`; or one
-            that was read already, whose weights all its runs then share.
+        backbone: `.npz`, `.safetensors`, `.pth` or `.bin` file, `timm:NAME` or
+            `random:NAME:SEED`; or one that was read already, whose weights all its runs then share.
         method: Tuning method, where the files do not say.
         bit: Bits of the stored adapter, likewise.
         dim: Rank or bottleneck width, likewise.
@@ -351,21 +354,31 @@ def load(
         config: The run's YAML.
         heads: Attention heads of a backbone whose file does not say.
         image: (height, width) of a backbone whose patch grid is not square.
-        normalisation: A name in `NORMALISATIONS`; by default none, as the authors' runs are.
+        pool: What the head reads, the class token or the mean over patches, likewise.
+        weights: Which set of weights ("raw", "ema", "teacher", "student"), in a file of several.
+        normalisation: "none", "imagenet", "half", "clip" or "M,M,M/S,S,S": mean and std of pixels
+            in 0..1, where neither the run's format nor a file beside the backbone says them.
         decode: How image files become pixels, see `Preprocessing.decode`; by default what the
             run's format says ("plain" for the authors'), else "full".
         background: (red, green, blue) behind transparent pixels; white by default.
 
     Raises:
         CheckpointError: The run cannot be read, contradicts itself or leaves a fact open.
+        UsageError: `weights` chooses where there is no choice, or `normalisation` is none.
     """
     hints = Hints(
-        merge_block=merge_block, method=method, bit=bit, dim=dim, scale=scale, config=config
+        merge_block=merge_block,
+        method=method,
+        bit=bit,
+        dim=dim,
+        scale=scale,
+        config=config,
+        weights=weights,
     )
     found = checkpoints.read(str(run), hints)
     source = found.backbone if backbone is None else backbone
     if source is None:
-        named = f" (its YAML names {found.architecture})" if found.architecture else ""
+        named = f" (its YAML names {found.architecture.value})" if found.architecture else ""
         raise CheckpointError(
             f"the run does not bring its backbone{named}",
             where=str(run),
@@ -375,24 +388,33 @@ def load(
     if isinstance(source, Backbone):
         base = source
     else:
-        options = BackboneOptions(heads=heads, image=image, head_width=found.head_width)
-        base = backbones.read(str(source), options)
-    checkpoint = found.decode(base.spec)
-    preprocessing = base.preprocessing
-    if normalisation is not None:
-        mean, std = NORMALISATIONS[normalisation]
-        preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
-    elif checkpoint.quality == "trained":
-        mean, std = NORMALISATIONS["none"]
-        preprocessing = dataclasses.replace(
-            preprocessing, mean=mean, std=std, crop=1.0, interpolation="bicubic"
+        network = _agreement.network_of(found.architecture, where=str(run))
+        options = BackboneOptions(
+            heads=heads,
+            image=image,
+            pool=pool,
+            weights=weights,
+            head_width=found.head_width,
+            run_pool=found.pool,
+            run_network=network,
         )
+        base = backbones.read(str(source), options)
+    if weights is not None and weights not in found.weights | base.names:
+        raise UsageError(
+            f"{weights!r} chooses among sets of weights, and no file here holds several",
+            where="--weights",
+            fix="leave it out",
+        )
+    found.check(base)
+    checkpoint = found.decode(base.spec)
+    preprocessing, fact = prepared_pixels(found, base, checkpoint, normalisation)
     preprocessing, facts = _with_decoding(preprocessing, checkpoint.facts, decode, background)
     return Adapted(
         model=adapt.adapt(base, checkpoint),
         checkpoint=dataclasses.replace(checkpoint, facts=facts),
         backbone=base,
         preprocessing=dataclasses.replace(preprocessing, in_graph=False),
+        normalisation=fact,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 import warnings
@@ -12,23 +13,40 @@ import torch
 
 from engines.errors import CheckpointError
 
-_WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
+_SAFETENSORS_START = re.compile(rb".{8}\s*\{", re.DOTALL)
+"""A safetensors file: the length of its header in 8 bytes, then the header, which is JSON."""
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a flat dictionary of tensors from `.pth`, `.pt` or `.safetensors`.
+def read_content(path: Path) -> object:
+    """Return what a file of PyTorch or of safetensors holds, whatever its name ends with.
 
-    A `.pth` is unpickled with `weights_only=True` after its archive's checksums were verified.
-    A dictionary wrapped in the usual "model" or "state_dict" key is unwrapped.
+    A pickle is read with `weights_only=True` after its archive's checksums were verified. Beside
+    tensors and plain Python values it may hold an `argparse.Namespace`, as training scripts save.
 
     Raises:
         CheckpointError: The file is absent, damaged, of another kind, or wants to run code.
     """
+    if path.is_dir():
+        raise CheckpointError(
+            f"this is a folder{_holds(path)}", where=str(path), fix="name the file in it"
+        )
     if not path.is_file():
         raise CheckpointError("there is no such file", where=str(path), fix="check the path")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    return _read_pickle(path)
+    return _read_safetensors(path) if is_safetensors(path) else _read_pickle(path)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether the file is written as safetensors; where its bytes do not tell, its ending does."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return False
+    return bool(_SAFETENSORS_START.match(start)) or path.suffix.lower() == ".safetensors"
+
+
+def _holds(folder: Path) -> str:
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    return f" that holds {', '.join(files[:6])}" if files else " without files"
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -45,12 +63,13 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
+def _read_pickle(path: Path) -> object:
     verify_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about kinds of tensors refused below
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content: object = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own first line advises to switch the protection off: never repeat it.
         wanted = re.search(r"GLOBAL:? ?(?:GLOBAL )?([\w.]+)", str(error), re.IGNORECASE)
@@ -69,7 +88,7 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
             where=str(path),
             fix="fetch the file again",
         ) from error
-    return _flat(content, path)
+    return content
 
 
 def verify_archive(path: Path) -> None:
@@ -94,42 +113,6 @@ def verify_archive(path: Path) -> None:
         raise CheckpointError(
             f"the archive is damaged: {damaged}", where=str(path), fix="fetch the file again"
         )
-
-
-def _flat(content: object, path: Path) -> dict[str, torch.Tensor]:
-    if isinstance(content, dict):
-        for wrapper in _WRAPPERS:
-            inner = content.get(wrapper)
-            if isinstance(inner, dict) and inner:
-                content = inner
-                break
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items())
-    ):
-        raise CheckpointError(
-            f"wanted a dictionary of tensors, found {type(content).__name__}",
-            where=str(path),
-            fix="save plain tensors: torch.save(model.state_dict(), path)",
-        )
-    odd = sorted(name for name, tensor in content.items() if not _is_plain(tensor))
-    if odd:
-        raise CheckpointError(
-            f"{odd[0]} is not a plain tensor of real numbers",
-            where=str(path),
-            fix="save dense tensors on the CPU, neither quantized nor sparse nor complex",
-        )
-    return {name: tensor.detach() for name, tensor in content.items()}
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    return (
-        tensor.layout == torch.strided
-        and tensor.device.type == "cpu"
-        and not tensor.is_quantized
-        and not tensor.is_complex()
-    )
 
 
 def _first_line(error: Exception) -> str:

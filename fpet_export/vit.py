@@ -21,6 +21,8 @@ from torch.nn import functional as F
 
 MLP_RATIO = 4
 
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VitSpec:
@@ -40,7 +42,7 @@ class VitSpec:
             distillation token with a head each (their logits are averaged).
         position_covers_prefix: Whether `pos_embed` has rows for the prefix tokens.
         norm_eps: Epsilon of every LayerNorm.
-        activation: "gelu" is the exact (erf) form.
+        activation: "gelu" is the exact (erf) form; "gelu_tanh" its approximation by a tanh.
         qkv_bias: Whether the qkv projection has a bias.
         patch_bias: Whether the patch embedding has a bias.
         pre_norm: Whether a LayerNorm stands before the first block.
@@ -59,7 +61,7 @@ class VitSpec:
     pool: Literal["class", "mean", "class+dist"] = "class"
     position_covers_prefix: bool = True
     norm_eps: float = 1e-6
-    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    activation: Activation = "gelu"
     qkv_bias: bool = True
     patch_bias: bool = True
     pre_norm: bool = False
@@ -165,7 +167,7 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(spec.width, spec.hidden)
         self.fc2 = nn.Linear(spec.hidden, spec.width)
-        self.activation = spec.activation
+        self.activation: str = spec.activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, N, C) to (B, N, C)."""
@@ -173,8 +175,12 @@ class Mlp(nn.Module):
 
 
 def activate(x: torch.Tensor, activation: str) -> torch.Tensor:
-    """Apply the MLP's activation: exact GELU, or OpenAI's `x * sigmoid(1.702 x)`."""
-    return x * torch.sigmoid(1.702 * x) if activation == "quick_gelu" else F.gelu(x)
+    """Apply the MLP's activation: exact or tanh GELU, ReLU, or OpenAI's `x * sigmoid(1.702 x)`."""
+    if activation == "quick_gelu":
+        return x * torch.sigmoid(1.702 * x)
+    if activation == "relu":
+        return F.relu(x)
+    return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 class LayerScale(nn.Module):

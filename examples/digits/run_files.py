@@ -22,6 +22,8 @@ from examples.digits.model import Method, TunedViT
 from fpet_export.qlinear import decode, encode
 
 DATASET = "digits"
+BACKBONE = "vit_digits_patch16_224"
+"""No model of timm: a name that one has would claim to be it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ def write_settings(settings: RunSettings, folder: Path, command: Sequence[str]) 
     config = folder / "configs" / settings.method
     config.mkdir(parents=True, exist_ok=True)
     fields = {
-        "backbone": "vit_base_patch16_224",
+        "backbone": BACKBONE,
         "bit": settings.bits,
         "dataset": DATASET,
         "dim": settings.width,

@@ -7,9 +7,10 @@ An entry offers `recognises(spec) -> bool` on the text after `--backbone`, and
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 
@@ -17,10 +18,8 @@ from engines import registry
 from engines.errors import CheckpointError
 from engines.manifest import Preprocessing
 from fpet_export import backbones
+from fpet_export.facts import Fact
 from fpet_export.vit import VitSpec
-
-PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
-"""Width to heads of ViT-Ti/S/B/L/H (Dosovitskiy et al. 2021, table 1; Touvron et al. 2021)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,13 +29,21 @@ class BackboneOptions:
     Attributes:
         heads: Attention heads.
         image: (height, width) of the input, for grids that are not square.
+        pool: What the head reads: the class token, or the mean over patches.
+        weights: Which set of weights, in a file that holds several.
         head_width: Gives, for a depth and a token width, the width of one head as another file
             of the run reveals it, and that file's name.
+        run_pool: What the run's own code reads ("class" or "mean"), where its format says so.
+        run_network: The architecture that the run's files name.
     """
 
     heads: int | None = None
     image: tuple[int, int] | None = None
+    pool: Literal["token", "avg"] | None = None
+    weights: str | None = None
     head_width: Callable[[int, int], tuple[int, str] | None] | None = None
+    run_pool: Fact[str] | None = None
+    run_network: Fact[VitSpec] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,8 +56,10 @@ class Backbone:
         source: How to name it in a manifest and to a reader.
         quality: "random" marks weights that are good for speed only.
         preprocessing: What the weights were trained with, as far as the source tells.
+        normalisation: Where mean and std in it come from; None where the source does not say them.
         files: Files it was read from, for their hashes.
-        facts: What was decided, and from what, for `inspect`.
+        facts: What was decided, and from what.
+        names: What `--weights` may call the set of weights that was read.
     """
 
     spec: VitSpec
@@ -58,8 +67,10 @@ class Backbone:
     source: str
     quality: Literal["trained", "random"]
     preprocessing: Preprocessing
+    normalisation: str | None = None
     files: tuple[Path, ...] = ()
-    facts: dict[str, str] = dataclasses.field(default_factory=dict)
+    facts: dict[str, Fact[Any]] = dataclasses.field(default_factory=dict)
+    names: frozenset[str] = frozenset()
 
 
 class BackboneSource(Protocol):
@@ -76,7 +87,7 @@ def read(text: str, options: BackboneOptions | None = None) -> Backbone:
     """Read the backbone that `text` names.
 
     Args:
-        text: A path to `.npz`, `.safetensors` or `.pth`; `timm:NAME`; `random:NAME:SEED`.
+        text: A path to `.npz`, `.safetensors`, `.pth` or `.bin`; `timm:NAME`; `random:NAME:SEED`.
         options: What the files do not say.
 
     Raises:
@@ -87,12 +98,21 @@ def read(text: str, options: BackboneOptions | None = None) -> Backbone:
         for name in registry.available(backbones)
     }
     found = [name for name, source in sources.items() if source.recognises(text)]
-    if len(found) != 1:
-        raise CheckpointError(
-            f"{text!r} is not a backbone"
-            if not found
-            else f"{text!r} is recognised by {' and '.join(found)}",
-            where="--backbone",
-            fix="give a .npz, .safetensors or .pth file, timm:NAME or random:NAME:SEED",
-        )
-    return sources[found[0]].read(text, options or BackboneOptions())
+    if len(found) == 1:
+        return sources[found[0]].read(text, options or BackboneOptions())
+    path = Path(text)
+    fix = "give a .npz, .safetensors, .pth or .bin file, timm:NAME or random:NAME:SEED"
+    if text and path.is_dir():
+        files = sorted(str(p) for p in path.iterdir() if _recognised(sources, str(p)))
+        what = f"{text!r} is a folder, and a backbone is one file"
+        fix = f"name the file: --backbone {shlex.quote(files[0])}" if files else fix
+    elif found:
+        what = f"{text!r} is recognised by {' and '.join(found)}"
+    else:
+        what = f"{text!r} is not a backbone"
+    raise CheckpointError(what, where="--backbone", fix=fix)
+
+
+def _recognised(sources: Mapping[str, BackboneSource], text: str) -> bool:
+    """Whether one of the sources recognises `text`."""
+    return any(source.recognises(text) for source in sources.values())

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import torch
 
 from engines.errors import CheckpointError
 from engines.manifest import WHITE, Preprocessing
 from engines.plurals import counted
-from fpet_export.backbones import PUBLISHED_HEADS, BackboneOptions
+from fpet_export.backbones import BackboneOptions
+from fpet_export.backbones._hidden_facts import ask_for, heads_of, image_of, pool_of
+from fpet_export.facts import Fact
+from fpet_export.foreign_names import whose
 from fpet_export.vit import VitSpec, empty_vit
 
 HEAD_NAMES = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
@@ -40,30 +42,108 @@ def raw_pixels(image: tuple[int, int]) -> Preprocessing:
     )
 
 
-def spec_from_names(
-    weights: Mapping[str, torch.Tensor], options: BackboneOptions, *, where: str
-) -> tuple[VitSpec, dict[str, str]]:
-    """Return the spec that tensors with timm's names have, and where each open fact came from.
+def tensors_unsupported(names: Iterable[str], *, where: str) -> None:
+    """Refuse names that belong to a network which this toolkit does not run.
 
     Raises:
-        CheckpointError: The tensors are not a plain ViT, or leave the heads or the grid open.
+        CheckpointError: There is such a name.
     """
-    for pattern, feature in _UNSUPPORTED.items():
-        for name in weights:
+    for name in names:
+        for pattern, feature in _UNSUPPORTED.items():
             if re.search(pattern, name):
                 raise CheckpointError(
                     f"{name} belongs to {feature}, which this toolkit does not run",
                     where=where,
                     fix="use a plain ViT backbone (see the README, Limits)",
                 )
+
+
+def spec_from_names(
+    weights: Mapping[str, torch.Tensor],
+    options: BackboneOptions,
+    *,
+    where: str,
+    named: Fact[VitSpec] | None = None,
+    shown: Fact[int] | None = None,
+) -> tuple[VitSpec, dict[str, Fact[Any]]]:
+    """Return the spec of tensors with timm's names, and where each fact that they hide came from.
+
+    Args:
+        weights: The tensors.
+        options: What the user and the run say.
+        where: Whom to name in an error.
+        named: What the configuration beside the tensors says that they are.
+        shown: The heads, where another layout of the same file shows them.
+
+    Raises:
+        CheckpointError: The tensors are not a plain ViT, contradict what is said of them, or leave
+            the heads, the grid or the pool open.
+    """
+    tensors_unsupported(weights, where=where)
+    _require_vit(weights, where=where)
+    height, width = weights["patch_embed.proj.weight"].shape[2:]
+    head = weights.get("head.weight")
+    seen = VitSpec(
+        image=(height, width),  # until the positions are read
+        patch=(height, width),
+        width=weights["patch_embed.proj.weight"].shape[0],
+        depth=_depth(weights, where=where),
+        heads=1,
+        hidden=weights["blocks.0.mlp.fc1.weight"].shape[0],
+        classes=0 if head is None else head.shape[0],
+        prefix=prefix_of(weights),
+        qkv_bias="blocks.0.attn.qkv.bias" in weights,
+        patch_bias="patch_embed.proj.bias" in weights,
+        pre_norm="norm_pre.weight" in weights,
+        layer_scale="blocks.0.ls1.gamma" in weights,
+        pool_norm="fc_norm.weight" in weights,
+    )
+    if named is not None:
+        _refuse_contradiction(seen, named, where=where)
+    positions = weights["pos_embed"].shape[1]
+    image, covers = image_of(seen, positions, options, named, where=where)
+    seen = dataclasses.replace(seen, image=image.value, position_covers_prefix=covers)
+    heads = heads_of(seen, options, named, shown, where=where)
+    pool = pool_of(seen, options, named, where=where)
+    if heads is None or pool is None:
+        asked = {}
+        if heads is None:
+            asked[f"how many attention heads this ViT of width {seen.width} has"] = "--heads N"
+        if pool is None:
+            what = "whether its head reads the class token or the mean over the patches"
+            asked[what] = "--pool token|avg"
+        raise ask_for(asked, where=where)
+    code = options.run_pool
+    unsaid = (
+        "timm's default: nothing beside the file says otherwise" if code is None else code.source
+    )
+    arithmetic = named or Fact(seen, unsaid)
+    spec = dataclasses.replace(
+        seen,
+        heads=heads.value,
+        pool=pool.value,  # type: ignore[arg-type]
+        norm_eps=arithmetic.value.norm_eps,
+        activation=arithmetic.value.activation,
+    )
+    return spec, {
+        "heads": heads,
+        "image": image,
+        "pool": pool,
+        "activation": Fact(spec.activation, arithmetic.source),
+        "norm epsilon": Fact(spec.norm_eps, arithmetic.source),
+    }
+
+
+def _require_vit(weights: Mapping[str, torch.Tensor], *, where: str) -> None:
     needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
     absent = [name for name in needed if name not in weights]
     if absent:
         raise CheckpointError(
             f"not a ViT with timm's names: {', '.join(absent)} missing, "
-            f"{len(weights)} tensors found",
+            f"{len(weights)} tensors found, such as {some(sorted(weights))}",
             where=where,
-            fix="give the backbone the run was trained on, as .npz, .safetensors or .pth",
+            fix=whose(weights)
+            or "give the backbone the run was trained on, as .npz, .safetensors or .pth",
         )
     patch_weight = weights["patch_embed.proj.weight"]
     if patch_weight.ndim != 4 or patch_weight.shape[1] != 3 or not patch_weight.numel():
@@ -72,8 +152,10 @@ def spec_from_names(
             where=where,
             fix="only backbones for three-channel images work",
         )
-    width = patch_weight.shape[0]
     _check_dimensions(weights, where=where)
+
+
+def _depth(weights: Mapping[str, torch.Tensor], *, where: str) -> int:
     blocks = {int(found[1]) for name in weights if (found := re.match(r"blocks\.(\d+)\.", name))}
     if blocks != set(range(len(blocks))):
         raise CheckpointError(
@@ -81,35 +163,48 @@ def spec_from_names(
             where=where,
             fix="give the whole backbone",
         )
-    prefix = _prefix(weights)
-    heads, heads_source = _heads(width, max(blocks) + 1, options, where=where)
-    patch = (patch_weight.shape[2], patch_weight.shape[3])
-    image, covers, image_source = _image(
-        weights["pos_embed"].shape[1], len(prefix), patch, options, where=where
-    )
-    pool_norm = "fc_norm.weight" in weights
-    has_class = "cls" in prefix
-    head = weights.get("head.weight")
-    spec = VitSpec(
-        image=image,
-        patch=patch,
-        width=width,
-        depth=max(blocks) + 1,
-        heads=heads,
-        hidden=weights["blocks.0.mlp.fc1.weight"].shape[0],
-        classes=0 if head is None else head.shape[0],
-        prefix=prefix,
-        pool="class+dist" if "dist" in prefix else ("class" if has_class else "mean"),
-        position_covers_prefix=covers,
-        qkv_bias="blocks.0.attn.qkv.bias" in weights,
-        patch_bias="patch_embed.proj.bias" in weights,
-        pre_norm="norm_pre.weight" in weights,
-        layer_scale="blocks.0.ls1.gamma" in weights,
-        pool_norm=pool_norm,
-    )
-    if pool_norm and has_class:
-        spec = dataclasses.replace(spec, pool="mean")
-    return spec, {"heads": heads_source, "image": image_source}
+    return len(blocks)
+
+
+_ARGUMENTS = {
+    "patch": "patch_size",
+    "width": "embed_dim",
+    "depth": "depth",
+    "hidden": "mlp_ratio",
+    "prefix": "class_token, reg_tokens",
+    "qkv_bias": "qkv_bias",
+    "pre_norm": "pre_norm",
+    "patch_bias": "pre_norm",
+    "layer_scale": "init_values",
+    "pool_norm": "fc_norm",
+}
+"""Fields of `VitSpec` that tensors show, and timm's arguments that decide them."""
+
+
+def _refuse_contradiction(seen: VitSpec, named: Fact[VitSpec], *, where: str) -> None:
+    for field, argument in _ARGUMENTS.items():
+        found, said = getattr(seen, field), getattr(named.value, field)
+        if found != said:
+            raise CheckpointError(
+                f"{field.replace('_', ' ')} is {_words(said)} according to {named.source} "
+                f"({argument}), but {_words(found)} in the tensors",
+                where=where,
+                fix=f"correct {argument} in {named.source}, or find the file that belongs to it",
+            )
+    classes = named.value.classes
+    if seen.classes and seen.classes != classes:  # a file without a head may come from any
+        raise CheckpointError(
+            f"{named.source} says num_classes {classes}, head.weight in the tensors has "
+            f"{seen.classes}",
+            where=where,
+            fix=f"correct num_classes in {named.source}, or find the file that belongs to it",
+        )
+
+
+def _words(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 _DIMENSIONS = {
@@ -131,7 +226,10 @@ def _check_dimensions(weights: Mapping[str, torch.Tensor], *, where: str) -> Non
             )
 
 
-def _prefix(weights: Mapping[str, torch.Tensor]) -> tuple[Literal["cls", "dist", "reg"], ...]:
+def prefix_of(
+    weights: Mapping[str, torch.Tensor],
+) -> tuple[Literal["cls", "dist", "reg"], ...]:
+    """Return the kinds of the tokens in front of the patches, in order."""
     prefix: list[Literal["cls", "dist", "reg"]] = []
     if "cls_token" in weights:
         prefix.append("cls")
@@ -140,70 +238,6 @@ def _prefix(weights: Mapping[str, torch.Tensor]) -> tuple[Literal["cls", "dist",
     if "reg_token" in weights:
         prefix += ["reg"] * weights["reg_token"].shape[1]
     return tuple(prefix)
-
-
-def _heads(width: int, depth: int, options: BackboneOptions, *, where: str) -> tuple[int, str]:
-    claims: list[tuple[int, str]] = []
-    if options.heads is not None:
-        claims.append((options.heads, "--heads"))
-    revealed = options.head_width(depth, width) if options.head_width else None
-    if revealed is not None:
-        claims.append((width // revealed[0], revealed[1]))
-    if not claims and width in PUBLISHED_HEADS:
-        claims.append((PUBLISHED_HEADS[width], f"the published ViT of width {width}"))
-    if not claims:
-        raise CheckpointError(
-            f"nothing says how many attention heads a ViT of width {width} has",
-            where=where,
-            fix="add --heads N, or put timm's config.json beside the file",
-        )
-    if len({heads for heads, _ in claims}) > 1:
-        raise CheckpointError(
-            f"{claims[0][0]} heads by {claims[0][1]}, {claims[1][0]} by {claims[1][1]}",
-            where=where,
-            fix="correct --heads, or give the backbone the run was trained on",
-        )
-    heads, source = claims[0]
-    if heads < 1 or width % heads:
-        raise CheckpointError(
-            f"{heads} heads do not divide the token width {width}",
-            where=source,
-            fix="correct --heads",
-        )
-    return heads, source
-
-
-def _image(
-    positions: int,
-    prefix: int,
-    patch: tuple[int, int],
-    options: BackboneOptions,
-    *,
-    where: str,
-) -> tuple[tuple[int, int], bool, str]:
-    """Return the image size, whether positions cover the prefix, and how that was found."""
-    if options.image is not None:
-        rows, columns = options.image[0] // patch[0], options.image[1] // patch[1]
-        fits = options.image[0] % patch[0] == 0 and options.image[1] % patch[1] == 0
-        for covers in (True, False):
-            if fits and rows * columns + (prefix if covers else 0) == positions:
-                return options.image, covers, "--image"
-        raise CheckpointError(
-            f"an image of {options.image[0]}x{options.image[1]} gives {rows * columns} patches "
-            f"and {prefix} prefix tokens; pos_embed has {positions} rows",
-            where=where,
-            fix="correct --image HxW to the size the run was trained with",
-        )
-    for covers in (True, False):
-        side = math.isqrt(max(positions - (prefix if covers else 0), 0))
-        if side and side * side == positions - (prefix if covers else 0):
-            image = (side * patch[0], side * patch[1])
-            return image, covers, "the rows of pos_embed, as a square grid"
-    raise CheckpointError(
-        f"pos_embed has {positions} rows, which is not a square grid with {prefix} prefix tokens",
-        where=where,
-        fix="say the image size: --image HEIGHTxWIDTH",
-    )
 
 
 def check_weights(
@@ -245,14 +279,15 @@ def compare_shapes(
     unexpected = sorted(set(found) - set(wanted))
     misshapen = sorted(n for n in set(found) & set(wanted) if found[n] != wanted[n])
     if missing:
-        parts.append(f"{len(missing)} missing ({_some(missing)})")
+        parts.append(f"{len(missing)} missing ({some(missing)})")
     if unexpected:
-        parts.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
+        parts.append(f"{len(unexpected)} unexpected ({some(unexpected)})")
     if misshapen:
         shapes = [f"{n} {found[n]}, wanted {wanted[n]}" for n in misshapen]
-        parts.append(f"{len(misshapen)} misshapen ({_some(shapes)})")
+        parts.append(f"{len(misshapen)} misshapen ({some(shapes)})")
     return "; ".join(parts)
 
 
-def _some(names: list[str], most: int = 3) -> str:
+def some(names: list[str], most: int = 3) -> str:
+    """Return the first few names, for a sentence."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from engines.errors import CheckpointError
 from fpet_export import torch_files
-from fpet_export.backbones import Backbone, BackboneOptions
-from fpet_export.backbones._names import check_weights, raw_pixels, spec_from_names
+from fpet_export.backbones import Backbone, BackboneOptions, _stated_pixels
+from fpet_export.backbones._names import check_weights, spec_from_names
+from fpet_export.facts import Fact
 
 FloatArray = NDArray[np.floating]
 
@@ -53,23 +54,28 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     path = Path(text)
     arrays = _load(path)
     weights = {name: torch.from_numpy(array) for name, array in translate(arrays, path).items()}
-    heads = _heads(arrays, path)
-    if options.heads not in (None, heads):
+    if options.pool == "avg":
         raise CheckpointError(
-            f"{options.heads} heads by --heads, {heads} by the shape of the query kernel",
+            "these archives are read by their class token, and --pool says avg",
             where=str(path),
-            fix="leave --heads out, or give the backbone the run was trained on",
+            fix="leave --pool out",
         )
-    options = dataclasses.replace(options, heads=heads)
-    spec, facts = spec_from_names(weights, options, where=path.name)
-    facts["heads"] = "the shape of the query kernel"
+    options = dataclasses.replace(options, pool="token", run_pool=None)
+    heads = Fact(_heads(arrays, path), "the shape of the query kernel")
+    spec, facts = spec_from_names(weights, options, where=path.name, shown=heads)
+    release = "the original release"
+    facts |= {
+        name: Fact(facts[name].value, release) for name in ("pool", "activation", "norm epsilon")
+    }
+    pixels = _stated_pixels.beside(path, spec.image, None)
     return Backbone(
         spec=spec,
         weights=check_weights(weights, spec, where=str(path)),
         source=path.name,
         quality="trained",
-        preprocessing=raw_pixels(spec.image),
-        files=(path,),
+        preprocessing=pixels.preprocessing,
+        normalisation=pixels.normalisation,
+        files=(path, *pixels.files),
         facts=facts,
     )
 

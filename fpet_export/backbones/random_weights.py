@@ -8,8 +8,9 @@ import re
 import torch
 
 from engines.errors import CheckpointError
-from fpet_export.backbones import Backbone, BackboneOptions
+from fpet_export.backbones import Backbone, BackboneOptions, _timm_module
 from fpet_export.backbones._names import raw_pixels
+from fpet_export.facts import Fact
 from fpet_export.vit import VitSpec, empty_vit
 
 _SCHEME = "random:"
@@ -19,7 +20,8 @@ _SHAPES = {
     "base": (768, 12, 12),
     "large": (1024, 16, 24),
 }
-_CLASSES = 1000
+CLASSES = 1000
+"""Logits of a model whose name says none."""
 
 
 def recognises(text: str) -> bool:
@@ -31,14 +33,18 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     """Draw the weights of the named shape from the seed."""
     name, seed = parse(text)
     named = spec_of_name(name, where=text)
-    spec = dataclasses.replace(named, classes=named.classes or _CLASSES)
+    spec = dataclasses.replace(named, classes=named.classes or CLASSES)
     return Backbone(
         spec=spec,
         weights=draw(spec, seed),
         source=text,
         quality="random",
         preprocessing=raw_pixels(spec.image),
-        facts={"heads": "the model's name", "image": "the model's name"},
+        facts={
+            "heads": Fact(spec.heads, "the model's name"),
+            "image": Fact(spec.image, "the model's name"),
+            "pool": Fact(spec.pool, "the model's name"),
+        },
     )
 
 
@@ -60,6 +66,15 @@ def parse(text: str) -> tuple[str, int]:
 
 def spec_of_name(name: str, *, where: str) -> VitSpec:
     """Return the shape of a model; the plain ones need no timm."""
+    plain = _plain(name)
+    if plain is not None:
+        return plain
+    _timm_module.check_name(name, where=where)
+    return _timm_module.spec_of(_timm_module.build(name, where=where), where=where)
+
+
+def _plain(name: str) -> VitSpec | None:
+    """Return the shape of vit_SIZE_patchP_PIXELS, which needs no timm; else None."""
     parts = name.split("_")
     plain = len(parts) == 4 and parts[0] == "vit" and parts[1] in _SHAPES
     if plain and parts[2] in ("patch16", "patch32") and parts[3].isdecimal():
@@ -73,16 +88,20 @@ def spec_of_name(name: str, *, where: str) -> VitSpec:
                 depth=depth,
                 heads=heads,
                 hidden=4 * width,
-                classes=_CLASSES,
+                classes=CLASSES,
             )
-    from engines.registry import import_or_explain
+    return None
 
-    timm_name = import_or_explain("fpet_export.backbones.timm_name")
-    timm_name.check_name(name, where=where)
-    with torch.device("meta"):
-        model = import_or_explain("timm").create_model(name, pretrained=False)
-    spec: VitSpec = timm_name.spec_of(model, where)[0]
-    return spec
+
+def spec_if_known(name: str, *, where: str) -> VitSpec | None:
+    """Return the shape of a model, or None where nobody knows a model of this name.
+
+    Raises:
+        CheckpointError: It is known, and no plain ViT.
+    """
+    if _plain(name) is None and not _timm_module.is_known(name):
+        return None
+    return spec_of_name(name, where=where)
 
 
 def draw(spec: VitSpec, seed: int) -> dict[str, torch.Tensor]:

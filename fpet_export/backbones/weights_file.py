@@ -1,19 +1,20 @@
-"""A `.safetensors` or `.pth` file with timm's names; timm's config.json beside it is read too."""
+"""A file of PyTorch or safetensors with timm's names, and the configuration beside it."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from engines.errors import CheckpointError
-from fpet_export import torch_files
-from fpet_export.backbones import Backbone, BackboneOptions, random_weights
-from fpet_export.backbones._names import check_weights, raw_pixels, spec_from_names
-from fpet_export.vit import VitSpec
+from fpet_export import state_dicts
+from fpet_export.backbones import Backbone, BackboneOptions, _stated_pixels, _timm_config
+from fpet_export.backbones._names import check_weights, spec_from_names
+from fpet_export.facts import Fact
 
-_SUFFIXES = (".safetensors", ".pth", ".pt")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".ckpt")
+_ANCHOR = "patch_embed.proj.weight"
+_TRAINING_ONLY = ("mask_token",)
+"""Tensors of masked pretraining that no inference reads (DINOv2's release has one)."""
 
 
 def recognises(text: str) -> bool:
@@ -22,60 +23,33 @@ def recognises(text: str) -> bool:
 
 
 def read(text: str, options: BackboneOptions) -> Backbone:
-    """Read and check the file; `config.json` beside it (timm's hub layout) names the heads."""
+    """Read and check the file, and what lies beside it."""
     path = Path(text)
-    weights = torch_files.read_tensors(path)
-    files = [path]
-    config = path.with_name("config.json")
-    named: VitSpec | None = None
-    if config.is_file():
-        heads, named = _read_config(config)
-        if options.heads is None and heads is not None:
-            options = dataclasses.replace(options, heads=heads)
-            files.append(config)
-    spec, facts = spec_from_names(weights, options, where=path.name)
-    if config in files:
-        facts["heads"] = config.name
-    if named is not None:
-        spec = dataclasses.replace(
-            spec, norm_eps=named.norm_eps, activation=named.activation, pool=named.pool
-        )
-    elif spec.pre_norm:
+    found = state_dicts.read(path, [_ANCHOR], weights=options.weights)
+    weights = dict(found.tensors)
+    facts: dict[str, Fact[Any]] = {**found.facts}
+    for name in _TRAINING_ONLY:
+        if weights.pop(name, None) is not None:
+            facts["left out"] = Fact(name, "a tensor of pretraining that no inference reads")
+    config = _timm_config.beside(path)
+    named = None if config is None else Fact(config.spec, config.path.name)
+    if "norm_pre.weight" in weights and config is None:
         raise CheckpointError(
             "a ViT with a norm before its first block (CLIP's) comes with GELU or QuickGELU and "
             "with two epsilons; the tensors do not say which",
             where=str(path),
             fix="put timm's config.json, which names the architecture, beside the file",
         )
+    spec, decided = spec_from_names(weights, options, where=path.name, named=named)
+    pixels = _stated_pixels.beside(path, spec.image, config)
     return Backbone(
         spec=spec,
         weights=check_weights(weights, spec, where=str(path)),
         source=path.name,
         quality="trained",
-        preprocessing=raw_pixels(spec.image),
-        files=tuple(files),
-        facts=facts,
+        preprocessing=pixels.preprocessing,
+        normalisation=pixels.normalisation,
+        files=(path, *([config.path] if config else []), *pixels.files),
+        facts=facts | decided,
+        names=found.names,
     )
-
-
-def _read_config(path: Path) -> tuple[int | None, VitSpec | None]:
-    """Return the heads and the network that timm's config.json names, as far as it does."""
-    try:
-        document: Any = json.loads(path.read_text("utf-8"))
-        architecture = document.get("architecture")
-        heads = document.get("model_args", {}).get("num_heads")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"config.json cannot be read: {error}",
-            where=str(path),
-            fix="mend or remove the file, and say --heads N",
-        ) from error
-    if heads is not None and type(heads) is not int:
-        raise CheckpointError(
-            f"num_heads is {heads!r}, wanted a whole number", where=str(path), fix="mend the file"
-        )
-    named = None
-    if isinstance(architecture, str):
-        named = random_weights.spec_of_name(architecture, where=str(path))
-        heads = named.heads if heads is None else heads
-    return heads, named

@@ -16,6 +16,8 @@ import torch
 from engines import registry
 from engines.errors import CheckpointError
 from fpet_export import checkpoints
+from fpet_export.backbones import Backbone
+from fpet_export.checkpoints import _no_run
 from fpet_export.facts import Fact
 from fpet_export.vit import VitSpec
 
@@ -31,6 +33,7 @@ class Hints:
         dim: Rank or bottleneck width.
         scale: The method's scale.
         config: The run's YAML file.
+        weights: Which set of weights, in a file that holds several.
     """
 
     merge_block: int | Literal["none"] | None = None
@@ -39,6 +42,7 @@ class Hints:
     dim: int | None = None
     scale: float | None = None
     config: Path | None = None
+    weights: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,14 +90,29 @@ class Run(Protocol):
         """The backbone as `--backbone` would name it, where the run brings its own; else None."""
 
     @property
-    def architecture(self) -> str | None:
-        """Timm's name of the backbone's architecture, where the run names one."""
+    def architecture(self) -> Fact[str] | None:
+        """Timm's name of the backbone's architecture, where the run's files name one."""
+
+    @property
+    def pool(self) -> Fact[str] | None:
+        """What the run's own code reads, as `VitSpec.pool` has it, where the format says so."""
+
+    @property
+    def normalisation(self) -> Fact[str] | None:
+        """What the run's own code does to the pixels, where the format says so."""
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """What `--weights` may call the set of weights that was read."""
 
     def head_width(self, depth: int, width: int) -> tuple[int, str] | None:
         """Return the width of one attention head and the file that reveals it, if one does."""
 
     def decode(self, spec: VitSpec) -> Checkpoint:
         """Decode every weight, strictly, for a backbone of this shape."""
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse a backbone that cannot be the one of this run."""
 
 
 class Format(Protocol):
@@ -123,17 +142,10 @@ def read(text: str, hints: Hints | None = None) -> Run:
     found = [name for name, entry in formats.items() if entry.recognises(text)]
     if len(found) == 1:
         return formats[found[0]].read(text, hints or Hints())
-    path = Path(text)
     if found:
-        what = f"recognised by more than one format: {', '.join(found)}"
-    elif path.is_dir():
-        what = "this folder holds no run: no .pth file in it"
-    elif path.exists():
-        what = f"{path.suffix or 'a file without an ending'} is not a run"
-    else:
-        what = "there is no such run"
-    raise CheckpointError(
-        what,
-        where=text,
-        fix="give the folder of a run, DIR/NAME for NAME.pth and NAME.bin, or random:NAME:SEED",
-    )
+        names = ", ".join(found)
+        raise CheckpointError(
+            f"recognised by more than one format: {names}", where=text, fix="name one file"
+        )
+    what, fix = _no_run.explain(Path(text))
+    raise CheckpointError(what, where=text, fix=fix)

@@ -18,14 +18,17 @@ from typing import Any
 import torch
 
 from engines.errors import CheckpointError
-from fpet_export import methods, torch_files
+from fpet_export import methods, state_dicts
+from fpet_export.backbones import Backbone
 from fpet_export.backbones._names import HEAD_NAMES, compare_shapes
-from fpet_export.checkpoints import Checkpoint, Hints, _records, _side_files
+from fpet_export.checkpoints import Checkpoint, Hints, _agreement, _records, _side_files
 from fpet_export.facts import Fact, agree
 from fpet_export.qlinear import LOW_BITS
 from fpet_export.vit import VitSpec
 
 _FULL_BITS = 32
+_ENDINGS = (".pth.tar", ".pth")
+_CODE = "the authors' FPET code (timm 0.4.12)"
 
 _DECODED_BY = "the authors' code, whose loaders only convert an image to RGB"
 
@@ -33,15 +36,29 @@ _DECODED_BY = "the authors' code, whose loaders only convert an image to RGB"
 def recognises(text: str) -> bool:
     """Whether `text` is a `.pth` file, `DIR/NAME` beside one, or a folder that holds some."""
     path = Path(text)
-    if path.suffix == ".pth" and path.is_file():
+    if _ends_like_one(path):
         return True
-    return path.with_name(path.name + ".pth").is_file() or bool(list(path.glob("*.pth")))
+    return path.with_name(path.name + ".pth").is_file() or bool(_runs_in(path))
+
+
+def _ends_like_one(path: Path) -> bool:
+    return path.is_file() and path.name.lower().endswith(_ENDINGS)
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if _ends_like_one(path))
+
+
+def _name_of(pth: Path) -> str:
+    """Return the run's name: the file's, without its ending."""
+    ending = next(end for end in _ENDINGS if pth.name.lower().endswith(end))
+    return pth.name[: -len(ending)]
 
 
 def read(text: str, hints: Hints) -> FpetRun:
     """Read the run's files and reconcile what they say."""
     pth = _find_pth(Path(text))
-    folder, name = pth.parent, pth.stem
+    folder, name = pth.parent, _name_of(pth)
     stream_path = folder / f"{name}.bin"
     params_path = folder / name / "params.sh"
     known = _known(hints, params_path)
@@ -49,11 +66,16 @@ def read(text: str, hints: Hints) -> FpetRun:
     texts = [params_path, *([config_path] if config_path else [])]
     checksums = _side_files.verify_checksums(folder, [pth, stream_path], texts)
     files = [path for path in (pth, stream_path, *texts) if path.is_file()]
-    tensors = torch_files.read_tensors(pth)
+    found = state_dicts.read(pth, ["head.weight"], weights=hints.weights)
+    whole = {}
+    if "patch_embed.proj.weight" in found.tensors:  # the file holds the backbone too
+        whole = {name: tensor for name, tensor in found.tensors.items() if not _is_tuned(name)}
     return FpetRun(
         name=name,
         path=pth,
-        tensors=tensors,
+        found=found,
+        tensors={name: tensor for name, tensor in found.tensors.items() if name not in whole},
+        whole=whole,
         stream=stream_path.read_bytes() if stream_path.is_file() else None,
         stream_path=stream_path,
         params=_side_files.read_params(params_path) if params_path.is_file() else {},
@@ -65,17 +87,17 @@ def read(text: str, hints: Hints) -> FpetRun:
 
 
 def _find_pth(path: Path) -> Path:
-    if path.suffix == ".pth" and path.is_file():
+    if _ends_like_one(path):
         return path
     beside = path.with_name(path.name + ".pth")
     if beside.is_file():
         return beside
-    found = sorted(path.glob("*.pth"))
+    found = _runs_in(path)
     if len(found) > 1:
         raise CheckpointError(
-            f"this folder holds {len(found)} runs: {', '.join(p.stem for p in found[:5])}",
+            f"this folder holds {len(found)} runs: {', '.join(p.name for p in found[:5])}",
             where=str(path),
-            fix=f"name one of them: {found[0].with_suffix('')}",
+            fix=f"name one of them: {found[0]}",
         )
     return found[0]
 
@@ -100,7 +122,9 @@ class FpetRun:
 
     name: str
     path: Path
+    found: state_dicts.StateDict
     tensors: Mapping[str, torch.Tensor]
+    whole: Mapping[str, torch.Tensor]
     stream: bytes | None
     stream_path: Path
     params: Mapping[str, str]
@@ -115,10 +139,27 @@ class FpetRun:
         return
 
     @property
-    def architecture(self) -> str | None:
+    def architecture(self) -> Fact[str] | None:
         """The YAML's backbone field, as timm names the architecture."""
         name = self.config.get("backbone")
-        return re.sub(r"_in21k$", "", name) if isinstance(name, str) else None
+        if not isinstance(name, str) or self.config_path is None:
+            return None
+        return Fact(re.sub(r"_in21k$", "", name), self.config_path.name)
+
+    @property
+    def pool(self) -> Fact[str]:
+        """The class token: timm 0.4.12, which this code pins, has no other way."""
+        return Fact("class", _CODE)
+
+    @property
+    def normalisation(self) -> Fact[str]:
+        """None: the authors' loaders divide by 255 and no more."""
+        return Fact("none", f"{_CODE}, which only divides pixels by 255")
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """What `--weights` may call the set of weights that was read."""
+        return self.found.names
 
     def head_width(self, depth: int, width: int) -> tuple[int, str] | None:
         """Return the head width that the refinement's length reveals, if there is one."""
@@ -135,7 +176,7 @@ class FpetRun:
     def decode(self, spec: VitSpec) -> Checkpoint:
         """Decode the run for its backbone; see `fpet_export.checkpoints.Run`."""
         settings = self._settings()
-        facts: dict[str, Fact[Any]] = dict(settings)
+        facts: dict[str, Fact[Any]] = settings | self.found.facts
         facts["decode"] = Fact("plain", _DECODED_BY)
         head = self._head(spec, facts)
         factors, refinement = self._decode_stream(spec, settings, facts)
@@ -157,6 +198,11 @@ class FpetRun:
             files=self.files,
             facts=facts,
         )
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse another network than the YAML names, or other weights than the run's own file."""
+        _agreement.same_network(self.architecture, backbone, where=str(self.config_path))
+        _agreement.same_weights(self.whole, backbone, path=self.path)
 
     # -- settings: method, bit, dim, scale ---------------------------------------------------
 
@@ -471,6 +517,11 @@ class FpetRun:
             where=str(self.stream_path),
             fix="check --method, --bit and --dim; or the file is damaged",
         )
+
+
+def _is_tuned(name: str) -> bool:
+    """Whether a tensor belongs to what training changes: a head, or a layer of a method."""
+    return name in HEAD_NAMES or "adapter_" in name or ".lora_" in name
 
 
 def _finite(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:

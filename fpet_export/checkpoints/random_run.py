@@ -13,7 +13,7 @@ import torch
 
 from engines.errors import UsageError
 from fpet_export import methods, qlinear
-from fpet_export.backbones import random_weights
+from fpet_export.backbones import Backbone, random_weights
 from fpet_export.checkpoints import Checkpoint, Hints, _records
 from fpet_export.facts import Fact
 from fpet_export.vit import VitSpec
@@ -66,9 +66,24 @@ class RandomRun:
         return self.text
 
     @property
-    def architecture(self) -> str:
-        """The architecture's name."""
-        return self.name
+    def architecture(self) -> None:
+        """None: the name shapes a backbone only where no other is given."""
+
+    @property
+    def pool(self) -> None:
+        """None: a run that was never trained says nothing of its backbone."""
+
+    @property
+    def normalisation(self) -> None:
+        """None, likewise."""
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """No file, and so no choice."""
+        return frozenset()
+
+    def check(self, backbone: Backbone) -> None:
+        """Fit every backbone."""
 
     def head_width(self, depth: int, width: int) -> None:
         """Return None: the shape is known from the name."""
@@ -100,12 +115,16 @@ class RandomRun:
                 _draw(down.shape, _REFINEMENT_BITS, generator),
                 _draw(up.shape, _REFINEMENT_BITS, generator),
             )
-        drawn = random_weights.draw(dataclasses.replace(spec, depth=0), 0)
+        classes = spec.classes or random_weights.CLASSES
+        drawn = random_weights.draw(dataclasses.replace(spec, depth=0, classes=classes), 0)
         facts: dict[str, Fact[Any]] = {
             "method": Fact(hints.method or "none", "the options"),
             "bit": Fact(bit, "the options"),
             "dim": Fact(dim, "the options"),
             "merge block": Fact(merge_block, "the options"),
+            "classes": Fact(classes, "random, as many as the backbone's own head has")
+            if spec.classes
+            else Fact(classes, "random; the backbone has no head"),
         }
         return Checkpoint(
             name=self.name,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from engines.errors import UsageError
+from fpet_export import normalisation
 
 if TYPE_CHECKING:
     from engines.engine import OpenOptions
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _RUN_OPTIONS = (
     "backbone", "merge_block", "method", "bit", "dim", "scale", "config", "heads", "image",
-    "normalisation", "decode", "background",
+    "pool", "weights", "normalisation", "decode", "background",
 )  # fmt: skip
 
 
@@ -41,7 +42,7 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
     group.add_argument(
         "--backbone",
         metavar="SPEC",
-        help=".npz, .safetensors or .pth file, timm:NAME, or random:NAME:SEED",
+        help=".npz, .safetensors, .pth or .bin file, timm:NAME, or random:NAME:SEED",
     )
     group.add_argument(
         "--merge-block",
@@ -59,9 +60,21 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
         "--image", type=_size, metavar="HxW", help="input size, for a grid that is not square"
     )
     group.add_argument(
+        "--pool",
+        choices=("token", "avg"),
+        help="what the head reads: the class token, or the mean over the patches",
+    )
+    group.add_argument(
+        "--weights",
+        metavar="raw|ema|teacher|student",
+        help="which set of weights, of a file that holds several",
+    )
+    group.add_argument(
         "--normalisation",
-        choices=("none", "imagenet", "half"),
-        help="mean and std of the pixels (default: none, as the authors' runs)",
+        type=_normalisation,
+        metavar="none|imagenet|half|clip|M,M,M/S,S,S",
+        help="mean and std of pixels in 0..1 (known for runs of the authors' FPET code, which has "
+        "none, and where a file beside the backbone says it; else it must be said)",
     )
     group.add_argument(
         "--decode",
@@ -267,6 +280,8 @@ def load_run(options: argparse.Namespace) -> Adapted:
         config=options.config,
         heads=options.heads,
         image=options.image,
+        pool=options.pool,
+        weights=options.weights,
         normalisation=options.normalisation,
         decode=options.decode,
         background=options.background,
@@ -302,6 +317,14 @@ def _merge_block(text: str) -> int | str:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is neither a block's number nor 'none'")
     return int(text)
+
+
+def _normalisation(text: str) -> str:
+    try:
+        normalisation.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _size(text: str) -> tuple[int, int]:

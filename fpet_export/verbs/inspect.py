@@ -41,8 +41,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     plain = cost.macs(spec, cost.tokens_after_blocks(spec, None))
     files = {str(path): sha256_of(path) for path in (*checkpoint.files, *adapted.backbone.files)}
     console.step("run", f"{checkpoint.name}: {_steps.describe(adapted)}")
-    facts = {name: str(fact) for name, fact in checkpoint.facts.items()}
-    facts |= {f"backbone {name}": source for name, source in adapted.backbone.facts.items()}
+    facts = {name: str(fact) for name, fact in adapted.facts().items()}
     facts["backbone"] = adapted.backbone.source
     facts_found = [("fact", "value (source)"), *facts.items()]
     console.table(facts_found, words=True)
@@ -79,9 +78,9 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "name": checkpoint.name,
             "facts": {
                 name: {"value": fact.value, "source": fact.source}
-                for name, fact in checkpoint.facts.items()
+                for name, fact in adapted.facts().items()
             },
-            "backbone": {"source": adapted.backbone.source, **adapted.backbone.facts},
+            "backbone": {"source": adapted.backbone.source},
             "architecture": spec.describe(),
             "weights": adapted.quality,
             "tokens": list(tokens),

@@ -24,6 +24,7 @@ from engines.images import ImageSet, to_input
 from engines.manifest import Preprocessing, read_manifest
 from engines.synthetic import synthetic_set
 from fpet_export.backbones import Backbone
+from fpet_export.facts import Fact
 from fpet_export.pipeline import Adapted
 from tests.fpet_export.tiny import adapted, backbone_of, checkpoint_of, spec_of
 
@@ -49,6 +50,7 @@ def export(
         checkpoint=checkpoint,
         backbone=backbone,
         preprocessing=dataclasses.replace(backbone.preprocessing, in_graph=False),
+        normalisation=Fact("none", "the test"),
     )
     place = load_target(target)
     options: dict[str, Any] = {"batch": batch, "target": place, "input": input}

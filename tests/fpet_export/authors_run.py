@@ -146,7 +146,7 @@ def write_run(
     if config:
         run.config.parent.mkdir(parents=True)
         fields = {
-            "backbone": "vit_base_patch16_224_in21k",
+            "backbone": "vit_test_patch4_16",
             "bit": bit,
             "dataset": name,
             "dim": dim,

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from fpet_export import cli, freeze, pipeline
 from fpet_export.backbones.random_weights import draw
 from tests.fpet_export.authors_run import AuthorsRun, write_run
-from tests.fpet_export.tiny import CLASSES, HEADS, SIDE
+from tests.fpet_export.tiny import CLASSES, SIDE, timm_config
 
 LABELS = ("ant", "bee", "cat", "dog", "elk")
 
@@ -96,8 +96,7 @@ def write_files(folder: Path, **run: Any) -> AuthorsRun:
     """Write a run and its backbone, with timm's config.json beside it."""
     written = write_run(folder / "run", **run)
     save_file(draw(written.spec, 0), folder / "backbone.safetensors")
-    config = {"model_args": {"num_heads": HEADS}}
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(timm_config(written.spec)))
     return written
 
 

@@ -24,6 +24,7 @@ from engines.manifest import read_manifest, write_manifest
 from engines.onnx_header import read_onnx_header
 from engines.synthetic import synthetic_set
 from fpet_export import pipeline
+from fpet_export.facts import Fact
 from tests.fpet_export.tiny import MEAN, STD, adapted, backbone_of, checkpoint_of, spec_of
 
 DEPTH, SIDE = 4, 64
@@ -42,6 +43,7 @@ def write_float_graph(path: Path, *, seed: int = 0, target: str = "cpu") -> Path
         checkpoint=checkpoint,
         backbone=backbone,
         preprocessing=preprocessing,
+        normalisation=Fact("none", "the test"),
     )
     return run.fold().freeze(target=target).to_onnx(path)
 

@@ -11,6 +11,7 @@ import numpy as np
 from engines.task_index import TaskIndex
 from fpet_export.adapt import adapt
 from fpet_export.backbones import Backbone
+from fpet_export.facts import Fact
 from fpet_export.pipeline import Adapted
 from fpet_export.task_export import TaskOptions, export_tasks
 from fpet_export.vit import VitSpec
@@ -47,6 +48,7 @@ def run_of(
         checkpoint=checkpoint,
         backbone=backbone,
         preprocessing=backbone.preprocessing,
+        normalisation=Fact("none", "the test"),
     )
 
 

@@ -17,10 +17,12 @@ from safetensors.torch import save_file
 from engines.errors import CheckpointError, FpetError
 from fpet_export import backbones
 from fpet_export.backbones import BackboneOptions, random_weights, timm_name
-from fpet_export.backbones._names import check_weights
+from fpet_export.backbones._timm_module import spec_of as spec_of_timm
+from fpet_export.facts import Fact
 from fpet_export.vit import Vit, VitSpec
 from tests.fpet_export.tiny import relative, spec_of
 
+SAID = BackboneOptions(heads=2, pool="token")
 SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2, "num_classes": 5}
 MODELS: list[tuple[str, dict[str, Any]]] = [
     ("vit_tiny_patch16_224", {"img_size": 64}),
@@ -66,8 +68,8 @@ def refused(text: str, *words: str, options: BackboneOptions | None = None) -> N
 @pytest.mark.parametrize(("name", "changes"), MODELS, ids=str)
 def test_our_network_gives_what_timms_gives(name: str, changes: dict[str, Any]) -> None:
     theirs = shaken(name, **changes)
-    spec, preprocessing = timm_name.spec_of(theirs, name)
-    weights = check_weights(theirs.state_dict(), spec, where=name)
+    found = timm_name.of_model(theirs, name, BackboneOptions())
+    spec, weights = found.spec, found.weights
     images = torch.randn(2, 3, *spec.image, generator=torch.Generator().manual_seed(1))
 
     with torch.inference_mode():
@@ -77,7 +79,7 @@ def test_our_network_gives_what_timms_gives(name: str, changes: dict[str, Any]) 
 
     assert relative(actual, expected) < 1e-5
     assert relative(other, expected) > 1e-3  # negative control: the pixels matter
-    assert preprocessing.size == spec.image
+    assert found.preprocessing.size == spec.image
 
 
 @pytest.mark.parametrize(
@@ -86,14 +88,14 @@ def test_our_network_gives_what_timms_gives(name: str, changes: dict[str, Any]) 
         ("vit_base_patch16_rpn_224", "ResPostBlock"),
         ("vit_base_patch16_xp_224", "ParallelScalingBlock"),
         ("vit_base_patch16_siglip_224", "attention pooling"),
-        ("vit_giant_patch14_dinov2", "SiLU"),
+        ("vit_giant_patch14_dinov2", "mlp_layer"),
         ("vit_relpos_base_patch16_224", "not a plain ViT"),
         ("swin_tiny_patch4_window7_224", "not a plain ViT"),
         ("resnet18", "not a plain ViT"),
         ("mixer_s32_224", "not a plain ViT"),
         ("crossvit_9_240", "not a plain ViT"),
         ("eva02_tiny_patch14_224", "not a plain ViT"),
-        ("vit_base_r50_s16_224", "shape"),
+        ("vit_base_r50_s16_224", "embed_layer"),
     ],
 )
 def test_a_timm_model_that_is_no_plain_vit_is_refused(name: str, word: str) -> None:
@@ -104,7 +106,7 @@ def test_query_and_key_norms_are_refused() -> None:
     model = shaken("vit_tiny_patch16_224", img_size=32, qk_norm=True)
 
     with pytest.raises(CheckpointError, match="query/key norms"):
-        timm_name.spec_of(model, "here")
+        spec_of_timm(model, where="here")
 
 
 @pytest.mark.parametrize("text", ["timm:vit_base_patch16_224x", "random:vit_bse_patch16_224:0"])
@@ -112,7 +114,7 @@ def test_an_unknown_name_is_refused(text: str) -> None:
     refused(text, "no model")
 
 
-@pytest.mark.parametrize("text", ["", "vit.bin", "weights", "timm"])
+@pytest.mark.parametrize("text", ["", "vit.onnx", "weights", "timm"])
 def test_what_is_no_backbone_is_refused(text: str) -> None:
     refused(text, "not a backbone", ".npz", "timm:NAME")
 
@@ -135,7 +137,7 @@ def test_a_file_is_read_as_it_was_written(
     else:
         save_file(tiny, path)
 
-    found = backbones.read(str(path), BackboneOptions(heads=2))
+    found = backbones.read(str(path), BackboneOptions(heads=2, pool="token"))
 
     assert found.spec == spec_of(depth=2)
     assert found.quality == "trained"
@@ -174,7 +176,7 @@ def test_a_wrong_file_is_refused(
     tiny: dict[str, torch.Tensor],
     tmp_path: Path,
 ) -> None:
-    refused(written(tmp_path, tiny | change), *words, options=BackboneOptions(heads=2))
+    refused(written(tmp_path, tiny | change), *words, options=SAID)
 
 
 @pytest.mark.parametrize("name", ["pos_embed", "blocks.0.attn.qkv.weight", "norm.bias"])
@@ -183,7 +185,7 @@ def test_a_missing_tensor_is_named(
 ) -> None:
     tensors = {key: tensor for key, tensor in tiny.items() if key != name}
 
-    refused(written(tmp_path, tensors), name, "missing", options=BackboneOptions(heads=2))
+    refused(written(tmp_path, tensors), name, "missing", options=SAID)
 
 
 def test_unknown_heads_are_asked_for(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
@@ -206,17 +208,21 @@ def test_heads_and_the_run_must_agree(tiny: dict[str, torch.Tensor], tmp_path: P
 def test_the_run_reveals_the_heads(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = written(tmp_path, tiny)
 
-    found = backbones.read(path, BackboneOptions(head_width=lambda depth, width: (16, "cifar.bin")))
+    found = backbones.read(
+        path, BackboneOptions(pool="token", head_width=lambda depth, width: (16, "cifar.bin"))
+    )
 
     assert found.spec.heads == 4
-    assert found.facts["heads"] == "cifar.bin"
+    assert found.facts["heads"] == Fact(4, "cifar.bin")
 
 
 @pytest.mark.parametrize("image", [(8, 32), (4, 64)])
 def test_a_grid_that_is_not_square_is_taken_from_the_option(
     image: tuple[int, int], tiny: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    found = backbones.read(written(tmp_path, tiny), BackboneOptions(heads=2, image=image))
+    found = backbones.read(
+        written(tmp_path, tiny), BackboneOptions(heads=2, pool="token", image=image)
+    )
 
     assert found.spec.image == image
 
@@ -226,18 +232,34 @@ def test_an_image_size_that_does_not_fit_is_refused(
     image: tuple[int, int], tiny: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     refused(
-        written(tmp_path, tiny), "17 rows", "--image", options=BackboneOptions(heads=2, image=image)
+        written(tmp_path, tiny),
+        "17 rows",
+        "--image",
+        options=BackboneOptions(heads=2, pool="token", image=image),
     )
+
+
+def write_config(folder: Path, **changes: Any) -> None:
+    """timm's configuration of the network in `tiny`."""
+    arguments = {
+        "embed_dim": 64, "depth": 2, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4, "img_size": 16
+    }  # fmt: skip
+    document = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 5,
+        "model_args": arguments | changes,
+    }
+    (folder / "config.json").write_text(json.dumps(document))
 
 
 def test_config_json_names_the_heads(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = written(tmp_path, tiny)
-    (tmp_path / "config.json").write_text(json.dumps({"model_args": {"num_heads": 4}}))
+    write_config(tmp_path, num_heads=4)
 
     found = backbones.read(path)
 
     assert found.spec.heads == 4
-    assert found.facts["heads"] == "config.json"
+    assert found.facts["heads"] == Fact(4, "config.json")
 
 
 @pytest.mark.parametrize(
@@ -256,16 +278,17 @@ def test_a_clip_vit_needs_its_architecture(tmp_path: Path) -> None:
     """The tensors do not say whether the MLP has QuickGELU, nor the epsilon of the norms."""
     model = shaken("vit_base_patch16_clip_quickgelu_224", img_size=64)
     path = written(tmp_path, dict(model.state_dict()))
-    refused(path, "QuickGELU", "config.json", options=BackboneOptions(heads=2))
+    refused(path, "QuickGELU", "config.json", options=SAID)
     document = {
         "architecture": "vit_base_patch16_clip_quickgelu_224",
-        "model_args": {"num_heads": 2},
+        "num_classes": 5,
+        "model_args": {"depth": 2, "embed_dim": 64, "num_heads": 2, "img_size": 64},
     }
     (tmp_path / "config.json").write_text(json.dumps(document))
 
     found = backbones.read(path)
 
-    assert found.spec == timm_name.spec_of(model, "")[0]
+    assert found.spec == spec_of_timm(model, where="")
     assert (found.spec.activation, found.spec.norm_eps) == ("quick_gelu", 1e-5)
 
 
@@ -418,4 +441,4 @@ def test_the_plain_names_need_no_timm_and_say_the_same() -> None:
     with torch.device("meta"):
         model = timm.create_model("vit_small_patch32_224")
 
-    assert plain == timm_name.spec_of(model, "")[0]
+    assert plain == spec_of_timm(model, where="")

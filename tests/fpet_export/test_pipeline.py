@@ -14,6 +14,7 @@ from engines.errors import CheckpointError, UsageError
 from engines.evidence import engine_evidence
 from engines.manifest import read_manifest
 from engines.synthetic import synthetic_set
+from fpet_export.facts import Fact
 from fpet_export.pipeline import Adapted, Folded
 from tests.fpet_export.command_line import Exported, pixels_of
 from tests.fpet_export.tiny import (
@@ -125,6 +126,7 @@ def test_the_published_ties_are_not_reproduced_for_a_distilled_model() -> None:
         checkpoint=checkpoint,
         backbone=backbone,
         preprocessing=backbone.preprocessing,
+        normalisation=Fact("none", "the test"),
     )
 
     with pytest.raises(UsageError, match="distillation token") as caught:

@@ -12,6 +12,7 @@ from engines import open_engine
 from engines.engine import load_target
 from engines.manifest import read_manifest
 from fpet_export import plain
+from fpet_export.facts import Fact
 from fpet_export.pipeline import Adapted
 from tests.fpet_export.tiny import (
     adapted,
@@ -32,6 +33,7 @@ def run() -> Adapted:
         checkpoint=checkpoint,
         backbone=backbone,
         preprocessing=backbone.preprocessing,
+        normalisation=Fact("none", "the test"),
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from engines.errors import CheckpointError
-from fpet_export import torch_files
+from fpet_export import state_dicts
 
 TENSORS = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.zeros(2)}
 
@@ -39,7 +39,7 @@ def test_plain_tensors_are_read(wrapper: str | None, zipped: bool, tmp_path: Pat
     content = TENSORS if wrapper is None else {wrapper: TENSORS, "epoch": 3}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
 
-    assert_tensors(torch_files.read_tensors(path))
+    assert_tensors(state_dicts.read(path, ["head.weight"]).tensors)
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     save_file(TENSORS, path)
 
-    assert_tensors(torch_files.read_tensors(path))
+    assert_tensors(state_dicts.read(path, ["head.weight"]).tensors)
 
 
 @pytest.mark.parametrize("way", ["torch", "torch, old format", "pickle"])
@@ -61,7 +61,7 @@ def test_a_pickle_with_code_is_refused_and_never_run(way: str, tmp_path: Path) -
         torch.save(content, path, _use_new_zipfile_serialization=way == "torch")
 
     with pytest.raises(CheckpointError, match="only tensors are read") as caught:
-        torch_files.read_tensors(path)
+        state_dicts.read(path, ["head.weight"])
     assert "weights_only" not in str(caught.value)  # torch advises to switch the protection off
     if way != "pickle":
         assert "wants to run code (posix.system)" in str(caught.value)
@@ -79,7 +79,7 @@ def test_what_is_no_dictionary_of_tensors_is_refused(content: object, tmp_path: 
     torch.save(content, path)
 
     with pytest.raises(CheckpointError, match="wanted a dictionary of tensors"):
-        torch_files.read_tensors(path)
+        state_dicts.read(path, ["head.weight"])
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04", b"\x80\x02", bytes(1000)])
@@ -89,7 +89,7 @@ def test_what_is_no_tensor_file_is_refused(content: bytes, suffix: str, tmp_path
     path.write_bytes(content)
 
     with pytest.raises(CheckpointError, match="whole"):
-        torch_files.read_tensors(path)
+        state_dicts.read(path, ["head.weight"])
 
 
 def test_a_flipped_bit_in_a_member_is_found_by_its_checksum(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_flipped_bit_in_a_member_is_found_by_its_checksum(tmp_path: Path) -> N
 
     assert torch.load(path)["head.weight"].ne(1.5).any()  # torch itself does not notice
     with pytest.raises(CheckpointError, match="archive is damaged"):
-        torch_files.read_tensors(path)
+        state_dicts.read(path, ["head.weight"])
 
 
 def test_a_member_that_does_not_unpack_is_damage(tmp_path: Path) -> None:
@@ -113,12 +113,12 @@ def test_a_member_that_does_not_unpack_is_damage(tmp_path: Path) -> None:
     path.write_bytes(bytes(content))
 
     with pytest.raises(CheckpointError, match="archive is damaged"):
-        torch_files.read_tensors(path)
+        state_dicts.read(path, ["head.weight"])
 
 
 def test_an_absent_file_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
-        torch_files.read_tensors(tmp_path / "run.pth")
+        state_dicts.read(tmp_path / "run.pth", ["head.weight"])
 
 
 @pytest.mark.parametrize(
@@ -135,4 +135,4 @@ def test_a_tensor_that_is_not_plain_is_refused(odd: torch.Tensor, tmp_path: Path
     torch.save(TENSORS | {"odd": odd}, path)
 
     with pytest.raises(CheckpointError, match="odd is no plain tensor"):
-        torch_files.read_tensors(path)
+        state_dicts.read(path, ["head.weight"])

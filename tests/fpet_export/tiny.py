@@ -36,6 +36,23 @@ def spec_of(**changes: Any) -> VitSpec:
     return VitSpec(**(fields | changes))
 
 
+def timm_config(spec: VitSpec) -> dict[str, Any]:
+    """timm's config.json of a ViT whose head reads the class token."""
+    return {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": spec.classes,
+        "global_pool": "token",
+        "model_args": {
+            "embed_dim": spec.width,
+            "depth": spec.depth,
+            "num_heads": spec.heads,
+            "mlp_ratio": spec.hidden / spec.width,
+            "patch_size": list(spec.patch),
+            "img_size": list(spec.image),
+        },
+    }
+
+
 def backbone_of(spec: VitSpec, seed: int = 0) -> Backbone:
     return Backbone(
         spec=spec,

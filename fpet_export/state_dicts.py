@@ -1,0 +1,278 @@
+"""Which tensors of a file are meant: sets of weights beside each other, and prefixes of names.
+
+Training scripts save more than one set of weights in a file (raw and averaged, teacher and
+student), and wrappers put words in front of every name (`module.`, `_orig_mod.`, `model.`). A
+single set is taken and its prefix is stripped, and both are said; where several sets differ, the
+user says which one. No tensor is left out silently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from engines.errors import CheckpointError
+from fpet_export import torch_files
+from fpet_export.facts import Fact
+from fpet_export.foreign_names import whose
+
+_DEEPEST = 3
+"""How many dictionaries deep a set of weights may lie."""
+
+_READ = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+_ROLES = {"ema": r"ema", "teacher": r"teacher", "student": r"student"}
+"""Words of `--weights`, and what betrays them in the names around a set; "raw" has none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StateDict:
+    """One set of weights.
+
+    Attributes:
+        tensors: Names without their common prefix to floating tensors.
+        facts: What was chosen: "weights", "prefix" and "stored as", as far as there was a choice.
+        names: What `--weights` may call this set.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    facts: dict[str, Fact[str]]
+    names: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """A set of weights in a file.
+
+    Attributes:
+        keys: The dictionaries around it, from the outermost.
+        prefix: What stands in front of each of its names.
+        tensors: All tensors of its dictionary, under their full names.
+    """
+
+    keys: tuple[str, ...]
+    prefix: str
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def name(self) -> str:
+        """Where it lies: "state_dict", "model.", "checkpoint/teacher.backbone."."""
+        return "/".join([*self.keys, *([self.prefix] if self.prefix else [])])
+
+    @property
+    def role(self) -> str:
+        """The word for it: "ema", "teacher", "student" or "raw"."""
+        for role, pattern in _ROLES.items():
+            if re.search(rf"(?<![a-z]){pattern}(?![a-z])", self.name.lower()):
+                return role
+        return "raw"
+
+    def stripped(self) -> dict[str, torch.Tensor]:
+        start = len(self.prefix)
+        return {n[start:]: t for n, t in self.tensors.items() if n.startswith(self.prefix)}
+
+
+def read(path: Path, anchors: Sequence[str], *, weights: str | None = None) -> StateDict:
+    """Read the one set of weights in `path` that has one of the `anchors`.
+
+    Args:
+        path: A file of PyTorch or of safetensors.
+        anchors: Names that such a set has; the first that occurs in the file shows the prefixes.
+        weights: Which set, where the file holds several: "raw", "ema", "teacher", "student", or
+            the name that the refusal gives it.
+
+    Raises:
+        CheckpointError: The file cannot be read, holds several sets that differ, tensors beside
+            the set, or a tensor that is not of floating point numbers.
+    """
+    content = torch_files.read_content(path)
+    found = list(_dictionaries(content, ()))
+    if not found:
+        raise _no_tensors(content, path)
+    candidates = _anchored(found, anchors)
+    if not candidates:
+        if len(found) > 1:
+            raise _several_without(found, anchors, path)
+        (keys, tensors), *_ = found
+        candidates = [_Candidate(keys=keys, prefix="", tensors=tensors)]
+    names = _names(candidates)
+    chosen = _choose(candidates, names, weights, path)
+    _refuse_outsiders(chosen, candidates, path)
+    stripped = chosen.stripped()
+    _check_kinds(stripped, path)
+    facts = {}
+    if len(candidates) > 1 or chosen.keys:
+        said = names[candidates.index(chosen)]
+        source = f"{chosen.name} in {path.name}"
+        equal = len(candidates) > 1 and weights is None
+        facts["weights"] = Fact(said, f"{source}; all sets in it are equal" if equal else source)
+    if chosen.prefix:
+        facts["prefix"] = Fact(chosen.prefix, f"stripped from every name in {path.name}")
+    kinds = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in stripped.values())
+    if set(kinds) != {"float32"}:
+        facts["stored as"] = Fact(" and ".join(sorted(kinds)), path.name)
+    own = {names[candidates.index(chosen)], chosen.role, chosen.name}
+    return StateDict(tensors=stripped, facts=facts, names=frozenset(own))
+
+
+def _dictionaries(
+    content: object, keys: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], dict[str, torch.Tensor]]]:
+    """Yield every dictionary of tensors, with the keys that lead to it."""
+    if not isinstance(content, dict) or len(keys) > _DEEPEST:
+        return
+    if content and all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
+    ):
+        yield keys, content
+        return
+    for key, value in content.items():
+        if isinstance(key, str):
+            yield from _dictionaries(value, (*keys, key))
+
+
+def _anchored(
+    found: list[tuple[tuple[str, ...], dict[str, torch.Tensor]]], anchors: Sequence[str]
+) -> list[_Candidate]:
+    for anchor in anchors:
+        candidates = [
+            _Candidate(keys=keys, prefix=name[: len(name) - len(anchor)], tensors=tensors)
+            for keys, tensors in found
+            for name in tensors
+            if name == anchor or name.endswith("." + anchor)
+        ]
+        if candidates:
+            return candidates
+    return []
+
+
+def _names(candidates: list[_Candidate]) -> list[str]:
+    """Return what `--weights` calls each: its role, or where it lies if two have that role."""
+    roles = Counter(candidate.role for candidate in candidates)
+    return [c.role if roles[c.role] == 1 else c.name for c in candidates]
+
+
+def _choose(
+    candidates: list[_Candidate], names: list[str], weights: str | None, path: Path
+) -> _Candidate:
+    if len(candidates) == 1:
+        return candidates[0]
+    for name, candidate in zip(names, candidates, strict=True):
+        if weights is not None and weights in (name, candidate.name):
+            return candidate
+    listed = ", ".join(f"{n} ({c.name})" for n, c in zip(names, candidates, strict=True))
+    if weights is not None:
+        raise CheckpointError(
+            f"{weights!r} is none of the sets of weights in this file: {listed}",
+            where=str(path),
+            fix=f"say which: --weights {shlex.quote(names[0])}",
+        )
+    first = candidates[0].stripped()
+    if all(_equal(first, candidate.stripped()) for candidate in candidates[1:]):
+        return candidates[0]
+    raise CheckpointError(
+        f"the file holds {len(candidates)} sets of weights that differ: {listed}",
+        where=str(path),
+        fix="say which: " + " or ".join(f"--weights {shlex.quote(name)}" for name in names),
+    )
+
+
+def _equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    return set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _refuse_outsiders(chosen: _Candidate, candidates: list[_Candidate], path: Path) -> None:
+    """Refuse tensors that belong to no set of weights: they may be part of the model."""
+    others = [c.prefix.partition(".")[0] + "." for c in candidates if c.prefix and c is not chosen]
+    inside = (chosen.prefix, *(other for other in others if not chosen.prefix.startswith(other)))
+    outside = sorted(name for name in chosen.tensors if not name.startswith(inside))
+    if outside:
+        raise CheckpointError(
+            f"{len(outside)} tensors lie outside {chosen.prefix!r}, where the ViT is: "
+            f"{', '.join(outside[:3])}",
+            where=str(path),
+            fix=f"if they are no part of the backbone, keep the others alone: {_cut(chosen, path)}",
+        )
+
+
+def _cut(chosen: _Candidate, path: Path) -> str:
+    """Return a command that writes the tensors below the prefix into a file of their own."""
+    out = path.with_name(path.name.partition(".")[0] + "-vit.pth")
+    if torch_files.is_safetensors(path):
+        load = f"__import__('safetensors.torch').torch.load_file({str(path)!r})"
+    else:
+        load = f"torch.load({str(path)!r}, map_location='cpu', weights_only=True)"
+    keys = "".join(f"[{key!r}]" for key in chosen.keys)
+    program = (
+        f"import torch; p = {chosen.prefix!r}; s = {load}{keys}; "
+        f"torch.save({{k[len(p):]: v for k, v in s.items() if k.startswith(p)}}, {str(out)!r})"
+    )
+    return f"python -c {shlex.quote(program)}"
+
+
+def _check_kinds(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Refuse whatever is not dense, on the CPU and of floating point numbers."""
+    odd = sorted(name for name, tensor in tensors.items() if not _is_plain(tensor))
+    if odd:
+        raise CheckpointError(
+            f"{odd[0]} is not a plain tensor of real numbers",
+            where=str(path),
+            fix="save dense tensors on the CPU, neither quantized nor sparse nor complex",
+        )
+    wrong = sorted(name for name, tensor in tensors.items() if tensor.dtype not in _READ)
+    if wrong:
+        kind = str(tensors[wrong[0]].dtype).removeprefix("torch.")
+        more = f", and {len(wrong) - 1} more are no floats either" if len(wrong) > 1 else ""
+        raise CheckpointError(
+            f"{wrong[0]} holds {kind}{more}; float64, float32, float16 and bfloat16 are read. "
+            "Quantized weights mean nothing without their scales, so they are not cast",
+            where=str(path),
+            fix="give the weights from before they were quantized",
+        )
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return (
+        tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and not tensor.is_complex()
+    )
+
+
+def _no_tensors(content: object, path: Path) -> CheckpointError:
+    kind = type(content).__name__
+    if isinstance(content, dict):
+        other = [key for key, value in content.items() if not isinstance(value, torch.Tensor)]
+        if 0 < len(other) < len(content):
+            kind = f"tensors beside {other[0]!r}, which is {type(content[other[0]]).__name__}"
+        elif other:
+            kind = f"a dictionary of {', '.join(repr(key) for key in other[:4])} without tensors"
+    return CheckpointError(
+        f"wanted a dictionary of tensors, found {kind}",
+        where=str(path),
+        fix="save plain tensors: torch.save(model.state_dict(), path)",
+    )
+
+
+def _several_without(
+    found: list[tuple[tuple[str, ...], dict[str, torch.Tensor]]],
+    anchors: Sequence[str],
+    path: Path,
+) -> CheckpointError:
+    listed = "; ".join(
+        f"{'/'.join(keys) or 'the file'} ({len(tensors)} tensors such as {next(iter(tensors))})"
+        for keys, tensors in found[:4]
+    )
+    known = next((whose(tensors) for _, tensors in found if whose(tensors)), None)
+    return CheckpointError(
+        f"no {anchors[0]} in any of {len(found)} dictionaries of tensors: {listed}",
+        where=str(path),
+        fix=known or "save the one that holds the model: torch.save(model.state_dict(), path)",
+    )
