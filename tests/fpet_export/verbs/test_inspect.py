@@ -26,9 +26,17 @@ def test_facts_come_with_their_sources(exported: Exported) -> None:
             "value": "plain",
             "source": "the authors' code, whose loaders only convert an image to RGB",
         },
+        "backbone heads": {"value": 2, "source": "config.json"},
+        "backbone image": {"value": [16, 16], "source": "config.json (img_size)"},
+        "backbone pool": {"value": "class", "source": "config.json"},
+        "backbone activation": {"value": "gelu", "source": "config.json"},
+        "backbone norm epsilon": {"value": 1e-6, "source": "config.json"},
+        "normalisation": {
+            "value": "none",
+            "source": "the authors' FPET code (timm 0.4.12), which only divides pixels by 255",
+        },
     }
-    assert document["backbone"]["source"] == "backbone.safetensors"
-    assert document["backbone"]["heads"] == "config.json"
+    assert document["backbone"] == {"source": "backbone.safetensors"}
 
 
 def test_tokens_and_macs_are_those_of_the_closed_form(exported: Exported) -> None:
@@ -100,5 +108,5 @@ def test_a_run_without_a_backbone_says_which_it_wants(exported: Exported) -> Non
 
     assert done.code == 3
     assert done.error()["class"] == "CheckpointError"
-    assert "vit_base_patch16_224" in done.error()["what"]
+    assert "vit_test_patch4_16" in done.error()["what"]
     assert "--backbone" in done.error()["fix"]
