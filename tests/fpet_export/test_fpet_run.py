@@ -490,7 +490,7 @@ def test_a_record_with_impossible_statistics_is_refused(std: float, tmp_path: Pa
     stream[-4:] = struct.pack("<f", std)
     run.bin.write_bytes(bytes(stream))
 
-    refused(lambda: decode(run), "blocks.2.attn.lora_v.adapter_up", "no trained weight")
+    refused(lambda: decode(run), "blocks.2.attn.lora_v.adapter_up", "not a trained weight")
 
 
 def test_codes_that_are_no_whole_bytes_are_refused(tmp_path: Path) -> None:

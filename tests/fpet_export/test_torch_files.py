@@ -134,5 +134,5 @@ def test_a_tensor_that_is_not_plain_is_refused(odd: torch.Tensor, tmp_path: Path
     path = tmp_path / "run.pth"
     torch.save(TENSORS | {"odd": odd}, path)
 
-    with pytest.raises(CheckpointError, match="odd is no plain tensor"):
+    with pytest.raises(CheckpointError, match="odd is not a plain tensor"):
         state_dicts.read(path, ["head.weight"])
