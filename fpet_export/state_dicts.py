@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from engines.errors import CheckpointError
+from engines.plurals import counted
 from fpet_export import torch_files
 from fpet_export.facts import Fact
 from fpet_export.foreign_names import whose
@@ -194,10 +195,10 @@ def _refuse_outsiders(chosen: _Candidate, candidates: list[_Candidate], path: Pa
     outside = sorted(name for name in chosen.tensors if not name.startswith(inside))
     if outside:
         raise CheckpointError(
-            f"{len(outside)} tensors lie outside {chosen.prefix!r}, where the ViT is: "
+            f"{counted(len(outside), 'tensor')} outside {chosen.prefix!r}, where the model is: "
             f"{', '.join(outside[:3])}",
             where=str(path),
-            fix=f"if they are no part of the backbone, keep the others alone: {_cut(chosen, path)}",
+            fix=f"if the model does not need them, keep the others alone: {_cut(chosen, path)}",
         )
 
 

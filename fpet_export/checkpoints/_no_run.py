@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engines.plurals import counted
+
 USAGE = "give the folder of a run, DIR/NAME for NAME.pth and NAME.bin, or random:NAME:SEED"
 _CONVERT = (
     'its factors can be written as a run: docs/checkpoints.md, "From other formats"; or tune again '
@@ -53,7 +55,7 @@ def _folder(path: Path) -> tuple[str, str]:
     below = sorted(file.parent for file in path.glob("*/*.pth"))
     if below:
         return (
-            f"this folder holds no run, but {len(below)} folders below it do",
+            f"no .pth file lies in this folder, but in {counted(len(below), 'folder')} below",
             f"name one of them: {below[0]}",
         )
     return "this folder holds no run: no .pth file in it", USAGE

@@ -27,6 +27,8 @@ CASES: dict[str, dict[str, Any]] = {
         "shape": {"pre_norm": True, "activation": "quick_gelu"},
         "merge_block": None,
     },
+    "relu": {"batch": 2, "shape": {"activation": "relu"}},
+    "tanh gelu": {"batch": 2, "shape": {"activation": "gelu_tanh"}},
     "dropped ties, dynamic batch": {"batch": (1, 4), "ties": "reference"},
     "mean of all tokens": {
         "batch": 2,
@@ -93,6 +95,11 @@ def test_an_opset_gives_a_valid_graph_of_that_opset(opset: int, tmp_path: Path) 
     operators = {node.op_type for node in model.graph.node}
     assert ("Gelu" if opset >= 20 else "Erf") in operators
     assert len({"Gelu", "Erf"} & operators) == 1
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu_tanh", "quick_gelu"])
+def test_opset_20_has_every_activation(activation: str, tmp_path: Path) -> None:
+    check(frozen(batch=2, shape={"activation": activation}), tmp_path / "model.onnx", 20)
 
 
 @pytest.mark.parametrize("case", CASES)
