@@ -38,6 +38,9 @@ _TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
+_DRAWINGS = ("EPS", "WMF")
+"""Formats that Pillow renders by other programs, at a size that nobody chose."""
+
 _GREY_STEPS = {"1": 255, "L;2": 85, "L;4": 17}
 """Grey levels of one step of a PNG's own transparent grey, by Pillow's name of its bits."""
 
@@ -71,6 +74,12 @@ def decode(path: Path, preprocessing: Preprocessing) -> Decoded:
     if not path.is_file():
         raise InputError("there is no such image", where=str(path), fix="check the path")
     with _refusals(path, pil), _without_warnings(), pil.open(path) as image:
+        if image.format in _DRAWINGS:
+            raise InputError(
+                f"this is a drawing ({image.format}), not pixels",
+                where=str(path),
+                fix="render it to PNG first, at the size that you want",
+            )
         raw = _raw_mode(image)
         traits, turn = _traits_of_file(image, raw)
         image.load()

@@ -7,12 +7,6 @@ from engines.manifest import Preprocessing
 
 def preparation_in_words(preprocessing: Preprocessing) -> str:
     """Return one line, such as "RGB as stored · bicubic to 32x32 · float32 0..1, NCHW"."""
-    height, width = preprocessing.size
-    how = preprocessing.interpolation
-    if preprocessing.crop >= 1.0:
-        size = f"{how} to {height}x{width}"
-    else:
-        size = f"{how}, the centre {preprocessing.crop:g} of it as {height}x{width}"
     values = "uint8 0..255" if preprocessing.dtype == "uint8" else "float32 0..1"
     if not preprocessing.in_graph:
         mean, std = (
@@ -20,7 +14,18 @@ def preparation_in_words(preprocessing: Preprocessing) -> str:
             for triple in (preprocessing.mean, preprocessing.std)
         )
         values = f"float32, less mean {mean}, over std {std}"
-    return f"{decoding_in_words(preprocessing)} · {size} · {values}, {preprocessing.layout}"
+    return f"{pixels_in_words(preprocessing)} · {values}, {preprocessing.layout}"
+
+
+def pixels_in_words(preprocessing: Preprocessing) -> str:
+    """Return which pixels a file becomes, such as "RGB as stored (plain) · bicubic to 32x32"."""
+    height, width = preprocessing.size
+    how = preprocessing.interpolation
+    if preprocessing.crop >= 1.0:
+        size = f"{how} to {height}x{width}"
+    else:
+        size = f"{how}, the centre {preprocessing.crop:g} of it as {height}x{width}"
+    return f"{decoding_in_words(preprocessing)} · {size}"
 
 
 def decoding_in_words(preprocessing: Preprocessing) -> str:

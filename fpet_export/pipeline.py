@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +41,7 @@ from fpet_export.backbones import Backbone, BackboneOptions
 from fpet_export.checkpoints import Checkpoint, Hints, _agreement
 from fpet_export.facts import Fact
 from fpet_export.freeze import FreezeOptions, FrozenVit, input_shape, preprocessing_for, typed
-from fpet_export.pixels import prepared_pixels
+from fpet_export.pixels import prepared_pixels, with_decoding
 from fpet_export.vit import Vit
 
 _AT_ONCE = 8
@@ -364,7 +364,8 @@ def load(
 
     Raises:
         CheckpointError: The run cannot be read, contradicts itself or leaves a fact open.
-        UsageError: `weights` chooses where there is no choice, or `normalisation` is none.
+        UsageError: `weights` chooses where there is no choice, `normalisation`, `decode` or
+            `background` is none, or the background would have no effect.
     """
     hints = Hints(
         merge_block=merge_block,
@@ -408,7 +409,7 @@ def load(
     found.check(base)
     checkpoint = found.decode(base.spec)
     preprocessing, fact = prepared_pixels(found, base, checkpoint, normalisation)
-    preprocessing, facts = _with_decoding(preprocessing, checkpoint.facts, decode, background)
+    preprocessing, facts = with_decoding(preprocessing, checkpoint.facts, decode, background)
     return Adapted(
         model=adapt.adapt(base, checkpoint),
         checkpoint=dataclasses.replace(checkpoint, facts=facts),
@@ -416,34 +417,6 @@ def load(
         preprocessing=dataclasses.replace(preprocessing, in_graph=False),
         normalisation=fact,
     )
-
-
-def _with_decoding(
-    preprocessing: Preprocessing,
-    facts: Mapping[str, Fact[Any]],
-    decode: Decode | None,
-    background: tuple[int, int, int] | None,
-) -> tuple[Preprocessing, dict[str, Fact[Any]]]:
-    """Return how image files become pixels, and the facts of the run with where that came from.
-
-    What the user asks for counts, then what the run's format says, then the backbone's default.
-    """
-    default = Fact(preprocessing.decode, "the default")
-    how = facts.get("decode", default) if decode is None else Fact(decode, "--decode")
-    behind = Fact(preprocessing.background, "the default")
-    if background is not None:
-        behind = Fact(background, "--background")
-    if how.value == "plain" and background is not None:
-        raise UsageError(
-            f"a background has no effect with decode plain ({how.source}), which drops "
-            "transparency",
-            where="--background",
-            fix="add --decode full, or leave --background out",
-        )
-    found = dict(facts) | {"decode": how}
-    if how.value == "full":
-        found["background"] = Fact("{},{},{}".format(*behind.value), behind.source)
-    return dataclasses.replace(preprocessing, decode=how.value, background=behind.value), found
 
 
 def with_opset(target: Target, opset: int) -> Target:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from engines.errors import CheckpointError, UsageError
-from engines.manifest import Preprocessing
+from engines.manifest import Decode, Preprocessing
 from fpet_export import normalisation
 from fpet_export.backbones import Backbone
 from fpet_export.backbones._names import raw_pixels
@@ -57,3 +59,54 @@ def prepared_pixels(
         )
     prepared = dataclasses.replace(base, mean=mean, std=std)
     return prepared, Fact(normalisation.name_of(mean, std), source)
+
+
+def with_decoding(
+    preprocessing: Preprocessing,
+    facts: Mapping[str, Fact[Any]],
+    decode: Decode | None,
+    background: tuple[int, int, int] | None,
+) -> tuple[Preprocessing, dict[str, Fact[Any]]]:
+    """Return how image files become pixels, and the facts of the run with where that came from.
+
+    What the user asks for counts, then what the run's format says, then the backbone's default.
+
+    Args:
+        preprocessing: Of `prepared_pixels`.
+        facts: Of the run; its format may say how its own code decodes.
+        decode: What the user says; None leaves it to them.
+        background: (red, green, blue), likewise.
+
+    Raises:
+        UsageError: One of them is none, or the background would have no effect.
+    """
+    if decode not in (None, "full", "plain"):
+        raise UsageError(f"decode is {decode!r}", where="--decode", fix="say full or plain")
+    if background is not None and not _is_colour(background):
+        raise UsageError(
+            f"background is {background!r}, wanted (red, green, blue), each from 0 to 255",
+            where="--background",
+            fix="correct it: (255, 255, 255) is white",
+        )
+    default = Fact(preprocessing.decode, "the default")
+    how = facts.get("decode", default) if decode is None else Fact(decode, "--decode")
+    behind = Fact(preprocessing.background, "the default")
+    if background is not None:
+        behind = Fact(background, "--background")
+    if how.value == "plain" and background is not None:
+        raise UsageError(
+            f"a background has no effect with decode plain ({how.source}), which drops "
+            "transparency",
+            where="--background",
+            fix="add --decode full, or leave --background out",
+        )
+    found = dict(facts) | {"decode": how}
+    if how.value == "full":
+        found["background"] = Fact("{},{},{}".format(*behind.value), behind.source)
+    return dataclasses.replace(preprocessing, decode=how.value, background=behind.value), found
+
+
+def _is_colour(background: Sequence[object]) -> bool:
+    return len(background) == 3 and all(
+        isinstance(part, int) and 0 <= part <= 255 for part in background
+    )

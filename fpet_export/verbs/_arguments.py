@@ -90,6 +90,22 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
     )
 
 
+def refuse_run_options(options: argparse.Namespace, artefact: str) -> None:
+    """Refuse what describes a run where an artefact was given, which has settled all of it.
+
+    Raises:
+        UsageError: There is such an option.
+    """
+    named = [name for name in _RUN_OPTIONS if getattr(options, name) is not None]
+    given = [f"--{name.replace('_', '-')}" for name in named]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} describes a run, and {artefact} was made from one already",
+            where=given[0],
+            fix="leave it out, or export the run again with it",
+        )
+
+
 def add_graph(parser: argparse.ArgumentParser) -> None:
     """Add the options of the exported graph."""
     group = parser.add_argument_group("the graph")

@@ -13,6 +13,7 @@ from engines import storage
 from engines.errors import UsageError
 from engines.evidence import Progress, evidence_of, manifest_of, preprocessing_of, tokens_of
 from engines.parity import ParityTable, compare_stage, gates_of, judge
+from engines.preparation import pixels_in_words
 from engines.task_index import is_folder
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _images, _steps
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from calibration.examine import Examiner
     from engines.class_names import KnownClasses
     from engines.images import ImageSet
-    from engines.manifest import Manifest
+    from engines.manifest import Manifest, Preprocessing
     from engines.parity import Evidence, StageParity
     from fpet_export.pipeline import Adapted
 
@@ -82,12 +83,14 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     adapted = None
     if first.endswith(_ARTEFACTS):
         preprocessing = preprocessing_of(Path(first))
+        _arguments.refuse_run_options(options, first)
     else:
         options.run = first
         adapted = _arguments.load_run(options)
         preprocessing = adapted.preprocessing
     known = _known_classes(options, adapted, folders)
     images = _images.check_set(options, preprocessing, known, console, default=8)
+    _say_other_pixels(preprocessing, others, options.task, console)
     reference = _reference(first, adapted, images, console)
     rows = []
     for name in others:
@@ -108,6 +111,23 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         storage.write_text(options.out, json.dumps(document, indent=1) + "\n")
     judge(table, fix="export or build the artefact again from the run")
     return Outcome(document=document, result=str(options.out or "equal within the gates"))
+
+
+def _say_other_pixels(
+    preprocessing: Preprocessing, others: list[str], task: str | None, console: Console
+) -> None:
+    """Warn of artefacts that would make other pixels of the same files than the first one."""
+    from fpet_export.task_evidence import task_manifest
+
+    wanted = pixels_in_words(preprocessing)
+    for name in others:
+        path = Path(name)
+        is_task = task is not None and is_folder(path)
+        manifest = task_manifest(path, str(task)) if is_task else manifest_of(path)
+        own = manifest.preprocessing and pixels_in_words(manifest.preprocessing)
+        if own not in (None, wanted):
+            text = f"{name} takes {own}; here it gets those of the first artefact: {wanted}"
+            console.warn("pixels", text, artefact=name, own=own, given=wanted)
 
 
 def _require_task(task: str | None, folders: list[str]) -> None:

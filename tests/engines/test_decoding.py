@@ -533,6 +533,27 @@ def test_what_is_no_image_is_named(content: bytes, words: str, tmp_path: Path) -
     assert words in refused(path).what
 
 
+def test_a_drawing_is_not_rendered_by_chance(tmp_path: Path) -> None:
+    saved(tmp_path / "a.eps", COLOUR)
+
+    assert "a drawing (EPS)" in refused((tmp_path / "a.eps").rename(tmp_path / "a.jpg")).what
+
+
+def test_the_documented_conversion_makes_it_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Python block of docs/pixels.md, as printed, on 12-bit values in 32 bits."""
+    text = (Path(__file__).parents[2] / "docs" / "pixels.md").read_text("utf-8")
+    block = text.partition("```python\n")[2].partition("```")[0]
+    values = (GREY.astype(np.int32) * 4095 + 127) // 255
+    assert "does not say which value is white" in refused(saved(tmp_path / "IN.tif", values)).what
+    monkeypatch.chdir(tmp_path)
+
+    exec(compile(block, "pixels.md", "exec"), {})
+
+    exactly_grey(tmp_path / "OUT.png", GREY)
+
+
 def test_an_image_beyond_pillows_limit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,20 @@ def test_a_background_without_effect_is_refused(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"decode": "Full"}, "decode is 'Full'"),
+        ({"background": (0, 0, 256)}, r"background is \(0, 0, 256\)"),
+        ({"background": (0, 0)}, r"background is \(0, 0\)"),
+        ({"background": "red"}, "background is 'red'"),
+    ],
+)
+def test_what_python_says_wrongly_is_refused(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        fpet_export.load(RANDOM, **asked)
+
+
+@pytest.mark.parametrize(
     ("text", "colour"),
     [("white", [255, 255, 255]), ("black", [0, 0, 0]), ("12,0,255", [12, 0, 255])],
 )
@@ -65,7 +79,9 @@ def test_the_manifest_holds_what_was_asked_for(
 
     found = done.document()["manifest"]["preprocessing"]
     assert (found["decode"], found["background"]) == ("full", colour)
-    assert read_manifest(tmp_path / "model.onnx").preprocessing is not None
+    facts = read_manifest(tmp_path / "model.onnx").facts
+    assert facts["decode"] == "full (--decode)"
+    assert facts["background"] == f"{','.join(map(str, colour))} (--background)"
 
 
 @pytest.mark.parametrize("text", ["256,0,0", "1,2", "grey", "1,2,3,4", "-1,0,0", ""])

@@ -159,3 +159,22 @@ def test_a_bundle_decodes_for_its_check_as_the_graph_says(
 
     assert done.code == 0, done.err
     assert [one["trait"] for one in done.document()["warnings"]] == [ORIENTATION]
+
+
+def test_compare_says_where_two_graphs_would_make_other_pixels(
+    sets: Path, graph_of: Callable[..., Path]
+) -> None:
+    same = call("compare", graph_of(), graph_of(), "--data", sets / "plain", "--json").document()
+    done = call("compare", graph_of(), graph_of(*FULL), "--data", sets / "plain", "--json")
+
+    assert "warnings" not in same
+    (warned,) = done.document()["warnings"]
+    assert warned["own"].startswith("RGB turned by EXIF, on 0,0,0 (full)")
+    assert warned["given"].startswith("RGB as stored (plain)")
+
+
+def test_an_option_of_a_run_is_refused_beside_a_graph(graph_of: Callable[..., Path]) -> None:
+    done = call("compare", graph_of(), graph_of(), "--decode", "full", "--json")
+
+    assert done.error()["where"] == "--decode"
+    assert done.code == 2
