@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 DIGITS := examples/digits
 PACKAGES := fpet_export calibration engines benchmarks
 
-.PHONY: help demo test test-slow test-arm64 crosscheck lint types imports format clean
+.PHONY: help demo test test-slow test-arm64 crosscheck pictures lint types imports format clean
 
 help:
 	@echo "make demo       export, build, verify and measure the example run, then a full-size ViT-B/16"
@@ -23,6 +23,7 @@ help:
 	@echo "make test-slow  the tests, with those that take longer than ten seconds"
 	@echo "make test-arm64  the board agent on an emulated arm64 Debian (a quarter of an hour; as root, with apt)"
 	@echo "make crosscheck  our INT8 and FP8 beside ONNX Runtime's and NVIDIA ModelOpt's (an hour)"
+	@echo "make pictures   draw docs/merge.png anew, with the example run"
 	@echo "make format     write the code as the formatter wants it"
 	@echo "make clean      remove $(OUT)/ and the caches (the environment stays)"
 
@@ -59,6 +60,13 @@ test-arm64: $(VENV)/.test
 	$(BIN)/python -m tests.arm64.root $(OUT)/arm64
 	$(BIN)/python -m pytest tests/arm64 --arm64 $(OUT)/arm64/root \
 	  -o junit_family=xunit1 --junitxml $(OUT)/arm64/results.xml
+
+# The picture of the README: a digit of the example set (its licence: examples/digits/README.md).
+pictures: $(VENV)/.demo
+	$(BIN)/fpet-export export $(DIGITS)/runs/lora --backbone $(DIGITS)/backbone.safetensors --limit 2 \
+	  -o $(OUT)/pictures --force
+	$(BIN)/fpet-export show $(OUT)/pictures/model.onnx $(DIGITS)/images/test_009_six.png \
+	  -o docs/merge.png --force
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
