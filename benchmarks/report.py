@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import importlib.resources
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from benchmarks.environment import Environment
 from benchmarks.measurement import Measurement
 from benchmarks.speed_words import measured_on, speed_sentence
 from engines import parity_table, registry, storage
-from engines.parity import ParityTable
+from engines.parity import ParityTable, StageParity
 
 State = Literal["good", "bad", "open"]
 """Good news, bad news, or something that stays unknown."""
@@ -261,13 +262,20 @@ def _table(table: ParityTable) -> dict[str, Any]:
     for row in table.rows:
         values = [(figure, getattr(row, figure.key)) for figure in figures]
         cells = ["" if value is None else figure.text(value) for figure, value in values]
-        rows.append((row, cells))
+        rows.append((row, cells, _why_not(row)))
     return {
         "figures": figures,
         "rows": rows,
         "remarks": parity_table.remarks(table),
         "of": table,
     }
+
+
+def _why_not(row: StageParity) -> str:
+    """Return why a stage is not equal; a stage that nobody judges is not equal without numbers."""
+    if row.failures or math.isfinite(row.largest_logit_difference):
+        return "; ".join(row.failures)
+    return "logits that are not finite"
 
 
 def _speed(measurement: Measurement, index: int) -> dict[str, Any]:

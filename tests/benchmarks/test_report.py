@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 import re
 import struct
 import zlib
@@ -240,6 +241,17 @@ def test_a_failed_verdict_is_loud_and_its_stage_says_why(report: Report) -> None
     assert ".verdict.bad h2 { color: var(--bad); }" in style
     row = page[page.index('aria-label="not equal"') :]
     assert row.index("relative difference 0.3") < row.index("</tbody>")
+
+
+def test_a_stage_without_numbers_has_no_tick_although_nobody_judged_it(report: Report) -> None:
+    rows = (stage("checkpoint f32", largest_logit_difference=math.inf, sqnr_db=-math.inf),)
+    tables = (dataclasses.replace(report.parity[0], rows=rows),)
+    page = render_report(dataclasses.replace(report, parity=tables))
+
+    row = page[page.index('aria-label="not equal"') :].partition("</tbody>")[0]
+    assert "checkpoint f32" in row
+    assert "logits that are not finite" in row
+    assert 'aria-label="equal"' not in page
 
 
 def test_an_engine_that_did_not_run_has_a_row_with_the_reason(report: Report) -> None:
