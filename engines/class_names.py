@@ -49,6 +49,7 @@ class Stated:
         classes: The set's own classes: distinct names in the set's order; of a shard its
             `class_names`, empty where it has none.
         empty: Those without an image.
+        span: Smallest and largest index that a shard states, also of images that were not chosen.
         where: The set, for messages.
     """
 
@@ -56,6 +57,7 @@ class Stated:
     index: NDArray[np.int64]
     classes: tuple[str, ...]
     empty: tuple[str, ...] = ()
+    span: tuple[int, int] = (0, 0)
     where: str
 
 
@@ -207,7 +209,7 @@ def _match_shard(stated: Stated, known: KnownClasses) -> Matched:
     source = f"`class_names` of {stated.where}"
     together = agreed([known, KnownClasses(names=own, source=source)])
     count = together.count
-    low, high = int(labels.min()), int(labels.max())
+    low, high = stated.span
     if low < 0 or (count is not None and high >= count):
         of = "a model of " if known.count is not None else ""
         raise InputError(
@@ -289,10 +291,14 @@ def _unknown(stated: Stated, known: KnownClasses) -> InputError:
         if strange
         else f"the {_NOUNS[stated.form]} differ only in case, blanks or _"
     )
+    deeper = ""
+    if stated.form == "folders" and len(stated.classes) == 1:
+        deeper = f"; where the class folders lie in it, give {Path(stated.where, *stated.classes)}"
     return InputError(
         f"{what}\n  the set's: {shortened(stated.classes)}" + _listed(known),
         where=stated.where,
-        fix="name them as the classes of the model, or give the data set that it was tuned for",
+        fix="name them as the classes of the model, or give the data set that it was tuned for"
+        + deeper,
     )
 
 

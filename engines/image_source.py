@@ -363,10 +363,12 @@ def _of_shards(
     labels = [head.labels for head in heads if head.labels is not None]
     stated = None
     if labels:
+        index = np.concatenate(labels).astype(np.int64)
         stated = Stated(
             form="shard",
-            index=np.concatenate(labels).astype(np.int64),
+            index=index,
             classes=heads[0].class_names,
+            span=(int(index.min()), int(index.max())),
             where=str(whole),
         )
     return ImageSource(

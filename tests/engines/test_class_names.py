@@ -185,7 +185,8 @@ def test_without_an_order_there_must_be_a_folder_a_class(count: int) -> None:
 
 
 def shard(labels: list[int], *names: str) -> Stated:
-    return Stated(form="shard", index=np.array(labels), classes=names, where="v.npz")
+    span = (min(labels), max(labels))
+    return Stated(form="shard", index=np.array(labels), classes=names, span=span, where="v.npz")
 
 
 def test_a_shard_states_indices_and_their_names() -> None:

@@ -104,6 +104,34 @@ def test_shards_of_two_data_sets_are_refused(tmp_path: Path) -> None:
         open_source(tmp_path, WANTED)
 
 
+def test_a_label_beyond_the_classes_is_refused_though_its_image_is_not_chosen(
+    tmp_path: Path,
+) -> None:
+    shards(tmp_path, 10)  # labels 0 to 9
+
+    source = open_source(tmp_path, WANTED, limit=2)
+
+    assert source.labels is not None
+    assert source.labels.tolist() == [0, 5]
+    with pytest.raises(InputError, match="labels 0 to 9 for a model of 9 classes"):
+        source.matched(KnownClasses(count=9))
+    assert source.matched(KnownClasses(count=10)).labels_found == "by index"
+
+
+def test_a_folder_around_the_class_folders_is_pointed_out(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / "val" / name / "1.png")
+
+    with pytest.raises(InputError, match="no class of the model: val") as caught:
+        read_set(tmp_path, WANTED, known=KnownClasses(names=("ant", "bee")))
+
+    assert caught.value.fix.endswith(f"give {tmp_path / 'val'}")
+    found = read_set(tmp_path / "val", WANTED, known=KnownClasses(names=("bee", "ant")))
+    assert found.labels is not None
+    assert found.labels.tolist() == [1, 0]
+
+
 def test_a_shard_stored_by_columns_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "f.npz", images=np.asfortranarray(np.zeros((2, 16, 16, 3), np.uint8)))
 
