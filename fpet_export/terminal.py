@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 USUAL_WIDTH = 80
 _GAP = 2
-_LEAST_WORDS = 12  # columns that the last column of a table keeps, however long the others are
+_LEAST_WORDS = 10  # columns that the last column of a table keeps, however long the others are
 
 _COMMAND = re.compile(
     r"`[^`]+`|\b(?:fpet-export|pip install|python3?(?= -m| agent)|sudo|scp)"

@@ -29,7 +29,7 @@ def device_rows(devices: Iterable[Device]) -> list[Sequence[str]]:
 
 def release_rows(device: Device, chosen: Target) -> list[Sequence[str]]:
     """Return a row a release of `device`, the chosen one marked."""
-    rows: list[Sequence[str]] = [("release", "versions", "opset", "precisions", "")]
+    rows: list[Sequence[str]] = [("release", "versions", "opset (newest)", "precisions", "")]
     known = {release.name: release for release in device.releases}
     if chosen.release is not None:
         known.setdefault(chosen.release.name, chosen.release)
@@ -41,7 +41,7 @@ def release_rows(device: Device, chosen: Target) -> list[Sequence[str]]:
             (
                 f"@{release.name}",
                 release.span,
-                f"{release.opset} (up to {release.opset_ceiling})",
+                f"{release.opset} ({release.opset_ceiling})",
                 " ".join(name for name in release.precisions if name in device.gpu.precisions),
                 ", ".join(marks),
             )

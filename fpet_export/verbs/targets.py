@@ -80,6 +80,7 @@ def _one(name: str, console: Console) -> Outcome:
     if device is not None:
         console.line()
         console.table(_target_facts.release_rows(device, target), words=True)
+        console.paragraph("opset (newest): what its graphs get, and the newest that it reads")
         console.line()
     for line in _target_facts.facts(device or target):
         console.bullet(line)

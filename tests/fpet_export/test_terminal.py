@@ -42,7 +42,7 @@ def test_a_terminal_tells_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sentences_break_between_words_under_their_beginning() -> None:
     text = wrapped("one two three four", first=" ✓ ", rest="   ", width=12)
 
-    # Twelve columns are left for words even where the terminal is narrower.
+    # Ten columns are left for words even where the terminal is narrower.
     assert text == " ✓ one two\n   three four"
 
 
