@@ -49,8 +49,9 @@ from engines.errors import (
     UnknownNameError,
     UsageError,
 )
-from engines.manifest import manifest_path, read_manifest
+from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.processor import usable_cores
+from engines.verdict import verdict_of
 
 Again = Callable[[Sequence[Finding], int], None]
 """`again(findings, attempt)`: noise spoiled an attempt, and attempt number `attempt` begins."""
@@ -68,12 +69,14 @@ class Opened:
         engine: Open.
         artefact: From its manifest; None without one.
         macs: Multiply-adds of one image; None when unknown.
+        failure: That its check failed, in words; "" where it did not.
     """
 
     name: str
     engine: Engine
     artefact: Artefact | None = None
     macs: int | None = None
+    failure: str = ""
 
 
 Source = Path | str | Engine | Opened
@@ -194,7 +197,7 @@ def bench(
         batch=batch,
         contenders=results,
         absent=(*absent, *failed),
-        findings=findings,
+        findings=(*findings, *_doubts(opened)),
         schedule=schedule,
         rounds=len(rounds.latency_ns),
         warmup_rounds=rounds.warmup_rounds,
@@ -312,6 +315,25 @@ def _open(source: Source, options: OpenOptions, stack: contextlib.ExitStack) -> 
         engine=engine,
         artefact=artefact,
         macs=artefact.macs if artefact else None,
+        failure=_failure_of(path, manifest),
+    )
+
+
+def _failure_of(path: Path, manifest: Manifest | None) -> str:
+    found = None if manifest is None else verdict_of(manifest)
+    return found.in_words(path.name) if found is not None and found.state == "failed" else ""
+
+
+def _doubts(opened: Sequence[Opened]) -> tuple[Finding, ...]:
+    """Return what a reader must know of contenders that were measured although they failed."""
+    return tuple(
+        Finding(
+            severity="doubtful",
+            what=entry.failure,
+            fix="measure what passes its check: the time of a wrong answer says little",
+        )
+        for entry in opened
+        if entry.failure
     )
 
 

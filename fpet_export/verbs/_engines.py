@@ -153,7 +153,7 @@ def _check_tasks(graph: Path, artefact: Path, console: Console) -> ParityTable:
 
 
 def _apart(row: StageParity, on: str) -> str:
-    noise = "no difference" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f} dB"
+    noise = "no difference" if row.sqnr_db == math.inf else f"{row.sqnr_db:.1f} dB"
     return f"{on}: {noise}, {row.difference}, agreement {row.agreement:.0%}"
 
 

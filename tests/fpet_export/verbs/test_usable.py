@@ -122,6 +122,14 @@ def test_a_typed_graph_inherits_the_failure(failed: Exported, tmp_path: Path) ->
     assert (verdict_of(typed).file, typed.parents[0].verdict) == ("model.onnx", "failed")
 
 
+def test_a_measurement_says_that_a_contender_failed(failed: Exported) -> None:
+    words = ("bench", failed.graph, "--rounds", "20", "--seconds", "0.1", "--allow-noise")
+    done = call(*words, "--force-failed", "--json")
+    assert done.code == 0, done.err
+    doubts = [one for one in done.document()["findings"] if "failed its check" in one["what"]]
+    assert [one["severity"] for one in doubts] == ["doubtful"]
+
+
 def test_python_refuses_it_too(failed: Exported, tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="stage frozen"):
         engines.open(failed.graph)
