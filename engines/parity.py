@@ -323,6 +323,19 @@ def compare_stage(
     )
 
 
+def failed_row(stage: str, images: int, why: str) -> StageParity:
+    """Return the row of a stage that could not even be compared: a check that failed, too."""
+    return StageParity(
+        stage=stage,
+        images=images,
+        largest_logit_difference=math.inf,
+        relative=math.inf,
+        sqnr_db=-math.inf,
+        agreement=0.0,
+        failures=(why,),
+    )
+
+
 def _judge_agreement(
     same: NDArray[np.bool_], logits: FloatArray, gates: Gates, peak: float
 ) -> list[str]:

@@ -19,6 +19,7 @@ from calibration.taps import with_outputs
 from engines import storage
 from engines.backends import ort
 from engines.engine import Engine
+from engines.errors import ParityError
 from engines.evidence import as_written, engine_evidence
 from engines.images import ImageSet
 from engines.manifest import Manifest, read_manifest, write_manifest
@@ -28,6 +29,7 @@ from engines.parity import (
     ParityTable,
     StageParity,
     compare_stage,
+    failed_row,
     gates_of,
     judge,
 )
@@ -91,7 +93,11 @@ def verify_tasks(
     found = []
     with audited(folder, index) as tasks:
         for number, name in enumerate(index.names):
-            one = _compare(tasks, name, runs[name], images[name], options)
+            try:
+                one = _compare(tasks, name, runs[name], images[name], options)
+            except ParityError as error:  # kept like any other failure, and judged with them
+                row = failed_row(name, len(images[name]), error.what)
+                one = TaskParity(name=name, **images[name].in_words(), reference=row, single=row)
             _store(folder / index.tasks[number].delta.file, one)
             found.append(one)
             if progress is not None:

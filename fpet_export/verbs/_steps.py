@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines import parity_table
+from engines.errors import ParityError
 from engines.manifest import read_manifest, write_manifest
-from engines.parity import ParityTable, StageParity, judge
+from engines.parity import ParityTable, StageParity, failed_row, judge
 from engines.plurals import counted
 from fpet_export.console import Console
 from fpet_export.verbs import _arguments, _images, _quantize
@@ -232,7 +233,10 @@ def export(
             command=options.command,
         )
     with console.progress("ONNX graph", count) as advance:
-        onnx_row = verify.onnx_row(started.check, written, advance)
+        try:
+            onnx_row = verify.onnx_row(started.check, written, advance)
+        except ParityError as error:  # the graph lies there: its manifest must say so
+            onnx_row = failed_row("onnx", count, error.what)
     manifest = manifest_of(written)
     console.step(
         "onnx",

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from engines.errors import InputError, UsageError
+from engines.errors import InputError, ParityError, UsageError
 from engines.manifest import NO_TARGET, Manifest, manifest_path, read_manifest, write_manifest
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _remote, _usable
@@ -118,7 +118,7 @@ def build_here(graph: Path, target: str, options: argparse.Namespace, console: C
     """Build one graph's engine on this machine, with the options of this verb."""
     from engines import BuildOptions, build
     from engines.engine import equivalent_command, load_target
-    from engines.parity import judge
+    from engines.parity import ParityTable, failed_row, judge
     from fpet_export.verbs import _engines
 
     place = load_target(target)
@@ -149,7 +149,14 @@ def build_here(graph: Path, target: str, options: argparse.Namespace, console: C
         note = manifest.runtime.settings["timing_cache"]
         console.step("timings", f"{options.timing_cache}: {note}")
     fusion = _engines.report_fusion(artefact, manifest, console)
-    table = _engines.check_against_graph(graph, artefact, console)
+    try:
+        table = _engines.check_against_graph(graph, artefact, console)
+    except ParityError as error:  # the engine lies there: its manifest must say so
+        row = failed_row(artefact.name, 0, error.what)
+        table = ParityTable(images="none", reference=f"artefact {graph.name}", rows=(row,))
+        failed = dataclasses.replace(manifest, parity=table.to_json())
+        write_manifest(artefact, failed)
+        raise
     check = None if table is None else table.to_json()
     if table is not None:
         manifest = write_manifest(artefact, dataclasses.replace(manifest, parity=check))

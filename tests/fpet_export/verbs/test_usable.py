@@ -18,6 +18,7 @@ import engines
 from engines import BuildOptions, OpenOptions
 from engines.errors import InputError, ParityError
 from engines.manifest import manifest_path, read_manifest, write_manifest
+from engines.parity import Evidence
 from engines.verdict import verdict_of
 from fpet_export.verbs import _engines
 from tests.fpet_export.command_line import (
@@ -128,6 +129,19 @@ def test_a_measurement_says_that_a_contender_failed(failed: Exported) -> None:
     assert done.code == 0, done.err
     doubts = [one for one in done.document()["findings"] if "failed its check" in one["what"]]
     assert [one["severity"] for one in doubts] == ["doubtful"]
+
+
+def test_a_deployment_that_drifts_marks_all_that_it_wrote(
+    exported: Exported, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    perturb(monkeypatch)
+    out = tmp_path / "out"
+    words = ("deploy", *exported.words, "--target", "cpu", "--limit", "1", "--no-bench", "-o", out)
+    assert call(*words).code == 7
+    for path in (out / "cpu/model.onnx", out / "cpu/model.cpu.onnx"):
+        assert verdict_of(read_manifest(path)).state == "failed"
+        done = call("predict", path, images[0], "--json")
+        assert (done.code, done.error()["class"]) == (7, "ParityError")
 
 
 def test_python_refuses_it_too(failed: Exported, tmp_path: Path) -> None:
@@ -272,6 +286,37 @@ def test_a_task_that_failed_is_refused_wherever_it_is_used(
         tasks.task(first)
     assert call("tasks", "-o", folder, "--drop", first).code == 0
     assert call("triton", folder, "-o", tmp_path / "models").code == 0
+
+
+def test_a_task_that_cannot_even_be_compared_failed(
+    task_files: TaskFiles, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def single(*_: object) -> object:
+        return Evidence(logits=np.full((8, 5), np.nan))
+
+    monkeypatch.setattr("fpet_export.task_verify._single_evidence", single)
+    folder = tmp_path / "out"
+    done = task_files.tasks("-o", folder, "--json", runs=task_files.runs[:1])
+    assert (done.code, done.error()["class"]) == (7, "ParityError")
+    text = (folder / "parity.json").read_text() + "".join(
+        path.read_text() for path in folder.rglob("*.manifest.json")
+    )
+    assert "NaN" not in text and "Infinity" not in text
+    monkeypatch.undo()
+    for words in (["triton", folder, "-o", tmp_path / "m"], ["predict", folder, images[0]]):
+        task = ["--task", "one"] if words[0] == "predict" else []
+        refused = call(*words, *task, "--json")
+        assert refused.code == 7
+        assert "one: stage one: the reference gave 8 images" in refused.error()["what"]
+
+
+def test_an_engine_whose_graph_gives_no_numbers_is_kept_as_failed(
+    exported: Exported, tmp_path: Path
+) -> None:
+    graph = exported.copy(tmp_path)
+    broken(graph)
+    assert call("build", graph).code == 7
+    assert verdict_of(read_manifest(tmp_path / "model.cpu.onnx")).state == "failed"
 
 
 def test_a_graph_in_the_form_of_another_target_is_refused_with_the_command(
