@@ -398,6 +398,7 @@ def load(
             head_width=found.head_width,
             run_pool=found.pool,
             run_network=network,
+            own_pixels=found.normalisation is not None,
         )
         base = backbones.read(str(source), options)
     if weights is not None and weights not in found.weights | base.names:

@@ -35,6 +35,8 @@ class BackboneOptions:
             of the run reveals it, and that file's name.
         run_pool: What the run's own code reads ("class" or "mean"), where its format says so.
         run_network: The architecture that the run's files name.
+        own_pixels: Whether the run's format says how its own code prepares pixels, so that what
+            lies beside the backbone does not matter.
     """
 
     heads: int | None = None
@@ -44,6 +46,7 @@ class BackboneOptions:
     head_width: Callable[[int, int], tuple[int, str] | None] | None = None
     run_pool: Fact[str] | None = None
     run_network: Fact[VitSpec] | None = None
+    own_pixels: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

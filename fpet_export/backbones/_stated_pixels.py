@@ -16,7 +16,7 @@ from typing import Any
 from engines.errors import CheckpointError
 from engines.manifest import Preprocessing
 from fpet_export import normalisation
-from fpet_export.backbones import _timm_config
+from fpet_export.backbones import BackboneOptions, _timm_config
 from fpet_export.backbones._names import raw_pixels
 from fpet_export.facts import Fact, agree
 from fpet_export.normalisation import Triple
@@ -27,76 +27,85 @@ _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, which Hugging Face writes, and its names, which timm writes."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StatedPixels:
-    """What files say about the pixels.
+_JUST_BELOW_1 = math.nextafter(1.0, 0.0)
+"""`Preprocessing.crop` of a centre crop that only cuts the longer side; 1.0 would squash."""
 
-    Attributes:
-        preprocessing: With mean 0 and std 1 where nothing says them.
-        normalisation: Which file says mean and std, or None.
-        files: Files that were read.
-    """
-
-    preprocessing: Preprocessing
-    normalisation: str | None
-    files: tuple[Path, ...] = ()
+Stated = dict[str, Any]
+"""Fields of `Preprocessing` that a file says: interpolation, crop, and "mean and std"."""
 
 
-def beside(
-    weights: Path, image: tuple[int, int], config: _timm_config.TimmConfig | None
-) -> StatedPixels:
+def of_file(
+    weights: Path,
+    image: tuple[int, int],
+    config: _timm_config.TimmConfig | None,
+    options: BackboneOptions,
+) -> tuple[Preprocessing, str | None, tuple[Path, ...]]:
     """Return what the files in the folder of `weights` say about its pixels.
+
+    Args:
+        weights: The backbone's file.
+        image: The (height, width) of its input.
+        config: timm's configuration beside it, if there is one.
+        options: Whether the files matter.
+
+    Returns:
+        The preprocessing, with mean 0 and std 1 where nothing says them; the name of the file that
+        says mean and std, or None; and files that were read besides `config`.
 
     Raises:
         CheckpointError: A file says what this toolkit does not do, or two disagree.
     """
-    plain = raw_pixels(image)
-    claims: list[Fact[tuple[Triple, Triple]]] = []
-    files = []
+    if options.own_pixels:
+        return raw_pixels(image), None, ()
+    said: list[tuple[Stated, str]] = []
     if config is not None:
-        plain, found = of_timm(config.pixels, plain, where=str(config.path))
-        claims += [Fact(found, config.path.name)] if found else []
+        said.append((of_timm(config.pixels, where=str(config.path)), config.path.name))
     path = weights.with_name(NAME)
     if path.is_file():
-        plain, claim = _of_transformers(path, plain)
-        claims.append(claim)
-        files.append(path)
-    fact = agree("mean and std of the pixels", claims, where=str(weights.parent))
-    if fact is None:
-        return StatedPixels(preprocessing=plain, normalisation=None, files=tuple(files))
-    mean, std = fact.value
-    return StatedPixels(
-        preprocessing=dataclasses.replace(plain, mean=mean, std=std),
-        normalisation=fact.source,
-        files=tuple(files),
-    )
+        said.append((_of_transformers(path, image), path.name))
+    facts = {}
+    for field in ("interpolation", "crop", "mean and std"):
+        claims = [Fact(stated[field], source) for stated, source in said if field in stated]
+        fact = agree(f"the {field} of the pixels", claims, where=str(weights.parent))
+        if fact is not None:
+            facts[field] = fact
+    prepared = applied({field: fact.value for field, fact in facts.items()}, image)
+    source = facts["mean and std"].source if "mean and std" in facts else None
+    return prepared, source, (path,) if path.is_file() else ()
 
 
-def of_timm(
-    fields: Mapping[str, Any], plain: Preprocessing, *, where: str
-) -> tuple[Preprocessing, tuple[Triple, Triple] | None]:
-    """Return `plain` with the filter and the crop of timm's `pretrained_cfg`; mean and std.
+def applied(stated: Stated, image: tuple[int, int]) -> Preprocessing:
+    """Return the preprocessing for an input of `image` pixels with what was stated."""
+    changes = dict(stated)
+    if "mean and std" in changes:
+        changes["mean"], changes["std"] = changes.pop("mean and std")
+    return dataclasses.replace(raw_pixels(image), **changes)
+
+
+def of_timm(fields: Mapping[str, Any], *, where: str) -> Stated:
+    """Return what the fields of timm's `pretrained_cfg` say.
 
     Raises:
-        CheckpointError: A field is no value of its kind.
+        CheckpointError: A field is no value of its kind, or asks for what is not done here.
     """
-    changes: dict[str, Any] = {}
+    stated: Stated = {}
     if "interpolation" in fields:
         if fields["interpolation"] not in _FILTERS.values():
             raise _wrong("interpolation", fields["interpolation"], "a filter of Pillow", where)
-        changes["interpolation"] = fields["interpolation"]
+        stated["interpolation"] = fields["interpolation"]
     if "crop_pct" in fields:
-        crop = fields["crop_pct"]
+        crop, mode = fields["crop_pct"], fields.get("crop_mode", "center")
         if type(crop) not in (int, float) or not 0 < crop <= 1:
             raise _wrong("crop_pct", crop, "a share from above 0 to 1", where)
-        changes["crop"] = float(crop)
+        if mode not in ("center", "squash") or (mode == "squash" and crop < 1):
+            wanted = "center, or squash with crop_pct 1"
+            raise _wrong("crop_mode", mode, wanted, where)
+        stated["crop"] = min(float(crop), _JUST_BELOW_1) if mode == "center" else 1.0
     found = _mean_and_std(fields.get("mean"), fields.get("std"), ("mean", "std"), where)
-    return dataclasses.replace(plain, **changes), found
+    return stated if found is None else stated | {"mean and std": found}
 
 
-def _of_transformers(
-    path: Path, plain: Preprocessing
-) -> tuple[Preprocessing, Fact[tuple[Triple, Triple]]]:
+def _of_transformers(path: Path, image: tuple[int, int]) -> Stated:
     where = str(path)
     try:
         document: Any = json.loads(path.read_text("utf-8-sig"))
@@ -111,34 +120,41 @@ def _of_transformers(
     if rescales is not True or type(factor) is not float or not math.isclose(factor, 1 / 255):
         said = f"do_rescale {rescales!r} with rescale_factor {factor!r}"
         raise _wrong("rescaling", said, "pixels divided by 255", where)
-    _check_size(document, plain.size, where)
+    stated = _size_and_crop(document, image, where)
     if "resample" in document:
         if document["resample"] not in _FILTERS:
             raise _wrong("resample", document["resample"], "0, 1, 2 or 3 of Pillow", where)
-        plain = dataclasses.replace(plain, interpolation=_FILTERS[document["resample"]])
+        stated["interpolation"] = _FILTERS[document["resample"]]
     if document.get("do_normalize") is False:
-        return plain, Fact(normalisation.NORMALISATIONS["none"], f"do_normalize in {NAME}")
+        return stated | {"mean and std": normalisation.NORMALISATIONS["none"]}
     keys = ("image_mean", "image_std")
     found = _mean_and_std(document.get(keys[0]), document.get(keys[1]), keys, where)
     if found is None:
         raise _wrong("image_mean", None, "three numbers, or do_normalize false", where)
-    return plain, Fact(found, NAME)
+    return stated | {"mean and std": found}
 
 
-def _check_size(document: Mapping[str, Any], size: tuple[int, int], where: str) -> None:
-    """Refuse a size that is not the network's own; the crop's size counts, where there is one."""
-    cropped = document.get("do_center_crop") is True and document.get("crop_size") is not None
-    key = "crop_size" if cropped else "size"
-    said = document.get(key)
-    if said is None or document.get("do_resize") is False:
-        return
-    if isinstance(said, dict):
-        edge = said.get("shortest_edge")
-        found = (said.get("height", edge), said.get("width", edge))
-    else:
-        found = (said, said)
-    if found != size:
-        raise _wrong(key, said, f"{size[0]}x{size[1]}, as the weights are for", where)
+def _size_and_crop(document: Mapping[str, Any], image: tuple[int, int], where: str) -> Stated:
+    """Return the crop; refuse what does not end at the network's own size."""
+    if document.get("do_resize", True) is not True:
+        raise _wrong("do_resize", document["do_resize"], "true", where)
+    size = document.get("size")
+    if size is None:
+        return {}
+    crops = document.get("do_center_crop") is True
+    cut = document.get("crop_size") if crops else None
+    cropped = (cut.get("height"), cut.get("width")) if isinstance(cut, dict) else (cut, cut)
+    if crops and cropped != image:
+        raise _wrong("crop_size", cut, f"{image[0]}x{image[1]}, as the weights are for", where)
+    edge = size.get("shortest_edge") if isinstance(size, dict) else None
+    if edge is not None:
+        if not crops or type(edge) is not int or edge < max(image) or image[0] != image[1]:
+            raise _wrong("size", size, f"a shortest_edge from {max(image)}, then cropped", where)
+        return {"crop": min(image[0] / edge, _JUST_BELOW_1)}
+    whole = (size.get("height"), size.get("width")) if isinstance(size, dict) else (size, size)
+    if whole != image:
+        raise _wrong("size", size, f"{image[0]}x{image[1]}, as the weights are for", where)
+    return {"crop": 1.0}
 
 
 def _mean_and_std(

@@ -67,15 +67,15 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     facts |= {
         name: Fact(facts[name].value, release) for name in ("pool", "activation", "norm epsilon")
     }
-    pixels = _stated_pixels.beside(path, spec.image, None)
+    prepared, source, others = _stated_pixels.of_file(path, spec.image, None, options)
     return Backbone(
         spec=spec,
         weights=check_weights(weights, spec, where=str(path)),
         source=path.name,
         quality="trained",
-        preprocessing=pixels.preprocessing,
-        normalisation=pixels.normalisation,
-        files=(path, *pixels.files),
+        preprocessing=prepared,
+        normalisation=source,
+        files=(path, *others),
         facts=facts,
     )
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from engines.errors import MissingDependencyError
 from engines.registry import import_or_explain
 from fpet_export.backbones import Backbone, BackboneOptions, _timm_module
-from fpet_export.backbones._names import check_weights, raw_pixels, spec_from_names
-from fpet_export.backbones._stated_pixels import of_timm
+from fpet_export.backbones._names import check_weights, spec_from_names
+from fpet_export.backbones._stated_pixels import Stated, applied, of_timm
 from fpet_export.facts import Fact
 
 _SCHEME = "timm:"
@@ -47,16 +46,15 @@ def of_model(model: torch.nn.Module, text: str, options: BackboneOptions) -> Bac
     named = Fact(_timm_module.spec_of(model, where=text), "timm")
     weights = dict(model.state_dict())
     spec, facts = spec_from_names(weights, options, where=text, named=named)
-    config: Any = model.pretrained_cfg
-    preprocessing, pixels = of_timm(config, raw_pixels(spec.image), where=text)
-    if pixels is not None:
-        preprocessing = dataclasses.replace(preprocessing, mean=pixels[0], std=pixels[1])
+    stated: Stated = {}
+    if not options.own_pixels:
+        stated = of_timm(cast("dict[str, Any]", model.pretrained_cfg), where=text)
     return Backbone(
         spec=spec,
         weights=check_weights(weights, spec, where=text),
         source=text,
         quality="trained",
-        preprocessing=preprocessing,
-        normalisation=None if pixels is None else f"timm's configuration of {text}",
+        preprocessing=applied(stated, spec.image),
+        normalisation=f"timm's configuration of {text}" if "mean and std" in stated else None,
         facts=facts,
     )

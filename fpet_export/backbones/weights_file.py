@@ -41,15 +41,15 @@ def read(text: str, options: BackboneOptions) -> Backbone:
             fix="put timm's config.json, which names the architecture, beside the file",
         )
     spec, decided = spec_from_names(weights, options, where=path.name, named=named)
-    pixels = _stated_pixels.beside(path, spec.image, config)
+    prepared, source, others = _stated_pixels.of_file(path, spec.image, config, options)
     return Backbone(
         spec=spec,
         weights=check_weights(weights, spec, where=str(path)),
         source=path.name,
         quality="trained",
-        preprocessing=pixels.preprocessing,
-        normalisation=pixels.normalisation,
-        files=(path, *([config.path] if config else []), *pixels.files),
+        preprocessing=prepared,
+        normalisation=source,
+        files=(path, *([config.path] if config else []), *others),
         facts=facts | decided,
         names=found.names,
     )

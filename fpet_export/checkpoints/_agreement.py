@@ -45,6 +45,24 @@ def _words(value: object) -> str:
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def same_pool(said: Fact[str], backbone: Backbone, *, where: str) -> None:
+    """Refuse a trained backbone, read for another run, whose head reads something else.
+
+    Raises:
+        CheckpointError: It does, and not because the user says so.
+    """
+    found = backbone.facts.get("pool")
+    if backbone.quality == "random" or found is None or found.source == "--pool":
+        return
+    if found.value not in (said.value, "class+dist"):
+        raise CheckpointError(
+            f"the head reads {found.value} according to {found.source}, but {said.value} "
+            f"according to {said.source}",
+            where=where,
+            fix='say what it reads when the backbone is read: pool="token" or pool="avg"',
+        )
+
+
 def same_weights(own: Mapping[str, torch.Tensor], backbone: Backbone, *, path: Path) -> None:
     """Refuse a run whose file holds a backbone too, unless it is the given one, bit for bit.
 

@@ -202,6 +202,7 @@ class FpetRun:
     def check(self, backbone: Backbone) -> None:
         """Refuse another network than the YAML names, or other weights than the run's own file."""
         _agreement.same_network(self.architecture, backbone, where=str(self.config_path))
+        _agreement.same_pool(self.pool, backbone, where=str(self.path))
         _agreement.same_weights(self.whole, backbone, path=self.path)
 
     # -- settings: method, bit, dim, scale ---------------------------------------------------

@@ -9,17 +9,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import fpet_export
+from engines import images
 from engines.errors import CheckpointError, FpetError, UsageError
 from engines.manifest import read_manifest
-from fpet_export import normalisation
+from fpet_export import backbones, normalisation
+from fpet_export.backbones import BackboneOptions
 from fpet_export.backbones.random_weights import draw
 from fpet_export.pipeline import Adapted
 from tests.fpet_export.authors_run import AuthorsRun, write_run
+from tests.fpet_export.command_line import pixels_of
 from tests.fpet_export.tiny import spec_of, timm_config
 
 SPEC = spec_of()
@@ -114,6 +119,8 @@ def test_hugging_face_says_that_there_is_none(tmp_path: Path) -> None:
         ({"size": {"height": 32, "width": 32}}, ("size", "32", "16x16")),
         ({"size": 24}, ("size is 24", "16x16")),
         ({"crop_size": 8, "do_center_crop": True}, ("crop_size is 8",)),
+        ({"do_resize": False}, ("do_resize is False",)),
+        ({"size": {"shortest_edge": 16}}, ("shortest_edge", "cropped")),
         ({"resample": 5}, ("resample is 5",)),
         ({"image_mean": [0.5]}, ("image_mean",)),
         ({"image_mean": None}, ("image_mean",)),
@@ -127,6 +134,50 @@ def test_what_is_not_done_to_pixels_here_is_refused(
     path = backbone(tmp_path, preprocessor_config=HALF | change)
 
     refused(words, CheckpointError, lambda: random_on(path))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "size"),
+    [
+        ({"crop_pct": 1.0, "crop_mode": "squash"}, (16, 16)),
+        ({"crop_pct": 1.0, "crop_mode": "center"}, (16, 32)),
+        ({"crop_pct": 1.0}, (16, 32)),
+        ({"crop_pct": 0.8}, (20, 40)),
+    ],
+    ids=str,
+)
+def test_timms_crop_is_timms(pixels: dict[str, Any], size: tuple[int, int], tmp_path: Path) -> None:
+    """timm scales an image of 32 x 64 pixels to `size`, and cuts the centre out of that."""
+    config = timm_config(SPEC) | {"pretrained_cfg": NUMBERS | pixels}
+    image = Image.fromarray(pixels_of(1, side=64)[0, :32])
+    method = Image.Resampling.BICUBIC
+    scaled = np.asarray(image.resize((size[1], size[0]), method))
+    top, left = (size[0] - 16) // 2, (size[1] - 16) // 2
+
+    found = images.resize(image, random_on(backbone(tmp_path, config=config)).preprocessing)
+
+    assert np.array_equal(found, scaled[top : top + 16, left : left + 16])
+
+
+@pytest.mark.parametrize(
+    "pixels", [{"crop_mode": "border", "crop_pct": 1.0}, {"crop_mode": "squash", "crop_pct": 0.9}]
+)
+def test_a_crop_that_is_not_done_here_is_refused(pixels: dict[str, Any], tmp_path: Path) -> None:
+    """It does not matter to a run whose own code prepares the pixels."""
+    config = timm_config(SPEC) | {"pretrained_cfg": NUMBERS | pixels}
+    path = backbone(tmp_path, config=config)
+
+    refused(("crop_mode",), CheckpointError, lambda: random_on(path))
+    fpet_export.load(write_run(tmp_path / "run").text, backbone=path)
+
+
+def test_hugging_faces_crop_is_obeyed(tmp_path: Path) -> None:
+    cut = {"size": {"shortest_edge": 20}, "do_center_crop": True}
+    document = HALF | cut | {"crop_size": {"height": 16, "width": 16}}
+
+    found = random_on(backbone(tmp_path, preprocessor_config=document))
+
+    assert found.preprocessing.crop == 0.8
 
 
 def test_two_files_that_disagree_are_refused(tmp_path: Path) -> None:
@@ -223,6 +274,18 @@ def test_the_yamls_network_says_the_heads_and_must_fit(
     else:
         words = ("patch 32x32", "patch 16x16")
         refused(words, CheckpointError, lambda: fpet_export.load(run.text, backbone=path))
+
+
+def test_a_backbone_read_for_another_run_must_fit_its_pool(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    config = timm_config(SPEC)
+    config |= {"global_pool": "avg", "model_args": config["model_args"] | {"fc_norm": False}}
+    read = backbones.read(backbone(tmp_path, config=config))
+    said = backbones.read(str(read.files[0]), BackboneOptions(pool="avg"))
+
+    words = ("mean", "config.json", "FPET", 'pool="avg"')
+    refused(words, CheckpointError, lambda: fpet_export.load(run.text, backbone=read))
+    assert fpet_export.load(run.text, backbone=said).model.spec.pool == "mean"
 
 
 # -- a run that brings its backbone ------------------------------------------------------------
