@@ -44,9 +44,11 @@ class Quality:
 
     def in_words(self) -> str:
         """Return one line for people."""
-        parts = [f"signal to noise (SQNR) {self.sqnr_db:.1f} dB", f"agreement {self.agreement:.1%}"]
+        parts = []
         if self.drop_pp is not None:
             parts.append(f"accuracy {self.accuracy:.1%} ({0.0 - self.drop_pp:+.1f} pp)")
+        parts.append(f"agreement {self.agreement:.1%}")
+        parts.append(f"signal to noise (SQNR) {self.sqnr_db:.1f} dB")
         return " · ".join(parts)
 
 

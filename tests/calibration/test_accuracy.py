@@ -220,7 +220,7 @@ def test_the_sentences_have_both_numbers() -> None:
     )
     assert (
         quality.in_words()
-        == "signal to noise (SQNR) 18.9 dB · agreement 98.5% · accuracy 84.5% (-1.5 pp)"
+        == "accuracy 84.5% (-1.5 pp) · agreement 98.5% · signal to noise (SQNR) 18.9 dB"
     )
 
 
