@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 HELP = "classify images with a graph or an engine"
 DESCRIPTION = """\
-Classify images with the preprocessing that the artefact's manifest states.
+Classify images with the preprocessing that the artefact's manifest states. A
+folder stands for every image below it; what is left out is counted.
 
   fpet-export predict out/model.cpu.onnx cat.jpg dog.jpg --top 3
-  fpet-export predict out/model.cpu.onnx photos/   (every image below the folder)
+  fpet-export predict out/model.cpu.onnx photos/
   fpet-export predict out --task pets cat.jpg      (a folder that `tasks` wrote)
 """
 _AT_ONCE = 64
