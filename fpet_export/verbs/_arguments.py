@@ -155,7 +155,7 @@ def add_data(parser: argparse.ArgumentParser, *, limit: int = 128, by_task: bool
     what = "images: folder, list, CSV or .npz (see docs/data.md); default: a synthetic set"
     names = "text file with one class name a line, in the order of the head's rows"
     if by_task:
-        several = "Of a folder of tasks: for one, or for all; may be repeated"
+        several = "With a folder of tasks: for one task, or for all; may be repeated"
         group.add_argument(
             "--data",
             action="append",

@@ -116,9 +116,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PP",
         help="percentage points of accuracy to lose at most",
     )
-    group.add_argument("--min-sqnr", type=_number, metavar="DB", help="smallest SQNR of the logits")
     group.add_argument(
-        "--min-agreement", type=_share, metavar="%", help="smallest agreement, in percent"
+        "--min-sqnr",
+        type=_number,
+        metavar="DB",
+        help="smallest signal to noise (SQNR) of the logits, in decibels",
+    )
+    group.add_argument(
+        "--min-agreement",
+        type=_share,
+        metavar="%",
+        help="smallest share of images with the same class, in percent",
     )
     parser.set_defaults(**FOR_INTEGERS)
 

@@ -34,7 +34,7 @@ _AGENT = ("python3", "agent.pyz")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where the work is done."""
     group = parser.add_argument_group("another machine, through ssh")
-    group.add_argument("--remote", metavar="HOST", help="do it there, as ssh names it")
+    group.add_argument("--remote", metavar="HOST", help="do it on that machine, named as for ssh")
     group.add_argument(
         "--remote-dir", metavar="DIR", help="folder there (default: below ~/.cache/fpet-export)"
     )

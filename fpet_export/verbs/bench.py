@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 HELP = "measure latency, paired and interleaved, and say whether it is really faster"
 DESCRIPTION = """\
-Run every contender once in each round, in a shuffled order, and compare each with the baseline
-by the median of the paired ratios with a bootstrap interval. Where noise spoils a measurement it
-is taken again, twice at most; one that stays noisy keeps its samples in the JSON, shows no ratio
-and ends with exit code 9.
+Run every contender once in each round, in a shuffled order, and compare each with the baseline by
+the median of the paired ratios with a bootstrap interval. Where noise spoils a measurement it is
+taken again, twice at most; one that stays noisy keeps its samples in the JSON, shows no ratio and
+ends with exit code 9.
 
 --against plain builds the same architecture without merging, with random weights (a latency does
 not depend on them), for the same target and in the same half precision or float32. --peers adds
@@ -33,8 +33,8 @@ With --remote the artefacts travel to a board with the agent, and with --against
 graph, which is written here. There the graphs are built, the engines checked, and all of them
 measured in the same rounds.
 
-Of a folder of tasks, every task is a contender (--task A,B: these), and what a switch to one takes
-is said.
+In a folder of tasks every task is a contender (choose with --task A,B), and the time of a switch
+between tasks is measured too.
 
   fpet-export bench out/model.cpu.onnx --against plain --peers openvino_plain,torch_eager
   fpet-export bench out --task pets,cars
@@ -70,12 +70,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=_arguments.positive, default=40, help="rounds at least (default: 40)"
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds at least (default: 3)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order and the bootstrap")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the order of contenders and of the bootstrap"
+    )
     parser.add_argument(
         "--peak", action="store_true", help="also measure this CPU's GEMM peak, and the share of it"
     )
     parser.add_argument(
-        "--allow-noise", action="store_true", help="keep a noisy measurement, marked, not exit 9"
+        "--allow-noise",
+        action="store_true",
+        help="keep a noisy measurement, marked as such, instead of exit code 9",
     )
     _arguments.add_running(parser)
     _usable.add_failed(parser)

@@ -44,7 +44,7 @@ run here against the plain ViT, and write one HTML page.
 Leaves OUT/TARGET/model.onnx and its engine with their manifests, OUT/parity.json,
 OUT/latency.json, OUT/merge.png and OUT/report.html. With --remote a board builds the engines
 through ssh, checks them, and measures them against the plain ViT in the same rounds; `--precision
-best` sends every precision that keeps the promise and fetches the one that is fastest there.
+best` sends every precision that meets the limits and fetches the one that is fastest there.
 
   fpet-export deploy runs/lora/digits --backbone backbone.safetensors --target cpu,rtx -o out
 """

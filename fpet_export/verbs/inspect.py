@@ -12,9 +12,9 @@ from fpet_export.verbs import Outcome, _arguments, _steps, _task_page
 
 HELP = "say what a run is and how each fact was found, or what is in a folder of tasks"
 DESCRIPTION = """\
-Read a run strictly and print every setting with its source, tokens and MACs a block, what folds,
-and the SHA-256 of each file. Of a folder that `tasks` wrote, check every byte and list its tasks.
-Writes nothing.
+Read a run strictly and print every setting with its source, tokens and multiply-adds of each
+block, what folds, and the SHA-256 of each file. For a folder that `tasks` wrote, check every byte
+and list its tasks. Writes nothing.
 
   fpet-export inspect runs/lora/digits --backbone backbone.safetensors
   fpet-export inspect out
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     )
     for path, digest in files.items():
         console.detail(f"{digest}  {path}")
-    if not any(path.endswith("SHA256SUMS") for path in files):
+    if checkpoint.files and not any(path.endswith("SHA256SUMS") for path in files):
         console.step(
             "checksums",
             "none beside the run: a flipped bit in its .bin could not be seen "

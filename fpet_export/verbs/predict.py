@@ -25,8 +25,10 @@ Classify images with the preprocessing that the artefact's manifest states. A
 folder stands for every image below it; what is left out is counted.
 
   fpet-export predict out/model.cpu.onnx cat.jpg dog.jpg --top 3
+  # every image below the folder:
   fpet-export predict out/model.cpu.onnx photos/
-  fpet-export predict out --task pets cat.jpg      (a folder that `tasks` wrote)
+  # a folder that `tasks` wrote:
+  fpet-export predict out --task pets cat.jpg
 """
 _AT_ONCE = 64
 """Images in memory; a folder may hold many."""

@@ -24,12 +24,13 @@ Turn an exported float32 graph into a typed one for the target it was exported f
 
 FP16 and BF16 keep the token match in float32 and look for activations that leave float16's range.
 INT8 and FP8 quantize the linears of every block, and with --preset vit-attention its attention;
-ranges come from --calibration images. A promise (--max-drop on labelled images, --min-sqnr or
---min-agreement without labels) is kept by putting the worst layers back, else exit 8. `best` makes
-what the target runs, measures it here, and names the fastest that keeps the promise.
+ranges come from --calibration images. A limit on accuracy (--max-drop on labelled images,
+--min-sqnr or --min-agreement without labels) is met by reverting the worst layers to half
+precision, one by one; else the command ends with exit code 8. `best` makes every precision that
+the target runs, measures them here, and names the fastest that meets the limits.
 
 Leaves model.P.onnx and its manifest, and for INT8 and FP8 model.P.table.json, the calibration. An
-interrupted calibration goes on where it was when the same command is given again.
+interrupted calibration continues when the same command is given again.
 
   fpet-export quantize out/model.onnx --precision fp16
   fpet-export quantize out/model.onnx --precision int8 --calibration train/ --data val/ --max-drop 1

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 HELP = "draw which patches merged into which, or the kernels of a plan"
 DESCRIPTION = """\
-Of an exported graph and an image, draw the merge: the image, and beside it its patches, those that
-became one token in one colour with one outline. Of a TensorRT plan, draw its kernels from the
-fusion report that `build` wrote beside it: a row a block, the type of each kernel as its colour.
+For an exported graph and an image, draw the merge: the image, and beside it its patches, those
+that became one token in one colour with one outline. For a TensorRT plan, draw its kernels from
+the fusion report that `build` wrote beside it: one row for each block, coloured by the type of
+each kernel.
 
   fpet-export show out/model.onnx cat.jpg -o merge.png
   fpet-export show out/model.rtx.plan -o fusion.png

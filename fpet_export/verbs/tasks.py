@@ -31,12 +31,13 @@ Write the backbone once, as a graph that takes the weights of a task as inputs, 
 for each run: adapters, refinement, head. One engine then serves all of them.
 
 Leaves OUT/tasks.json, OUT/backbone….onnx, OUT/tasks/NAME.safetensors with their manifests and
-OUT/parity.json; exits 7 when a task drifts from its float64 reference or from its own export. A run
-is called after its files, or as NAME=RUN says.
+OUT/parity.json; exits 7 when a task drifts from its float64 reference or from its own export. A
+task is named after the files of its run, or as NAME=RUN says.
 
---add puts runs into a folder that exists (--force: in the place of tasks of their names), --drop
-takes tasks out. All others keep their bytes, and engines stay valid: a run that no graph of the
-folder takes is refused, unless --new-graph gives it one. What fails changes nothing.
+--add puts runs into a folder that exists (with --force they replace tasks of the same names),
+--drop takes tasks out. All others keep their bytes, and engines stay valid: a run that fits no
+graph of the folder is refused, unless --new-graph writes one for it. If the command fails,
+nothing changes.
 
   fpet-export tasks lora=runs/lora/digits adapt=runs/adaptformer/digits --backbone B -o out
   fpet-export predict out --task lora IMAGE

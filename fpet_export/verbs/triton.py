@@ -22,7 +22,7 @@ DESCRIPTION = """\
 Write REPO/NAME/config.pbtxt and REPO/NAME/1/model.plan or model.onnx, with the class names and the
 manifest. A plan of TensorRT is served by the tensorrt backend, a graph or an engine of ONNX Runtime
 by the onnxruntime backend. A dynamic batch is batched by the server; a static one is one request.
-Of a folder of tasks the backbone becomes one model and each task another, with its weights only.
+For a folder of tasks the backbone becomes one model and each task another, with its weights only.
 
 A plan loads only into the TensorRT that built it; docs/triton.md says which images have which.
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "artefact", type=Path, metavar="X", help="a graph, an engine, or a folder of tasks"
     )
     _arguments.add_output(parser, what="the model repository", required=True)
-    parser.add_argument("--name", help="of the model (default: X without ending, '.' as '_')")
+    parser.add_argument("--name", help="name of the model (default: X without ending, '.' as '_')")
     parser.add_argument(
         "--instances",
         type=_arguments.positive,
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_arguments.positive,
         default=1,
         metavar="N",
-        help="version's folder; the server serves the newest (default: 1)",
+        help="folder of the version; the server serves the newest (default: 1)",
     )
 
 
