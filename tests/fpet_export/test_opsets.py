@@ -18,6 +18,8 @@ from fpet_export.fold import fold
 from fpet_export.freeze import FreezeOptions, FrozenVit, input_shape
 from tests.fpet_export.tiny import MEAN, STD, adapted, checkpoint_of, relative, spec_of
 
+pytestmark = pytest.mark.fresh_exports
+
 OPSETS = range(to_onnx.OLDEST_OPSET, to_onnx.NEWEST_OPSET + 1)
 PLAIN: dict[str, Any] = {"batch": 2}
 CASES: dict[str, dict[str, Any]] = {

@@ -24,6 +24,8 @@ from fpet_export.graph_passes.keep_static import FORBIDDEN
 from fpet_export.vit import VitSpec
 from tests.fpet_export.tiny import MEAN, STD, adapted, checkpoint_of, images_of, spec_of
 
+pytestmark = pytest.mark.fresh_exports
+
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
