@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.class_names import is_sure
 from engines.manifest import manifest_path
 from engines.plurals import counted
 from fpet_export.console import StepRecord
@@ -88,7 +89,8 @@ def _sentence(table: ParityTable, failed: StageParity | None) -> str:
         )
     same, images = _same(table.rows)
     many = len(table.rows) > 1
-    who = f"All {len(table.rows)} tasks give" if many else f"{table.rows[0].stage} gives"
+    all_of_them = "Both" if len(table.rows) == 2 else f"All {len(table.rows)}"
+    who = f"{all_of_them} tasks give" if many else f"{table.rows[0].stage} gives"
     model = "their fine-tuned models" if many else "its fine-tuned model"
     where = f"all {counted(images, 'image')}" if same == images else f"{same} of {images} images"
     speed = "their speed was not measured" if many else "its speed was not measured"
@@ -137,7 +139,12 @@ def _tiles(index: TaskIndex, table: ParityTable, files: Sequence[File]) -> tuple
     if known:
         low = min(known, key=lambda row: row.accuracy or 0.0)
         label = "lowest accuracy" if len(known) > 1 else "accuracy"
-        shown.insert(2, Tile(value=f"{low.accuracy:.1%}", label=f"{label} ({low.stage})"))
+        tile = Tile(value=f"{low.accuracy:.1%}", label=f"{label} ({low.stage})")
+        if not is_sure(table.labels):
+            tile = Tile(
+                value=f"{tile.value}?", label=f"{tile.label}, labels {table.labels}", state="open"
+            )
+        shown.insert(2, tile)
     return tuple(shown)
 
 

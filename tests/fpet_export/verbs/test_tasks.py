@@ -52,7 +52,7 @@ def test_its_page_says_how_every_task_answers(folder: TaskFiles, tmp_path: Path)
     assert done.code == 0, done.err
     text = page.read_text("utf-8")
 
-    assert "All 2 tasks give the same class as their fine-tuned models on all" in text
+    assert "Both tasks give the same class as their fine-tuned models on all" in text
     assert f"Measure: <code>fpet-export bench {out}</code>" in text
     files = text[text.index("<h2>Files</h2>") :].partition("</table>")[0]
     named = set(re.findall(r'<th scope="row">([^<]+)</th>', files))
