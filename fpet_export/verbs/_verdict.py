@@ -33,10 +33,6 @@ class Statement:
     good: bool | None
     measure: str = ""
 
-    def with_command(self) -> str:
-        """Return the sentence and, where it leaves something open, the command."""
-        return f"{self.text}; measure again: {self.measure}" if self.measure else self.text
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -61,7 +57,9 @@ class Verdict:
         """Print the sentences as the last lines of a deployment."""
         console.line()
         for about, statement in self.lines():
-            console.step(about, statement.with_command(), passed=statement.good)
+            console.step(about, statement.text, passed=statement.good)
+            if statement.measure:  # in one line, to be pasted
+                console.line(f"   measure again: {statement.measure}")
 
     def to_json(self) -> dict[str, object]:
         """Return the sentences as what `json.dumps` takes."""
