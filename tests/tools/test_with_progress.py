@@ -33,7 +33,8 @@ class Slow:
 
 
 def run(tmp_path: Path, waits: int, code: int = 0) -> tuple[int, list[str]]:
-    clock, said = [100.0], []
+    clock = [100.0]
+    said: list[str] = []
     slow: Any = Slow(clock, waits, code)
     found = with_progress.run(
         "install packages",
