@@ -81,10 +81,11 @@ def decode(path: Path, preprocessing: Preprocessing) -> Decoded:
                 fix="render it to PNG first, at the size that you want",
             )
         raw = _raw_mode(image)
-        traits, turn = _traits_of_file(image, raw)
+        traits = _traits_before_loading(image, raw)
         image.load()
         if not image.width or not image.height:
             raise ValueError("it has no pixels")
+        turn = _turn(image, traits)
         is_full = preprocessing.decode == "full"
         shallow, alpha, is_deep = _eight_bits(image, raw, path, full=is_full)
         flat = _rgb(shallow)
@@ -146,23 +147,28 @@ def _raw_mode(image: Any) -> str:
     return arguments if isinstance(arguments, str) else ""
 
 
-def _traits_of_file(image: Any, raw: str) -> tuple[set[str], str | None]:
-    """Return the traits that are known before decoding, and how the image is to be turned."""
+def _traits_before_loading(image: Any, raw: str) -> set[str]:
+    """Return the traits that Pillow forgets when it decodes."""
     traits = set()
     if ";16" in raw:
         traits.add(DEEP)
     if getattr(image, "is_animated", False) and image.format != "MPO":
         traits.add(FRAMES)
+    return traits
+
+
+def _turn(image: Any, traits: set[str]) -> str | None:
+    """Return Pillow's name of how a loaded image is to be turned, and add what that says of it."""
     if image.format == "TIFF":
-        return traits, None  # Pillow has always turned these itself, in `convert("RGB")` too
+        return None  # Pillow has always turned these itself, in `convert("RGB")` too
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except _BAD_METADATA:
         traits.add(BAD_EXIF)
-        turn = None
+        return None
     if turn is not None:
         traits.add(ORIENTATION)
-    return traits, turn
+    return turn
 
 
 def _eight_bits(image: Any, raw: str, path: Path, *, full: bool) -> tuple[Any, Any | None, bool]:

@@ -216,7 +216,7 @@ def common_backbone(runs: Runs) -> str:
                 f"{name!r} takes other pixels than {first!r}: "
                 f"{differing(run.preprocessing, runs[first].preprocessing)}",
                 where=name,
-                fix="the pixel normalisation is part of the shared graph: export it by itself",
+                fix="how pixels are made is a property of the shared graph: export it by itself",
             )
     return found[id(runs[first].backbone)]
 
