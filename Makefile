@@ -15,7 +15,7 @@ CROSS_FLAGS ?=
 BIN := $(VENV)/bin
 PIP := -m pip install --disable-pip-version-check --no-input --progress-bar off
 # What a fresh environment takes, as measured on Debian 12 with Python 3.11.
-DEMO_SIZE := 2.9 GB are downloaded, 6.0 GB on disk
+DEMO_SIZE := 3.0 GB are downloaded, 6.1 GB on disk
 TEST_SIZE := 3.1 GB are downloaded, 6.5 GB on disk
 DIGITS := examples/digits
 PACKAGES := fpet_export calibration engines benchmarks
