@@ -41,7 +41,7 @@ _LONGEST_NAME = 100
 _END = bytes(2 * _BLOCK)
 _CHUNK_BYTES = 1 << 20
 _LARGEST_INDEX_BYTES = 1 << 20
-_FIX = "get the bundle again from who made it: fpet-export bundle"
+_FIX = "get the bundle again from who made it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,7 +350,7 @@ def _entry(path: Path, role: Role, *, folder: str = "") -> Entry:
             f"{name!r} cannot be bundled: letters, digits, '.', '_' and '-' make a name there, "
             f"{_LONGEST_NAME} at most",
             where=str(path),
-            fix="give the task another name: fpet-export tasks NAME=RUN"
+            fix="give the task another name: `fpet-export tasks` takes NAME=RUN"
             if folder
             else "build it with another -o",
         )

@@ -22,7 +22,7 @@ _ARRAYS = {
     "labels": (np.int64, 1),
     "margin": (np.float32, 2),
 }
-_FIX = "bundle the graph again: fpet-export bundle"
+_FIX = "bundle the graph again, where it was made"
 
 
 def write_check(path: Path, expected: Expected) -> None:

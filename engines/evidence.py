@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.commands import command
 from engines.engine import Engine, Feeds, OpenOptions, open_engine
 from engines.errors import FpetError, InputError
 from engines.finite import require_finite
@@ -223,7 +224,7 @@ def manifest_of(path: Path) -> Manifest:
         raise InputError(
             "this is a folder of tasks, not a graph or an engine",
             where=str(path),
-            fix=f"fpet-export inspect {path} lists them; bench, check, compare, predict and show "
+            fix=f"{command('inspect', path)} lists them; bench, check, compare, predict and show "
             "take one with --task NAME",
         )
     if not manifest_path(path).exists():
@@ -237,7 +238,7 @@ def manifest_of(path: Path) -> Manifest:
         raise InputError(
             "many tasks share this artefact, and one of them must bring its weights",
             where=str(path),
-            fix="use the folder of tasks, as in fpet-export predict FOLDER --task NAME IMAGE",
+            fix=f"use the folder of tasks; {command('inspect', path.parent)} lists them",
         )
     return manifest
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines import storage
+from engines.commands import rebuild
 from engines.errors import InputError, TrustError
 from engines.kernels import FLOATS, MATCH_INPUT, QUANTIZED, Kernel, Tensor, classify, node_of
 from engines.manifest import Manifest, from_json
@@ -384,7 +385,7 @@ def read_fusion(path: Path) -> FusionReport:
         InputError: There is no such file.
         TrustError: It is not ours or not whole.
     """
-    fix = "build the plan again: fpet-export build GRAPH.onnx --force"
+    fix = "build the plan again: `build` with --force writes its report too"
     try:
         document = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -430,7 +431,7 @@ def fusion_of(artefact: Path, manifest: Manifest) -> FusionReport:
         raise TrustError(
             f"the fusion report is of another build of {artefact.name}",
             where=str(path),
-            fix="build the plan again: fpet-export build GRAPH.onnx --force",
+            fix=rebuild(artefact, manifest),
         )
     return report
 

@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 from engines import storage
+from engines.commands import command
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError
 from engines.manifest import manifest_path
 
@@ -96,7 +97,8 @@ def verify(artefact: Path, signers: Path, *, identity: str | None = None) -> str
         TrustError: There is no signature, it is not of this file, or not of an allowed signer.
     """
     where = signature_path(artefact)
-    fix = f"ask who made it for a signature, or do not use it (fpet-export sign {artefact.name})"
+    sign = f"{command('sign', artefact)} --key KEY"
+    fix = f"ask who made it for a signature, or do not use it ({sign})"
     if not signers.is_file():
         raise InputError(
             "there is no such file of allowed signers",

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from engines.errors import InputError, UsageError
+from engines.errors import MachineError, UsageError
 
 _CHUNK_BYTES = 1 << 20
 _PART = ".part"
@@ -67,7 +67,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     to which the first refers by name, move before it.
 
     Raises:
-        InputError: The folder cannot be written, or the disk is full.
+        MachineError: The folder cannot be written, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             for file in files:
                 file.replace(path.with_name(file.name))
     except OSError as error:
-        raise InputError(
+        raise MachineError(
             f"cannot write {path.name}: {error.strerror or error}",
             where=str(path.parent),
             fix="free space or choose a folder that you may write",

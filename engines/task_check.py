@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engines.check_file import read_check
 from engines.engine import OpenOptions
+from engines.commands import command
 from engines.errors import InputError
 from engines.evidence import Expected, engine_evidence
 from engines.parity import ParityTable
@@ -57,7 +58,7 @@ def check_tasks(
                 raise InputError(
                     f"there is no check file of the task {name!r}",
                     where=str(path),
-                    fix="bundle the folder, and check what was unpacked: fpet-export bundle FOLDER",
+                    fix=f"bundle it, and check what was unpacked: {command('bundle', folder)}",
                 )
             expected = read_check(path)
             _require_fitting(expected, handle.task.classes, path)
@@ -87,5 +88,5 @@ def _require_fitting(expected: Expected, classes: int, path: Path) -> None:
             f"the check file holds {expected.logits.shape[1]} logits an image, the task has "
             f"{classes} classes",
             where=str(path),
-            fix="bundle the folder again: fpet-export bundle FOLDER",
+            fix="bundle the folder of tasks again, where it was made",
         )

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from engines.closing import Closing
+from engines.commands import command
 from engines.engine import (
     Array,
     Engine,
@@ -230,7 +231,7 @@ def artefact_of(folder: Path, index: TaskIndex, structure: Structure) -> tuple[P
             where=str(path),
             fix="export the tasks again, or copy the whole folder"
             if path == graph
-            else f"build it again: fpet-export build {graph} --target {target.name} --force",
+            else f"build it again: {command('build', graph, '--target', target.name, '--force')}",
         )
     return path, manifest
 

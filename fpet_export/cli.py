@@ -25,6 +25,7 @@ from fpet_export import __version__, streams, verbs
 from fpet_export.arguments_check import refuse_unknown_options
 from fpet_export.console import Console
 from fpet_export.help_text import HelpText
+from fpet_export.paths_check import require_files, require_outputs
 from fpet_export.stop_signals import Stopped, StopSignals
 from fpet_export.verbs import Outcome, Verb
 
@@ -61,6 +62,8 @@ def main(
         options = _parse(words, program)
         as_json = options.json
         console = Console(quiet=options.quiet, verbose=options.verbose)
+        require_files(options)
+        require_outputs(options)
         options.command = (PROGRAM, *words)
         with console.alive():
             outcome = load_verb(options.verb).run(options, console)
@@ -257,9 +260,16 @@ def _as_typed(text: str, program: str) -> str:
     return re.sub(rf"\b{PROGRAM} (?=(?:{here})\b)", f"{program} ", text)
 
 
+def _is_here(command: str) -> bool:
+    """Say whether a command can be typed here: the board agent has few verbs."""
+    program, _, words = command.partition(" ")
+    return program != PROGRAM or words.partition(" ")[0] in registry.available(verbs)
+
+
 def _print(outcome: Outcome, console: Console, program: str, *, as_json: bool) -> None:
-    if outcome.next:
-        console.next_commands([_as_typed(command, program) for command in outcome.next])
+    commands = [_as_typed(one, program) for one in outcome.next if _is_here(one)]
+    if commands:
+        console.next_commands(commands)
     if as_json:
         warned = {"warnings": console.warnings} if console.warnings else {}
         console.json({**outcome.document, **warned})

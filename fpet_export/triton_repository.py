@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engines import storage
+from engines.commands import command, graph_of
 from engines.errors import InputError, TrustError, UsageError
 from engines.manifest import Manifest, manifest_path, write_manifest
 from fpet_export.triton_config import LABELS, Backend, Serving, labels_of, model_config
@@ -30,12 +31,12 @@ def backend_of(artefact: Path, manifest: Manifest) -> Backend:
     if flavour == "tensorrt":
         return "tensorrt"
     if flavour != "onnxruntime":
-        graph = manifest.parents[0].file if manifest.parents else "GRAPH.onnx"
+        graph = graph_of(artefact, manifest)
         raise UsageError(
             f"Triton has no backend for engines of {flavour}",
             where=str(artefact),
-            fix=f"serve its graph, fpet-export triton {graph}, or a plan of TensorRT: "
-            f"fpet-export build {graph} --target tensorrt",
+            fix="serve its graph, or a plan of TensorRT"
+            + ("" if graph is None else f": {command('build', graph, '--target', 'tensorrt')}"),
         )
     if manifest.typing == "weak" and manifest.precision != "fp32":
         raise InputError(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from engines import storage
+from engines.commands import export_again, requantize
 from engines.errors import InputError, TrustError
 from engines.form import export_command, require_form
 from engines.manifest import Companion, Manifest, Parent, Runtime, manifest_path, read_manifest
@@ -98,8 +99,7 @@ def _check_typing(source: Source, target: Target) -> None:
             f"the graph is {precision}, which {target.name} does not have: it takes "
             f"{', '.join(target.precisions)}",
             where=where,
-            fix=f"quantize the float32 graph again: fpet-export quantize GRAPH.onnx "
-            f"--precision fp16 --target {target.name}",
+            fix=requantize(source.path, source.manifest, precision="fp16", target=target.name),
         )
     if source.manifest is None or precision == "fp32" or source.manifest.typing == target.typing:
         return
@@ -113,8 +113,7 @@ def _check_typing(source: Source, target: Target) -> None:
     raise InputError(
         what,
         where=where,
-        fix=f"quantize the float32 graph for that target: fpet-export quantize GRAPH.onnx "
-        f"--precision {precision} --target {target.name}",
+        fix=requantize(source.path, source.manifest, precision=str(precision), target=target.name),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from engines.backends._trt_engine import TrtEngine
 from engines.backends._trt_log import Message, complaints, recorder
 from engines.backends._trt_module import EXTRAS, import_tensorrt
+from engines.commands import rebuild
 from engines.cuda import Cuda, open_cuda
 from engines.engine import OpenOptions
 from engines.errors import EngineError, MissingDependencyError, TrustError, UsageError
@@ -50,7 +51,7 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
         raise TrustError(
             "a plan is executable code, and the manifest does not say what made it",
             where=str(artefact),
-            fix="build it again from its graph: fpet-export build GRAPH.onnx",
+            fix=rebuild(artefact, manifest),
         )
     # `threads` is about CPUs: nothing to refuse
     if options.rewrites not in (None, "all") or options.provider == "cpu":
@@ -77,7 +78,7 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
             f"the plan was built for compute capability "
             f"{', '.join(runtime.compute_capabilities)}, this device is {here}",
             where=str(artefact),
-            fix=_rebuild(manifest)
+            fix=rebuild(artefact, manifest)
             if runtime.flavour == "tensorrt"
             else f"build it with {here} among the compute capabilities, or with none: a plan "
             "for every GPU that TensorRT-RTX supports",
@@ -93,7 +94,9 @@ def _open_on(
     content = artefact.read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest.sha256:  # these bytes, not those read before
         raise TrustError(
-            "the plan changed after it was checked", where=str(artefact), fix=_rebuild(manifest)
+            "the plan changed after it was checked",
+            where=str(artefact),
+            fix=rebuild(artefact, manifest),
         )
     with log.recording() as messages:
         deserializer = trt.Runtime(log)
@@ -105,7 +108,7 @@ def _open_on(
         raise EngineError(
             f"TensorRT cannot open the plan: {complaints(messages)}",
             where=str(artefact),
-            fix=_rebuild(manifest),
+            fix=rebuild(artefact, manifest),
         )
     inputs, outputs = tensor_specs(trt, trt_engine, manifest, where=str(artefact))
     return TrtEngine(
@@ -166,7 +169,7 @@ def tensor_specs(
         raise TrustError(
             f"the plan's inputs and outputs are not those of its manifest: {detail}",
             where=where,
-            fix=_rebuild(manifest),
+            fix=rebuild(Path(where), manifest),
         )
     return manifest.inputs, manifest.outputs
 
@@ -176,7 +179,7 @@ def _check_flavour(artefact: Path, manifest: Manifest, runtime: Runtime) -> None
         raise TrustError(
             f"its manifest says it is of {runtime.flavour}, not of TensorRT",
             where=str(artefact),
-            fix=_rebuild(manifest),
+            fix=rebuild(artefact, manifest),
         )
     if runtime.flavour == "tensorrt":  # plans of TensorRT-RTX are portable between systems
         _check_same(artefact, manifest, "CPU", runtime.machine, platform.machine())
@@ -187,7 +190,7 @@ def _check_same(artefact: Path, manifest: Manifest, what: str, built: str, here:
         raise TrustError(
             f"the plan was built for {what} {built}, this is {here}",
             where=str(artefact),
-            fix=_rebuild(manifest),
+            fix=rebuild(artefact, manifest),
         )
 
 
@@ -217,7 +220,7 @@ def _preflight(
     raise kind(
         f"TensorRT-RTX does not take the plan: {what}",
         where=str(artefact),
-        fix=_rebuild(manifest),
+        fix=rebuild(artefact, manifest),
     )
 
 
@@ -238,11 +241,6 @@ def _facts(artefact: Path, runtime: Runtime) -> str:
 
 def _absent(error: MissingDependencyError, artefact: Path, facts: str) -> MissingDependencyError:
     return MissingDependencyError(f"{error.what}; {facts}", where=str(artefact), fix=error.fix)
-
-
-def _rebuild(manifest: Manifest) -> str:
-    graph = manifest.parents[0].file if manifest.parents else "GRAPH.onnx"
-    return f"build it here: fpet-export build {graph} --target {manifest.target} --force"
 
 
 def _runtime_shape(shape: tuple[Dimension, ...]) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ def refit_plan(
             "this plan was not built to be refitted",
             where=where,
             fix="build it with BuildOptions(refittable=True), on a machine with a GPU; or let the "
-            "weights be inputs: fpet-export tasks",
+            "weights be inputs, as `fpet-export tasks` does",
         )
     refitter = make_refitter()
     known = set(refitter.get_all_weights())

@@ -21,7 +21,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from engines import processor, storage
+from engines import commands, processor, storage
 from engines.backends._ort_engine import PRODUCTS, OrtEngine, products_fact
 from engines.backends._ort_session import onnxruntime, open_session
 from engines.backends._provenance import engine_manifest, read_source
@@ -272,8 +272,8 @@ def _session_options(threads: int | None, *, rewrites: Rewrites, products: str |
 def _check_cache(artefact: Path, manifest: Manifest, options: OpenOptions) -> Provider:
     """Refuse a cache that this process cannot run as it was built; return its provider."""
     runtime = built_by(artefact, manifest, "onnxruntime")
-    graph = manifest.parents[0].file if manifest.parents else "GRAPH.onnx"
-    rebuild = f"build it here: fpet-export build {graph} --target {manifest.target} --force"
+    rebuild = commands.rebuild(artefact, manifest)
+    graph = commands.graph_of(artefact, manifest) or "its graph"
     if runtime.version != onnxruntime.__version__:
         raise TrustError(
             f"the engine was built by ONNX Runtime {runtime.version}, "

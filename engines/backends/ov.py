@@ -37,10 +37,11 @@ from engines.backends._requests import (
     thread_count,
 )
 from engines.backends._saturation import LARGEST_EXACT, FloatArray, saturates
+from engines.commands import requantize
 from engines.engine import Array, BuildOptions, Built, OpenOptions
 from engines.engine_base import EngineBase
 from engines.errors import EngineError, InputError, UsageError
-from engines.manifest import Manifest, Runtime
+from engines.manifest import Manifest, Runtime, manifest_path, read_manifest
 from engines.onnx_header import OnnxHeader, read_onnx_header
 from engines.targets import Target
 
@@ -226,12 +227,13 @@ def _require_exact_sums(graph: Path, header: OnnxHeader) -> None:
         InputError: They are.
     """
     if _int8_weights(header).get(_WEIGHTS) == _FULL and saturates_here():
+        manifest = read_manifest(graph) if manifest_path(graph).exists() else None
+        how = requantize(graph, manifest, precision="int8", target="openvino")
         raise InputError(
             f"INT8 weights go up to {header.largest_int8}; OpenVINO adds them up exactly on this "
             f"CPU, which has no VNNI, only up to {LARGEST_EXACT}",
             where=str(graph),
-            fix="quantize the float32 graph again: fpet-export quantize GRAPH.onnx "
-            "--precision int8 --target openvino; or build for the target cpu",
+            fix=f"{how}; or build for the target cpu",
         )
 
 

@@ -27,6 +27,7 @@ from engines.backends._trt_timing import Maker, read_timings, write_timings
 from engines.backends._trt_weak import Held
 from engines.backends._trtexec import trtexec_line
 from engines.board import read_board
+from engines.commands import command
 from engines.cuda import open_cuda
 from engines.engine import BuildOptions, Built
 from engines.errors import MissingDependencyError
@@ -61,7 +62,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         raise MissingDependencyError(
             f"a plan for a Jetson is built on that Jetson, and here {error.what}",
             where=target.name,
-            fix=f"fpet-export bundle {onnx} --target {target.name} packs what the board needs",
+            fix=f"{command('bundle', onnx, '--target', target.name)} packs what the board needs",
         ) from error
     require_release(trt.__version__, target)
     capabilities, board = request.compute_capabilities, None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from engines.commands import command
 from engines.errors import UsageError
 from fpet_export import normalisation
 
@@ -24,10 +24,10 @@ _RUN_OPTIONS = (
 
 
 _WITH_A_FOLDER = {
-    "export": "its tasks are exported already; fpet-export inspect {} lists them",
-    "deploy": "take it to a board whole: fpet-export bundle {}",
-    "tasks": "to put further runs into it: fpet-export tasks RUN -o {} --add",
-    "compare": "put the run or its export first: fpet-export compare RUN {} --task NAME",
+    "export": "its tasks are exported already; {inspect} lists them",
+    "deploy": "take it to a board whole: {bundle}",
+    "tasks": "to put further runs into it, name them and this folder: tasks RUN -o {path} --add",
+    "compare": "put the run or its export first, the folder behind it, and name a --task",
 }
 """What to type with a folder of tasks, by the verb that was given one as a run."""
 
@@ -276,11 +276,12 @@ def load_run(options: argparse.Namespace) -> Adapted:
     from engines.task_index import is_folder
 
     if is_folder(Path(options.run)):
-        what = _WITH_A_FOLDER.get(options.verb, "fpet-export inspect {}")
+        what = _WITH_A_FOLDER.get(options.verb, "{inspect} says what is in it")
+        known = {verb: command(verb, options.run) for verb in ("inspect", "bundle")}
         raise UsageError(
             "this is a folder of tasks and holds no runs",
             where=str(options.run),
-            fix=what.format(options.run),
+            fix=what.format(path=options.run, **known),
         )
     from engines.registry import import_or_explain
 
@@ -316,7 +317,7 @@ def input_kind(
 
 
 def run_words(options: argparse.Namespace) -> list[str]:
-    """Return the words that describe the run again, quoted for the next command."""
+    """Return the words that describe the run again, for the next command."""
     words = [str(options.run)]
     for name in _RUN_OPTIONS:
         value = getattr(options, name)
@@ -324,7 +325,7 @@ def run_words(options: argparse.Namespace) -> list[str]:
             between = {"image": "x", "background": ","}.get(name)
             text = str(value) if between is None else between.join(map(str, value))
             words += [f"--{name.replace('_', '-')}", text]
-    return [shlex.quote(word) for word in words]
+    return words
 
 
 def _merge_block(text: str) -> int | str:

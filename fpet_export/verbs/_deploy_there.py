@@ -8,6 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.commands import command
 from engines.errors import FpetError
 from engines.manifest import read_manifest
 from engines.parity import StageParity
@@ -139,12 +140,12 @@ def _choose(
     if len(engines) == 1:
         console.step("best", f"{first}: nothing else is left")
         return engines[first]
-    graphs = " ".join(str(graph) for graph in found.graphs.values())
+    again = command("bench", *found.graphs.values(), "--against", "plain")
     _best.require_valid(
         measurement,
         where=f"--precision best on {host}",
         fix=f"end what else runs there; the graphs are made, so measure them again: "
-        f"fpet-export bench {graphs} --against plain {_remote.words(options)}",
+        f"{again} {_remote.words(options)}",
     )
     candidates = tuple(
         dataclasses.replace(measurement.result(Path(engine).stem), name=precision)

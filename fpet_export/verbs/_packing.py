@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.bundle import Bundle, Role, write_bundle
+from engines.commands import command
 from engines.errors import UsageError
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.preparation import preparation_in_words
@@ -140,7 +141,7 @@ def checked(
         raise UsageError(
             "many tasks share this artefact, and it runs with none of them here",
             where=str(artefact),
-            fix=f"their folder travels whole: fpet-export bundle {artefact.parent}",
+            fix=f"their folder travels whole: {command('bundle', artefact.parent)}",
         )
     place = load_target(target or found.target)
     _usable.require(artefact, found, options, console)

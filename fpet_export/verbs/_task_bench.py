@@ -86,7 +86,7 @@ def _the_folder(options: argparse.Namespace) -> Path:
         ),
         (
             "--peers", bool(options.peers), "peers run the plain model of one export, not of tasks",
-            "export one of the runs: fpet-export export RUN, and bench that graph",
+            "leave them out, or export one of the runs and bench that graph",
         ),
         (
             "--against", options.against == _plain.PLAIN,

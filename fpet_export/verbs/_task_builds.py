@@ -7,9 +7,10 @@ import dataclasses
 from pathlib import Path
 
 from engines import storage
+from engines.commands import command
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _usable, build
+from fpet_export.verbs import Outcome, _remote, _usable, build
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
@@ -35,8 +36,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             f"this folder of tasks is for {index.target}, and uses no engine of "
             f"{load_target(options.target).name}",
             where="--target",
-            fix=f"leave --target out, or, if its graphs suit it, take the folder there: "
-            f"fpet-export bundle {folder} --target {options.target}",
+            fix="leave --target out, or, if its graphs suit it, take the folder there: "
+            + command("bundle", folder, "--target", options.target),
         )
     _usable.require_tasks(folder, index, index.names, options, console)
     graphs = [folder / structure.graph.file for structure in index.structures]
@@ -80,5 +81,5 @@ def _there(options: argparse.Namespace, engines: list[Path], console: Console) -
             "remote": options.remote,
         },
         result="\n".join(map(str, engines)),
-        next=[f"fpet-export bench {folder} --remote {options.remote}"],
+        next=[f"{command('bench', folder)} {_remote.words(options)}"],
     )

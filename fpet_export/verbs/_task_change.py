@@ -7,9 +7,10 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.commands import command
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _steps, _usable, tasks
+from fpet_export.verbs import Outcome, _commands, _steps, _tasks, _usable, tasks
 
 if TYPE_CHECKING:
     from engines.task_index import TaskIndex
@@ -73,7 +74,7 @@ def add(options: argparse.Namespace, console: Console) -> Outcome:
         folder,
         index,
         parity=task_verify.tables_json(found),
-        next_=[f"fpet-export predict {folder} --task {first} IMAGE"],
+        next_=_next(folder, first, options),
     )
 
 
@@ -94,8 +95,13 @@ def drop(options: argparse.Namespace, console: Console) -> Outcome:
         folder,
         index,
         parity=None,
-        next_=[f"fpet-export predict {folder} --task {index.names[0]} IMAGE"],
+        next_=[command("inspect", folder)],
     )
+
+
+def _next(folder: Path, task: str, options: argparse.Namespace) -> list[str]:
+    image = _commands.first_image(_tasks.by_task(options.data, [task], "--data").get(task))
+    return _commands.predict(folder, image, task=task) or [command("inspect", folder)]
 
 
 def _say_engines(folder: Path, index: TaskIndex, console: Console) -> None:
@@ -108,13 +114,13 @@ def _say_engines(folder: Path, index: TaskIndex, console: Console) -> None:
     built = [default_path(graph, target) for graph, target in paths]
     if not any(engine.exists() for engine in built):
         return
-    for (graph, _), engine in zip(paths, built, strict=True):
+    for (graph, target), engine in zip(paths, built, strict=True):
         if engine.exists():
             console.step("engine", f"{engine.name} stays: {graph.name} has not changed")
         else:
             console.step(
                 "engine",
-                f"none of {graph.name}: fpet-export build {graph} --target {index.target}",
+                f"none of {graph.name}: {_commands.build_or_bundle(graph, target)}",
                 passed=None,
             )
 

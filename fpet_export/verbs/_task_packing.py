@@ -87,8 +87,7 @@ def _require_suited(found: TaskFolder, target: Target, *, any_form: bool) -> Non
                 f"{graph.path.name} takes tasks of any rank and number of classes, as "
                 f"{found.index.target} runs it; a plan for {target.name} needs fixed ones",
                 where=f"--target {target.name}",
-                fix=f"export the runs for it: fpet-export tasks RUN... --target {target.name} "
-                "-o FOLDER",
+                fix=f"write the tasks again from their runs, with --target {target.name}",
             )
         if not any_form:
             require_form(graph.path, graph.manifest, target)

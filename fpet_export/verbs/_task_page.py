@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines.commands import command
 from engines.manifest import Manifest
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome
+from fpet_export.verbs import Outcome, _commands
 
 if TYPE_CHECKING:
     from engines.task_folder import TaskFolder
@@ -39,7 +40,6 @@ def inspect(folder: Path, console: Console) -> Outcome:
     console.line()
     console.table([_HEADS, *(_row(task) for task in tasks)])
     console.explain(_MEANINGS)
-    first = index.names[0]
     return Outcome(
         document={
             "folder": str(folder),
@@ -51,8 +51,12 @@ def inspect(folder: Path, console: Console) -> Outcome:
             "tasks": tasks,
         },
         result=str(folder),
-        next=[f"fpet-export predict {folder} --task {first} IMAGE", f"fpet-export bench {folder}"],
+        next=[command("bench", folder)] if _runs_here(found) else [_commands.bundle(folder)],
     )
+
+
+def _runs_here(found: TaskFolder) -> bool:
+    return all(_commands.runs_here(graph.manifest) for graph in found.graphs)
 
 
 def _architecture(found: TaskFolder) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.bundle import SUFFIX, Bundle, read_bundle, read_files
+from engines.commands import command
 from engines.errors import InputError
 from engines.manifest import ENDING, Manifest, manifest_path, read_manifest
 from engines.task_index import FILE, is_folder
@@ -37,7 +38,7 @@ def check(path: Path, console: Console) -> Bundle | Manifest:
         raise InputError(
             "this is a folder",
             where=str(path),
-            fix=f"for a folder of tasks, sign its bundle: fpet-export bundle {path} --key KEY"
+            fix=f"bundle it with your --key: {command('bundle', path)} --key KEY"
             if is_folder(path)
             else "name a file in it",
         )

@@ -6,10 +6,11 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from engines.commands import command
 from engines.errors import InputError, ParityError, UsageError
 from engines.manifest import NO_TARGET, Manifest, manifest_path, read_manifest, write_manifest
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _remote, _usable
+from fpet_export.verbs import Outcome, _arguments, _commands, _remote, _usable
 
 HELP = "build an engine from a graph"
 DESCRIPTION = """\
@@ -171,17 +172,21 @@ def build_here(graph: Path, target: str, options: argparse.Namespace, console: C
         result=str(artefact),
         next=[
             *_used_by(artefact, manifest),
-            *([] if fusion is None else [f"fpet-export show {artefact} -o fusion.png"]),
+            *([] if fusion is None else [command("show", artefact, "-o", _picture(artefact))]),
         ],
     )
 
 
+def _picture(engine: Path) -> Path:
+    return _commands.free(engine.with_name(f"{engine.stem}.fusion.png"))
+
+
 def _used_by(artefact: Path, manifest: Manifest) -> list[str]:
     """Return what to type with an engine; one that tasks share runs through their folder."""
-    if not manifest.is_shared:
-        return [f"fpet-export bench {artefact}", f"fpet-export predict {artefact} IMAGE"]
-    folder = artefact.parent
-    return [f"fpet-export bench {folder}", f"fpet-export predict {folder} --task NAME IMAGE"]
+    used = artefact.parent if manifest.is_shared else artefact
+    if not _commands.runs_here(manifest):
+        return [_commands.bundle(used)]
+    return [command("bench", used)]
 
 
 def _there(options: argparse.Namespace, console: Console) -> Outcome:
@@ -210,7 +215,7 @@ def _there(options: argparse.Namespace, console: Console) -> Outcome:
             "remote": options.remote,
         },
         result=str(out),
-        next=[f"fpet-export bench {out} {_remote.words(options)}"],
+        next=[f"{command('bench', out)} {_remote.words(options)}"],
     )
 
 

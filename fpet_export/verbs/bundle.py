@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engines import storage
 from engines.bundle import SUFFIX, Bundle
+from engines.commands import command
 from engines.errors import UsageError
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _usable
@@ -90,7 +91,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             raise UsageError(
                 "the plain model belongs to one artefact, this is a folder of tasks",
                 where="--with-plain",
-                fix="export one task and bundle that: fpet-export export RUN, then bundle GRAPH",
+                fix="leave it out, or export one of the runs, and bundle that graph",
             )
         bundle = _task_packing.pack(options, out, console)
     else:
@@ -107,7 +108,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "files": {entry.name: entry.size_bytes for entry in bundle.entries},
         },
         result=str(out),
-        next=[f"fpet-export verify {out}", f"scp {out} BOARD:"],
+        next=[command("verify", out)],
     )
 
 

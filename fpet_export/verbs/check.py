@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.commands import command
 from engines.errors import InputError, UsageError
 from engines.manifest import manifest_path, read_manifest, write_manifest
 from fpet_export.console import Console
@@ -53,7 +56,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     return Outcome(
         document={"engine": str(options.engine), "parity": table.to_json()},
         result=str(options.engine),
-        next=[f"fpet-export bench {options.engine}"],
+        next=[command("bench", options.engine)],
     )
 
 
@@ -129,6 +132,12 @@ def _beside(engine: Path) -> Path:
         raise InputError(
             f"there are {len(found)} check files beside the engine",
             where=str(engine.parent),
-            fix="name one: --expect NAME.check.npz (`fpet-export bundle` writes it)",
+            fix=_expectation(found),
         )
     return found[0]
+
+
+def _expectation(found: Sequence[Path]) -> str:
+    if found:
+        return f"name one: {shlex.join(('--expect', str(found[0])))}"
+    return "bundle its graph, unpack that and check the engine there; `bundle` writes the file"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines import storage
+from engines.commands import command
 from engines.errors import FpetError
 from engines.manifest import read_manifest
 from engines.places import load_target
@@ -20,6 +21,7 @@ from fpet_export.verbs import (
     Outcome,
     _arguments,
     _bench,
+    _commands,
     _engines,
     _headline,
     _page,
@@ -366,12 +368,15 @@ def _again(options: argparse.Namespace, built: list[Built]) -> str:
 
 
 def _next(options: argparse.Namespace, built: list[Built]) -> list[str]:
-    commands = []
+    """Return what to type next; see `_commands`."""
+    commands, image = [], _commands.first_image(options.data)
     for one in built:
+        bench = command("bench", one.engine, "--against", _plain.PLAIN)
         if one.runs_here:
-            commands.append(f"fpet-export predict {one.engine} IMAGE")
-        if options.remote is not None:
-            there = f"--against plain {_remote.words(options)}"
-            commands.append(f"fpet-export bench {one.engine} {there}")
-    shown = options.out / "mine.png"
-    return [*commands, f"fpet-export show {built[0].graph} IMAGE -o {shown}"]
+            commands += [*_commands.predict(one.engine, image), bench]
+        elif options.remote is not None:
+            commands.append(f"{bench} {_remote.words(options)}")
+        else:
+            commands.append(_commands.bundle(one.engine))
+    graph = built[0].graph
+    return [*commands, *_commands.show_merge(graph, read_manifest(graph), image)]

@@ -9,7 +9,7 @@ import json
 from engines import storage
 from engines.manifest import manifest_path, read_manifest
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _quantize, _steps
+from fpet_export.verbs import Outcome, _arguments, _commands, _quantize, _steps
 
 HELP = "turn a fine-tuned run into a checked ONNX graph"
 DESCRIPTION = """\
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Export, and judge every stage."""
+    from engines.engine import load_target
     from fpet_export.verify import DEFAULT_IMAGES
 
     path = options.out / "model.onnx"
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         },
         result=str(typed.path),
         next=[
-            f"fpet-export build {typed.path} --target {options.target}",
-            f"fpet-export show {path} IMAGE -o merge.png",
+            _commands.build_or_bundle(typed.path, load_target(options.target)),
+            *_commands.show_merge(path, read_manifest(path), _commands.first_image(options.data)),
         ],
     )

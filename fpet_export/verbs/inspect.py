@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 
 from engines.plurals import counted
+from engines.commands import command
 from engines.task_index import is_folder
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _steps, _task_page
+from fpet_export.verbs import Outcome, _arguments, _commands, _steps, _task_page
 
 HELP = "say what a run is and how each fact was found, or what is in a folder of tasks"
 DESCRIPTION = """\
@@ -72,7 +73,6 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "(sha256sum FILES > SHA256SUMS)",
             passed=None,
         )
-    words = " ".join(_arguments.run_words(options))
     return Outcome(
         document={
             "name": checkpoint.name,
@@ -89,5 +89,5 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "files": files,
         },
         result=checkpoint.name,
-        next=[f"fpet-export export {words} -o out"],
+        next=[command("export", *_arguments.run_words(options), "-o", _commands.free(Path("out")))],
     )

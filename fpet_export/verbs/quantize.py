@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from engines.errors import InputError, UsageError
 from engines.manifest import Manifest, read_manifest
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _arguments, _images, _quantize, _usable
+from fpet_export.verbs import Outcome, _arguments, _commands, _images, _quantize, _usable
 
 if TYPE_CHECKING:
     from calibration.examine import Examiner
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         raise UsageError(
             "the graphs of a folder of tasks are not quantized",
             where=str(options.onnx),
-            fix="write them in half precision: fpet-export tasks RUN... --precision fp16 -o FOLDER",
+            fix="write them in half precision, from their runs: `tasks` with --precision fp16",
         )
     manifest = _float32_manifest(options.onnx)
     target = load_target(options.target or manifest.target)
@@ -171,7 +171,7 @@ def _one(
             "promise": None if made.kept is None else made.kept.to_json(),
         },
         result=str(out),
-        next=[f"fpet-export build {out} --target {target.name}"],
+        next=[_commands.build_or_bundle(out, target)],
     )
 
 
@@ -206,5 +206,5 @@ def _fastest(
     return Outcome(
         document={"onnx": str(chosen.graph), **_best.remembered(chosen)},
         result=str(chosen.graph),
-        next=[f"fpet-export build {chosen.graph} --target {target.name}"],
+        next=[_commands.build_or_bundle(chosen.graph, target)],
     )

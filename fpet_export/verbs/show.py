@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines import storage
+from engines.commands import command, rebuild
 from engines.errors import InputError, UsageError
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _images, _usable
@@ -53,13 +55,14 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         raise UsageError(
             f"the kernels of {artefact.name} are drawn without an image, and {image} was given",
             where="IMG",
-            fix=f"fpet-export show {artefact} -o {options.out}",
+            fix=command("show", artefact, "-o", options.out),
         )
     if not is_plan and image is None:
         raise UsageError(
             f"the merge of {artefact.name} is drawn over an image, and none was given",
             where="IMG",
-            fix=f"fpet-export show {artefact} IMAGE -o {options.out}",
+            fix=f"name an image behind it: {command('show', artefact)} IMAGE "
+            + shlex.join(("-o", str(options.out))),
         )
     storage.refuse_overwrite(options.out, force=options.force)
     if options.out.suffix.lower() != ".png":
@@ -84,7 +87,7 @@ def _show_plan(options: argparse.Namespace, console: Console) -> Outcome:
         raise InputError(
             "there is no fusion report beside this plan, so its kernels are not known",
             where=str(fusion_path(path)),
-            fix="build the plan again with this version: fpet-export build GRAPH.onnx --force",
+            fix=rebuild(path, read_manifest(path)),
         )
     report = fusion_of(path, read_manifest(path)) if path.suffix == ".plan" else read_fusion(path)
     storage.write_bytes(options.out, plan_picture(report))

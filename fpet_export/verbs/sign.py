@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from engines.commands import command
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _trust, _usable
 
@@ -39,5 +40,5 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     return Outcome(
         document={"artefact": str(options.artefact), "signature": str(out)},
         result=str(out),
-        next=[f"fpet-export verify {options.artefact} --signers ALLOWED_SIGNERS"],
+        next=[command("verify", options.artefact)],
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from engines import places
+from engines.commands import command
 from engines.targets import Device, Target
 from fpet_export import terminal
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _target_facts
+from fpet_export.verbs import Outcome, _commands, _target_facts
 
 HELP = "list the boards, GPUs and runtimes that engines are built for"
 DESCRIPTION = """\
@@ -26,6 +28,8 @@ its usual one. -v adds every fact with its source.
 """
 
 Entry = Target | Device
+_EXAMPLE = "jetson-orin-nano-8gb"
+_TRIAL = "random:vit_tiny_patch16_224:0"
 _GROUPS = (
     ("board", "Jetson boards"),
     ("gpu", "NVIDIA GPUs"),
@@ -67,7 +71,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     return Outcome(
         document={"targets": [_document(one) for one in listed]},
         result=terminal.wrapped(" ".join(one.name for one in listed)),
-        next=["fpet-export targets NAME", "fpet-export build MODEL.onnx --target NAME[@RELEASE]"],
+        next=[command("targets", _an_example(listed))],
     )
 
 
@@ -92,8 +96,21 @@ def _one(name: str, console: Console) -> Outcome:
             "device": None if device is None else _document(device),
         },
         result=target.name,
-        next=[] if refused else [f"fpet-export export RUN --target {target.name} -o OUT"],
+        next=[] if refused else [_trial(target)],
     )
+
+
+def _an_example(listed: Sequence[Entry]) -> str:
+    return next((one.name for one in listed if one.name == _EXAMPLE), listed[0].name)
+
+
+def _trial(target: Target) -> str:
+    """Return how to try a target with random weights, before there is a run."""
+    half = (
+        ["--precision", "fp16"] if target.suffix == ".plan" and "fp16" in target.precisions else []
+    )
+    out = _commands.free(Path("trial"))
+    return command("export", _TRIAL, "--target", target.name, *half, "-o", out)
 
 
 def _kind(one: Entry) -> str:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines import storage
+from engines.commands import command
 from engines.errors import UsageError
 from fpet_export.console import Console
 from fpet_export.verbs import (
     Outcome,
     _arguments,
+    _commands,
     _images,
     _steps,
     _task_report,
@@ -22,6 +24,7 @@ from fpet_export.verbs import (
 
 if TYPE_CHECKING:
     from engines.images import ImageSet
+    from engines.targets import Target
     from fpet_export.pipeline import Adapted
     from fpet_export.task_export import TaskOptions
 
@@ -138,8 +141,6 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         )
         console.step("page", str(options.html))
     task_verify.require(found)
-    first = index.tasks[0].name
-    is_plan = how.place.backend == "trt"
     return Outcome(
         document={
             "folder": str(options.out),
@@ -147,15 +148,18 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "parity": task_verify.tables_json(found),
         },
         result=str(options.out),
-        next=[
-            *(
-                f"fpet-export build {options.out / structure.graph.file} --target {index.target}"
-                for structure in index.structures
-                if is_plan
-            ),
-            f"fpet-export predict {options.out} --task {first} IMAGE",
-        ],
+        next=_next(options, index.names[0], how.place),
     )
+
+
+def _next(options: argparse.Namespace, task: str, target: Target) -> list[str]:
+    """Return how to go on with the folder: with a task of it, and with its engines."""
+    folder = options.out
+    image = _commands.first_image(_tasks.by_task(options.data, [task], "--data").get(task))
+    engines = command("build", folder)
+    if not _commands.builds_here(target):
+        engines = _commands.bundle(folder)
+    return [engines, *_commands.predict(folder, image, task=task)]
 
 
 def _require_one_kind(options: argparse.Namespace) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import shlex
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,7 +122,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "preprocessing": manifest.preprocessing and dataclasses.asdict(manifest.preprocessing),
         },
         result=str(home),
-        next=[f"tritonserver --model-repository {options.out}"],
+        next=_next(options.out),
     )
 
 
@@ -166,8 +168,15 @@ def _run_tasks(options: argparse.Namespace, console: Console) -> Outcome:
             "tasks": {task.name: home.name for task, home in zip(index.tasks, tasks, strict=True)},
         },
         result=str(options.out),
-        next=[f"tritonserver --model-repository {options.out}"],
+        next=_next(options.out),
     )
+
+
+def _next(repository: Path) -> list[str]:
+    """Return how to serve it, where the server is."""
+    if shutil.which("tritonserver") is None:
+        return []
+    return [shlex.join(("tritonserver", "--model-repository", str(repository)))]
 
 
 def _serving(options: argparse.Namespace, artefact: Path, manifest: Manifest) -> Serving:

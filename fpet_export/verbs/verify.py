@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from engines.bundle import Bundle
+from engines.commands import command
 from engines.errors import UsageError
 from engines.task_index import FILE, files_of
 from fpet_export.console import Console
-from fpet_export.verbs import Outcome, _trust, _usable
+from fpet_export.verbs import Outcome, _commands, _trust, _usable
 
 HELP = "check hashes and signature of an artefact or a bundle, and open nothing"
 DESCRIPTION = """\
@@ -86,8 +87,14 @@ def _next(artefact: Path) -> list[str]:
     """Return what to type with an artefact, or with the folder of an unpacked bundle of tasks."""
     if _trust.is_bundle(artefact):
         return []
-    task = " --task NAME" if artefact.is_dir() else ""
-    return [f"fpet-export predict {artefact}{task} IMAGE"]
+    from engines.manifest import read_manifest
+
+    if artefact.is_dir():
+        return [command("inspect", artefact)]
+    if not _commands.runs_here(read_manifest(artefact, verify=False)):
+        return []
+    has_answers = len(list(artefact.parent.glob("*.check.npz"))) == 1
+    return [command("check" if has_answers else "bench", artefact)]
 
 
 def _verify_tasks(options: argparse.Namespace, console: Console) -> Outcome:
@@ -97,7 +104,7 @@ def _verify_tasks(options: argparse.Namespace, console: Console) -> Outcome:
         raise UsageError(
             "a folder of tasks has no signature of its own",
             where="--signers",
-            fix=f"sign and verify its bundle: fpet-export bundle {folder} --key KEY",
+            fix=f"bundle it with --key, and verify that: {_commands.bundle(folder)} --key KEY",
         )
     found = _trust.check_tasks(folder, console)
     return Outcome(
@@ -109,5 +116,5 @@ def _verify_tasks(options: argparse.Namespace, console: Console) -> Outcome:
             "signer": None,
         },
         result=str(folder),
-        next=[f"fpet-export predict {folder} --task {found.index.names[0]} IMAGE"],
+        next=[command("inspect", folder)],
     )

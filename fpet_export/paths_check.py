@@ -1,0 +1,149 @@
+"""Refuses files that are not there and places that cannot be written, before anything is loaded.
+
+Reading a run begins by importing torch, which takes seconds, and writing comes after minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from engines.errors import FpetError, InputError, MachineError, UsageError
+from engines.near_names import near_names
+
+_FILES = {
+    # destination in the options: how it is typed
+    "run": "RUN", "runs": "RUN", "artefact": "X", "artefacts": "X", "onnx": "ONNX",
+    "engine": "ENGINE", "image": "IMG", "images": "IMG", "backbone": "--backbone",
+    "config": "--config", "labels": "--labels", "data": "--data", "plain": "--plain",
+    "calibration": "--calibration", "table": "--table", "expect": "--expect",
+    "signers": "--signers", "key": "--key", "ssh_config": "--ssh-config", "bundle": "--bundle",
+}  # fmt: skip
+_OF_TASKS = ("runs", "data", "labels")
+"""Their values may be NAME=PATH."""
+
+_RUNS = ("run", "runs", "artefacts")
+"""A run may be called by its name without an ending."""
+
+_SCHEME = re.compile(r"[a-z]{2,}[a-z0-9+.-]*:.+")
+"""As random:NAME:SEED and timm:NAME: no file."""
+
+_INTO_A_FOLDER = ("export", "deploy", "tasks", "triton")
+_BESIDE = {"build": "onnx", "quantize": "onnx", "bundle": "artefact", "sign": "artefact"}
+"""What a verb writes beside, unless it is told where."""
+
+
+def require_files(options: argparse.Namespace) -> None:
+    """Refuse the first file that is named and does not exist.
+
+    Raises:
+        InputError: There is none of this name; near names in its folder are proposed.
+    """
+    against = str(getattr(options, "against", None))
+    more = {"against": "--against"} if against.endswith((".onnx", ".plan")) else {}
+    for name, typed in (_FILES | more).items():
+        for text in _texts(getattr(options, name, None)):
+            path = _path(text, has_task=name in _OF_TASKS)
+            if _SCHEME.fullmatch(text) or _exists(path, is_run=name in _RUNS):
+                continue
+            raise InputError(
+                f"there is no such {'run' if name in ('run', 'runs') else 'file'}: {path}",
+                where=typed,
+                fix=_instead(path),
+            )
+
+
+def require_outputs(options: argparse.Namespace) -> None:
+    """Refuse places where the verb could not write what it is to leave.
+
+    Raises:
+        UsageError: A file stands where a folder is to be, or the other way round.
+        MachineError: The folder cannot be written.
+    """
+    out = getattr(options, "out", None)
+    folders = [getattr(options, "unpack", None)]
+    files = [getattr(options, "html", None)]
+    (folders if options.verb in _INTO_A_FOLDER else files).append(out)
+    for folder in folders:
+        if folder is not None:
+            _require_writable(folder)
+    for file in files:
+        if file is not None:
+            if file.is_dir():
+                raise UsageError(
+                    f"{file} is a folder, wanted the name of a file",
+                    where="--html" if file is not out else "--out",
+                    fix="name a file in it",
+                )
+            _require_writable(file.parent)
+    beside = getattr(options, _BESIDE.get(options.verb, ""), None)
+    is_printed = getattr(options, "print_trtexec", False)
+    if out is None and beside is not None and not is_printed:
+        _require_writable(beside if beside.is_dir() else beside.parent)
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, (list, tuple)):
+        yield from map(str, value)
+    elif isinstance(value, (str, Path)):
+        yield str(value)
+
+
+def _path(text: str, *, has_task: bool) -> Path:
+    task = re.fullmatch(r"[A-Za-z0-9][\w.-]*=(.+)", text) if has_task else None
+    return Path(text if task is None or Path(text).exists() else task[1])
+
+
+def _exists(path: Path, *, is_run: bool) -> bool:
+    try:
+        if path.exists():
+            return True
+        return is_run and any(_named(path))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _named(path: Path) -> Iterator[Path]:
+    """Yield the files of a run that is called by its name: NAME.pth and the like."""
+    if path.parent.is_dir() and path.name:
+        for other in path.parent.iterdir():
+            if other.stem == path.name:
+                yield other
+
+
+def _unreadable(path: Path, error: OSError) -> FpetError:
+    return InputError(
+        f"{error.strerror}: {path}", where=str(path.parent), fix="check the path and its rights"
+    )
+
+
+def _instead(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"check the path: there is no folder {folder} here ({Path.cwd()})"
+    near = near_names(path.name, sorted(other.name for other in folder.iterdir()))
+    if near:
+        return f"did you mean {' or '.join(str(folder / one) for one in near)}?"
+    return f"check the path: nothing in {folder.resolve()} has a name like it"
+
+
+def _require_writable(folder: Path) -> None:
+    """Try it with a temporary folder; as root, and on a full disk, rights alone say little."""
+    home = folder
+    while not home.exists() and home != home.parent:
+        home = home.parent
+    if not home.is_dir():
+        raise UsageError(
+            f"{home} is a file, wanted a folder", where=str(folder), fix="choose another output"
+        )
+    try:
+        tempfile.TemporaryDirectory(prefix=".fpet-export.", dir=home).cleanup()
+    except OSError as error:
+        raise MachineError(
+            f"nothing can be written there: {error.strerror or error}",
+            where=str(folder),
+            fix="free space, or choose a folder that you may write",
+        ) from error
