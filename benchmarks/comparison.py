@@ -264,7 +264,14 @@ def _open_all(
             where="peers",
             fix="give `peer_source`",
         )
-    opened = [_open(source, options, stack) for source in contenders]
+    paths = [Path(one) for one in (*contenders, against) if isinstance(one, (str, Path))]
+    names = _distinct_names([path for path in paths if path.exists()])
+    opened = [_open(source, options, stack, names) for source in contenders]
+    by_path = {
+        Path(source).resolve(): entry
+        for source, entry in zip(contenders, opened, strict=True)
+        if isinstance(source, (str, Path))
+    }
     absent: list[Absent] = []
     for name in peers:
         assert peer_source is not None
@@ -292,15 +299,33 @@ def _open_all(
             where="against",
             fix=gone.fix,
         )
+    elif isinstance(against, (str, Path)) and Path(against).resolve() in by_path:
+        baseline = by_path[Path(against).resolve()]
     else:
-        baseline = _open(against, options, stack)
+        baseline = _open(against, options, stack, names)
         opened.append(baseline)
     if baseline is None:
         raise UsageError("nothing to measure", where="contenders", fix="name an artefact")
     return baseline.name, [baseline, *(e for e in opened if e is not baseline)], absent
 
 
-def _open(source: Source, options: OpenOptions, stack: contextlib.ExitStack) -> Opened:
+def _distinct_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Name files of one name by their folders, too: "a/model" and "b/model"; others need none."""
+    stems = {path.resolve(): path.resolve().with_suffix("").parts for path in paths}
+    names = {}
+    for path, parts in stems.items():
+        others = [other for one, other in stems.items() if one != path]
+        lengths = range(1, len(parts) + 1)
+        alone = (n for n in lengths if not any(other[-n:] == parts[-n:] for other in others))
+        length = next(alone, None)
+        if length != 1:  # None: they differ in their ending
+            names[path] = path.name if length is None else "/".join(parts[-length:])
+    return names
+
+
+def _open(
+    source: Source, options: OpenOptions, stack: contextlib.ExitStack, names: Mapping[Path, str]
+) -> Opened:
     if isinstance(source, Opened):
         return source
     if not isinstance(source, (str, Path)):
@@ -311,7 +336,7 @@ def _open(source: Source, options: OpenOptions, stack: contextlib.ExitStack) -> 
     manifest = read_manifest(path, verify=False) if manifest_path(path).exists() else None
     artefact = describe_artefact(manifest) if manifest else None
     return Opened(
-        name=engine.name,
+        name=names.get(path.resolve(), engine.name),
         engine=engine,
         artefact=artefact,
         macs=artefact.macs if artefact else None,

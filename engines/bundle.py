@@ -216,6 +216,35 @@ def read_index(path: Path) -> Bundle:
         ) from error
 
 
+def check_unpacked(folder: Path) -> Bundle:
+    """Check every file of a bundle that was unpacked; others in the folder are not its own.
+
+    Raises:
+        InputError: There is no list.
+        TrustError: The list is damaged, or a file is absent or another.
+    """
+    bundle = read_index(folder / INDEX)
+    for entry in bundle.entries:
+        path = folder / entry.name
+        if not path.is_file():
+            raise TrustError(f"{entry.name} is not there", where=str(path), fix=_FIX)
+        size = path.stat().st_size
+        if size != entry.size_bytes:
+            raise TrustError(
+                f"{entry.name} has {size} bytes, the list says {entry.size_bytes}",
+                where=str(path),
+                fix=_FIX,
+            )
+        found = storage.sha256_of(path)
+        if found != entry.sha256:
+            raise TrustError(
+                f"{entry.name} is {found[:16]}…, the list says {entry.sha256[:16]}…",
+                where=str(path),
+                fix=_FIX,
+            )
+    return bundle
+
+
 def _opened(path: Path) -> BinaryIO:
     try:
         return path.open("rb")

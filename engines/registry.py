@@ -7,6 +7,7 @@ import pkgutil
 from types import ModuleType
 
 from engines.errors import MissingDependencyError, UnknownNameError
+from engines.installing import how_to_install
 from engines.near_names import did_you_mean
 
 _PACKAGES = ("fpet_export", "calibration", "engines", "benchmarks")
@@ -70,10 +71,8 @@ def import_or_explain(module: str) -> ModuleType:
         missing = (error.name or "").partition(".")[0]
         if not missing or missing in _PACKAGES:
             raise
-        extra = _EXTRA_OF.get(missing)
-        install = f"'fpet-export[{extra}]'" if extra else missing
         raise MissingDependencyError(
             f"the package {missing!r} is not installed",
             where=module,
-            fix=f"pip install {install}",
+            fix=how_to_install(missing, _EXTRA_OF.get(missing)),
         ) from error

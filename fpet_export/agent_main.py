@@ -75,6 +75,8 @@ def completed(words: list[str], agent: Path) -> list[str]:
     if _names_an_artefact(words):
         return words
     verb, *rest = words
+    if verb == "verify" and not any(not word.startswith("-") for word in rest):
+        return [verb, str(agent.parent), *rest]
     artefact = agent.with_name(bundle.artefact)
     if artefact.name == task_index.FILE and verb in ("build", *_TAKE_AN_ENGINE):
         if verb != "build":
@@ -102,7 +104,7 @@ def _plain_graph(bundle: Bundle, agent: Path) -> Path:
         raise MissingDependencyError(
             "the bundle does not bring the plain model, and writing it needs torch",
             where=str(agent.with_name(INDEX)),
-            fix="bundle the graph again: fpet-export bundle GRAPH --with-plain",
+            fix="bundle the graph again, on the workstation, with --with-plain",
         )
     return agent.with_name(brought[0])
 
@@ -141,5 +143,5 @@ def _require_engines(folder: Path) -> None:
 def _require_built(engine: Path) -> None:
     if not engine.is_file():
         raise InputError(
-            "there is no engine yet", where=str(engine), fix="build it: python3 agent.pyz build"
+            "there is no engine yet", where=str(engine), fix="build it: fpet-export build"
         )

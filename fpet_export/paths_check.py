@@ -17,7 +17,7 @@ from engines.near_names import near_names
 _FILES = {
     # destination in the options: how it is typed
     "run": "RUN", "runs": "RUN", "artefact": "X", "artefacts": "X", "onnx": "ONNX",
-    "engine": "ENGINE", "image": "IMG", "images": "IMG", "backbone": "--backbone",
+    "engine": "ENGINE", "images": "IMG", "backbone": "--backbone",
     "config": "--config", "labels": "--labels", "data": "--data", "plain": "--plain",
     "calibration": "--calibration", "table": "--table", "expect": "--expect",
     "signers": "--signers", "key": "--key", "ssh_config": "--ssh-config", "bundle": "--bundle",
@@ -44,14 +44,17 @@ def require_files(options: argparse.Namespace) -> None:
     """
     against = str(getattr(options, "against", None))
     more = {"against": "--against"} if against.endswith((".onnx", ".plan")) else {}
+    if options.verb == "show":  # elsewhere --image is a size
+        more["image"] = "IMG"
     for name, typed in (_FILES | more).items():
         for text in _texts(getattr(options, name, None)):
             path = _path(text, has_task=name in _OF_TASKS)
             if _SCHEME.fullmatch(text) or _exists(path, is_run=name in _RUNS):
                 continue
+            kind = "run" if name in ("run", "runs") else "file"
             raise InputError(
-                f"there is no such {'run' if name in ('run', 'runs') else 'file'}: {path}",
-                where=typed,
+                f"there is no such {kind}" + (f" for {typed}" if typed.startswith("-") else ""),
+                where=str(path),
                 fix=_instead(path),
             )
 

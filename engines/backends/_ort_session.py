@@ -21,8 +21,10 @@ import onnxruntime as onnxruntime  # the other modules take it from here: see ab
 from onnxruntime.capi import onnxruntime_pybind11_state as _native
 
 from engines.backends._ort_packages import require_one
+from engines.board import read_board
 from engines.engine import Provider
 from engines.errors import EngineError, MissingDependencyError, UsageError
+from engines.installing import FROM_JETPACK, how_to_install
 from engines.onnx_header import OnnxHeader
 
 _SILENT, _ERRORS = 4, 3
@@ -93,7 +95,7 @@ def open_session(
         raise MissingDependencyError(
             f"this ONNX Runtime has no {wanted}, it has {', '.join(offered)}",
             where=where,
-            fix="pip uninstall onnxruntime; pip install 'fpet-export[gpu]'",
+            fix="pip uninstall -y onnxruntime; " + how_to_install("onnxruntime-gpu", "gpu"),
         )
     if provider != "cpu":
         load_libraries(provider)
@@ -166,6 +168,8 @@ def _mend(library: str) -> str:
     """Say how to get a library that is missing; without one, where to look."""
     name, _, version = library.partition(".so.")
     if name in ("libnvinfer", "libnvonnxparser"):
+        if read_board({}) is not None:
+            return FROM_JETPACK["tensorrt"]
         return f"pip install 'tensorrt=={version.partition('.')[0]}.*'"
     if name and name != "libcuda":
         return "pip install 'onnxruntime-gpu[cuda,cudnn]'"

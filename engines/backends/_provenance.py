@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from engines import storage
-from engines.commands import export_again, requantize
+from engines.commands import requantize
 from engines.errors import InputError, TrustError
 from engines.form import export_command, require_form
 from engines.manifest import Companion, Manifest, Parent, Runtime, manifest_path, read_manifest

@@ -6,6 +6,7 @@ import importlib
 from types import ModuleType
 
 from engines.errors import InputError, MissingDependencyError
+from engines.installing import how_to_install
 
 EXTRAS = {"tensorrt_rtx": "rtx", "tensorrt": "tensorrt"}
 """Our extra that installs a module, by module."""
@@ -22,10 +23,10 @@ def import_tensorrt(module: str, *, where: str) -> ModuleType:
         if not hasattr(imported, "Builder"):  # a folder with type stubs imports as an empty package
             raise ImportError("the package holds type stubs only")
     except (ImportError, OSError) as error:
-        hint = " (a Jetson has it from JetPack)" if module == "tensorrt" else " (x86-64 only)"
+        hint = "" if module == "tensorrt" else " (x86-64 only)"
         raise MissingDependencyError(
             f"{module} cannot be imported: {error}",
             where=where,
-            fix=f"pip install 'fpet-export[{EXTRAS[module]}]'{hint}",
+            fix=f"{how_to_install(module, EXTRAS[module])}{hint}",
         ) from error
     return imported

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from benchmarks.environment import output_of
 from engines import machine_state
 from engines.errors import FpetError
+from engines.installing import FROM_JETPACK, FROM_PIP
 from engines.places import known_target
 from fpet_export.verbs import _doctor
 from fpet_export.verbs._doctor import Findings
@@ -26,19 +27,6 @@ ROOT = Path("/")
 """Where `etc`, `proc`, `sys` and `usr` are; another folder in tests."""
 
 _RUNTIMES = ("tensorrt", "tensorrt_rtx", "onnxruntime")
-_JETSON_PACKAGES = {
-    "numpy": "sudo apt-get install python3-numpy",
-    "tensorrt": "sudo apt-get install python3-libnvinfer",
-    "onnxruntime": "python3 -m pip install onnxruntime",
-    "PIL": "sudo apt-get install python3-pil",
-}
-_OTHER_PACKAGES = {
-    "numpy": "python3 -m pip install numpy",
-    "tensorrt": "python3 -m pip install tensorrt",
-    "tensorrt_rtx": "python3 -m pip install tensorrt-rtx-cu13",
-    "onnxruntime": "python3 -m pip install onnxruntime",
-    "PIL": "python3 -m pip install pillow",
-}
 _SMALL_MEMORY_BYTES = 9 << 30
 _IMPORT_SECONDS = 120
 
@@ -53,11 +41,13 @@ def check_packages(
         board: The Jetson that this is; None elsewhere.
         wanted: Package of the runtime that is needed; None where any will do.
     """
-    commands = dict(_OTHER_PACKAGES if board is None else _JETSON_PACKAGES)
+    commands = dict(FROM_PIP if board is None else FROM_JETPACK)
     if not _doctor.has_rtx() and wanted != "tensorrt_rtx":
         commands.pop("tensorrt_rtx", None)
     if wanted is not None:
         commands.setdefault(wanted, f"python3 -m pip install {wanted}")
+    if wanted is not None:  # another runtime is nothing to this bundle
+        commands = {name: commands[name] for name in ("numpy", wanted, "PIL")}
     versions: dict[str, str | None] = {}
     troubles = {}
     for module in commands:

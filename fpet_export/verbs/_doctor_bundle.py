@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from engines import processor, task_index, verdict
 from engines.bundle import INDEX, read_index
 from engines.errors import FpetError, InputError, ParityError, UsageError
+from engines.form import export_command
 from engines.manifest import Manifest, Runtime, read_manifest
 from engines.places import known_target, load_target
 from engines.targets import Target
@@ -156,13 +157,14 @@ def _target_here(findings: Findings, unpacked: Unpacked, board: Board | None) ->
     what = f"the bundle is for {target.name}, this is {board.target}"
     other = _other_target(unpacked, board.target)
     if other is None:
-        mend = f"on the workstation: fpet-export export RUN --target {board.target}"
+        again = export_command(unpacked.manifest, known_target(board.target))
+        mend = f"on the workstation: {again}"
         findings.gap("fits", what, mend, needed=True)
     else:
         mend = (
             f"python3 agent.pyz build --target {other.name}"
             if unpacked.tasks is None
-            else f"on the workstation: fpet-export bundle FOLDER --target {other.name}"
+            else f"on the workstation, bundle the folder of tasks with --target {other.name}"
         )
         findings.gap("fits", f"{what}, which takes its graph too", mend, needed=False)
     return other

@@ -13,6 +13,7 @@ from engines import storage
 from engines.errors import InputError, UsageError
 from engines.manifest import Preprocessing, read_manifest
 from engines.plurals import counted
+from engines.near_names import did_you_mean
 from fpet_export.console import Console
 from fpet_export.verbs import _arguments, _images
 
@@ -503,8 +504,10 @@ def _observers(text: str) -> dict[str, str]:
     for part in _arguments.names(text):
         kind, _, rule = part.partition("=")
         if kind not in SITES or rule not in OBSERVERS:
+            wrong, known = (kind, SITES) if kind not in SITES else (rule, OBSERVERS)
             raise argparse.ArgumentTypeError(
-                f"{part!r} is not KIND=RULE of {', '.join(SITES)} and {', '.join(OBSERVERS)}"
+                f"{part!r} is not KIND=RULE of {', '.join(SITES)} and {', '.join(OBSERVERS)} "
+                + did_you_mean(wrong, known, otherwise="")
             )
         found[kind] = rule
     return found

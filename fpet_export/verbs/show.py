@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines import storage
-from engines.commands import command, rebuild
-from engines.errors import InputError, UsageError
+from engines.commands import command, graph_of, rebuild
+from engines.errors import InputError, TrustError, UsageError
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _images, _usable
 
@@ -50,13 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Draw one picture."""
     artefact, image = options.artefact, options.image
-    is_plan = artefact.suffix == ".plan" or artefact.name.endswith(".fusion.json")
-    if is_plan and image is not None:
+    is_report = artefact.name.endswith(".fusion.json")
+    if is_report and image is not None:
         raise UsageError(
             f"the kernels of {artefact.name} are drawn without an image, and {image} was given",
             where="IMG",
             fix=command("show", artefact, "-o", options.out),
         )
+    is_plan = is_report or (artefact.suffix == ".plan" and image is None)
     if not is_plan and image is None:
         raise UsageError(
             f"the merge of {artefact.name} is drawn over an image, and none was given",
@@ -77,7 +78,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
 
 def _show_plan(options: argparse.Namespace, console: Console) -> Outcome:
     from engines.fusion import fusion_of, fusion_path, read_fusion
-    from engines.manifest import read_manifest
+    from engines.manifest import manifest_path, read_manifest
     from fpet_export.plan_picture import plan_picture
 
     path = options.artefact
@@ -87,7 +88,7 @@ def _show_plan(options: argparse.Namespace, console: Console) -> Outcome:
         raise InputError(
             "there is no fusion report beside this plan, so its kernels are not known",
             where=str(fusion_path(path)),
-            fix=rebuild(path, read_manifest(path)),
+            fix=rebuild(path, read_manifest(path) if manifest_path(path).exists() else None),
         )
     report = fusion_of(path, read_manifest(path)) if path.suffix == ".plan" else read_fusion(path)
     storage.write_bytes(options.out, plan_picture(report))
@@ -106,14 +107,19 @@ def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
     from fpet_export import picture
     from fpet_export.merge_groups import groups_of
 
-    graph = options.artefact
     manifest = _manifest(options)
+    if options.task is None:
+        graph, manifest = _showing(options.artefact, manifest)
+        if graph != options.artefact:
+            console.step("graph", f"{graph.name}, from which {options.artefact.name} was made")
+        options.artefact = graph
+    graph = options.artefact
     if manifest.model is None or manifest.preprocessing is None or "match" not in manifest.probes:
         raise InputError(
             "this graph merges no tokens, or does not say where",
             where=str(graph),
-            fix="show a graph that `fpet-export export` wrote for a run with FPET (an engine that "
-            "is no TensorRT plan shows nothing of its inside)",
+            fix="show a graph that `fpet-export export` wrote for a run with FPET, or an engine "
+            "that lies beside it",
         )
     images = read_files([options.image], manifest.preprocessing)
     _images.say_remarks(images.remarks, console)
@@ -131,6 +137,30 @@ def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
     console.step("show", groups.describe())
     document = {"png": str(options.out), "class": winner, "groups": groups.to_json()}
     return Outcome(document=document, result=str(options.out))
+
+
+def _showing(artefact: Path, manifest: Manifest) -> tuple[Path, Manifest]:
+    """Return the artefact, or the graph beside it that it was made from and that shows its merge.
+
+    Raises:
+        TrustError: The graph beside it is another one.
+    """
+    from engines.manifest import read_manifest
+
+    while "match" not in manifest.probes or manifest.kind == "engine":
+        graph = graph_of(artefact, manifest)
+        if graph is None:
+            break
+        above = read_manifest(graph)
+        if above.sha256 != manifest.parents[0].sha256:
+            raise TrustError(
+                f"{artefact.name} was made from {manifest.parents[0].sha256[:16]}…, the graph "
+                f"beside it is {above.sha256[:16]}…",
+                where=str(graph),
+                fix=rebuild(artefact, manifest),
+            )
+        artefact, manifest = graph, above
+    return artefact, manifest
 
 
 def _manifest(options: argparse.Namespace) -> Manifest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from engines.bundle import Bundle
+from engines.bundle import INDEX, Bundle
 from engines.commands import command
 from engines.errors import UsageError
 from engines.task_index import FILE, files_of
@@ -53,6 +53,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         raise UsageError(
             "only a bundle can be unpacked", where="--unpack", fix="leave --unpack out"
         )
+    if (options.artefact / INDEX).is_file():
+        return _verify_unpacked(options, console)
     if options.artefact.is_dir():
         return _verify_tasks(options, console)
     signer = None
@@ -95,6 +97,32 @@ def _next(artefact: Path) -> list[str]:
         return []
     has_answers = len(list(artefact.parent.glob("*.check.npz"))) == 1
     return [command("check" if has_answers else "bench", artefact)]
+
+
+def _verify_unpacked(options: argparse.Namespace, console: Console) -> Outcome:
+    """Check every file of a bundle that was unpacked."""
+    from engines.bundle import check_unpacked
+
+    folder = options.artefact
+    if options.signers is not None:
+        raise UsageError(
+            "the signature is of the archive, and this is the folder that it filled",
+            where="--signers",
+            fix="verify the archive, and let it be unpacked: --unpack DIR",
+        )
+    found = check_unpacked(folder)
+    size = sum(entry.size_bytes for entry in found.entries)
+    console.step("bundle", f"whole: {len(found.entries)} files, {size / 1e6:.1f} MB")
+    return Outcome(
+        document={
+            "artefact": str(folder / found.artefact),
+            "files": [entry.name for entry in found.entries],
+            "target": found.target,
+            "signer": None,
+        },
+        result=str(folder),
+        next=[command("doctor", "--bundle", folder)],
+    )
 
 
 def _verify_tasks(options: argparse.Namespace, console: Console) -> Outcome:

@@ -325,3 +325,19 @@ def test_artefacts_are_opened_with_the_callers_options(
     fake_bench(["a.plan", "b.plan"], options=OpenOptions(zero_copy=True, threads=7), threads=3)
 
     assert opened == [OpenOptions(zero_copy=True, threads=3)] * 2
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
+    paths = [Path("/runs/a/model.onnx"), Path("/runs/b/model.onnx"), Path("/runs/b/other.onnx")]
+
+    assert comparison._distinct_names(paths) == {
+        paths[0]: "a/model",
+        paths[1]: "b/model",
+    }
+    assert comparison._distinct_names(paths[1:]) == {}
+    assert comparison._distinct_names([Path("/x/a/m.onnx"), Path("/y/a/m.onnx")]) == {
+        Path("/x/a/m.onnx"): "x/a/m",
+        Path("/y/a/m.onnx"): "y/a/m",
+    }
+    both = [Path("/a/model.onnx"), Path("/a/model.plan")]
+    assert set(comparison._distinct_names(both).values()) == {"model.onnx", "model.plan"}

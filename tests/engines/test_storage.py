@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engines import storage
-from engines.errors import InputError, UsageError
+from engines.errors import MachineError, UsageError
 
 
 def test_sha256_of_matches_hashlib(tmp_path: Path) -> None:
@@ -51,12 +51,12 @@ def test_an_exception_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_an_input_error_and_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
 
     with (
-        pytest.raises(InputError, match="No space left on device"),
+        pytest.raises(MachineError, match="No space left on device"),
         storage.atomic_path(path),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -65,10 +65,10 @@ def test_a_full_disk_is_an_input_error_and_leaves_the_old_file(tmp_path: Path) -
     assert path.read_bytes() == b"old"
 
 
-def test_an_unwritable_folder_is_an_input_error(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
 
-    with pytest.raises(InputError, match=r"cannot write a\.bin"):
+    with pytest.raises(MachineError, match=r"cannot write a\.bin"):
         storage.write_bytes(tmp_path / "file" / "a.bin", b"")
 
 

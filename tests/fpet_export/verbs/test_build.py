@@ -58,7 +58,7 @@ def test_people_see_the_engine_and_the_next_commands(exported: Exported, tmp_pat
     assert done.out == f"{out}\n"
     assert "onnxruntime" in done.err
     assert "largest logit difference" in done.err
-    assert f"fpet-export predict {out} IMAGE" in done.err
+    assert f"fpet-export bench {out}" in done.err
 
 
 @pytest.mark.tensorrt
@@ -79,7 +79,7 @@ def test_rtx_is_built_without_a_gpu(for_rtx: Path, tmp_path: Path) -> None:
     assert f"fusion     {len(report['kernels'])} kernels: " in done.err
     assert "/3 attentions fused" in done.err
     assert "every kernel:" not in done.err
-    assert f"fpet-export show {out} -o fusion.png" in done.err
+    assert f"fpet-export show {out} -o {out.with_name('model.fusion.png')}" in done.err
 
 
 @pytest.mark.tensorrt

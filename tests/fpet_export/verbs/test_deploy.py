@@ -171,7 +171,7 @@ def test_random_weights_on_images_without_labels(
 
     assert done.code == 0, done.err
     assert done.out == f"{out / 'report.html'}\n"
-    assert f"fpet-export predict {engine} IMAGE" in done.err
+    assert f"fpet-export predict {engine} {images[0]}" in done.err
     assert "3 of 3 images in mine" in done.err
     rows = json.loads((out / "parity.json").read_text())["rows"]
     assert {row["accuracy"] for row in rows} == {None}

@@ -62,7 +62,6 @@ def test_people_see_the_steps_and_the_next_commands(exported: Exported) -> None:
     for word in ("✓ inspect", "✓ fold", "✓ freeze", "✓ onnx", "17/17 tokens kept", "17→9 tokens"):
         assert word in done.err
     assert f"fpet-export build {exported.graph} --target cpu" in done.err
-    assert f"fpet-export show {exported.graph} IMAGE" in done.err
     assert "random" not in done.err
 
 

@@ -111,11 +111,10 @@ def test_a_graph_without_an_image_is_a_usage_error(exported: Exported, tmp_path:
     assert "IMAGE" in done.error()["fix"]
 
 
-@pytest.mark.parametrize("name", ["model.rtx.plan", "model.rtx.fusion.json"])
-def test_a_plan_with_an_image_is_a_usage_error(
-    images: list[Path], tmp_path: Path, name: str
-) -> None:
-    done = call("show", tmp_path / name, images[0], "-o", tmp_path / "fusion.png", "--json")
+def test_a_report_with_an_image_is_a_usage_error(images: list[Path], tmp_path: Path) -> None:
+    report = tmp_path / "model.rtx.fusion.json"
+    report.write_text("{}")
+    done = call("show", report, images[0], "-o", tmp_path / "fusion.png", "--json")
 
     assert done.code == 2
     assert "drawn without an image" in done.error()["what"]
@@ -137,6 +136,37 @@ def test_a_missing_plan_is_refused(tmp_path: Path) -> None:
 
     assert done.code == 3
     assert done.error()["what"] == "there is no such file"
+
+
+def test_an_engine_is_shown_by_the_graph_beside_it(
+    exported: Exported, images: list[Path], tmp_path: Path
+) -> None:
+    graph = exported.copy(tmp_path)
+    engine = tmp_path / "model.cpu.onnx"
+    assert call("build", graph, "--target", "cpu", "-q").code == 0
+    pictures = [tmp_path / "of_engine.png", tmp_path / "of_graph.png"]
+
+    for path, picture in zip((engine, graph), pictures, strict=True):
+        done = call("show", path, images[0], "-o", picture)
+        assert done.code == 0, done.err
+
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+
+def test_an_engine_whose_graph_is_another_is_not_shown(
+    exported: Exported, images: list[Path], tmp_path: Path
+) -> None:
+    graph = exported.copy(tmp_path)
+    engine = tmp_path / "model.cpu.onnx"
+    assert call("build", graph, "--target", "cpu", "-q").code == 0
+    words = (*exported.words, "-o", tmp_path, "--force", "--limit", "1", "--ties", "reference")
+    assert call("export", *words, "-q").code == 0
+
+    done = call("show", engine, images[0], "-o", tmp_path / "merge.png", "--json")
+
+    assert done.code == 10
+    assert "the graph beside it is" in done.error()["what"]
+    assert f"fpet-export build {graph}" in done.error()["fix"]
 
 
 @pytest.mark.tensorrt
