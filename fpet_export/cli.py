@@ -110,6 +110,8 @@ def _parse(words: Sequence[str], program: str) -> argparse.Namespace:
 
 def _no_verb(word: str, program: str, verbs_: Iterable[str]) -> UsageError:
     see = f"`{program} --help` lists the verbs"
+    if program != PROGRAM:
+        see += f" of this file; {PROGRAM} on the workstation has more"
     if word.startswith("-"):
         return UsageError(
             f"the first word is the option {word}, wanted a verb",

@@ -50,9 +50,10 @@ def test_against_plain_with_its_json_and_its_page(engine: Path, tmp_path: Path) 
 
 
 def test_a_noisy_measurement_exits_9_and_keeps_its_evidence(
-    exported: Exported, engine: Path, tmp_path: Path
+    exported: Exported, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "latency.json"
+    monkeypatch.setattr("fpet_export.verbs.bench._refuse_few_rounds", lambda options: None)
 
     done = call("bench", exported.graph, engine, *SHORT, "-o", out, "--json")
 
@@ -77,7 +78,7 @@ def test_the_result_on_stdout_is_a_path_or_a_verdict(
 
 def test_a_tampered_graph_is_refused(tampered: Path) -> None:
     for against in ((), ("--against", "plain")):
-        done = call("bench", tampered, *against, *SHORT, "--json")
+        done = call("bench", tampered, *against, *SHORT, "--allow-noise", "--json")
 
         assert done.code == 10
         assert done.error()["class"] == "TrustError"
@@ -87,14 +88,14 @@ def test_plain_needs_to_know_the_architecture(exported: Exported, tmp_path: Path
     graph = tmp_path / "theirs.onnx"
     graph.write_bytes(exported.graph.read_bytes())
 
-    done = call("bench", graph, "--against", "plain", *SHORT, "--json")
+    done = call("bench", graph, "--against", "plain", *SHORT, "--allow-noise", "--json")
 
     assert done.code == 2
     assert "architecture" in done.error()["what"]
 
 
 def test_a_plain_graph_that_nothing_is_measured_against_is_refused(engine: Path) -> None:
-    done = call("bench", engine, "--plain", "plain.onnx", *SHORT, "--json")
+    done = call("bench", engine, "--plain", engine, *SHORT, "--json")
 
     assert done.code == 2
     assert done.error()["fix"] == "add --against plain"
@@ -217,7 +218,7 @@ def test_the_plain_model_is_built_as_the_plan_was(
 def test_artefacts_are_opened_as_asked(
     engine: Path, words: tuple[str, ...], code: int, what: str
 ) -> None:
-    done = call("bench", engine, *SHORT, *words)
+    done = call("bench", engine, *SHORT, "--allow-noise", *words)
     assert done.code == code
     assert what in done.err
 

@@ -113,8 +113,8 @@ def test_an_engine_takes_its_graph_s_word_along(
         (("{bundle}",), 2, "this is a bundle already"),
         (("{graph}", "--target", "jetson"), 2, "'jetson' is not one of"),
         (("{engine}", "--target", "rtx"), 2, "was built for cpu, not for rtx"),
-        (("{graph}", "--data", "absent"), 3, "no such image"),
-        (("{graph}", "--key", "absent"), 3, "no such key"),
+        (("{graph}", "--data", "absent"), 3, "no such file for --data"),
+        (("{graph}", "--key", "absent"), 3, "no such file for --key"),
     ],
     ids=str,
 )
@@ -432,20 +432,20 @@ def test_a_verb_that_the_agent_lacks_is_proposed_for_the_workstation(
     done = agent(board, "check", "model.onnx")
 
     assert done.code == 10
-    assert "bundle the graph again: fpet-export bundle" in done.err
+    assert "bundle the graph again, where it was made" in done.err
 
 
 def test_what_is_left_at_home_is_a_sentence(board: Path) -> None:
     assert agent(board, "build").code == 0
 
-    peers = agent(board, "bench", "--peers", "torch_eager", "--rounds", 1)
-    plain = agent(board, "bench", "--against", "plain", "--rounds", 1)
+    peers = agent(board, "bench", "--peers", "torch_eager", *SHORT[:-1])
+    plain = agent(board, "bench", "--against", "plain", *SHORT[:-1])
 
     assert (peers.code, plain.code) == (4, 4)
     assert "the agent cannot do this" in peers.err
     assert "on your workstation" in peers.err
     assert "the bundle does not bring the plain model" in plain.err
-    assert "fpet-export bundle GRAPH --with-plain" in plain.err
+    assert "on the workstation, with --with-plain" in plain.err
 
 
 SHORT = ("--rounds", 3, "--seconds", 0.1, "--allow-noise", "--json")
