@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engines.check_file import read_check
-from engines.engine import OpenOptions
 from engines.commands import command
+from engines.engine import OpenOptions
 from engines.errors import InputError
 from engines.evidence import Expected, engine_evidence
 from engines.parity import ParityTable

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from engines.errors import CheckpointError
+from engines.near_names import did_you_mean
 from engines.registry import import_or_explain
 from fpet_export.backbones._names import compare_shapes, prefix_of, tensors_unsupported
 from fpet_export.vit import Activation, VitSpec, empty_vit
@@ -37,11 +38,12 @@ def check_name(name: str, *, where: str) -> None:
     """Raise a CheckpointError unless timm has a plain ViT of this name."""
     timm = import_or_explain("timm")
     if not is_known(name):
-        near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
+        # A tag names weights of an architecture: propose both alike.
+        known = timm.list_models(["vit_*", "deit*"], pretrained="." in name)
         raise CheckpointError(
             f"timm {timm.__version__} has no model {name!r}",
             where=where,
-            fix=f"did you mean {', '.join(near)}?" if near else "see timm.list_models('vit_*')",
+            fix=did_you_mean(name, known, otherwise="see timm.list_models('vit_*')"),
         )
 
 

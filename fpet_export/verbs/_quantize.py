@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from engines import storage
 from engines.errors import InputError, UsageError
 from engines.manifest import Preprocessing, read_manifest
-from engines.plurals import counted
 from engines.near_names import did_you_mean
+from engines.plurals import counted
 from fpet_export.console import Console
 from fpet_export.verbs import _arguments, _images
 

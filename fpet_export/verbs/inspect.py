@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from engines.plurals import counted
 from engines.commands import command
+from engines.plurals import counted
 from engines.task_index import is_folder
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _commands, _steps, _task_page

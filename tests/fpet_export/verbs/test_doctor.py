@@ -402,7 +402,7 @@ def test_a_graph_that_this_board_cannot_read_is_exported_again(
 
     assert done.code == 4
     assert done.document()["bundle"]["fits"] is False
-    assert "--target jetson-orin-nano-8gb@jp6.0 -o out-jetson-orin-nano-8gb-jp6.0" in done.err
+    assert "--target jetson-orin-nano-8gb@jp6.0 -o " in done.err
 
 
 def test_a_board_s_bundle_is_not_for_a_workstation(graph: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.commands import command, export_again
+from engines.commands import command
 from engines.errors import FpetError
 from engines.manifest import read_manifest
 from engines.places import load_target
@@ -174,17 +174,6 @@ def test_a_name_that_is_taken_is_not_proposed(tmp_path: Path) -> None:
 def test_words_are_quoted() -> None:
     words = ("show", Path("a b/it's.onnx"), "$HOME;*.png", "-o", 'a"b.png')
     assert shlex.split(command(*words)) == ["fpet-export", *map(str, words)]
-
-
-def test_an_export_for_another_target_is_proposed_in_full(odd: Exported, tmp_path: Path) -> None:
-    """The manifest holds the command that made the graph."""
-    fix = export_again(odd.graph, read_manifest(odd.graph), "rtx")
-    words = shlex.split(fix.partition(": ")[2])
-
-    require_runnable(words)
-    assert words[words.index("--target") + 1] == "rtx"
-    assert words[words.index("-o") + 1] == "out-rtx"
-    assert odd.run.text in words
 
 
 def test_a_folder_of_tasks_proposes_what_runs(odd: Exported, tmp_path: Path) -> None:
