@@ -51,13 +51,13 @@ class Heartbeat:
         self, say: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._say, self._clock = say, clock
-        self._last_s = clock()
+        self._last_s = self._silent_since_s = clock()
         self._activities: list[Activity] = []
         self._is_shown = False
 
     def heard(self) -> None:
         """Note that something was printed just now."""
-        self._last_s = self._clock()
+        self._last_s = self._silent_since_s = self._clock()
 
     @contextlib.contextmanager
     def activity(self, text: str, total: int) -> Iterator[Activity]:
@@ -83,14 +83,16 @@ class Heartbeat:
         """Say what goes on if it is time to, and return the seconds until the next time."""
         now = self._clock()
         if self._is_shown:
-            self._last_s = now
+            self._last_s = self._silent_since_s = now
         left = self._last_s + INTERVAL_S - now
         if left > 0:
             return left
         activities = self._activities[-1:]
-        silent = f"still at work: {now - self._last_s:.0f} s since the last line"
-        self._say("".join(one.describe(now) for one in activities) or silent)
-        self._last_s = now
+        since = self._silent_since_s
+        self._say(
+            "".join(one.describe(now) for one in activities) or f"at work: {now - since:.0f} s"
+        )
+        self._last_s, self._silent_since_s = now, since  # its own line tells nothing new
         return INTERVAL_S
 
     def keep_beating(self, wait: Wait) -> None:

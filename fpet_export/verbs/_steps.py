@@ -90,11 +90,11 @@ def describe(adapted: Adapted) -> str:
 
 def start(options: argparse.Namespace, console: Console, *, default_images: int) -> Started:
     """Load the run, fold it, and compare both with the float64 reference."""
-    from fpet_export import verify
-
     _images.require_inputs(options)
     _check_targets(options)
     with console.working("reading the run and its backbone"):
+        from fpet_export import verify  # torch comes with it
+
         adapted = _arguments.load_run(options)
     console.step("inspect", describe(adapted))
     if adapted.quality == "random":

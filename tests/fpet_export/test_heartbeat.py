@@ -87,8 +87,11 @@ def test_the_inner_one_of_two_is_named_and_then_the_outer_again(
     assert said == [
         "8: inner: 8 s",
         "16: outer: 16 s",
-        "24: still at work: 8 s since the last line",
+        "24: at work: 24 s",
     ]
+    heart.heard()
+    pass_time(heart, clock, 8)
+    assert said[-1] == "32: at work: 8 s"  # since something was printed
 
 
 def test_bars_are_enough(heart: Heartbeat, clock: Clock, said: list[str]) -> None:
