@@ -73,7 +73,8 @@ def test_a_graph_without_merging_has_nothing_to_show(images: list[Path], tmp_pat
 def plan(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("tensorrt_rtx", reason="needs the TensorRT-RTX package")
     out = tmp_path_factory.mktemp("plan") / "model.rtx.plan"
-    done = call("build", exported.graph, "--target", "rtx", "--sm", "8.6", "-o", out)
+    words = ("--target", "rtx", "--sm", "8.6", "--force-form")  # the graph is one for cpu
+    done = call("build", exported.graph, *words, "-o", out)
     assert done.code == 0, done.err
     return out
 
