@@ -38,13 +38,13 @@ def test_another_file_type_is_a_usage_error(
     assert done.error()["fix"] == "end its name in .png"
 
 
-def test_an_engine_shows_nothing_of_its_inside(
+def test_an_engine_without_its_graph_shows_nothing_of_its_inside(
     engine: Path, images: list[Path], tmp_path: Path
 ) -> None:
     done = call("show", engine, images[0], "-o", tmp_path / "merge.png", "--json")
 
     assert done.code == 3
-    assert "shows nothing of its inside" in done.error()["fix"]
+    assert "an engine that lies beside it" in done.error()["fix"]
 
 
 def test_a_tampered_graph_is_refused(tampered: Path, images: list[Path], tmp_path: Path) -> None:
