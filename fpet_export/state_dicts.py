@@ -168,11 +168,12 @@ def _choose(
         if weights is not None and weights in (name, candidate.name):
             return candidate
     listed = ", ".join(f"{n} ({c.name})" for n, c in zip(names, candidates, strict=True))
+    fix = "say which: " + " or ".join(f"--weights {shlex.quote(name)}" for name in names)
     if weights is not None:
         raise CheckpointError(
             f"{weights!r} is none of the sets of weights in this file: {listed}",
             where=str(path),
-            fix=f"say which: --weights {shlex.quote(names[0])}",
+            fix=fix,
         )
     first = candidates[0].stripped()
     if all(_equal(first, candidate.stripped()) for candidate in candidates[1:]):
@@ -180,7 +181,7 @@ def _choose(
     raise CheckpointError(
         f"the file holds {len(candidates)} sets of weights that differ: {listed}",
         where=str(path),
-        fix="say which: " + " or ".join(f"--weights {shlex.quote(name)}" for name in names),
+        fix=fix,
     )
 
 

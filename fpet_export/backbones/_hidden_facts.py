@@ -138,7 +138,7 @@ def image_of(
     if options.image is not None:
         claims.append(Fact(options.image, "--image"))
     if named is not None:
-        claims.append(Fact(named.value.image, f"{named.source} (img_size)"))
+        claims.append(Fact(named.value.image, f"img_size in {named.source}"))
     said = agree("the image size", claims, where=where)
     if said is not None:
         height, width = said.value
@@ -156,8 +156,7 @@ def image_of(
             where=where,
             fix="correct --image HxW to the size the run was trained with"
             if options.image is not None
-            else f"correct img_size in {said.source.split()[0]}, or find the file that belongs to "
-            "it",
+            else f"correct {said.source}, or find the file that belongs to it",
         )
     for covers in (True, False):
         side = math.isqrt(max(positions - (prefix if covers else 0), 0))

@@ -79,8 +79,7 @@ def spec_from_names(
         CheckpointError: The tensors are not a plain ViT, contradict what is said of them, or leave
             the heads, the grid or the pool open.
     """
-    tensors_unsupported(weights, where=where)
-    _require_vit(weights, where=where)
+    require_vit(weights, where=where)
     height, width = weights["patch_embed.proj.weight"].shape[2:]
     head = weights.get("head.weight")
     seen = VitSpec(
@@ -127,14 +126,20 @@ def spec_from_names(
     )
     return spec, {
         "heads": heads,
-        "image": image,
+        "image": Fact("x".join(map(str, image.value)), image.source),
         "pool": pool,
         "activation": Fact(spec.activation, arithmetic.source),
         "norm epsilon": Fact(spec.norm_eps, arithmetic.source),
     }
 
 
-def _require_vit(weights: Mapping[str, torch.Tensor], *, where: str) -> None:
+def require_vit(weights: Mapping[str, torch.Tensor], *, where: str) -> None:
+    """Refuse tensors that are not a plain ViT's, or that have other names than timm's.
+
+    Raises:
+        CheckpointError: They are not.
+    """
+    tensors_unsupported(weights, where=where)
     needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
     absent = [name for name in needed if name not in weights]
     if absent:

@@ -8,7 +8,7 @@ from typing import Any
 from engines.errors import CheckpointError
 from fpet_export import state_dicts
 from fpet_export.backbones import Backbone, BackboneOptions, _stated_pixels, _timm_config
-from fpet_export.backbones._names import check_weights, spec_from_names
+from fpet_export.backbones._names import check_weights, require_vit, spec_from_names
 from fpet_export.facts import Fact
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".ckpt")
@@ -31,6 +31,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     for name in _TRAINING_ONLY:
         if weights.pop(name, None) is not None:
             facts["left out"] = Fact(name, "a tensor of pretraining that no inference reads")
+    require_vit(weights, where=path.name)  # before a configuration that may be another program's
     config = _timm_config.beside(path)
     named = None if config is None else Fact(config.spec, config.path.name)
     if "norm_pre.weight" in weights and config is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,7 @@ def _folder(path: Path) -> tuple[str, str]:
     config = path / "config.json"
     files = sorted(file.name for pattern in _WEIGHTS for file in path.glob(pattern))
     if config.is_file():
-        name = _field(config, "architecture") or _field(config, "model_type")
-        held = ", ".join(files[:4]) or "no weights"
-        return (
-            f"this is the folder of a whole model (config.json names {name!r}; {held}); whole "
-            "fine-tuned models are not read as runs yet",
-            f"as a backbone it is given by its file, beside a run: RUN --backbone {path}/"
-            f"{files[0] if files else 'FILE'}; as a run, {USAGE}",
-        )
+        return _whole_model(config, files)
     if files:
         return f"this folder holds no run: no .pth file in it, but {', '.join(files[:5])}", USAGE
     below = sorted(file.parent for file in path.glob("*/*.pth"))
@@ -59,6 +53,26 @@ def _folder(path: Path) -> tuple[str, str]:
             f"name one of them: {below[0]}",
         )
     return "this folder holds no run: no .pth file in it", USAGE
+
+
+def _whole_model(config: Path, files: list[str]) -> tuple[str, str]:
+    """Say what the folder of a model of timm or of transformers is good for today."""
+    held = ", ".join(files[:4]) or "no weights"
+    architecture = _field(config, "architecture")
+    if architecture is None:
+        return (
+            f"this is a folder of Hugging Face's transformers (model_type "
+            f"{_field(config, 'model_type')!r}; {held}), which is not read yet, neither as a run "
+            "nor as a backbone",
+            "give a run of the FPET authors' format, and the backbone as timm has it: "
+            "--backbone timm:NAME",
+        )
+    file = config.with_name(files[0] if files else "FILE")
+    return (
+        f"this is the folder of a whole model of timm ({architecture}; {held}); whole fine-tuned "
+        "models are not read as runs yet",
+        f"give it as the backbone of a run: RUN --backbone {shlex.quote(str(file))}",
+    )
 
 
 def _field(path: Path, name: str) -> Any:

@@ -346,12 +346,16 @@ def test_a_run_of_data_parallel_is_read_and_said(tmp_path: Path) -> None:
         ),
         (
             {"config.json": '{"model_type": "vit"}', "model.safetensors": ""},
-            ("whole model", "'vit'", "model.safetensors", "--backbone"),
+            ("transformers", "'vit'", "model.safetensors", "timm:NAME"),
+        ),
+        (
+            {"config.json": '{"architecture": "vit_x"}', "model.safetensors": ""},
+            ("whole model of timm", "vit_x", "--backbone /", "/model.safetensors"),
         ),
         ({"last.ckpt": ""}, ("no .pth file", "last.ckpt")),
         ({}, ("no .pth file",)),
     ],
-    ids=["PEFT", "whole model", "other weights", "nothing"],
+    ids=["PEFT", "transformers", "timm", "other weights", "nothing"],
 )
 def test_a_folder_that_is_not_a_run_is_called_what_it_is(
     files: dict[str, str], words: tuple[str, ...], tmp_path: Path

@@ -27,7 +27,7 @@ def test_facts_come_with_their_sources(exported: Exported) -> None:
             "source": "the authors' code, whose loaders only convert an image to RGB",
         },
         "backbone heads": {"value": 2, "source": "config.json"},
-        "backbone image": {"value": [16, 16], "source": "config.json (img_size)"},
+        "backbone image": {"value": "16x16", "source": "img_size in config.json"},
         "backbone pool": {"value": "class", "source": "config.json"},
         "backbone activation": {"value": "gelu", "source": "config.json"},
         "backbone norm epsilon": {"value": 1e-6, "source": "config.json"},
