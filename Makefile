@@ -85,10 +85,11 @@ $(VENV)/bin/python:
 	  { echo "$(PYTHON) is older than 3.10: make PYTHON=python3.12 …" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) > $(VENV).log 2>&1 && rm -f $(VENV).log || { rm -rf $(VENV); \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-	    echo "this python3 cannot make environments: apt-get install python3-venv, as root" && \
+	    echo "this python3 cannot make environments: apt-get install python3-venv, as root"; \
+	    rm -f $(VENV).log; \
 	    apt-get update -qq && apt-get install -y -qq python3-venv > /dev/null && $(PYTHON) -m venv $(VENV); \
 	  else \
-	    cat $(VENV).log; echo "install it once: sudo apt-get install python3-venv" >&2; exit 1; \
+	    cat $(VENV).log; rm -f $(VENV).log; echo "install it once: sudo apt-get install python3-venv" >&2; exit 1; \
 	  fi; }
 
 $(CROSS_VENV)/bin/python: | $(VENV)/bin/python

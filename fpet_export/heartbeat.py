@@ -19,7 +19,7 @@ class Activity:
 
     Attributes:
         text: What it is.
-        total: How many steps it has; 0 where nobody knows.
+        total: How many steps it has, or more where it needs more; 0 where nobody knows.
         began_s: When.
         done: Steps so far.
     """
@@ -35,7 +35,7 @@ class Activity:
 
     def describe(self, now_s: float) -> str:
         """Return what is going on, how far it is, and for how long already."""
-        count = f"{self.done} of {self.total}, " if self.total else ""
+        count = f"{self.done} of {max(self.total, self.done)}, " if self.total else ""
         return f"{self.text}: {count}{now_s - self.began_s:.0f} s"
 
 

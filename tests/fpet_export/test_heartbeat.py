@@ -58,6 +58,16 @@ def test_ten_seconds_never_pass_without_a_line(
     assert INTERVAL_S < 10
 
 
+def test_more_steps_than_were_foreseen_are_no_nonsense(
+    heart: Heartbeat, clock: Clock, said: list[str]
+) -> None:
+    with heart.activity("measuring", 20) as activity:
+        activity.advance(57)
+        pass_time(heart, clock, 8)
+
+    assert said == ["8: measuring: 57 of 57, 8 s"]
+
+
 def test_what_is_printed_otherwise_counts(heart: Heartbeat, clock: Clock, said: list[str]) -> None:
     for _ in range(5):
         pass_time(heart, clock, INTERVAL_S - 1)

@@ -134,8 +134,24 @@ def test_the_latency_and_the_picture_are_kept(deployed: tuple[Path, Done]) -> No
 
     assert {contender["name"] for contender in latency["contenders"]} >= {"model.cpu", "plain.cpu"}
     assert done.document()["latency"]["baseline"] == "plain.cpu"
+    assert (latency["valid"], done.document()["latency"]["valid"]) == (False, False)  # 4 rounds
     with Image.open(out / "merge.png") as picture:
         assert picture.format == "PNG"
+
+
+@pytest.mark.tensorrt
+def test_a_speed_that_was_not_shown_is_a_command_and_no_failure(
+    deployed: tuple[Path, Done],
+) -> None:
+    out, done = deployed
+    (speed,) = done.document()["verdict"]["speed"]
+
+    assert done.code == 0
+    assert speed["text"].startswith("not known: 4 rounds were measured, 20 are needed")
+    assert speed["measure"].startswith(f"fpet-export bench {out / 'cpu' / 'model.cpu.onnx'}")
+    assert f"   measure again: {speed['measure']}\n" in done.err
+    for said in (done.err, (out / "report.html").read_text("utf-8")):
+        assert not re.search(r"\d+[x×] (faster|slower)", said)
 
 
 def test_a_drift_stops_after_its_evidence_is_written(
