@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from engines.errors import CheckpointError
+from engines.errors import CheckpointError, UsageError
 from fpet_export.backbones import BackboneOptions
 from fpet_export.facts import Fact, agree
 from fpet_export.vit import VitSpec
@@ -57,6 +57,8 @@ def pool_of(
     """
     claims: list[Fact[str]] = []
     if options.pool is not None:
+        if options.pool not in POOLS:
+            raise UsageError(f"pool is {options.pool!r}", where="--pool", fix="say token or avg")
         claims.append(Fact(POOLS[options.pool], "--pool"))
     if named is not None:
         claims.append(Fact(named.value.pool, named.source))

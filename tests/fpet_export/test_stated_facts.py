@@ -222,6 +222,13 @@ def test_a_choice_of_weights_where_there_is_none_is_refused(tmp_path: Path) -> N
     refused(("'ema'", "--weights"), UsageError, call)
 
 
+def test_a_pool_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = backbone(tmp_path)
+
+    words = ("pool is 'max'", "token or avg")
+    refused(words, UsageError, lambda: random_on(path, normalisation="none", pool="max"))
+
+
 # -- random runs -------------------------------------------------------------------------------
 
 
