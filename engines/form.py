@@ -119,28 +119,15 @@ def _without(words: Sequence[str]) -> tuple[list[str], str]:
             out, skips = (word if skips == "--out" else out), ""
             continue
         option, has_value, value = word.partition("=")
-        name = _full_name(option)
-        if name == "--out":
-            out, skips = value, "" if has_value else name
-        elif name in ("--target", *_DECIDED_BY_THE_TARGET):
-            skips = "" if has_value else name
+        if option in ("-o", "--out"):
+            out, skips = value, "" if has_value else "--out"
+        elif option in ("--target", *_DECIDED_BY_THE_TARGET):
+            skips = "" if has_value else option
         elif word.startswith("-o") and not word.startswith("--"):
             out = word[2:]
         elif word != "--force":
             kept.append(word)
     return kept, out
-
-
-def _full_name(option: str) -> str:
-    """Return an option that the command line may have had in short."""
-    if option == "-o":
-        return "--out"
-    for name, shortest in (
-        ("--target", "--tar"), ("--out", "--o"), ("--opset", "--op"), ("--last-block", "--la"),
-    ):  # fmt: skip
-        if name.startswith(option) and option.startswith(shortest) and option != "--o":
-            return name
-    return option
 
 
 def _numbered(name: str) -> Sequence[str]:

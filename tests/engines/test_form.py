@@ -109,7 +109,7 @@ def test_the_proposed_folder_is_a_new_one(tmp_path: Path, monkeypatch: pytest.Mo
     "words",
     [
         ("--target=cpu", "--out=o", "--last-block=class-token"),
-        ("-oo", "--targ", "cpu", "--last-block", "class-token"),
+        ("-oo", "--target", "cpu", "--last-block", "class-token"),
         ("--out", "o/", "--target", "cpu", "--opset", "21", "--force"),
     ],
 )
