@@ -23,8 +23,8 @@ PACKAGES := fpet_export calibration engines benchmarks
 .PHONY: help demo test test-slow test-arm64 crosscheck pictures lint types imports format clean
 
 help:
-	@echo "make demo        deploy the example run, then a full-size ViT-B/16: about 5 minutes,"
-	@echo "                 and once 6 GB of packages into $(VENV)/"
+	@echo "make demo        deploy the example run, then a full-size ViT-B/16:"
+	@echo "                 about 5 minutes, and once 6 GB of packages into $(VENV)/"
 	@echo "make test        lint, types, import rules and tests, on two cores"
 	@echo "make test-slow   the tests, with those that take longer than ten seconds"
 	@echo "make test-arm64  the board agent on an emulated arm64 Debian (a quarter of an hour,"
