@@ -195,7 +195,7 @@ def common_backbone(runs: Runs) -> str:
         CheckpointError: The runs have different backbones or preprocessing.
     """
     if not runs:
-        raise UsageError("there is not a run", where="RUN", fix="name at least one")
+        raise UsageError("there is no run", where="RUN", fix="name at least one")
     found: dict[int, str] = {}  # runs usually share the very object, and hashing takes time
     first = next(iter(runs))
     for name, run in runs.items():

@@ -137,7 +137,7 @@ def _require_task(task: str | None, folders: list[str]) -> None:
         raise _arguments.no_task(folders[0], read_index(Path(folders[0])).names)
     if task is not None and not folders:
         raise UsageError(
-            "there is not a folder of tasks behind the first artefact",
+            "there is no folder of tasks behind the first artefact",
             where="--task",
             fix="leave --task out, or name the folder that `fpet-export tasks` wrote",
         )
