@@ -118,7 +118,7 @@ def test_the_merge_of_a_task_is_drawn(copy: Path, images: list[Path]) -> None:
     other = call("show", copy, images[0], "--task", "one", "-o", copy / "one.png", "--json")
 
     assert graph.code == 0, graph.err
-    assert graph.document()["directions"] == built.document()["directions"]
+    assert graph.document()["groups"] == built.document()["groups"]
     assert (copy / "graph.png").read_bytes() == (copy / "built.png").read_bytes()
     assert (copy / "graph.png").read_bytes() != (copy / "one.png").read_bytes()
     assert other.code == 0
