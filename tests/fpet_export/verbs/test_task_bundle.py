@@ -121,7 +121,7 @@ def test_open_extents_are_refused_for_a_plan(task_files: TaskFiles, tmp_path: Pa
 
     assert error["exit_code"] == 2
     assert "takes tasks of any rank" in error["what"]
-    assert "fpet-export tasks RUN... --target rtx -o FOLDER" in error["fix"]
+    assert "with --target rtx" in error["fix"]
     assert not out.exists()
 
 
