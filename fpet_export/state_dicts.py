@@ -23,8 +23,8 @@ from fpet_export import torch_files
 from fpet_export.facts import Fact
 from fpet_export.foreign_names import whose
 
-_DEEPEST = 3
-"""How many dictionaries deep a set of weights may lie."""
+_DEEPEST = 6
+"""How many dictionaries and lists deep a set of weights may lie."""
 
 _READ = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -47,24 +47,39 @@ class StateDict:
     names: frozenset[str]
 
 
+_UNPREFIXED = "unprefixed"
+"""What `--weights` calls a set at the top of a file whose names have no prefix."""
+
+_Keys = tuple[str | int, ...]
+"""The way to a dictionary: keys of those around it, and indices of lists."""
+
+_Found = tuple[_Keys, dict[str, torch.Tensor], dict[str, object]]
+"""A dictionary with tensors: the way to it, its tensors, and what else it holds."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Candidate:
     """A set of weights in a file.
 
     Attributes:
-        keys: The dictionaries around it, from the outermost.
+        keys: Of the dictionaries and lists around it, from the outermost.
         prefix: What stands in front of each of its names.
         tensors: All tensors of its dictionary, under their full names.
+        beside: What else stands in its dictionary, by its key.
+        within: Prefixes of other sets in the same dictionary that begin like its own.
     """
 
-    keys: tuple[str, ...]
+    keys: _Keys
     prefix: str
     tensors: Mapping[str, torch.Tensor]
+    beside: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    within: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Where it lies: "state_dict", "model.", "checkpoint/teacher.backbone."."""
-        return "/".join([*self.keys, *([self.prefix] if self.prefix else [])])
+        parts = [*map(str, self.keys), *([self.prefix] if self.prefix else [])]
+        return "/".join(parts) or _UNPREFIXED
 
     @property
     def role(self) -> str:
@@ -76,7 +91,11 @@ class _Candidate:
 
     def stripped(self) -> dict[str, torch.Tensor]:
         start = len(self.prefix)
-        return {n[start:]: t for n, t in self.tensors.items() if n.startswith(self.prefix)}
+        return {
+            name[start:]: tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(self.prefix) and not (self.within and name.startswith(self.within))
+        }
 
 
 def read(path: Path, anchors: Sequence[str], *, weights: str | None = None) -> StateDict:
@@ -93,17 +112,19 @@ def read(path: Path, anchors: Sequence[str], *, weights: str | None = None) -> S
             the set, or a tensor that is not of floating point numbers.
     """
     content = torch_files.read_content(path)
-    found = list(_dictionaries(content, ()))
-    if not found:
-        raise _no_tensors(content, path)
-    candidates = _anchored(found, anchors)
+    every = list(_dictionaries(content, ()))
+    candidates = _anchored(every, anchors)
     if not candidates:
+        found = [(keys, tensors) for keys, tensors, beside in every if not beside]
+        if not found:
+            raise _no_tensors(content, path)
         if len(found) > 1:
             raise _several_without(found, anchors, path)
         (keys, tensors), *_ = found
         candidates = [_Candidate(keys=keys, prefix="", tensors=tensors)]
     names = _names(candidates)
     chosen = _choose(candidates, names, weights, path)
+    _refuse_others(chosen, path)
     _refuse_outsiders(chosen, candidates, path)
     stripped = chosen.stripped()
     _check_kinds(stripped, path)
@@ -122,32 +143,42 @@ def read(path: Path, anchors: Sequence[str], *, weights: str | None = None) -> S
     return StateDict(tensors=stripped, facts=facts, names=frozenset(own))
 
 
-def _dictionaries(
-    content: object, keys: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], dict[str, torch.Tensor]]]:
-    """Yield every dictionary of tensors, with the keys that lead to it."""
-    if not isinstance(content, dict) or len(keys) > _DEEPEST:
+def _dictionaries(content: object, keys: _Keys) -> Iterator[_Found]:
+    """Yield every dictionary with tensors, with the keys that lead to it."""
+    if len(keys) > _DEEPEST:
         return
-    if content and all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
-    ):
-        yield keys, content
-        return
-    for key, value in content.items():
-        if isinstance(key, str):
+    if isinstance(content, dict):
+        inside = {key: value for key, value in content.items() if isinstance(key, str)}
+        tensors = {k: v for k, v in inside.items() if isinstance(v, torch.Tensor)}
+        beside = {str(k): v for k, v in content.items() if k not in tensors}
+        if tensors:
+            yield keys, tensors, beside
+        for key, value in inside.items():
             yield from _dictionaries(value, (*keys, key))
+    elif isinstance(content, list | tuple):
+        for index, value in enumerate(content):
+            yield from _dictionaries(value, (*keys, index))
 
 
-def _anchored(
-    found: list[tuple[tuple[str, ...], dict[str, torch.Tensor]]], anchors: Sequence[str]
-) -> list[_Candidate]:
+def _anchored(found: list[_Found], anchors: Sequence[str]) -> list[_Candidate]:
     for anchor in anchors:
-        candidates = [
-            _Candidate(keys=keys, prefix=name[: len(name) - len(anchor)], tensors=tensors)
-            for keys, tensors in found
-            for name in tensors
-            if name == anchor or name.endswith("." + anchor)
-        ]
+        candidates = []
+        for keys, tensors, beside in found:
+            prefixes = [
+                name[: len(name) - len(anchor)]
+                for name in tensors
+                if name == anchor or name.endswith("." + anchor)
+            ]
+            candidates += [
+                _Candidate(
+                    keys=keys,
+                    prefix=prefix,
+                    tensors=tensors,
+                    beside=beside,
+                    within=tuple(p for p in prefixes if p != prefix and p.startswith(prefix)),
+                )
+                for prefix in prefixes
+            ]
         if candidates:
             return candidates
     return []
@@ -163,7 +194,16 @@ def _choose(
     candidates: list[_Candidate], names: list[str], weights: str | None, path: Path
 ) -> _Candidate:
     if len(candidates) == 1:
-        return candidates[0]
+        only = candidates[0]
+        # A set that is called raw, or by nothing, may lie beside a file that has the choice.
+        if weights not in (None, only.role, only.name) and only.role != "raw":
+            raise CheckpointError(
+                f"--weights says {weights!r}, but this file holds {only.role} weights alone "
+                f"({only.name})",
+                where=str(path),
+                fix=f"say --weights {only.role}, or give the file with the others",
+            )
+        return only
     for name, candidate in zip(names, candidates, strict=True):
         if weights is not None and weights in (name, candidate.name):
             return candidate
@@ -185,6 +225,17 @@ def _choose(
     )
 
 
+def _refuse_others(chosen: _Candidate, path: Path) -> None:
+    """Refuse a set in whose dictionary something else stands: it may belong to the model."""
+    for key, value in chosen.beside.items():
+        kind = type(value).__name__
+        raise CheckpointError(
+            f"wanted a dictionary of tensors, found tensors beside {key!r}, which is {kind}",
+            where=str(path),
+            fix=f"if the model does not need it, keep the tensors alone: {_cut(chosen, path)}",
+        )
+
+
 def _equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
     return set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -193,6 +244,8 @@ def _refuse_outsiders(chosen: _Candidate, candidates: list[_Candidate], path: Pa
     """Refuse tensors that belong to no set of weights: they may be part of the model."""
     others = [c.prefix.partition(".")[0] + "." for c in candidates if c.prefix and c is not chosen]
     inside = (chosen.prefix, *(other for other in others if not chosen.prefix.startswith(other)))
+    if any(c.tensors is chosen.tensors and not c.prefix for c in candidates):
+        return  # all others are the set whose names have no prefix
     outside = sorted(name for name in chosen.tensors if not name.startswith(inside))
     if outside:
         raise CheckpointError(
@@ -211,9 +264,11 @@ def _cut(chosen: _Candidate, path: Path) -> str:
     else:
         load = f"torch.load({str(path)!r}, map_location='cpu', weights_only=True)"
     keys = "".join(f"[{key!r}]" for key in chosen.keys)
+    tensors = " and torch.is_tensor(v)" if chosen.beside else ""
     program = (
         f"import torch; p = {chosen.prefix!r}; s = {load}{keys}; "
-        f"torch.save({{k[len(p):]: v for k, v in s.items() if k.startswith(p)}}, {str(out)!r})"
+        f"torch.save({{k[len(p):]: v for k, v in s.items() if k.startswith(p){tensors}}}, "
+        f"{str(out)!r})"
     )
     return f"python -c {shlex.quote(program)}"
 
@@ -264,12 +319,11 @@ def _no_tensors(content: object, path: Path) -> CheckpointError:
 
 
 def _several_without(
-    found: list[tuple[tuple[str, ...], dict[str, torch.Tensor]]],
-    anchors: Sequence[str],
-    path: Path,
+    found: list[tuple[_Keys, dict[str, torch.Tensor]]], anchors: Sequence[str], path: Path
 ) -> CheckpointError:
     listed = "; ".join(
-        f"{'/'.join(keys) or 'the file'} ({len(tensors)} tensors such as {next(iter(tensors))})"
+        f"{'/'.join(map(str, keys)) or 'the file'} ({len(tensors)} tensors such as "
+        f"{next(iter(tensors))})"
         for keys, tensors in found[:4]
     )
     known = next((whose(tensors) for _, tensors in found if whose(tensors)), None)

@@ -272,7 +272,16 @@ def check_weights(
             where=where,
             fix="the file is damaged; fetch it again",
         )
-    return {name: weights[name].float() for name in wanted}
+    floats = {name: weights[name].float() for name in wanted}
+    beyond = sorted(name for name, tensor in floats.items() if not tensor.isfinite().all())
+    if beyond:
+        kind = str(weights[beyond[0]].dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"{beyond[0]} holds values in {kind} that float32 cannot",
+            where=where,
+            fix="give weights whose values float32 can hold: up to 3.4e38",
+        )
+    return floats
 
 
 def compare_shapes(

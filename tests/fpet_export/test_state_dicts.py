@@ -170,6 +170,52 @@ def test_what_training_keeps_beside_the_weights_is_passed_over(tmp_path: Path) -
     assert found.facts["weights"] == Fact("raw", "model in vit.pth")
 
 
+HIDDEN: list[dict[str, Any]] = [
+    {"model": {**ONE, "_extra_state": None}, "model_ema": OTHER},
+    {**ONE, "state_dict_ema": OTHER},
+    {**ONE, "epoch": 3, "ema": OTHER},
+    {"state_dict": ONE, "ema": [OTHER]},
+    {"state_dict": ONE, "callbacks": {"EMA": {"state": {"shadow": {"params": OTHER}}}}},
+]
+
+
+@pytest.mark.parametrize("content", HIDDEN, ids=["extra", "flat", "epoch", "list", "deep"])
+def test_no_set_hides_behind_its_neighbours(content: dict[str, Any], tmp_path: Path) -> None:
+    """Else the other one would be taken without a question."""
+    message = refusal(written(tmp_path, content))
+
+    assert "2 sets of weights that differ" in message
+    assert "--weights raw" in message and "--weights ema" in message
+
+
+def test_a_set_with_something_else_in_it_is_cut_out_by_the_command(tmp_path: Path) -> None:
+    path = written(tmp_path, {**ONE, "epoch": 3, "state_dict_ema": OTHER})
+    assert is_one(state_dicts.read(path, ANCHOR, weights="ema"), OTHER)
+    message = refusal(path, "raw")
+    assert "tensors beside 'epoch', which is int" in message
+
+    command = message[message.index("python -c") :]
+    subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True, cwd=tmp_path)
+
+    assert is_one(state_dicts.read(tmp_path / "vit-vit.pth", ANCHOR), ONE)
+
+
+def test_the_only_set_is_refused_where_another_one_is_asked_for(tmp_path: Path) -> None:
+    path = written(tmp_path, {"model_ema": OTHER})
+    assert is_one(state_dicts.read(path, ANCHOR, weights="ema"), OTHER)
+
+    assert "holds ema weights alone (model_ema)" in refusal(path, "raw")
+
+
+def test_a_set_with_a_prefix_and_one_without_lie_in_one_dictionary(tmp_path: Path) -> None:
+    path = written(tmp_path, prefixed("module.", ONE) | OTHER)
+    message = refusal(path)
+    assert "--weights module." in message and "--weights unprefixed" in message
+
+    assert is_one(state_dicts.read(path, ANCHOR, weights="module."), ONE)
+    assert is_one(state_dicts.read(path, ANCHOR, weights="unprefixed"), OTHER)
+
+
 # -- files and names ---------------------------------------------------------------------------
 
 
@@ -269,3 +315,14 @@ def test_other_floats_are_read_and_said(dtype: torch.dtype, tmp_path: Path) -> N
     assert found.facts["stored as"] == Fact(str(dtype).removeprefix("torch."), "vit.pth")
     for name, tensor in found.weights.items():
         assert torch.equal(tensor, content[name].float())
+
+
+def test_a_value_beyond_float32_is_refused_and_does_not_become_infinite(tmp_path: Path) -> None:
+    wide = ONE["norm.bias"].double()
+    wide[0] = 1e39
+
+    with pytest.raises(CheckpointError, match=r"norm\.bias holds values in float64"):
+        backbones.read(
+            str(written(tmp_path, ONE | {"norm.bias": wide})),
+            BackboneOptions(heads=2, pool="token"),
+        )
