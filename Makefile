@@ -96,23 +96,23 @@ $(CROSS_VENV)/bin/python: | $(VENV)/bin/python
 	$(PYTHON) -m venv $(CROSS_VENV)
 
 $(CROSS_VENV)/.ready: benchmarks/crosscheck/requirements.txt | $(CROSS_VENV)/bin/python
-	$(CROSS_VENV)/bin/python tools/with_progress.py "install ModelOpt's packages" $(CROSS_VENV)/pip.log \
+	$(CROSS_VENV)/bin/python .ci/with_progress.py "install ModelOpt's packages" $(CROSS_VENV)/pip.log \
 	  $(CROSS_VENV)/bin/python $(PIP) -r $<
 	touch $@
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV)/, once: $(DEMO_SIZE);"
 	@echo "2 to 10 minutes, by the speed of the network and the disk."
-	@$(BIN)/python tools/with_progress.py "install packages" $(VENV)/pip.log \
+	@$(BIN)/python .ci/with_progress.py "install packages" $(VENV)/pip.log \
 	  $(BIN)/python $(PIP) -e '.[export,cpu,rtx,report]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV)/, once: $(TEST_SIZE);"
 	@echo "2 to 10 minutes, by the speed of the network and the disk."
-	@$(BIN)/python tools/with_progress.py "install packages" $(VENV)/pip.log \
+	@$(BIN)/python .ci/with_progress.py "install packages" $(VENV)/pip.log \
 	  $(BIN)/python $(PIP) -e '.[export,cpu,rtx,report,openvino,dev]'
 	@{ command -v sshd || test -x /usr/sbin/sshd; } > /dev/null || \
-	  $(BIN)/python tools/with_progress.py "unpack sshd into $(VENV)/sshd" $(VENV)/sshd.log \
-	  tools/unpack_sshd.sh $(VENV)/sshd || echo "no sshd: the tests of --remote are skipped"
+	  $(BIN)/python .ci/with_progress.py "unpack sshd into $(VENV)/sshd" $(VENV)/sshd.log \
+	  .ci/unpack_sshd.sh $(VENV)/sshd || echo "no sshd: the tests of --remote are skipped"
 	@touch $(VENV)/.demo $@

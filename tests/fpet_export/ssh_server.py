@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 UNPACKED = Path(sys.prefix) / "sshd"
-"""Where `tools/unpack_sshd.sh` leaves a server on a machine that has none installed."""
+"""Where `.ci/unpack_sshd.sh` leaves a server on a machine that has none installed."""
 
 
 def _sshd() -> str | None:
@@ -29,7 +29,7 @@ def _sshd() -> str | None:
 SSHD = _sshd()
 needs_sshd = pytest.mark.skipif(
     SSHD is None or shutil.which("ssh") is None,
-    reason="needs OpenSSH's client, and its server: tools/unpack_sshd.sh .venv/sshd",
+    reason="needs OpenSSH's client, and its server: .ci/unpack_sshd.sh .venv/sshd",
 )
 
 

@@ -154,14 +154,14 @@ def test_a_full_disk_is_one_sentence() -> None:
         "from fpet_export import cli\n"
         "from fpet_export.verbs import targets\n"
         "def run(options, console):\n"
-        "    raise OSError(errno.ENOSPC, 'No space left on device', '/tmp/x')\n"
+        "    raise OSError(errno.ENOSPC, 'No space left on device', 'full/x')\n"
         "targets.run = run\n"
         "sys.exit(cli.main(['targets']))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
     assert done.returncode == 4
-    assert done.stderr.startswith("✗ error: No space left on device\n  where: /tmp/x\n  fix:")
+    assert done.stderr.startswith("✗ error: No space left on device\n  where: full/x\n  fix:")
 
 
 @pytest.mark.parametrize(("redirection", "code"), [(">/dev/full", 4), (">&-", 4), ("2>&-", 0)])

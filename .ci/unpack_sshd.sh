@@ -10,7 +10,7 @@ for program in apt-get dpkg ldd; do
 done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/debs" "$work/root"
+mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/debs" "$work/unpacked"
 own="-qq -o Dir::State::lists=$work/lists -o Dir::Cache=$work/cache -o APT::Sandbox::User=$(id -un)"
 # shellcheck disable=SC2086  # several words are meant
 apt-get $own update
@@ -18,12 +18,12 @@ apt-get $own update
 # of its own, whom libnss-wrapper lets it find in a file instead of /etc/passwd.
 # shellcheck disable=SC2086
 (cd "$work/debs" && apt-get $own download openssh-server libwrap0 libnss-wrapper)
-for package in "$work"/debs/*.deb; do dpkg -x "$package" "$work/root"; done
-missing=$(LD_LIBRARY_PATH=$(echo "$work"/root/usr/lib/*-linux-gnu) ldd "$work/root/usr/sbin/sshd" |
+for package in "$work"/debs/*.deb; do dpkg -x "$package" "$work/unpacked"; done
+missing=$(LD_LIBRARY_PATH=$(echo "$work"/unpacked/usr/lib/*-linux-gnu) ldd "$work/unpacked/usr/sbin/sshd" |
   grep "not found" || true)
 if [ -n "$missing" ]; then
   echo "the unpacked sshd lacks libraries of this system: $missing" >&2
   exit 1
 fi
 rm -rf "$folder"
-mv "$work/root" "$folder"
+mv "$work/unpacked" "$folder"
