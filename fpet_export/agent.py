@@ -48,7 +48,7 @@ _PACKAGES = {
         "__init__.py",
         "_python38.py",
         "agent_main.py", "arguments_check.py", "cli.py", "console.py", "heartbeat.py",
-        "help_text.py", "normalisation.py", "paths_check.py", "provenance.py",
+        "help_text.py", "kinds_check.py", "normalisation.py", "paths_check.py", "provenance.py",
         "stop_signals.py", "streams.py", "terminal.py",
         *(f"verbs/{name}.py" for name in (*_HELPERS, *VERBS)),
     ),

@@ -25,6 +25,7 @@ from fpet_export import __version__, streams, verbs
 from fpet_export.arguments_check import refuse_unknown_options
 from fpet_export.console import Console
 from fpet_export.help_text import HelpText
+from fpet_export.kinds_check import require_kinds
 from fpet_export.paths_check import require_files, require_outputs
 from fpet_export.stop_signals import Stopped, StopSignals
 from fpet_export.verbs import Outcome, Verb
@@ -63,6 +64,7 @@ def main(
         as_json = options.json
         console = Console(quiet=options.quiet, verbose=options.verbose)
         require_files(options)
+        require_kinds(options)
         require_outputs(options)
         options.command = (PROGRAM, *words)
         with console.alive():

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import shlex
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounds", type=_arguments.positive, default=40, help="rounds at least (default: 40)"
     )
-    parser.add_argument("--seconds", type=float, default=3.0, help="seconds at least (default: 3)")
+    parser.add_argument(
+        "--seconds", type=_arguments.amount, default=3.0, help="seconds at least (default: 3)"
+    )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the order of contenders and of the bootstrap"
     )
@@ -96,6 +99,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     _bench.check_peers(options.peers)
     _refuse_contradictions(options)
     _refuse_few_rounds(options)
+    _refuse_twice(options.artefacts)
     from benchmarks import format_table, write_measurement
     from benchmarks.measurement import to_document
 
@@ -178,6 +182,19 @@ def _refuse_few_rounds(options: argparse.Namespace) -> None:
             where="--rounds",
             fix=f"--rounds {FEWEST_ROUNDS} or more; or add --allow-noise to get marked numbers",
         )
+
+
+def _refuse_twice(artefacts: Sequence[Path]) -> None:
+    """Refuse a file beside itself; tasks of one folder are told by their own verb."""
+    seen: set[Path] = set()
+    for path in artefacts:
+        if path.is_file() and path.resolve() in seen:
+            raise UsageError(
+                f"{path} was given twice",
+                where="bench",
+                fix="name each file once; one artefact alone is measured, too",
+            )
+        seen.add(path.resolve())
 
 
 def _refuse_contradictions(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 from pathlib import Path
 
 from engines import storage
@@ -82,6 +83,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
 
     artefact: Path = options.artefact
     out: Path = options.out or _beside(artefact)
+    _require_name(out)
     for path in (out, *((signature.signature_path(out),) if options.key else ())):
         storage.refuse_overwrite(path, force=options.force)
     if options.key is not None:
@@ -110,6 +112,16 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         result=str(out),
         next=[command("verify", out)],
     )
+
+
+def _require_name(out: Path) -> None:
+    """Refuse a name by which `verify` and `doctor` would not know a bundle."""
+    if not out.name.endswith(SUFFIX):
+        raise UsageError(
+            f"{out.name} is not the name of a bundle: it does not end in {SUFFIX}",
+            where="--out",
+            fix=shlex.join(("-o", str(out.with_name(out.name.partition(".")[0] + SUFFIX)))),
+        )
 
 
 def _beside(artefact: Path) -> Path:

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _arguments.add_output(parser, what="where to write the table (default: only printed)")
     parser.add_argument(
         "--relative",
-        type=float,
+        type=_arguments.amount,
         help="largest relative difference (default: 1e-4 for float32, 2e-2 for fp16, 1e-1 for "
         "bf16; INT8 and FP8 are shown and not judged by it)",
     )
