@@ -287,19 +287,6 @@ def test_a_bug_of_ours_keeps_its_traceback(behave: Callable[[Callable[..., Any]]
         call("targets")
 
 
-def test_another_projects_package_of_our_name_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    stranger = types.ModuleType("calibration")
-    stranger.__path__ = [str(tmp_path / "calibration")]
-    monkeypatch.setitem(sys.modules, "calibration", stranger)
-
-    done = call("targets", "--json")
-
-    assert done.code == 1
-    assert "'calibration' was imported from another project" in done.error()["what"]
-
-
 # Interrupts
 
 
