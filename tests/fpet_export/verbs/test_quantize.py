@@ -321,8 +321,8 @@ def test_integers_need_images(graph: Path, tmp_path: Path) -> None:
         (("--observer", "weights=mse"), 2, "is not KIND=RULE"),
         (("--min-agreement", "101"), 2, "not a percentage"),
         (("--target", "tensorrt8", "--io", "uint8"), 2, "computes in float32"),
-        (("--table", "absent.json"), 3, "cannot be read"),
-        (("--data", "absent"), 3, "no such image"),
+        (("--table", "absent.json"), 3, "no such file for --table"),
+        (("--data", "absent"), 3, "no such file for --data"),
     ],
     ids=str,
 )
@@ -354,10 +354,13 @@ def test_a_promise_that_is_no_number_is_refused(
     assert promise[0] in done.error()["what"]
 
 
+A_FILE = "FILE"
+
+
 @pytest.mark.parametrize(
     "words",
     [("--max-drop", "1"), ("--min-sqnr", "40"), ("--min-agreement", "99"), ("--keep", "blocks/0"),
-     ("--calibration", "train.npz"), ("--images", "8"), ("--table", "t.json"),
+     ("--calibration", A_FILE), ("--images", "8"), ("--table", A_FILE),
      ("--observer", "q=mse"), ("--preset", "vit-attention"), ("--no-equalise",)],
     ids=str,
 )  # fmt: skip
@@ -365,7 +368,8 @@ def test_half_precision_takes_nothing_that_is_for_integers(
     words: tuple[str, ...], graph: Path, tmp_path: Path
 ) -> None:
     """A promise that nobody looks at would be broken silently."""
-    done = quantize(graph, "fp16", *words, "-o", tmp_path / "q.onnx", "--json")
+    given = [str(graph) if word == A_FILE else word for word in words]  # any file that exists
+    done = quantize(graph, "fp16", *given, "-o", tmp_path / "q.onnx", "--json")
 
     assert done.code == 2
     assert words[0] in done.error()["where"]
