@@ -475,7 +475,7 @@ def test_shards_that_were_calibrated_apart_are_merged(
         "--json",
     )  # fmt: skip
     assert twice.code == 3
-    assert "20 images are in both" in twice.error()["what"]
+    assert "both calibration tables hold the same 20 images" in twice.error()["what"]
 
 
 def test_a_table_of_another_graph_is_refused(
