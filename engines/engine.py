@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from engines import backends, places, registry, signature, storage
 from engines.errors import InputError, UsageError
 from engines.fusion import FusionReport, fusion_path, write_fusion
-from engines.manifest import Manifest, TensorSpec, manifest_path, read_manifest, write_manifest
+from engines.manifest import (
+    Manifest,
+    TensorSpec,
+    manifest_path,
+    read_manifest,
+    refuse_shared_side_car,
+    write_manifest,
+)
 from engines.places import load_target as load_target
 from engines.targets import Target
 from engines.verdict import require_passed
@@ -230,6 +237,7 @@ def build(
         ParityError: The graph's check failed, and `BuildOptions.allow_failed` is not set.
         InputError: The graph was written for a target of another form, and `BuildOptions.any_form`
             is not set; or the target does not take it at all.
+        UsageError: See `refuse_output`.
         EngineError: The runtime refuses the graph; the message carries what it logged.
         MissingDependencyError: The runtime is not installed.
     """
@@ -237,7 +245,7 @@ def build(
     place = target if isinstance(target, Target) else load_target(target)
     options = options or BuildOptions()
     artefact = Path(out) if out else default_path(graph, place)
-    storage.refuse_overwrite(artefact, force=options.force)
+    refuse_output(artefact, place, force=options.force)
     earlier = fusion_path(artefact) if artefact.suffix == ".plan" else None
     if earlier is not None:
         storage.refuse_overwrite(earlier, force=options.force)
@@ -257,6 +265,23 @@ def default_path(graph: Path, target: Target) -> Path:
     A release follows a hyphen: `model.jetson-orin-nano-8gb-jp6.2.plan`.
     """
     return graph.with_name(f"{graph.stem}.{target.file_name}{target.suffix}")
+
+
+def refuse_output(artefact: Path, target: Target, *, force: bool) -> None:
+    """Refuse a place for an engine before it is built.
+
+    Raises:
+        UsageError: It does not end as engines of the target do, exists already, cannot be written,
+            or has the manifest of another file.
+    """
+    storage.refuse_overwrite(artefact, force=force)
+    if artefact.suffix != target.suffix:
+        raise UsageError(
+            f"engines of {target.name} end in {target.suffix}, {artefact.name} does not",
+            where=str(artefact),
+            fix=f"call it {artefact.with_suffix(target.suffix)}",
+        )
+    refuse_shared_side_car(artefact)
 
 
 def equivalent_command(

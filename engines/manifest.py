@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from engines import storage
-from engines.errors import TrustError
+from engines.errors import TrustError, UsageError
 
 SCHEMA = 3
 
@@ -333,6 +333,26 @@ ENDING = ".manifest.json"
 def manifest_path(artefact: Path) -> Path:
     """Return the side-car's path: `model.cpu.onnx` has `model.cpu.manifest.json`."""
     return artefact.with_name(artefact.stem + ENDING)
+
+
+def refuse_shared_side_car(artefact: Path) -> None:
+    """Refuse an output whose side-car is that of another file: `model.plan` beside `model.onnx`.
+
+    Raises:
+        UsageError: It is, and writing it would leave that file without a manifest.
+    """
+    path = manifest_path(artefact)
+    try:
+        other = json.loads(path.read_text())["file"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # there is none, or none that describes a file
+    if isinstance(other, str) and other != artefact.name and artefact.with_name(other).exists():
+        raise UsageError(
+            f"{artefact.name} and {other}, which lies there, would share one manifest, {path.name}",
+            where=str(artefact),
+            fix="choose an output whose name differs before its ending, as "
+            f"{artefact.stem}-2{artefact.suffix}",
+        )
 
 
 def write_manifest(artefact: Path, manifest: Manifest) -> Manifest:

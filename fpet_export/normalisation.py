@@ -32,7 +32,21 @@ def parse(text: str) -> tuple[Triple, Triple]:
         ) from None
     if any(value <= 0 for value in std):
         raise ValueError(f"{text!r} has a standard deviation that is not above 0")
+    if are_of_bytes(mean, std):
+        raise ValueError(
+            f"{text!r} is for pixels in 0..255; for pixels in 0..1 that is {of_bytes(mean, std)}"
+        )
     return mean, std
+
+
+def are_of_bytes(mean: Triple, std: Triple) -> bool:
+    """Whether numbers are for pixels in 0..255: those in 0..1 have no mean above 1."""
+    return max(mean) > 1 or min(std) > 10
+
+
+def of_bytes(mean: Triple, std: Triple) -> str:
+    """Return mean and std of pixels in 0..255 as those of pixels in 0..1, as `parse` reads it."""
+    return "/".join(",".join(f"{value / 255:.6g}" for value in part) for part in (mean, std))
 
 
 def name_of(mean: Triple, std: Triple) -> str:

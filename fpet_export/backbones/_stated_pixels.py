@@ -27,6 +27,18 @@ _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, which Hugging Face writes, and its names, which timm writes."""
 
 
+_READ = {
+    "crop_size", "do_center_crop", "do_normalize", "do_rescale", "do_resize", "image_mean",
+    "image_std", "rescale_factor", "resample", "size",
+}  # fmt: skip
+_NOTES = {
+    "_processor_class", "_valid_processor_keys", "auto_map", "data_format", "default_to_square",
+    "device", "disable_grouping", "do_convert_rgb", "do_reduce_labels", "feature_extractor_type",
+    "image_processor_type", "image_seq_length", "input_data_format", "processor_class",
+    "return_tensors", "transformers_version",
+}  # fmt: skip
+"""Keys of `preprocessor_config.json` that change no pixel of a colour image."""
+
 _JUST_BELOW_1 = math.nextafter(1.0, 0.0)
 """`Preprocessing.crop` of a centre crop that only cuts the longer side; 1.0 would squash."""
 
@@ -115,6 +127,9 @@ def _of_transformers(path: Path, image: tuple[int, int]) -> Stated:
         ) from error
     if not isinstance(document, dict):
         raise _wrong(NAME, document, "an object", where)
+    for key, value in document.items():
+        if key not in _READ | _NOTES and value not in (None, False):
+            raise _wrong(key, value, "no key that changes pixels in another way", where)
     rescales = document.get("do_rescale", True)
     factor = document.get("rescale_factor", 1 / 255)
     if rescales is not True or type(factor) is not float or not math.isclose(factor, 1 / 255):
@@ -139,9 +154,11 @@ def _size_and_crop(document: Mapping[str, Any], image: tuple[int, int], where: s
     if document.get("do_resize", True) is not True:
         raise _wrong("do_resize", document["do_resize"], "true", where)
     size = document.get("size")
-    if size is None:
-        return {}
     crops = document.get("do_center_crop") is True
+    if size is None:
+        if crops:
+            raise _wrong("size", size, "the size before the crop, as do_center_crop is on", where)
+        return {}
     cut = document.get("crop_size") if crops else None
     cropped = (cut.get("height"), cut.get("width")) if isinstance(cut, dict) else (cut, cut)
     if crops and cropped != image:
@@ -165,6 +182,13 @@ def _mean_and_std(
     found = _triple(keys[0], mean, where), _triple(keys[1], std, where)
     if min(found[1]) <= 0:
         raise _wrong(keys[1], std, "three numbers above 0", where)
+    if normalisation.are_of_bytes(*found):
+        raise _wrong(
+            f"{keys[0]} and {keys[1]}",
+            (mean, std),
+            f"those of pixels in 0..1, such as {normalisation.of_bytes(*found)}",
+            where,
+        )
     return found
 
 

@@ -462,11 +462,23 @@ def state_path(out: Path) -> Path:
 
 
 def refuse_overwrite(out: Path, precision: str, *, force: bool) -> None:
-    """Refuse to replace any file of a typed graph without force."""
+    """Refuse to replace any file of a typed graph without force, and the manifest of another.
+
+    Raises:
+        UsageError: A file exists, or the name is not that of a graph of its own.
+    """
     from calibration.quantize import files_of
+    from engines.manifest import refuse_shared_side_car
 
     for file in files_of(out, quantizes=precision in INTEGERS):
         storage.refuse_overwrite(file, force=force)
+    if out.suffix != ".onnx":
+        raise UsageError(
+            f"a typed graph ends in .onnx, {out.name} does not",
+            where=str(out),
+            fix=f"call it {out.with_suffix('.onnx')}",
+        )
+    refuse_shared_side_car(out)
 
 
 def graphs_of(onnx: Path, options: argparse.Namespace) -> tuple[Path, ...]:

@@ -191,7 +191,7 @@ def _used_by(artefact: Path, manifest: Manifest) -> list[str]:
 
 def _there(options: argparse.Namespace, console: Console) -> Outcome:
     """Build and check on another machine, and fetch the engine."""
-    from engines import storage
+    from engines.engine import load_target, refuse_output
     from fpet_export.verbs import _packing
 
     if options.timing_cache is not None:
@@ -202,7 +202,7 @@ def _there(options: argparse.Namespace, console: Console) -> Outcome:
         )
     item = _packing.checked(options.onnx, options.target, options, console)
     out: Path = options.out or options.onnx.with_name(item.engine)
-    storage.refuse_overwrite(out, force=options.force)
+    refuse_output(out, load_target(options.target), force=options.force)
     with _remote.unpacked_there([item], options, console) as board:
         more = [*words_there(options), *_usable.form_words(options)]
         parity = board.prove(item, engine=out.name, more=more)

@@ -38,6 +38,31 @@ def test_build_does_not_overwrite_without_force(tiny_vit: TinyVit) -> None:
     engines.build(graph, target="cpu", options=BuildOptions(force=True))
 
 
+@pytest.mark.parametrize("name", ["other.plan", "other.engine", "other"])
+def test_an_engine_is_not_built_under_an_ending_that_nothing_opens(
+    name: str, tiny_vit: TinyVit
+) -> None:
+    graph = tiny_vit()
+    out = graph.with_name(name)
+
+    with pytest.raises(UsageError, match=r"engines of cpu end in \.onnx") as caught:
+        engines.build(graph, target="cpu", out=out)
+
+    assert str(out.with_suffix(".onnx")) in str(caught.value) and not out.exists()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_plan_does_not_take_the_manifest_of_its_graph(force: bool, tiny_vit: TinyVit) -> None:
+    graph = engines.build(tiny_vit(), target="cpu")  # has a manifest
+    before = manifest_path(graph).read_bytes()
+    out = graph.with_suffix(".plan")
+
+    with pytest.raises(UsageError, match="would share one manifest"):
+        engines.build(graph, target="rtx", out=out, options=BuildOptions(force=force))
+
+    assert manifest_path(graph).read_bytes() == before and not out.exists()
+
+
 def test_an_unknown_target_is_refused(tiny_vit: TinyVit) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'rtx'"):
         engines.build(tiny_vit(), target="rtxx")
@@ -107,11 +132,11 @@ def test_a_full_disk_is_refused_in_a_sentence(tiny_vit: TinyVit, target: str) ->
     graph = tiny_vit(dtype="float16")
     program = (
         "import resource, sys, engines\n"
-        "from engines.errors import InputError\n"
+        "from engines.errors import FpetError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n"
         "    engines.build(sys.argv[1], target=sys.argv[2])\n"
-        "except InputError as error:\n"
+        "except FpetError as error:\n"
         "    print(error.what)\n"
     )
 

@@ -105,6 +105,25 @@ def test_hugging_face_says_it(tmp_path: Path) -> None:
     assert tmp_path / "preprocessor_config.json" in found.backbone.files
 
 
+def test_keys_that_change_no_pixel_are_passed_over(tmp_path: Path) -> None:
+    notes = {"image_processor_type": "ViTImageProcessor", "do_pad": False, "do_convert_rgb": None}
+    path = backbone(tmp_path, preprocessor_config=HALF | notes)
+
+    assert random_on(path).normalisation.value == "half"
+
+
+@pytest.mark.parametrize("text", ["123.675,116.28,103.53/58.395,57.12,57.375", "0,0,0/255,255,255"])
+def test_numbers_for_bytes_are_refused_with_those_for_pixels_in_0_to_1(
+    text: str, tmp_path: Path
+) -> None:
+    """As they are they would make almost every image the same."""
+    with pytest.raises(ValueError, match=r"for pixels in 0\.\.255") as caught:
+        normalisation.parse(text)
+
+    mean, std = normalisation.parse(str(caught.value).split()[-1])
+    assert mean in ((0.485, 0.456, 0.406), (0, 0, 0)) and std in ((0.229, 0.224, 0.225), (1, 1, 1))
+
+
 def test_hugging_face_says_that_there_is_none(tmp_path: Path) -> None:
     path = backbone(tmp_path, preprocessor_config=HALF | {"do_normalize": False})
 
@@ -125,6 +144,11 @@ def test_hugging_face_says_that_there_is_none(tmp_path: Path) -> None:
         ({"image_mean": [0.5]}, ("image_mean",)),
         ({"image_mean": None}, ("image_mean",)),
         ({"image_std": [0, 0, 0]}, ("image_std",)),
+        ({"image_mean": [127.5] * 3, "image_std": [51] * 3}, ("0.5,0.5,0.5/0.2,0.2,0.2",)),
+        ({"do_flip_channel_order": True}, ("do_flip_channel_order is True",)),
+        ({"do_pad": True}, ("do_pad is True",)),
+        ({"crop_pct": 0.9}, ("crop_pct is 0.9",)),
+        ({"size": None, "do_center_crop": True}, ("size is None",)),
     ],
     ids=str,
 )
