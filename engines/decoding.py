@@ -71,6 +71,10 @@ def decode(path: Path, preprocessing: Preprocessing) -> Decoded:
         MissingDependencyError: Pillow is not installed.
     """
     pil = import_or_explain("PIL.Image")
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder, wanted an image", where=str(path), fix="name one image in it"
+        )
     if not path.is_file():
         raise InputError("there is no such image", where=str(path), fix="check the path")
     with _refusals(path, pil), _without_warnings(), pil.open(path) as image:

@@ -63,11 +63,17 @@ if sys.version_info < (3, 8):
 try:
     import numpy
 except ImportError as error:
-    sys.stderr.write(
-        "error: the agent needs numpy: %s\\n  where: %s\\n"
-        "  fix:   sudo apt-get install python3-numpy, or python3 -m pip install numpy\\n"
-        % (str(error).strip().splitlines()[0], sys.executable)
-    )
+    what = "the agent needs numpy: %s" % str(error).strip().splitlines()[0]
+    where = sys.executable
+    fix = "sudo apt-get install python3-numpy, or python3 -m pip install numpy"
+    if "--json" in sys.argv[1:]:
+        import json
+
+        told = {"class": "MissingDependencyError", "exit_code": 4}
+        told.update(what=what, where=where, fix=fix)
+        print(json.dumps({"error": told}, indent=1))
+    else:
+        sys.stderr.write("error: %s\\n  where: %s\\n  fix:   %s\\n" % (what, where, fix))
     sys.exit(4)
 
 from fpet_export.agent_main import run

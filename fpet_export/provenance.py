@@ -37,7 +37,7 @@ def foreign_package() -> Foreign | None:
         found = _found_in(name)
         if found is not None and found != home:
             return Foreign(
-                what=f"Python finds {name!r} of another project: in {found}, not in {home}",
+                what=f"Python finds {name!r} of another project, in place of the one in {home}",
                 where=found,
                 fix=_mend(found),
             )

@@ -584,3 +584,7 @@ def test_the_agent_without_numpy_names_the_command(tmp_path: Path) -> None:
     assert done.code == 4
     assert "the agent needs numpy: No module named 'numpy'" in done.err
     assert "sudo apt-get install python3-numpy" in done.err
+
+    as_json = ask_agent(python, tmp_path, "doctor", "--json")
+    assert as_json.code == 4
+    assert as_json.error()["what"] == "the agent needs numpy: No module named 'numpy'"

@@ -130,10 +130,10 @@ def test_open_extents_are_refused_for_a_plan(task_files: TaskFiles, tmp_path: Pa
     [
         (("{empty}",), 10, "this is not a folder of tasks"),
         (("{graph}",), 2, "many tasks share this artefact"),
-        (("{out}", "--data", "three=x"), 2, "'three' is not one of the tasks one, two"),
-        (("{out}", "--data", "absent"), 3, "no such image"),
+        (("{out}", "--data", "three={empty}"), 2, "'three' is not one of the tasks one, two"),
+        (("{out}", "--data", "absent"), 3, "no such file for --data"),
         (("{out}", "--target", "jetson"), 2, "'jetson' is not one of"),
-        (("{out}", "--key", "absent"), 3, "no such key"),
+        (("{out}", "--key", "absent"), 3, "no such file for --key"),
     ],
     ids=str,
 )
@@ -146,7 +146,8 @@ def test_what_cannot_be_bundled_is_a_sentence(
     }  # fmt: skip
     out = tmp_path / "x.bundle.tar"
 
-    done = call("bundle", *(places.get(word, word) for word in words), "-o", out, "--json")
+    typed = [word.replace("three={empty}", f"three={tmp_path}") for word in words]
+    done = call("bundle", *(places.get(word, word) for word in typed), "-o", out, "--json")
 
     assert done.code == code, done.out
     assert said in done.error()["what"]
