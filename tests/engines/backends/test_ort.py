@@ -223,7 +223,9 @@ def test_the_rebuild_command_names_graph_and_target(tiny_vit: TinyVit) -> None:
     with pytest.raises(TrustError) as caught:
         engines.open(cache)
 
-    assert "fpet-export build vit.onnx --target cpu --force" in caught.value.fix
+    graph = cache.with_name("vit.onnx")
+    again = f"fpet-export build {graph} --target cpu -o {cache} --force"
+    assert caught.value.fix == f"build it again: {again}"
 
 
 def test_a_cache_is_not_optimised_twice(tiny_vit: TinyVit) -> None:

@@ -300,9 +300,14 @@ def test_a_plan_of_elsewhere_never_reaches_tensorrt(
         engines.open(plan)
 
     assert machine.read == []
-    assert caught.value.fix == (
-        "build it here: fpet-export build model.onnx --target tensorrt --force"
-    )
+    alone = "build it again from its graph (model.onnx does not lie beside it)"
+    assert caught.value.fix == alone
+    graph = plan.with_name("model.onnx")
+    graph.touch()
+    with pytest.raises(TrustError, match=words) as caught:
+        engines.open(plan)
+    again = f"fpet-export build {graph} --target tensorrt -o {plan} --force"
+    assert caught.value.fix == f"build it again: {again}"
 
 
 def test_a_plan_of_tensorrt_rtx_for_other_gpus_says_how_to_build_for_this_one(
@@ -436,7 +441,7 @@ def test_a_missing_module_says_that_the_plan_is_fine(
         engines.open(plan)
 
     assert "the plan itself is fine" in caught.value.what
-    assert "JetPack" in caught.value.fix
+    assert "fpet-export[tensorrt]" in caught.value.fix
 
 
 def test_a_changed_plan_is_refused_before_anything_else(machine: Machine, plan: Path) -> None:

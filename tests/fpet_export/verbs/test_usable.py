@@ -63,8 +63,8 @@ def words_of(verb: str, graph: Path, folder: Path, image: Path) -> list[object]:
         "predict": ["predict", graph, image],
         "bundle": ["bundle", graph, "-o", folder / "b.bundle.tar"],
         "triton": ["triton", graph, "-o", folder / "models"],
-        "check": ["check", graph, "--expect", folder / "none.npz"],
-        "sign": ["sign", graph, "--key", folder / "none"],
+        "check": ["check", graph, "--expect", image],
+        "sign": ["sign", graph, "--key", image],
     }[verb]
 
 
@@ -373,4 +373,4 @@ def test_build_takes_the_target_from_the_graph(exported: Exported, tmp_path: Pat
     assert (unknown.code, unknown.error()["class"]) == (2, "UsageError")
     assert "--target" in unknown.error()["fix"]
     missing = call("build", tmp_path / "none.onnx", "--json")
-    assert (missing.code, missing.error()["what"]) == (3, "there is no such graph")
+    assert (missing.code, missing.error()["what"]) == (3, "there is no such file")
