@@ -140,6 +140,11 @@ def require_tasks(
         console.step("parity", f"never checked: {', '.join(unchecked)}", passed=None)
 
 
+def go_on(line: str, manifest: Manifest) -> str:
+    """Return a proposed command with the flag that it needs where the artefact's check failed."""
+    return f"{line} {verdict.FLAG}" if verdict.verdict_of(manifest).state == "failed" else line
+
+
 def failed_words(options: argparse.Namespace) -> list[str]:
     """Return what `add_failed` read, for the agent's command line."""
     return [verdict.FLAG] if getattr(options, "force_failed", False) else []

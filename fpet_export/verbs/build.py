@@ -185,8 +185,8 @@ def _used_by(artefact: Path, manifest: Manifest) -> list[str]:
     """Return what to type with an engine; one that tasks share runs through their folder."""
     used = artefact.parent if manifest.is_shared else artefact
     if not _commands.runs_here(manifest):
-        return [_commands.bundle(used)]
-    return [command("bench", used)]
+        return [_usable.go_on(_commands.bundle(used), manifest)]
+    return [_usable.go_on(command("bench", used), manifest)]
 
 
 def _there(options: argparse.Namespace, console: Console) -> Outcome:

@@ -171,7 +171,7 @@ def _one(
             "promise": None if made.kept is None else made.kept.to_json(),
         },
         result=str(out),
-        next=[_commands.build_or_bundle(out, target)],
+        next=[_usable.go_on(_commands.build_or_bundle(out, target), final)],
     )
 
 

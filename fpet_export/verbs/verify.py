@@ -93,10 +93,11 @@ def _next(artefact: Path) -> list[str]:
 
     if artefact.is_dir():
         return [command("inspect", artefact)]
-    if not _commands.runs_here(read_manifest(artefact, verify=False)):
+    manifest = read_manifest(artefact, verify=False)
+    if not _commands.runs_here(manifest):
         return []
     has_answers = len(list(artefact.parent.glob("*.check.npz"))) == 1
-    return [command("check" if has_answers else "bench", artefact)]
+    return [_usable.go_on(command("check" if has_answers else "bench", artefact), manifest)]
 
 
 def _verify_unpacked(options: argparse.Namespace, console: Console) -> Outcome:

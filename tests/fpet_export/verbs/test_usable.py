@@ -52,7 +52,7 @@ def unchecked(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def words_of(verb: str, graph: Path, folder: Path, image: Path) -> list[object]:
     """Return a command that uses a graph."""
-    out = folder / "out"
+    out = folder / "out.onnx"
     return {
         "quantize": ["quantize", graph, "--precision", "int8", "--calibration", folder, "-o", out],
         "build": ["build", graph, "-o", folder / "x.cpu.onnx"],
@@ -106,6 +106,8 @@ def test_whoever_wants_it_gets_it_with_a_warning_and_the_failure_stays(
     again = call("predict", engine, images[0], "--json")
     assert again.code == 7
     assert "was made from model.onnx, which failed its check" in again.error()["what"]
+    for said in (done.err, call("verify", failed.graph).err):  # else the line would be refused
+        assert any("bench" in line and "--force-failed" in line for line in said.splitlines())
     forced = call("predict", engine, images[0], "--force-failed")
     assert (forced.code, forced.out.count("\n")) == (0, 1)
     assert "failed its check" in forced.err
