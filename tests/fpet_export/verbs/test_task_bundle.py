@@ -235,7 +235,7 @@ def test_a_signed_bundle_of_tasks_is_unpacked(
     assert signed.code == 0, signed.err
     assert done.document()["signer"] == "anna"
     assert done.document()["artefact"] == str(tmp_path / "b")
-    assert "predict" in done.err and "--task NAME" in done.err
+    assert f"fpet-export inspect {tmp_path / 'b'}" in done.err
     assert read_index(tmp_path / "b").names == ("one", "two")
     assert f"fpet-export bundle {task_files.out} --key KEY" in folder.error()["fix"]
     assert "no signature of its own" in asked.error()["what"]
