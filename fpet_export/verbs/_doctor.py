@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ MISSING = 4
 """Exit code where something that every job needs is missing."""
 
 _LEAST_DISK_GB = 2
+_COMMAND = re.compile(r"(?:sudo|pip|python3|fpet-export) |['/]")
+"""What can be pasted; other ways to mend are sentences, and stand behind the gap alone."""
 
 
 @dataclasses.dataclass
@@ -62,7 +65,7 @@ class Findings:
         if needed:
             self.lacking.append(name)
             self.exit_code = self.exit_code or exit_code
-            if mend not in self.commands:
+            if _COMMAND.match(mend) and mend not in self.commands:
                 self.commands.append(mend)
 
 
@@ -132,14 +135,20 @@ def check_ssh(findings: Findings, *, programs: dict[str, str]) -> None:
             )
 
 
-def check_gpu(findings: Findings, place: Environment) -> None:
-    """Say which GPUs the driver shows, and who else works on them."""
+def check_gpu(findings: Findings, place: Environment, *, of_a_bundle: bool = False) -> None:
+    """Say which GPUs the driver shows, and who else works on them.
+
+    Args:
+        findings: Where to say it.
+        place: This machine.
+        of_a_bundle: Whether a bundle was named: what other targets could do here is no matter.
+    """
     from benchmarks.environment import output_of
     from engines.machine_state import gpu_processes
 
     findings.document["gpus"] = [gpu.name for gpu in place.gpus]
     if not place.gpus:
-        rtx = ": rtx plans can be built here, not run" if has_rtx() else ""
+        rtx = ": rtx plans can be built here, not run" if has_rtx() and not of_a_bundle else ""
         findings.console.step("gpu", f"none that its driver shows{rtx}", passed=None)
         return
     for gpu in place.gpus:

@@ -135,10 +135,12 @@ def check_memory(findings: Findings, place: Environment, board: Board | None) ->
         findings.fact("swap", "none")
 
 
-def check_gpu(findings: Findings, place: Environment, board: Board | None) -> None:
+def check_gpu(
+    findings: Findings, place: Environment, board: Board | None, *, of_a_bundle: bool
+) -> None:
     """Say which GPU there is and who else works on it."""
     if board is None:
-        _doctor.check_gpu(findings, place)
+        _doctor.check_gpu(findings, place, of_a_bundle=of_a_bundle)
         return
     findings.document["gpus"] = [gpu.name for gpu in place.gpus]
     findings.document["gpu_users"] = None

@@ -147,6 +147,7 @@ def _target_here(findings: Findings, unpacked: Unpacked, board: Board | None) ->
     if board is None:
         what = f"the bundle is for {target.name}, and this is not a Jetson"
         findings.gap("fits", what, "copy it to that board", needed=True)
+        findings.commands.clear()  # nothing that is installed here would help
         return None
     if board.target is None:
         findings.unknown("fits", f"the bundle is for {target.name}, and this Jetson has no name")

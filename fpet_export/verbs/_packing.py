@@ -284,7 +284,7 @@ def _readme(item: Item, *, has_check: bool, has_plain: bool) -> str:
         pixels = textwrap.fill(said, 80, subsequent_indent="  ") + "\n"
     return f"""\
 {_trust.describe(manifest)}{classes}
-for {target.name}: {target.summary}
+{textwrap.fill(f"for {target.name}: {target.summary}", 80, subsequent_indent="  ")}
 {pixels}\
 
 On the board, with Python 3.8, numpy and {target.module}:
@@ -295,8 +295,8 @@ On the board, with Python 3.8, numpy and {target.module}:
 {plain}\
   python3 agent.pyz predict IMAGE
 
-Each has --help and --json. bundle.json lists every file with its SHA-256. Whether the archive is
-whole and who signed it, before anything of it is used:
+Each has --help and --json. bundle.json lists every file with its SHA-256.
+Whether the archive is whole and who signed it, before anything of it is used:
 
   ssh-keygen -Y verify -f ALLOWED_SIGNERS -I SIGNER -n fpet-export \\
       -s X.bundle.tar.sig < X.bundle.tar

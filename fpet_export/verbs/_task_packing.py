@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import shutil
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,7 +174,7 @@ def _readme(found: TaskFolder, target: Target) -> str:
     first = found.index.tasks[0].name
     return f"""\
 {counted(len(rows), "task")} on one backbone
-for {target.name}: {target.summary}
+{textwrap.fill(f"for {target.name}: {target.summary}", 80, subsequent_indent="  ")}
 
 {chr(10).join(rows)}
 
@@ -185,8 +186,8 @@ On the board, with Python 3.8, numpy and {target.module}:
   python3 agent.pyz bench       latency of every task, and what a switch takes
   python3 agent.pyz predict --task {first} IMAGE
 
-Each has --help and --json. bundle.json lists every file with its SHA-256. Whether the archive is
-whole and who signed it, before anything of it is used:
+Each has --help and --json. bundle.json lists every file with its SHA-256.
+Whether the archive is whole and who signed it, before anything of it is used:
 
   ssh-keygen -Y verify -f ALLOWED_SIGNERS -I SIGNER -n fpet-export \\
       -s X.bundle.tar.sig < X.bundle.tar

@@ -89,7 +89,7 @@ def _check_board(
     _doctor_board.check_board(findings, board, versions.get("tensorrt"))
     _doctor.check_processor(findings, place)
     _doctor_board.check_memory(findings, place, board)
-    _doctor_board.check_gpu(findings, place, board)
+    _doctor_board.check_gpu(findings, place, board, of_a_bundle=bundle is not None)
     _doctor.check_ssh(findings, programs={"ssh-keygen": "verify, of signed bundles"})
     if unpacked is not None:
         _doctor_bundle.check_fit(findings, unpacked, place, board, versions)
@@ -144,7 +144,7 @@ def _outcome(findings: Findings, ready: str) -> Outcome:
     return Outcome(
         document={**findings.document, "lacking": lacking, "problems": findings.problems},
         result=f"lacking {', '.join(lacking)}" if lacking else "ready",
-        next=findings.commands or [ready],
+        next=findings.commands or ([] if lacking else [ready]),
         exit_code=findings.exit_code,
     )
 

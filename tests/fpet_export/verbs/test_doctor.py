@@ -413,6 +413,10 @@ def test_a_board_s_bundle_is_not_for_a_workstation(graph: Path, tmp_path: Path) 
     assert done.code == 4
     assert {"tensorrt", "fits"} <= set(done.document()["lacking"])
     assert "this is not a Jetson: copy it to that board" in done.err
+    assert " next " not in done.err  # nothing that is typed here helps
+    assert "rtx plans" not in done.err
+    readme = (folder / "README.txt").read_text("utf-8").splitlines()
+    assert max(map(len, readme)) <= 80
 
 
 def test_another_tensorrt_than_the_bundle_is_for_is_refused(
@@ -548,7 +552,7 @@ def test_the_agent_s_doctor_asks_for_no_torch(exported: Exported, tmp_path: Path
     assert done.code == 0, done.err
     assert document["lacking"] == []
     assert document["packages"]["onnxruntime"] == metadata.version("onnxruntime")
-    assert document["packages"]["tensorrt"] is None
+    assert "tensorrt" not in document["packages"]  # nothing to this bundle
     assert document["bundle"]["fits"] is True
     assert "torch" not in done.err
     assert "python3 agent.pyz build" in done.err.rpartition("next")[2]
