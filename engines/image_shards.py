@@ -72,6 +72,7 @@ def read_head(path: Path) -> ShardHead:
         header = _array_header(archive, "images.npy") if "images.npy" in names else None
         labels = _small_array(archive, "labels.npy") if "labels.npy" in names else None
         classes = _small_array(archive, "class_names.npy") if "class_names.npy" in names else None
+    _require_own_names(path, names)
     shape, dtype = header or ((), np.dtype(np.uint8))
     checks: list[tuple[Callable[[], bool], str]] = [
         (lambda: header is not None, "there is no array `images`"),
@@ -98,6 +99,26 @@ def read_head(path: Path) -> ShardHead:
         labels=labels,
         class_names=() if classes is None else _as_text(classes, path),
     )
+
+
+_OTHER_NAMES = {
+    "label": "labels", "target": "labels", "targets": "labels", "y": "labels",
+    "classes": "class_names", "class_name": "class_names", "names": "class_names",
+    "label_names": "class_names", "target_names": "class_names", "categories": "class_names",
+}  # fmt: skip
+"""What others call the arrays that a shard has under names of its own."""
+
+
+def _require_own_names(path: Path, members: list[str]) -> None:
+    """Refuse a shard whose labels or class names would be passed over for their name alone."""
+    found = {member.removesuffix(".npy") for member in members}
+    for other, own in _OTHER_NAMES.items():
+        if other in found and own not in found:
+            raise InputError(
+                f"there is an array `{other}` and none called `{own}`, which is what is read",
+                where=str(path),
+                fix=f"write it as `{own}`, or leave it out",
+            )
 
 
 def rows_of(path: Path, rows: list[int]) -> Iterator[NDArray[np.uint8]]:

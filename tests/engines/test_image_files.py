@@ -269,3 +269,14 @@ def test_files_and_folders_are_listed_together(tmp_path: Path) -> None:
 def test_long_lists_say_how_many_there_are() -> None:
     assert shortened(("a", "b", "c"), 2) == "a, b, c"
     assert shortened(tuple("abcdef"), 3) == "a, b, … f (6 in all)"
+
+
+@pytest.mark.parametrize(("other", "own"), [("classes", "class_names"), ("y", "labels")])
+def test_an_array_under_another_name_is_not_passed_over(
+    other: str, own: str, tmp_path: Path
+) -> None:
+    images = np.zeros((2, 16, 16, 3), np.uint8)
+    np.savez(tmp_path / "v.npz", images=images, **{other: np.array([0, 1])})
+
+    with pytest.raises(InputError, match=f"`{other}` and none called `{own}`"):
+        read_set(tmp_path / "v.npz", WANTED)
