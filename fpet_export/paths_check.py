@@ -49,7 +49,7 @@ def require_files(options: argparse.Namespace) -> None:
     for name, typed in (_FILES | more).items():
         for text in _texts(getattr(options, name, None)):
             path = _path(text, has_task=name in _OF_TASKS)
-            if _SCHEME.fullmatch(text) or _exists(path, is_run=name in _RUNS):
+            if _SCHEME.fullmatch(str(path)) or _exists(path, is_run=name in _RUNS):
                 continue
             kind = "run" if name in ("run", "runs") else "file"
             raise InputError(

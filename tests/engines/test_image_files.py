@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -275,8 +276,8 @@ def test_long_lists_say_how_many_there_are() -> None:
 def test_an_array_under_another_name_is_not_passed_over(
     other: str, own: str, tmp_path: Path
 ) -> None:
-    images = np.zeros((2, 16, 16, 3), np.uint8)
-    np.savez(tmp_path / "v.npz", images=images, **{other: np.array([0, 1])})
+    content: dict[str, Any] = {"images": np.zeros((2, 16, 16, 3), np.uint8), other: [0, 1]}
+    np.savez(tmp_path / "v.npz", **content)
 
     with pytest.raises(InputError, match=f"`{other}` and none called `{own}`"):
         read_set(tmp_path / "v.npz", WANTED)

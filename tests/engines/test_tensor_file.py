@@ -59,9 +59,9 @@ def written(tmp_path: Path) -> bytes:
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
     content = written(tmp_path)
     for length in range(len(content)):
-        with pytest.raises(TrustError, match="no whole set of arrays"):
+        with pytest.raises(TrustError, match="not a complete set of arrays"):
             read_arrays(tmp_path / "x", content[:length])
-    with pytest.raises(TrustError, match="no whole set of arrays"):
+    with pytest.raises(TrustError, match="not a complete set of arrays"):
         read_arrays(tmp_path / "x", content + b"\0")
 
 
@@ -78,11 +78,11 @@ def test_no_bytes_crash_the_reader(content: bytes) -> None:
         ({"shape": [2, 4]}, "lies at bytes"),
         ({"shape": [-2, -3]}, "has the extents"),
         ({"shape": [2, True]}, "has the extents"),
-        ({"data_offsets": [4, 28]}, "no whole set"),
+        ({"data_offsets": [4, 28]}, "not a complete set"),
         ({"data_offsets": [0.0, 24]}, "begins at 0.0"),
         ({"data_offsets": [0, 10**30]}, "lies at bytes"),
-        ({"data_offsets": [0]}, "no whole set"),
-        ({"shape": None}, "no whole set"),
+        ({"data_offsets": [0]}, "not a complete set"),
+        ({"shape": None}, "not a complete set"),
     ],
 )
 def test_a_header_that_lies_is_refused(change: dict[str, Any], message: str) -> None:

@@ -13,7 +13,12 @@ import pytest
 import torch
 
 from engines.engine import build
-from engines.errors import CheckpointError, InputError, UnknownNameError, UsageError
+from engines.errors import (
+    CheckpointError,
+    MachineError,
+    UnknownNameError,
+    UsageError,
+)
 from engines.storage import sha256_of
 from engines.task_folder import check_folder
 from engines.task_index import FILE, TaskIndex, read_index
@@ -349,7 +354,7 @@ def test_a_full_disk_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch
     before = files_in(folder)
     with staged(folder, {"third": run_of(seed=5)}, TaskOptions()) as change:
         monkeypatch.setattr(Path, "replace", full)
-        with pytest.raises(InputError, match="No space left on device"):
+        with pytest.raises(MachineError, match="No space left on device"):
             change.commit()
         monkeypatch.undo()
 
