@@ -71,6 +71,8 @@ def unpacked_there(
         artefact=folder,
         target=None,
         data=[],
+        labels=[],
+        skip_bad=False,
         limit=IMAGES,
         force=True,
         force_failed=options.force_failed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,13 +69,12 @@ def add(options: argparse.Namespace, console: Console) -> Outcome:
             _steps.show_table(table, console)
         task_verify.require(found)
         index = change.commit()
-    first = next(iter(runs))
     _say_engines(folder, index, console)
     return _outcome(
         folder,
         index,
         parity=task_verify.tables_json(found),
-        next_=_next(folder, first, options),
+        next_=_next(folder, list(runs), options),
     )
 
 
@@ -99,8 +99,9 @@ def drop(options: argparse.Namespace, console: Console) -> Outcome:
     )
 
 
-def _next(folder: Path, task: str, options: argparse.Namespace) -> list[str]:
-    image = _commands.first_image(_tasks.by_task(options.data, [task], "--data").get(task))
+def _next(folder: Path, tasks: Sequence[str], options: argparse.Namespace) -> list[str]:
+    task = tasks[0]
+    image = _commands.first_image(_tasks.by_task(options.data, tasks, "--data").get(task))
     return _commands.predict(folder, image, task=task) or [command("inspect", folder)]
 
 

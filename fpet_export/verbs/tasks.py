@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,14 +149,14 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "parity": task_verify.tables_json(found),
         },
         result=str(options.out),
-        next=_next(options, index.names[0], how.place),
+        next=_next(options, index.names, how.place),
     )
 
 
-def _next(options: argparse.Namespace, task: str, target: Target) -> list[str]:
+def _next(options: argparse.Namespace, tasks: Sequence[str], target: Target) -> list[str]:
     """Return how to go on with the folder: with a task of it, and with its engines."""
-    folder = options.out
-    image = _commands.first_image(_tasks.by_task(options.data, [task], "--data").get(task))
+    folder, task = options.out, tasks[0]
+    image = _commands.first_image(_tasks.by_task(options.data, tasks, "--data").get(task))
     engines = command("build", folder)
     if not _commands.builds_here(target):
         engines = _commands.bundle(folder)

@@ -297,7 +297,9 @@ def test_a_plan_of_another_version_is_refused_before_it_is_read(
     with pytest.raises(TrustError, match=r"for version 1\.2\.0\.54, this is") as caught:
         engines.open(plan)
 
-    assert "fpet-export build vit.onnx --target rtx --force" in caught.value.fix
+    graph = plan.with_name("vit.onnx")
+    again = f"fpet-export build {graph} --target rtx -o {plan} --force"
+    assert caught.value.fix == f"build it again: {again}"
 
 
 @pytest.mark.tensorrt

@@ -81,7 +81,7 @@ def test_every_stage_of_every_target_is_in_the_table(deployed: tuple[Path, Done]
         manifest = read_manifest(out / name)
         rows = [] if manifest.parity is None else manifest.parity["rows"]
         assert [row["stage"] for row in rows] == wanted
-        assert manifest.labels == LABELS
+        assert manifest.labels == ()  # folders alone do not say in which order they were trained
 
 
 @pytest.mark.tensorrt

@@ -262,7 +262,7 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(
     error = call(verb, *exported.words, "-o", tmp_path / "file" / "out", "--json").error()
 
     assert error["exit_code"] == 2
-    assert "is no folder" in error["what"]
+    assert "is a file, wanted a folder" in error["what"]
 
 
 # Images that cannot be read

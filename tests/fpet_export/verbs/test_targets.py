@@ -38,7 +38,8 @@ def test_opsets_and_typing_are_in_the_table() -> None:
 
 
 def test_a_board_shows_its_usual_release() -> None:
-    (row,) = [line for line in call("targets").err.splitlines() if "orin-nano-8gb" in line]
+    lines = call("targets").err.splitlines()
+    (row,) = [line for line in lines if line.split()[:1] == ["jetson-orin-nano-8gb"]]
 
     assert row.split()[1:4] == ["8.7", "8", "GB"]
     assert row.endswith("  jp6.2")
@@ -69,7 +70,7 @@ def test_one_target_is_shown_with_every_release_and_fact() -> None:
     assert "p3701-0005" in done.err
     assert "MODE_50W: – SMs, FP16 27 TFLOPS, INT8 54 TOPS, – GB/s" in done.err
     assert all(source in done.err for source in board.sources)
-    assert "--target jetson-agx-orin-64gb@jp6.0 -o OUT" in done.err
+    assert "--target jetson-agx-orin-64gb@jp6.0 --precision fp16 -o trial" in done.err
 
 
 def test_one_target_in_json() -> None:
