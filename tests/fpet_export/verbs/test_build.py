@@ -95,7 +95,8 @@ def test_verbose_shows_every_kernel(for_rtx: Path, tmp_path: Path) -> None:
 
 
 def test_a_graph_of_a_newer_opset_is_refused(exported: Exported, tmp_path: Path) -> None:
-    done = call("build", exported.graph, "--target", "tensorrt8", "-o", tmp_path / "e.plan", "--json")
+    plan = tmp_path / "e.plan"
+    done = call("build", exported.graph, "--target", "tensorrt8", "-o", plan, "--json")
 
     assert done.code == 3
     assert done.error()["what"] == "the graph has opset 20, the runtime of tensorrt8 reads up to 17"
