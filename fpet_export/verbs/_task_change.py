@@ -100,9 +100,7 @@ def drop(options: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _next(folder: Path, tasks: Sequence[str], options: argparse.Namespace) -> list[str]:
-    task = tasks[0]
-    image = _commands.first_image(_tasks.by_task(options.data, tasks, "--data").get(task))
-    return _commands.predict(folder, image, task=task) or [command("inspect", folder)]
+    return _tasks.predict_first(folder, tasks, options) or [command("inspect", folder)]
 
 
 def _say_engines(folder: Path, index: TaskIndex, console: Console) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
 from fpet_export.console import Console
-from fpet_export.verbs import _images
+from fpet_export.verbs import _commands, _images
 
 if TYPE_CHECKING:
     from engines.class_names import KnownClasses
@@ -47,6 +47,12 @@ def by_task(texts: Sequence[str], tasks: Sequence[str], option: str) -> dict[str
             if name is not None or task not in found:
                 found[task] = Path(path)
     return found
+
+
+def predict_first(folder: Path, tasks: Sequence[str], options: argparse.Namespace) -> list[str]:
+    """Return the command that classifies an image of the first task, where one is known."""
+    image = _commands.first_image(by_task(options.data, tasks, "--data").get(tasks[0]))
+    return _commands.predict(folder, image, task=tasks[0])
 
 
 def images_by_task(

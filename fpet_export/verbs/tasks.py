@@ -155,12 +155,11 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
 
 def _next(options: argparse.Namespace, tasks: Sequence[str], target: Target) -> list[str]:
     """Return how to go on with the folder: with a task of it, and with its engines."""
-    folder, task = options.out, tasks[0]
-    image = _commands.first_image(_tasks.by_task(options.data, tasks, "--data").get(task))
+    folder = options.out
     engines = command("build", folder)
     if not _commands.builds_here(target):
         engines = _commands.bundle(folder)
-    return [engines, *_commands.predict(folder, image, task=task)]
+    return [engines, *_tasks.predict_first(folder, tasks, options)]
 
 
 def _require_one_kind(options: argparse.Namespace) -> None:
