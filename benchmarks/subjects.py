@@ -34,13 +34,16 @@ class Subject:
     note: str
 
 
-def freeze(*, merge_block: int | None, batch: int, target: str) -> Any:
+def freeze(
+    *, merge_block: int | None, batch: int, target: str, attention: str = "primitive"
+) -> Any:
     """Return the toolkit's frozen ViT-B/16 with random weights, tuned with LoRA and folded.
 
     Args:
         merge_block: Block after whose attention tokens merge; None for all tokens.
         batch: Images of one run.
         target: What it is written for.
+        attention: "primitive" for a graph, "fused" to run in torch.
     """
     run = registry.import_or_explain("fpet_export").load(
         RUN,
@@ -49,7 +52,7 @@ def freeze(*, merge_block: int | None, batch: int, target: str) -> Any:
         bit=32,
         merge_block="none" if merge_block is None else merge_block,
     )
-    return run.fold().freeze(batch=batch, target=target)
+    return run.fold().freeze(batch=batch, target=target, attention=attention)
 
 
 def exported(name: str, *, merge_block: int | None) -> Subject:
@@ -60,12 +63,12 @@ def exported(name: str, *, merge_block: int | None) -> Subject:
         merge_block: Block after whose attention tokens merge; None for all tokens.
     """
 
-    def frozen(batch: int, target: str) -> Any:
+    def frozen(batch: int, target: str, attention: str) -> Any:
         with as_engine_error(name, fix="run the tests of fpet_export"):
-            return freeze(merge_block=merge_block, batch=batch, target=target)
+            return freeze(merge_block=merge_block, batch=batch, target=target, attention=attention)
 
     def module(batch: int, dtype: str) -> Any:
-        found = frozen(batch, "cuda")
+        found = frozen(batch, "cuda", "fused")
         if dtype == "float32":
             return found.module
         torch = registry.import_or_explain("torch")
@@ -75,7 +78,7 @@ def exported(name: str, *, merge_block: int | None) -> Subject:
 
     def onnx(batch: int, target: str, folder: Path) -> Path:
         path = folder / f"{name}.b{batch}.{target}.onnx"
-        found = frozen(batch, target)
+        found = frozen(batch, target, "primitive")
         with as_engine_error(name, fix="run the tests of fpet_export"):
             found.to_onnx(path)
         return path

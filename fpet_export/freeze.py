@@ -10,7 +10,8 @@ What changes against the folded `Vit`, each exact up to rounding:
 4. Class token plus position, mean and std of the pixels, layer scales and the averaged key weight
    of the match become constants.
 5. Attention is written out as MatMul, Softmax, MatMul with a float key bias (B, 1, 1, N); its
-   scale sits on q and k (`"split"`) or in the query weights (`"folded"`).
+   scale sits on q and k (`"split"`) or in the query weights (`"folded"`). To run in PyTorch it
+   may be one operator (`attention="fused"`); ONNX graphs are written from the primitive form.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import nn
 
 from engines.errors import FoldError
 from engines.manifest import Preprocessing
-from fpet_export.frozen_attention import FrozenAttention, linear, qkv_bias, scaled
+from fpet_export.frozen_attention import FrozenAttention, aligned, linear, qkv_bias, scaled
 from fpet_export.mergers import fpet
 from fpet_export.methods._bottleneck import Bottleneck
 from fpet_export.vit import Block, Vit, VitSpec, activate, prefix_parameters
@@ -44,6 +45,8 @@ class FreezeOptions:
             published rule does.
         updates: "folded" refuses updates of the qkv projection that were not folded; "low-rank"
             keeps them as two products, for a graph that takes them as inputs.
+        attention: "primitive" writes attention out, as ONNX graphs have it; "fused" is PyTorch's
+            own operator, to run the module there. Both give the same up to rounding.
     """
 
     batch: int | tuple[int, int] = 1
@@ -52,6 +55,7 @@ class FreezeOptions:
     last_block: Literal["class-token", "all-tokens"] = "class-token"
     ties: Literal["argmax", "reference"] = "argmax"
     updates: Literal["folded", "low-rank"] = "folded"
+    attention: Literal["primitive", "fused"] = "primitive"
 
 
 class FrozenMerge(nn.Module):
@@ -257,6 +261,8 @@ class FrozenVit(nn.Module):
             if sizes is not None and match is not None:
                 found |= {"size": sizes, "match": match}
                 key_bias = sizes.log()[:, None, None, :].to(x.dtype)
+                if self.options.attention == "fused":
+                    key_bias = aligned(key_bias)
         found["logits"] = self._classify(x, found.get("size"))
         return found
 

@@ -1,10 +1,16 @@
-"""Attention of the frozen module: written out, with its scale and its updates where they belong."""
+"""Attention of the frozen module, with its scale and its updates where they belong.
+
+It has two forms of one value. "primitive" writes MatMul, Softmax and MatMul out, which is what
+runtimes recognise in an ONNX graph. "fused" is PyTorch's own operator, which on a GPU is one kernel
+that never writes the (B, H, queries, N) weights to memory.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from engines.errors import FoldError
@@ -12,6 +18,13 @@ from fpet_export.vit import Block
 
 if TYPE_CHECKING:
     from fpet_export.freeze import FreezeOptions
+
+
+ALIGNED = 8
+"""Elements that every stride of a mask is a multiple of where attention is one kernel.
+
+PyTorch's memory-efficient kernel reads the mask in vectors of this many elements; see `aligned`.
+"""
 
 
 class LowRank(Protocol):
@@ -42,7 +55,7 @@ class FrozenUpdate(nn.Module):
 
 
 class FrozenAttention(nn.Module):
-    """Written-out attention; queries may be fewer than keys.
+    """Attention in the form of `FreezeOptions.attention`; queries may be fewer than keys.
 
     With all queries one projection makes q, k and v; with fewer, the query has its own.
     """
@@ -60,6 +73,7 @@ class FrozenAttention(nn.Module):
         self.queries, self.heads = queries, attention.heads
         self.head_width = width // attention.heads
         self.split_scale = options.attention_scale == "split"
+        self.fused = options.attention == "fused"
         weight: torch.Tensor = attention.qkv.weight
         bias = qkv_bias(block)
         factor = torch.ones(3 * width, dtype=torch.float64)
@@ -93,21 +107,44 @@ class FrozenAttention(nn.Module):
                 query, key_value = query + parts[0], key_value + parts[1]
             (q,) = self._heads_of(query, 1)
             k, v = self._heads_of(key_value, 2)
+        mixed = (self._fused if self.fused else self._primitive)(q, k, v, key_bias).transpose(1, 2)
+        shape = (x.shape[0], q.shape[2], self.heads * self.head_width)
+        return cast(torch.Tensor, self.proj(mixed.reshape(shape)))
+
+    def _primitive(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, key_bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Attend with (B, H, queries, D) to keys and values (B, H, N, D)."""
         if self.split_scale:
             scale = self.head_width**-0.25
             q, k = q * scale, k * scale
         logits = q @ k.transpose(-2, -1)
         if key_bias is not None:
             logits = logits + key_bias
-        mixed = (logits.softmax(dim=-1) @ v).transpose(1, 2)
-        shape = (x.shape[0], q.shape[2], self.heads * self.head_width)
-        return cast(torch.Tensor, self.proj(mixed.reshape(shape)))
+        return logits.softmax(dim=-1) @ v
+
+    def _fused(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, key_bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Do the same in one operator, whose scale is free."""
+        scale = self.head_width**-0.5 if self.split_scale else 1.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=key_bias, scale=scale)
 
     def _heads_of(self, projected: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
         """Cut (B, N, parts * C) into `parts` tensors (B, H, N, D)."""
         batch, tokens = projected.shape[:2]
         shape = (batch, tokens, parts, self.heads, self.head_width)
         return projected.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def aligned(bias: torch.Tensor) -> torch.Tensor:
+    """Return a (B, 1, 1, N) bias in memory whose rows begin at multiples of `ALIGNED` elements.
+
+    Merging leaves an odd number of tokens, such as 99. With rows of that length every block of the
+    network would copy the bias into longer rows, or its attention would not be one kernel.
+    """
+    tokens = bias.shape[-1]
+    return F.pad(bias, (0, -tokens % ALIGNED))[..., :tokens]
 
 
 def linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:

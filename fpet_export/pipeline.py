@@ -127,6 +127,7 @@ class Folded:
         last_block: Literal["class-token", "all-tokens"] | None = None,
         opset: int | None = None,
         updates: Literal["folded", "low-rank"] = "folded",
+        attention: Literal["primitive", "fused"] = "primitive",
     ) -> Frozen:
         """Make shapes and constants static.
 
@@ -139,6 +140,7 @@ class Folded:
             last_block: Overrides the target's.
             opset: Overrides the target's.
             updates: See `FreezeOptions.updates`.
+            attention: See `FreezeOptions.attention`; a graph needs "primitive".
 
         Raises:
             UsageError: `ties="reference"` is asked for a distilled model, whose authors' code
@@ -162,6 +164,7 @@ class Folded:
             last_block=last_block or place.last_block,
             ties=ties,
             updates=updates,
+            attention=attention,
         )
         before = self.source.preprocessing
         module = FrozenVit(self.model, options, before.mean, before.std).eval()
@@ -237,7 +240,8 @@ class Frozen:
             command: The command line to record.
 
         Raises:
-            UsageError: The file exists, or the labels are not one a logit.
+            UsageError: The file exists, the labels are not one a logit, or the module was frozen
+                with fused attention.
             ExportError: The graph is not what was planned.
         """
         from fpet_export import to_onnx

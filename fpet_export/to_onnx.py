@@ -60,10 +60,18 @@ def to_onnx(
         The histogram of the graph's operators.
 
     Raises:
-        UsageError: This toolkit does not write that opset.
+        UsageError: This toolkit does not write that opset, or the module was frozen with fused
+            attention.
         ExportError: The graph is not what was planned.
     """
     require_opset(opset)
+    if module.options.attention != "primitive":
+        raise UsageError(
+            "the module was frozen with fused attention; graphs are written with the primitive "
+            "form, which runtimes fuse themselves",
+            where="freeze",
+            fix='freeze with attention="primitive"',
+        )
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         # The weights wait in a file of their own meanwhile: the passes need none of them, and a
         # second copy in memory is what makes a big export fail on a small machine.
