@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from tests.shared_exports import SharedExports
 
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
@@ -41,3 +45,11 @@ def wide_terminal() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "1000")
         yield
+
+
+@pytest.fixture(scope="session")
+def exporter() -> Iterator[SharedExports]:
+    """Let tests that export share what PyTorch's exporter finds."""
+    from tests import shared_exports  # imports torch, which most tests of engines do without
+
+    yield from shared_exports.installed()

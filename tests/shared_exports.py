@@ -1,7 +1,8 @@
 """PyTorch's exporter runs once in a test process for one and the same module.
 
 It takes four fifths of every export, and many tests export the same tiny run. A module is the
-same when everything it holds is, and when no test has replaced code that it runs.
+same when everything it holds is, and when no test has replaced code that it runs. One that
+differs in its weights alone is traced once (`tests/shared_captures.py`).
 `@pytest.mark.fresh_exports` is for tests of the exporter itself.
 """
 
@@ -12,32 +13,40 @@ import functools
 import hashlib
 import io
 import pickle
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch.onnx._internal.exporter import _registration
+from torch.onnx._internal.exporter import _core, _registration
 
-from fpet_export import freeze, frozen_attention, pipeline, plain, to_onnx, vit
+from tests.shared_captures import SharedCaptures, code
 
-_CODE = (freeze, frozen_attention, pipeline, plain, to_onnx, vit)
 _MOST = 64  # programs that are kept
 _LARGEST = 4_000_000  # bytes of a module that is remembered
 
 
 class SharedExports:
-    """Stands in for `torch.onnx.export`: calls it, and remembers what it returned."""
+    """Stands in for `torch.onnx.export`: calls it, and remembers what it returned.
 
-    def __init__(self, export: Callable[..., Any]) -> None:
+    Args:
+        export: What is called and remembered.
+        fresh: What is called while it is not on; `export` without one.
+    """
+
+    def __init__(
+        self, export: Callable[..., Any], *, fresh: Callable[..., Any] | None = None
+    ) -> None:
         self._export = export
+        self._fresh = fresh or export
         self._known: collections.OrderedDict[bytes, Any] = collections.OrderedDict()
         self.is_on = True
         self.hits = self.misses = 0
 
     def __call__(self, module: Any, *words: Any, **named: Any) -> Any:
-        key = _key(module, words, named) if self.is_on else None
+        if not self.is_on:
+            return self._fresh(module, *words, **named)
+        key = _key(module, words, named)
         if key is None:
             return self._export(module, *words, **named)
         if key in self._known:
@@ -70,29 +79,19 @@ def _key(module: Any, words: Any, named: Any) -> bytes | None:
         stream = io.BytesIO()
         pickler = _Pickler(stream)
         pickler.fast = True  # no short cuts for what is the same object by chance
-        pickler.dump((module, words, named, _code()))
+        pickler.dump((module, words, named, code()))
     except (pickle.PicklingError, AttributeError, TypeError):  # a class of a test's own
         return None
     return hashlib.sha256(stream.getvalue()).digest()
 
 
-def _code() -> list[tuple[str, int]]:
-    """Return the identity of every function that a module may run, as tests find it now."""
-    modules = [*_CODE, *(one for name, one in sys.modules.items() if "fpet_export.mergers" in name)]
-    found = []
-    for module in modules:
-        for name, value in vars(module).items():
-            if isinstance(value, type):
-                own = vars(value).items()
-                found += [(f"{name}.{at}", id(one)) for at, one in own if at != "__slotnames__"]
-            found.append((name, id(value)))
-    return found
-
-
 def installed() -> Iterator[SharedExports]:
     """Put it in the place of `torch.onnx.export`, and keep the exporter's table of operators."""
     with pytest.MonkeyPatch.context() as patch:
-        shared = SharedExports(torch.onnx.export)
+        fresh = torch.onnx.export
+        captures = SharedCaptures(fresh, _core._prepare_exported_program_for_export)
+        patch.setattr(_core, "_prepare_exported_program_for_export", captures.prepare)
+        shared = SharedExports(captures.export, fresh=fresh)
         patch.setattr(torch.onnx, "export", shared)
         table = functools.cache(_registration.ONNXRegistry.from_torchlib)
         patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(table))

@@ -9,10 +9,11 @@ import pytest
 from calibration.collect import calibrate
 from calibration.table import CalibrationTable
 from tests.calibration.exports import Exports, images_of, source_of
+from tests.shared_exports import SharedExports
 
 
 @pytest.fixture(scope="session")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+def exports(tmp_path_factory: pytest.TempPathFactory, exporter: SharedExports) -> Exports:
     return Exports.of_session(tmp_path_factory)
 
 
