@@ -19,6 +19,8 @@ from engines import backends, places, registry, signature, storage
 from engines.errors import InputError, UsageError
 from engines.fusion import FusionReport, fusion_path, write_fusion
 from engines.manifest import (
+    ENDINGS,
+    EXECUTABLE,
     Manifest,
     TensorSpec,
     manifest_path,
@@ -313,12 +315,12 @@ def equivalent_command(
 def open_engine(artefact: Path | str, *, options: OpenOptions | None = None) -> Engine:
     """Open an artefact after checking it against its side-car.
 
-    An `.onnx` file without a manifest opens too (someone else's graph has none); a plan does
-    not, because a plan is executable code.
+    An `.onnx` file without a manifest opens too (someone else's graph has none); a plan or a
+    package does not, because it is executable code.
 
     Raises:
-        TrustError: The artefact does not match its manifest, a plan has none, or its signature is
-            asked for and does not hold.
+        TrustError: The artefact does not match its manifest, a plan or a package has none, or its
+            signature is asked for and does not hold.
         InputError: There is no such file, or no backend opens files of its kind.
         ParityError: Its check failed, and `OpenOptions.allow_failed` is not set.
         EngineError: The runtime refuses it.
@@ -330,13 +332,13 @@ def open_engine(artefact: Path | str, *, options: OpenOptions | None = None) -> 
     options = options or OpenOptions()
     if options.signers is not None:
         signature.verify(path, options.signers)
-    if path.suffix == ".plan":
+    if path.suffix in EXECUTABLE:
         manifest: Manifest | None = read_manifest(path)
     elif path.suffix == ".onnx":
         manifest = read_manifest(path) if manifest_path(path).exists() else None
     else:
         raise InputError(
-            f"{path.suffix or 'no ending'} is neither .onnx nor .plan",
+            f"{path.suffix or 'no ending'} is none of {', '.join(ENDINGS)}",
             where=str(path),
             fix="give a graph, or an engine made by `fpet-export build`",
         )
@@ -350,6 +352,8 @@ def _backend_of(path: Path, manifest: Manifest | None) -> str:
     """Name the backend of an engine's runtime; a graph, which has none, runs in ONNX Runtime."""
     if path.suffix == ".plan":
         return "trt"
+    if path.suffix == ".pt2":
+        return "aoti"
     flavour = manifest.runtime.flavour if manifest and manifest.runtime else None
     for place in map(places.entry, places.target_names()):
         if isinstance(place, Target) and (place.suffix, place.module) == (path.suffix, flavour):

@@ -1,6 +1,7 @@
 """The side-car of every artefact: what it is, how it was made, and the hash that proves it.
 
-`NAME.manifest.json` lies beside `NAME.onnx` or `NAME.plan`. This file alone writes and reads it.
+`NAME.manifest.json` lies beside `NAME.onnx`, `NAME.plan` or `NAME.pt2`. This file alone writes and
+reads it.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ class Runtime:
     """What a plan is bound to.
 
     Attributes:
-        flavour: "onnxruntime", "openvino", "tensorrt" or "tensorrt_rtx".
+        flavour: "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx" or "torch".
         version: Its full version.
         compute_capabilities: GPU generations the plan holds code for, as "8.6"; empty on a CPU.
         machine: CPU architecture, as `platform.machine()` gives it.
@@ -328,6 +329,12 @@ class Manifest:
 
 
 ENDING = ".manifest.json"
+
+EXECUTABLE = (".plan", ".pt2")
+"""Endings of engines that are machine code: without a manifest, nothing opens them."""
+
+ENDINGS = (".onnx", *EXECUTABLE)
+"""Endings of graphs and engines: an ONNX file, a plan of TensorRT, a package of PyTorch."""
 
 
 def manifest_path(artefact: Path) -> Path:

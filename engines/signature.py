@@ -14,7 +14,7 @@ from pathlib import Path
 from engines import storage
 from engines.commands import command
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError
-from engines.manifest import manifest_path
+from engines.manifest import ENDINGS, manifest_path
 
 NAMESPACE = "fpet-export"
 """What the signature is for; one made for git or a mail is not taken for it."""
@@ -28,7 +28,7 @@ def signed_file(artefact: Path) -> Path:
     A graph or an engine is signed through its manifest, which holds the hashes of it and of its
     companions; everything else, such as a bundle, by itself.
     """
-    return manifest_path(artefact) if artefact.suffix in (".onnx", ".plan") else artefact
+    return manifest_path(artefact) if artefact.suffix in ENDINGS else artefact
 
 
 def signature_path(artefact: Path) -> Path:

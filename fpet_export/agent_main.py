@@ -17,10 +17,10 @@ from engines import task_index
 from engines.bundle import INDEX, Bundle, read_index
 from engines.engine import default_path, load_target
 from engines.errors import InputError, MissingDependencyError
+from engines.manifest import ENDINGS
 from fpet_export import cli, streams
 from fpet_export.verbs._plain import PLAIN
 
-_ARTEFACTS = (".onnx", ".plan")
 _TAKE_ANOTHER_FILE = ("-o", "--out", "--against", "--plain")
 """Options whose value may look like the artefact that a verb is about."""
 
@@ -115,7 +115,7 @@ def _names_an_artefact(words: list[str]) -> bool:
         place for place, word in enumerate(words) if word.startswith("-")
     }
     return any(
-        (word.endswith(_ARTEFACTS) or task_index.is_folder(Path(word))) and place not in of_options
+        (word.endswith(ENDINGS) or task_index.is_folder(Path(word))) and place not in of_options
         for place, word in enumerate(words[1:], start=1)
     )
 

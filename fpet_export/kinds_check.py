@@ -11,6 +11,7 @@ from pathlib import Path
 from engines import bundle
 from engines.commands import PROGRAM, command
 from engines.errors import InputError
+from engines.manifest import ENDINGS
 from engines.task_index import is_folder
 
 _GRAPHS = {
@@ -19,7 +20,6 @@ _GRAPHS = {
     "predict": "artefact", "quantize": "onnx", "show": "artefact", "sign": "artefact",
     "triton": "artefact", "verify": "artefact",
 }  # fmt: skip
-_ENDINGS = (".onnx", ".plan")
 _WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar", ".npz")
 _ONLY_GRAPHS = ("build", "quantize")
 """They write no target down for a file that is no graph, and ask for one before they read it."""
@@ -50,7 +50,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _refuse_folder(folder: Path) -> None:
-    graphs = sorted(one for one in folder.iterdir() if one.suffix in _ENDINGS)
+    graphs = sorted(one for one in folder.iterdir() if one.suffix in ENDINGS)
     if graphs:
         named = " or ".join(command(one).partition(" ")[2] for one in graphs[:4])
         raise InputError(
@@ -67,7 +67,7 @@ def _refuse_folder(folder: Path) -> None:
 
 
 def _refuse_no_graph(file: Path) -> None:
-    if file.suffix.lower() in _ENDINGS:
+    if file.suffix.lower() in ENDINGS:
         return
     if file.suffix.lower() in _WEIGHTS:
         raise InputError(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engines.errors import FpetError, InputError, MachineError, UsageError
+from engines.manifest import ENDINGS
 from engines.near_names import near_names
 
 _FILES = {
@@ -43,7 +44,7 @@ def require_files(options: argparse.Namespace) -> None:
         InputError: There is none of this name; near names in its folder are proposed.
     """
     against = str(getattr(options, "against", None))
-    more = {"against": "--against"} if against.endswith((".onnx", ".plan")) else {}
+    more = {"against": "--against"} if against.endswith(ENDINGS) else {}
     if options.verb == "show":  # elsewhere --image is a size
         more["image"] = "IMG"
     for name, typed in (_FILES | more).items():

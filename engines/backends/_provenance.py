@@ -13,7 +13,15 @@ from engines import storage
 from engines.commands import requantize
 from engines.errors import InputError, TrustError
 from engines.form import export_command, require_form
-from engines.manifest import Companion, Manifest, Parent, Runtime, manifest_path, read_manifest
+from engines.manifest import (
+    EXECUTABLE,
+    Companion,
+    Manifest,
+    Parent,
+    Runtime,
+    manifest_path,
+    read_manifest,
+)
 from engines.onnx_header import OnnxHeader, read_onnx_header
 from engines.targets import Target
 from engines.verdict import graph_as_parent, require_passed
@@ -94,12 +102,18 @@ def _check_typing(source: Source, target: Target) -> None:
     """
     precision = precision_of(source)
     where = str(source.path)
-    if target.suffix == ".plan" and precision in _PRECISIONS and precision not in target.precisions:
+    if (
+        target.suffix in EXECUTABLE
+        and precision in _PRECISIONS
+        and precision not in target.precisions
+    ):
         raise InputError(
             f"the graph is {precision}, which {target.name} does not have: it takes "
             f"{', '.join(target.precisions)}",
             where=where,
-            fix=requantize(source.path, source.manifest, precision="fp16", target=target.name),
+            fix=requantize(source.path, source.manifest, precision="fp16", target=target.name)
+            if "fp16" in target.precisions
+            else "build its float32 graph",
         )
     if source.manifest is None or precision == "fp32" or source.manifest.typing == target.typing:
         return

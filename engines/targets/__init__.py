@@ -154,8 +154,8 @@ class Target:
         summary: One line for the table of targets.
         backend: Name of the file in `engines/backends/`.
         module: Python package of the runtime ("onnxruntime", "openvino", "tensorrt",
-            "tensorrt_rtx"); a manifest's `runtime.flavour`.
-        suffix: Ending of the artefact: ".plan" for TensorRT, else ".onnx".
+            "tensorrt_rtx", "torch"); a manifest's `runtime.flavour`.
+        suffix: Ending of the artefact: ".plan" for TensorRT, ".pt2" for PyTorch, else ".onnx".
         opset: ONNX opset that the runtime reads and that suits it best.
         opset_ceiling: Newest opset that the oldest supported version of the runtime reads.
         typing: "strong" where the types in the graph decide every precision; "weak" where the

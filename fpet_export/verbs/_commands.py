@@ -41,7 +41,8 @@ def builds_here(target: Target) -> bool:
     """Say whether this machine has what building an engine for a target needs."""
     if util.find_spec(target.module) is None:
         return False
-    return target.module != "tensorrt" or _has_the_gpu(target)
+    on_gpu = target.module == "tensorrt" or target.name == "torch-cuda"
+    return not on_gpu or _has_the_gpu(target)
 
 
 def runs_here(manifest: Manifest) -> bool:
@@ -53,7 +54,7 @@ def runs_here(manifest: Manifest) -> bool:
     target = known_target(manifest.target)
     if util.find_spec(target.module) is None:
         return False
-    on_gpu = target.suffix == ".plan" or manifest.target == "cuda"
+    on_gpu = target.suffix == ".plan" or manifest.target in ("cuda", "torch-cuda")
     return not on_gpu or _has_the_gpu(target)
 
 

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 from engines.bundle import SUFFIX, Bundle, read_bundle, read_files
 from engines.commands import command
 from engines.errors import InputError
-from engines.manifest import ENDING, Manifest, manifest_path, read_manifest
+from engines.manifest import ENDING, ENDINGS, Manifest, manifest_path, read_manifest
 from engines.task_index import FILE, is_folder
 from fpet_export.console import Console
 
 if TYPE_CHECKING:
     from engines.task_folder import TaskFolder
-
-ARTEFACTS = (".onnx", ".plan")
 
 
 def is_bundle(path: Path) -> bool:
@@ -53,11 +51,11 @@ def check(path: Path, console: Console) -> Bundle | Manifest:
             f"{bundle.target}",
         )
         return bundle
-    if path.suffix not in ARTEFACTS:
+    if path.suffix not in ENDINGS:
         raise InputError(
             f"{path.name} is neither a graph, nor an engine, nor a bundle",
             where=str(path),
-            fix=f"give a file that ends in {', '.join(ARTEFACTS)} or {SUFFIX}",
+            fix=f"give a file that ends in {', '.join(ENDINGS)} or {SUFFIX}",
         )
     manifest = read_manifest(path)
     console.step("manifest", f"fits: {describe(manifest)}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calibration.examine import Examiner
     from engines.class_names import KnownClasses
     from engines.images import ImageSet
-    from engines.manifest import Manifest, Preprocessing
+    from engines.manifest import ENDINGS, Manifest, Preprocessing
     from engines.parity import Evidence, StageParity
     from fpet_export.pipeline import Adapted
 
@@ -39,7 +39,6 @@ own keys do not explain it.
   # one task of a folder of tasks:
   fpet-export compare runs/pets out --task pets --data val/
 """
-_ARTEFACTS = (".onnx", ".plan")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,14 +73,14 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     first, *others = options.artefacts
     folders = [name for name in others if is_folder(Path(name))]
     _require_task(options.task, folders)
-    if any(not name.endswith(_ARTEFACTS) for name in others if name not in folders):
+    if any(not name.endswith(ENDINGS) for name in others if name not in folders):
         raise UsageError(
             "a run can only be the reference",
             where=" ".join(others),
             fix="put it first, or export it",
         )
     adapted = None
-    if first.endswith(_ARTEFACTS):
+    if first.endswith(ENDINGS):
         preprocessing = preprocessing_of(Path(first))
         _arguments.refuse_run_options(options, first)
     else:

@@ -24,7 +24,19 @@ ABSENT = (
     "benchmarks",
 )
 NEEDS_ITS_RUNTIME = {
-    f"engines.backends.{name}" for name in ("ort", "_ort_engine", "_ort_session", "ov", "_openvino")
+    f"engines.backends.{name}"
+    for name in (
+        "ort",
+        "_ort_engine",
+        "_ort_session",
+        "ov",
+        "_openvino",
+        "aoti",
+        "_torch_compile",
+        "_torch_engine",
+        "_torch_module",
+        "_torch_operators",
+    )
 }
 MODULES = sorted(
     module.name

@@ -1,0 +1,208 @@
+"""PyTorch ahead of time: a graph compiled by AOTInductor into a package that opens without code.
+
+The module that is compiled is made from the ONNX graph, operator by operator, not from the module
+that the graph was exported from; see docs/adr/0014. So an engine's weights, types and provenance
+are those of its graph, as with every other target, and a typed graph needs nothing more.
+
+A package holds machine code: of the host, for the instruction sets of this CPU, and of the GPU, for
+its generation. It is bound to the version of PyTorch, whose operators it calls. All of that stands
+in its manifest, without which it is not opened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engines import commands, processor, storage
+from engines.backends._provenance import engine_manifest, read_source
+from engines.backends._requests import built_by, refuse_zero_copy, thread_count
+from engines.backends._torch_build import compile_graph
+from engines.backends._torch_engine import TorchCudaEngine, TorchEngine, capability_here
+from engines.engine import BuildOptions, Built, Engine, OpenOptions
+from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
+from engines.manifest import Manifest, Runtime
+from engines.targets import Target
+
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of an absent CUDA
+_FLAVOUR = "torch"
+_DEFAULT_LEVEL = 3
+
+
+def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Built:
+    """Compile the graph into a package at `out`; see `engines.engine.Backend`.
+
+    Raises:
+        InputError: The graph is damaged or does not suit the target, or has an operator that is not
+            known for PyTorch.
+        UsageError: An option is for TensorRT.
+        EngineError: PyTorch's compiler failed, or the build was cancelled.
+        MissingDependencyError: There is no C++ compiler, no package onnx, or no GPU.
+    """
+    _refuse_options(options, target)
+    source = read_source(onnx, target, allow_failed=options.allow_failed, any_form=options.any_form)
+    device = _device_of(target.name)
+    _require_device(device, where=target.name)
+    level = _DEFAULT_LEVEL if options.optimization_level is None else options.optimization_level
+    batches = None if source.manifest is None else source.manifest.batch_range
+    if batches is None and any(isinstance(n, str) for s in source.header.inputs for n in s.shape):
+        raise InputError(
+            "an extent of the graph is dynamic, and nothing says its range",
+            where=str(onnx),
+            fix="export it with --batch dyn:MIN-MAX, or with a static batch",
+        )
+    with storage.atomic_path(out) as temporary:
+        compiled = compile_graph(
+            onnx,
+            temporary,
+            device=device,
+            inputs=source.header.inputs,
+            batches=batches,
+            level=level,
+            options=options,
+        )
+    runtime = Runtime(
+        flavour=_FLAVOUR,
+        version=torch.__version__,
+        compute_capabilities=(compiled.compute_capability,) if compiled.compute_capability else (),
+        settings={
+            "provider": device,
+            "cpu": processor.processor_name(),
+            "instruction_sets": " ".join(processor.instruction_sets()),
+            **({"gpu": compiled.gpu} if compiled.gpu else {}),
+            "fused_attentions": str(compiled.attentions),
+            "linear_layers": str(compiled.linears),
+            "optimization_level": str(level),
+            **compiled.settings,
+        },
+    )
+    manifest = engine_manifest(source, target, runtime=runtime, command=options.command)
+    return Built(manifest=dataclasses.replace(manifest, batch_range=batches))
+
+
+def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> Engine:
+    """Open a package; its side-car is compared with this machine before a byte of it is loaded.
+
+    Raises:
+        TrustError: It has no side-car, or was built by another PyTorch, for another CPU or another
+            GPU generation.
+        UsageError: An option is for other runtimes.
+        MissingDependencyError: The GPU is absent.
+        EngineError: PyTorch cannot open it.
+    """
+    if manifest is None or manifest.kind != "engine":
+        raise TrustError(
+            "a package is executable code, and the manifest does not say what made it",
+            where=str(artefact),
+            fix=commands.rebuild(artefact, manifest),
+        )
+    runtime = built_by(artefact, manifest, _FLAVOUR)
+    device = runtime.settings.get("provider", "cpu")
+    if options.rewrites not in (None, "all"):
+        raise UsageError(
+            "a package runs as PyTorch compiled it",
+            where=str(artefact),
+            fix="open its graph instead",
+        )
+    refuse_zero_copy(options, str(artefact))
+    if options.provider not in (None, device):
+        raise UsageError(
+            f"the engine was built for the provider {device}, not {options.provider}",
+            where=str(artefact),
+            fix="leave the provider out, or build the graph for another target",
+        )
+    _require_same(artefact, manifest, runtime)
+    if device == "cuda":
+        _require_device(device, where=str(artefact))
+        here = capability_here()
+        if here not in runtime.compute_capabilities:
+            raise _foreign(
+                artefact,
+                manifest,
+                f"compute capability {', '.join(runtime.compute_capabilities)} "
+                f"({runtime.settings.get('gpu', 'GPU unknown')})",
+                f"{here} ({torch.cuda.get_device_name()})",
+            )
+    parts: dict[str, Any] = {
+        "name": options.name or artefact.stem,
+        "inputs": manifest.inputs,
+        "outputs": manifest.outputs,
+        "batch_range": manifest.batch_range,
+        "facts": {
+            "runtime": _FLAVOUR,
+            "version": str(torch.__version__),
+            "fused_attentions": runtime.settings.get("fused_attentions", ""),
+        },
+    }
+    package = _load(artefact)
+    if device == "cuda":
+        return TorchCudaEngine(package, cuda_graph=options.cuda_graph, **parts)
+    return TorchEngine(package, threads=thread_count(options.threads), **parts)
+
+
+def _load(artefact: Path) -> Any:
+    """Load a package; a CUDA graph needs it without locks, and an engine runs one at a time."""
+    try:
+        return torch._inductor.aoti_load_package(str(artefact), run_single_threaded=True)
+    except (RuntimeError, ValueError, OSError) as error:
+        lines = str(error).strip().splitlines()
+        raise EngineError(
+            f"PyTorch cannot open the package: {lines[0] if lines else type(error).__name__}",
+            where=str(artefact),
+            fix="build it again from its graph",
+        ) from error
+
+
+def _require_same(artefact: Path, manifest: Manifest, runtime: Runtime) -> None:
+    if runtime.version != torch.__version__:
+        raise _foreign(artefact, manifest, f"PyTorch {runtime.version}", torch.__version__)
+    other = processor.difference_from(
+        runtime.machine, runtime.settings.get("instruction_sets", "").split()
+    )
+    if other:
+        raise TrustError(
+            f"the engine was built for another CPU: {other}",
+            where=str(artefact),
+            fix=commands.rebuild(artefact, manifest),
+        )
+
+
+def _foreign(artefact: Path, manifest: Manifest, built: str, here: str) -> TrustError:
+    return TrustError(
+        f"the engine was built for {built}, this is {here}",
+        where=str(artefact),
+        fix=commands.rebuild(artefact, manifest),
+    )
+
+
+def _device_of(target: str) -> str:
+    return "cuda" if target == "torch-cuda" else "cpu"
+
+
+def _require_device(device: str, *, where: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingDependencyError(
+            f"PyTorch {torch.__version__} sees no CUDA device",
+            where=where,
+            fix="run it on a machine with an NVIDIA GPU and a CUDA build of torch",
+        )
+
+
+def _refuse_options(options: BuildOptions, target: Target) -> None:
+    for value, option in (
+        (options.compute_capabilities, "compute capabilities"),
+        (options.workspace_bytes, "workspace limit"),
+        (options.batches, "range of batches"),
+        (options.timing_cache, "timing cache"),
+        (options.refittable or None, "refitting"),
+    ):
+        if value is not None:
+            raise UsageError(
+                f"the target {target.name} takes no {option}",
+                where=target.name,
+                fix="leave the option out, or choose a TensorRT target",
+            )
