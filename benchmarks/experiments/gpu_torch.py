@@ -11,6 +11,7 @@ reason, and the rest goes on. `--device cpu --depth 2 --batches 1` tries all of 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -28,10 +29,14 @@ from engines import registry, storage
 
 torch: Any = registry.import_or_explain("torch")
 F: Any = torch.nn.functional
+kernels: Any = registry.import_or_explain("torch.nn.attention")
+flexible: Any = registry.import_or_explain("torch.nn.attention.flex_attention")
 nn: Any = torch.nn
 
 WIDTH, HEADS, IMAGE, PATCH = 768, 12, 224, 16
 _WARM = 3
+_FOR_PACKAGES_S = 30.0
+"""Seconds that are kept for packages, which matter more than another way of the bias."""
 
 
 class Plain(nn.Module):  # type: ignore[misc]  # torch is Any here
@@ -124,7 +129,6 @@ def in_keys(_: Any, q: Any, k: Any, v: Any, bias: Any) -> Any:
 
 def flex(_: Any, q: Any, k: Any, v: Any, bias: Any) -> Any:
     """Let flex attention add it."""
-    attend: Any = registry.import_or_explain("torch.nn.attention.flex_attention").flex_attention
     if bias is None:
         return F.scaled_dot_product_attention(q, k, v, scale=1.0)
     flat = bias[:, 0, 0]
@@ -132,7 +136,7 @@ def flex(_: Any, q: Any, k: Any, v: Any, bias: Any) -> Any:
     def score(s: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
         return s + flat[b, j]
 
-    return attend(q, k, v, score_mod=score, scale=1.0)
+    return flexible.flex_attention(q, k, v, score_mod=score, scale=1.0)
 
 
 def written_out(_: Any, q: Any, k: Any, v: Any, bias: Any) -> Any:
@@ -143,12 +147,12 @@ def written_out(_: Any, q: Any, k: Any, v: Any, bias: Any) -> Any:
 
 def by_kernel(name: str) -> Callable[..., Any]:
     """Return the mask in the kernel of this name alone, where there is a mask."""
+    wanted = getattr(kernels.SDPBackend, name)
 
     def attend(_: Any, q: Any, k: Any, v: Any, bias: Any) -> Any:
-        kernels: Any = registry.import_or_explain("torch.nn.attention")
         if bias is None:
             return F.scaled_dot_product_attention(q, k, v, scale=1.0)
-        with kernels.sdpa_kernel(getattr(kernels.SDPBackend, name)):
+        with kernels.sdpa_kernel(wanted):
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
 
     return attend
@@ -299,7 +303,11 @@ def package_of(options: argparse.Namespace, batch: int, merge: int | None, folde
 
 
 def opened(options: argparse.Namespace, bench: Bench, folder: Path, name: str) -> Any:
-    """Open a package that another process builds, and return a call that runs it recorded."""
+    """Open a package that another process builds; return a call that runs it.
+
+    The engine runs it once, for its logits and for its own figures; what is timed among the others
+    is the package itself, recorded like them.
+    """
     waiting = folder / f"{name}.json"
     while not waiting.exists():
         if time.time() > options.prepared_by:
@@ -310,18 +318,22 @@ def opened(options: argparse.Namespace, bench: Bench, folder: Path, name: str) -
         raise RuntimeError(answer["failed"])
     bench.report[f"{name} package"] = answer
     engines: Any = registry.import_or_explain("engines")
-    engine = engines.open(answer["path"])
     feeds = {"images": bench.images.cpu().numpy()}
-    bench.report[f"{name} package"]["describe"] = engine.describe()
-    bench.report[f"{name} engine"] = engine
-    logits = torch.from_numpy(engine.run(feeds)["logits"]).to(bench.images.device)
-    launch = engine.launcher(feeds) if hasattr(engine, "launcher") else engine.bind(feeds)
+    with engines.open(answer["path"]) as engine:
+        answer["describe"] = engine.describe()
+        logits = torch.from_numpy(engine.run(feeds)["logits"]).to(bench.images.device)
+        if hasattr(engine, "device_times_ns"):
+            engine.device_times_ns(feeds, runs=3)
+    if bench.expected is not None and name == "merged":
+        scale = bench.expected.abs().max()
+        answer["engine_difference"] = float((logits - bench.expected).abs().max() / scale)
+    package = torch._inductor.aoti_load_package(answer["path"], run_single_threaded=True)
 
-    def run() -> Any:
-        launch()
-        return logits
+    def call(images: Any) -> Any:
+        found = package(images)
+        return found[0] if isinstance(found, (list, tuple)) else found
 
-    return run
+    return bench.recorded(call)
 
 
 def build_package(options: argparse.Namespace, batch: int, name: str, folder: Path) -> None:
@@ -349,40 +361,60 @@ def work(options: argparse.Namespace, batch: int) -> None:
     report: dict[str, Any] = {"batch": batch, "contenders": []}
     bench = Bench(options, batch, report)
     home = Path(options.folder)
-    dtype, depth = bench.dtype, options.depth
-    typed = (lambda found: found.module) if not bench.cuda else (lambda found: found.typed(dtype))
-    merge = 6 if depth > 6 else 0  # a trial of few blocks merges in the first
-    bench.prepare("rival: plain, compiled", lambda: bench.compiled(Plain(depth).to(dtype)))
-    merged = frozen(merge, batch, depth)
+    depth = options.depth
+
+    def ours(found: Any, way: Any = None) -> Callable[[], Any]:
+        module = found.typed(bench.dtype)
+        return bench.compiled(module if way is None else with_way(module, way))
+
+    bench.prepare("rival: plain, compiled", lambda: bench.compiled(Plain(depth).to(bench.dtype)))
+    merged = frozen(6 if depth > 6 else 0, batch, depth)  # a trial merges in the first block
     with torch.inference_mode():
         bench.expected = merged.module.to(bench.images.device)(bench.images).float()
     merged.module.cpu()
-    bench.prepare("merged, compiled", lambda: bench.compiled(typed(merged)), compare=True)
-    bench.prepare("merged, package", lambda: opened(options, bench, home, "merged"), compare=True)
     plain = frozen(None, batch, depth)
-    bench.prepare("plain, compiled", lambda: bench.compiled(typed(plain)))
-    ways = WAYS if options.ways is None else {name: WAYS[name] for name in options.ways}
-    for name, way in ways.items():
-        if batch in options.ways_at:
-            make = (lambda way: lambda: bench.compiled(with_way(typed(merged), way)))(way)
+    bench.prepare("merged, compiled", lambda: ours(merged), compare=True)
+    bench.prepare("plain, compiled", lambda: ours(plain))
+    for name in options.ways:
+        if batch in options.ways_at and time.time() < options.prepared_by - _FOR_PACKAGES_S:
+            make = functools.partial(ours, merged, WAYS[name])
             bench.prepare(f"merged, {name}", make, compare=True)
+    bench.prepare("merged, package", lambda: opened(options, bench, home, "merged"), compare=True)
     bench.prepare("plain, package", lambda: opened(options, bench, home, "plain"))
     (home / "ready").touch()
     while not (home / "go").exists():
         time.sleep(0.05)
     try:
         bench.measure()
-        for name in ("merged", "plain"):
-            engine = report.pop(f"{name} engine", None)
-            if engine is not None and hasattr(engine, "device_times_ns"):
-                feeds = {"images": bench.images.cpu().numpy()}
-                found = engine.device_times_ns(feeds, runs=30)
-                report[f"{name} package"]["own_clock_ms"] = statistics.median(found) / 1e6
+        own_clocks(bench)
     except Exception as error:  # noqa: BLE001  # what was measured is written all the same
         report["failed"] = f"{type(error).__name__}: {str(error).strip()[:800]}"
-    for name in ("merged engine", "plain engine"):
-        report.pop(name, None)
-    (home / "report.json").write_text(json.dumps(report, indent=1, default=str))
+    (home / "report.json").write_text(json.dumps(report, indent=1))
+
+
+def own_clocks(bench: Bench) -> None:
+    """Record what our engine says of each package: the GPU's clock, and a whole run with copies."""
+    engines: Any = registry.import_or_explain("engines")
+    feeds = {"images": bench.images.cpu().numpy()}
+    for name in ("merged", "plain"):
+        answer = bench.report.get(f"{name} package", {})
+        if "describe" not in answer:
+            continue
+        with engines.open(answer["path"]) as engine:
+            engine.run(feeds)
+            if hasattr(engine, "device_times_ns"):
+                found = engine.device_times_ns(feeds, runs=bench.options.rounds)
+                answer["engine_gpu_ms"] = statistics.median(found) / 1e6
+            for kind, run in (
+                ("engine_bound_ms", engine.bind(feeds)),
+                ("engine_run_ms", lambda: engine.run(feeds)),  # called in here
+            ):
+                taken = []
+                for _ in range(bench.options.rounds):
+                    began = time.perf_counter()
+                    run()
+                    taken.append((time.perf_counter() - began) * 1e3)
+                answer[kind] = statistics.median(taken)
 
 
 # -- all batches -------------------------------------------------------------------------------
@@ -406,7 +438,7 @@ def main() -> int:
             home = Path(top) / str(batch)
             home.mkdir()
             words = [*own_words(options, began), "--folder", str(home)]
-            environment = {**os.environ, "TMPDIR": top}
+            environment = {**os.environ, "TMPDIR": top, "TORCHINDUCTOR_COMPILE_THREADS": "4"}
             for name in ("merged", "plain"):
                 line = [*words, "--package", str(batch), name]
                 others.append(subprocess.Popen(line, env=environment))
@@ -444,6 +476,10 @@ def show(report: dict[str, Any]) -> None:
     print_line(f"\nbatch {report['batch']}  {report.get('failed', '')}")
     entries = report.get("contenders", [])
     base = next((e["median_ms"] for e in entries if "median_ms" in e), None)
+    for name in ("merged package", "plain package"):
+        found = {k: v for k, v in report.get(name, {}).items() if isinstance(v, float)}
+        if found:
+            print_line(f"  {name}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()))
     for entry in entries:
         took = entry.get("median_ms")
         text = entry.get("failed", "not measured") if took is None else f"{took:9.4f} ms"
@@ -460,7 +496,7 @@ def own_words(options: argparse.Namespace, began: float) -> list[str]:
     words = [sys.executable, "-m", "benchmarks.experiments.gpu_torch", "--device", options.device]
     words += ["--depth", str(options.depth), "--rounds", str(options.rounds)]
     words += ["--prepared-by", str(by), "--ways-at", ",".join(map(str, options.ways_at))]
-    return words + ([] if options.ways is None else ["--ways", ",".join(options.ways)])
+    return [*words, "--ways", ",".join(options.ways)]
 
 
 def device(options: argparse.Namespace) -> dict[str, str]:
@@ -492,7 +528,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--depth", type=int, default=12, help="blocks; the packages keep 12")
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--ways", type=lambda text: text.split(","), help="of the bias; all")
+    parser.add_argument("--ways", type=ways, default=list(WAYS), help="of the bias; all")
     parser.add_argument("--ways-at", type=numbers, default=[8, 64], help="at which batches")
     parser.add_argument("--prepare-s", type=float, default=120.0, help="seconds for compilers")
     parser.add_argument("--prepared-by", type=float, default=0.0, help=argparse.SUPPRESS)
@@ -500,6 +536,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--package", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def ways(text: str) -> list[str]:
+    """Read names of ways; "" means none."""
+    return [name for name in text.split(",") if name]
 
 
 def numbers(text: str) -> list[int]:

@@ -101,7 +101,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_another_ending_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.pth").write_bytes(b"")
 
-    with pytest.raises(InputError, match=r"\.pth is neither \.onnx nor \.plan"):
+    with pytest.raises(InputError, match=r"\.pth is none of \.onnx, \.plan, \.pt2"):
         engines.open(tmp_path / "model.pth")
 
 

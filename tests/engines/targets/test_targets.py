@@ -66,7 +66,10 @@ def test_a_target_cites_its_sources(target: Target) -> None:
 
 def test_a_target_has_a_backend_and_the_ending_that_opens(target: Target) -> None:
     assert target.backend in registry.available(backends)
-    assert target.suffix == {"ort": ".onnx", "ov": ".onnx", "trt": ".plan"}[target.backend]
+    assert (
+        target.suffix
+        == {"ort": ".onnx", "ov": ".onnx", "trt": ".plan", "aoti": ".pt2"}[target.backend]
+    )
 
 
 def test_a_target_states_values_that_the_exporter_knows(target: Target) -> None:
