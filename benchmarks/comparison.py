@@ -14,6 +14,8 @@ from benchmarks import peers as peer_folder
 from benchmarks.agreement import Agreement, check_agreement
 from benchmarks.environment import Environment, read_environment
 from benchmarks.feeds import static_batch, synthetic_feeds
+from benchmarks.gpu_state import Listed, read_used_gpu
+from benchmarks.gpu_validity import GpuMeter, check_gpu
 from benchmarks.latency import (
     Clock,
     Contender,
@@ -32,6 +34,7 @@ from benchmarks.measurement import (
 )
 from benchmarks.paired_statistics import compare, percentile, summarise
 from benchmarks.peers import PeerSource, load_peer
+from benchmarks.speed_words import runs_on_gpu
 from benchmarks.validity import (
     Finding,
     MachineUse,
@@ -91,6 +94,7 @@ def bench(
     contenders: Sequence[Source],
     *,
     against: Source | None = None,
+    against_plain: bool = False,
     peers: Sequence[str] = (),
     peer_source: PeerSource | None = None,
     batch: int | None = None,
@@ -109,6 +113,7 @@ def bench(
     pause: Pause = time.sleep,
     machine: Callable[[], MachineUse] = read_machine,
     environment: Callable[[], Environment] = read_environment,
+    read_gpu: Callable[[], Listed | None] = read_used_gpu,
     progress: Progress | None = None,
 ) -> Measurement:
     """Measure engines against a baseline, all in the same rounds.
@@ -117,6 +122,8 @@ def bench(
         contenders: Artefacts to open, or engines that are open (and stay so).
         against: The baseline: another artefact or engine, or the name of a contender or of a
             peer. By default the first contender.
+        against_plain: Whether that is the plain model, the same network without merging: then the
+            measurement says whether merging pays, see `benchmarks.merge_verdict`.
         peers: Files of `benchmarks/peers` that join. One that is not installed or refuses the
             model is listed in `absent` with its reason.
         peer_source: The plain model; needed with `peers`.
@@ -138,6 +145,7 @@ def bench(
         pause: Waits between runs.
         machine: Reads the machine's counters before and after.
         environment: Reads what the measurement is taken on.
+        read_gpu: Reads the GPU that engines run on, where one does.
         progress: Called after every round; returning False stops like Ctrl-C.
 
     Raises:
@@ -171,13 +179,21 @@ def bench(
             Contender(name=entry.name, run_once=entry.engine.bind(all_feeds[entry.name]))
             for entry in opened
         ]
+        is_gpu = any(runs_on_gpu(entry.engine.describe()) for entry in opened)
         for attempt in range(1, attempts + 1):
+            meter = GpuMeter(read_gpu) if is_gpu else None
             before = machine()
             rounds = measure_rounds(
-                timed, schedule=schedule, clock=clock, pause=pause, progress=progress
+                timed,
+                schedule=schedule,
+                clock=clock,
+                pause=pause,
+                progress=progress if meter is None else meter.watching(progress),
             )
             load = other_load(before, machine())
+            use = None if meter is None else meter.use()
             findings = check(rounds, baseline=baseline, load=load)
+            findings += check_gpu(use, board=place.board) if is_gpu else ()
             if attempt == attempts or not is_worth_repeating(
                 findings, rounds=len(rounds.latency_ns)
             ):
@@ -207,6 +223,8 @@ def bench(
         gemm_peak_macs_per_s=gemm_peak_macs_per_s,
         attempts=attempt,
         command=tuple(command),
+        plain=baseline if against_plain else None,
+        gpu=use,
     )
 
 

@@ -14,6 +14,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from benchmarks.gpu_state import Gpu, read_gpus
 from engines import processor
 
 _PACKAGES = (
@@ -22,16 +23,6 @@ _PACKAGES = (
 )  # fmt: skip
 _KIB = 1024
 _UNLIMITED = 1 << 60  # cgroup v1 writes a number near 2**63 for "no limit"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Gpu:
-    """One GPU as the driver describes it."""
-
-    name: str
-    driver: str
-    memory_mib: int | None = None
-    power_limit_w: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,7 +108,7 @@ def read_environment(*, root: Path = Path("/"), now: dt.datetime | None = None) 
         python=platform.python_version(),
         packages=_package_versions(),
         commit=_commit(Path(__file__).parent),
-        gpus=_gpus(),
+        gpus=tuple(one.gpu for one in read_gpus()),
         date=(now or dt.datetime.now(dt.timezone.utc)).isoformat(timespec="seconds"),
     )
 
@@ -192,31 +183,6 @@ def _commit(folder: Path) -> str | None:
         return None
     changed = output_of("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
     return commit + ("+" if changed.strip() else "")
-
-
-def _gpus() -> tuple[Gpu, ...]:
-    query = "name,driver_version,memory.total,power.limit"
-    text = output_of("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits")
-    found = []
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) == 4:
-            found.append(
-                Gpu(
-                    name=cells[0],
-                    driver=cells[1],
-                    memory_mib=int(cells[2]) if cells[2].isdigit() else None,
-                    power_limit_w=_number(cells[3]),
-                )
-            )
-    return tuple(found)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None  # "[N/A]" on boards and some virtual GPUs
 
 
 def output_of(*command: str) -> str:

@@ -11,8 +11,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks import merge_verdict
 from benchmarks.agreement import Agreement
 from benchmarks.environment import Environment
+from benchmarks.gpu_state import GpuUse
 from benchmarks.latency import Schedule
 from benchmarks.paired_statistics import Comparison, LatencySummary
 from benchmarks.validity import Finding, OtherLoad
@@ -25,7 +27,10 @@ SCHEMA = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Artefact:
-    """The file behind a contender, as its manifest describes it."""
+    """The file behind a contender, as its manifest describes it.
+
+    `merges` says whether its tokens merge; None where the manifest does not describe the model.
+    """
 
     file: str
     sha256: str
@@ -33,6 +38,7 @@ class Artefact:
     weights: str
     target: str
     macs: int | None = None
+    merges: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +99,9 @@ class Measurement:
         gemm_peak_macs_per_s: Measured peak of this CPU; None when not measured.
         attempts: How often the rounds were measured; only the last ones are kept.
         command: The command line, word by word.
+        plain: Name of the contender that is the plain model, the same network without merging;
+            None without one.
+        gpu: The GPU that engines ran on, and its state; None where none did, or nobody tells.
         schema: Version of this layout.
     """
 
@@ -110,6 +119,8 @@ class Measurement:
     gemm_peak_macs_per_s: float | None = None
     attempts: int = 1
     command: tuple[str, ...] = ()
+    plain: str | None = None
+    gpu: GpuUse | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -148,12 +159,17 @@ def describe_artefact(manifest: Manifest) -> Artefact:
         weights=manifest.weights,
         target=manifest.target,
         macs=manifest.model.macs if manifest.model else None,
+        merges=None if manifest.model is None else manifest.model.merge_block is not None,
     )
 
 
 def to_document(measurement: Measurement) -> dict[str, Any]:
-    """Return the measurement as what `json.dumps` takes, and whether it is valid."""
-    return {"valid": measurement.valid, **dataclasses.asdict(measurement)}
+    """Return the measurement as what `json.dumps` takes, with what follows from it.
+
+    That is whether it is valid, and what it says about merging.
+    """
+    merging = merge_verdict.to_json(merge_verdict.merge_verdicts([measurement]))
+    return {"valid": measurement.valid, "merging": merging, **dataclasses.asdict(measurement)}
 
 
 def write_measurement(path: Path, measurement: Measurement, *, force: bool = False) -> None:
@@ -193,7 +209,8 @@ def read_measurement(path: Path) -> Measurement:
             where=str(path),
             fix=fix,
         )
-    document.pop("valid", None)  # follows from the findings
+    for name in ("valid", "merging"):  # follow from the rest
+        document.pop(name, None)
     try:
         return from_json(Measurement, document)
     except (TypeError, ValueError) as error:

@@ -9,10 +9,12 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks import charts
+from benchmarks import charts, gpu_state
 from benchmarks.environment import Environment
+from benchmarks.gpu_state import GpuUse
 from benchmarks.measurement import Measurement
-from benchmarks.speed_words import measured_on, speed_sentence
+from benchmarks.merge_verdict import merge_verdicts
+from benchmarks.speed_words import hardware, measured_on, runs_on_gpu, speed_sentence
 from engines import parity_table, registry, storage
 from engines.parity import ParityTable, StageParity
 
@@ -96,6 +98,20 @@ class EngineRow:
     speed: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class BatchRow:
+    """One contender at one batch size, as text; what is not known is empty."""
+
+    batch: str
+    name: str
+    p50_ms: str
+    baseline_ms: str
+    images_per_s: str
+    ratio: str
+    interval: str
+    verdict: str
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
     """One stage of the pipeline, as the terminal shows it.
@@ -149,6 +165,7 @@ class Report:
         tiles: Two to four, of what ran.
         engines: All that were built.
         parity: Tables, each with its stages in order.
+        batches: The same contenders at several batch sizes.
         measurements: One chart each.
         measure_again: The command for a measurement that is not valid.
         pictures: In order.
@@ -165,6 +182,7 @@ class Report:
     tiles: tuple[Tile, ...] = ()
     engines: tuple[EngineRow, ...] = ()
     parity: tuple[ParityTable, ...] = ()
+    batches: tuple[BatchRow, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     measure_again: str = ""
     pictures: tuple[Picture, ...] = ()
@@ -187,6 +205,7 @@ def render_report(report: Report) -> str:
     settings.filters.update(ms=lambda ns: f"{ns / 1e6:.2f}", size=_size, uri=_data_uri)
     settings.globals.update(mark=_MARKS.__getitem__, said=_SAID.__getitem__)
     where = report.environment
+    used = next((entry.gpu for entry in report.measurements if entry.gpu is not None), None)
     if where is None and report.measurements:
         where = report.measurements[0].environment
     page: str = settings.from_string(_resource("report.html.jinja")).render(
@@ -194,7 +213,7 @@ def render_report(report: Report) -> str:
         style=_resource("report.css"),
         tables=[_table(table) for table in report.parity],
         speeds=[_speed(entry, index) for index, entry in enumerate(report.measurements)],
-        facts=environment_facts(where) if where else [],
+        facts=environment_facts(where, used) if where else [],
     )
     return page + "\n"
 
@@ -209,12 +228,21 @@ def report_of(measurement: Measurement, *, title: str, again: str) -> Report:
     """
     verdicts = [one.against.verdict for one in measurement.contenders if one.against is not None]
     is_good = measurement.valid and set(verdicts) <= {"faster"}
+    merging = merge_verdicts([measurement])
     return Report(
         title=title,
         verdict=Verdict(
             sentence=speed_sentence(measurement),
             state="good" if is_good else "open",
             command="" if measurement.valid else again,
+            statements=tuple(
+                Statement(
+                    about="merging",
+                    text=f"{one.sentence()}.",
+                    state="open" if one.pays is None else "good" if one.pays else "bad",
+                )
+                for one in merging
+            ),
         ),
         measurements=(measurement,),
         measure_again=again,
@@ -232,8 +260,13 @@ def write_report(path: Path, report: Report, *, force: bool = False) -> None:
     storage.write_text(path, render_report(report))
 
 
-def environment_facts(where: Environment) -> list[tuple[str, str]]:
-    """Return what a reader wants to know of the machine, as label and value."""
+def environment_facts(where: Environment, used: GpuUse | None = None) -> list[tuple[str, str]]:
+    """Return what a reader wants to know of the machine, as label and value.
+
+    Args:
+        where: The machine.
+        used: The GPU that a measurement ran on, with its clocks.
+    """
     memory = f"{where.memory_bytes / _GIB:.1f} GiB" if where.memory_bytes else ""
     cores = f"{where.cores} cores, " if where.cores else ""
     kind = " (virtual machine)" if where.virtual else ""
@@ -243,7 +276,7 @@ def environment_facts(where: Environment) -> list[tuple[str, str]]:
         ("instruction sets", " ".join(where.isa)),
         ("governor", where.governor or ""),
         ("memory", memory),
-        ("GPU", "; ".join(f"{gpu.name}, driver {gpu.driver}" for gpu in where.gpus)),
+        *_gpu_facts(where, used),
         ("system", f"{where.system}, kernel {where.kernel}"),
         ("load before", f"{where.load_1min:.2f}" if where.load_1min is not None else ""),
         ("Python", where.python),
@@ -252,6 +285,17 @@ def environment_facts(where: Environment) -> list[tuple[str, str]]:
         ("date", where.date),
     ]
     return [(label, value) for label, value in facts if value]
+
+
+def _gpu_facts(where: Environment, used: GpuUse | None) -> list[tuple[str, str]]:
+    if used is None:
+        return [("GPU", "; ".join(map(gpu_state.in_words, where.gpus)))]
+    limit = used.gpu.power_limit_w
+    return [
+        ("GPU", gpu_state.in_words(used.gpu)),
+        ("GPU, first round", gpu_state.state_in_words(used.before, limit)),
+        ("GPU, last round", gpu_state.state_in_words(used.after, limit)),
+    ]
 
 
 def _table(table: ParityTable) -> dict[str, Any]:
@@ -289,7 +333,9 @@ def _speed(measurement: Measurement, index: int) -> dict[str, Any]:
         "is_compared": compared,
         "has_device": any(result.device_p50_ns is not None for result in results),
         "has_peak": any(result.peak_share is not None for result in results),
-        "hardware": measured_on(measurement, rival),
+        "hardware": hardware(measurement)
+        if runs_on_gpu(rival.runtime)
+        else measured_on(measurement, rival),
         "random": [
             result.name
             for result in results

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from benchmarks.measurement import ContenderResult, Measurement
+from benchmarks.speed_words import hardware
 
 WIDTH = 80
 _HEADS = (
@@ -37,49 +38,68 @@ def format_table(measurement: Measurement, *, width: int = WIDTH) -> str:
     the GPU's own time in ms, without the launch and the wait; `peak` is the share of
     the machine's measured GEMM rate.
     """
-    rows = [_HEADS, *(_row(result, valid=measurement.valid) for result in measurement.contenders)]
+    rows = [_row(result, valid=measurement.valid) for result in measurement.contenders]
+    lines, spared = render_columns(_HEADS, rows, words=_LEFT, spared=_SPARED, width=width)
+    said = notes(measurement)
+    if spared:
+        said.append(f"not shown at this width: {', '.join(spared)}")
+    below = ["", *wrapped(said, width)] if said else []
+    return "\n".join([_title(measurement, width), "", *lines, *below])
+
+
+def render_columns(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    words: Sequence[int],
+    spared: Sequence[str],
+    width: int,
+) -> tuple[list[str], list[str]]:
+    """Return a table's lines, and the names of the columns that did not fit.
+
+    A column without any figure is left out, and that is not said.
+
+    Args:
+        heads: A name a column.
+        rows: A cell a column; the first one may be shortened where nothing else helps.
+        words: Columns that are set to the left.
+        spared: Names of columns that may be left out, in this order.
+        width: Of the terminal.
+    """
     kept = [
-        column
-        for column in range(len(_HEADS))
-        if column == 0 or any(row[column] for row in rows[1:])
+        column for column in range(len(heads)) if column == 0 or any(row[column] for row in rows)
     ]
-    widths = {column: max(len(row[column]) for row in rows) for column in kept}
-    spared = []
-    for name in _SPARED:
+    widths = {column: max(len(row[column]) for row in (heads, *rows)) for column in kept}
+    gone = []
+    for name in spared:
         figures = sum(widths[column] + len(_GAP) for column in widths if column)
         if min(widths[0], _NAME) + figures <= width:
             break
-        if (column := _HEADS.index(name)) in widths:
-            spared.append(name)
+        if (column := heads.index(name)) in widths:
+            gone.append(name)
             del widths[column]
     kept = list(widths)
     others = sum(widths[column] + len(_GAP) for column in kept[1:])
     widths[0] = min(widths[0], max(width - others, 8))
     lines = []
-    for row in rows:
+    for row in (heads, *rows):
         cells = (shorten(row[0], widths[0]), *row[1:])
         padded = [
             cells[column].ljust(widths[column])
-            if column in _LEFT
+            if column in words
             else cells[column].rjust(widths[column])
             for column in kept
         ]
         lines.append(_GAP.join(padded).rstrip())
-    notes = _notes(measurement)
-    if spared:
-        notes.append(f"not shown at this width: {', '.join(spared)}")
-    lines += ["", *_wrapped(notes, width)] if notes else []
-    return "\n".join([_title(measurement, width), "", *lines])
+    return lines, gone
 
 
 def _title(measurement: Measurement, width: int) -> str:
     seconds = measurement.duration_ns / 1e9
-    place = measurement.environment
     return "\n".join(
         textwrap.wrap(
             f"batch {measurement.batch}, {measurement.rounds} paired rounds in {seconds:.1f} s, "
-            f"baseline {measurement.baseline}, on {place.cpu}, {place.usable_processors}"
-            " processors",
+            f"baseline {measurement.baseline}, on {hardware(measurement)}",
             width,
         )
     )
@@ -108,22 +128,24 @@ def _row(result: ContenderResult, *, valid: bool) -> tuple[str, ...]:
     )
 
 
-def _notes(measurement: Measurement) -> list[str]:
-    notes = [f"{entry.name}: {entry.reason} ({entry.fix})" for entry in measurement.absent]
+def notes(measurement: Measurement) -> list[str]:
+    """Return what a reader must know beside the figures, a sentence each."""
+    said = [f"{entry.name}: {entry.reason} ({entry.fix})" for entry in measurement.absent]
     for finding in measurement.findings:
         mark = "NOT VALID" if finding.severity == "invalid" else "doubtful"
-        notes.append(f"{mark}: {finding.what}; {finding.fix}")
+        said.append(f"{mark}: {finding.what}; {finding.fix}")
     random = [
         result.name
         for result in measurement.contenders
         if result.artefact is not None and result.artefact.weights == "random"
     ]
     if random:
-        notes.append(f"random weights, good for speed only: {', '.join(random)}")
-    return notes
+        said.append(f"random weights, good for speed only: {', '.join(random)}")
+    return said
 
 
-def _wrapped(notes: Sequence[str], width: int) -> list[str]:
+def wrapped(notes: Sequence[str], width: int) -> list[str]:
+    """Return each note in lines of at most `width`, further lines indented."""
     return [
         line
         for note in notes

@@ -25,6 +25,7 @@ _NON_BLOCKING = 1
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR, _INTEGRATED = 75, 76, 18
 _PORTABLE, _MAPPED = 1, 2
+_PCI = (50, 33, 34)  # attributes: domain, bus, device
 _THREAD_LOCAL = 1  # other threads may allocate while this one captures
 
 
@@ -73,6 +74,11 @@ class Cuda:
     def shares_memory(self) -> bool:
         """Whether the device has no memory of its own: a Jetson's GPU uses the CPU's."""
         return self._attribute(_INTEGRATED) != 0
+
+    def bus_id(self) -> str:
+        """Return the device's PCI address (domain, bus, device), as "0000:3b:00.0"."""
+        domain, bus, device = (self._attribute(number) for number in _PCI)
+        return f"{domain:04x}:{bus:02x}:{device:02x}.0"
 
     def driver_version(self) -> str:
         """Return the newest CUDA version that the driver serves, as "13.0"."""

@@ -19,6 +19,7 @@ VERBS = ("bench", "build", "check", "doctor", "predict", "targets", "verify")
 _HELPERS = (
     "__init__",
     "_arguments",
+    "_batches",
     "_bench",
     "_commands",
     "_doctor",
@@ -39,8 +40,9 @@ _HELPERS = (
 _PACKAGES = {
     "engines": ("*.py", "backends/*.py", "targets/*.py"),
     "benchmarks": (
-        "__init__.py", "agreement.py", "charts.py", "comparison.py", "environment.py",
-        "failures.py", "feeds.py", "gemm_peak.py", "latency.py", "measurement.py",
+        "__init__.py", "agreement.py", "batches.py", "charts.py", "comparison.py", "environment.py",
+        "failures.py", "feeds.py", "gemm_peak.py", "gpu_state.py", "gpu_validity.py", "latency.py",
+        "measurement.py", "merge_verdict.py",
         "paired_statistics.py", "peers/*.py", "report.css", "report.html.jinja", "report.py",
         "speed_words.py", "table.py", "task_switch.py", "validity.py",
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from engines.manifest import NO_TARGET, Manifest, TensorSpec, read_manifest, wri
 from engines.targets import Target
 from fpet_export import fold as folding
 from fpet_export import large_weights
+from fpet_export.constant_shapes import fix_shapes
 from fpet_export.pipeline import Folded, companions_of, tool_versions
 from fpet_export.to_onnx import INPUT, OUTPUT, quiet_exporter
 from fpet_export.vit import Vit
@@ -34,18 +36,30 @@ def without_merging(folded: Folded) -> Vit:
 
 
 def naive_export(
-    model: Vit, path: Path, *, batch: int, quality: str = "unknown", opset: int = OPSET
+    model: Vit,
+    path: Path,
+    *,
+    batch: int | tuple[int, int],
+    quality: str = "unknown",
+    opset: int = OPSET,
 ) -> Path:
     """Write the graph that plain `torch.onnx.export` makes of `model`, with a short manifest.
 
     Args:
         model: Any model; a merging one comes out silently wrong, which is the point of showing it.
         path: The `.onnx` file; replaced if it exists.
-        batch: Images of one inference.
+        batch: Images of one inference, or the (smallest, largest) of a dynamic batch.
         quality: "trained" or "random", for the manifest.
         opset: ONNX opset, 17 or newer.
     """
-    images = torch.zeros(batch, 3, *model.spec.image)
+    example = max(2, batch[0]) if isinstance(batch, tuple) else batch
+    images = torch.zeros(example, 3, *model.spec.image)
+    rows: int | str = "batch"
+    shapes: Any = None
+    if isinstance(batch, tuple):
+        shapes = ({0: torch.export.Dim("batch", min=batch[0], max=batch[1])},)
+    else:
+        rows = batch
     with quiet_exporter():
         program = torch.onnx.export(
             model,
@@ -54,9 +68,12 @@ def naive_export(
             opset_version=opset,
             input_names=[INPUT],
             output_names=[OUTPUT],
+            dynamic_shapes=shapes,
             verbose=False,
         )
     assert program is not None
+    if isinstance(batch, tuple):
+        fix_shapes(program.model)
     with storage.atomic_path(path) as temporary:
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         program.save(str(temporary), external_data=weights > large_weights.LARGEST_BYTES)
@@ -65,10 +82,11 @@ def naive_export(
             Manifest(
                 kind="graph",
                 file=path.name,
-                inputs=(TensorSpec(name=INPUT, shape=tuple(images.shape), dtype="float32"),),
+                inputs=(TensorSpec(name=INPUT, shape=(rows, *images.shape[1:]), dtype="float32"),),
                 outputs=(
-                    TensorSpec(name=OUTPUT, shape=(batch, model.spec.classes), dtype="float32"),
+                    TensorSpec(name=OUTPUT, shape=(rows, model.spec.classes), dtype="float32"),
                 ),
+                batch_range=batch if isinstance(batch, tuple) else None,
                 precision="fp32",
                 opset=opset,
                 target=NO_TARGET,

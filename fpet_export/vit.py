@@ -291,7 +291,7 @@ class Vit(nn.Module):
         """Turn normalised images (B, 3, height, width) into tokens (B, N, C)."""
         patches = self.patch_embed(images)
         names = prefix_parameters(self.spec)
-        prefix = [getattr(self, name).expand(len(images), -1, -1) for name in names]
+        prefix = [getattr(self, name).expand(images.shape[0], -1, -1) for name in names]
         if self.spec.position_covers_prefix:
             x = torch.cat([*prefix, patches], dim=1) + self.pos_embed
         else:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines import registry
-from engines.errors import UnknownNameError
+from engines.errors import InputError, UnknownNameError, UsageError
 from engines.manifest import Manifest, manifest_path, read_manifest
-from engines.near_names import did_you_mean
+from engines.near_names import did_you_mean, near_names
 from fpet_export.console import Console
 from fpet_export.verbs import _arguments, _plain
 
@@ -106,13 +106,39 @@ def measure(
     Raises:
         UsageError: "plain" or peers are asked for an artefact whose architecture is unknown.
     """
+    (found,) = measure_batches(
+        artefacts,
+        batches=[smallest_batch([_manifest_of(path) for path in artefacts])],
+        against=against,
+        peers=peers,
+        settings=settings,
+        folder=folder,
+        command=command,
+        console=console,
+        plain=plain,
+    )
+    return found
+
+
+def measure_batches(
+    artefacts: Sequence[Path],
+    *,
+    batches: Sequence[int | None],
+    against: str | None,
+    peers: Sequence[str],
+    settings: Settings,
+    folder: Path,
+    command: Sequence[str],
+    console: Console,
+    plain: Path | None = None,
+) -> list[Measurement]:
+    """Do the same for each of several batch sizes; None is the one that the artefacts fix."""
     from benchmarks import PeerSource, bench
     from engines.engine import load_target
 
     peers = ALL_PEERS if tuple(peers) == ("all",) else tuple(peers)
     source: PeerSource | None = None
     baseline: Path | str | None = against
-    contenders: list[Path | str] = list(artefacts)
     if peers or (against == _plain.PLAIN and plain is None):
         rival = _plain.require_described(artefacts[0])
         with console.working("writing the plain ViT"):
@@ -123,23 +149,66 @@ def measure(
         baseline = _plain.built_like(artefacts[0], plain, folder, console)
         console.step("plain", _plain.describe(plain))
     peak = settings.gemm_peak()
-    with console.progress("measuring", settings.rounds) as advance:
-        return bench(
-            contenders,
-            against=baseline,
-            batch=smallest_batch([_manifest_of(path) for path in artefacts]),
-            peers=peers,
-            peer_source=source,
-            threads=settings.threads,
-            options=settings.opening,
-            schedule=settings.schedule(),
-            gemm_peak_macs_per_s=peak,
-            strict=False,
-            attempts=ATTEMPTS,
-            again=saying(console),
-            command=command,
-            progress=advancing(advance),
+    found = []
+    for batch in batches:
+        size = f" batch {batch}" if len(batches) > 1 else ""
+        with console.progress(f"measuring{size}", settings.rounds) as advance:
+            measurement = bench(
+                list(artefacts),
+                against=baseline,
+                against_plain=against == _plain.PLAIN,
+                batch=batch,
+                peers=peers,
+                peer_source=source,
+                threads=settings.threads,
+                options=settings.opening,
+                schedule=settings.schedule(),
+                gemm_peak_macs_per_s=peak,
+                strict=False,
+                attempts=ATTEMPTS,
+                again=saying(console),
+                command=command,
+                progress=advancing(advance),
+            )
+        found.append(measurement)
+    return found
+
+
+def refuse_unknown_baseline(
+    against: str | None, artefacts: Sequence[Path], peers: Sequence[str]
+) -> None:
+    """Refuse a baseline that is neither "plain", a peer nor a file; propose what may be meant.
+
+    Raises:
+        UsageError: It is no file, but looks like "plain" or like one of the files.
+        InputError: It is no file.
+    """
+    peers = ALL_PEERS if tuple(peers) == ("all",) else tuple(peers)
+    if against is None or against in (_plain.PLAIN, *peers) or Path(against).exists():
+        return
+    folders = {path.parent for path in (*artefacts, Path(against))}
+    beside = [
+        str(path)
+        for folder in sorted(folders)
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if path.suffix in (".onnx", ".plan")
+    ]
+    by_name = {Path(name).name: name for name in beside}
+    by_name |= {name: name for name in (_plain.PLAIN, *peers)}
+    near = [by_name[name] for name in near_names(Path(against).name, by_name)]
+    if near:
+        raise UsageError(
+            f"{against} is neither {_plain.PLAIN!r} nor a file",
+            where="--against",
+            fix=f"did you mean {' or '.join(near)}?",
         )
+    raise InputError(
+        "there is no such file",
+        where=f"--against {against}",
+        fix="name a graph or an engine, or say --against plain for the same network without "
+        "merging",
+    )
 
 
 def check_peers(names: Sequence[str]) -> None:
@@ -175,7 +244,15 @@ def verdict(measurement: Measurement, *, ours_only: bool = False) -> str:
                 f"{result.name}: {found.verdict}, {found.ratio:.3f} of {found.baseline} "
                 f"[{found.low:.3f}, {found.high:.3f}]"
             )
+    lines += merging([measurement])
     return "\n".join(lines) or f"{measurement.baseline} alone"
+
+
+def merging(measurements: Sequence[Measurement]) -> list[str]:
+    """Return a sentence for each merged contender beside the plain model: whether merging pays."""
+    from benchmarks.merge_verdict import merge_verdicts
+
+    return [f"{one.sentence()}." for one in merge_verdicts(measurements)]
 
 
 def smallest_batch(manifests: Sequence[Manifest | None]) -> int | None:

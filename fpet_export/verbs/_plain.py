@@ -6,6 +6,7 @@ It is written where torch is. A board has none, so a bundle may bring it along.
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,8 +23,10 @@ from fpet_export.console import Console
 
 if TYPE_CHECKING:
     from benchmarks import PeerSource
+    from engines.engine import BuildOptions
 
 PLAIN = "plain"
+_TUNED = re.compile(r"tuned for \((\d+),")
 
 
 def require_described(path: Path) -> Manifest:
@@ -87,7 +90,7 @@ def write(manifest: Manifest, target: Target, folder: Path) -> tuple[PeerSource,
 
 def built_like(rival: Path, plain: Path, folder: Path, console: Console) -> Path:
     """Build the plain graph into a folder as its rival was built; beside a graph it stays one."""
-    from engines import BuildOptions, build
+    from engines import build
     from engines.engine import default_path, load_target
     from fpet_export.verbs import _engines
 
@@ -95,16 +98,37 @@ def built_like(rival: Path, plain: Path, folder: Path, console: Console) -> Path
     if manifest is None or manifest.kind == "graph":
         return plain
     target = load_target(manifest.target)
-    capabilities = None  # TensorRT builds for the GPU it runs on
-    if target.module == "tensorrt_rtx" and manifest.runtime is not None:
-        capabilities = manifest.runtime.compute_capabilities
     with _engines.build_progress(console) as progress:
         return build(
             plain,
             target=target,
             out=folder / default_path(plain, target).name,
-            options=BuildOptions(compute_capabilities=capabilities, progress=progress),
+            options=dataclasses.replace(_as_built(manifest, target, plain), progress=progress),
         )
+
+
+def _as_built(manifest: Manifest, target: Target, plain: Path) -> BuildOptions:
+    """Return the choices that an engine was built with, for the plain graph beside it."""
+    from engines import BuildOptions
+
+    assert manifest.runtime is not None
+    settings = manifest.runtime.settings
+    capabilities = None  # TensorRT builds for the GPU it runs on
+    if target.module == "tensorrt_rtx":
+        capabilities = manifest.runtime.compute_capabilities
+    batches = None
+    if target.suffix == ".plan" and manifest.batch_range is not None and _is_dynamic(plain):
+        low, high = manifest.batch_range
+        tuned = _TUNED.search(settings.get("profiles", ""))
+        batches = (low, int(tuned[1]) if tuned else high, high)
+    level, workspace = settings.get("optimization_level"), settings.get("workspace_bytes")
+    return BuildOptions(
+        compute_capabilities=capabilities,
+        optimization_level=None if level is None else int(level),
+        workspace_bytes=None if workspace is None else int(workspace),
+        refittable=settings.get("refittable") == "yes",
+        batches=batches,
+    )
 
 
 def describe(plain: Path) -> str:
@@ -145,8 +169,15 @@ def _spec(manifest: Manifest) -> Any:
     )
 
 
-def _batch(manifest: Manifest) -> int:
+def _batch(manifest: Manifest) -> int | tuple[int, int]:
+    """Return the rival's batch: what a fixed one gains in speed is none of the merge's."""
     first = manifest.inputs[0].shape[0]
     if isinstance(first, int):
         return first
-    return manifest.batch_range[0] if manifest.batch_range else 1
+    low, high = manifest.batch_range or (1, 1)
+    return (low, high) if low < high else low
+
+
+def _is_dynamic(plain: Path) -> bool:
+    """Say whether a plain graph has a dynamic batch, as far as its manifest tells."""
+    return manifest_path(plain).exists() and bool(read_manifest(plain, verify=False).batch_range)

@@ -42,16 +42,19 @@ class Verdict:
         answers: Whether every stage says what the fine-tuned model says.
         accuracy: Of the last stage that ran, beside the checkpoint's own.
         speed: Of each engine that was measured against the plain ViT.
+        merging: Of each whether merging pays on its device at its batch.
     """
 
     answers: Statement
     accuracy: Statement
     speed: tuple[Statement, ...]
+    merging: tuple[Statement, ...] = ()
 
     def lines(self) -> list[tuple[str, Statement]]:
         """Return each sentence with what it is about."""
         said = [("answers", self.answers), ("accuracy", self.accuracy)]
-        return said + [("speed", statement) for statement in self.speed]
+        said += [("speed", statement) for statement in self.speed]
+        return said + [("merging", statement) for statement in self.merging]
 
     def show(self, console: Console) -> None:
         """Print the sentences as the last lines of a deployment."""
@@ -59,7 +62,8 @@ class Verdict:
         for about, statement in self.lines():
             console.step(about, statement.text, passed=statement.good)
             if statement.measure:  # in one line, to be pasted
-                console.line(f"   measure again: {statement.measure}")
+                again = "from which batch it pays" if about == "merging" else "measure again"
+                console.line(f"   {again}: {statement.measure}")
 
     def to_json(self) -> dict[str, object]:
         """Return the sentences as what `json.dumps` takes."""
@@ -73,6 +77,7 @@ def of_deployment(
     not_run: Mapping[str, str],
     again: str,
     unmeasured: str = "",
+    hint: str = "",
 ) -> Verdict:
     """Judge a deployment.
 
@@ -82,11 +87,13 @@ def of_deployment(
         not_run: Target to the reason why its engine does not run on this machine.
         again: The command that measures its engines once more.
         unmeasured: Why there is no measurement.
+        hint: How to find the batch from which merging pays, where it does not.
     """
     return Verdict(
         answers=_answers(table, not_run),
         accuracy=_accuracy(table),
         speed=_speed(measurements, again=again, unmeasured=unmeasured),
+        merging=_merging(measurements, hint=hint),
     )
 
 
@@ -139,6 +146,17 @@ def _speed(
             where = f"batch {measurement.batch}, on {measured_on(measurement, result)}"
             said.append(Statement(text=f"{result.name}: {against.sentence()} ({where})", good=good))
     return tuple(said)
+
+
+def _merging(measurements: Sequence[Measurement], *, hint: str) -> tuple[Statement, ...]:
+    from benchmarks.merge_verdict import merge_verdicts
+
+    return tuple(
+        Statement(text=one.sentence(), good=one.pays, measure="" if one.pays else hint)
+        for measurement in measurements
+        if measurement.valid  # else nothing is known, and that was said of the speed
+        for one in merge_verdicts([measurement])
+    )
 
 
 def _last(table: ParityTable) -> StageParity:

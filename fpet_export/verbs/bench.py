@@ -14,7 +14,16 @@ from engines import storage
 from engines.errors import MeasurementError, UsageError
 from fpet_export.console import Console
 from fpet_export.terminal import terminal_width
-from fpet_export.verbs import Outcome, _arguments, _bench, _plain, _remote, _task_bench, _usable
+from fpet_export.verbs import (
+    Outcome,
+    _arguments,
+    _batches,
+    _bench,
+    _plain,
+    _remote,
+    _task_bench,
+    _usable,
+)
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -28,7 +37,9 @@ ends with exit code 9.
 
 --against plain builds the same architecture without merging, with random weights (a latency does
 not depend on them), for the same target and in the same half precision or float32. --peers adds
-other runtimes on that plain model.
+other runtimes on that plain model. The verdict then says whether merging pays on this device at
+this batch; --batches 1,8,64 measures an artefact with a dynamic batch at each size, and says from
+which batch it pays.
 
 With --remote the artefacts travel to a board with the agent, and with --against plain the plain
 graph, which is written here. There the graphs are built, the engines checked, and all of them
@@ -38,6 +49,7 @@ In a folder of tasks every task is a contender (choose with --task A,B), and the
 between tasks is measured too.
 
   fpet-export bench out/model.cpu.onnx --against plain --peers openvino_plain,torch_eager
+  fpet-export bench out/model.cuda.onnx --against plain --batches 1,8,64
   fpet-export bench out --task pets,cars
   fpet-export bench out/model.fp16.onnx out/model.int8.onnx --against plain --remote orin1
 """
@@ -59,6 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plain", type=Path, metavar="GRAPH", help="the graph that --against plain builds "
         "(default: written here, which needs torch)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batches", type=_batches.sizes, metavar="N,N", help="measure at each of these batch "
+        "sizes (default: the one that the artefacts fix, or their smallest)",
     )  # fmt: skip
     parser.add_argument(
         "--peers", type=_arguments.names, default=(), metavar="A,B|all", help="peers that join: "
@@ -100,6 +116,11 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     _refuse_contradictions(options)
     _refuse_few_rounds(options)
     _refuse_twice(options.artefacts)
+    if options.remote is None and not any(path.is_dir() for path in options.artefacts):
+        _bench.refuse_unknown_baseline(options.against, options.artefacts, options.peers)
+    if options.batches is not None:
+        _batches.refuse(options)
+        return _run_batches(options, console)
     from benchmarks import format_table, write_measurement
     from benchmarks.measurement import to_document
 
@@ -118,28 +139,83 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     if options.html is not None:
         from benchmarks.report import report_of, write_report
 
-        title = f"Latency of {' and '.join(path.name for path in options.artefacts)}"
-        page = report_of(measurement, title=title, again=shlex.join(options.command))
+        page = report_of(measurement, title=_title(options), again=shlex.join(options.command))
         write_report(options.html, page, force=options.force)
-    if not measurement.valid and not options.allow_noise:
-        again = shlex.join(options.command)
-        raise MeasurementError(
-            f"the measurement is not valid: {_bench.reasons(measurement.spoiled_by)}",
-            where="bench",
-            fix=f"{measurement.spoiled_by[0].fix}; then: {again} (or add --allow-noise)",
-        )
+    _refuse_noise([measurement], options)
     written = [str(path) for path in (options.out, options.html) if path is not None]
+    if written:
+        _batches.say([measurement], console)
+    how = _batches.hint(measurement, options.artefacts)
+    if how:
+        console.line(f"From which batch merging pays: {how}")
     return Outcome(
         document=to_document(measurement),
         result="\n".join(written) or _bench.verdict(measurement),
     )
 
 
-def _here(options: argparse.Namespace, console: Console) -> Measurement:
+def _run_batches(options: argparse.Namespace, console: Console) -> Outcome:
+    """Do the same at several batch sizes."""
+    from benchmarks import batches
+
+    _require_usable(options, console)
+    with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
+        measurements = _batches.measure(options, Path(folder), console)
+    console.line()
+    console.line(batches.format_batches(measurements, width=terminal_width()))
+    console.line()
+    if options.out is not None:
+        batches.write_batches(options.out, measurements, force=options.force)
+    if options.html is not None:
+        from benchmarks.report import write_report
+
+        again = shlex.join(options.command)
+        page = batches.report_of_batches(measurements, title=_title(options), again=again)
+        write_report(options.html, page, force=options.force)
+    _refuse_noise(measurements, options)
+    written = [str(path) for path in (options.out, options.html) if path is not None]
+    if written:
+        _batches.say(measurements, console)
+    said = _bench.merging(measurements) or [batches.summary(measurements)]
+    return Outcome(
+        document=batches.batches_document(measurements),
+        result="\n".join(written or said),
+    )
+
+
+def _title(options: argparse.Namespace) -> str:
+    names = [path.name for path in options.artefacts]
+    alike = len(set(names)) < len(names)
+    return f"Latency of {' and '.join(map(str, options.artefacts) if alike else names)}"
+
+
+def _refuse_noise(measurements: Sequence[Measurement], options: argparse.Namespace) -> None:
+    """Refuse measurements that noise has spoiled, unless that is wanted; they are written by now.
+
+    Raises:
+        MeasurementError: There is one.
+    """
+    spoiled = [one for one in measurements if not one.valid]
+    if not spoiled or options.allow_noise:
+        return
+    at = f" at batch {spoiled[0].batch}" if len(measurements) > 1 else ""
+    raise MeasurementError(
+        f"the measurement{at} is not valid: {_bench.reasons(spoiled[0].spoiled_by)}",
+        where="bench",
+        fix=f"{spoiled[0].spoiled_by[0].fix}; then: {shlex.join(options.command)} "
+        "(or add --allow-noise)",
+    )
+
+
+def _require_usable(options: argparse.Namespace, console: Console) -> None:
     against = [] if options.against in (None, _plain.PLAIN) else [Path(options.against)]
     plain = [] if options.plain is None else [options.plain]
     for path in (*options.artefacts, *against, *plain):
         _usable.require_file(path, options, console)
+
+
+def _here(options: argparse.Namespace, console: Console) -> Measurement:
+    _require_usable(options, console)
     with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
         return _bench.measure(
             options.artefacts,

@@ -20,6 +20,7 @@ from fpet_export.terminal import terminal_width
 from fpet_export.verbs import (
     Outcome,
     _arguments,
+    _batches,
     _bench,
     _commands,
     _engines,
@@ -153,6 +154,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         not_run={one.target: one.not_run for one in built if one.not_run},
         again=again,
         unmeasured=unmeasured,
+        hint=_batch_hint(measurements, built),
     )
     sentence = _headline.sentence(table, built, measurements)
     commands = _next(options, built)
@@ -365,6 +367,13 @@ def _again(options: argparse.Namespace, built: list[Built]) -> str:
         return _verdict.bench_command(graphs, _remote.words(options))
     here = [one.engine for one in built if one.runs_here]
     return _verdict.bench_command(here) if here else ""
+
+
+def _batch_hint(measurements: list[Measurement], built: list[Built]) -> str:
+    """Return how to find the batch from which merging pays, where it was measured and does not."""
+    engines = [one.engine for one in built if one.runs_here or one.measurement is not None]
+    hints = (_batches.hint(measurement, engines) for measurement in measurements)
+    return next((hint for hint in hints if hint), "")
 
 
 def _next(options: argparse.Namespace, built: list[Built]) -> list[str]:

@@ -180,6 +180,7 @@ def _retain(device: FakeCuda, place: int, _: int) -> None:
 
 def _attribute(device: FakeCuda, place: int, number: int, _: int) -> None:
     known = {75: CAPABILITY[0], 76: CAPABILITY[1], 18: int(device.shares_memory)}
+    known |= {50: 0, 33: 0x3B, 34: 0}  # PCI domain, bus and device
     _write(place, known[number], ctypes.c_int)
 
 

@@ -152,6 +152,7 @@ def test_elapsed_time_is_that_of_the_work_alone(cuda: Cuda, device: FakeCuda) ->
 def test_the_device_is_described(cuda: Cuda, device: FakeCuda) -> None:
     assert cuda.compute_capability() == "8.6"
     assert cuda.driver_version() == "13.0"
+    assert cuda.bus_id() == "0000:3b:00.0"
     assert not cuda.shares_memory()
     device.shares_memory = True
     assert cuda.shares_memory()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -86,3 +87,23 @@ def test_the_plain_graph_in_half_precision_says_the_same(run: Adapted, tmp_path:
     assert 0 < apart < 5e-3
     assert read_manifest(half).precision == "fp16"
     assert read_manifest(half).inputs == read_manifest(graph).inputs
+
+
+def test_a_dynamic_plain_graph_computes_no_shape_that_is_known(
+    run: Adapted, tmp_path: Path
+) -> None:
+    """The exporter leaves eight operators an attention, which would slow the baseline down."""
+    model = plain.without_merging(run.fold())
+    images = np.concatenate([images_of(run.model.spec)] * 2)
+
+    path = plain.naive_export(model, tmp_path / "plain.onnx", batch=(1, 8), quality="random")
+
+    nodes = onnx.load(path).graph.node
+    assert sum(node.op_type == "Shape" for node in nodes) <= 1  # of the class token
+    with open_engine(path) as engine, torch.inference_mode():
+        for count in (1, len(images)):
+            actual = engine.run({"images": images[:count]})["logits"]
+            assert relative(actual, model(torch.from_numpy(images[:count])).numpy()) < 1e-5
+    manifest = read_manifest(path)
+    assert manifest.inputs[0].shape == ("batch", 3, 16, 16)
+    assert manifest.batch_range == (1, 8)

@@ -151,7 +151,7 @@ def test_the_speed_is_that_of_the_engine_which_is_named() -> None:
 
 
 def test_a_gpu_is_named_where_it_ran() -> None:
-    from benchmarks.environment import Gpu
+    from benchmarks.gpu_state import Gpu
     from benchmarks.speed_words import measured_on
 
     one = measurement()

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.environment import read_environment
 from benchmarks.latency import Schedule
 from benchmarks.measurement import Artefact, ContenderResult, Measurement
-from benchmarks.paired_statistics import Comparison, LatencySummary
+from benchmarks.paired_statistics import Comparison, LatencySummary, decide
 from benchmarks.validity import Finding, OtherLoad
 from engines.parity import ParityTable, StageParity
 from fpet_export.console import Console
@@ -128,3 +128,38 @@ def test_a_folder_with_a_space_can_be_pasted() -> None:
     command = _verdict.bench_command([Path("my out/a.onnx")], "--remote orin1")
 
     assert command == "fpet-export bench 'my out/a.onnx' --against plain --remote orin1"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "good", "words"),
+    [
+        (0.72, 0.75, True, "Merging pays at batch 1 on A CPU: 0.73 [0.72, 0.75] of plain"),
+        (1.16, 1.19, False, "Merging does not pay at batch 1 on A CPU: 1.17 [1.16, 1.19] of plain"),
+        (0.97, 1.02, False, "Merging does not pay at batch 1 on A CPU: 0.99 [0.97, 1.02] of plain"),
+    ],
+)
+def test_it_says_whether_merging_pays_and_how_to_find_the_batch(
+    low: float, high: float, good: bool, words: str
+) -> None:
+    one = measurement()
+    ours = one.result("model.cpu")
+    assert ours.artefact is not None
+    assert ours.against is not None
+    against = dataclasses.replace(
+        ours.against, ratio=(low + high) / 2 - 1e-4, low=low, high=high,
+        verdict=decide(low, high, margin=0.01),
+    )  # fmt: skip
+    ours = dataclasses.replace(
+        ours, against=against, artefact=dataclasses.replace(ours.artefact, merges=True)
+    )
+    found = dataclasses.replace(one, plain="plain.cpu", contenders=(one.contenders[0], ours))
+    said = _verdict.of_deployment(
+        GOOD, [found], not_run={}, again=AGAIN, hint="export --batch dyn:1-64"
+    )
+
+    (merging,) = said.merging
+    assert (merging.text, merging.good) == (words, good)
+    assert merging.measure == ("" if good else "export --batch dyn:1-64")
+    assert ("merging", merging) in said.lines()
+    spoiled = dataclasses.replace(found, findings=(NOISE,))
+    assert _verdict.of_deployment(GOOD, [spoiled], not_run={}, again=AGAIN).merging == ()
