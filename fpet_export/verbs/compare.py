@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from engines import storage
 from engines.errors import UsageError
 from engines.evidence import Progress, evidence_of, manifest_of, preprocessing_of, tokens_of
+from engines.manifest import ENDINGS
 from engines.parity import ParityTable, compare_stage, gates_of, judge
 from engines.preparation import pixels_in_words
 from engines.task_index import is_folder
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from calibration.examine import Examiner
     from engines.class_names import KnownClasses
     from engines.images import ImageSet
-    from engines.manifest import ENDINGS, Manifest, Preprocessing
+    from engines.manifest import Manifest, Preprocessing
     from engines.parity import Evidence, StageParity
     from fpet_export.pipeline import Adapted
 
