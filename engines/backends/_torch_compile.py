@@ -35,6 +35,8 @@ def settings_for(device: str, level: int) -> dict[str, Any]:
         # A header that is compiled ahead pays from the second package on; this folder has one.
         "aot_inductor.precompile_headers": False,
     }
+    if level == 0:
+        found["aot_inductor.compile_wrapper_opt_level"] = "O0"
     if level >= SEARCH_LEVEL and device == "cuda":
         found |= {"max_autotune": True, "coordinate_descent_tuning": True}
     return {name: value for name, value in found.items() if _is_known(name)}
@@ -67,7 +69,7 @@ def compile_package(request: dict[str, Any]) -> dict[str, Any]:
     del module
     settings = settings_for(device, request["level"])
     torch._inductor.aoti_compile_and_package(
-        program, package_path=request["package"], inductor_configs=settings
+        program, package_path=request["package"], inductor_configs=dict(settings)
     )
     found = {
         "attentions": attentions,
