@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from engines import processor
-from engines.backends._ort_session import ERRORS, one_line, onnxruntime
+from engines.backends._ort_session import ERRORS, onnxruntime, run_error
 from engines.engine import Array, Provider
 from engines.engine_base import EngineBase
-from engines.errors import EngineError
 from engines.feeds import resolved
 from engines.manifest import TensorSpec
 from engines.onnx_header import OnnxHeader
 
 PRODUCTS = "int8_products"
+ON_A_GPU = {"device": "cuda:0", "tf32": "off"}
 _NUMPY_DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -34,23 +34,19 @@ class OrtEngine(EngineBase):
         *,
         name: str,
         provider: Provider,
-        header: OnnxHeader,
         batch_range: tuple[int, int] | None,
-        rewrites: str,
-        products: str | None,
+        facts: dict[str, str],
     ) -> None:
         super().__init__(
             name=name,
-            inputs=tuple(_spec(node) for node in session.get_inputs()),
-            outputs=tuple(_spec(node) for node in session.get_outputs()),
+            inputs=specs(session.get_inputs()),
+            outputs=specs(session.get_outputs()),
             batch_range=batch_range,
         )
         self._session = session
         self._provider = provider
-        self._rewrites = rewrites
-        self._products = products
+        self._facts = facts
         self._threads: int = session.get_session_options().intra_op_num_threads
-        self._opset = header.opset
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once and return the outputs by name; see `engines.engine.Engine`."""
@@ -59,7 +55,7 @@ class OrtEngine(EngineBase):
         try:
             values = self._session.run(names, checked)
         except ERRORS as error:
-            raise self._run_error(error) from error
+            raise run_error(error, self.name) from error
         return dict(zip(names, values, strict=True))
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
@@ -83,7 +79,7 @@ class OrtEngine(EngineBase):
                 )
                 binding.bind_ortvalue_output(spec.name, room)
         except ERRORS as error:
-            raise self._run_error(error) from error
+            raise run_error(error, self.name) from error
 
         def run_once() -> None:
             assert kept is not None
@@ -93,39 +89,43 @@ class OrtEngine(EngineBase):
                 if device != "cpu":
                     binding.synchronize_outputs()
             except ERRORS as error:
-                raise self._run_error(error) from error
+                raise run_error(error, self.name) from error
 
         return run_once
 
     def describe(self) -> dict[str, str]:
         """Return what a measurement must record about this engine."""
-        facts = {
-            "runtime": "onnxruntime",
-            "version": onnxruntime.__version__,
-            "provider": self._provider,
-            "threads": str(self._threads),
-            "graph_rewrites": self._rewrites,
-            "opset": str(self._opset),
-            **products_fact(self._products),
-        }
+        facts = {**self._facts, "threads": str(self._threads)}
         if self._provider == "cpu":
             return {**facts, "device": processor.processor_name()}
-        return {**facts, "device": "cuda:0", "tf32": "off", "cuda_graph": "no"}
+        return {**facts, **ON_A_GPU, "cuda_graph": "no"}
 
     def _free(self) -> None:
         self._session = None
 
-    def _run_error(self, error: BaseException) -> EngineError:
-        return EngineError(
-            f"ONNX Runtime failed while running: {one_line(error)}",
-            where=self.name,
-            fix="the message names the operator; open with rewrites='none' to rule one out",
-        )
+
+def session_facts(
+    provider: Provider, *, rewrites: str, header: OnnxHeader, products: str | None
+) -> dict[str, str]:
+    """Return what is recorded of every session."""
+    return {
+        "runtime": "onnxruntime",
+        "version": onnxruntime.__version__,
+        "provider": provider,
+        "graph_rewrites": rewrites,
+        "opset": str(header.opset),
+        **products_fact(products),
+    }
 
 
 def products_fact(products: str | None) -> dict[str, str]:
     """Return what is recorded of the bytes that an INT8 graph's products multiply."""
     return {} if products is None else {PRODUCTS: products}
+
+
+def specs(nodes: Iterable[Any]) -> tuple[TensorSpec, ...]:
+    """Return what a session says of its inputs or outputs."""
+    return tuple(map(_spec, nodes))
 
 
 def _spec(node: Any) -> TensorSpec:

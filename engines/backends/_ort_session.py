@@ -12,7 +12,7 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, while the library loads
@@ -42,7 +42,13 @@ ERRORS: tuple[type[Exception], ...] = (
     ),
 )
 _CPU = "CPUExecutionProvider"
-_CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})  # matching compares float32 scores
+_CUDA = (
+    "CUDAExecutionProvider",
+    {
+        "use_tf32": "0",  # matching compares float32 scores
+        "enable_skip_layer_norm_strict_mode": "1",  # statistics in float32, as the graph says
+    },
+)
 # Without a precision of its own it keeps the graph's types (TensorRT from 9.2). A cache on the disk
 # would be executable code that nobody has checked, and its CUDA graphs want bound addresses.
 _TENSORRT = (
@@ -66,7 +72,13 @@ _TF32 = "NVIDIA_TF32_OVERRIDE"
 
 
 def open_session(
-    model: str | bytes, settings: Any, provider: Provider, *, where: str, header: OnnxHeader
+    model: str | bytes,
+    settings: Any,
+    provider: Provider,
+    *,
+    where: str,
+    header: OnnxHeader,
+    more: Mapping[str, str] | None = None,
 ) -> Any:
     """Open a graph on a provider.
 
@@ -80,6 +92,7 @@ def open_session(
         provider: What to run on.
         where: For messages.
         header: Of the graph.
+        more: Options of the provider beside its usual ones.
 
     Raises:
         EngineError: ONNX Runtime refuses the graph.
@@ -87,16 +100,11 @@ def open_session(
             packages of ONNX Runtime are installed.
         UsageError: TF32 is forced on.
     """
-    require_one()
-    providers = _PROVIDERS[provider]
+    require_provider(provider, where)
+    providers = list(_PROVIDERS[provider])
     wanted = _name(providers[0])
-    offered = onnxruntime.get_available_providers()
-    if wanted not in offered:
-        raise MissingDependencyError(
-            f"this ONNX Runtime has no {wanted}, it has {', '.join(offered)}",
-            where=where,
-            fix="pip uninstall -y onnxruntime; " + how_to_install("onnxruntime-gpu", "gpu"),
-        )
+    if more:
+        providers[0] = (wanted, {**providers[0][1], **more})
     if provider != "cpu":
         load_libraries(provider)
 
@@ -104,7 +112,7 @@ def open_session(
         return onnxruntime.InferenceSession(
             model,
             settings,
-            providers=list(providers),
+            providers=providers,
             enable_fallback=0,  # it would print to stdout and try again on the CPU
         )
 
@@ -117,6 +125,23 @@ def open_session(
     if wanted not in session.get_providers():
         raise _absent(start, provider, where)
     return session
+
+
+def require_provider(provider: Provider, where: str) -> None:
+    """Refuse a provider that this package does not have; whether it starts shows later.
+
+    Raises:
+        MissingDependencyError: It is not there, or two packages of ONNX Runtime are installed.
+    """
+    require_one()
+    wanted = _name(_PROVIDERS[provider][0])
+    offered = onnxruntime.get_available_providers()
+    if wanted not in offered:
+        raise MissingDependencyError(
+            f"this ONNX Runtime has no {wanted}, it has {', '.join(offered)}",
+            where=where,
+            fix="pip uninstall -y onnxruntime; " + how_to_install("onnxruntime-gpu", "gpu"),
+        )
 
 
 def load_libraries(provider: Provider) -> None:
@@ -137,6 +162,20 @@ def load_libraries(provider: Provider) -> None:
             )
         with contextlib.suppress(ImportError, OSError):
             importlib.import_module("tensorrt")  # loads the libraries of its package
+
+
+def run_error(error: BaseException, where: str) -> EngineError:
+    """Return the error of a run that failed.
+
+    Args:
+        error: ONNX Runtime's.
+        where: Name of the engine.
+    """
+    return EngineError(
+        f"ONNX Runtime failed while running: {one_line(error)}",
+        where=where,
+        fix="the message names the operator; open with rewrites='none' to rule one out",
+    )
 
 
 def one_line(error: BaseException) -> str:

@@ -17,12 +17,16 @@ Not run on hardware yet: the GPU providers.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from engines import commands, processor, storage
-from engines.backends._ort_engine import PRODUCTS, OrtEngine, products_fact
+from engines.backends._ort_cuda import open_on_cuda
+from engines.backends._ort_engine import PRODUCTS, OrtEngine, products_fact, session_facts
+from engines.backends._ort_operators import with_contrib_operators
 from engines.backends._ort_session import onnxruntime, open_session
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._requests import (
@@ -33,7 +37,7 @@ from engines.backends._requests import (
     thread_count,
 )
 from engines.backends._saturation import FloatArray, probe, saturates
-from engines.engine import BuildOptions, Built, OpenOptions, Provider, Rewrites
+from engines.engine import BuildOptions, Built, Engine, OpenOptions, Provider, Rewrites
 from engines.errors import EngineError, InputError, TrustError, UsageError
 from engines.manifest import Manifest, Runtime
 from engines.onnx_header import OnnxHeader, parse_onnx_header, read_onnx_header
@@ -75,13 +79,18 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     products = _int8_products(source.header, provider, "all")
     companions = (f"{out.name}.data",) if source.header.external_files else ()
     report(options, "optimise", 0)
-    with storage.atomic_path(out) as temporary:
+    with contextlib.ExitStack() as stack:
+        temporary = stack.enter_context(storage.atomic_path(out))
         settings = _session_options(None, rewrites="all", products=products)
         settings.optimized_model_filepath = str(temporary)
         for weights_file in companions:
             settings.add_session_config_entry(_EXTERNAL_WEIGHTS, weights_file)
+        graph, replaced = onnx, None
+        if provider == "cuda":
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-build-")))
+            graph, replaced = with_contrib_operators(onnx, folder)
         try:
-            open_session(str(onnx), settings, provider, where=str(onnx), header=source.header)
+            open_session(str(graph), settings, provider, where=str(onnx), header=source.header)
         except EngineError as error:
             if "Protobuf serialization failed" not in error.what:
                 raise
@@ -100,6 +109,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
             "cpu": processor.processor_name(),
             "instruction_sets": " ".join(processor.instruction_sets()),
             **products_fact(products),
+            **({} if replaced is None else replaced.facts()),
         },
     )
     manifest = engine_manifest(
@@ -108,7 +118,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     return Built(manifest=manifest)
 
 
-def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> OrtEngine:
+def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> Engine:
     """Open a graph, or a cache that `build` wrote; see `engines.engine.Backend`.
 
     Raises:
@@ -125,24 +135,21 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
         return _open(artefact, header, manifest, options, name=artefact.stem)
     provider = _check_cache(artefact, manifest, options)
     assert manifest.runtime is not None
-    return OrtEngine(
-        open_session(
-            str(artefact),
-            _session_options(options.threads, rewrites="none", products=None),
-            provider,
-            where=str(artefact),
-            header=header,
-        ),
-        name=options.name or artefact.stem,
-        provider=provider,
+    products = manifest.runtime.settings.get(PRODUCTS)
+    return _start(
+        str(artefact),
+        _session_options(options.threads, rewrites="none", products=None),
+        provider,
         header=header,
         batch_range=manifest.batch_range,
-        rewrites="done at build",
-        products=manifest.runtime.settings.get(PRODUCTS),
+        facts=session_facts(provider, rewrites="done at build", header=header, products=products),
+        where=str(artefact),
+        name=options.name or artefact.stem,
+        options=options,
     )
 
 
-def open_bytes(model: bytes, *, name: str, options: OpenOptions | None = None) -> OrtEngine:
+def open_bytes(model: bytes, *, name: str, options: OpenOptions | None = None) -> Engine:
     """Open a graph that is in memory, such as a copy with additional outputs.
 
     Args:
@@ -174,27 +181,58 @@ def _open(
     options: OpenOptions,
     *,
     name: str,
-) -> OrtEngine:
+) -> Engine:
     where = str(model) if isinstance(model, Path) else name
     _refuse_bfloat16(header, where)
     provider: Provider = options.provider or "cpu"
     rewrites = _rewrites(options, header, where)
     products = _int8_products(header, provider, rewrites)
-    return OrtEngine(
-        open_session(
-            str(model) if isinstance(model, Path) else model,
-            _session_options(options.threads, rewrites=rewrites, products=products),
-            provider,
-            where=where,
-            header=header,
-        ),
-        name=options.name or name,
-        provider=provider,
+    return _start(
+        str(model) if isinstance(model, Path) else model,
+        _session_options(options.threads, rewrites=rewrites, products=products),
+        provider,
         header=header,
         batch_range=manifest.batch_range if manifest else None,
-        rewrites=rewrites,
-        products=products,
+        facts=session_facts(provider, rewrites=rewrites, header=header, products=products),
+        where=where,
+        name=options.name or name,
+        options=options,
     )
+
+
+def _start(
+    model: str | bytes,
+    settings: Any,
+    provider: Provider,
+    *,
+    header: OnnxHeader,
+    batch_range: tuple[int, int] | None,
+    facts: dict[str, str],
+    where: str,
+    name: str,
+    options: OpenOptions,
+) -> Engine:
+    """Open a session; on CUDA, one that records its runs where shapes follow from the inputs."""
+    if provider == "cuda" and _shapes_follow(header):
+        return open_on_cuda(
+            model,
+            settings,
+            header=header,
+            batch_range=batch_range,
+            facts=facts,
+            where=where,
+            name=name,
+            options=options,
+        )
+    session = open_session(model, settings, provider, where=where, header=header)
+    return OrtEngine(session, name=name, provider=provider, batch_range=batch_range, facts=facts)
+
+
+def _shapes_follow(header: OnnxHeader) -> bool:
+    """Say whether every extent of an output is a number or an extent of an input."""
+    known = {extent for spec in header.inputs for extent in spec.shape}
+    extents = [extent for spec in header.outputs for extent in spec.shape]
+    return all(isinstance(extent, int) or extent in known for extent in extents)
 
 
 def try_provider(provider: Provider) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import numpy as np
 import onnxruntime
 import pytest
 
@@ -19,6 +21,7 @@ from benchmarks.feeds import synthetic_feeds
 from engines.backends import _ort_session
 from engines.engine import OpenOptions
 from engines.errors import MissingDependencyError, UsageError
+from tests.engines.fake_cuda import FakeCuda
 
 Gpu = Literal["cuda", "tensorrt"]
 NAMES = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -39,6 +42,9 @@ class Package:
         self.severity = 4
         self.__version__ = "1.31.1"
         self.real = onnxruntime.InferenceSession
+        self.library = FakeCuda()
+        self.refuses_graphs = ""
+        self.run_options: list[dict[str, str]] = []
 
     def get_available_providers(self) -> list[str]:
         return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -59,19 +65,47 @@ class Package:
             os.write(2, self.logs.encode())  # native code writes past sys.stderr
         if self.raises:
             raise RuntimeError(self.raises)
+        options: dict[str, str] = {} if isinstance(providers[0], str) else providers[0][1]
+        if self.refuses_graphs and "enable_cuda_graph" in options:
+            raise RuntimeError(self.refuses_graphs)
         session = self.real(model, settings, providers=["CPUExecutionProvider"])
         names = [entry if isinstance(entry, str) else entry[0] for entry in providers]
-        return Session(session, names if self.starts else names[-1:])
+        stream = int(options.get("user_compute_stream", "0"))
+        return Session(self, session, names if self.starts else names[-1:], stream)
+
+
+class Binding:
+    """Bound addresses of the stand-in's device, whose memory is the host's."""
+
+    def __init__(self, session: Any) -> None:
+        self.real = session.io_binding()
+        self.bind_input = functools.partial(self._bind, self.real.bind_input)
+        self.bind_output = functools.partial(self._bind, self.real.bind_output)
+
+    def _bind(self, bind: Callable[..., None], name: str, device: str, *place: Any) -> None:
+        assert device == "cuda"
+        bind(name, "cpu", *place)
 
 
 class Session:
-    """A session on the CPU that says it is on other providers."""
+    """A session on the CPU that says it is on other providers, and works when its stream does."""
 
-    def __init__(self, session: Any, providers: list[str]) -> None:
-        self._session, self._providers = session, providers
+    def __init__(self, package: Package, session: Any, providers: list[str], stream: int) -> None:
+        self._package, self._session = package, session
+        self._providers, self._stream = providers, stream
 
     def get_providers(self) -> list[str]:
         return self._providers
+
+    def io_binding(self) -> Any:
+        return Binding(self._session) if self._stream else self._session.io_binding()
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        graph = options.get_run_config_entry("gpu_graph_id")
+        self._package.run_options.append({"gpu_graph_id": graph})
+        self._package.library.enqueue(
+            self._stream, lambda: self._session.run_with_iobinding(binding.real)
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -82,6 +116,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> Package:
     importlib.import_module("engines.backends.ort")  # it takes what is replaced now
     package = Package()
     monkeypatch.setattr(_ort_session, "onnxruntime", package)
+    monkeypatch.setattr("engines.backends._ort_cuda.open_cuda", package.library.opened)
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     return package
@@ -99,10 +134,74 @@ def test_a_graph_runs_on_the_provider_that_was_asked_for(
     names = [entry if isinstance(entry, str) else entry[0] for entry in asked]
     assert names[0] == NAMES[provider]
     assert names[-2:] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    assert dict(asked[-2][1]) == {"use_tf32": "0"}
+    assert asked[-2][1]["use_tf32"] == "0"
+    assert asked[-2][1]["enable_skip_layer_norm_strict_mode"] == "1"
     assert (facts["provider"], facts["device"], facts["tf32"]) == (provider, "cuda:0", "off")
     assert package.preloaded == 1
     assert capsys.readouterr().out == ""
+
+
+def images(engine: Any, seed: int, batch: int = 1) -> dict[str, Any]:
+    return synthetic_feeds(engine.inputs, batch=batch, seed=seed, name="graph")
+
+
+def test_runs_on_cuda_are_recorded_at_addresses_that_stay(
+    package: Package, tiny_vit: Callable[..., Path]
+) -> None:
+    graph = tiny_vit()
+    with (
+        engines.open(graph, options=OpenOptions(provider="cuda")) as engine,
+        engines.open(graph) as plain,
+    ):
+        for seed in (1, 2, 3):
+            found = engine.run(images(engine, seed))["logits"]
+            wanted = plain.run(images(plain, seed))["logits"]
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+        assert package.run_options == [{"gpu_graph_id": "1"}] * 3
+        engine.bind(images(engine, 4))()
+        assert package.run_options[-1] == {"gpu_graph_id": "2"}  # other addresses, another graph
+        assert engine.describe()["cuda_graph"] == "yes"
+        assert engine.describe()["host_memory"] == "page-locked"
+    assert package.asked[0][0][1]["enable_cuda_graph"] == "1"
+    assert package.library.left == 0
+
+
+def test_each_size_of_a_dynamic_batch_has_a_graph_of_its_own(
+    package: Package, tiny_vit: Callable[..., Path]
+) -> None:
+    with engines.open(tiny_vit(batch="batch"), options=OpenOptions(provider="cuda")) as engine:
+        for batch in (1, 2, 2):
+            assert len(engine.run(images(engine, 1, batch))["logits"]) == batch
+    assert [entry["gpu_graph_id"] for entry in package.run_options] == ["1", "2", "2"]
+    assert package.library.left == 0
+
+
+def test_cuda_graphs_can_be_switched_off(package: Package, tiny_vit: Callable[..., Path]) -> None:
+    options = OpenOptions(provider="cuda", cuda_graph=False)
+    with engines.open(tiny_vit(), options=options) as engine:
+        engine.run(images(engine, 1))
+        assert engine.describe()["cuda_graph"] == "no: switched off"
+    assert package.run_options == [{"gpu_graph_id": "-1"}]
+    assert "enable_cuda_graph" not in package.asked[0][0][1]
+
+
+def test_a_graph_that_cannot_be_recorded_runs_call_by_call_and_says_so(
+    package: Package, tiny_vit: Callable[..., Path]
+) -> None:
+    package.refuses_graphs = "This session cannot use the graph capture feature as requested"
+    with engines.open(tiny_vit(), options=OpenOptions(provider="cuda")) as engine:
+        engine.run(images(engine, 1))
+        assert engine.describe()["cuda_graph"] == "no: an operator of the graph runs on the CPU"
+    assert package.library.left == 0
+
+
+def test_a_session_that_does_not_start_leaves_nothing(
+    package: Package, tiny_vit: Callable[..., Path]
+) -> None:
+    package.starts = False
+    with pytest.raises(MissingDependencyError):
+        engines.open(tiny_vit(), options=OpenOptions(provider="cuda"))
+    assert package.library.left == 0
 
 
 def test_tensorrt_keeps_the_graphs_types_and_nothing_on_the_disk(

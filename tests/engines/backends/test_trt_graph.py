@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.backends import _trt_placement
+from engines.backends import _placement
 from engines.engine import OpenOptions
 from engines.errors import EngineError
 from tests.engines.backends.test_trt_placed import SHAPES, Context, Plan, X, weight
@@ -97,7 +97,7 @@ def test_a_graph_is_never_used_for_another_shape_or_address() -> None:
 
 
 def test_only_so_many_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_trt_placement, "_GRAPHS", 2)
+    monkeypatch.setattr(_placement, "_GRAPHS", 2)
     plan = Plan()
     with plan.engine:
         placed = [plan.engine.place(weight(seed)) for seed in range(4)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class Placement:
 
     Attributes:
         input_shapes: Of all feeds, by name.
+        output_shapes: Of all outputs, by name.
         addresses: Where the device finds what this placement holds itself.
         given: The addresses that the context has of the other feeds.
     """
@@ -33,7 +34,7 @@ class Placement:
         self,
         cuda: Cuda,
         feeds: Mapping[str, Any],
-        outputs: Iterable[tuple[TensorSpec, tuple[int, ...]]],
+        outputs: Sequence[tuple[TensorSpec, tuple[int, ...]]],
         extents: dict[str, int],
         *,
         zero_copy: bool,
@@ -51,6 +52,7 @@ class Placement:
             CudaCallError: There is not enough.
         """
         self.input_shapes = {name: value.shape for name, value in feeds.items()}
+        self.output_shapes = {spec.name: shape for spec, shape in outputs}
         self.addresses: dict[str, int] = {}
         self.given: Given = {}
         self._cuda, self._extents, self._zero_copy = cuda, extents, zero_copy

@@ -1,0 +1,526 @@
+"""ONNX Runtime's own operators in place of primitive ones, before its CUDA provider gets a graph.
+
+That provider runs what it is given node by node. ONNX Runtime's own fusions do not find the
+attention of this toolkit's graphs, so it is replaced here:
+
+1. MatMul, Softmax, MatMul and the reshapes around them become one `MultiHeadAttention`, which the
+   provider hands to a flash-attention kernel. Queries, keys and values come out of one product:
+   its weights are reordered to (head, part, width), as the operator reads them packed, and the
+   bias of the product moves into the operator.
+2. The sum of a residual branch and the LayerNormalization behind it become one
+   `SkipLayerNormalization`, together with the bias of the branch's last product.
+3. The bias of a product and the GELU behind it become one `BiasGelu`.
+
+Each is exact up to rounding. Operators: ONNX Runtime, docs/ContribOperators.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engines.engine import Array
+from engines.registry import import_or_explain
+
+DOMAIN = "com.microsoft"
+_HEADS_FIRST = (2, 0, 3, 1, 4)  # (B, N, parts, H, D) to (parts, B, H, N, D)
+_LARGE_BYTES = 1_900_000_000  # a protobuf message holds 2 GiB
+_SMALL = 64  # elements of a constant whose values decide something
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Replaced:
+    """How many of each were replaced.
+
+    Attributes:
+        attentions: Attentions that are one operator now.
+        attentions_left: Softmax operators that stay, because what is around them is unknown.
+        skip_norms: Sums with the LayerNormalization behind them.
+        bias_gelus: GELUs with the bias before them.
+    """
+
+    attentions: int
+    attentions_left: int
+    skip_norms: int
+    bias_gelus: int
+
+    def facts(self) -> dict[str, str]:
+        """Return what is recorded of them beside an engine."""
+        whole = self.attentions + self.attentions_left
+        return {
+            "fused_attentions": f"{self.attentions} of {whole}",
+            "fused_skip_norms": str(self.skip_norms),
+            "fused_bias_gelus": str(self.bias_gelus),
+        }
+
+
+def with_contrib_operators(path: Path, folder: Path) -> tuple[Path, Replaced]:
+    """Write a graph with ONNX Runtime's operators in place of primitive ones.
+
+    Args:
+        path: The graph, which stays as it is; weights beside it are read, too.
+        folder: Where the new one goes.
+
+    Returns:
+        The new graph, with large weights beside it, and what was replaced.
+
+    Raises:
+        MissingDependencyError: The package onnx is not installed.
+    """
+    onnx: Any = import_or_explain("onnx")
+    model = onnx.load(path)
+    replaced = use_contrib_operators(model)
+    out = folder / path.name
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _LARGE_BYTES
+    onnx.save(model, out, save_as_external_data=large, location=f"{out.name}.data")
+    return out, replaced
+
+
+def use_contrib_operators(model: Any) -> Replaced:
+    """Replace what has an operator of ONNX Runtime's, in place.
+
+    Args:
+        model: An `onnx.ModelProto` with its weights, whose shapes are inferred.
+    """
+    graph = _Graph(model)
+    softmaxes = [node for node in model.graph.node if node.op_type == "Softmax"]
+    attentions = sum(_replace_attention(graph, node) for node in softmaxes)
+    skip_norms = sum(
+        _replace_skip_norm(graph, node)
+        for node in list(model.graph.node)
+        if node.op_type == "LayerNormalization"
+    )
+    bias_gelus = sum(
+        _replace_bias_gelu(graph, node) for node in list(model.graph.node) if node.op_type == "Gelu"
+    )
+    graph.finish()
+    return Replaced(
+        attentions=attentions,
+        attentions_left=len(softmaxes) - attentions,
+        skip_norms=skip_norms,
+        bias_gelus=bias_gelus,
+    )
+
+
+class _Graph:
+    """A graph that is being changed: who makes a tensor, who reads it, what is constant."""
+
+    def __init__(self, model: Any) -> None:
+        self.onnx: Any = import_or_explain("onnx")
+        self.model = model
+        graph = model.graph
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.maker = {name: node for node in graph.node for name in node.output}
+        self.readers: dict[str, list[Any]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self.readers[name].append(node)
+        self.kept = {value.name for value in graph.output}
+        self.shapes = {
+            value.name: [d.dim_value or d.dim_param for d in value.type.tensor_type.shape.dim]
+            for value in (*graph.value_info, *graph.input, *graph.output)
+        }
+        self._added: list[Any] = []
+        self._shared: dict[tuple[object, ...], str] = {}
+
+    def made_by(self, name: str, operator: str) -> Any | None:
+        """Return the node that makes a tensor, if it is of that kind."""
+        node = self.maker.get(name)
+        return node if node is not None and node.op_type == operator else None
+
+    def values(self, name: str) -> Array | None:
+        """Return the values of a constant."""
+        tensor = self.constants.get(name)
+        return None if tensor is None else np.asarray(self.onnx.numpy_helper.to_array(tensor))
+
+    def numbers(self, name: str) -> list[int] | None:
+        """Return a small constant's values."""
+        tensor = self.constants.get(name)
+        if tensor is None or int(np.prod(tensor.dims)) > _SMALL:
+            return None
+        found = self.values(name)
+        return None if found is None else [int(value) for value in np.ravel(found)]
+
+    def is_vector(self, name: str) -> bool:
+        """Say whether a tensor is a constant of one dimension."""
+        return name in self.constants and len(self.constants[name].dims) == 1
+
+    def only_reader(self, name: str) -> Any | None:
+        """Return the node that reads a tensor, if it is the only one and nobody else sees it."""
+        readers = self.readers[name]
+        return readers[0] if len(readers) == 1 and name not in self.kept else None
+
+    def constant(self, name: str, values: Array) -> str:
+        """Add a constant under a name that is still free."""
+        while name in self.constants:
+            name += "_"
+        tensor = self.onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
+        self.constants[name] = tensor
+        self.model.graph.initializer.append(tensor)
+        return name
+
+    def shape_constant(self, *extents: int) -> str:
+        """Return a constant of int64 values, one for all who need the same."""
+        key = ("shape", *extents)
+        if key not in self._shared:
+            text = "_".join(map(str, extents)).replace("-", "minus")
+            self._shared[key] = self.constant(f"shape_{text}", np.array(extents, np.int64))
+        return self._shared[key]
+
+    def shared(self, key: tuple[object, ...]) -> str | None:
+        """Return a tensor that was made for the same purpose before."""
+        return self._shared.get(key)
+
+    def share(self, key: tuple[object, ...], name: str) -> str:
+        """Keep a tensor for others with the same purpose, and return it."""
+        self._shared[key] = name
+        return name
+
+    def add(
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        *,
+        name: str,
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
+        """Add a node and return its first output; its makers and readers are known at once."""
+        node = self.onnx.helper.make_node(
+            operator, list(inputs), list(outputs), name=name, domain=domain, **attributes
+        )
+        for output in filter(None, outputs):  # an output that is left out has no name
+            self.maker[output] = node
+        for read in filter(None, inputs):
+            self.readers[read].append(node)
+        self._added.append(node)
+        return outputs[0]
+
+    def finish(self) -> None:
+        """Drop what nobody reads any more, and put the nodes into an order that can run."""
+        nodes = [node for node in (*self.model.graph.node, *self._added) if self._is_current(node)]
+        wanted, open_names = set(), list(self.kept)
+        while open_names:
+            node = self.maker.get(open_names.pop())
+            if node is not None and id(node) not in wanted:
+                wanted.add(id(node))
+                open_names += node.input
+        ordered = self._ordered([node for node in nodes if id(node) in wanted])
+        del self.model.graph.node[:]
+        self.model.graph.node.extend(ordered)
+        read = {name for node in ordered for name in node.input}
+        used = [tensor for name, tensor in self.constants.items() if name in read]
+        del self.model.graph.initializer[:]
+        self.model.graph.initializer.extend(used)
+        del self.model.graph.value_info[:]  # ONNX Runtime infers them, its own operators' too
+        if DOMAIN not in {entry.domain for entry in self.model.opset_import}:
+            self.model.opset_import.append(self.onnx.helper.make_opsetid(DOMAIN, 1))
+
+    def _is_current(self, node: Any) -> bool:
+        """Say whether a node still makes its outputs; a replaced one does not."""
+        return any(self.maker.get(name) is node for name in node.output)
+
+    def _ordered(self, nodes: Sequence[Any]) -> Iterable[Any]:
+        made = {name for node in nodes for name in node.output if name}
+        waiting = {id(node): {n for n in node.input if n in made} for node in nodes}
+        readers: dict[str, list[Any]] = defaultdict(list)
+        for node in nodes:
+            for name in waiting[id(node)]:
+                readers[name].append(node)
+        ready = [node for node in nodes if not waiting[id(node)]]
+        ordered = []
+        while ready:
+            node = ready.pop(0)
+            ordered.append(node)
+            for name in node.output:
+                for reader in readers[name]:
+                    waiting[id(reader)].discard(name)
+                    if not waiting[id(reader)]:
+                        ready.append(reader)
+                readers[name] = []
+        return ordered
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Queries, keys or values as an attention reads them, and where they come from.
+
+    Attributes:
+        projected: The tensor (B, N, parts * H * D) that they are cut from.
+        index: Which of its parts they are.
+        parts: How many it has.
+        heads: H.
+        width: D.
+        tokens: N.
+    """
+
+    projected: str
+    index: int
+    parts: int
+    heads: int
+    width: int
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Projection:
+    """A product with constant weights (C, parts * H * D) and a constant bias."""
+
+    source: str
+    weight: Array
+    weight_name: str
+    bias: str
+
+
+def _replace_attention(graph: _Graph, softmax: Any) -> bool:
+    """Replace the attention around a softmax; return whether it has the known form."""
+    score, bias = softmax.input[0], ""
+    added = graph.made_by(score, "Add")
+    if added is not None:
+        score, bias = added.input
+        if graph.made_by(score, "MatMul") is None:
+            score, bias = bias, score
+        if len(graph.shapes.get(bias, ())) != 4:
+            return False
+    product = graph.made_by(score, "MatMul")
+    mixing = graph.only_reader(softmax.output[0])
+    if product is None or mixing is None or mixing.op_type != "MatMul":
+        return False
+    query, query_scale = _without_scale(graph, product.input[0])
+    columns, column_scale = _without_scale(graph, product.input[1])
+    key, key_scale = _without_scale(graph, _before_turn(graph, columns))
+    scale = query_scale * column_scale * key_scale
+    q, k, v = (_part(graph, name) for name in (query, key, mixing.input[1]))
+    back = graph.only_reader(mixing.output[0])
+    if back is None or _attribute(back, "perm") != [0, 2, 1, 3]:
+        return False
+    flat = graph.only_reader(back.output[0])
+    if q is None or k is None or v is None or flat is None or flat.op_type != "Reshape":
+        return False
+    if k.projected != v.projected or (k.index + 1, v.index + 1) != (v.index, v.parts):
+        return False
+    name = softmax.name.rpartition("/")[0] + "/MultiHeadAttention"
+    output = flat.output[0]
+    options = {"num_heads": q.heads, "scale": scale, "domain": DOMAIN, "name": name}
+    bias = _for_each_query(graph, bias, q.tokens) if bias else ""
+    if q.projected == k.projected and q.index == 0:
+        packed = _packed(graph, q)
+        if packed is None:
+            return False
+        graph.add(
+            "MultiHeadAttention",
+            [packed[0], "", "", packed[1], "", bias],
+            [output],
+            **options,
+        )
+        return True
+    found = _projection(graph, k.projected)
+    if q.parts != 1 or found is None:
+        return False
+    # One constant added to all scores of a query changes no softmax, so the bias of the keys has
+    # no effect; that of the values is added to what they are mixed to, as their weights sum to 1.
+    pairs = _reordered(graph, k, found)
+    mixed = graph.add(
+        "MultiHeadAttention",
+        [q.projected, pairs, "", "", "", bias],
+        [f"{output}/mixed"],
+        **options,
+    )
+    values = graph.values(found.bias)
+    assert values is not None
+    shift = graph.constant(f"{name}/value_bias", values[values.size // 2 :])
+    graph.add("Add", [mixed, shift], [output], name=f"{name}/Add")
+    return True
+
+
+def _packed(graph: _Graph, part: _Part) -> tuple[str, str] | None:
+    """Return (B, N, H, 3, D) and the bias that is not in it yet."""
+    found = _projection(graph, part.projected)
+    if found is not None and part.parts == 3:
+        return _reordered(graph, part, found), found.bias
+    return None
+
+
+def _reordered(graph: _Graph, part: _Part, found: _Projection) -> str:
+    """Multiply by weights in the order (H, parts, D); return (B, N, H, parts, D), without bias."""
+    order = (part.parts, part.heads, part.width)
+    key = ("packed", part.projected)
+    known = graph.shared(key)
+    if known is not None:
+        return known
+    rows = len(found.weight)
+    weight = found.weight.reshape(rows, *order).transpose(0, 2, 1, 3).reshape(rows, -1)
+    name = found.weight_name.removesuffix(".weight")
+    base = part.projected
+    product = graph.add(
+        "MatMul",
+        [found.source, graph.constant(f"{name}.packed_weight", weight)],
+        [f"{base}/packed"],
+        name=f"{name.replace('.', '/')}/MatMul",
+    )
+    shape = graph.shape_constant(0, 0, part.heads, part.parts, part.width)
+    reshaped = graph.add(
+        "Reshape",
+        [product, shape],
+        [f"{base}/packed_heads"],
+        name=f"{name.replace('.', '/')}/Reshape",
+    )
+    return graph.share(key, reshaped)
+
+
+def _projection(graph: _Graph, name: str) -> _Projection | None:
+    """Return the product and the bias that make a tensor."""
+    added = graph.made_by(name, "Add")
+    if added is None:
+        return None
+    product, bias = added.input
+    if graph.is_vector(product):
+        product, bias = bias, product
+    node = graph.made_by(product, "MatMul")
+    if node is None or not graph.is_vector(bias):
+        return None
+    weight = graph.values(node.input[1])
+    if weight is None or weight.ndim != 2:
+        return None
+    return _Projection(source=node.input[0], weight=weight, weight_name=node.input[1], bias=bias)
+
+
+def _part(graph: _Graph, name: str) -> _Part | None:
+    """Follow (B, H, N, D) back to the projection it was cut from."""
+    squeezed = graph.made_by(name, "Squeeze")
+    cut = squeezed and graph.made_by(squeezed.input[0], "Slice")
+    turned = cut and graph.made_by(cut.input[0], "Transpose")
+    shaped = turned and graph.made_by(turned.input[0], "Reshape")
+    if not cut or not shaped or tuple(_attribute(turned, "perm") or ()) != _HEADS_FIRST:
+        return None
+    begin, end, axis = (graph.numbers(given) for given in cut.input[1:4])
+    shape = graph.numbers(shaped.input[1])
+    if axis != [0] or not begin or not end or not shape or end[0] - begin[0] != 1:
+        return None
+    _, tokens, parts, heads, width = shape
+    return _Part(
+        projected=shaped.input[0],
+        index=begin[0],
+        parts=parts,
+        heads=heads,
+        width=width,
+        tokens=tokens,
+    )
+
+
+def _before_turn(graph: _Graph, name: str) -> str:
+    """Return the keys (B, H, N, D) of (B, H, D, N); "" where that is not how they were made.
+
+    PyTorch's exporter turns them with a Transpose of four dimensions, or of three between two
+    Reshapes.
+    """
+    turned = graph.made_by(name, "Transpose")
+    if turned is not None:
+        return str(turned.input[0]) if _attribute(turned, "perm") == [0, 1, 3, 2] else ""
+    shaped = graph.made_by(name, "Reshape")
+    turned = shaped and graph.made_by(shaped.input[0], "Transpose")
+    flat = turned and graph.made_by(turned.input[0], "Reshape")
+    if not shaped or not flat or _attribute(turned, "perm") != [0, 2, 1]:
+        return ""
+    after, before = graph.numbers(shaped.input[1]), graph.numbers(flat.input[1])
+    if not after or not before or len(after) != 4 or len(before) != 3:
+        return ""
+    return str(flat.input[0]) if after[2:] == before[:0:-1] else ""
+
+
+def _without_scale(graph: _Graph, name: str) -> tuple[str, float]:
+    """Return a tensor before its multiplication with one number, and the number."""
+    node = graph.made_by(name, "Mul")
+    if node is None:
+        return name, 1.0
+    for tensor, factor in (node.input, reversed(node.input)):
+        values = graph.values(factor) if factor in graph.constants else None
+        if values is not None and values.size == 1:
+            return tensor, float(values.reshape(()))
+    return name, 1.0
+
+
+def _for_each_query(graph: _Graph, bias: str, queries: int) -> str:
+    """Repeat (B, 1, 1, N) for each query, once for all blocks: (B, 1, queries, N)."""
+    if queries == 1:
+        return bias
+    key = ("bias", bias, queries)
+    known = graph.shared(key)
+    if known is not None:
+        return known
+    maker = graph.maker[bias]
+    dtype = np.dtype("float32")
+    if maker.op_type == "Cast":
+        dtype = graph.onnx.helper.tensor_dtype_to_np_dtype(_attribute(maker, "to"))
+    rows = graph.constant("rows_of_the_key_bias", np.zeros((1, 1, queries, 1), dtype))
+    repeated = graph.add("Add", [bias, rows], [f"{bias}/rows"], name="graph/KeyBiasRows")
+    return graph.share(key, repeated)
+
+
+def _replace_skip_norm(graph: _Graph, norm: Any) -> bool:
+    """Replace a LayerNormalization and the sum of two like tensors that it reads."""
+    total = norm.input[0]
+    added = graph.made_by(total, "Add")
+    if added is None or len(norm.input) != 3 or _attribute(norm, "axis") not in (-1, 2):
+        return False
+    one, other = added.input
+    shape = graph.shapes.get(one)
+    if not shape or len(shape) != 3 or shape != graph.shapes.get(other):
+        return False
+    branch, bias = _before_bias(graph, other)
+    skip = one
+    if not bias:
+        branch, bias = _before_bias(graph, one)
+        skip = other if bias else one
+        branch = branch if bias else other
+    outputs = [norm.output[0], "", "", total]
+    if graph.only_reader(total) is norm:
+        outputs = outputs[:1]
+    graph.add(
+        "SkipLayerNormalization",
+        [branch, skip, *norm.input[1:], *([bias] if bias else [])],
+        outputs,
+        name=norm.name.replace("LayerNormalization", "SkipLayerNormalization"),
+        domain=DOMAIN,
+        epsilon=_attribute(norm, "epsilon"),
+    )
+    return True
+
+
+def _before_bias(graph: _Graph, name: str) -> tuple[str, str]:
+    """Return a tensor before its constant bias, and the bias; "" where others read it, too."""
+    node = graph.made_by(name, "Add")
+    if node is None or graph.only_reader(name) is None:
+        return name, ""
+    tensor, bias = node.input
+    if graph.is_vector(tensor):
+        tensor, bias = bias, tensor
+    return (tensor, bias) if graph.is_vector(bias) else (name, "")
+
+
+def _replace_bias_gelu(graph: _Graph, gelu: Any) -> bool:
+    """Replace an exact GELU and the constant bias before it."""
+    if _attribute(gelu, "approximate") not in (None, b"none"):
+        return False
+    tensor, bias = _before_bias(graph, gelu.input[0])
+    if not bias:
+        return False
+    name = gelu.name.replace("Gelu", "BiasGelu")
+    graph.add("BiasGelu", [tensor, bias], [gelu.output[0]], name=name, domain=DOMAIN)
+    return True
+
+
+def _attribute(node: Any, name: str) -> Any:
+    """Return an attribute of a node, None where it has none."""
+    for attribute in node.attribute:
+        if attribute.name == name:
+            kinds = {1: "f", 2: "i", 3: "s", 7: "ints"}
+            found = getattr(attribute, kinds[attribute.type])
+            return list(found) if attribute.type == 7 else found
+    return None

@@ -1,0 +1,99 @@
+"""ONNX Runtime's operators in numpy, after docs/ContribOperators.md, for onnx's own evaluator.
+
+ONNX Runtime runs the packed attention on GPUs only; this says what it has to compute.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+Array = np.ndarray
+_erf = np.vectorize(math.erf)
+
+
+class MultiHeadAttention(OpRun):
+    """Queries, keys and values packed (B, N, H, 3, D), or queries (B, S, C) and (B, N, H, 2, D)."""
+
+    op_domain = "com.microsoft"
+
+    def _run(
+        self,
+        query: Array,
+        key: Array | None = None,
+        value: Array | None = None,
+        bias: Array | None = None,
+        mask: Array | None = None,
+        attention_bias: Array | None = None,
+        num_heads: int = 0,
+        scale: float = 0.0,
+    ) -> tuple[Array]:
+        assert value is None and mask is None
+        if key is None:
+            batch, tokens, heads, _, width = query.shape
+            if bias is not None:
+                query = query + bias.reshape(3, heads, width).transpose(1, 0, 2)
+            parts = [query[:, :, :, part] for part in range(3)]
+        else:
+            assert bias is None  # refused by the operator for packed keys and values
+            batch, tokens, _ = query.shape
+            heads = key.shape[2]
+            parts = [query.reshape(batch, tokens, heads, -1), key[:, :, :, 0], key[:, :, :, 1]]
+        assert heads == num_heads and scale
+        q, k, v = (part.transpose(0, 2, 1, 3) for part in parts)
+        scores = q @ k.transpose(0, 1, 3, 2) * scale
+        if attention_bias is not None:
+            assert attention_bias.shape[2:] == scores.shape[2:]  # it repeats no query
+            scores = scores + attention_bias
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        mixed = (weights @ v).transpose(0, 2, 1, 3).reshape(batch, tokens, -1)
+        return (mixed.astype(query.dtype),)
+
+
+class SkipLayerNormalization(OpRun):
+    """LayerNormalization of a sum; its fourth output is the sum."""
+
+    op_domain = "com.microsoft"
+
+    def _run(
+        self,
+        branch: Array,
+        skip: Array,
+        gamma: Array,
+        beta: Array,
+        bias: Array | None = None,
+        epsilon: float = 0.0,
+    ) -> tuple[Array, ...]:
+        assert branch.shape == skip.shape
+        total = branch + skip if bias is None else branch + skip + bias
+        centred = total - total.mean(axis=-1, keepdims=True)
+        deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon)
+        nothing = np.zeros(0, np.float32)
+        normalised = (centred / deviation * gamma + beta).astype(branch.dtype)
+        return normalised, nothing, nothing, total.astype(branch.dtype)
+
+
+class BiasGelu(OpRun):
+    """The exact GELU of a sum."""
+
+    op_domain = "com.microsoft"
+
+    def _run(self, x: Array, bias: Array) -> tuple[Array]:
+        total = x + bias
+        return ((total * 0.5 * (1 + _erf(total / np.sqrt(2)))).astype(x.dtype),)
+
+
+def evaluate(model: Any, feeds: dict[str, Array]) -> Array:
+    """Return the first output of a graph with these operators."""
+    operators = [MultiHeadAttention, SkipLayerNormalization, BiasGelu]
+    for count, node in enumerate(model.graph.node):
+        for place, name in enumerate(node.output):
+            if not name:  # onnx's evaluator takes it for the name of inputs that are left out
+                node.output[place] = f"unused {count} {place}"
+    found: Array = ReferenceEvaluator(model, new_ops=operators).run(None, feeds)[0]
+    return found

@@ -1,0 +1,98 @@
+"""The graph that ONNX Runtime's CUDA provider gets: its operators, and the same logits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from engines.backends._ort_operators import use_contrib_operators, with_contrib_operators
+from fpet_export import plain, to_onnx
+from fpet_export.fold import fold
+from tests.fpet_export.contrib_operators import evaluate
+from tests.fpet_export.test_to_onnx import fresh
+from tests.fpet_export.tiny import adapted, checkpoint_of, spec_of
+
+TOLERANCE = 2e-6
+
+
+def graph_of(folder: Path, method: str = "lora", **request: Any) -> Any:
+    return onnx.load(fresh(folder, method, **request).path)
+
+
+def replaced(model: Any) -> Any:
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    return changed, use_contrib_operators(changed)
+
+
+def agree(model: Any, changed: Any, batch: int = 2) -> None:
+    shape = [d.dim_value or batch for d in model.graph.input[0].type.tensor_type.shape.dim]
+    images = np.random.default_rng(0).random(shape, dtype=np.float32)
+    feeds = {to_onnx.INPUT: images}
+    wanted = ReferenceEvaluator(model).run(None, feeds)[0]
+    found = evaluate(changed, feeds)
+    assert np.abs(found - wanted).max() <= TOLERANCE * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("lora", {}),
+        ("adaptformer", {"batch": (1, 4), "attention_scale": "split"}),
+        ("lora", {"batch": 2, "last_block": "all-tokens"}),
+        ("lora", {"run": {"merge_block": None}}),
+    ],
+    ids=str,
+)
+def test_the_logits_stay(tmp_path: Path, method: str, options: dict[str, Any]) -> None:
+    model = graph_of(tmp_path, method, **options)
+    depth = sum(node.op_type == "Softmax" for node in model.graph.node)
+    changed, counts = replaced(model)
+    assert (counts.attentions, counts.attentions_left) == (depth, 0)
+    assert counts.bias_gelus == depth
+    # Not the first, that after the merge, or one that reads a part of the tokens.
+    merges = any("merge" in node.name for node in model.graph.node)
+    cut = options.get("last_block") == "all-tokens"
+    assert counts.skip_norms == 2 * depth - merges - cut
+    agree(model, changed)
+
+
+def test_the_exporters_own_attention_is_known_too(tmp_path: Path) -> None:
+    """The plain network that a merged one is measured against comes from it."""
+    spec = spec_of()
+    model = fold(adapted(spec, checkpoint_of(spec, "lora")), "lora")[0]
+    model.merger, model.merge_block = None, None
+    path = plain.naive_export(model, tmp_path / "plain.onnx", batch=2)
+    original, folder = onnx.load(path), tmp_path / "new"
+    folder.mkdir()
+    written, replacements = with_contrib_operators(path, folder)
+    assert (replacements.attentions, replacements.attentions_left) == (spec.depth, 0)
+    agree(original, onnx.load(written))
+
+
+def test_an_attention_of_another_form_stays(tmp_path: Path) -> None:
+    model = graph_of(tmp_path)
+    softmax = next(node for node in model.graph.node if node.op_type == "Softmax")
+    doubled = onnx.helper.make_node("Add", [softmax.output[0]] * 2, ["doubled"], name="doubled")
+    mixing = next(node for node in model.graph.node if softmax.output[0] in node.input)
+    mixing.input[0] = "doubled"
+    model.graph.node.insert([*model.graph.node].index(mixing), doubled)
+    changed, counts = replaced(model)
+    assert counts.attentions_left == 1
+    assert counts.facts()["fused_attentions"] == f"{counts.attentions} of {counts.attentions + 1}"
+    agree(model, changed)
+
+
+def test_nothing_of_the_old_operators_is_left(tmp_path: Path) -> None:
+    changed, _ = replaced(graph_of(tmp_path))
+    kinds = Counter(node.op_type for node in changed.graph.node)
+    assert kinds["Softmax"] == kinds["Gelu"] == 0
+    assert kinds["LayerNormalization"] == 2
+    read = {name for node in changed.graph.node for name in node.input}
+    assert {tensor.name for tensor in changed.graph.initializer} <= read
