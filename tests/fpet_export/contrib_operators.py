@@ -95,5 +95,6 @@ def evaluate(model: Any, feeds: dict[str, Array]) -> Array:
         for place, name in enumerate(node.output):
             if not name:  # onnx's evaluator takes it for the name of inputs that are left out
                 node.output[place] = f"unused {count} {place}"
-    found: Array = ReferenceEvaluator(model, new_ops=operators).run(None, feeds)[0]
+    outputs: Any = ReferenceEvaluator(model, new_ops=operators).run(None, feeds)
+    found: Array = outputs[0]
     return found

@@ -35,7 +35,8 @@ def agree(model: Any, changed: Any, batch: int = 2) -> None:
     shape = [d.dim_value or batch for d in model.graph.input[0].type.tensor_type.shape.dim]
     images = np.random.default_rng(0).random(shape, dtype=np.float32)
     feeds = {to_onnx.INPUT: images}
-    wanted = ReferenceEvaluator(model).run(None, feeds)[0]
+    outputs: Any = ReferenceEvaluator(model).run(None, feeds)
+    wanted = outputs[0]
     found = evaluate(changed, feeds)
     assert np.abs(found - wanted).max() <= TOLERANCE * np.abs(wanted).max()
 
