@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import shlex
 import sys
 from importlib import metadata
+from pathlib import Path
 
 from engines.errors import MissingDependencyError
 
@@ -13,14 +15,16 @@ PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 
 
 def installed() -> dict[str, str]:
-    """Return the version of each package that is installed, by its name."""
-    found = {}
+    """Return the version of each package that shares its folder with the one in use, by name."""
+    folders: dict[Path, dict[str, str]] = {}
     for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        for found in metadata.distributions(name=name):
+            folder = Path(str(found.locate_file("onnxruntime"))).resolve()
+            folders.setdefault(folder, {}).setdefault(name, found.version)
+    used = importlib.util.find_spec("onnxruntime")
+    if used is None or used.origin is None:
+        return {}
+    return folders.get(Path(used.origin).resolve().parent, {})
 
 
 def mend() -> str:

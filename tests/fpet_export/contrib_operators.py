@@ -88,9 +88,27 @@ class BiasGelu(OpRun):
         return ((total * 0.5 * (1 + _erf(total / np.sqrt(2)))).astype(x.dtype),)
 
 
+class SimplifiedLayerNormalization(OpRun):
+    """Division by the root of the mean of the squares; ONNX Runtime keeps it in ONNX's domain."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: Array, scale: Array, axis: int = 0, epsilon: float = 0.0, stash_type: int = 0
+    ) -> tuple[Array]:
+        assert axis == -1
+        length = np.sqrt((x**2).mean(axis=-1, keepdims=True) + epsilon)
+        return ((x / length * scale).astype(x.dtype),)
+
+
 def evaluate(model: Any, feeds: dict[str, Array]) -> Array:
     """Return the first output of a graph with these operators."""
-    operators = [MultiHeadAttention, SkipLayerNormalization, BiasGelu]
+    operators = [
+        MultiHeadAttention,
+        SkipLayerNormalization,
+        BiasGelu,
+        SimplifiedLayerNormalization,
+    ]
     for count, node in enumerate(model.graph.node):
         for place, name in enumerate(node.output):
             if not name:  # onnx's evaluator takes it for the name of inputs that are left out

@@ -61,6 +61,7 @@ def test_the_logits_stay(tmp_path: Path, method: str, options: dict[str, Any]) -
     merges = any("merge" in node.name for node in model.graph.node)
     cut = options.get("last_block") == "all-tokens"
     assert counts.skip_norms == 2 * depth - merges - cut
+    assert (counts.patch_products, counts.unit_lengths) == (1, int(merges))
     agree(model, changed)
 
 
@@ -93,7 +94,7 @@ def test_an_attention_of_another_form_stays(tmp_path: Path) -> None:
 def test_nothing_of_the_old_operators_is_left(tmp_path: Path) -> None:
     changed, _ = replaced(graph_of(tmp_path))
     kinds = Counter(node.op_type for node in changed.graph.node)
-    assert kinds["Softmax"] == kinds["Gelu"] == 0
+    assert kinds["Softmax"] == kinds["Gelu"] == kinds["Conv"] == kinds["Sqrt"] == 0
     assert kinds["LayerNormalization"] == 2
     read = {name for node in changed.graph.node for name in node.input}
     assert {tensor.name for tensor in changed.graph.initializer} <= read

@@ -16,7 +16,6 @@ import pytest
 from benchmarks.environment import read_environment
 from engines import board as boards
 from engines import places, processor
-from engines.backends import _ort_packages
 from engines.board import Board
 from fpet_export.agent import build_agent
 from fpet_export.console import Console
@@ -81,16 +80,7 @@ def test_a_missing_extra_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
 def with_onnxruntime(monkeypatch: pytest.MonkeyPatch, program: str, *packages: str) -> None:
     """Let these packages be installed, and let the question to the providers be this program."""
     monkeypatch.setattr(_doctor_onnxruntime, "_PROGRAM", program)
-    real = metadata.version
-
-    def version(name: str) -> str:
-        if name not in _ort_packages.PACKAGES:
-            return real(name)
-        if name not in packages:
-            raise metadata.PackageNotFoundError(name)
-        return "1.31.1"
-
-    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setattr(_doctor_onnxruntime, "installed", lambda: dict.fromkeys(packages, "1.31.1"))
 
 
 def test_gpu_providers_that_do_not_start_are_named_with_what_they_lack(
