@@ -25,7 +25,15 @@ from engines.engine import Array
 from engines.errors import FpetError
 
 _REFERENCE = "eager"  # in float32 it is what each subject's contenders are compared with
-_GRAPH_TARGETS = {"ort_cuda": "cuda", "trt": "tensorrt", "trt_rtx": "rtx"}  # ways that read ONNX
+_DTYPE = "float16"
+_GRAPH_TARGETS = {
+    "aoti": "torch-cuda",
+    "ort_as_written": "cuda",
+    "ort_cuda": "cuda",
+    "trt": "tensorrt",
+    "trt_rtx": "rtx",
+}
+"""Ways that read a graph, and for what it is written."""
 Bench = Callable[..., Measurement]
 
 
@@ -87,12 +95,12 @@ def check_batch(
         for subject in subjects:
             reference = _reference(subject, batch, peers, failed)
             for way in ways:
-                if way in _GRAPH_TARGETS and subject.onnx is None:
-                    continue  # a torch model of somebody else's: it has no graph to run
+                if not suits(subject, way):
+                    continue
                 name = f"{subject.name} {way}"
                 say(f"batch {batch}: {name}")
                 try:
-                    source = _source(subject, way, batch, folder)
+                    source = source_of(subject, way, batch, folder)
                     peer = load_peer(peers, way)
                     engine = stack.enter_context(peer.open_peer(source, threads=1))
                     feeds = synthetic_feeds(engine.inputs, batch=batch, seed=0, name=name)
@@ -136,12 +144,18 @@ def format_check(check: BatchCheck) -> str:
     return "\n".join(lines)
 
 
-def _source(subject: Subject, way: str, batch: int, folder: Path) -> PeerSource:
-    """Return what a way reads: a torch way the half module, another the graph."""
+def suits(subject: Subject, way: str) -> bool:
+    """Say whether a subject can be run in a way: a model of somebody else's has no graph."""
+    return way not in _GRAPH_TARGETS or subject.onnx is not None
+
+
+def source_of(subject: Subject, way: str, batch: int, folder: Path) -> PeerSource:
+    """Return what a way reads, in half precision: a module of torch, or a graph."""
     if way in _GRAPH_TARGETS:
         assert subject.onnx is not None
-        return PeerSource(onnx=subject.onnx(batch, _GRAPH_TARGETS[way], folder), image=IMAGE)
-    return PeerSource(module=lambda: subject.module(batch, "float16"), image=IMAGE, dtype="float16")
+        graph = subject.onnx(batch, _GRAPH_TARGETS[way], _DTYPE, folder)
+        return PeerSource(onnx=graph, image=IMAGE)
+    return PeerSource(module=lambda: subject.module(batch, _DTYPE), image=IMAGE, dtype=_DTYPE)
 
 
 def _reference(

@@ -1,23 +1,33 @@
 """Measure a ViT-B/16 on this machine's GPU in every way that it offers, plain and frozen.
 
-`python -m benchmarks.gpu_check [-o FILE] [--batches 1,8,64] [--quick]`. Needs torch and a CUDA
-device; what else is installed joins. A part that fails is recorded with its reason, and the others
-go on. Exits with 4 where there is no GPU.
+`python -m benchmarks.gpu_check [-o FILE] [--batches 1,8,64] [--quick] [--processes 8]`. Needs torch
+and a CUDA device; what else is installed joins. A part that fails is recorded with its reason, and
+the others go on. Exits with 4 where there is no GPU.
+
+Compiling takes longer than measuring. With `--processes` every way of every subject is opened once
+in a process of its own, several at a time: graphs and engines stay in the folder, and PyTorch's
+compiled kernels in its cache, where the measurement finds them.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import contextlib
 import dataclasses
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import gpu_peers
-from benchmarks.gpu_batch import BatchCheck, check_batch, format_check
+from benchmarks.feeds import synthetic_feeds
+from benchmarks.gpu_batch import BatchCheck, check_batch, format_check, source_of, suits
 from benchmarks.latency import Schedule
 from benchmarks.measurement import to_text
+from benchmarks.peers import load_peer
 from benchmarks.subjects import default_subjects
 from engines import registry, storage
 from engines.errors import FpetError, MeasurementError, MissingDependencyError
@@ -29,6 +39,8 @@ _SLOW = ("compiled_autotune",)  # minutes of kernel search for every subject and
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the check and return the exit code."""
     options = _parse(arguments)
+    if options.open_once:
+        return open_once(*options.open_once, folder=options.folder)
     try:
         device = _device()
         ways = [
@@ -46,7 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.output is not None:
             storage.refuse_overwrite(options.output, force=options.force)
         checks: list[BatchCheck] = []
-        with tempfile.TemporaryDirectory() as folder:
+        with contextlib.ExitStack() as stack:
+            folder = options.folder or stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="fpet-gpu-")
+            )
+            if options.processes > 1:
+                prepare(options.batches, ways, Path(folder), options.processes)
             for batch in options.batches:
                 checks.append(
                     check_batch(
@@ -68,6 +85,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     except FpetError as error:
         sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+def prepare(batches: Sequence[int], ways: Sequence[str], folder: Path, processes: int) -> None:
+    """Open every way of every subject at every batch once, several at a time."""
+    wanted = [
+        [str(batch), subject.name, way]
+        for batch in batches
+        for subject in default_subjects()
+        for way in ways
+        if suits(subject, way)
+    ]
+
+    def run(words: Sequence[str]) -> None:
+        line = [sys.executable, "-m", "benchmarks.gpu_check", "--folder", str(folder)]
+        began = time.monotonic()
+        done = subprocess.run(
+            [*line, "--open-once", *words], capture_output=True, text=True, errors="replace"
+        )
+        said = done.stderr.strip().splitlines()[-1:] if done.returncode else []
+        _tell(f"prepared {' '.join([*words, *said])}: {time.monotonic() - began:.0f} s")
+
+    with concurrent.futures.ThreadPoolExecutor(processes) as pool:
+        list(pool.map(run, wanted))
+
+
+def open_once(batch: str, subject: str, way: str, *, folder: Path) -> int:
+    """Open a way of a subject, run it once, and return the exit code."""
+    found = next(entry for entry in default_subjects() if entry.name == subject)
+    try:
+        source = source_of(found, way, int(batch), folder)
+        with load_peer(gpu_peers, way).open_peer(source, threads=1) as engine:
+            engine.run(synthetic_feeds(engine.inputs, batch=int(batch), seed=0, name=subject))
+    except FpetError as error:
+        _tell(f"error: {error}")
         return error.exit_code
     return 0
 
@@ -94,6 +147,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="no kernel search, fewer rounds")
     parser.add_argument("--skip", type=lambda text: text.split(","), default=[], help="ways")
     parser.add_argument("--max-s", type=float, default=60.0, help="seconds of rounds a batch")
+    parser.add_argument("--folder", type=Path, help="where graphs and engines stay")
+    parser.add_argument("--processes", type=int, default=1, help="that prepare at the same time")
+    parser.add_argument(
+        "--open-once", nargs=3, metavar=("BATCH", "SUBJECT", "WAY"), help=argparse.SUPPRESS
+    )
     parser.add_argument("--force", action="store_true", help="replace the JSON file")
     return parser.parse_args(arguments)
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.failures import as_engine_error
 from engines import registry
+from engines.engine import load_target
 from engines.errors import MissingDependencyError
 
 RUN = "random:vit_base_patch16_224:0"
 IMAGE = (3, 224, 224)
 MERGE_BLOCK = 6
+_PRECISION_OF = {"float16": "fp16", "bfloat16": "bf16"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,14 +26,14 @@ class Subject:
     Attributes:
         name: "frozen", "plain" or "library".
         module: Makes the module of a type ("float32", "float16") for a batch size.
-        onnx: Writes its float32 graph for a batch size and a target into a folder; None when it
-            has none.
+        onnx: Writes its graph for a batch size, a target and a type into a folder, unless it is
+            there already; None when it has none.
         note: To record.
     """
 
     name: str
     module: Callable[[int, str], Any]
-    onnx: Callable[[int, str, Path], Path] | None
+    onnx: Callable[[int, str, str, Path], Path] | None
     note: str
 
 
@@ -76,11 +79,12 @@ def exported(name: str, *, merge_block: int | None) -> Subject:
             # The match stays in float32: half precision cannot tell near-ties apart.
             return found.typed(getattr(torch, dtype))
 
-    def onnx(batch: int, target: str, folder: Path) -> Path:
-        path = folder / f"{name}.b{batch}.{target}.onnx"
-        found = frozen(batch, target, "primitive")
-        with as_engine_error(name, fix="run the tests of fpet_export"):
-            found.to_onnx(path)
+    def onnx(batch: int, target: str, dtype: str, folder: Path) -> Path:
+        path = folder / f"{name}.b{batch}.{target}.{dtype}.onnx"
+        if not path.exists():
+            found = frozen(batch, target, "primitive")
+            with as_engine_error(name, fix="run the tests of fpet_export"):
+                _write(found, path, target, dtype)
         return path
 
     where = f"tokens merge after block {merge_block}" if merge_block is not None else "all tokens"
@@ -108,6 +112,21 @@ def default_subjects() -> tuple[Subject, ...]:
         exported("plain", merge_block=None),
         exported("frozen", merge_block=MERGE_BLOCK),
     )
+
+
+def _write(frozen: Any, path: Path, target: str, dtype: str) -> None:
+    """Write a frozen network as a graph of a type, with its match in float32."""
+    if dtype == "float32":
+        frozen.to_onnx(path)
+        return
+    from calibration.graph_files import write_graph
+    from calibration.quantize import recipe_for
+    from calibration.recipe import typed_graph
+
+    recipe = recipe_for(load_target(target), _PRECISION_OF[dtype])
+    with tempfile.TemporaryDirectory(prefix="fpet-subject-") as folder:
+        graph = frozen.to_onnx(Path(folder) / "float32.onnx")
+        write_graph(typed_graph(graph, recipe), path)
 
 
 def _library_vit() -> Any:

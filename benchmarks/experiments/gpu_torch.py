@@ -433,9 +433,7 @@ def main() -> int:
         return 0
     began = time.time()
     document: dict[str, Any] = {"kind": "gpu_torch", "device": device(options), "batches": []}
-    with tempfile.TemporaryDirectory(
-        prefix="fpet-export-", ignore_cleanup_errors=True
-    ) as top:
+    with tempfile.TemporaryDirectory(prefix="fpet-export-", ignore_cleanup_errors=True) as top:
         started: list[tuple[int, Path, Any]] = []
         others = []
         for batch in options.batches:

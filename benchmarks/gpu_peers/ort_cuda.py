@@ -1,15 +1,15 @@
-"""The graph in ONNX Runtime's CUDA provider."""
+"""The engine that this toolkit builds for ONNX Runtime's CUDA provider."""
 
 from __future__ import annotations
 
+from benchmarks.gpu_peers._built import open_built
 from benchmarks.peers import PeerSource
 from engines import registry
-from engines.engine import Engine, OpenOptions, open_engine
+from engines.engine import Engine
 
 registry.import_or_explain("engines.backends.ort")
 
 
 def open_peer(source: PeerSource, *, threads: int) -> Engine:
-    """Open the graph; never falls back to the CPU."""
-    options = OpenOptions(threads=threads, provider="cuda", name="ort_cuda")
-    return open_engine(source.graph("ort_cuda"), options=options)
+    """Build the engine beside the graph and open it."""
+    return open_built(source, "cuda", name="ort_cuda", threads=threads)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from benchmarks.gpu_peers._built import open_built
 from benchmarks.peers import PeerSource
 from engines import registry
-from engines.engine import BuildOptions, Engine, OpenOptions, build, open_engine
+from engines.engine import Engine
 
 registry.import_or_explain("tensorrt")
 
 
 def open_peer(source: PeerSource, *, threads: int) -> Engine:
-    """Build the plan beside the graph and open it."""
-    graph = source.graph("trt")
-    plan = build(graph, target="tensorrt", options=BuildOptions(force=True))
-    return open_engine(plan, options=OpenOptions(threads=threads, name="trt"))
+    """Build the engine beside the graph and open it."""
+    return open_built(source, "tensorrt", name="trt", threads=threads)

@@ -138,7 +138,8 @@ def test_without_a_gpu_it_exits_with_4_and_a_sentence(
 
 def test_the_ways_of_the_design_are_there() -> None:
     assert registry.available(gpu_peers) == [
-        "compiled", "compiled_autotune", "eager", "graph", "ort_cuda", "trt", "trt_rtx",
+        "aoti", "compiled", "compiled_autotune", "eager", "graph",
+        "ort_as_written", "ort_cuda", "trt", "trt_rtx",
     ]  # fmt: skip
 
 

@@ -17,7 +17,9 @@ ABSENT = [
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(benchmarks.__path__, "benchmarks.")
-    if not module.name.startswith(("benchmarks.peers.", "benchmarks.gpu_peers."))
+    if not module.name.startswith(
+        ("benchmarks.peers.", "benchmarks.gpu_peers.", "benchmarks.experiments.")
+    )
 )
 
 
