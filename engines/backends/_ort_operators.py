@@ -22,7 +22,8 @@ Each is exact up to rounding. Operators: ONNX Runtime, docs/ContribOperators.md.
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from engines.registry import import_or_explain
 
 DOMAIN = "com.microsoft"
 _HEADS_FIRST = (2, 0, 3, 1, 4)  # (B, N, parts, H, D) to (parts, B, H, N, D)
+_IN_BLOCK = re.compile(r"blocks/(\d+)/")
 _TINY = 1e-30
 _LARGE_BYTES = 1_900_000_000  # a protobuf message holds 2 GiB
 _SMALL = 64  # elements of a constant whose values decide something
@@ -90,6 +92,22 @@ def with_contrib_operators(path: Path, folder: Path) -> tuple[Path, Replaced]:
     large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _LARGE_BYTES
     onnx.save(model, out, save_as_external_data=large, location=f"{out.name}.data")
     return out, replaced
+
+
+def count_operators(path: Path) -> dict[str, str]:
+    """Return what is recorded of the operators that ONNX Runtime left in a graph.
+
+    Those of a block are counted by the names of nodes, which begin with `blocks/<index>/`.
+    """
+    onnx: Any = import_or_explain("onnx")
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    blocks = Counter(found.group(1) for node in nodes if (found := _IN_BLOCK.match(node.name)))
+    kinds = Counter(node.op_type for node in nodes)
+    return {
+        "operators": str(len(nodes)),
+        "operators_per_block": " ".join(str(blocks[block]) for block in sorted(blocks, key=int)),
+        "operator_types": ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()),
+    }
 
 
 def use_contrib_operators(model: Any) -> Replaced:
@@ -320,26 +338,26 @@ def _replace_attention(graph: _Graph, softmax: Any) -> bool:
     output = flat.output[0]
     options = {"num_heads": q.heads, "scale": scale, "domain": DOMAIN, "name": name}
     bias = _for_each_query(graph, bias, q.tokens) if bias else ""
-    if q.projected == k.projected and q.index == 0:
-        packed = _packed(graph, q)
-        if packed is None:
-            return False
-        graph.add(
-            "MultiHeadAttention",
-            [packed[0], "", "", packed[1], "", bias],
-            [output],
-            **options,
-        )
+    if (q.projected, q.index, q.parts) == (k.projected, 0, 3):
+        found = _projection(graph, q.projected)
+        if found is not None:
+            inputs = [_reordered(graph, q, found), "", "", found.bias, "", bias]
+        else:
+            inputs = [*_split(graph, q), "", "", bias]
+        graph.add("MultiHeadAttention", inputs, [output], **options)
         return True
-    found = _projection(graph, k.projected)
-    if q.parts != 1 or found is None:
+    if (q.parts, k.parts) != (1, 2):
         return False
+    found = _projection(graph, k.projected)
+    if found is None:
+        inputs = [q.projected, *_split(graph, k), "", "", bias]
+        graph.add("MultiHeadAttention", inputs, [output], **options)
+        return True
     # One constant added to all scores of a query changes no softmax, so the bias of the keys has
     # no effect; that of the values is added to what they are mixed to, as their weights sum to 1.
-    pairs = _reordered(graph, k, found)
     mixed = graph.add(
         "MultiHeadAttention",
-        [q.projected, pairs, "", "", "", bias],
+        [q.projected, _reordered(graph, k, found), "", "", "", bias],
         [f"{output}/mixed"],
         **options,
     )
@@ -350,12 +368,15 @@ def _replace_attention(graph: _Graph, softmax: Any) -> bool:
     return True
 
 
-def _packed(graph: _Graph, part: _Part) -> tuple[str, str] | None:
-    """Return (B, N, H, 3, D) and the bias that is not in it yet."""
-    found = _projection(graph, part.projected)
-    if found is not None and part.parts == 3:
-        return _reordered(graph, part, found), found.bias
-    return None
+def _split(graph: _Graph, part: _Part) -> list[str]:
+    """Cut a projection that is not one product and a bias, as a task's is, into its parts."""
+    key = ("split", part.projected)
+    outputs = [f"{part.projected}/{index}" for index in range(part.parts)]
+    if graph.shared(key) is None:
+        sizes = graph.shape_constant(*[part.heads * part.width] * part.parts)
+        name = f"{part.projected}/Split"
+        graph.share(key, graph.add("Split", [part.projected, sizes], outputs, name=name, axis=2))
+    return outputs
 
 
 def _reordered(graph: _Graph, part: _Part, found: _Projection) -> str:

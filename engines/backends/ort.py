@@ -12,7 +12,9 @@ clips them unless the weights are made unsigned first (`_saturation.py`); that i
 asked for only where a trial shows that it is needed. And FP8 pairs cannot be rewritten at all:
 ONNX Runtime moves them past a Transpose, which has no FP8 kernel. They run as they are written.
 
-Not run on hardware yet: the GPU providers.
+For its CUDA provider a graph gets ONNX Runtime's own operators first (`_ort_operators.py`), and
+runs are recorded as CUDA graphs (`_ort_cuda_engine.py`). Not run on hardware yet: the TensorRT
+provider.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any
 from engines import commands, processor, storage
 from engines.backends._ort_cuda import open_on_cuda
 from engines.backends._ort_engine import PRODUCTS, OrtEngine, products_fact, session_facts
-from engines.backends._ort_operators import with_contrib_operators
+from engines.backends._ort_operators import count_operators, with_contrib_operators
 from engines.backends._ort_session import onnxruntime, open_session
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._requests import (
@@ -79,6 +81,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     products = _int8_products(source.header, provider, "all")
     companions = (f"{out.name}.data",) if source.header.external_files else ()
     report(options, "optimise", 0)
+    facts: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(storage.atomic_path(out))
         settings = _session_options(None, rewrites="all", products=products)
@@ -99,6 +102,8 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
                 where=str(out.parent),
                 fix="free space or choose a folder that you may write",
             ) from error
+        if replaced is not None:
+            facts = {**replaced.facts(), **count_operators(temporary)}
     report(options, "optimise", 1)
     runtime = Runtime(
         flavour="onnxruntime",
@@ -109,7 +114,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
             "cpu": processor.processor_name(),
             "instruction_sets": " ".join(processor.instruction_sets()),
             **products_fact(products),
-            **({} if replaced is None else replaced.facts()),
+            **facts,
         },
     )
     manifest = engine_manifest(
@@ -319,10 +324,11 @@ def _check_cache(artefact: Path, manifest: Manifest, options: OpenOptions) -> Pr
             where=str(artefact),
             fix=rebuild,
         )
+    provider: Provider = "cuda" if runtime.settings.get("provider") == "cuda" else "cpu"
     other = processor.difference_from(
         runtime.machine, runtime.settings.get("instruction_sets", "").split()
     )
-    if other:
+    if other and provider == "cpu":  # on a GPU no layout of the graph depends on the CPU
         raise TrustError(
             f"the engine was built for another CPU: {other}",
             where=str(artefact),
@@ -335,7 +341,6 @@ def _check_cache(artefact: Path, manifest: Manifest, options: OpenOptions) -> Pr
             where=str(artefact),
             fix=f"open {graph}",
         )
-    provider: Provider = "cuda" if runtime.settings.get("provider") == "cuda" else "cpu"
     if options.provider not in (None, provider):
         raise UsageError(
             f"the engine was built for the provider {provider}, not {options.provider}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,8 +39,9 @@ def describe(path: Path, manifest: Manifest) -> str:
 
 
 def report_fusion(artefact: Path, manifest: Manifest, console: Console) -> FusionReport | None:
-    """Say what TensorRT fused, in two lines, with `-v` kernel by kernel; None for no plan."""
+    """Say what was fused, in two lines, with `-v` kernel by kernel; None for no plan."""
     if artefact.suffix != ".plan":
+        _say_operators({} if manifest.runtime is None else manifest.runtime.settings, console)
         return None
     if not fusion_path(artefact).exists():
         console.step("fusion", "not known: this TensorRT does not list its kernels", passed=None)
@@ -52,6 +53,23 @@ def report_fusion(artefact: Path, manifest: Manifest, console: Console) -> Fusio
     for line in report.in_words()[2:]:
         console.detail(line)
     return report
+
+
+def _say_operators(settings: Mapping[str, str], console: Console) -> None:
+    """Say which operators ONNX Runtime's CUDA provider got, where they are recorded."""
+    if "operators" not in settings:
+        return
+    fused = settings["fused_attentions"]
+    left, _, whole = fused.partition(" of ")
+    console.step(
+        "fusion",
+        f"{fused} attentions are one operator, {settings['fused_skip_norms']} norms hold the sum "
+        f"before them, {settings['fused_bias_gelus']} GELUs their bias",
+        passed=True if left == whole else None,
+    )
+    blocks = settings["operators_per_block"]
+    console.step("fusion", f"{settings['operators']} operators; in each block: {blocks}")
+    console.detail(settings["operator_types"])
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ _erf = np.vectorize(math.erf)
 
 
 class MultiHeadAttention(OpRun):
-    """Queries, keys and values packed (B, N, H, 3, D), or queries (B, S, C) and (B, N, H, 2, D)."""
+    """Packed (B, N, H, 3, D), or queries (B, S, C) and (B, N, H, 2, D), or three of (B, N, C)."""
 
     op_domain = "com.microsoft"
 
@@ -32,7 +32,7 @@ class MultiHeadAttention(OpRun):
         num_heads: int = 0,
         scale: float = 0.0,
     ) -> tuple[Array]:
-        assert value is None and mask is None
+        assert mask is None
         if key is None:
             batch, tokens, heads, _, width = query.shape
             if bias is not None:
@@ -41,8 +41,9 @@ class MultiHeadAttention(OpRun):
         else:
             assert bias is None  # refused by the operator for packed keys and values
             batch, tokens, _ = query.shape
-            heads = key.shape[2]
-            parts = [query.reshape(batch, tokens, heads, -1), key[:, :, :, 0], key[:, :, :, 1]]
+            heads = num_heads
+            pair = [key[:, :, :, 0], key[:, :, :, 1]] if value is None else [key, value]
+            parts = [part.reshape(batch, part.shape[1], heads, -1) for part in (query, *pair)]
         assert heads == num_heads and scale
         q, k, v = (part.transpose(0, 2, 1, 3) for part in parts)
         scores = q @ k.transpose(0, 1, 3, 2) * scale

@@ -14,9 +14,10 @@ from onnx.reference import ReferenceEvaluator
 from engines.backends._ort_operators import use_contrib_operators, with_contrib_operators
 from fpet_export import plain, to_onnx
 from fpet_export.fold import fold
+from fpet_export.freeze import FreezeOptions, FrozenVit
 from tests.fpet_export.contrib_operators import evaluate
 from tests.fpet_export.test_to_onnx import fresh
-from tests.fpet_export.tiny import adapted, checkpoint_of, spec_of
+from tests.fpet_export.tiny import MEAN, STD, adapted, checkpoint_of, spec_of
 
 TOLERANCE = 2e-6
 
@@ -48,6 +49,8 @@ def agree(model: Any, changed: Any, batch: int = 2) -> None:
         ("adaptformer", {"batch": (1, 4), "attention_scale": "split"}),
         ("lora", {"batch": 2, "last_block": "all-tokens"}),
         ("lora", {"run": {"merge_block": None}}),
+        ("lora", {"shape": {"prefix": ("cls", "dist"), "pool": "class+dist"}}),
+        ("lora", {"shape": {"prefix": (), "pool": "mean", "heads": 1, "qkv_bias": False}}),
     ],
     ids=str,
 )
@@ -63,6 +66,20 @@ def test_the_logits_stay(tmp_path: Path, method: str, options: dict[str, Any]) -
     assert counts.skip_norms == 2 * depth - merges - cut
     assert (counts.patch_products, counts.unit_lengths) == (1, int(merges))
     agree(model, changed)
+
+
+@pytest.mark.parametrize("last_block", ["class-token", "all-tokens"])
+def test_updates_beside_the_projection_leave_it_three_tensors(
+    tmp_path: Path, last_block: Any
+) -> None:
+    spec = spec_of()
+    model = adapted(spec, checkpoint_of(spec, "lora"))
+    options = FreezeOptions(updates="low-rank", last_block=last_block)
+    to_onnx.to_onnx(FrozenVit(model, options, MEAN, STD).eval(), tmp_path / "model.onnx", opset=20)
+    original = onnx.load(tmp_path / "model.onnx")
+    changed, counts = replaced(original)
+    assert (counts.attentions, counts.attentions_left) == (spec.depth, 0)
+    agree(original, changed)
 
 
 def test_the_exporters_own_attention_is_known_too(tmp_path: Path) -> None:

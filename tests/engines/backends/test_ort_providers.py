@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import os
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -21,6 +23,7 @@ from benchmarks.feeds import synthetic_feeds
 from engines.backends import _ort_session
 from engines.engine import OpenOptions
 from engines.errors import MissingDependencyError, UsageError
+from engines.manifest import read_manifest, write_manifest
 from tests.engines.fake_cuda import FakeCuda
 
 Gpu = Literal["cuda", "tensorrt"]
@@ -202,6 +205,23 @@ def test_a_session_that_does_not_start_leaves_nothing(
     with pytest.raises(MissingDependencyError):
         engines.open(tiny_vit(), options=OpenOptions(provider="cuda"))
     assert package.library.left == 0
+
+
+def test_a_build_for_cuda_records_its_operators(
+    package: Package, tiny_vit: Callable[..., Path], tmp_path: Path
+) -> None:
+    built = engines.build(tiny_vit(), target="cuda", out=tmp_path / "model.cuda.onnx")
+    runtime = read_manifest(built).runtime
+    assert runtime is not None
+    nodes = onnx.load(built).graph.node
+    assert runtime.settings["provider"] == "cuda"
+    assert runtime.settings["operators"] == str(len(nodes))
+    assert runtime.settings["fused_attentions"].endswith(" of 2")
+    assert "user_compute_stream" not in package.asked[0][0][1]  # nothing runs: it is written
+    runtime = dataclasses.replace(runtime, machine="another", settings={"provider": "cuda"})
+    manifest = dataclasses.replace(read_manifest(built), runtime=runtime)
+    write_manifest(built, manifest)
+    engines.open(built).close()  # the CPU that built it does not matter
 
 
 def test_tensorrt_keeps_the_graphs_types_and_nothing_on_the_disk(
