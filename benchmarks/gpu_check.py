@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             if options.processes > 1:
                 prepare(options.batches, ways, Path(folder), options.processes)
+            if options.prepare_only:
+                return 0
             for batch in options.batches:
                 checks.append(
                     check_batch(
@@ -149,6 +151,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-s", type=float, default=60.0, help="seconds of rounds a batch")
     parser.add_argument("--folder", type=Path, help="where graphs and engines stay")
     parser.add_argument("--processes", type=int, default=1, help="that prepare at the same time")
+    parser.add_argument(
+        "--prepare-only", action="store_true", help="measure nothing; give --folder, too"
+    )
     parser.add_argument(
         "--open-once", nargs=3, metavar=("BATCH", "SUBJECT", "WAY"), help=argparse.SUPPRESS
     )
