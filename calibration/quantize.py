@@ -94,7 +94,9 @@ def recipe_for(target: Target, precision: str, *, io: str = "fp32", half: str = 
             f"{target.name} does not run {precision}"
             + (f", it runs {', '.join(offered)}" if offered else ""),
             where=f"--precision {precision}",
-            fix="choose one of these, or export the run for another target",
+            fix="choose one of these, or export the run for another target"
+            if offered
+            else "export the run for another target; `fpet-export targets` lists them",
         )
     form = "weak-pairs" if target.typing == "weak" else target.integers
     if io != "fp32" and form != "pairs":

@@ -12,6 +12,7 @@ import contextlib
 import io
 import logging
 import math
+import os
 import tempfile
 import warnings
 from collections import Counter
@@ -134,7 +135,7 @@ def trace(module: FrozenVit, path: Path, *, opset: int) -> onnx.ModelProto:
     if isinstance(batch, tuple):
         shapes = ({0: torch.export.Dim("batch", min=batch[0], max=batch[1])},)
     try:
-        with quiet_exporter():
+        with quiet_exporter(), inductor_cache(path.parent):
             program = torch.onnx.export(
                 module,
                 (images,),
@@ -240,6 +241,23 @@ def tokens_after_blocks(graph: graph_passes.Graph, depth: int) -> tuple[int, ...
         if parts[0] == "blocks" and parts[2:3] == ["fc2"] and node.op in ("MatMul", "Add"):
             tokens[int(parts[1])] = int(node.outputs[0].shape[1])
     return tuple(tokens.get(index, 0) for index in range(depth))
+
+
+@contextlib.contextmanager
+def inductor_cache(folder: Path) -> Iterator[None]:
+    """Let PyTorch keep its compiler's cache in `folder`, not for ever in the system's.
+
+    The exporter asks for the cache's place, which makes the folder, and never uses it.
+    """
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    if before is None:
+        os.environ[name] = str(folder / "inductor")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ from engines.manifest import TensorSpec
 _POLL_S = 0.5
 _SAID = 6
 _COMPILERS = ("g++", "clang++", "c++")
-_FIX_COMPILER = "sudo apt-get install g++ (or name one in the environment variable CXX)"
+FIX_COMPILER = "sudo apt-get install g++"
+"""How to get one; another one is named in the environment variable CXX."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,24 +90,26 @@ def compile_graph(
     return Compiled(**answer)
 
 
+def compiler() -> str | None:
+    """Return the C++ compiler that PyTorch would start, None without any."""
+    named = os.environ.get("CXX")
+    wanted = (named.split()[0],) if named else _COMPILERS
+    return next((name for name in wanted if shutil.which(name) is not None), None)
+
+
 def require_compiler() -> None:
     """Refuse to start without a C++ compiler.
 
     Raises:
         MissingDependencyError: There is none.
     """
-    named = os.environ.get("CXX")
-    if named:
-        if shutil.which(named.split()[0]) is None:
-            raise MissingDependencyError(
-                f"there is no C++ compiler {named!r}", where="CXX", fix=_FIX_COMPILER
-            )
-    elif not any(map(shutil.which, _COMPILERS)):
+    if compiler() is None:
+        named = os.environ.get("CXX")
         raise MissingDependencyError(
-            f"PyTorch compiles the host's part of a package with a C++ compiler, and there is none "
-            f"of {', '.join(_COMPILERS)}",
-            where="PATH",
-            fix=_FIX_COMPILER,
+            "PyTorch compiles the host's part of a package with a C++ compiler, and there is "
+            + (f"no {named!r}" if named else f"none of {', '.join(_COMPILERS)}"),
+            where="CXX" if named else "PATH",
+            fix=FIX_COMPILER,
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from engines import commands, processor, storage
+from engines import commands, processor, registry, storage
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._requests import built_by, refuse_zero_copy, thread_count
 from engines.backends._torch_build import compile_graph
@@ -45,6 +45,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     """
     _refuse_options(options, target)
     source = read_source(onnx, target, allow_failed=options.allow_failed, any_form=options.any_form)
+    registry.import_or_explain("onnx")  # the compiler reads the graph with it
     device = _device_of(target.name)
     _require_device(device, where=target.name)
     level = _DEFAULT_LEVEL if options.optimization_level is None else options.optimization_level

@@ -135,6 +135,19 @@ def check_ssh(findings: Findings, *, programs: dict[str, str]) -> None:
             )
 
 
+def check_compiler(findings: Findings) -> None:
+    """Say whether there is a C++ compiler, which packages of PyTorch are built with."""
+    from engines.backends._torch_build import FIX_COMPILER, compiler
+
+    found = compiler()
+    findings.document["compiler"] = found
+    purpose = "building for the torch-cpu and torch-cuda targets"
+    if found is not None:
+        findings.fact("c++", f"{found}, for {purpose}")
+    else:
+        findings.gap("c++", f"absent, for {purpose}", FIX_COMPILER, needed=False)
+
+
 def check_gpu(findings: Findings, place: Environment, *, of_a_bundle: bool = False) -> None:
     """Say which GPUs the driver shows, and who else works on them.
 

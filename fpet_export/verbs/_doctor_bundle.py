@@ -199,7 +199,7 @@ def _require_built_for(
         what = f"{runtime.flavour} {runtime.version}, installed is {version}"
     elif runtime.flavour == "tensorrt" and runtime.machine != platform.machine():
         what = f"{runtime.machine}, this is {platform.machine()}"
-    elif runtime.flavour == "onnxruntime" and other_cpu:
+    elif runtime.flavour in ("onnxruntime", "torch") and other_cpu:
         what = f"another CPU: {other_cpu}"
     elif capability is not None and built and capability not in built:
         what = f"compute capability {', '.join(built)}, this GPU has {capability}"

@@ -31,7 +31,7 @@ unpacked bundle holds fits this machine. What cannot be known is said to be unkn
 _PACKAGES = (
     # (import name, distribution, extra, what it is for)
     ("numpy", "numpy", "", "everything"),
-    ("torch", "torch", "export", "reading and exporting runs"),
+    ("torch", "torch", "export", "runs, and the torch-cpu and torch-cuda targets"),
     ("timm", "timm", "export", "timm: backbones"),
     ("onnx", "onnx", "export", "writing graphs"),
     ("onnxscript", "onnxscript", "export", "PyTorch's exporter"),
@@ -132,6 +132,7 @@ def _check_host(findings: Findings, place: Environment) -> Outcome:
             needed=False,
         )
     _doctor.check_gpu(findings, place)
+    _doctor.check_compiler(findings)
     _doctor.check_ssh(
         findings,
         programs={"ssh": "build and bench on another machine", "ssh-keygen": "sign and verify"},

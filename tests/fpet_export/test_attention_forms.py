@@ -187,6 +187,6 @@ def test_what_benchmarks_run_in_torch_is_fused_and_what_they_export_is_not(
     subject = subjects.exported("frozen", merge_block=6)
     subject.module(1, "float32")
     assert subject.onnx is not None
-    subject.onnx(1, "cpu", tmp_path)
+    subject.onnx(1, "cpu", "float32", tmp_path)
 
     assert asked == ["fused", "primitive"]

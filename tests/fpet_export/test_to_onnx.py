@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -258,3 +261,21 @@ def test_the_wrong_match_would_be_seen(export: Export) -> None:
     mixed = dataclasses.replace(exported, model=other)
 
     assert judged(mixed, 2).failures
+
+
+def test_the_exporter_leaves_no_cache_of_pytorchs_compiler(tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path\n"
+        "from fpet_export import to_onnx\n"
+        "from tests.fpet_export.test_to_onnx import fresh\n"
+        f"fresh(Path({str(tmp_path)!r}) / 'out')\n"
+    )
+    (tmp_path / "out").mkdir()
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+    assert (tmp_path / "out" / "model.onnx").is_file()
+    assert not list((tmp_path / "temporary").glob("*inductor*"))
