@@ -119,14 +119,13 @@ def _write(frozen: Any, path: Path, target: str, dtype: str) -> None:
     if dtype == "float32":
         frozen.to_onnx(path)
         return
-    from calibration.graph_files import write_graph
-    from calibration.quantize import recipe_for
-    from calibration.recipe import typed_graph
-
-    recipe = recipe_for(load_target(target), _PRECISION_OF[dtype])
+    recipes: Any = registry.import_or_explain("calibration.recipe")
+    chosen: Any = registry.import_or_explain("calibration.quantize")
+    files: Any = registry.import_or_explain("calibration.graph_files")
+    recipe = chosen.recipe_for(load_target(target), _PRECISION_OF[dtype])
     with tempfile.TemporaryDirectory(prefix="fpet-subject-") as folder:
         graph = frozen.to_onnx(Path(folder) / "float32.onnx")
-        write_graph(typed_graph(graph, recipe), path)
+        files.write_graph(recipes.typed_graph(graph, recipe), path)
 
 
 def _library_vit() -> Any:
