@@ -60,7 +60,7 @@ class BuildOptions:
 
     Attributes:
         compute_capabilities: GPU generations to compile for, such as "8.6". TensorRT-RTX only.
-        optimization_level: TensorRT's builder effort, 0 to 5.
+        optimization_level: Effort of TensorRT's builder or of PyTorch's compiler, 0 to 5.
         workspace_bytes: Upper limit of scratch memory while building and running.
         refittable: Whether the weights of a plan can be replaced after it was built. TensorRT
             fuses and packs less for it, and TensorRT-RTX needs a GPU to build it.

@@ -35,7 +35,8 @@ def settings_for(device: str, level: int) -> dict[str, Any]:
         # A header that is compiled ahead pays from the second package on; this folder has one.
         "aot_inductor.precompile_headers": False,
     }
-    if level == 0:
+    if level == 0 or (device == "cuda" and level < SEARCH_LEVEL):
+        # The host's part only launches kernels, and on a GPU a recorded run does not call it.
         found["aot_inductor.compile_wrapper_opt_level"] = "O0"
     if level >= SEARCH_LEVEL and device == "cuda":
         found |= {"max_autotune": True, "coordinate_descent_tuning": True}

@@ -18,8 +18,8 @@ Build the engine of a target from an exported graph, with its manifest beside it
 
 `cpu` gives an ONNX Runtime model that was optimised once, `openvino` one that OpenVINO runs,
 `rtx` a TensorRT-RTX plan, built without a GPU for the compute capabilities that are named,
-`tensorrt` and `tensorrt8` a plan for the GPU of this machine. A board or a card is named with its
-software, as in jetson-orin-nano-8gb@jp6.2 or rtx-4090@rtx (see `targets`). A graph whose opset,
+`tensorrt` and `tensorrt8` a plan for the GPU of this machine, `torch-cpu` and `torch-cuda` a
+package of PyTorch for this machine. A board or a card is named with its software, as in jetson-orin-nano-8gb@jp6.2 or rtx-4090@rtx (see `targets`). A graph whose opset,
 typing or precision the target does not take is refused, and one that was exported for a target of
 another form, with the command that exports it again (--force-form builds it all the same).
 
@@ -53,7 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sm", type=_arguments.names, metavar="8.6,8.9", help="GPU generations to build for (rtx)"
     )
     parser.add_argument(
-        "--optimization-level", type=int, choices=range(6), help="TensorRT's effort, 0 to 5"
+        "--optimization-level",
+        type=int,
+        choices=range(6),
+        help="effort of TensorRT or PyTorch, 0 to 5",
     )
     parser.add_argument(
         "--workspace-mb",
