@@ -9,6 +9,7 @@ here fails in the tests, which compile every file of the agent for 3.8 and run i
 from __future__ import annotations
 
 import ast
+import functools
 
 SHIM = "fpet_export._python38"
 
@@ -19,6 +20,7 @@ _NUMPY_GENERICS = ("np.dtype", "np.floating", "np.generic", "np.integer", "np.nd
 _METHODS = ("removeprefix", "removesuffix")
 
 
+@functools.cache  # a folder of tasks, a remote deployment and a test session pack it again
 def downlevel(source: str) -> str:
     """Return a module's source as Python 3.8 reads it; comments are lost."""
     tree = _Downlevel().visit(ast.parse(source))

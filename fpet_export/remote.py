@@ -49,6 +49,8 @@ _FINAL = (
 """What ssh says that no second try mends: a pattern, what it means, and what to do."""
 
 _CHUNK_BYTES = 1 << 18
+_POLL_S = 0.5
+"""How often a machine looks whether a job has ended."""
 
 
 class ConnectionLostError(RemoteError):
@@ -177,7 +179,7 @@ class Remote:
         name = f"job-{hashlib.sha256(shlex.join(words).encode()).hexdigest()[:12]}"
         try:
             self.shell(
-                f"if [ -f {name}.pid ] && kill -0 $(cat {name}.pid) 2>/dev/null; then exit 0; fi; "
+                f"if {_runs(name)}; then exit 0; fi; "
                 f"rm -f {name}.*; : > {name}.err; "
                 f"setsid sh -c {shlex.quote(_job(name, words))} < /dev/null > /dev/null 2>&1 & "
                 f"echo $! > {name}.pid"
@@ -224,7 +226,12 @@ class Remote:
         offset, rest = 0, b""
         patience = _Patience(self, self._patience_s)
         while True:
-            script = f'tail -c +{offset + 1} -f --pid="$(cat {name}.pid)" {name}.err'
+            # What `tail` waits for is a child of this shell, which notices its end at once; the job
+            # itself may stay a zombie for long, as in a container without an init.
+            script = (
+                f"while [ ! -f {name}.rc ] && {_runs(name)}; do sleep {_POLL_S}; done & "
+                f"tail -c +{offset + 1} -f -s {_POLL_S} --pid=$! {name}.err"
+            )
             with (
                 tempfile.TemporaryFile() as errors,
                 self._open(self._in_folder(script), stderr=errors) as process,
@@ -346,6 +353,17 @@ def _job(name: str, words: Sequence[str]) -> str:
     return (
         f"{shlex.join(words)} > {name}.out 2> {name}.err; "
         f"echo $? > {name}.rc.part; mv {name}.rc.part {name}.rc"
+    )
+
+
+def _runs(name: str) -> str:
+    """Return a condition of a shell: that a job runs; one that ended unnoticed (a zombie) does not.
+
+    It starts no process, since what runs may be a measurement.
+    """
+    return (
+        f"{{ read -r pid < {name}.pid && read -r stat < /proc/$pid/stat && "
+        'case $stat in *") Z "*) false;; esac; } 2>/dev/null'
     )
 
 

@@ -211,6 +211,22 @@ def refuse_unknown_baseline(
     )
 
 
+def refuse_few_rounds(options: argparse.Namespace) -> None:
+    """Refuse what `validity` would call invalid in the end.
+
+    Raises:
+        UsageError: There are too few rounds, and a marked measurement was not asked for.
+    """
+    from benchmarks.validity import FEWEST_ROUNDS
+
+    if options.rounds < FEWEST_ROUNDS and not options.allow_noise:
+        raise UsageError(
+            f"{options.rounds} rounds make no valid measurement, {FEWEST_ROUNDS} are needed",
+            where="--rounds",
+            fix=f"--rounds {FEWEST_ROUNDS} or more; or add --allow-noise to get marked numbers",
+        )
+
+
 def check_peers(names: Sequence[str]) -> None:
     """Refuse unknown names before any work is done.
 

@@ -119,7 +119,7 @@ class Board:
             assert self.packed.plain is not None
             words = [*words, "--against", _plain.PLAIN, "--plain", self.packed.plain]
         elif isinstance(against, Item):
-            words = [*words, "--against", Path(against.engine).stem]
+            words = [*words, "--against", against.engine]
         return Trial(rows=rows, measurement=self.measure(list(rows), words))
 
     def fetch(self, out: Path) -> Manifest:
@@ -167,11 +167,11 @@ def row_of(table: Mapping[str, Any] | None) -> StageParity | None:
 def bench_words(options: argparse.Namespace) -> list[str]:
     """Return the options of `bench` that `bench` and `deploy` share."""
     threads = [] if options.threads is None else ["--threads", str(options.threads)]
-    return ["--rounds", str(options.rounds), *threads]
+    return ["--rounds", str(options.rounds), "--seconds", str(options.seconds), *threads]
 
 
 def measuring_words(options: argparse.Namespace) -> list[str]:
     """Return every option of `bench` that says how to measure, for the agent's."""
-    words = [*bench_words(options), "--seconds", str(options.seconds), "--seed", str(options.seed)]
+    words = [*bench_words(options), "--seed", str(options.seed)]
     words += ["--peak"] if options.peak else []
     return [*words, *_arguments.running_words(options)]

@@ -114,7 +114,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             storage.refuse_overwrite(path, force=options.force)
     _bench.check_peers(options.peers)
     _refuse_contradictions(options)
-    _refuse_few_rounds(options)
+    _bench.refuse_few_rounds(options)
     _refuse_twice(options.artefacts)
     if options.remote is None and not any(path.is_dir() for path in options.artefacts):
         _bench.refuse_unknown_baseline(options.against, options.artefacts, options.peers)
@@ -246,18 +246,6 @@ def _there(options: argparse.Namespace, console: Console) -> Measurement:
             plain = stack.enter_context(_packing.plain_of(items[0], console))
         board = stack.enter_context(_remote.unpacked_there(items, options, console, plain=plain))
         return board.trial(words, against=against).measurement
-
-
-def _refuse_few_rounds(options: argparse.Namespace) -> None:
-    """Refuse what `validity` would call invalid in the end."""
-    from benchmarks.validity import FEWEST_ROUNDS
-
-    if options.rounds < FEWEST_ROUNDS and not options.allow_noise:
-        raise UsageError(
-            f"{options.rounds} rounds make no valid measurement, {FEWEST_ROUNDS} are needed",
-            where="--rounds",
-            fix=f"--rounds {FEWEST_ROUNDS} or more; or add --allow-noise to get marked numbers",
-        )
 
 
 def _refuse_twice(artefacts: Sequence[Path]) -> None:

@@ -101,6 +101,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=_arguments.positive, default=40, help="rounds at least (default: 40)"
     )
     group.add_argument(
+        "--seconds", type=_arguments.amount, default=3.0, help="seconds at least (default: 3)"
+    )
+    group.add_argument(
+        "--allow-noise",
+        action="store_true",
+        help="take fewer rounds than a verdict needs; the numbers are marked as not valid",
+    )
+    group.add_argument(
         "--bench",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -118,6 +126,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     names = list(dict.fromkeys(_arguments.names(options.target)))
     targets = [load_target(name) for name in names]
     _bench.check_peers(options.peers)
+    if options.bench:
+        _bench.refuse_few_rounds(options)
     files = [options.out / name for name in _FILES]
     for target in targets:
         graph = options.out / target.file_name / "model.onnx"
@@ -318,7 +328,9 @@ def _measure(
         problem = "no engine of this deployment runs on this machine"
         console.step("bench", problem, passed=None)
         return [], problem
-    settings = _bench.Settings(threads=options.threads, rounds=options.rounds)
+    settings = _bench.Settings(
+        threads=options.threads, rounds=options.rounds, seconds=options.seconds
+    )
     with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
         try:
             measurement = _bench.measure(

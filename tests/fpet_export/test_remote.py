@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import MissingDependencyError, RemoteError, UsageError
-from fpet_export.remote import CACHE, Remote
+from fpet_export.remote import CACHE, Remote, _runs
 from tests.fpet_export.ssh_server import Relay, Server, free_port, needs_sshd, start
 
 pytestmark = needs_sshd
@@ -312,3 +312,25 @@ def test_nothing_is_left_behind(remote: Remote, server: Server) -> None:
     remote.remove()
 
     assert not (server.home / CACHE).exists()
+
+
+def test_a_job_that_ended_unnoticed_does_not_run(remote: Remote, server: Server) -> None:
+    """Where process 1 waits for nobody, as in many containers, it stays a zombie."""
+    running = subprocess.Popen(["sleep", "60"])
+    zombie = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    folder = server.home / remote.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        found = {}
+        for name, pid in (("job-1", running.pid), ("job-2", zombie.pid), ("job-3", 2**22 + 1)):
+            (folder / f"{name}.pid").write_text(f"{pid}\n")
+            found[name] = remote.shell(f"if {_runs(name)}; then echo runs; fi")
+        absent = remote.shell(f"if {_runs('job-4')}; then echo runs; fi")
+    finally:
+        running.kill()
+        running.wait()
+        zombie.wait()
+
+    assert found == {"job-1": b"runs\n", "job-2": b"", "job-3": b""}
+    assert absent == b""

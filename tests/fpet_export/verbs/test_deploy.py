@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import json
 import re
@@ -13,7 +12,6 @@ from PIL import Image
 
 from engines.manifest import read_manifest
 from fpet_export.backbones import random_weights
-from fpet_export.verbs import _bench
 from tests.fpet_export.command_line import (
     LABELS,
     Done,
@@ -33,12 +31,11 @@ def deployed(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> tu
     folder = tmp_path_factory.mktemp("deployed")
     for seed, name in enumerate(LABELS):
         write_images(folder / "data" / name, pixels_of(1, seed=seed))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_bench, "Settings", functools.partial(_bench.Settings, seconds=0.0))
-        done = call(
-            "deploy", *exported.words, "--target", "cpu,rtx", "--data", folder / "data",
-            "--rounds", "4", "--threads", "1", "-o", folder / "out", "--json",
-        )  # fmt: skip
+    done = call(
+        "deploy", *exported.words, "--target", "cpu,rtx", "--data", folder / "data",
+        "--rounds", "4", "--seconds", "0", "--allow-noise", "--threads", "1",
+        "-o", folder / "out", "--json",
+    )  # fmt: skip
     assert done.code == 0, done.err
     return folder / "out", done
 
@@ -214,4 +211,14 @@ def test_unknown_names_are_refused_before_any_work(
     assert done.code == 2
     assert done.error()["class"] == "UnknownNameError"
     assert what in done.error()["what"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_few_rounds_are_refused_before_the_work(exported: Exported, tmp_path: Path) -> None:
+    few = ("deploy", *exported.words, "--rounds", "19", "-o", tmp_path / "out", "--json")
+    done = call(*few)
+
+    assert done.code == 2
+    assert done.error()["what"] == "19 rounds make no valid measurement, 20 are needed"
+    assert done.error()["fix"].startswith("--rounds 20 or more")
     assert not (tmp_path / "out").exists()

@@ -27,7 +27,7 @@ from tests.fpet_export.ssh_server import Relay, Server, needs_sshd, start
 from tests.fpet_export.tiny import CLASSES, SIDE
 
 pytestmark = needs_sshd
-SHORT = ("--rounds", 3, "--seconds", 0.1)
+SHORT = ("--rounds", 3, "--seconds", 0.1, "--allow-noise")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def names_of(measurement: dict[str, Any]) -> list[str]:
 
 
 def bench(server: Server, *what: object, port: int | None = None) -> Done:
-    return call("bench", *what, *words(server, port=port), *SHORT, "--allow-noise", "--json")
+    return call("bench", *what, *words(server, port=port), *SHORT, "--json")
 
 
 def test_a_graph_is_measured_against_the_plain_model_there(
@@ -209,7 +209,7 @@ def test_ctrl_c_while_the_baseline_is_measured_leaves_nothing(
 
 def deploy(exported: Exported, server: Server, out: Path, *more: object) -> Done:
     return call(
-        "deploy", *exported.words, *words(server), "--rounds", 3, "--limit", 6, "-o", out, *more,
+        "deploy", *exported.words, *words(server), *SHORT, "--limit", 6, "-o", out, *more,
         "--json",
     )  # fmt: skip
 
