@@ -17,6 +17,7 @@ from engines.errors import EngineError
 from engines.manifest import TensorSpec
 
 _WARM_CALLS = 3  # PyTorch asks for a few calls on a side stream before a capture
+_KEPT = 32  # recorded runs by the shapes of their feeds, as for a plan
 cuda: Any = torch.cuda  # partly without types
 _FAILURES = (RuntimeError, ValueError, TypeError)
 Package = Callable[..., Any]
@@ -191,6 +192,8 @@ class TorchCudaEngine(EngineBase):
         with self._alone():
             recorded = self._recorded.get(key)
             if recorded is None:
+                while len(self._recorded) >= _KEPT:  # each holds memory of the device
+                    self._recorded.pop(next(iter(self._recorded)))
                 recorded = self._recorded[key] = self._record(values)
             recorded.fill(values)
             recorded.launch()

@@ -139,16 +139,22 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
             "fused_attentions": runtime.settings.get("fused_attentions", ""),
         },
     }
-    package = _load(artefact)
+    package = _load(artefact, alone=device == "cuda")
     if device == "cuda":
         return TorchCudaEngine(package, cuda_graph=options.cuda_graph, **parts)
     return TorchEngine(package, threads=thread_count(options.threads), **parts)
 
 
-def _load(artefact: Path) -> Any:
-    """Load a package; a CUDA graph needs it without locks, and an engine runs one at a time."""
+def _load(artefact: Path, *, alone: bool) -> Any:
+    """Load a package.
+
+    Args:
+        artefact: The package.
+        alone: Whether one thread at a time calls it: a CUDA graph needs it without locks. On a CPU
+            threads run side by side, and the package needs them.
+    """
     try:
-        return torch._inductor.aoti_load_package(str(artefact), run_single_threaded=True)
+        return torch._inductor.aoti_load_package(str(artefact), run_single_threaded=alone)
     except (RuntimeError, ValueError, OSError) as error:
         lines = str(error).strip().splitlines()
         raise EngineError(

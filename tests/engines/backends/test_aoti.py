@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,21 @@ def test_a_closed_engine_is_refused(built: Path) -> None:
     engine.close()
 
 
+def test_threads_run_side_by_side(built: Path) -> None:
+    feeds = [{"image": images()["image"] + shift} for shift in range(4)]
+    with engines.open(built, options=OpenOptions(threads=1)) as engine:
+        expected = [engine.run(one)["logits"] for one in feeds]
+
+        def repeat(place: int) -> bool:
+            return all(
+                np.array_equal(engine.run(feeds[place])["logits"], expected[place])
+                for _ in range(20)
+            )
+
+        with futures.ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(repeat, range(4)))
+
+
 # -- trust -------------------------------------------------------------------------------------
 
 
@@ -206,7 +222,7 @@ def test_a_package_without_its_manifest_is_not_opened(artefact: Path) -> None:
 
 
 def test_a_changed_package_is_not_opened(artefact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aoti, "_load", lambda path: pytest.fail("it was loaded"))
+    monkeypatch.setattr(aoti, "_load", lambda *_, **__: pytest.fail("it was loaded"))
     content = bytearray(artefact.read_bytes())
     content[len(content) // 2] ^= 1
     artefact.write_bytes(content)
@@ -228,7 +244,7 @@ def test_a_changed_package_is_not_opened(artefact: Path, monkeypatch: pytest.Mon
 def test_a_package_of_elsewhere_is_refused_before_it_is_loaded(
     artefact: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
 ) -> None:
-    monkeypatch.setattr(aoti, "_load", lambda path: pytest.fail("it was loaded"))
+    monkeypatch.setattr(aoti, "_load", lambda *_, **__: pytest.fail("it was loaded"))
     rewritten(artefact, **changes)
 
     with pytest.raises(TrustError, match=words) as caught:
@@ -242,7 +258,7 @@ def test_a_package_of_elsewhere_is_refused_before_it_is_loaded(
 def test_a_package_for_a_gpu_needs_one_of_its_generation(
     artefact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aoti, "_load", lambda path: pytest.fail("it was loaded"))
+    monkeypatch.setattr(aoti, "_load", lambda *_, **__: pytest.fail("it was loaded"))
     settings = {
         "provider": "cuda",
         "gpu": "NVIDIA H100",
