@@ -25,7 +25,7 @@ from engines.backends._torch_build import compile_graph
 from engines.backends._torch_engine import TorchCudaEngine, TorchEngine, capability_here
 from engines.engine import BuildOptions, Built, Engine, OpenOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
-from engines.manifest import Manifest, Runtime
+from engines.manifest import Manifest, Runtime, TensorSpec
 from engines.targets import Target
 
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of an absent CUDA
@@ -50,12 +50,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     _require_device(device, where=target.name)
     level = _DEFAULT_LEVEL if options.optimization_level is None else options.optimization_level
     batches = None if source.manifest is None else source.manifest.batch_range
-    if batches is None and any(isinstance(n, str) for s in source.header.inputs for n in s.shape):
-        raise InputError(
-            "an extent of the graph is dynamic, and nothing says its range",
-            where=str(onnx),
-            fix="export it with --batch dyn:MIN-MAX, or with a static batch",
-        )
+    _require_known_extents(onnx, source.header.inputs, batches)
     with storage.atomic_path(out) as temporary:
         compiled = compile_graph(
             onnx,
@@ -68,7 +63,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         )
     runtime = Runtime(
         flavour=_FLAVOUR,
-        version=torch.__version__,
+        version=str(torch.__version__),
         compute_capabilities=(compiled.compute_capability,) if compiled.compute_capability else (),
         settings={
             "provider": device,
@@ -175,6 +170,28 @@ def _require_same(artefact: Path, manifest: Manifest, runtime: Runtime) -> None:
             f"the engine was built for another CPU: {other}",
             where=str(artefact),
             fix=commands.rebuild(artefact, manifest),
+        )
+
+
+def _require_known_extents(
+    graph: Path, inputs: tuple[TensorSpec, ...], batches: tuple[int, int] | None
+) -> None:
+    """Refuse a graph with another dynamic extent than a batch whose range is known."""
+    batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
+    dynamic = {n: spec.name for spec in inputs for n in spec.shape if isinstance(n, str)}
+    if batches is None and batch in dynamic:
+        raise InputError(
+            f"the extent {batch!r} of {dynamic[batch]!r} is dynamic, and nothing says its range",
+            where=str(graph),
+            fix="export it with --batch dyn:MIN-MAX, or with a static batch",
+        )
+    others = [f"{n!r} of {name!r}" for n, name in dynamic.items() if n != batch]
+    if others:
+        raise InputError(
+            f"the extent {others[0]} is dynamic; a package of PyTorch may have a dynamic batch, "
+            "nothing else",
+            where=str(graph),
+            fix="build it for the target cpu, cuda or openvino",
         )
 
 

@@ -350,8 +350,21 @@ def test_a_dynamic_extent_without_a_range_is_refused(
 ) -> None:
     monkeypatch.setattr(_torch_build, "_run", no_compiler)
 
-    with pytest.raises(InputError, match="nothing says its range"):
+    with pytest.raises(InputError, match="'batch' of 'image' is dynamic, and nothing says its"):
         engines.build(tiny_vit(batch="batch"), target="torch-cpu")
+
+
+def test_another_dynamic_extent_than_the_batch_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_torch_build, "_run", no_compiler)
+    model = tiny_vit_model()
+    value = onnx.helper.make_tensor_value_info("down", onnx.TensorProto.FLOAT, ["rank", 64])
+    model.graph.input.append(value)
+    onnx.save(model, str(tmp_path / "vit.onnx"))
+
+    with pytest.raises(InputError, match="'rank' of 'down' is dynamic"):
+        engines.build(tmp_path / "vit.onnx", target="torch-cpu")
 
 
 @pytest.mark.parametrize(
