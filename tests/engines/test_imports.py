@@ -27,6 +27,8 @@ NEEDS_ITS_RUNTIME = {
     f"engines.backends.{name}"
     for name in (
         "ort",
+        "_ort_cuda",
+        "_ort_cuda_engine",
         "_ort_engine",
         "_ort_session",
         "ov",
