@@ -1,6 +1,6 @@
 """The example runs: what the exporter makes of their files is what their own model computes.
 
-`expected.npz` was written by `examples/digits/model.py`, which shares no network code with the
+`expected.npz` was written by `examples/training/model.py`, which shares no network code with the
 exporter.
 """
 

@@ -22,7 +22,7 @@ from examples.digits.data import (
     compose_pretraining,
     to_input,
 )
-from examples.digits.schedule import batches, make_optimizer, set_learning_rate
+from examples.training.schedule import batches, make_optimizer, set_learning_rate
 
 WEIGHTS_FILE = FOLDER / "backbone.safetensors"
 CONFIG_FILE = FOLDER / "config.json"

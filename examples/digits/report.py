@@ -4,7 +4,6 @@ import copy
 import json
 import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ import timm
 import torch
 from sklearn.linear_model import LogisticRegression
 from timm.models.vision_transformer import VisionTransformer
-from torch.nn import functional
 
 from examples.digits.backbone import MODEL_ARGS, PRETRAINING_FILE, WEIGHTS_FILE, load_backbone
 from examples.digits.compose import CALIBRATION_SEED, TEST_SEED, load_images
@@ -29,17 +27,17 @@ from examples.digits.data import (
     load_part,
     to_input,
 )
-from examples.digits.model import Match, TunedViT
-from examples.digits.run_files import DATASET, read_run, read_settings, run_folder
 from examples.digits.tables import write_tables
-from examples.digits.tuning import VAL_SEED
+from examples.digits.tuning import VAL_SEED, files_of, read_run
+from examples.training.changes import PARTNERS_SEED, measure_changes
+from examples.training.model import TunedViT
+from examples.training.run_files import RunFiles
 
 RESULTS_FILE = FOLDER / "results.json"
 EXPECTED_FILE = FOLDER / "expected.npz"
 EXPECTED_COUNT = 32
 RUNS = ("lora", "adaptformer")
 
-PARTNERS_SEED = 5001
 PROBE_SEED = 4001
 PROBE_RENDERINGS = 2
 PROBE_STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -153,78 +151,30 @@ def describe_offsets(offsets: npt.NDArray[np.int64]) -> dict[str, dict[str, floa
     }
 
 
-def with_random_partners(model: TunedViT) -> TunedViT:
-    """Return a copy in which every patch of set A merges into a random patch of set B.
-
-    What an export with a wrong match would be: how far it is from the model says whether the
-    match can be seen in the answers at all.
-    """
-    wrong = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(PARTNERS_SEED)
-
-    def match(key: torch.Tensor) -> Match:
-        found = model.match(key)
-        count = found.scores.shape[2]
-        index = torch.randint(count, found.scores.shape[:2], generator=generator)
-        choice = functional.one_hot(index, count).to(found.choice.dtype)
-        return Match(choice=choice, scores=found.scores)
-
-    setattr(wrong, "match", match)  # noqa: B010 (a method: mypy refuses the assignment)
-    return wrong
-
-
 @torch.no_grad()
-def measure_changes(model: TunedViT, images: Images, labels: Labels) -> dict[str, Any]:
-    """Measure what becomes of the answers when the merge is left out or done wrongly.
-
-    Returns:
-        By change: the accuracy, the share of images that get another class, and the largest
-        difference of a logit, as a share of the largest logit.
-    """
-    own = _in_batches(lambda pixels: model(pixels).logits, images)
-    random_partners = with_random_partners(model)
-    variants: dict[str, Any] = {
-        "all_patches_kept": lambda pixels: model(pixels, reduction="keep").logits,
-        "set_a_dropped": lambda pixels: model(pixels, reduction="drop").logits,
-        "random_partners": lambda pixels: random_partners(pixels).logits,
-    }
-    changes = {}
-    for name, variant in variants.items():
-        logits = _in_batches(variant, images)
-        changes[name] = {
-            "test_accuracy": _accuracy(logits.argmax(dim=1).numpy(), labels),
-            "classes_changed": round(float((logits.argmax(1) != own.argmax(1)).float().mean()), 4),
-            "largest_logit_change": round(float((logits - own).abs().max() / own.abs().max()), 4),
-        }
-    return changes
-
-
-@torch.no_grad()
-def measure_run(model: TunedViT, folder: Path) -> dict[str, Any]:
+def measure_run(model: TunedViT, files: RunFiles) -> dict[str, Any]:
     """Measure one run on the test images, in float32.
 
     Args:
-        model: Read from the files in `folder`.
-        folder: Of the run.
+        model: Read from `files`.
+        files: Of the run.
     """
     images, labels = load_images("test")
-    outputs = [model(batch) for batch in torch.split(to_input(images), 60)]
+    batches = torch.split(to_input(images), 60)
+    outputs = [model(batch) for batch in batches]
     chosen = torch.cat([output.logits.argmax(dim=1) for output in outputs]).numpy()
     index = torch.cat([output.match.index() for output in outputs])
     margin = torch.cat([output.match.margin() for output in outputs])
     unmatched = sum(int((output.match.choice.sum(dim=2) != 1).sum()) for output in outputs)
     offsets = merge_offsets(model, index)
-    settings = read_settings(folder)
-    log = [json.loads(line) for line in (folder / f"{DATASET}.txt").read_text().splitlines()]
+    settings, log = files.read_settings(), files.read_log()
     # How much every single place of the grid changes its mind from image to image.
     modal_share = [
         np.unique(column, return_counts=True)[1].max() / len(column) for column in index.numpy().T
     ]
     unrefined = copy.deepcopy(model)
     unrefined.refinement.adapter_up.weight.zero_()
-    unrefined_index = torch.cat(
-        [unrefined(batch).match.index() for batch in torch.split(to_input(images), 60)]
-    )
+    unrefined_index = torch.cat([unrefined(batch).match.index() for batch in batches])
     return {
         "settings": {
             "method": settings.method,
@@ -233,12 +183,12 @@ def measure_run(model: TunedViT, folder: Path) -> dict[str, Any]:
             "scale": settings.scale,
             "merge_block": settings.merge_block,
         },
-        "command": (folder / DATASET / "params.sh").read_text().strip(),
+        "command": files.command.read_text().strip(),
         "train_wall_seconds": log[-1]["total_train_time"],
         "best_epoch": log[-1]["best_epoch"],
         "val_accuracy": log[-1]["best_acc"],
         "test_accuracy": _accuracy(chosen, labels),
-        "without_the_merge": measure_changes(model, images, labels),
+        "without_the_merge": measure_changes(model, batches, labels),
         "merges": {
             **describe_offsets(offsets),
             "mean_share_of_the_most_common_target": round(float(np.mean(modal_share)), 4),
@@ -250,10 +200,7 @@ def measure_run(model: TunedViT, folder: Path) -> dict[str, Any]:
             "margin_p01": float(margin.flatten().quantile(0.01)),
             "margin_median": float(margin.median()),
         },
-        "file_bytes": {
-            path.name: path.stat().st_size
-            for path in (folder / f"{DATASET}.pth", folder / f"{DATASET}.bin")
-        },
+        "file_bytes": {path.name: path.stat().st_size for path in (files.tensors, files.records)},
     }
 
 
@@ -279,7 +226,7 @@ def write_expected(models: dict[str, TunedViT]) -> None:
 def report() -> None:
     """Write `results.json`, `expected.npz` and the README's tables from the example's files."""
     started = time.perf_counter()
-    models = {name: read_run(run_folder(name)) for name in RUNS}
+    models = {name: read_run(name) for name in RUNS}
     results: dict[str, Any] = {
         "backbone": {
             "model_args": MODEL_ARGS,
@@ -288,7 +235,7 @@ def report() -> None:
             "pretraining": json.loads(PRETRAINING_FILE.read_text()),
             **measure_backbone(load_backbone()),
         },
-        "runs": {name: measure_run(model, run_folder(name)) for name, model in models.items()},
+        "runs": {name: measure_run(model, files_of(name)) for name, model in models.items()},
         "images": {part: SPLIT_SIZES[part] for part in ("train", "val", "test")},
         "seeds": {
             "split": SPLIT_SEED,

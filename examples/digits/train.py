@@ -16,8 +16,8 @@ from examples.digits.backbone import pretrain
 from examples.digits.compose import compose_files
 from examples.digits.data import SPLIT_FILE, load_part, make_split
 from examples.digits.report import report
-from examples.digits.run_files import DATASET, RunSettings
-from examples.digits.tuning import tune
+from examples.digits.tuning import DATASET, tune
+from examples.training.command_line import add_tuning, settings_of, training_of
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,19 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     stage.add_argument("--seed", type=int, default=0)
     stages.add_parser("compose", help="write test.npz, calibration.npz and images/")
     stage = stages.add_parser("tune", help="tune one method on the shifted task")
-    # These names are those of the FPET authors' script, because readers of `params.sh` look for
-    # them. They have no defaults, so that the stored command line always holds them.
-    stage.add_argument("--dataset", choices=[DATASET], required=True)
-    stage.add_argument("--method", choices=["lora", "adaptformer"], required=True)
-    stage.add_argument("--bit", type=int, choices=[1, 2, 4, 8, 32], required=True)
-    stage.add_argument("--dim", type=int, required=True, help="LoRA's rank, AdaptFormer's width")
-    stage.add_argument("--r_layer", type=int, required=True, help="0-based merge block")
-    stage.add_argument("--scale", type=float, required=True)
-    stage.add_argument("--lr", type=float, default=3e-3)
-    stage.add_argument("--epochs", type=int, default=20)
-    stage.add_argument("--batch-size", type=int, default=32)
-    stage.add_argument("--val-every", type=int, default=4)
-    stage.add_argument("--seed", type=int, default=0)
+    add_tuning(stage, DATASET)
     stages.add_parser("report", help="measure what the files hold")
     return parser
 
@@ -70,20 +58,10 @@ def main(arguments: Sequence[str]) -> None:
         compose_files()
     elif options.stage == "tune":
         tune(
-            RunSettings(
-                method=options.method,
-                bits=options.bit,
-                width=options.dim,
-                scale=options.scale,
-                merge_block=options.r_layer,
-            ),
+            settings_of(options),
             load_part("train"),
             load_part("val"),
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            peak_lr=options.lr,
-            val_every=options.val_every,
-            seed=options.seed,
+            training_of(options),
             command=["python", "-m", "examples.digits.train", *arguments],
         )
     else:

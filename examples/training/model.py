@@ -1,4 +1,4 @@
-"""The tuned model of the example, written from the equations of the FPET paper.
+"""The tuned model of the examples, written from the equations of the FPET paper.
 
 It is trained here, and it is the reference for what the exporter makes of the files: this module
 imports nothing of the exporter but the weight quantizer, and no step is rewritten for speed.
@@ -245,7 +245,8 @@ class TunedViT(nn.Module):
         if size is not None:
             bias = size.log().transpose(1, 2)[:, None].to(query.dtype)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return block.attn.proj(mixed.transpose(1, 2).reshape(batch, count, channels)), key
+        update = block.attn.proj(mixed.transpose(1, 2).reshape(batch, count, channels))
+        return block.ls1(update), key
 
     def match(self, key: torch.Tensor) -> Match:
         """Match patches by the refined mean of the keys over the heads.
@@ -284,7 +285,7 @@ class TunedViT(nn.Module):
         """Classify images.
 
         Args:
-            images: (B, 3, 224, 224) in [0, 1].
+            images: (B, 3, H, W) in [0, 1].
             reduction: `keep` lets all blocks see all tokens; `drop` leaves set A behind in the
                 merge block without adding it to set B.
         """
@@ -303,7 +304,7 @@ class TunedViT(nn.Module):
                 tokens, size = self.merge(tokens, match)
             elif index == self.merge_block and reduction == "drop":
                 tokens = torch.cat([tokens[:, :1], tokens[:, 1:][:, self.set_b]], dim=1)
-            update = block.mlp(block.norm2(tokens))
+            update = block.ls2(block.mlp(block.norm2(tokens)))
             if self.method == "adaptformer":
                 # The branch reads the merged residual itself, not its layer norm.
                 update = update + self.scale * self.adapter(index, "adapter_mlp")(tokens)

@@ -1,0 +1,1 @@
+"""FPET checkpoints tuned on real pretrained weights: data, training and the measured results."""

@@ -1,0 +1,1 @@
+"""What the trained examples share: the tuned model, the training loop, the files of a run."""
