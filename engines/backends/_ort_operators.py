@@ -22,6 +22,7 @@ Each is exact up to rounding. Operators: ONNX Runtime, docs/ContribOperators.md.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -154,6 +155,7 @@ class _Graph:
             value.name: [d.dim_value or d.dim_param for d in value.type.tensor_type.shape.dim]
             for value in (*graph.value_info, *graph.input, *graph.output)
         }
+        self._names = {node.name for node in graph.node}
         self._added: list[Any] = []
         self._shared: dict[tuple[object, ...], str] = {}
 
@@ -220,9 +222,18 @@ class _Graph:
         domain: str = "",
         **attributes: Any,
     ) -> str:
-        """Add a node and return its first output; its makers and readers are known at once."""
+        """Add a node and return its first output; its makers and readers are known at once.
+
+        Where another node has its name, as where the names of all have no path, it gets a number.
+        """
+        unique = next(
+            free
+            for free in itertools.chain([name], self._numbered(name))
+            if free not in self._names
+        )
+        self._names.add(unique)
         node = self.onnx.helper.make_node(
-            operator, list(inputs), list(outputs), name=name, domain=domain, **attributes
+            operator, list(inputs), list(outputs), name=unique, domain=domain, **attributes
         )
         for output in filter(None, outputs):  # an output that is left out has no name
             self.maker[output] = node
@@ -230,6 +241,10 @@ class _Graph:
             self.readers[read].append(node)
         self._added.append(node)
         return outputs[0]
+
+    @staticmethod
+    def _numbered(name: str) -> Iterable[str]:
+        return (f"{name}_{number}" for number in itertools.count(2))
 
     def finish(self) -> None:
         """Drop what nobody reads any more, and put the nodes into an order that can run."""
@@ -334,9 +349,9 @@ def _replace_attention(graph: _Graph, softmax: Any) -> bool:
         return False
     if k.projected != v.projected or (k.index + 1, v.index + 1) != (v.index, v.parts):
         return False
-    name = softmax.name.rpartition("/")[0] + "/MultiHeadAttention"
+    name = "/".join([*softmax.name.split("/")[:-1], "MultiHeadAttention"])
     output = flat.output[0]
-    options = {"num_heads": q.heads, "scale": scale, "domain": DOMAIN, "name": name}
+    options: dict[str, Any] = {"num_heads": q.heads, "scale": scale, "domain": DOMAIN, "name": name}
     bias = _for_each_query(graph, bias, q.tokens) if bias else ""
     if (q.projected, q.index, q.parts) == (k.projected, 0, 3):
         found = _projection(graph, q.projected)
