@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,23 @@ class Evidence:
     margin: FloatArray | None = None
     size: FloatArray | None = None
     score_error: FloatArray | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Evidence]) -> Evidence:
+        """Return what was said about all images, part after part."""
+        whole: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            values = [getattr(part, field.name) for part in parts]
+            whole[field.name] = None if values[0] is None else np.concatenate(values)
+        return cls(**whole)
+
+    def first(self, count: int) -> Evidence:
+        """Return what was said about the first `count` images."""
+        few: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            few[field.name] = None if value is None else value[:count]
+        return Evidence(**few)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -102,9 +102,16 @@ def meanings(rows: Sequence[StageParity]) -> list[str]:
 def remarks(table: ParityTable) -> list[str]:
     """Return what the table says besides its columns.
 
-    How the labels of its accuracy were found, tokens that a stage lost, and ties.
+    How the labels of its accuracy were found, stages on fewer images, tokens that a stage lost,
+    and ties.
     """
     said = [] if table.labels is None else [f"labels: {table.labels}"]
+    most = max((row.images for row in table.rows), default=0)
+    said += [
+        f"{row.stage} was compared on the first {counted(row.images, 'image')}"
+        for row in table.rows
+        if row.images < most
+    ]
     said += [
         f"{row.stage} keeps {row.tokens_kept} of {row.tokens_expected} tokens on the worst image"
         for row in table.rows

@@ -34,9 +34,15 @@ class Activity:
         self.done += steps
 
     def describe(self, now_s: float) -> str:
-        """Return what is going on, how far it is, and for how long already."""
+        """Return what is going on, how far it is, for how long already and for how long still."""
+        passed = now_s - self.began_s
         count = f"{self.done} of {max(self.total, self.done)}, " if self.total else ""
-        return f"{self.text}: {count}{now_s - self.began_s:.0f} s"
+        left = ""
+        if 0 < self.done < self.total:
+            seconds = passed / self.done * (self.total - self.done)
+            left = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+            left = f", about {left} left"
+        return f"{self.text}: {count}{passed:.0f} s{left}"
 
 
 class Heartbeat:

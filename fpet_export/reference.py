@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from engines.parity import Evidence
 from fpet_export.vit import Trace, Vit
@@ -73,13 +75,20 @@ def _forward(model: Vit, pixels: torch.Tensor, trace: Trace) -> torch.Tensor:
     shell = _without_blocks(model, dtype)
     x, size = shell.embed(pixels), None
     for index, block in enumerate(model.each_block()):
-        wide = copy.deepcopy(block).to(dtype)
         merger = None
         if index == model.merge_block and model.merger is not None:
             merger = copy.deepcopy(model.merger).to(dtype)
-        x, size = wide(x, size, merger, trace)
+        x, size = functional_call(block, _widened(block, dtype), (x, size, merger, trace))
         trace.tokens.append(x.shape[1])
     return shell.classify(x, size)
+
+
+def _widened(block: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return a block's weights in `dtype`; those that have it already are not copied."""
+    tensors = itertools.chain(block.named_parameters(), block.named_buffers())
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors
+    }
 
 
 def _without_blocks(model: Vit, dtype: torch.dtype) -> Vit:

@@ -26,12 +26,14 @@ from engines.parity import (
     dropped_by_reference_rule,
     gates_of,
 )
+from fpet_export.parity_images import FOLD_IMAGES
 
 if TYPE_CHECKING:
     from fpet_export.pipeline import Adapted, Folded, Frozen
 
 Progress = Callable[[int], None]
 DEFAULT_IMAGES = 8
+_AT_ONCE = 8
 REFERENCE = "adapted model in float64"
 
 
@@ -52,16 +54,31 @@ class Verification:
     gates: Gates = dataclasses.field(default_factory=Gates)
 
     def row(
-        self, stage: str, actual: Evidence, *, judged: bool = True, gates: Gates | None = None
+        self,
+        stage: str,
+        actual: Evidence,
+        *,
+        judged: bool = True,
+        gates: Gates | None = None,
+        first: int | None = None,
     ) -> StageParity:
-        """Compare one stage with the reference; without `judged` no gate applies."""
+        """Compare one stage with the reference.
+
+        Args:
+            stage: Its name.
+            actual: What it said.
+            judged: Whether gates apply.
+            gates: Other ones than those of a float32 stage.
+            first: The stage saw the first so many images alone; an accuracy of so few says nothing.
+        """
+        is_part = first is not None and first < len(self.images)
         row = compare_stage(
             stage,
             actual,
-            self.reference,
+            self.reference if first is None else self.reference.first(first),
             gates=gates or self.gates,
             patches=self.tokens,
-            labels=self.images.labels,
+            labels=None if is_part else self.images.labels,
         )
         return row if judged else dataclasses.replace(row, failures=())
 
@@ -88,6 +105,56 @@ def begin(adapted: Adapted, images: ImageSet, *, progress: Progress | None = Non
     reference = adapted.evidence(images.pixels, progress=progress)
     tokens = None if adapted.model.merger is None else spec.tokens
     return Verification(images=images, reference=reference, tokens=tokens)
+
+
+def until_fold(
+    adapted: Adapted, folded: Folded, images: ImageSet, *, progress: Progress | None = None
+) -> tuple[Verification, StageParity, StageParity]:
+    """Run everything up to the fold in one pass over the images.
+
+    The float64 reference, the float32 checkpoint and, on the first images, the folded model in
+    float64: see `fpet_export.parity_images`.
+
+    Args:
+        adapted: The model as it was trained.
+        folded: The same, folded.
+        images: What to compare on.
+        progress: Called with the number of forward passes, an image each, that were just done;
+            there are `forward_passes(len(images))`.
+
+    Returns:
+        What later stages are compared with, the checkpoint's row and the folded model's.
+
+    Raises:
+        InputError: The images are labelled with classes that are not the model's.
+    """
+    import torch  # predict and build need the rest of this file, and no torch
+
+    spec = adapted.model.spec
+    check_labels(images, spec.classes)
+    few = min(FOLD_IMAGES, len(images))
+    found: tuple[list[Evidence], list[Evidence]] = ([], [])
+    for start in range(0, len(images), _AT_ONCE):
+        part = images.pixels[start : start + _AT_ONCE]
+        for stage, dtype in zip(found, (torch.float64, torch.float32), strict=True):
+            stage.append(adapted.evidence(part, dtype=dtype, progress=progress))
+    reference, checkpoint = map(Evidence.joined, found)
+    check = Verification(
+        images=images,
+        reference=reference,
+        tokens=None if adapted.model.merger is None else spec.tokens,
+    )
+    return (
+        check,
+        # The published rule loses tokens to rounding, and that is not our drift: not judged.
+        check.row("checkpoint f32", checkpoint, judged=False),
+        check.row("folded", folded.evidence(images.pixels[:few], progress=progress), first=few),
+    )
+
+
+def forward_passes(images: int) -> int:
+    """Return how many forward passes of one image `until_fold` takes."""
+    return 2 * images + min(FOLD_IMAGES, images)
 
 
 def check_labels(images: ImageSet, classes: int) -> None:

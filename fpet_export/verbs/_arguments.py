@@ -147,8 +147,12 @@ def add_images(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_data(parser: argparse.ArgumentParser, *, limit: int = 128, by_task: bool = False) -> None:
+def add_data(
+    parser: argparse.ArgumentParser, *, limit: int | None = 128, by_task: bool = False
+) -> None:
     """Add the images that a check runs on, `limit` of them unless the user says otherwise.
+
+    None leaves it to `fpet_export.parity_images`.
 
     With `by_task` they may be given for single tasks of a folder; see `fpet_export.verbs._tasks`.
     """
@@ -174,8 +178,12 @@ def add_data(parser: argparse.ArgumentParser, *, limit: int = 128, by_task: bool
     else:
         group.add_argument("--data", type=Path, metavar="SET", help=what)
         group.add_argument("--labels", type=Path, metavar="FILE", help=names)
+    default = f"{limit}" if limit is not None else "as many as the gates need, docs/checks.md"
     group.add_argument(
-        "--limit", type=positive, default=limit, help=f"images to check, at most (default: {limit})"
+        "--limit",
+        type=positive,
+        default=limit,
+        help=f"images to check, at most (default: {default})",
     )
     add_skip_bad(group)
 

@@ -186,6 +186,11 @@ class Sources:
         return synthetic_set(preprocessing.size, default)
 
 
+def judges_accuracy(options: argparse.Namespace) -> bool:
+    """Say whether graphs are limited in, or chosen by, what they answer on the user's images."""
+    return options.precision in (*INTEGERS, BEST)
+
+
 def sources(
     options: argparse.Namespace,
     preprocessing: Preprocessing,
@@ -193,15 +198,17 @@ def sources(
     console: Console,
     *,
     needs: bool,
+    limit: int,
 ) -> Sources:
     """List the images, and see to it that they can be read and what their labels mean.
 
     Args:
-        options: `--data`, `--calibration`, `--images`, `--table`, `--limit`, `--skip-bad`.
+        options: `--data`, `--calibration`, `--images`, `--table`, `--skip-bad`.
         preprocessing: Of the graph.
         known: What is known about the classes of the model.
         console: Hears what the images are.
         needs: Whether there is something to calibrate.
+        limit: Images to check, at most.
 
     Raises:
         InputError: There are fewer than asked for, some cannot be read, or labels are no classes
@@ -211,7 +218,7 @@ def sources(
     found = _listed(options, preprocessing, needs=needs)
     check = found.check
     if check is not None:
-        check = _images.checked(check.spread(options.limit), known, options, console)
+        check = _images.checked(check.spread(limit), known, options, console)
     calibration = found.calibration
     if calibration is not None:
         calibration = _images.without_bad(calibration, options)

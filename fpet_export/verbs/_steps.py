@@ -88,31 +88,35 @@ def describe(adapted: Adapted) -> str:
     return " · ".join(parts)
 
 
-def start(options: argparse.Namespace, console: Console, *, default_images: int) -> Started:
+def start(options: argparse.Namespace, console: Console) -> Started:
     """Load the run, fold it, and compare both with the float64 reference."""
     _images.require_inputs(options)
     _check_targets(options)
     with console.working("reading the run and its backbone"):
         from fpet_export import verify  # torch comes with it
+        from fpet_export.parity_images import own_images, synthetic_images
 
         adapted = _arguments.load_run(options)
     console.step("inspect", describe(adapted))
     if adapted.quality == "random":
         console.step("weights", "random: this export is good for speed only", passed=None)
     known = _images.known_classes(adapted.model.spec.classes, options.labels)
+    limit = own_images(options.limit, judges_accuracy=_quantize.judges_accuracy(options))
     found = _quantize.sources(
-        options, adapted.preprocessing, known, console, needs=_needs_ranges(options)
+        options,
+        adapted.preprocessing,
+        known,
+        console,
+        needs=_needs_ranges(options),
+        limit=limit,
     )
-    images = found.images(adapted.preprocessing, default=min(default_images, options.limit))
-    count = len(images)
-    with console.progress("float64 reference", count) as advance:
-        check = verify.begin(adapted, images, progress=advance)
-    with console.progress("float32 checkpoint", count) as advance:
-        first = verify.checkpoint_row(check, adapted, advance)
+    least = synthetic_images(adapted.model.spec.tokens - adapted.tokens()[-1])
+    images = found.images(adapted.preprocessing, default=min(least, limit))
     with console.working("folding"):
         folded = adapted.fold()
-    with console.progress("folded model", count) as advance:
-        second = verify.folded_row(check, folded, advance)
+    passes = verify.forward_passes(len(images))
+    with console.progress("reference in float64 and float32", passes) as advance:
+        check, first, second = verify.until_fold(adapted, folded, images, progress=advance)
     console.step("fold", _fold_text(adapted, folded, second), passed=second.passed)
     return Started(
         adapted=adapted,
@@ -203,7 +207,6 @@ def export(
     batch: int | tuple[int, int] | None = None,
 ) -> Exported:
     """Freeze for `target`, write the graph, and compare both stages."""
-    from engines.evidence import manifest_of
     from fpet_export import verify
 
     frozen = started.folded.freeze(
@@ -237,7 +240,7 @@ def export(
             onnx_row = verify.onnx_row(started.check, written, advance)
         except ParityError as error:  # the graph lies there: its manifest must say so
             onnx_row = failed_row("onnx", count, error.what)
-    manifest = manifest_of(written)
+    manifest = read_manifest(written, verify=False)  # the check above has compared its bytes
     console.step(
         "onnx",
         f"{written.parent.name}/{written.name} {manifest.total_bytes / 1e6:.1f} MB · "

@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _arguments.add_graph(parser)
     _quantize.add_precision(parser)
-    _arguments.add_data(parser)
+    _arguments.add_data(parser, limit=None)
     group = parser.add_argument_group("the measurement")
     group.add_argument(
         "--peers",
@@ -121,7 +121,6 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Run every step; a missed gate stops after its evidence is written."""
     from benchmarks.measurement import to_document
     from engines.engine import default_path
-    from fpet_export.verify import DEFAULT_IMAGES
 
     names = list(dict.fromkeys(_arguments.names(options.target)))
     targets = [load_target(name) for name in names]
@@ -142,7 +141,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     _remote.refuse_peers(options)
     if options.remote is not None:
         _remote.require_reachable(options)
-    started = _steps.start(options, console, default_images=DEFAULT_IMAGES)
+    started = _steps.start(options, console)
     built = [_build(started, options, console, target) for target in targets]
     rows = [*started.rows, *(row for one in built for row in one.rows)]
     table = started.check.table(rows)

@@ -34,19 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _arguments.add_graph(parser)
     _quantize.add_precision(parser)
     _quantize.add_rounds(parser)
-    _arguments.add_data(parser)
+    _arguments.add_data(parser, limit=None)
 
 
 def run(options: argparse.Namespace, console: Console) -> Outcome:
     """Export, and judge every stage."""
     from engines.engine import load_target
-    from fpet_export.verify import DEFAULT_IMAGES
 
     path = options.out / "model.onnx"
     for file in (path, manifest_path(path), options.out / "parity.json"):
         storage.refuse_overwrite(file, force=options.force)
     _quantize.refuse_all(path, options)
-    started = _steps.start(options, console, default_images=DEFAULT_IMAGES)
+    started = _steps.start(options, console)
     exported = _steps.export(started, options, console, path=path, target=options.target)
     typed = _steps.type_graph(started, options, console, exported, options.target)
     table = started.table(typed.rows)
@@ -54,7 +53,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     document = table.to_json()
     storage.write_text(options.out / "parity.json", json.dumps(document, indent=1) + "\n")
     _steps.require(table)
-    manifest = read_manifest(typed.path)
+    manifest = read_manifest(typed.path, verify=False)  # compared with its bytes by its check
     return Outcome(
         document={
             "onnx": str(typed.path),
@@ -64,6 +63,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         result=str(typed.path),
         next=[
             _commands.build_or_bundle(typed.path, load_target(options.target)),
-            *_commands.show_merge(path, read_manifest(path), _commands.first_image(options.data)),
+            *_commands.show_merge(
+                path, read_manifest(path, verify=False), _commands.first_image(options.data)
+            ),
         ],
     )

@@ -122,7 +122,9 @@ def _prepared(
     needs = any(name in _quantize.INTEGERS for name in precisions)
     count = None if manifest.model is None else manifest.model.classes
     known = _images.known_classes(count, options.labels, [manifest])
-    found = _quantize.sources(options, manifest.preprocessing, known, console, needs=needs)
+    found = _quantize.sources(
+        options, manifest.preprocessing, known, console, needs=needs, limit=options.limit
+    )
     table = None
     if needs:
         state = _quantize.state_path(out)

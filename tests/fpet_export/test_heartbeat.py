@@ -54,7 +54,10 @@ def test_ten_seconds_never_pass_without_a_line(
         activity.advance(3)
         pass_time(heart, clock, 8)
 
-    assert said == ["8: float64 reference: 0 of 40, 8 s", "16: float64 reference: 3 of 40, 16 s"]
+    assert said == [
+        "8: float64 reference: 0 of 40, 8 s",
+        "16: float64 reference: 3 of 40, 16 s, about 3 min left",
+    ]
     assert INTERVAL_S < 10
 
 

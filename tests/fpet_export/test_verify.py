@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import types
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import fpet_export
+from engines import parity_table
 from engines.errors import InputError, ParityError
 from engines.evidence import engine_evidence, manifest_of
 from engines.images import ImageSet
@@ -180,3 +182,34 @@ def test_images_run_in_the_batches_an_engine_takes(
     assert seen == batches
     expected = np.arange(count)[:, None].repeat(3, axis=1)
     np.testing.assert_allclose(evidence.logits, expected, atol=1e-4)
+
+
+def test_one_pass_says_what_the_stages_say_one_by_one(loaded: Adapted) -> None:
+    images, folded = synthetic_set((16, 16), 10), loaded.fold()  # more than one chunk
+    done: list[int] = []
+
+    check, checkpoint, row = verify.until_fold(loaded, folded, images, progress=done.append)
+
+    alone = verify.begin(loaded, images)
+    np.testing.assert_allclose(check.reference.logits, alone.reference.logits, rtol=1e-12)
+    assert check.reference.match is not None
+    assert alone.reference.match is not None
+    np.testing.assert_array_equal(check.reference.match, alone.reference.match)
+    assert checkpoint == verify.checkpoint_row(alone, loaded, nothing)
+    assert (row.stage, row.images, row.passed) == ("folded", 2, True)
+    assert sum(done) == verify.forward_passes(10) == 22
+    table = check.table([checkpoint, row])
+    assert "folded was compared on the first 2 images" in parity_table.remarks(table)
+
+
+def test_a_wrong_fold_shows_on_the_few_images_that_it_is_compared_on(loaded: Adapted) -> None:
+    folded = loaded.fold()
+    wrong = copy.deepcopy(folded.model)
+    with torch.no_grad():
+        wrong.each_block()[0].attn.qkv.weight.mul_(1.001)
+
+    _, _, row = verify.until_fold(
+        loaded, dataclasses.replace(folded, model=wrong), synthetic_set((16, 16), 4)
+    )
+
+    assert not row.passed
