@@ -177,14 +177,15 @@ def measure_batches(
 def refuse_unknown_baseline(
     against: str | None, artefacts: Sequence[Path], peers: Sequence[str]
 ) -> None:
-    """Refuse a baseline that is neither "plain", a peer nor a file; propose what may be meant.
+    """Refuse a baseline that is not "plain", a contender's name, a peer or a file.
 
     Raises:
         UsageError: It is no file, but looks like "plain" or like one of the files.
         InputError: It is no file.
     """
     peers = ALL_PEERS if tuple(peers) == ("all",) else tuple(peers)
-    if against is None or against in (_plain.PLAIN, *peers) or Path(against).exists():
+    known = (_plain.PLAIN, *peers, *(path.stem for path in artefacts))
+    if against is None or against in known or Path(against).exists():
         return
     folders = {path.parent for path in (*artefacts, Path(against))}
     beside = [

@@ -139,6 +139,13 @@ def test_a_peer_is_a_baseline_too(exported: Exported) -> None:
     assert done.document()["plain"] is None
 
 
+def test_a_contender_is_a_baseline_by_its_name(exported: Exported, engine: Path) -> None:
+    done = call("bench", exported.graph, engine, "--against", "model.cpu", *SHORT, "--json")
+
+    assert done.code == 0, done.err
+    assert done.document()["baseline"] == "model.cpu"
+
+
 def test_the_plain_model_of_a_dynamic_graph_is_dynamic(dynamic: Path, tmp_path: Path) -> None:
     """A static one would be measured with what a fixed batch gains."""
     from engines.engine import load_target
