@@ -7,6 +7,9 @@ the others go on. Exits with 4 where there is no GPU.
 Compiling takes longer than measuring. With `--processes` every way of every subject is opened once
 in a process of its own, several at a time: graphs and engines stay in the folder, and PyTorch's
 compiled kernels in its cache, where the measurement finds them.
+
+Each batch is measured by a process of its own. One that a runtime kills is started again without
+the way that it was opening, and that is recorded: on an H200 a package of PyTorch ended one.
 """
 
 from __future__ import annotations
@@ -15,16 +18,18 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
+import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import gpu_peers
 from benchmarks.feeds import synthetic_feeds
-from benchmarks.gpu_batch import BatchCheck, check_batch, format_check, source_of, suits
+from benchmarks.gpu_batch import check_batch, format_check, source_of, suits
 from benchmarks.latency import Schedule
 from benchmarks.measurement import to_text
 from benchmarks.peers import load_peer
@@ -33,6 +38,7 @@ from engines import registry, storage
 from engines.errors import FpetError, MeasurementError, MissingDependencyError
 
 SCHEMA = 1
+_NOW = "opening.txt"
 _SLOW = ("compiled_autotune",)  # minutes of kernel search for every subject and batch
 
 
@@ -46,42 +52,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ways = [
             way
             for way in registry.available(gpu_peers)
-            if not (options.quick and way in _SLOW) and way not in options.skip
+            if not (options.quick and way in _SLOW)
+            and way not in options.skip
+            and way in (options.ways or [way])
         ]
-        schedule = Schedule(
-            min_rounds=40 if options.quick else 200,
-            min_s=1.0 if options.quick else 3.0,
-            max_rounds=2000,
-            max_s=options.max_s,
-            settle_s=0.0,
-        )
         if options.output is not None:
             storage.refuse_overwrite(options.output, force=options.force)
-        checks: list[BatchCheck] = []
         with contextlib.ExitStack() as stack:
-            folder = options.folder or stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="fpet-gpu-")
+            folder = Path(
+                options.folder
+                or stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-gpu-"))
             )
             if options.processes > 1:
-                prepare(options.batches, ways, Path(folder), options.processes)
+                prepare(options.batches, ways, folder, options.processes)
             if options.prepare_only:
                 return 0
+            if options.in_process:
+                (batch,) = options.batches
+                _check(batch, ways, folder, options)
+                return 0
+            found: list[dict[str, Any]] = []
+            document = {"schema": SCHEMA, "kind": "gpu_check", "device": device, "batches": found}
             for batch in options.batches:
-                checks.append(
-                    check_batch(
-                        batch,
-                        ways=ways,
-                        subjects=default_subjects(),
-                        folder=Path(folder),
-                        schedule=schedule,
-                        say=_tell,
-                    )
-                )
-                sys.stdout.write(format_check(checks[-1]) + "\n\n")
-                sys.stdout.flush()
+                found.append(isolated(batch, ways, folder, options))
                 if options.output is not None:  # after each batch: a time limit loses only the rest
-                    write_checks(options.output, device, checks)
-        if all(check.measurement is None for check in checks):
+                    storage.write_text(options.output, to_text(document))
+        if all(check["measurement"] is None for check in found):
             raise MeasurementError(
                 "nothing could be measured", where=device["name"], fix="see the reasons above"
             )
@@ -127,15 +123,51 @@ def open_once(batch: str, subject: str, way: str, *, folder: Path) -> int:
     return 0
 
 
-def write_checks(path: Path, device: dict[str, str], checks: Sequence[BatchCheck]) -> None:
-    """Write all batches with the device's name, atomically."""
-    document = {
-        "schema": SCHEMA,
-        "kind": "gpu_check",
-        "device": device,
-        "batches": [dataclasses.asdict(check) for check in checks],
-    }
-    storage.write_text(path, to_text(document))
+def isolated(
+    batch: int, ways: Sequence[str], folder: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Check a batch in a process of its own, again without what kills that process."""
+    left, lost = list(ways), list[dict[str, str]]()
+    while left:
+        result = folder / f"check.b{batch}.json"
+        result.unlink(missing_ok=True)
+        line = [sys.executable, "-m", "benchmarks.gpu_check", "--in-process"]
+        line += ["--folder", str(folder), "--batches", str(batch), "--max-s", str(options.max_s)]
+        line += ["--ways", ",".join(left), *(["--quick"] if options.quick else [])]
+        done = subprocess.run(line)
+        if result.exists():
+            found: dict[str, Any] = json.loads(result.read_text("utf-8"))
+            return {**found, "failed": [*found["failed"], *lost]}
+        now = folder / _NOW
+        way = now.read_text("utf-8").split()[-1] if now.exists() else ""
+        reason = f"the process ended with {done.returncode}"
+        lost.append({"name": f"{way or 'this batch'}", "reason": reason, "fix": "see what it said"})
+        _tell(f"batch {batch}: {way or 'nothing'} was being opened, and {reason}")
+        if way not in left:
+            break
+        left.remove(way)
+    return {"batch": batch, "measurement": None, "parity": {}, "pairs": [], "failed": lost}
+
+
+def _check(batch: int, ways: Sequence[str], folder: Path, options: argparse.Namespace) -> None:
+    """Check a batch here, and leave the result in the folder."""
+    schedule = Schedule(
+        min_rounds=40 if options.quick else 200,
+        min_s=1.0 if options.quick else 3.0,
+        max_rounds=2000,
+        max_s=options.max_s,
+        settle_s=0.0,
+    )
+
+    def say(line: str) -> None:
+        (folder / _NOW).write_text(line, "utf-8")
+        _tell(line)
+
+    found = check_batch(
+        batch, ways=ways, subjects=default_subjects(), folder=folder, schedule=schedule, say=say
+    )
+    sys.stdout.write(format_check(found) + "\n\n")
+    storage.write_text(folder / f"check.b{batch}.json", to_text(dataclasses.asdict(found)))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -148,6 +180,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="no kernel search, fewer rounds")
     parser.add_argument("--skip", type=lambda text: text.split(","), default=[], help="ways")
+    parser.add_argument("--ways", type=lambda text: text.split(","), help="these alone")
+    parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--max-s", type=float, default=60.0, help="seconds of rounds a batch")
     parser.add_argument("--folder", type=Path, help="where graphs and engines stay")
     parser.add_argument("--processes", type=int, default=1, help="that prepare at the same time")

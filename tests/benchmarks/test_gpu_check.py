@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from benchmarks.comparison import bench
 from benchmarks.environment import Environment
 from benchmarks.gpu_batch import check_batch, format_check
 from benchmarks.latency import Schedule
+from benchmarks.measurement import to_text
 from benchmarks.subjects import Subject
 from engines import registry
 from engines.errors import MissingDependencyError
@@ -115,15 +118,49 @@ def test_when_everything_fails_the_reasons_remain(check: Any) -> None:
     assert len(found.failed) == 4  # two float32 references, two contenders
 
 
-def test_json_names_the_device(check: Any, tmp_path: Path) -> None:
-    found = check({"eager": 1e7}, {"plain": 1.0, "frozen": 0.8})
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, check: Any) -> dict[str, Any]:
+    """Children that measure on a device of a test; `kills` names the way that ends them."""
+    state: dict[str, Any] = {"kills": None, "asked": []}
+
+    def run(line: list[str]) -> SimpleNamespace:
+        words = dict(itertools.pairwise(line))
+        folder, batch = Path(words["--folder"]), words["--batches"]
+        ways = words["--ways"].split(",")
+        state["asked"].append(ways)
+        if state["kills"] in ways:
+            (folder / "opening.txt").write_text(f"batch {batch}: plain {state['kills']}")
+            return SimpleNamespace(returncode=-11)
+        found = check(dict.fromkeys(ways, 1e7), {"plain": 1.0, "frozen": 0.8})
+        (folder / f"check.b{batch}.json").write_text(to_text(dataclasses.asdict(found)))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(gpu_check, "_device", lambda: {"name": "A GPU of a test"})
+    monkeypatch.setattr("subprocess.run", run)
+    return state
+
+
+def test_json_names_the_device(on_a_gpu: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
-
-    gpu_check.write_checks(path, {"name": "A GPU of a test"}, [found])
-
+    assert gpu_check.main(["--ways", "eager", "--batches", "2", "-o", str(path)]) == 0
     document = json.loads(path.read_text())
     assert document["device"]["name"] == "A GPU of a test"
     assert document["batches"][0]["measurement"]["contenders"][0]["samples_ns"]
+    assert document["batches"][0]["failed"] == []
+
+
+def test_what_kills_the_process_is_left_out_and_named(
+    on_a_gpu: dict[str, Any], tmp_path: Path
+) -> None:
+    on_a_gpu["kills"] = "aoti"
+    path = tmp_path / "gpu.json"
+    assert gpu_check.main(["--ways", "aoti,eager", "--batches", "2", "-o", str(path)]) == 0
+    assert on_a_gpu["asked"] == [["aoti", "eager"], ["eager"]]
+    (batch,) = json.loads(path.read_text())["batches"]
+    assert batch["failed"] == [
+        {"name": "aoti", "reason": "the process ended with -11", "fix": "see what it said"}
+    ]
+    assert batch["measurement"] is not None
 
 
 def test_without_a_gpu_it_exits_with_4_and_a_sentence(
