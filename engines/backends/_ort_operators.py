@@ -588,7 +588,8 @@ def _replace_patch_embedding(graph: _Graph, conv: Any) -> bool:
     grid = (rows // height, columns // width)
     if (rows % height, columns % width) != (0, 0):
         return False
-    has_bias = bias is not None and not _add_to_positions(graph, tokens, bias)
+    if bias is not None and _add_to_positions(graph, tokens, bias):
+        bias = None
     name = conv.name.rpartition("/")[0] or "patches"
     cut = graph.add(
         "Reshape",
@@ -607,9 +608,9 @@ def _replace_patch_embedding(graph: _Graph, conv: Any) -> bool:
         name=f"{name}/Reshape_2",
     )
     product = graph.constant(f"{name}.product_weight", weight.reshape(len(weight), pixels).T)
-    out = f"{tokens}/product" if has_bias else tokens
+    out = tokens if bias is None else f"{tokens}/product"
     graph.add("MatMul", [patches, product], [out], name=f"{name}/MatMul")
-    if has_bias:  # as in a plain model, whose class token may not be a constant
+    if bias is not None:  # as in a plain model, whose class token may not be a constant
         graph.add(
             "Add", [out, graph.constant(f"{name}.product_bias", bias)], [tokens], name=f"{name}/Add"
         )
