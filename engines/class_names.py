@@ -23,6 +23,8 @@ from engines.plurals import counted
 BY_NAME = "by name"
 BY_FOLDED_NAME = "by name, ignoring case, blanks and _"
 BY_INDEX = "by index"
+BY_INDEX_FROM_1 = "by index, without a class 0"
+"""Whole numbers that begin at 1: they may count from there, which shifts every class by one."""
 BY_ORDER = {
     "folders": "by folder order",
     "list": "by alphabetical order of the labels",
@@ -83,7 +85,8 @@ class Matched:
     Attributes:
         labels: (I,) indices of logits.
         names: Names of the classes by index, where somebody states their order; else empty.
-        found: How labels were found: `BY_NAME`, `BY_INDEX` or one of `BY_ORDER`.
+        found: How labels were found: `BY_NAME`, `BY_FOLDED_NAME`, `BY_INDEX`, `BY_INDEX_FROM_1` or
+            one of `BY_ORDER`.
     """
 
     labels: NDArray[np.int64]
@@ -173,7 +176,8 @@ def agreed(sources: Sequence[KnownClasses]) -> KnownClasses:
 def match(stated: Stated, known: KnownClasses) -> Matched:
     """Find which class of a model each label of a data set means.
 
-    A shard states indices, and with `class_names` what they are called. Names of folders and of
+    A shard states indices, and with `class_names` what they are called, which may be in another
+    order than the model's. Names of folders and of
     lists are looked for among the model's names; where all are whole numbers and none is a name,
     they are indices. Where the model's names are unknown, other names are taken in alphabetical
     order, which `Matched.found` says, if there are as many as the model has classes.
@@ -206,10 +210,14 @@ def match(stated: Stated, known: KnownClasses) -> Matched:
 
 def _match_shard(stated: Stated, known: KnownClasses) -> Matched:
     labels, own = stated.index, stated.classes
+    low, high = stated.span
+    if known.names and not _are_same(own, known.names) and 0 <= low <= high < len(own):
+        by_name = _by_name(stated, known)
+        if by_name is not None:
+            return by_name
     source = f"`class_names` of {stated.where}"
     together = agreed([known, KnownClasses(names=own, source=source)])
     count = together.count
-    low, high = stated.span
     if low < 0 or (count is not None and high >= count):
         of = "a model of " if known.count is not None else ""
         raise InputError(
@@ -217,7 +225,23 @@ def _match_shard(stated: Stated, known: KnownClasses) -> Matched:
             where=stated.where,
             fix="give the data set this run was tuned for; labels count from 0",
         )
-    return Matched(labels=labels, names=together.names, found=BY_INDEX)
+    found = BY_INDEX_FROM_1 if low == 1 and not own else BY_INDEX
+    return Matched(labels=labels, names=together.names, found=found)
+
+
+def names_without_labels(known: KnownClasses, own: KnownClasses) -> tuple[str, ...]:
+    """Return the names of the classes where a set names them and has no labels.
+
+    Raises:
+        InputError: The set names a class that the model does not have.
+    """
+    if known.names and {*map(normal, own.names)} <= {*map(normal, known.names)}:
+        return known.names
+    return agreed([known, own]).names
+
+
+def _are_same(own: Sequence[str], theirs: Sequence[str]) -> bool:
+    return [normal(name) for name in own] == [normal(name) for name in theirs]
 
 
 def _by_name(stated: Stated, known: KnownClasses) -> Matched | None:
@@ -230,7 +254,7 @@ def _by_name(stated: Stated, known: KnownClasses) -> Matched | None:
         if not set(own) <= set(theirs):
             continue
         index = np.array([theirs.index(name) for name in own], np.int64)
-        if stated.form != "folders":
+        if stated.form not in ("folders", "shard"):
             _require_one_reading(stated, known, index)
         return Matched(labels=index[stated.index], names=known.names, found=found)
     return None
@@ -251,17 +275,21 @@ def _by_number(stated: Stated, known: KnownClasses) -> Matched:
         _require_one_reading(stated, known, np.array(numbers, np.int64))
     beyond = [name for name, number in zip(stated.classes, numbers, strict=True)
               if known.count is not None and number >= known.count]  # fmt: skip
+    from_1 = min(numbers, default=0) == 1
     if beyond:
         raise InputError(
             f"{_NOUNS[stated.form]} {shortened(stated.classes)} are whole numbers, so they are "
             f"indices, and a model of {known.count} classes has no {shortened(beyond)} (only 0 to "
             f"{(known.count or 0) - 1})" + _listed(known),
             where=stated.where,
-            fix="count from 0, as the rows of the head; or, where the numbers are names, give "
+            fix=("they seem to count from 1: rename them, " if from_1 else "")
+            + "count from 0, as the rows of the head; or, where the numbers are names, give "
             "--labels FILE with one a line, in the order of the head's rows",
         )
     return Matched(
-        labels=np.array(numbers, np.int64)[stated.index], names=known.names, found=BY_INDEX
+        labels=np.array(numbers, np.int64)[stated.index],
+        names=known.names,
+        found=BY_INDEX_FROM_1 if from_1 else BY_INDEX,
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.class_names import KnownClasses, Stated, agreed, match
+from engines.class_names import KnownClasses, Stated, match, names_without_labels
 from engines.decoding import decode
 from engines.errors import InputError
 from engines.image_files import (
@@ -104,7 +104,7 @@ class ImageSource:
         """
         if self.stated is None:
             own = KnownClasses(names=self.class_names, source=f"`class_names` of {self.name}")
-            return dataclasses.replace(self, class_names=agreed([known, own]).names)
+            return dataclasses.replace(self, class_names=names_without_labels(known, own))
         found = match(self.stated, known)
         return dataclasses.replace(
             self, labels=found.labels, class_names=found.names, labels_found=found.found

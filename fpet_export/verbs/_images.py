@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.class_names import KnownClasses, agreed, is_sure, read_class_names
+from engines.class_names import (
+    BY_INDEX_FROM_1,
+    KnownClasses,
+    agreed,
+    is_sure,
+    read_class_names,
+)
 from engines.errors import InputError, UsageError
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome
@@ -126,6 +132,13 @@ def checked(
     is_whole = not left_out and (stated is None or not stated.empty)
     console.step(name, " · ".join(parts), passed=True if is_whole and is_sure(found) else None)
     say_remarks(readable.remarks(), console, name=name)
+    if found == BY_INDEX_FROM_1:
+        console.warn(
+            "labels",
+            "the indices begin at 1: where 1 means the first class, every image is counted for the "
+            "class behind its own; rename the classes from 0, or name them: --labels FILE",
+            labels=found,
+        )
     if not is_sure(found):
         console.step(
             "labels",

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from engines.class_names import (
+    BY_INDEX,
+    BY_INDEX_FROM_1,
     Form,
     KnownClasses,
     Stated,
     agreed,
     is_sure,
     match,
+    names_without_labels,
     read_class_names,
 )
 from engines.errors import InputError, UsageError
@@ -198,13 +201,63 @@ def test_a_shard_states_indices_and_their_names() -> None:
 
 
 def test_a_shard_that_does_not_agree_with_the_graph_is_refused_with_both_lists() -> None:
-    what = refused(shard([0, 1], "ant", "cat", "bee"), known("ant", "bee", "cat"))
+    what = refused(shard([0, 1], "ant", "cow", "bee"), known("ant", "bee", "cat"))
 
     assert what.splitlines() == [
         "two sources do not agree on the classes, first at index 1",
         "  the graph: ant, bee, cat",
-        "  `class_names` of v.npz: ant, cat, bee",
+        "  `class_names` of v.npz: ant, cow, bee",
     ]
+
+
+@pytest.mark.parametrize("names", [("cat", "ant", "bee"), ("cat", "ant"), ("Cat", "ANT", "bee")])
+def test_a_shard_in_another_order_is_matched_by_name(names: tuple[str, ...]) -> None:
+    found = match(shard([0, 1, 1], *names), known("ant", "bee", "cat"))
+
+    assert found.labels.tolist() == [2, 0, 0]
+    assert found.names == ("ant", "bee", "cat")
+    assert found.found.startswith("by name")
+
+
+def test_a_shard_whose_names_are_numbers_states_both_and_is_matched() -> None:
+    assert match(shard([0, 1], "1", "0"), known("0", "1")).labels.tolist() == [1, 0]
+
+
+def test_an_index_beyond_the_names_of_a_shard_is_not_matched_by_name() -> None:
+    refused(shard([0, 2], "bee", "ant"), known("ant", "bee", "cat"))
+
+
+def test_a_shard_without_labels_takes_the_order_of_the_model() -> None:
+    own = KnownClasses(names=("cat", "ant"), source="the shard")
+
+    assert names_without_labels(known("ant", "bee", "cat"), own) == ("ant", "bee", "cat")
+    assert names_without_labels(KnownClasses(), own) == ("cat", "ant")
+    with pytest.raises(InputError, match="do not agree"):
+        names_without_labels(known("ant", "bee"), own)
+
+
+# Numbers that begin at 1
+
+
+@pytest.mark.parametrize("form", ["folders", "list", "table"])
+def test_numbers_from_1_are_doubted_and_one_too_many_is_refused(form: Form) -> None:
+    def numbered(first: int, last: int) -> Stated:
+        classes = tuple(map(str, range(first, last + 1)))
+        return Stated(form=form, index=np.arange(len(classes)), classes=classes, where="data")
+
+    assert match(numbered(1, 9), known(count=10)).found == BY_INDEX_FROM_1
+    assert match(numbered(0, 9), known(count=10)).found == BY_INDEX
+    assert match(numbered(2, 9), known(count=10)).found == BY_INDEX
+    with pytest.raises(InputError) as error:
+        match(numbered(1, 10), known(count=10))
+    assert error.value.fix.startswith("they seem to count from 1: rename them, count from 0")
+    assert "--labels FILE" in error.value.fix
+
+
+def test_a_shard_that_begins_at_1_is_doubted_unless_it_names_its_classes() -> None:
+    assert match(shard([1, 2]), known(count=3)).found == BY_INDEX_FROM_1
+    assert match(shard([0, 2]), known(count=3)).found == BY_INDEX
+    assert match(shard([1, 2], "ant", "bee", "cat"), known(count=3)).found == BY_INDEX
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from engines.manifest import read_manifest
 from engines.synthetic import synthetic_set
@@ -165,10 +166,35 @@ def test_an_export_with_names_has_them_in_the_order_of_the_file(shuffled: Path) 
     assert read_manifest(shuffled).labels == SHUFFLED
 
 
+def test_a_shard_that_counts_its_classes_in_another_order_is_right(
+    shuffled: Path, answers: dict[Path, int], tmp_path: Path
+) -> None:
+    images = np.stack([np.asarray(Image.open(path)) for path in answers])
+    labels = np.array([LABELS.index(SHUFFLED[index]) for index in answers.values()])
+    np.savez(tmp_path / "val.npz", images=images, labels=labels, class_names=np.array(LABELS))
+
+    assert accuracy(compared(shuffled, tmp_path / "val.npz")) == (1.0, "by name")
+
+
+def test_folders_that_begin_at_1_are_warned_of(
+    shuffled: Path, answers: dict[Path, int], tmp_path: Path
+) -> None:
+    some = {path: index for path, index in answers.items() if index > 0}
+    data = sorted_into(tmp_path / "numbered", some, tuple("01234"))
+    (data / "0").rmdir()
+
+    done = compared(shuffled, data)
+
+    assert accuracy(done) == (1.0, "by index, without a class 0")
+    (warning,) = done.document()["warnings"]
+    assert warning["text"].startswith("the indices begin at 1")
+
+
 def test_two_sources_that_disagree_are_refused(
     exported: Exported, shuffled: Path, tmp_path: Path
 ) -> None:
-    shard = write_shard(tmp_path / "val.npz", class_names=np.array(LABELS))
+    strange = np.array([*LABELS[:-1], "elks"])
+    shard = write_shard(tmp_path / "val.npz", class_names=strange)
     out = tmp_path / "out"
     names = tmp_path / "names.txt"
     names.write_text("\n".join(SHUFFLED))
