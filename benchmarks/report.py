@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import importlib.resources
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from benchmarks.measurement import Measurement
 from benchmarks.merge_verdict import merge_verdicts
 from benchmarks.speed_words import hardware, measured_on, runs_on_gpu, speed_sentence
 from engines import parity_table, registry, storage
-from engines.parity import ParityTable, StageParity
+from engines.parity import ParityTable
 
 State = Literal["good", "bad", "open"]
 """Good news, bad news, or something that stays unknown."""
@@ -165,6 +164,7 @@ class Report:
         tiles: Two to four, of what ran.
         engines: All that were built.
         parity: Tables, each with its stages in order.
+        rows_are: What a row of the tables is.
         batches: The same contenders at several batch sizes.
         measurements: One chart each.
         measure_again: The command for a measurement that is not valid.
@@ -182,6 +182,7 @@ class Report:
     tiles: tuple[Tile, ...] = ()
     engines: tuple[EngineRow, ...] = ()
     parity: tuple[ParityTable, ...] = ()
+    rows_are: str = "stage"
     batches: tuple[BatchRow, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     measure_again: str = ""
@@ -306,20 +307,13 @@ def _table(table: ParityTable) -> dict[str, Any]:
     for row in table.rows:
         values = [(figure, getattr(row, figure.key)) for figure in figures]
         cells = ["" if value is None else figure.text(value) for figure, value in values]
-        rows.append((row, cells, _why_not(row)))
+        rows.append((row, cells, parity_table.why_not(row)))
     return {
         "figures": figures,
         "rows": rows,
         "remarks": parity_table.remarks(table),
         "of": table,
     }
-
-
-def _why_not(row: StageParity) -> str:
-    """Return why a stage is not equal; a stage that nobody judges is not equal without numbers."""
-    if row.failures or math.isfinite(row.largest_logit_difference):
-        return "; ".join(row.failures)
-    return "logits that are not finite"
 
 
 def _speed(measurement: Measurement, index: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engines.errors import InputError
-from engines.manifest import Manifest
+from engines.manifest import Form, Manifest
 from engines.targets import Target
 
 FLAG = "--force-form"
@@ -96,18 +96,31 @@ def require_form(path: Path, manifest: Manifest, target: Target) -> None:
 def export_command(manifest: Manifest | None, target: Target) -> str:
     """Return the command that exports a graph again, for another target, into a new folder.
 
+    Its paths are those that were typed, so it begins by going where they were, if that is elsewhere
+    on this machine.
+
     Args:
         manifest: Of the graph, or of what was made from it; None where there is none.
         target: What it is to be exported for.
     """
-    words = () if manifest is None or manifest.form is None else manifest.form.command
+    form = None if manifest is None else manifest.form
+    words = () if form is None else form.command
     if len(words) < 2 or words[1] not in _WRITE_A_GRAPH or {"--add", "--drop"} & {*words}:
         kind = "tasks RUN..." if manifest is not None and manifest.is_shared else "export RUN"
         return f"fpet-export {kind} --target {target.name} -o FOLDER"
     kept, out = _without(words[2:])
     named = f"{(out or 'out').rstrip('/')}-{target.file_name}"
-    place = next(path for path in _numbered(named) if not Path(path).exists())
-    return shlex.join([*words[:2], *kept, "--target", target.name, "-o", place])
+    elsewhere = _elsewhere(form)
+    folder = next(path for path in _numbered(named) if not Path(elsewhere, path).exists())
+    again = shlex.join([*words[:2], *kept, "--target", target.name, "-o", folder])
+    return f"cd {shlex.quote(elsewhere)} && {again}" if elsewhere else again
+
+
+def _elsewhere(form: Form | None) -> str:
+    """Return the folder that a graph was exported in, unless it is this one or not here."""
+    if form is None or not form.folder or not Path(form.folder).is_dir():
+        return ""
+    return "" if Path(form.folder).samefile(".") else form.folder
 
 
 def _without(words: Sequence[str]) -> tuple[list[str], str]:

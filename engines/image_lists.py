@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from pathlib import Path
 
 from engines.class_names import Form, read_lines
@@ -84,12 +85,31 @@ _Row = tuple[int, str, str]
 
 
 def _list_rows(path: Path) -> list[_Row]:
-    rows = []
+    rows: list[_Row] = []
     for number, line in enumerate(read_lines(path, what="the list of images"), 1):
         words = line.strip().rsplit(None, 1)
+        if words and not rows:
+            _refuse_header(line, number, path)
         if words:
             rows.append((number, words[0], normal(words[1]) if len(words) == 2 else ""))
     return rows
+
+
+def _refuse_header(line: str, number: int, path: Path) -> None:
+    """Refuse the heading of a table as the first image of a list.
+
+    Raises:
+        InputError: The line holds usual names of columns only, and no file is called so.
+    """
+    cells = [cell.strip().lower() for cell in re.split(r"[,;\t ]", line) if cell.strip()]
+    is_header = {*cells} <= {*_PATHS, *_LABELS} and any(cell in _PATHS for cell in cells)
+    if is_header and not (path.parent / line.strip().rsplit(None, 1)[0]).exists():
+        raise InputError(
+            f"line {number} is the header of a table and names no image: {line.strip()!r}",
+            where=str(path),
+            fix="remove that line; or, where the columns are separated by commas or tabs, give the "
+            "file the ending .csv or .tsv",
+        )
 
 
 def _table_rows(path: Path) -> list[_Row]:

@@ -156,12 +156,14 @@ class Form:
             that there is no choice.
         integers: As `engines.targets.Target.integers`; "" where nothing is quantized.
         command: The command that exported it, word by word; a typed graph keeps it.
+        folder: Where it was typed: its relative paths begin there.
     """
 
     attention_scale: Literal["split", "folded"]
     last_block: Literal["", "class-token", "all-tokens"]
     integers: Literal["", "pairs", "gemm"] = ""
     command: tuple[str, ...] = ()
+    folder: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -80,17 +80,31 @@ def shown(rows: Sequence[StageParity]) -> list[Figure]:
     ]
 
 
-def table_rows(rows: Sequence[StageParity]) -> list[tuple[str, ...]]:
+def why_not(row: StageParity) -> str:
+    """Return why a stage is not equal, "" where it is.
+
+    One that nobody judges is not equal without numbers.
+    """
+    if row.failures or math.isfinite(row.largest_logit_difference):
+        return "; ".join(row.failures)
+    return "logits that are not finite"
+
+
+def table_rows(rows: Sequence[StageParity], *, heading: str = "stage") -> list[tuple[str, ...]]:
     """Return the table as text cells, heading first; an unknown cell is a dash.
 
-    A stage that missed a gate is marked with a cross.
+    A stage that is not equal is marked with a cross.
+
+    Args:
+        rows: One a line.
+        heading: What a line is, above the first column.
     """
     figures = shown(rows)
-    lines = [("stage", *(figure.name for figure in figures))]
+    lines = [(heading, *(figure.name for figure in figures))]
     for row in rows:
         values = ((figure, getattr(row, figure.key)) for figure in figures)
         cells = (_UNKNOWN if value is None else figure.text(value) for figure, value in values)
-        lines.append((row.stage if row.passed else f"✗ {row.stage}", *cells))
+        lines.append((f"✗ {row.stage}" if why_not(row) else row.stage, *cells))
     return lines
 
 

@@ -51,7 +51,7 @@ _PACKAGES = {
         "_python38.py",
         "agent_main.py", "arguments_check.py", "cli.py", "console.py", "heartbeat.py",
         "help_text.py", "kinds_check.py", "normalisation.py", "paths_check.py", "provenance.py",
-        "stop_signals.py", "streams.py", "terminal.py",
+        "start.py", "stop_signals.py", "streams.py", "terminal.py",
         *(f"verbs/{name}.py" for name in (*_HELPERS, *VERBS)),
     ),
 }  # fmt: skip
@@ -62,25 +62,29 @@ if sys.version_info < (3, 8):
     sys.stderr.write("error: the agent needs Python 3.8, this is %d.%d\\n" % sys.version_info[:2])
     sys.exit(4)
 
-try:
-    import numpy
-except ImportError as error:
-    what = "the agent needs numpy: %s" % str(error).strip().splitlines()[0]
-    where = sys.executable
-    fix = "sudo apt-get install python3-numpy, or python3 -m pip install numpy"
-    if "--json" in sys.argv[1:]:
-        import json
+from fpet_export.start import run_process
 
-        told = {"class": "MissingDependencyError", "exit_code": 4}
-        told.update(what=what, where=where, fix=fix)
-        print(json.dumps({"error": told}, indent=1))
-    else:
-        sys.stderr.write("error: %s\\n  where: %s\\n  fix:   %s\\n" % (what, where, fix))
-    sys.exit(4)
+def load():
+    try:
+        import numpy
+    except ImportError as error:
+        what = "the agent needs numpy: %s" % str(error).strip().splitlines()[0]
+        where = sys.executable
+        fix = "sudo apt-get install python3-numpy, or python3 -m pip install numpy"
+        if "--json" in sys.argv[1:]:
+            import json
 
-from fpet_export.agent_main import run
+            told = {"class": "MissingDependencyError", "exit_code": 4}
+            told.update(what=what, where=where, fix=fix)
+            print(json.dumps({"error": told}, indent=1))
+        else:
+            sys.stderr.write("error: %s\\n  where: %s\\n  fix:   %s\\n" % (what, where, fix))
+        sys.exit(4)
+    from fpet_export.agent_main import command
 
-run()
+    return command
+
+run_process(load)
 """
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from engines import task_index
 from engines.bundle import INDEX, Bundle, read_index
@@ -29,24 +28,20 @@ _LEFT_AT_HOME = ("fpet_export", "calibration")
 """Packages of which the agent holds a part or nothing."""
 
 
-def run() -> NoReturn:
-    """Entry point of the zipapp."""
+def command() -> int:
+    """Run what was typed; the zipapp hands it to `fpet_export.start.run_process`."""
     agent = Path(sys.argv[0])
     program = shlex.join(("python3", sys.argv[0]))
-
-    def command() -> int:
-        try:
-            return cli.main(complete=lambda words: completed(words, agent), program=program)
-        except ImportError as error:
-            if (error.name or "").partition(".")[0] not in _LEFT_AT_HOME:
-                raise
-            streams.tell(
-                f"✗ error: the agent cannot do this: {error}\n  where: {agent}\n"
-                "  fix:   do it with fpet-export on your workstation"
-            )
-            return MissingDependencyError.exit_code
-
-    cli.run_process(command)
+    try:
+        return cli.main(complete=lambda words: completed(words, agent), program=program)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in _LEFT_AT_HOME:
+            raise
+        streams.tell(
+            f"✗ error: the agent cannot do this: {error}\n  where: {agent}\n"
+            "  fix:   do it with fpet-export on your workstation"
+        )
+        return MissingDependencyError.exit_code
 
 
 def completed(words: list[str], agent: Path) -> list[str]:

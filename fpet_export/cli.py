@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import re
 import sys
 import tempfile
@@ -21,17 +22,15 @@ provenance.stop_if_foreign()  # before any package of ours is imported but this 
 from engines import registry
 from engines.errors import FpetError, MachineError, UsageError
 from engines.near_names import did_you_mean, near_names
-from fpet_export import __version__, streams, verbs
+from fpet_export import __version__, start, streams, verbs
 from fpet_export.arguments_check import refuse_unknown_options
 from fpet_export.console import Console
-from fpet_export.help_text import HelpText
+from fpet_export.help_text import HelpText, VerbsHelp
 from fpet_export.kinds_check import require_kinds
 from fpet_export.paths_check import require_files, require_outputs
-from fpet_export.stop_signals import Stopped, StopSignals
 from fpet_export.verbs import Outcome, Verb
 
 PROGRAM = "fpet-export"
-INTERRUPTED = 130
 _EXIT_CODES = """\
 exit codes: 0 ok, 1 our bug, 2 usage, 3 input refused (or left out, with --skip-bad),
 4 something is not installed or not there, 5 export failed, 6 build failed, 7 parity failed,
@@ -193,10 +192,10 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         prog=program,
         description="Export, verify, build and measure fine-tuned ViTs with FPET token merging.",
         epilog=_EXIT_CODES,
-        formatter_class=HelpText,
+        formatter_class=functools.partial(VerbsHelp, groups=grouped_verbs()),
     )
     parser.add_argument("--version", action="version", version=f"fpet-export {__version__}")
-    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    commands = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
     for name in registry.available(verbs):
         verb = load_verb(name)
         sub = commands.add_parser(
@@ -219,6 +218,16 @@ def parsers_of_verbs(parser: argparse.ArgumentParser) -> Mapping[str, argparse.A
     )
 
 
+def grouped_verbs() -> dict[str, list[str]]:
+    """Return the verbs that are here under the headings of `verbs.GROUPS`, each in its order."""
+    group_of = {name: load_verb(name).GROUP for name in registry.available(verbs)}
+    groups = {
+        heading: [name for name, group in group_of.items() if group == key]
+        for key, heading in verbs.GROUPS.items()
+    }
+    return {heading: names for heading, names in groups.items() if names}
+
+
 def load_verb(name: str) -> Verb:
     """Import the verb `name`."""
     return cast(Verb, registry.load(verbs, name))
@@ -236,14 +245,15 @@ def _refuse(error: FpetError, console: Console, program: str, *, as_json: bool) 
 
 
 def _interrupted(error: KeyboardInterrupt, console: Console, *, as_json: bool) -> int:
-    name, code, how = "KeyboardInterrupt", INTERRUPTED, "interrupted"
-    if isinstance(error, Stopped):
-        name, code, how = type(error).__name__, error.exit_code, f"stopped by {error.name}"
-    what = f"{how}; nothing half-written was left behind"
+    name, code, how = start.told(error)
+    what, again = f"{how}; nothing half-written was left behind", "run the command again"
+    if console.keeps is not None and console.keeps.exists():
+        what += f", and {console.keeps} keeps what was calibrated"
+        again += ": it goes on from there; or remove that file"
     if as_json:
-        _print_error(console, name, code, what, "", "run the command again")
+        _print_error(console, name, code, what, "", again)
     else:
-        console.error(what)
+        console.error(f"{what}\n  fix:   {again}" if console.keeps is not None else what)
     return code
 
 
@@ -282,48 +292,8 @@ def _print(outcome: Outcome, console: Console, program: str, *, as_json: bool) -
 
 
 def run() -> NoReturn:
-    """Entry point of the installed command."""
-    run_process(main)
-
-
-def run_process(command: Callable[[], int]) -> NoReturn:
-    """Run a command as this process: with safe streams, and signals that let it clean up.
-
-    Args:
-        command: Returns the exit code, or raises SystemExit as `--help` does.
-    """
-    streams.prepare()
-    stop = StopSignals()
-    stop.listen()
-    try:
-        code = _ended(command)
-    except BaseException as error:
-        # Whatever a library makes of the exception that a signal raised: it is what ended us.
-        if stop.received is not None:
-            code = stop.received.exit_code
-            if not isinstance(error, KeyboardInterrupt):
-                streams.tell(f"error: stopped by {stop.received.name}")
-        elif isinstance(error, KeyboardInterrupt):
-            code = INTERRUPTED
-        else:
-            raise
-    sys.exit(code if stop.received is None else stop.received.exit_code)
-
-
-def _ended(command: Callable[[], int]) -> int:
-    """Return the exit code of a command once stdout has taken everything."""
-    try:
-        code = command()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    try:
-        streams.flush()
-    except streams.ReaderGoneError:
-        return code or streams.NO_READER
-    except streams.StreamError as error:
-        streams.tell(f"error: {error}")
-        return code or error.exit_code
-    return code
+    """Run the command line as this process; the installed command is `fpet_export.start.run`."""
+    start.run_process(lambda: main)
 
 
 if __name__ == "__main__":

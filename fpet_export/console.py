@@ -10,6 +10,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from engines.finite import json_ready
@@ -38,6 +39,7 @@ class Console:
 
     Attributes:
         name_width: Columns for the names of steps.
+        keeps: Where an interrupted command leaves what it has for the next one, once it does.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
@@ -48,6 +50,7 @@ class Console:
         self._started = time.monotonic()
         self._explained: set[str] = set()
         self.name_width = 10
+        self.keeps: Path | None = None
         self._heartbeat = Heartbeat(lambda text: self.line(f"   … {text}"))
 
     def step(self, name: str, text: str, *, passed: bool | None = True) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import textwrap
+from collections.abc import Mapping, Sequence
 
 _NEXT = " \\"  # a shell reads on behind it
 _HELD = "\ue000"  # stands for a space between an option and its value
@@ -24,6 +25,32 @@ class HelpText(argparse.HelpFormatter):
             else:
                 parts.append(textwrap.fill(paragraph, width, break_on_hyphens=False))
         return "\n\n".join(textwrap.indent(part, indent) for part in parts)
+
+
+class VerbsHelp(HelpText):
+    """Lists the verbs by what they are for.
+
+    Args:
+        prog: The program.
+        groups: The verbs of each heading; those that are not there are left out.
+    """
+
+    def __init__(self, prog: str, *, groups: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(prog)
+        self._groups = groups
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if not isinstance(action, argparse._SubParsersAction):
+            return super()._format_action(action)
+        parts = []
+        for heading, names in self._groups.items():
+            parts.append(f"{' ' * self._current_indent}{heading}:\n")
+            self._indent()
+            parts += [
+                self._format_action(one) for one in action._choices_actions if one.dest in names
+            ]
+            self._dedent()
+        return "".join(parts)
 
 
 def _example(line: str, width: int) -> str:

@@ -315,6 +315,7 @@ class Frozen:
                 attention_scale=options.attention_scale,
                 last_block="" if spec.pool == "mean" else options.last_block,
                 command=tuple(command),
+                folder=str(Path.cwd()) if command else "",
             ),
             operators=operators,
             companions=companions_of(path),

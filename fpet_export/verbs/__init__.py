@@ -9,6 +9,15 @@ from typing import Any, Protocol
 
 from fpet_export.console import Console
 
+GROUPS = {
+    "make": "from a run to an engine",
+    "judge": "whether it is right and faster",
+    "use": "to use it",
+    "pack": "for another machine",
+    "machine": "about machines",
+}
+"""What verbs are for, in the order in which the help lists them."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -29,6 +38,9 @@ class Outcome:
 
 class Verb(Protocol):
     """What a file in `fpet_export/verbs/` offers."""
+
+    GROUP: str
+    """One of `GROUPS`."""
 
     HELP: str
     """One line for the list of verbs."""

@@ -293,6 +293,7 @@ def calibrated(
             start = left
             console.step("calibrate", f"going on behind {len(start.images)} images of {state.name}")
     before = 0 if start is None else len(start.images)
+    console.keeps = state
     began = time.monotonic()
     with console.progress("calibrate", len(source)) as advance:
         table = calibrate(

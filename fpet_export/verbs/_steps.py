@@ -253,11 +253,11 @@ def export(
     return Exported(path=written, rows=(frozen_row, onnx_row))
 
 
-def show_table(table: ParityTable, console: Console) -> None:
-    """Print the parity table with its heading, its remarks and what its columns mean."""
+def show_table(table: ParityTable, console: Console, *, heading: str = "stage") -> None:
+    """Print the parity table, its remarks and what its columns mean; `heading`: what a row is."""
     console.line()
     console.paragraph(f"parity on {table.images}, against the {table.reference}")
-    console.table(parity_table.table_rows(table.rows))
+    console.table(parity_table.table_rows(table.rows, heading=heading))
     for remark in parity_table.remarks(table):
         console.paragraph(f"{remark}.")
     console.line()

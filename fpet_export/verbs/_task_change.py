@@ -66,7 +66,7 @@ def add(options: argparse.Namespace, console: Console) -> Outcome:
             passed = one.reference.passed and one.single.passed
             console.step(one.name, _steps.describe(runs[one.name]), passed=passed)
         for table in task_verify.tables(found):
-            _steps.show_table(table, console)
+            _steps.show_table(table, console, heading="task")
         task_verify.require(found)
         index = change.commit()
     _say_engines(folder, index, console)

@@ -78,7 +78,7 @@ def pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
 def _require_suited(found: TaskFolder, target: Target, *, any_form: bool) -> None:
     """Refuse graphs that the target does not read or build, or that it wants otherwise."""
     from engines.backends._provenance import read_source
-    from engines.form import require_form
+    from engines.form import export_command, require_form
 
     for graph, structure in zip(found.graphs, found.index.structures, strict=True):
         read_source(graph.path, target, allow_failed=True, any_form=True)
@@ -88,7 +88,8 @@ def _require_suited(found: TaskFolder, target: Target, *, any_form: bool) -> Non
                 f"{graph.path.name} takes tasks of any rank and number of classes, as "
                 f"{found.index.target} runs it; a plan for {target.name} needs fixed ones",
                 where=f"--target {target.name}",
-                fix=f"write the tasks again from their runs, with --target {target.name}",
+                fix="write the tasks again for that target: "
+                f"{export_command(graph.manifest, target)}",
             )
         if not any_form:
             require_form(graph.path, graph.manifest, target)

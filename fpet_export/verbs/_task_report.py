@@ -72,6 +72,7 @@ def report(
         ),
         tiles=_tiles(index, tables[0], files),
         parity=tables,
+        rows_are="task",
         steps=_page.shown_steps(steps),
         files=files,
         next_commands=(

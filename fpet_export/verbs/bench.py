@@ -28,6 +28,7 @@ from fpet_export.verbs import (
 if TYPE_CHECKING:
     from benchmarks import Measurement
 
+GROUP = "judge"
 HELP = "measure latency, paired and interleaved, and say whether it is really faster"
 DESCRIPTION = """\
 Run every contender once in each round, in a shuffled order, and compare each with the baseline by

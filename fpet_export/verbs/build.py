@@ -12,6 +12,7 @@ from engines.manifest import NO_TARGET, Manifest, manifest_path, read_manifest, 
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _commands, _remote, _usable
 
+GROUP = "make"
 HELP = "build an engine from a graph"
 DESCRIPTION = """\
 Build the engine of a target from an exported graph, with its manifest beside it.

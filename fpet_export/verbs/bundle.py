@@ -14,6 +14,7 @@ from engines.errors import UsageError
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _usable
 
+GROUP = "pack"
 HELP = "pack a graph, an engine or tasks for another machine, with the agent that builds and checks"
 DESCRIPTION = """\
 Pack a graph (better) or an engine with its manifest, a few images with what the graph says about

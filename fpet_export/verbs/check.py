@@ -18,6 +18,7 @@ from fpet_export.verbs import Outcome, _arguments, _steps, _usable
 if TYPE_CHECKING:
     from engines.parity import ParityTable
 
+GROUP = "judge"
 HELP = "compare an engine with what its graph said where it was bundled"
 DESCRIPTION = """\
 Run an engine on the images of a check file (`bundle` writes one: a few images with the logits of
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     from engines.parity import judge
 
     table, artefacts = (_tasks if options.engine.is_dir() else _engine)(options, console)
-    _steps.show_table(table, console)
+    _steps.show_table(table, console, heading="task" if options.engine.is_dir() else "stage")
     for artefact in artefacts:
         _record(artefact, table, console)
     judge(table, fix="build the engine again here; if it stays, report it with the table above")

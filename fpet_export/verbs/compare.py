@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from engines.parity import Evidence, StageParity
     from fpet_export.pipeline import Adapted
 
+GROUP = "judge"
 HELP = "compare a run, graphs and engines on the same images"
 DESCRIPTION = """\
 Compare artefacts with the first one: a run (its float64 model), graphs (.onnx) or engines.

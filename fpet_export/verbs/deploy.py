@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from engines.parity import StageParity
     from engines.targets import Target
 
+GROUP = "make"
 HELP = "do all of it: export, check, build, measure, report"
 DESCRIPTION = """\
 Export a run for each target, prove parity at every stage, build the engines, measure those that

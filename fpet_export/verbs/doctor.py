@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.environment import Environment
     from engines.board import Board
 
+GROUP = "machine"
 HELP = "say what this machine can do and what is missing"
 DESCRIPTION = """\
 Check Python, packages, processor, memory, disk and GPU; name what mends each gap.

@@ -11,6 +11,7 @@ from engines.manifest import manifest_path, read_manifest
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _commands, _quantize, _steps
 
+GROUP = "make"
 HELP = "turn a fine-tuned run into a checked ONNX graph"
 DESCRIPTION = """\
 Read a run, fold its adapters, freeze its token merge and write ONNX.

@@ -11,6 +11,7 @@ from engines.task_index import is_folder
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _commands, _steps, _task_page
 
+GROUP = "make"
 HELP = "say what a run is and how each fact was found, or what is in a folder of tasks"
 DESCRIPTION = """\
 Read a run strictly and print every setting with its source, tokens and multiply-adds of each

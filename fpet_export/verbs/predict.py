@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engines.image_source import ImageSource
     from engines.manifest import Manifest, Preprocessing
 
+GROUP = "use"
 HELP = "classify images with a graph or an engine"
 DESCRIPTION = """\
 Classify images with the preprocessing that the artefact's manifest states. A

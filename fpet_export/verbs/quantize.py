@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from engines.parity import ParityTable, StageParity
     from engines.targets import Target
 
+GROUP = "make"
 HELP = "write a graph's precision into it: FP16, BF16, INT8 or FP8"
 DESCRIPTION = """\
 Turn an exported float32 graph into a typed one for the target it was exported for.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engines.manifest import Manifest
     from engines.parity import Evidence
 
+GROUP = "judge"
 HELP = "draw which patches merged into which, or the kernels of a plan"
 DESCRIPTION = """\
 For an exported graph and an image, draw the merge: the image, and beside it its patches, those

@@ -9,6 +9,7 @@ from engines.commands import command
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _trust, _usable
 
+GROUP = "pack"
 HELP = "sign a graph, an engine or a bundle with an SSH key"
 DESCRIPTION = """\
 Check an artefact against its manifest, or a bundle against its list, and sign it with an SSH key.

@@ -15,6 +15,7 @@ from fpet_export import terminal
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _commands, _target_facts
 
+GROUP = "machine"
 HELP = "list the boards, GPUs and runtimes that engines are built for"
 DESCRIPTION = """\
 List the boards, GPUs and runtimes that graphs are written and engines are built

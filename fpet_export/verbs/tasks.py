@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fpet_export.pipeline import Adapted
     from fpet_export.task_export import TaskOptions
 
+GROUP = "make"
 HELP = "put many runs of one backbone into one folder that shares it"
 DESCRIPTION = """\
 Write the backbone once, as a graph that takes the weights of a task as inputs, and one small file
@@ -129,7 +130,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             passed=one.reference.passed and one.single.passed,
         )
     for table in task_verify.tables(found):
-        _steps.show_table(table, console)
+        _steps.show_table(table, console, heading="task")
     if options.html is not None:
         _task_report.write(
             options.html,

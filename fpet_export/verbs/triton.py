@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engines.manifest import Manifest
     from fpet_export.triton_config import Serving
 
+GROUP = "use"
 HELP = "write a model repository for Triton Inference Server"
 DESCRIPTION = """\
 Write REPO/NAME/config.pbtxt and REPO/NAME/1/model.plan or model.onnx, with the class names and the

@@ -12,6 +12,7 @@ from engines.task_index import FILE, files_of
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _commands, _trust, _usable
 
+GROUP = "pack"
 HELP = "check hashes and signature of an artefact or a bundle, and open nothing"
 DESCRIPTION = """\
 Check a graph or an engine against its manifest, a bundle against its list, a folder of tasks and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,24 @@ def test_every_spelling_of_an_option_is_replaced(
     )
     command = form.export_command(graph(found), load_target("rtx"))
     assert command == "fpet-export export RUN --target rtx -o o-rtx"
+
+
+def test_the_command_runs_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, other = tmp_path / "my project", tmp_path / "other"
+    for folder in (home / "out-rtx", other):
+        folder.mkdir(parents=True)
+    found = dataclasses.replace(FOLDED, folder=str(home))
+
+    monkeypatch.chdir(other)
+    command = form.export_command(graph(found), load_target("rtx"))
+    assert command.startswith(f"cd '{home}' && fpet-export export 'runs/my run' ")
+    assert command.endswith(" -o out-rtx-2")  # what is free there, not here
+    monkeypatch.chdir(home)
+    assert form.export_command(graph(found), load_target("rtx")).startswith("fpet-export ")
+    monkeypatch.chdir(other)
+    plain = form.export_command(graph(FOLDED), load_target("rtx"))
+    elsewhere = dataclasses.replace(FOLDED, folder=str(tmp_path / "of another machine"))
+    assert form.export_command(graph(elsewhere), load_target("rtx")) == plain
 
 
 @pytest.mark.parametrize("command", [(), ("fpet-export", "tasks", "x", "--add", "-o", "out")])

@@ -160,3 +160,22 @@ def test_a_missing_image_of_a_list_is_named(folder: Path) -> None:
 def test_a_list_in_another_encoding_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         read_list(write(folder, "val.txt", "d.png 1\n".encode("utf-16")))
+
+
+@pytest.mark.parametrize(
+    "header", ["path label", "image\tclass", "filename,label", "File; Target", "path"]
+)
+def test_a_header_in_a_list_is_named(header: str, folder: Path) -> None:
+    listed = write(folder, "val.txt", f"\n{header}\nimages/a.png 0\n")
+
+    with pytest.raises(InputError) as caught:
+        read_list(listed)
+
+    assert caught.value.what == f"line 2 is the header of a table and names no image: {header!r}"
+    assert "remove that line" in caught.value.fix and ".csv" in caught.value.fix
+
+
+def test_an_image_that_is_called_as_a_column_is_no_header(folder: Path) -> None:
+    (folder / "d.png").rename(folder / "image")
+
+    assert read_list(write(folder, "val.txt", "image label\n")).classes == ("label",)

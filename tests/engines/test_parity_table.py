@@ -32,6 +32,14 @@ def table(*rows: StageParity, tied: int | None = None) -> ParityTable:
     return ParityTable(images="8 images", reference="run", rows=rows, tied_images=tied)
 
 
+def test_a_row_without_numbers_has_a_cross_though_nobody_judges_it() -> None:
+    endless = row(stage="checkpoint f32", largest_logit_difference=math.inf)
+    marks = [cells[0] for cells in table_rows([endless, row(stage="folded")], heading="task")]
+
+    assert endless.passed
+    assert marks == ["task", "✗ checkpoint f32", "folded"]
+
+
 def test_a_column_has_the_name_of_its_figure_in_json() -> None:
     for figure in FIGURES:
         assert figure.key in {field.name for field in dataclasses.fields(StageParity)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -109,6 +110,17 @@ def test_every_verb_of_the_contract_is_there() -> None:
         "inspect", "export", "build", "compare", "bench", "predict", "show", "targets", "doctor",
         "deploy", "quantize", "bundle", "sign", "verify", "check", "tasks",
     }  # fmt: skip
+
+
+def test_the_help_lists_every_verb_once_under_what_it_is_for() -> None:
+    told = call("--help").err + call("--help").out
+    listed = told[told.index("verbs:") : told.index("exit codes:")].splitlines()
+    headings = [line.strip(" :") for line in listed if re.fullmatch(r"  \S.*:", line)]
+
+    assert headings == list(verbs.GROUPS.values())
+    found = [line.split()[0] for line in listed if re.match(r"    \S", line)]
+    assert sorted(found) == sorted(VERBS)
+    assert found.index("export") < found.index("bench") < found.index("bundle")
 
 
 def test_version() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,8 +131,68 @@ def test_the_agent_heeds_it_too(tmp_path: Path) -> None:
     agent.write_bytes(build_agent())
     program = f"import sys; sys.path.insert(0, {str(agent)!r})\n" + WRITES.format(
         act="os.kill(os.getpid(), signal.SIGTERM)"
-    ).replace("cli.run()", "from fpet_export import agent_main; agent_main.run()")
+    ).replace(
+        "cli.run()",
+        "from fpet_export import agent_main, start; start.run_process(lambda: agent_main.command)",
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True)
 
     assert done.returncode == 143, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["agent.pyz"]
+
+
+# Before the command line is there
+
+
+def stopped_while_it_loads(name: str, folder: Path, program: str, *words: str) -> Any:
+    """Run a program in which a signal arrives as the first package of others is imported."""
+    numpy = folder / "numpy" / "__init__.py"
+    numpy.parent.mkdir()
+    numpy.write_text(f"import os, signal; os.kill(os.getpid(), signal.{name}); import fractions\n")
+    paths = os.pathsep.join([str(folder), *sys.path])
+    program = f"import signal; signal.signal(2, signal.default_int_handler); {program}"
+    return subprocess.run(
+        [sys.executable, "-c", program, "targets", *words],
+        env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+START = "from fpet_export.start import run; run()"
+
+
+@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_signal_in_the_first_moment_is_a_sentence(
+    as_json: bool, name: str, tmp_path: Path
+) -> None:
+    done = stopped_while_it_loads(name, tmp_path, START, *["--json"] * as_json)
+
+    assert done.returncode == CODES[name], done.stderr
+    what = "interrupted" if name == "SIGINT" else f"stopped by {name}"
+    if as_json:
+        error = json.loads(done.stdout)["error"]
+        assert (error["exit_code"], done.stderr) == (CODES[name], "")
+        assert error["what"] == f"{what}; nothing was begun"
+    else:
+        assert (done.stderr, done.stdout) == (f"error: {what}; nothing was begun\n", "")
+
+
+def test_without_it_python_has_a_word_and_a_code_of_its_own(tmp_path: Path) -> None:
+    done = stopped_while_it_loads("SIGINT", tmp_path, "from fpet_export import cli; cli.run()")
+
+    assert "Traceback" in done.stderr
+
+
+def test_the_agent_listens_from_the_first_moment(tmp_path: Path) -> None:
+    agent = tmp_path / "agent.pyz"
+    agent.write_bytes(build_agent())
+    program = f"import runpy; runpy.run_path({str(agent)!r}, run_name='__main__')"
+    done = stopped_while_it_loads("SIGTERM", tmp_path, program)
+
+    assert (done.returncode, done.stderr) == (143, "error: stopped by SIGTERM; nothing was begun\n")
+
+
+def test_the_installed_command_begins_there() -> None:
+    text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
+
+    assert 'fpet-export = "fpet_export.start:run"' in text

@@ -565,6 +565,8 @@ def interrupted(
     assert done.code == 130
     assert "interrupted" in done.err
     state = _quantize.state_path(onnx.with_name("model.int8.onnx"))
+    assert f"{state} keeps what was calibrated" in done.err
+    assert "fix:   run the command again: it goes on from there" in done.err
     assert names(onnx.parent) == MODEL | {state.name}
     assert len(read_table(state).images) == 8
     return state

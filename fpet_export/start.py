@@ -1,0 +1,104 @@
+"""Where a process begins: signals are heeded before anything is imported that takes time.
+
+Importing the command line takes a second on a small board. Ctrl-C or SIGTERM in that time would
+end Python with a traceback, or with no word and a code of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from fpet_export.stop_signals import Stopped, StopSignals
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+Command = Callable[[], int]
+
+
+def run() -> NoReturn:
+    """Entry point of the installed command."""
+    run_process(_command_line)
+
+
+def _command_line() -> Command:
+    from fpet_export.cli import main
+
+    return main
+
+
+def run_process(load: Callable[[], Command]) -> NoReturn:
+    """Run a command as this process: with safe streams, and signals that let it clean up.
+
+    Args:
+        load: Imports the command and returns it; the command returns the exit code, or raises
+            SystemExit as `--help` does.
+    """
+    stop = StopSignals()
+    stop.listen()
+    command = None
+    try:
+        command = load()
+        code = _ended(command)
+    except BaseException as error:
+        # Whatever a library makes of the exception that a signal raised: it is what ended us.
+        if stop.received is not None:
+            code = stop.received.exit_code
+            if command is None:
+                _say_stopped(stop.received)
+            elif not isinstance(error, KeyboardInterrupt):
+                from fpet_export import streams
+
+                streams.tell(f"error: stopped by {stop.received.name}")
+        elif isinstance(error, KeyboardInterrupt):
+            code = INTERRUPTED
+            if command is None:
+                _say_stopped(error)
+        else:
+            raise
+    sys.exit(code if stop.received is None else stop.received.exit_code)
+
+
+def _say_stopped(error: KeyboardInterrupt) -> None:
+    """Say that the command was stopped before it began."""
+    name, code, how = told(error)
+    what = f"{how}; nothing was begun"
+    try:
+        if "--json" in sys.argv[1:]:
+            document = {"class": name, "exit_code": code, "what": what, "where": ""}
+            error_ = {**document, "fix": "run the command again"}
+            sys.stdout.write(json.dumps({"error": error_}, indent=1) + "\n")
+            sys.stdout.flush()
+        else:
+            sys.stderr.write(f"error: {what}\n")
+    except (OSError, ValueError, AttributeError):  # nobody hears it
+        return
+
+
+def told(error: KeyboardInterrupt) -> tuple[str, int, str]:
+    """Return the name, the exit code and the words of what stopped a command."""
+    if isinstance(error, Stopped):
+        return type(error).__name__, error.exit_code, f"stopped by {error.name}"
+    return "KeyboardInterrupt", INTERRUPTED, "interrupted"
+
+
+def _ended(command: Command) -> int:
+    """Return the exit code of a command once stdout has taken everything."""
+    from fpet_export import streams
+
+    streams.prepare()
+    try:
+        code = command()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    try:
+        streams.flush()
+    except streams.ReaderGoneError:
+        return code or streams.NO_READER
+    except streams.StreamError as error:
+        streams.tell(f"error: {error}")
+        return code or error.exit_code
+    return code
