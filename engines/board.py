@@ -1,14 +1,15 @@
 """Which Jetson this is, from files that every release has.
 
-Standard library only and in the syntax of Python 3.8, because it also runs on boards. What a file
+Standard library only, because it also runs on boards. What a file
 does not say stays unknown: a wrong guess would build for another board.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Mapping, NamedTuple  # noqa: UP035  # Python 3.8
+from typing import NamedTuple
 
 from engines import jetpack
 

@@ -1,6 +1,6 @@
 """JetPack releases: which Jetson Linux (L4T), TensorRT and Python each one has.
 
-Standard library only and in the syntax of Python 3.8, because it also runs on boards.
+Standard library only, because it also runs on boards.
 
 Source: NVIDIA's JetPack archive; where it names no L4T revision, the tables of jetson_stats
 (rbonghi/jetson_stats, `jetson_variables.py`) and the recipes of OE4T/meta-tegra, which agree.

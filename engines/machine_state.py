@@ -1,6 +1,6 @@
 """What a machine is set to and busy with: power mode, clocks, swap, other users of its GPU.
 
-Standard library only and in the syntax of Python 3.8, because it also runs on boards. Parsers of
+Standard library only, because it also runs on boards. Parsers of
 what NVIDIA's tools print, and readers of the same facts where the kernel shows them to everybody.
 What a text does not say is None or absent, never a guess.
 """

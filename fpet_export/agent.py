@@ -1,8 +1,8 @@
 """The board agent: the part of this toolkit that a board needs, as one file for its own Python.
 
 `agent.pyz` is a zipapp (PEP 441) of `engines`, `benchmarks` and seven verbs of the command line:
-the same code as here, rewritten for Python 3.8. It needs that, numpy and the runtime that the board
-has; nothing is installed. The same sources give the same bytes.
+the same code as here. It needs Python 3.10, numpy and the runtime that the board has; nothing is
+installed. The same sources give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-
-from fpet_export.downlevel import SHIM, downlevel
 
 VERBS = ("bench", "build", "check", "doctor", "predict", "targets", "verify")
 
@@ -48,7 +46,6 @@ _PACKAGES = {
     ),
     "fpet_export": (
         "__init__.py",
-        "_python38.py",
         "agent_main.py", "arguments_check.py", "cli.py", "console.py", "heartbeat.py",
         "help_text.py", "kinds_check.py", "normalisation.py", "paths_check.py", "provenance.py",
         "start.py", "stop_signals.py", "streams.py", "terminal.py",
@@ -58,8 +55,8 @@ _PACKAGES = {
 _MAIN = """\
 import sys
 
-if sys.version_info < (3, 8):
-    sys.stderr.write("error: the agent needs Python 3.8, this is %d.%d\\n" % sys.version_info[:2])
+if sys.version_info < (3, 10):
+    sys.stderr.write("error: the agent needs Python 3.10, this is %d.%d\\n" % sys.version_info[:2])
     sys.exit(4)
 
 from fpet_export.start import run_process
@@ -95,7 +92,7 @@ def build_agent() -> bytes:
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         archive.writestr(_member("__main__.py"), _MAIN)
         for name, path in _files():
-            archive.writestr(_member(name), _content(path))
+            archive.writestr(_member(name), path.read_bytes())
     return content.getvalue()
 
 
@@ -105,12 +102,6 @@ def _files() -> Iterator[tuple[str, Path]]:
         for pattern in patterns:
             for path in sorted((home / package).glob(pattern)):
                 yield path.relative_to(home).as_posix(), path
-
-
-def _content(path: Path) -> bytes:
-    if path.suffix != ".py" or path.stem == SHIM.rpartition(".")[2]:
-        return path.read_bytes()
-    return downlevel(path.read_text("utf-8")).encode()
 
 
 def _member(name: str) -> zipfile.ZipInfo:

@@ -287,7 +287,7 @@ def _readme(item: Item, *, has_check: bool, has_plain: bool) -> str:
 {textwrap.fill(f"for {target.name}: {target.summary}", 80, subsequent_indent="  ")}
 {pixels}\
 
-On the board, with Python 3.8, numpy and {target.module}:
+On the board, with Python 3.10, numpy and {target.module}:
 
   python3 agent.pyz doctor      what this board has
 {build}{check}\

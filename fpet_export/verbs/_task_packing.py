@@ -179,7 +179,7 @@ def _readme(found: TaskFolder, target: Target) -> str:
 
 {chr(10).join(rows)}
 
-On the board, with Python 3.8, numpy and {target.module}:
+On the board, with Python 3.10, numpy and {target.module}:
 
   python3 agent.pyz doctor      what this board has
   python3 agent.pyz build       the engine that all tasks share

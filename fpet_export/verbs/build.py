@@ -31,7 +31,7 @@ plan gets a fusion report too, NAME.fusion.json: which kernels TensorRT made, ho
 block, what is fused, what stayed float32 and why (`-v` prints it, `show` draws it).
 
 With --remote the graph travels to a board with the agent, is built and checked there against what
-it says here, and the engine comes back. The board needs Python 3.8, numpy and its runtime. A
+it says here, and the engine comes back. The board needs Python 3.10, numpy and its runtime. A
 connection that drops is resumed; the folder there is removed at the end.
 
   fpet-export build out/model.onnx

@@ -141,10 +141,10 @@ def test_no_l4t_release_belongs_to_two_jetpacks() -> None:
 
 @pytest.mark.parametrize("module", [board, jetpack, machine_state])
 def test_it_runs_on_the_python_of_a_board(module: object) -> None:
-    """JetPack 5 has Python 3.8: its syntax, and nothing but the standard library."""
+    """JetPack 6 has Python 3.10: its syntax, and nothing but the standard library."""
     text = Path(str(module.__file__)).read_text("utf-8")  # type: ignore[attr-defined]
 
-    tree = ast.parse(text, feature_version=(3, 8))
+    tree = ast.parse(text, feature_version=(3, 10))
 
     names = {
         name.partition(".")[0]

@@ -531,4 +531,4 @@ def test_an_old_python_is_told_so(tmp_path: Path) -> None:
     )  # fmt: skip
 
     assert done.returncode == 4
-    assert "needs Python 3.8, this is 3.6" in done.stderr
+    assert "needs Python 3.10, this is 3.6" in done.stderr
