@@ -345,7 +345,9 @@ def test_a_graph_in_the_form_of_another_target_is_refused_with_the_command(
         assert "attention scale" in error["what"] and "last block" in error["what"]
         assert "--force-form" in error["fix"]
     line = error["fix"].splitlines()[0].partition(": ")[2]
-    again = shlex.split(line)
+    go, _, export = line.rpartition(" && ")
+    again = shlex.split(export)
+    assert not go or shlex.split(go)[0] == "cd"  # where it was exported; its paths are absolute
     assert again[:2] == ["fpet-export", "export"]
     done = call(*again[1:], "--limit", "1")
     assert done.code == 0, done.err
