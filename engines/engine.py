@@ -62,8 +62,6 @@ class BuildOptions:
         compute_capabilities: GPU generations to compile for, such as "8.6". TensorRT-RTX only.
         optimization_level: Effort of TensorRT's builder or of PyTorch's compiler, 0 to 5.
         workspace_bytes: Upper limit of scratch memory while building and running.
-        refittable: Whether the weights of a plan can be replaced after it was built. TensorRT
-            fuses and packs less for it, and TensorRT-RTX needs a GPU to build it.
         batches: Smallest batch, the one to tune for, and largest, of a graph whose batch is
             dynamic; None takes the range that it was exported for. TensorRT only.
         timing_cache: File with TensorRT's timings to start from and to keep; written with a side
@@ -79,7 +77,6 @@ class BuildOptions:
     compute_capabilities: tuple[str, ...] | None = None
     optimization_level: int | None = None
     workspace_bytes: int | None = None
-    refittable: bool = False
     batches: tuple[int, int, int] | None = None
     timing_cache: Path | None = None
     force: bool = False

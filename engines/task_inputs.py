@@ -60,7 +60,7 @@ class TaskInput:
             "none" where all of them begin in row 0 at their own column.
         base: Name of the backbone's weight that they are added to; None starts from zeros.
         constant: What the input is called in the graph of a task's own export, where it is a
-            constant; for `engines.task_refit`.
+            constant.
     """
 
     name: str

@@ -8,7 +8,7 @@ from pathlib import Path
 from engines.engine import Array
 from engines.errors import TrustError
 from engines.task_delta import Delta, read_delta
-from engines.task_index import Structure, Task, TaskIndex, read_index, read_stored
+from engines.task_index import Structure, Task, TaskIndex, read_stored
 from engines.task_inputs import FloatArray, assemble
 from engines.tensor_file import read_arrays
 
@@ -49,25 +49,6 @@ def assemble_task(
     }
     delta.require_all_used()
     return made
-
-
-def constants_of(folder: Path | str, name: str) -> dict[str, Array]:
-    """Return a task's weights under the names of its own export's constants, to refit a plan.
-
-    A plan that was built, refittable, from the graph of one task's own export for the folder's
-    target and precision turns into another task of the same graph: `engine.refit(constants_of(out,
-    "cifar"))`.
-
-    Raises:
-        UnknownNameError: There is no task of this name.
-        TrustError: See `assemble_task`.
-    """
-    path = Path(folder)
-    index = read_index(path)
-    task = index.task(name, where=str(path))
-    structure = index.structures[task.structure]
-    made = assemble_task(path, index, task, read_base(path, structure))
-    return {wanted.constant: made[wanted.name] for wanted in structure.inputs}
 
 
 def _require_fit(delta: Delta, index: TaskIndex, task: Task, path: Path) -> None:

@@ -94,19 +94,15 @@ class Placement:
         return self._graphs.get(frozenset(given.items()))
 
     def keep_graph(self, given: Given, graph: int) -> None:
-        """Keep a graph until `drop_graphs`; the oldest makes room."""
+        """Keep a graph; the oldest makes room."""
         if len(self._graphs) == _GRAPHS:
             self._cuda.destroy_graph(self._graphs.pop(next(iter(self._graphs))))
         self._graphs[frozenset(given.items())] = graph
 
-    def drop_graphs(self) -> None:
-        """Forget all graphs: what they do is not what the plan does any more."""
-        while self._graphs:
-            self._cuda.destroy_graph(self._graphs.popitem()[1])
-
     def release(self) -> None:
         """Give everything back."""
-        self.drop_graphs()
+        while self._graphs:
+            self._cuda.destroy_graph(self._graphs.popitem()[1])
         while self.addresses:
             address = self.addresses.popitem()[1]
             if not self._zero_copy:

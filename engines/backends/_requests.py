@@ -23,7 +23,6 @@ def refuse_gpu_options(options: BuildOptions, target: Target) -> None:
         (options.workspace_bytes, "workspace limit"),
         (options.batches, "range of batches"),
         (options.timing_cache, "timing cache"),
-        (options.refittable or None, "refitting"),
     ):
         if value is not None:
             raise UsageError(

@@ -202,9 +202,6 @@ def _configure(trt: Any, config: Any, request: Request) -> dict[str, str]:
     if request.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
         settings["workspace_bytes"] = str(request.workspace_bytes)
-    if request.refittable:
-        config.set_flag(trt.BuilderFlag.REFIT)
-        settings["refittable"] = "yes"
     if hasattr(config, "num_compute_capabilities"):
         known = compute_capability_names(trt)
         unknown = [name for name in request.compute_capabilities if name not in known]

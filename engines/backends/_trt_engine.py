@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from engines.backends._cuda_engine import CudaEngine
 from engines.backends._placement import Given, Placement
 from engines.backends._trt_log import Recorder, complaints
-from engines.backends._trt_refit import refit_plan
 from engines.cuda import Cuda
-from engines.engine import Array, OpenOptions
+from engines.engine import OpenOptions
 from engines.errors import EngineError
 from engines.manifest import TensorSpec
 
@@ -39,7 +37,6 @@ class TrtEngine(CudaEngine):
         facts: dict[str, str],
         log: Recorder,
         options: OpenOptions,
-        make_refitter: Callable[[], Any] | None = None,
     ) -> None:
         super().__init__(
             cuda,
@@ -53,24 +50,8 @@ class TrtEngine(CudaEngine):
         self._owners = list(owners)  # TensorRT's runtime and engine outlive the context
         self._context = context
         self._facts = facts
-        self._make_refitter = make_refitter
         self._log, self._heard = log, log.listen()
         self._active: Placement | None = None
-
-    def refit(self, weights: Mapping[str, Array]) -> None:
-        """Replace constants of the plan, for every run from now on; see `refit_plan`.
-
-        Raises:
-            UsageError: The plan was not built to be refitted.
-            InputError: It has no such weights, or needs others too.
-            EngineError: TensorRT failed.
-        """
-        self._require_open()
-        with self._alone():
-            self._cuda.synchronize(self._stream)  # weights must not change under a run
-            for placement in self._placements:
-                placement.drop_graphs()
-            refit_plan(self._make_refitter, self._owners[-1], weights, where=self.name)
 
     def describe(self) -> dict[str, str]:
         """Return what a measurement must record about this engine."""

@@ -125,7 +125,6 @@ def _open_on(
             "driver": cuda.driver_version(),
             "compute_capability": cuda.compute_capability(),
         },
-        make_refitter=lambda: trt.Refitter(trt_engine, log),
         log=log,
         options=options,
     )

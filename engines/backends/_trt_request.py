@@ -35,7 +35,6 @@ class Request:
             TensorRT, which builds for the GPU it runs on.
         optimization_level: Builder effort, 0 to 5; None leaves it to the runtime.
         workspace_bytes: Limit of scratch memory; None leaves it to the runtime.
-        refittable: Whether the plan's weights can be replaced later.
         weak: What a weakly typed build may choose; None leaves every type to the graph.
         timing_cache: File of timings to start from and to keep.
         progress: See `BuildOptions.progress`.
@@ -46,7 +45,6 @@ class Request:
     compute_capabilities: tuple[str, ...]
     optimization_level: int | None
     workspace_bytes: int | None
-    refittable: bool = False
     weak: WeakTyping | None = None
     timing_cache: Path | None = None
     progress: Progress | None = None
@@ -91,7 +89,6 @@ def request_for(source: Source, target: Target, options: BuildOptions) -> Reques
         workspace_bytes=target.workspace_bytes
         if options.workspace_bytes is None
         else options.workspace_bytes,
-        refittable=options.refittable,
         weak=weak,
         timing_cache=options.timing_cache,
         progress=options.progress,

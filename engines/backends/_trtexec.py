@@ -50,8 +50,6 @@ def trtexec_line(
         words.append(f"--builderOptimizationLevel={request.optimization_level}")
     if request.workspace_bytes is not None:
         words.append(f"--memPoolSize=workspace:{request.workspace_bytes / 2**20:g}")
-    if request.refittable:
-        words.append("--refit")
     if request.timing_cache is not None:
         words.append(f"--timingCacheFile={request.timing_cache}")
     if request.shapes:

@@ -222,7 +222,6 @@ def _refuse_options(options: BuildOptions, target: Target) -> None:
         (options.workspace_bytes, "workspace limit"),
         (options.batches, "range of batches"),
         (options.timing_cache, "timing cache"),
-        (options.refittable or None, "refitting"),
     ):
         if value is not None:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Give every weight the name of its module, so that a later refit or task switch can find it.
+"""Give every weight the name of its module, so that a task switch can find it.
 
 PyTorch's exporter stores the weight of a linear layer transposed, under a generated name.
 

@@ -126,7 +126,6 @@ def _as_built(manifest: Manifest, target: Target, plain: Path) -> BuildOptions:
         compute_capabilities=capabilities,
         optimization_level=None if level is None else int(level),
         workspace_bytes=None if workspace is None else int(workspace),
-        refittable=settings.get("refittable") == "yes",
         batches=batches,
     )
 

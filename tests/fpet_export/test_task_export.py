@@ -15,7 +15,6 @@ from engines.errors import CheckpointError, ExportError, UsageError
 from engines.manifest import read_manifest
 from engines.task_delta import read_delta
 from engines.task_set import open_tasks
-from engines.task_weights import constants_of
 from fpet_export.adapt import adapt
 from fpet_export.fingerprint import fingerprint
 from fpet_export.methods import Bypass, lora
@@ -68,21 +67,6 @@ def test_a_plan_s_graph_takes_folded_weights_of_fixed_extents(tmp_path: Path) ->
         for name, run in folder.runs.items():
             found = tasks.task(name).run({"images": images})["logits"]
             assert relative(found, single_logits(run, tmp_path, images, target="rtx")) < CLOSE
-
-
-@pytest.mark.parametrize("method", ["lora", "adaptformer"])
-def test_the_constants_of_an_own_export_can_be_refitted(tmp_path: Path, method: str) -> None:
-    folder = write(tmp_path / "tasks", {"one": {"method": method, "seed": 3}}, target="rtx")
-    single = folder.runs["one"].fold().freeze(target="rtx").to_onnx(tmp_path / "single")
-    stored = {tensor.name: tensor for tensor in onnx.load(str(single)).graph.initializer}
-
-    constants = constants_of(folder.path, "one")
-
-    assert len(constants) == len(folder.index.structures[0].inputs)
-    for name, value in constants.items():
-        held = onnx.numpy_helper.to_array(stored[name])
-        assert held.shape == value.shape
-        np.testing.assert_allclose(held, value, rtol=1e-6, atol=1e-8)
 
 
 def test_fewer_classes_than_the_plan_s_graph_has_are_cut_out(tmp_path: Path) -> None:

@@ -369,7 +369,7 @@ def test_another_dynamic_extent_than_the_batch_is_refused(
 
 @pytest.mark.parametrize(
     "values",
-    [{"workspace_bytes": 1}, {"refittable": True}, {"compute_capabilities": ("9.0",)}],
+    [{"workspace_bytes": 1}, {"compute_capabilities": ("9.0",)}],
     ids=str,
 )
 def test_build_options_of_tensorrt_are_refused(tiny_vit: TinyVit, values: dict[str, Any]) -> None:

@@ -107,18 +107,6 @@ def test_only_so_many_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan.library.left == 0
 
 
-def test_new_weights_need_new_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engines.backends._trt_engine.refit_plan", lambda *_, **__: None)
-    plan = Plan()
-    with plan.engine as engine:
-        plan.run(weight(1))
-        assert len(plan.library.executables) == 1
-        engine.refit({})
-        assert plan.library.executables == {}
-        plan.run(weight(1))
-        assert plan.library.calls.count("cudaStreamBeginCapture") == 2
-
-
 def test_memory_that_the_collector_frees_during_a_capture_does_not_break_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

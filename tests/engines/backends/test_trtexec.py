@@ -37,14 +37,6 @@ def test_the_line_of_tensorrt() -> None:
     )
 
 
-def test_a_plan_to_be_refitted_is_asked_for() -> None:
-    request = dataclasses.replace(PLAIN, refittable=True)
-    line = trtexec_line(ONNX, PLAN, request, module="tensorrt", version="10.3.0")
-    assert "--refit" in shlex.split(line)
-    line = trtexec_line(ONNX, PLAN, PLAIN, module="tensorrt", version="10.3.0")
-    assert "--refit" not in shlex.split(line)
-
-
 @pytest.mark.parametrize(
     ("version", "asks"), [(None, True), ("10.0", True), ("10.16.2", True), ("11.4.1", False)]
 )
@@ -99,7 +91,6 @@ FULL = dataclasses.replace(
     PLAIN,
     optimization_level=3,
     workspace_bytes=2**30,
-    refittable=True,
     timing_cache=Path("t.cache"),
     shapes={"image": ((1, 3), (2, 3), (4, 3))},
 )
