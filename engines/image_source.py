@@ -1,15 +1,16 @@
 """Many images from a folder, a list, a table or `.npz` shards, one after the other.
 
-Only what is listed is in memory, and one image at a time: a calibration or an evaluation over
-thousands of images takes no more than one over ten.
+Only what is listed is in memory, one image at a time, and the first `MOST_KEPT_BYTES` of what was
+looked at: a calibration over thousands of images takes no more than one over some hundreds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,20 @@ class Place:
         return self.path.name if self.row is None else f"{self.path.stem}[{self.row}]"
 
 
+MOST_KEPT_BYTES = 64_000_000
+"""Of pixels between `ImageSource.readable` and their use: 425 images of 224 x 224."""
+
+
+class Kept(NamedTuple):
+    """Images that were decoded already, by file, with what each has.
+
+    `preprocessing` is how; with another one they count for nothing.
+    """
+
+    preprocessing: Preprocessing | None
+    images: Mapping[Path, tuple[PixelArray, frozenset[str]]]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSource:
     """Images that can be read one by one.
@@ -63,6 +78,7 @@ class ImageSource:
         labels: (I,) classes; of a model only after `matched`. None without labels.
         class_names: Names of the classes by index; empty when unknown.
         labels_found: How `labels` were found; None as above.
+        kept: What `readable` decoded, up to `MOST_KEPT_BYTES`; see `decoded`.
     """
 
     places: tuple[Place, ...]
@@ -76,6 +92,9 @@ class ImageSource:
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] = ()
     labels_found: str | None = None
+    kept: Kept = dataclasses.field(
+        default_factory=lambda: Kept(None, {}), repr=False, compare=False
+    )
 
     def __len__(self) -> int:
         return len(self.places)
@@ -124,7 +143,9 @@ class ImageSource:
             yield self._chosen(np.arange(start, min(start + count, len(self))))
 
     def readable(self, *, skip_bad: bool = False) -> ImageSource:
-        """Decode every file once, and return the source without those that cannot be read.
+        """Decode every file, and return the source without those that cannot be read.
+
+        What was decoded is kept for `pixels`, as long as it is little.
 
         Args:
             skip_bad: Leave them out; else the first ones are named and all are refused.
@@ -134,13 +155,22 @@ class ImageSource:
         """
         errors = {}
         traits: list[frozenset[str]] = [frozenset()] * len(self)
+        stored: dict[Path, tuple[PixelArray, frozenset[str]]] = {}
+        room = MOST_KEPT_BYTES
         for index, place in enumerate(self.places):
             if place.row is None:
                 try:
-                    traits[index] = decode(place.path, self.preprocessing).traits
+                    found = decode(place.path, self.preprocessing)
+                    traits[index] = found.traits
+                    if room > 0:
+                        pixels = resize(found.image, self.preprocessing)
+                        stored[place.path] = pixels, found.traits
+                        room -= pixels.nbytes
                 except InputError as error:
                     errors[index] = error
-        looked = dataclasses.replace(self, traits=tuple(traits))
+        looked = dataclasses.replace(
+            self, traits=tuple(traits), kept=Kept(self.preprocessing, stored)
+        )
         if not errors:
             return looked
         first = next(iter(errors.values()))
@@ -184,7 +214,11 @@ class ImageSource:
     def decoded(self, *, skip: int = 0) -> Iterator[tuple[PixelArray, frozenset[str]]]:
         """Yield the same with what each file has; see `engines.image_traits`."""
         pil = import_or_explain("PIL.Image")
+        kept = self.kept.images if self.kept.preprocessing == self.preprocessing else {}
         for path, rows in _by_file(self.places[skip:]):
+            if rows is None and path in kept:
+                yield kept[path]
+                continue
             if rows is None:
                 found = decode(path, self.preprocessing)
                 yield resize(found.image, self.preprocessing), found.traits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engines import image_files
+from engines import decoding, image_files, image_source
 from engines.class_names import KnownClasses
 from engines.errors import InputError, MissingDependencyError
 from engines.image_files import list_images, shortened
 from engines.image_source import collect, open_files, open_source, read_set
 from engines.images import ImageSet
+from engines.manifest import Preprocessing
 from tests.engines.test_image_source import WANTED, shards
 
 
@@ -281,3 +283,30 @@ def test_an_array_under_another_name_is_not_passed_over(
 
     with pytest.raises(InputError, match=f"`{other}` and none called `{own}`"):
         read_set(tmp_path / "v.npz", WANTED)
+
+
+def test_what_was_looked_at_is_decoded_once_as_long_as_it_is_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(4):
+        Image.new("RGB", (20, 20), (index, 0, 0)).save(tmp_path / f"{index}.png")
+    fresh = [pixels.copy() for pixels in open_source(tmp_path, WANTED).pixels()]
+    decoded: list[str] = []
+    real = decoding.decode
+
+    def decode(path: Path, preprocessing: Preprocessing) -> Any:
+        decoded.append(path.name)
+        return real(path, preprocessing)
+
+    monkeypatch.setattr("engines.image_source.decode", decode)
+    monkeypatch.setattr(image_source, "MOST_KEPT_BYTES", 2 * fresh[0].nbytes)
+    source = open_source(tmp_path, WANTED).readable()
+    assert len(decoded) == 4
+    again = list(source.pixels())
+
+    assert decoded[4:] == ["2.png", "3.png"]
+    assert all(np.array_equal(one, two) for one, two in zip(fresh, again, strict=True))
+    del decoded[:]
+    smaller = dataclasses.replace(source, preprocessing=dataclasses.replace(WANTED, size=(8, 8)))
+    assert [pixels.shape for pixels in smaller.pixels()] == [(8, 8, 3)] * 4
+    assert len(decoded) == 4  # kept pixels of another preprocessing are of no use
