@@ -96,6 +96,7 @@ def collect(
         if table.rewrites is not None:
             equalise.apply(graph, table.rewrites)
             observed = folder / "rewritten.onnx"
+            observed_sites = sites(graph)
             write_graph(graph, observed)
         del graph
         tapped = with_outputs(observed, (site.tensor for site in observed_sites), folder)

@@ -1,4 +1,4 @@
-"""Exact rewrites that make a ViT easier to quantize; no kernel is added.
+"""Exact rewrites that make a ViT easier to quantize.
 
 1. Centre the values. The softmax sums to one, so a constant taken from every value vector comes
    back unchanged behind the mixing, where the projection's bias adds it. INT8 loses the
@@ -7,6 +7,8 @@
 2. Scale the channels between a norm and its linears. Channels with outliers are moved into the
    weights half way; the norm's own weight and bias take the inverse (Xiao et al., "SmoothQuant",
    ICML 2023, eq. 4 with alpha = 0.5).
+3. Scale the channels between GELU and fc2 likewise. Nothing before fc2 can take the inverse, so
+   it is a product with a constant in the graph. TensorRT-RTX fuses it with GELU.
 
 On the LoRA digits run they raise the logits' SQNR from 37.8 to 40.3 dB for INT8 linears and from
 18.9 to 24.2 dB with attention (40 test images, absmax ranges).
@@ -27,6 +29,9 @@ from engines.errors import InputError
 ALPHA = 0.5
 """How much of a channel's range moves into the weights; the paper's choice."""
 
+ALPHA_BEHIND_GELU = 0.65
+"""The same for fc2, whose input has longer tails than its weights."""
+
 _LEAST = 1e-5
 """Below it a channel counts as empty: its factor would be noise."""
 
@@ -44,11 +49,17 @@ def apply(graph: Graph, rewrites: Rewrites) -> None:
     _require_widths(
         rewrites.factors, {name: norm.inputs[1].shape[0] for name, (norm, _) in norms.items()}
     )
+    second = {linear.name: linear for linear in _second_linears(graph)}
+    _require_widths(
+        rewrites.inputs, {name: linear.weight.shape[0] for name, linear in second.items()}
+    )
     names = Names(graph)
     for name, mean in rewrites.values.items():
         _centre(*makers[name], mean, names)
     for name, factor in rewrites.factors.items():
         _scale(*norms[name], factor, names)
+    for name, factor in rewrites.inputs.items():
+        _scale_input(graph, second[name], factor, names)
 
 
 def _require_widths(vectors: Mapping[str, Vector], widths: Mapping[str, int]) -> None:
@@ -85,13 +96,23 @@ def fit(graph: Graph, table: CalibrationTable) -> Rewrites:
         record = next((one for one in seen if one is not None), None)
         if record is not None:
             factors[norm.name] = _factors(record, fed)
-    return Rewrites(values, factors)
+    inputs = {}
+    for linear in _second_linears(graph):
+        record = table.records.get(f"{linear.name}/input")
+        if record is not None:
+            inputs[linear.name] = _factors(record, [linear], ALPHA_BEHIND_GELU)
+    return Rewrites(values, factors, inputs)
 
 
 def bias_of(linear: Linear) -> Tensor:
     """Return the (out,) constant that is added behind a linear's product."""
     addition, place = _bias_place(linear)
     return addition.inputs[place]
+
+
+def add_to_bias(linear: Linear, values: Vector, names: Names) -> None:
+    """Add (out,) to what is added behind a linear's product."""
+    _give(*_bias_place(linear), bias_of(linear).values.astype(np.float64) + values, names)
 
 
 def _bias_place(linear: Linear) -> tuple[Node, int]:
@@ -120,19 +141,22 @@ def _norms(graph: Graph) -> Iterator[tuple[Node, list[Node]]]:
                 yield norm, readers
 
 
+def _second_linears(graph: Graph) -> list[Linear]:
+    return [linear for linear in linears(graph) if linear.kind == "fc2"]
+
+
 def _centre(linear: Linear, projection: Linear, mean: Vector, names: Names) -> None:
-    shifted = bias_of(linear).values.astype(np.float64)
+    shifted = np.zeros(bias_of(linear).shape)
     shifted[-len(mean) :] -= mean
-    _give(*_bias_place(linear), shifted, names)
-    moved = mean @ projection.weight.values.astype(np.float64)
-    _give(*_bias_place(projection), bias_of(projection).values + moved, names)
+    add_to_bias(linear, shifted, names)
+    add_to_bias(projection, mean @ projection.weight.values.astype(np.float64), names)
 
 
-def _factors(record: Record, fed: list[Linear]) -> Vector:
+def _factors(record: Record, fed: list[Linear], alpha: float = ALPHA) -> Vector:
     reach = np.maximum(record.channel_largest, _LEAST)
     rows = [np.abs(linear.weight.values).max(axis=1) for linear in fed]
     weights = np.maximum(np.max(rows, axis=0), _LEAST)
-    factor: Vector = (reach**ALPHA / weights ** (1 - ALPHA)).astype(np.float64)
+    factor: Vector = (reach**alpha / weights ** (1 - alpha)).astype(np.float64)
     return factor
 
 
@@ -141,6 +165,23 @@ def _scale(norm: Node, products: list[Node], factor: Vector, names: Names) -> No
         _give(norm, place, norm.inputs[place].values / factor, names)
     for node in products:
         _give(node, 1, node.inputs[1].values * factor[:, None], names)
+
+
+def _scale_input(graph: Graph, linear: Linear, factor: Vector, names: Names) -> None:
+    """Divide what a linear reads; other readers of the tensor keep it as it was."""
+    product = linear.product
+    product.inputs[0] = pointwise(graph, "Mul", linear, 1 / factor, names)
+    _give(product, 1, product.inputs[1].values * factor[:, None], names)
+
+
+def pointwise(graph: Graph, op: str, linear: Linear, values: Vector, names: Names) -> Tensor:
+    """Return what a linear reads after an operator with a (C,) constant; nobody reads it yet."""
+    name = names.new(f"{linear.name}/{op}")
+    source = linear.activation
+    result = gs.Variable(name, dtype=source.dtype, shape=source.shape)
+    constant = gs.Constant(names.new(f"{name}/channels"), values.astype(np.float32))
+    graph.layer(name=name, op=op, inputs=[source, constant], outputs=[result])
+    return result
 
 
 def _give(node: Node, place: int, values: Vector, names: Names) -> None:

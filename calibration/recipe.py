@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
-from calibration import casts, equalise, integer_gemm, observers, qdq
-from calibration.graph_files import Graph, read_graph
+import numpy as np
+
+from calibration import casts, equalise, integer_gemm, observers, qdq, shift
+from calibration.graph_files import Graph, Names, read_graph
 from calibration.grids import GRIDS
 from calibration.policy import Policy
-from calibration.roles import sites
+from calibration.roles import linears, sites
 from calibration.table import CalibrationTable
 from engines import registry
 
@@ -55,6 +57,11 @@ class Recipe:
         """Whether it needs a calibration."""
         return self.precision in QUANTIZED
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of what is not quantized."""
+        return casts.HALVES[self.half] if self.form == "pairs" else casts.FLOAT32
+
 
 def typed_graph(
     onnx: Path,
@@ -82,7 +89,7 @@ def typed_graph(
     assert policy is not None
     assert table is not None
     if table.rewrites is not None:
-        equalise.apply(graph, table.rewrites)
+        equalise.apply(graph, table.rewrites.for_layers(policy.active))
     if recipe.form == "gemm":
         integer_gemm.insert(
             graph,
@@ -91,6 +98,13 @@ def typed_graph(
             largest_weight=recipe.largest_weight,
         )
         return graph
+    shifts = shifts_of(recipe, table)
+    names = Names(graph)
+    for linear in linears(graph):
+        if linear.name in shifts and linear.name in policy.active:
+            shift.apply(
+                graph, linear, shifts[linear.name], GRIDS[recipe.precision], recipe.dtype, names
+            )
     kept = amax_of(graph, recipe, table)
     if recipe.form == "pairs":
         casts.cast_graph(graph, recipe.half, io=recipe.io)
@@ -101,11 +115,29 @@ def typed_graph(
 def amax_of(graph: Graph, recipe: Recipe, table: CalibrationTable) -> dict[str, float]:
     """Return the largest magnitude kept of every site's tensor, by tensor name."""
     grid = GRIDS[recipe.precision]
+    shifts = shifts_of(recipe, table)
     kept = {}
     for site in sites(graph):
+        if site.consumer in shifts:
+            kept[site.tensor] = shifts[site.consumer].amax
+            continue
         rule = cast(observers.Observer, registry.load(observers, recipe.observers[site.kind]))
         kept[site.tensor] = rule.amax(table.records[site.name].histogram, grid)
     return kept
+
+
+def shifts_of(recipe: Recipe, table: CalibrationTable) -> dict[str, shift.Shift]:
+    """Return what is added to the inputs of linears, by their names.
+
+    Another rule than absmax reads the histogram, which is of the values as they were.
+    """
+    symmetric = recipe.precision == "int8" and recipe.form != "gemm"
+    if not symmetric or recipe.observers["input"] != "absmax" or table.rewrites is None:
+        return {}
+    return {
+        name: shift.fit(table.records[f"{name}/input"], GRIDS["int8"], recipe.dtype)
+        for name in table.rewrites.inputs
+    }
 
 
 def _ranges(

@@ -23,7 +23,7 @@ from engines.errors import InputError, TrustError
 from engines.manifest import Manifest, Preprocessing, from_json
 from engines.plurals import counted
 
-SCHEMA = 2
+SCHEMA = 3
 
 Vector = NDArray[np.float64]
 
@@ -36,7 +36,8 @@ class Record:
         histogram: Of the magnitudes.
         channel_sum: (C,) sum over everything but the last dimension, which are a linear's
             input channels; empty where nobody asks for channels.
-        channel_largest: (C,) largest magnitude likewise.
+        channel_lowest: (C,) smallest value likewise.
+        channel_highest: (C,) largest value likewise.
         rows: Values summed per channel.
         lowest: The smallest value seen.
         highest: The largest value seen.
@@ -44,7 +45,8 @@ class Record:
 
     histogram: Histogram
     channel_sum: Vector
-    channel_largest: Vector
+    channel_lowest: Vector
+    channel_highest: Vector
     rows: int
     lowest: float
     highest: float
@@ -54,6 +56,11 @@ class Record:
         """(C,) mean per channel."""
         return self.channel_sum / max(self.rows, 1)
 
+    @property
+    def channel_largest(self) -> Vector:
+        """(C,) largest magnitude per channel."""
+        return np.maximum(-self.channel_lowest, self.channel_highest)
+
 
 @dataclasses.dataclass(frozen=True)
 class Rewrites:
@@ -62,10 +69,21 @@ class Rewrites:
     Attributes:
         values: (C,) mean of every value channel, by linear that makes values.
         factors: (C,) what a norm's output channels are divided by, by the name of the norm.
+        inputs: (C,) what a linear's input channels are divided by, by the name of the linear.
     """
 
     values: Mapping[str, Vector]
     factors: Mapping[str, Vector]
+    inputs: Mapping[str, Vector] = dataclasses.field(default_factory=dict)
+
+    def for_layers(self, names: Collection[str]) -> Rewrites:
+        """Return the rewrites without operators before linears that are not in `names`."""
+        inputs = {name: vector for name, vector in self.inputs.items() if name in names}
+        return dataclasses.replace(self, inputs=inputs)
+
+    def parts(self) -> dict[str, Mapping[str, Vector]]:
+        """Return every field by its name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +133,8 @@ def seen(values: NDArray[np.floating[Any]], *, channels: bool) -> Record:
     return Record(
         histograms.of_values(rows),
         kept.sum(axis=0, dtype=np.float64),
-        np.abs(kept).max(axis=0).astype(np.float64),
+        kept.min(axis=0).astype(np.float64),
+        kept.max(axis=0).astype(np.float64),
         len(rows),
         float(rows.min()),
         float(rows.max()),
@@ -127,7 +146,8 @@ def merged_record(first: Record, second: Record) -> Record:
     return Record(
         histograms.merged(first.histogram, second.histogram),
         first.channel_sum + second.channel_sum,
-        np.maximum(first.channel_largest, second.channel_largest),
+        np.minimum(first.channel_lowest, second.channel_lowest),
+        np.maximum(first.channel_highest, second.channel_highest),
         first.rows + second.rows,
         min(first.lowest, second.lowest),
         max(first.highest, second.highest),
@@ -197,8 +217,11 @@ def require_table_of(table: CalibrationTable, manifest: Manifest, sites: Collect
 def _rewrites_key(table: CalibrationTable) -> dict[str, bytes] | None:
     if table.rewrites is None:
         return None
-    both = {**table.rewrites.values, **table.rewrites.factors}
-    return {name: vector.tobytes() for name, vector in both.items()}
+    return {
+        f"{part} {name}": vector.tobytes()
+        for part, vectors in table.rewrites.parts().items()
+        for name, vector in vectors.items()
+    }
 
 
 def write_table(path: Path, table: CalibrationTable, *, chosen: Mapping[str, Any]) -> None:
@@ -224,8 +247,8 @@ def write_table(path: Path, table: CalibrationTable, *, chosen: Mapping[str, Any
         "rewrites": None
         if table.rewrites is None
         else {
-            "values": {name: _packed(vector) for name, vector in table.rewrites.values.items()},
-            "factors": {name: _packed(vector) for name, vector in table.rewrites.factors.items()},
+            part: {name: _packed(vector) for name, vector in vectors.items()}
+            for part, vectors in table.rewrites.parts().items()
         },
         "sites": {name: _record_json(record) for name, record in table.records.items()},
     }
@@ -236,12 +259,13 @@ def read_table(path: Path) -> CalibrationTable:
     """Read a table.
 
     Raises:
-        TrustError: It is no calibration table, or not whole.
+        TrustError: It is no calibration table, not whole, or of an older version.
     """
     fix = "calibrate again, or give the table that `fpet-export quantize` wrote"
     try:
         document = json.loads(path.read_text("utf-8"))
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            _refuse_older(document, path)
             raise ValueError(f"it is not a calibration table of schema {SCHEMA}")
         images = document["images"]
         return CalibrationTable(
@@ -267,6 +291,21 @@ def read_table(path: Path) -> CalibrationTable:
         ) from error
 
 
+def _refuse_older(document: Any, path: Path) -> None:
+    """Say how to make again what an older version made; nothing for anything else."""
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(schema, int) or not 0 < schema < SCHEMA:
+        return
+    graph, images = document["graph"]["file"], document["images"]["description"]
+    raise TrustError(
+        f"an older version made this calibration table: schema {schema}, wanted {SCHEMA}, which "
+        "also holds the lowest and highest value of every channel",
+        where=str(path),
+        fix=f"remove it, and calibrate on its images again ({images}): fpet-export quantize "
+        f"{graph} --precision int8 --calibration DIR",
+    )
+
+
 def _record_json(record: Record) -> dict[str, Any]:
     return {
         "histogram": record.histogram.to_json(),
@@ -274,36 +313,45 @@ def _record_json(record: Record) -> dict[str, Any]:
         "lowest": record.lowest,
         "highest": record.highest,
         "channel_sum": _packed(record.channel_sum),
-        "channel_largest": _packed(record.channel_largest),
+        "channel_lowest": _packed(record.channel_lowest),
+        "channel_highest": _packed(record.channel_highest),
     }
 
 
 def _record_of(document: Mapping[str, Any]) -> Record:
-    total, largest = (_unpacked(document[key]) for key in ("channel_sum", "channel_largest"))
-    if total.shape != largest.shape:
+    total, lows, highs = (
+        _unpacked(document[f"channel_{part}"]) for part in ("sum", "lowest", "highest")
+    )
+    if not total.shape == lows.shape == highs.shape:
         raise ValueError("a site's channels differ in number")
     histogram = Histogram.from_json(document["histogram"])
     rows = int(document["rows"])
     lowest, highest = float(document["lowest"]), float(document["highest"])
-    channels_fit = np.isfinite(total).all() and (largest <= histogram.largest).all()
+    channels_fit = (
+        np.isfinite(total).all()
+        and (lows >= lowest).all()
+        and (highs <= highest).all()
+        and (lows <= highs).all()
+    )
     if not channels_fit or rows < 1 or lowest > highest:
         raise ValueError("a site's values contradict each other")
     if max(-lowest, highest) != histogram.largest:
         raise ValueError("a site's values do not fit its histogram")
-    return Record(histogram, total, largest, rows, lowest, highest)
+    return Record(histogram, total, lows, highs, rows, lowest, highest)
 
 
 def _rewrites_of(document: Any) -> Rewrites | None:
     if document is None:
         return None
-    values, factors = (
-        {str(name): _unpacked(text) for name, text in document[part].items()}
-        for part in ("values", "factors")
+    values, factors, inputs = (
+        {str(name): _unpacked(text) for name, text in document[field.name].items()}
+        for field in dataclasses.fields(Rewrites)
     )
-    finite = all(np.isfinite(vector).all() for vector in (*values.values(), *factors.values()))
-    if not finite or any((vector <= 0).any() for vector in factors.values()):
+    divisors = (*factors.values(), *inputs.values())
+    finite = all(np.isfinite(vector).all() for vector in (*values.values(), *divisors))
+    if not finite or any((vector <= 0).any() for vector in divisors):
         raise ValueError("what was moved between the layers is not a number, or not a factor")
-    return Rewrites(values, factors)
+    return Rewrites(values, factors, inputs)
 
 
 def _packed(values: Vector) -> str:

@@ -78,9 +78,10 @@ def test_the_answers_stay(variant: dict[str, Any], exports: Exports, tmp_path: P
     assert np.abs(found[0] - before[0]).max() < 1e-4 * peak
     for one, other in zip(found[1:], before[1:], strict=True):
         assert np.array_equal(one, other)
-    assert len(rewrites.values) == DEPTH
+    assert len(rewrites.values) == len(rewrites.inputs) == DEPTH
     assert rewrites.factors
-    assert all(not np.allclose(factor, 1, rtol=0.1) for factor in rewrites.factors.values())
+    moved = (*rewrites.factors.values(), *rewrites.inputs.values())
+    assert all(not np.allclose(factor, 1, rtol=0.1) for factor in moved)
 
 
 def test_every_norm_that_only_products_read_is_scaled(
@@ -157,6 +158,51 @@ def test_activation_and_weight_of_a_channel_become_equally_large(
         old_reach = table.records[f"{linear.name}/input"].channel_largest
         assert np.allclose(record.channel_largest, rows, rtol=1e-3)
         assert np.allclose(rows, np.sqrt(old_reach * old_rows), rtol=1e-3)
+
+
+def test_what_fc2_reads_is_scaled_behind_gelu(exports: Exports, tmp_path: Path) -> None:
+    """SmoothQuant's equation 4 with alpha 0.65, by a product of its own and in the weights."""
+    path = exports()
+    after, table, graph, rewrites = rewritten(path, tmp_path)
+    write_manifest(after, dataclasses.replace(read_manifest(path), file=after.name))
+    again = collect(after, source_of(tmp_path / "images.npz", images_of(16), path))
+    before = {linear.name: linear for linear in linears(read_graph(path))}
+
+    for linear in (linear for linear in linears(graph) if linear.kind == "fc2"):
+        factor = rewrites.inputs[linear.name]
+        reach = table.records[f"{linear.name}/input"].channel_largest
+        weights = before[linear.name].weight.values
+        product = linear.activation.inputs[0]
+        assert product.name == f"{linear.name}/Mul"
+        assert product.inputs[0].inputs[0].op == "Gelu"
+        assert np.allclose(factor, reach**0.65 / np.abs(weights).max(axis=1) ** 0.35, rtol=1e-6)
+        found = again.records[f"{linear.name}/input"].channel_largest
+        assert np.allclose(found, reach / factor, rtol=1e-3)
+        assert np.allclose(linear.weight.values, weights * factor[:, None], rtol=1e-6)
+
+
+def test_a_factor_that_only_one_side_takes_is_seen(exports: Exports, tmp_path: Path) -> None:
+    """Negative control of the answers: the product in the graph without the one in the weights."""
+    path = exports()
+    after, _, _, rewrites = rewritten(path, tmp_path)
+    graph = read_graph(after)
+    (linear,) = (linear for linear in linears(graph) if linear.name == "blocks/0/fc2")
+    linear.weight.values = linear.weight.values / rewrites.inputs[linear.name][:, None].astype("f4")
+    feed = feed_of(path, images_of(8, seed=1))
+
+    (before,), (found,) = run(path, feed), run(saved(graph, tmp_path / "half.onnx"), feed)
+
+    assert np.abs(found - before).max() > 1e-2 * np.abs(before).max()
+
+
+def test_a_layer_that_is_kept_gets_no_product(merged: Path, table: CalibrationTable) -> None:
+    assert table.rewrites is not None
+    graph = read_graph(merged)
+
+    equalise.apply(graph, table.rewrites.for_layers(["blocks/1/fc2"]))
+
+    products = [node.name for node in graph.nodes if node.name.endswith("/fc2/Mul")]
+    assert products == ["blocks/1/fc2/Mul"]
 
 
 def test_the_key_of_the_match_reads_the_scaled_tokens(
@@ -250,8 +296,10 @@ def constants(graph: Graph) -> list[Any]:
         Rewrites({"blocks/9/attn/qkv": np.zeros(64)}, {}),
         Rewrites({}, {"blocks/0/norm1/LayerNormalization": np.ones(65)}),
         Rewrites({}, {"norm/LayerNormalization": np.ones(64)}),
+        Rewrites({}, {}, {"blocks/0/fc2": np.ones(64)}),
+        Rewrites({}, {}, {"blocks/0/fc1": np.ones(64)}),
     ],
-    ids=["width", "layer", "factors", "norm"],
+    ids=["width", "layer", "factors", "norm", "inputs", "not fc2"],
 )
 def test_what_was_moved_in_another_graph_is_refused(rewrites: Rewrites, merged: Path) -> None:
     with pytest.raises(InputError, match="the calibration table moved"):

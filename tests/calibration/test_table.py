@@ -61,6 +61,7 @@ def table_of(*seeds: int, **changes: Any) -> CalibrationTable:
         "rewrites": Rewrites(
             {"blocks/0/attn/qkv": np.array([0.1, -0.2])},
             {"blocks/0/norm1/LayerNormalization": np.array([0.5, 2.0, 1.0, 1.5])},
+            {"blocks/0/fc2": np.array([3.0, 0.25])},
         ),
         "tools": {"numpy": "2"},
     }
@@ -76,7 +77,8 @@ def records_of(table: CalibrationTable) -> dict[str, Any]:
         name: (
             {**record.histogram.to_json()},
             record.channel_sum.tolist(),
-            record.channel_largest.tolist(),
+            record.channel_lowest.tolist(),
+            record.channel_highest.tolist(),
             record.rows,
             record.lowest,
             record.highest,
@@ -96,6 +98,8 @@ def test_a_record_says_what_numpy_says() -> None:
     wide = values.reshape(-1, 4).astype(np.float64)
     assert np.allclose(record.channel_sum, wide.sum(axis=0), rtol=1e-12)
     assert np.allclose(record.channel_mean, wide.mean(axis=0), rtol=1e-12)
+    assert np.array_equal(record.channel_lowest, wide.min(axis=0))
+    assert np.array_equal(record.channel_highest, wide.max(axis=0))
     assert np.array_equal(record.channel_largest, np.abs(wide).max(axis=0))
     assert (record.lowest, record.highest) == (wide.min(), wide.max())
     assert (record.rows, record.histogram.total) == (6, 24)
@@ -116,7 +120,8 @@ def test_merged_records_are_one_over_all_values() -> None:
 
     assert found.histogram == whole.histogram
     assert np.allclose(found.channel_sum, whole.channel_sum, rtol=1e-12)
-    assert np.array_equal(found.channel_largest, whole.channel_largest)
+    assert np.array_equal(found.channel_lowest, whole.channel_lowest)
+    assert np.array_equal(found.channel_highest, whole.channel_highest)
     assert (found.rows, found.lowest, found.highest) == (whole.rows, whole.lowest, whole.highest)
 
 
@@ -135,8 +140,9 @@ def test_a_table_comes_back_from_its_file(tmp_path: Path) -> None:
     )
     assert found.rewrites is not None
     assert table.rewrites is not None
-    for part in ("values", "factors"):
-        first, second = getattr(found.rewrites, part), getattr(table.rewrites, part)
+    assert table.rewrites.inputs
+    for part, first in found.rewrites.parts().items():
+        second = table.rewrites.parts()[part]
         assert {name: v.tolist() for name, v in first.items()} == {
             name: v.tolist() for name, v in second.items()
         }
@@ -235,6 +241,8 @@ SITE = ("sites", "blocks/0/fc1/input")
         (("rewrites", "factors"), {"norm": "%"}),
         (("rewrites", "factors"), {"norm": packed([1.0, 0.0])}),
         (("rewrites", "values"), {"qkv": packed([1.0, np.nan])}),
+        (("rewrites", "inputs"), {"fc2": packed([1.0, -1.0])}),
+        (("rewrites", "inputs"), {"fc2": packed([1.0, np.inf])}),
         (("tools",), None),
         (("sites",), []),
         ((*SITE, "rows"), float("inf")),
@@ -245,7 +253,10 @@ SITE = ("sites", "blocks/0/fc1/input")
         ((*SITE, "channel_sum"), ""),
         ((*SITE, "channel_sum"), base64.b64encode(bytes(7)).decode()),
         ((*SITE, "channel_sum"), packed([np.nan] * 4)),
-        ((*SITE, "channel_largest"), packed([1e9] * 4)),
+        ((*SITE, "channel_highest"), packed([1e9] * 4)),
+        ((*SITE, "channel_lowest"), packed([-1e9] * 4)),
+        ((*SITE, "channel_lowest"), packed([np.nan] * 4)),
+        ((*SITE, "channel_highest"), packed([0.0] * 3)),
         ((*SITE, "histogram", "exponent"), float("inf")),
         ((*SITE, "histogram", "counts"), ""),
     ],
@@ -272,6 +283,16 @@ def test_what_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
 
     with pytest.raises(TrustError):
         read_table(tmp_path / "t.json")
+
+
+def test_a_table_of_an_older_version_says_how_to_make_it_again(
+    document: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(TrustError, match=r"schema 2, wanted 3") as caught:
+        read_document({**document, "schema": 2}, tmp_path)
+
+    assert "fpet-export quantize model.onnx --precision int8 --calibration" in caught.value.fix
+    assert "1 images" in caught.value.fix  # which images
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""Use the whole INT8 range for an input that is hardly ever negative, with a zero point of 0.
+
+GELU gives nothing below -0.17, so half of a symmetric range holds nothing. Every channel is moved
+by a constant, a whole number of steps near the middle of its range: the steps halve, and zero,
+the commonest value behind GELU, stays a number of the grid. The bias of the linear takes the
+constant times the weights. They are the weights as they are quantized: then a zero that was moved
+gives what a zero gave before, whatever the rounding of the weights.
+
+FP8 has its finest steps around zero and is not moved; unsigned INT8 has a zero point.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.equalise import add_to_bias, pointwise
+from calibration.graph_files import Graph, Names
+from calibration.grids import Grid
+from calibration.roles import Linear
+from calibration.table import Record, Vector
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """What is added to the channels of a linear's input.
+
+    Attributes:
+        steps: (C,) whole numbers of steps.
+        amax: The largest magnitude afterwards, which makes the step `amax / grid.largest`.
+    """
+
+    steps: Vector
+    amax: float
+
+
+def fit(record: Record, grid: Grid, dtype: np.dtype[Any]) -> Shift:
+    """Return the shift that makes the channels of a site symmetric.
+
+    Args:
+        record: What was seen, with channels.
+        grid: Of INT8.
+        dtype: Of the scale in the graph.
+    """
+    # Zero stays inside, as everywhere else: other images may have it where these do not.
+    lows, highs = np.minimum(record.channel_lowest, 0), np.maximum(record.channel_highest, 0)
+    # A middle is rounded to whole steps, which reaches half a step further.
+    amax = float((highs - lows).max()) / 2 * grid.largest / (grid.largest - 0.5)
+    step = float(grid.scale(amax, dtype))
+    return Shift(-np.rint((lows + highs) / 2 / step), amax)
+
+
+def apply(
+    graph: Graph, linear: Linear, shift: Shift, grid: Grid, dtype: np.dtype[Any], names: Names
+) -> None:
+    """Shift what a linear of a float32 graph reads, in place; see `fit`."""
+    moved = shift.steps * float(grid.scale(shift.amax, dtype))
+    linear.product.inputs[0] = pointwise(graph, "Add", linear, moved, names)
+    taken = moved @ rounded_weight(linear, grid, dtype).astype(np.float64)
+    add_to_bias(linear, -taken, names)
+
+
+def rounded_weight(linear: Linear, grid: Grid, dtype: np.dtype[Any]) -> NDArray[np.float32]:
+    """Return an (in, out) weight as it comes out of its pair, one scale an output."""
+    weight = linear.weight.values.astype(dtype).astype(np.float32)
+    return grid.rounded(weight, grid.scale(np.abs(weight).max(axis=0), dtype))

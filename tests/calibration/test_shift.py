@@ -1,0 +1,176 @@
+"""A shifted input: exact without rounding, a whole number of steps, zero stays on the grid."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+
+from calibration import shift
+from calibration.equalise import bias_of
+from calibration.graph_files import Graph, Names, read_graph
+from calibration.grids import INT8
+from calibration.policy import choose
+from calibration.recipe import OBSERVERS, Recipe, amax_of, shifts_of, typed_graph
+from calibration.roles import linears, sites
+from calibration.table import CalibrationTable, Record, seen
+from tests.calibration.exports import DEPTH, feed_of, images_of, run, saved
+
+FLOAT32 = np.dtype(np.float32)
+FC2 = [f"blocks/{block}/fc2" for block in range(DEPTH)]
+
+
+class Fine:
+    """A grid without rounding: what is left of a shift then must change no answer."""
+
+    def scale(self, amax: Any, dtype: np.dtype[Any]) -> np.ndarray:
+        return INT8.scale(amax, dtype)
+
+    def rounded(self, values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return values
+
+
+def record_of(*channels: tuple[float, float]) -> Record:
+    return seen(np.array(channels, np.float32).T, channels=True)
+
+
+def shifted(path: Path, table: CalibrationTable, folder: Path, *, bias: bool = True) -> Path:
+    graph = read_graph(path)
+    names = Names(graph)
+    for linear in linears(graph):
+        if linear.kind == "fc2":
+            before = bias_of(linear).values.copy()
+            found = shift.fit(table.records[f"{linear.name}/input"], INT8, FLOAT32)
+            shift.apply(graph, linear, found, Fine(), FLOAT32, names)  # type: ignore[arg-type]
+            if not bias:
+                bias_of(linear).values = before
+    return saved(graph, folder / f"shifted-{bias}.onnx")
+
+
+def test_the_answers_stay(merged: Path, table: CalibrationTable, tmp_path: Path) -> None:
+    feed = feed_of(merged, images_of(8, seed=1))
+    (before,) = run(merged, feed)
+
+    (found,) = run(shifted(merged, table, tmp_path), feed)
+    (wrong,) = run(shifted(merged, table, tmp_path, bias=False), feed)  # negative control
+
+    peak = np.abs(before).max()
+    assert np.abs(found - before).max() < 1e-4 * peak
+    assert np.abs(wrong - before).max() > 1e-2 * peak
+
+
+def test_a_shift_is_a_whole_number_of_steps_and_halves_the_range() -> None:
+    found = shift.fit(record_of((-0.17, 10.0), (-0.1, 0.3), (-4.0, 4.0), (5.0, 6.0)), INT8, FLOAT32)
+
+    step = float(INT8.scale(found.amax, FLOAT32))
+    assert found.amax == pytest.approx(10.17 / 2 * 127 / 126.5)
+    assert found.steps.tolist() == [
+        -np.rint(4.915 / step),
+        -np.rint(0.1 / step),
+        0.0,
+        -np.rint(3.0 / step),
+    ]
+
+
+@pytest.mark.parametrize("low", [-0.17, 0.0, -3.0, 0.4])
+@pytest.mark.parametrize("high", [0.4, 0.5, 13.7])
+def test_both_ends_of_every_channel_stay_inside(low: float, high: float) -> None:
+    found = shift.fit(record_of((low, high), (-0.17, 7.3)), INT8, FLOAT32)
+
+    step = float(INT8.scale(found.amax, FLOAT32))
+    for channel, ends in enumerate([(low, high), (-0.17, 7.3)]):
+        moved = np.array([*ends, 0.0]) / step + found.steps[channel]
+        assert np.abs(moved).max() <= 127 + 1e-4
+
+
+def test_zero_gives_what_it_gave_before(merged: Path, table: CalibrationTable) -> None:
+    """The bias takes the rounded weights: a row of zeros comes out as the bias was."""
+    half = np.dtype(np.float16)
+    graph = read_graph(merged)
+    linear = next(linear for linear in linears(graph) if linear.kind == "fc2")
+    before = bias_of(linear).values.astype(np.float64)
+    found = shift.fit(table.records[f"{linear.name}/input"], INT8, half)
+
+    shift.apply(graph, linear, found, INT8, half, Names(graph))
+
+    scale = INT8.scale(found.amax, half)
+    constant = next(t for t in linear.activation.inputs[0].inputs if isinstance(t, gs.Constant))
+    row = INT8.rounded(constant.values.astype(half), scale)
+    weight = shift.rounded_weight(linear, INT8, half)
+    after = row.astype(np.float64) @ weight.astype(np.float64) + bias_of(linear).values
+    assert np.abs(found.steps).max() > 1
+    assert np.allclose(after, before, atol=1e-5)
+    unrounded = row.astype(np.float64) @ linear.weight.values + bias_of(linear).values
+    assert not np.allclose(unrounded, before, atol=1e-5)  # negative control
+
+
+@pytest.mark.parametrize(
+    ("recipe", "is_shifted"),
+    [
+        ({"precision": "int8"}, True),
+        ({"precision": "int8", "half": "bf16"}, True),
+        ({"precision": "int8", "form": "weak-pairs"}, True),
+        ({"precision": "int8", "form": "gemm"}, False),
+        ({"precision": "fp8"}, False),
+        ({"precision": "int8", "observers": {**OBSERVERS, "input": "mse"}}, False),
+    ],
+    ids=str,
+)
+def test_symmetric_int8_by_absmax_is_shifted(
+    recipe: dict[str, Any], is_shifted: bool, merged: Path, table: CalibrationTable
+) -> None:
+    graph = made(merged, table, **recipe)
+
+    added = [node.name.rpartition("/")[0] for node in graph.nodes if is_shift(node)]
+    assert added == (FC2 if is_shifted else [])
+    assert set(shifts_of(Recipe(**recipe), table)) == (set(FC2) if is_shifted else set())
+
+
+def test_without_equalising_nothing_is_shifted(merged: Path, table: CalibrationTable) -> None:
+    plain = dataclasses.replace(table, rewrites=None)
+
+    graph = made(merged, plain, precision="int8")
+
+    assert not [n for n in graph.nodes if ("fc2/" in n.name and n.op == "Mul") or is_shift(n)]
+
+
+def test_a_layer_that_is_kept_is_not_shifted(merged: Path, table: CalibrationTable) -> None:
+    graph = made(merged, table, keep=["blocks/1/fc2"], precision="int8")
+
+    added = [node.name.rpartition("/")[0] for node in graph.nodes if is_shift(node)]
+    assert added == [name for name in FC2 if name != "blocks/1/fc2"]
+
+
+def test_the_range_is_that_of_the_shifted_values(merged: Path, table: CalibrationTable) -> None:
+    graph = read_graph(merged)
+    names = {site.tensor: site for site in sites(graph)}
+
+    found = amax_of(graph, Recipe(precision="int8"), table)
+
+    for tensor, site in names.items():
+        record = table.records[site.name]
+        if site.consumer in FC2:
+            highs, lows = record.channel_highest, record.channel_lowest
+            widest = (np.maximum(highs, 0) - np.minimum(lows, 0)).max() / 2
+            assert found[tensor] == pytest.approx(widest * 127 / 126.5)
+            assert found[tensor] < record.histogram.largest
+        elif site.kind == "input":
+            assert found[tensor] == record.histogram.largest
+
+
+def made(path: Path, table: CalibrationTable, *, keep: Any = (), **recipe: Any) -> Graph:
+    policy = choose(read_graph(path), "vit-linear", keep=keep)
+    return typed_graph(path, Recipe(**recipe), policy=policy, table=table)
+
+
+def is_shift(node: Any) -> bool:
+    """An addition before the product of fc2; the one behind it reads the product."""
+    return bool(
+        node.op == "Add"
+        and "/fc2/Add" in node.name
+        and not any(t.inputs and t.inputs[0].op == "MatMul" for t in node.inputs)
+    )
