@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from examples.stamps.report import report
 from examples.stamps.tuning import DATASET, tune
 from examples.training.command_line import add_tuning, settings_of, training_of
 
@@ -19,6 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2, help="of torch; the results depend on it")
     stages = parser.add_subparsers(dest="stage", required=True)
     add_tuning(stages.add_parser("tune", help="tune one method on the pictures"), DATASET)
+    stages.add_parser("report", help="measure what the files hold")
     return parser
 
 
@@ -30,6 +32,9 @@ def main(arguments: Sequence[str]) -> None:
     """
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
+    if options.stage == "report":
+        report()
+        return
     tune(
         settings_of(options),
         training_of(options, bfloat16=False),

@@ -18,6 +18,9 @@ from examples.training.tuning import TrainImages, Training, classify
 from examples.training.tuning import tune as tune_run
 
 DATASET = "stamps"
+BACKBONE = "vit_small_patch14_dinov2_224"
+"""No model of timm: theirs, of the name without the size, takes images of 518 pixels."""
+
 WEIGHTS_FILE = OUTPUT / "backbone" / "model.safetensors"
 BATCH = 20
 PROBE_STRENGTH = 0.1
@@ -82,7 +85,7 @@ def tune(settings: RunSettings, training: Training, command: Sequence[str]) -> N
     torch.manual_seed(training.seed)
     model = attach(backbone, settings)
     files = files_of(settings.method)
-    files.write_settings(settings, command, backbone=ARCHITECTURE, classes=len(CLASS_NAMES))
+    files.write_settings(settings, command, backbone=BACKBONE, classes=len(CLASS_NAMES))
 
     def validate(model: TunedViT) -> float:
         chosen = classify(model, len(val.labels), val.input, batch_size=BATCH)
