@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from calibration.accuracy import Quality
 from calibration.emulate import emulate_bfloat16
 from calibration.graph_files import Graph, read_graph, write_graph
+from calibration.rounding import UNIT_ROUNDOFF, add_rounding_errors
 from calibration.taps import with_outputs
 from engines.engine import OpenOptions, Rewrites, open_engine
 from engines.evidence import batches, tokens_of
@@ -34,8 +35,12 @@ from engines.parity import (
     gates_of,
     sqnr_db,
 )
+from engines.rounding import image_errors
 
 Progress = Callable[[int], None]
+
+MODEL_IMAGES, MODEL_SEEDS = 8, 2
+"""Runs of the float32 graph with modelled errors; the median over them varies by a fifth."""
 
 _FLOAT32_ROUNDING = 1e-5
 """Of a cosine of 64 products in float32, twice over; the margin of a float32 graph's gate."""
@@ -51,6 +56,8 @@ class Examiner:
         metric: (I, N, D) refined keys of the float32 graph; None without a merge.
         prefix: Prefix tokens.
         tokens: What the sizes of the merged tokens must sum to; None without a merge.
+        graph: The float32 graph, on which rounding is modelled; None leaves that out.
+        manifest: Of that graph.
     """
 
     images: ImageSet
@@ -58,6 +65,8 @@ class Examiner:
     metric: FloatArray | None
     prefix: int
     tokens: int | None
+    graph: Path | None = None
+    manifest: Manifest | None = None
 
     def evidence(
         self, graph: Graph, manifest: Manifest, *, progress: Progress | None = None
@@ -95,10 +104,32 @@ class Examiner:
             stage,
             actual,
             self.reference,
-            gates=gates_of(precision),
+            gates=gates_of(precision, rounding=self.rounding(precision)),
             patches=self.tokens,
             labels=self.images.labels,
         )
+
+    def rounding(self, precision: str) -> float | None:
+        """Return what rounding to a precision explains in the median image.
+
+        None where it is no half precision, there is no graph to ask, or the modelled errors leave
+        the range of float32.
+        """
+        if self.graph is None or self.manifest is None or precision not in UNIT_ROUNDOFF:
+            return None
+        few = self.on_fewer(MODEL_IMAGES)
+        size = few.reference.logits
+        errors = []
+        for seed in range(MODEL_SEEDS):
+            graph = read_graph(self.graph)
+            add_rounding_errors(graph, precision, seed=seed)
+            with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
+                path = Path(folder) / "rounding.onnx"
+                write_graph(graph, path)
+                found = _run(path, self.manifest, few.images, None, None, rewrites="keep-qdq")
+            errors.append(image_errors(found["logits"] - size, size))
+        median = float(np.median(np.concatenate(errors)))
+        return median if math.isfinite(median) else None
 
     def on_fewer(self, count: int) -> Examiner:
         """Return an examiner on `count` of the images, spread evenly."""
@@ -157,6 +188,8 @@ def examiner_for(
         metric=metric,
         prefix=prefix,
         tokens=tokens_of(manifest),
+        graph=onnx,
+        manifest=manifest,
     )
 
 

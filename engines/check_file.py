@@ -40,7 +40,7 @@ def write_check(path: Path, expected: Expected) -> None:
         "labels": expected.images.labels_found,
         "gates": {
             "relative": gates.relative, "margin": gates.margin, "agreement": gates.agreement,
-            "sqnr_db": gates.sqnr_db,
+            "sqnr_db": gates.sqnr_db, "warn_db": gates.warn_db, "rounding": gates.rounding,
         },
     }  # fmt: skip
     arrays: dict[str, Any] = {
@@ -89,8 +89,8 @@ def _expected(facts: dict[str, Any], arrays: dict[str, Any]) -> Expected:
     if margin is not None and np.isnan(margin).any():
         raise ValueError("a margin is not a number")
     limits = {
-        name: None if facts["gates"][name] is None else float(facts["gates"][name])
-        for name in ("relative", "agreement", "sqnr_db")
+        name: None if facts["gates"].get(name) is None else float(facts["gates"][name])
+        for name in ("relative", "agreement", "sqnr_db", "warn_db", "rounding")
     }
     found = facts.get("labels")
     images = ImageSet(

@@ -28,6 +28,7 @@ from engines.parity import (
     gates_by_control,
     gates_of,
 )
+from engines.rounding import rounding_in
 from engines.synthetic import synthetic_set
 from engines.task_index import is_folder
 
@@ -156,8 +157,9 @@ def expected_of(graph: Path, images: ImageSet | None = None) -> Expected:
         images = synthetic_set(preprocessing_of(graph).size, DEFAULT_IMAGES)
     logits = evidence_of(graph, images.pixels).logits
     require_finite(logits, images.names, of=graph)
-    precision = manifest_of(graph).precision
-    gates, control = gates_of(precision), None
+    manifest = manifest_of(graph)
+    precision = manifest.precision
+    gates, control = gates_of(precision, rounding=rounding_in(manifest.parity)), None
     if precision in QUANTIZED:
         other = evidence_of(graph, one_grey_level_off(images.pixels))
         control = compare_stage(

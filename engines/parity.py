@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from engines.errors import ParityError
 from engines.plurals import counted
+from engines.rounding import FLIP_FACTOR, IMAGE_FACTOR, beyond_rounding, image_errors
 
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.int64]
@@ -71,30 +72,38 @@ class Gates:
         margin: Match margin below which either choice is right.
         agreement: Smallest agreement, 0..1. Images whose two best reference logits are
             closer than twice the allowed difference do not count: either answer is right there.
-        sqnr_db: Smallest signal to noise ratio of the logits.
+        sqnr_db: Smallest signal to noise ratio of the logits; not judged where `rounding` is
+            known.
+        warn_db: Signal to noise ratio below which the row has a warning.
+        rounding: What rounding explains in the median image, as a share of the logits' size; see
+            `engines.rounding`. Where it is known, it takes the place of `relative`.
     """
 
     relative: float | None = 1e-4
     margin: float = 1e-5
     agreement: float | None = 1.0
     sqnr_db: float | None = None
+    warn_db: float | None = None
+    rounding: float | None = None
 
 
 NO_GATES = Gates(relative=None, agreement=None)
 """For a row that is shown and not judged; logits that are not finite fail all the same."""
 
 TYPED_GATES = {
-    "fp16": Gates(relative=2e-2, sqnr_db=40.0),
-    "bf16": Gates(relative=1e-1, sqnr_db=25.0),
+    "fp16": Gates(relative=2e-2, sqnr_db=30.0, warn_db=40.0),
+    "bf16": Gates(relative=1e-1, sqnr_db=15.0, warn_db=25.0),
     "int8": Gates(relative=None, agreement=None),
     "fp8": Gates(relative=None, agreement=None),
 }
 """What a typed graph must keep of the float32 one.
 
 Half precision rounds every activation to 2^-11 (float16) or 2^-8 (bfloat16) of itself; over twelve
-blocks that grows to a few thousandths, or hundredths, of the largest logit. Integers go further,
-and what they must keep is the user's promise (`--max-drop` and the like). The match is held
-to the same rule in all of them: it must be the argmax of the keys as they were rounded."""
+blocks that grows to a few thousandths, or hundredths, of the largest logit. How far exactly depends
+on the network and is measured (`Gates.rounding`); what stands here is for where nobody did.
+Integers go further, and what they must keep is the user's promise (`--max-drop` and the like). The
+match is held to the same rule in all of them: it must be the argmax of the keys as they were
+rounded."""
 
 CONTROL_FACTOR = 3.0
 """How many times an engine may differ from its graph by what the graph differs from itself."""
@@ -118,6 +127,8 @@ class StageParity:
         tokens_kept: Smallest sum of sizes over the images, or None.
         tokens_expected: Number of patches and prefix tokens.
         accuracy: Share of images whose label is predicted; None without labels.
+        rounding: What rounding explains; see `Gates`. None where it was not measured.
+        warnings: What does not fail the stage and should be known, in words.
         failures: Gates that were missed, in words; empty when the stage passes.
     """
 
@@ -133,6 +144,8 @@ class StageParity:
     tokens_kept: int | None = None
     tokens_expected: int | None = None
     accuracy: float | None = None
+    rounding: float | None = None
+    warnings: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
 
     @property
@@ -160,8 +173,8 @@ def row_from_json(document: Mapping[str, Any]) -> StageParity:
     infinite = {name: math.inf for name, value in found.items() if value is None}
     if found["sqnr_db"] is None and found["largest_logit_difference"] != 0:
         infinite["sqnr_db"] = -math.inf
-    failures = tuple(document.get("failures", ()))
-    return StageParity(**{**document, **infinite, "failures": failures})
+    words = {name: tuple(document.get(name, ())) for name in ("warnings", "failures")}
+    return StageParity(**{**document, **infinite, **words})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -304,6 +317,11 @@ def compare_stage(
     judged = difference[clean] if clean.any() else difference
     largest = float(judged.max()) if judged.size and finite else (0.0 if finite else math.inf)
     relative = largest / peak if peak else largest
+    if gates.rounding is not None and finite:
+        known = clean if same_partner is not None else None
+        errors = image_errors(difference, reference.logits)
+        failures += beyond_rounding(errors, known, gates.rounding)
+        gates = _allow_rounding(gates, reference.logits, peak, is_known=known is not None)
     if gates.relative is not None and relative > gates.relative:
         failures.append(f"relative difference {relative:.2g}, limit {gates.relative:.2g}")
     # Logits that are not finite name no class: such an image agrees with nothing.
@@ -314,6 +332,7 @@ def compare_stage(
     noise = sqnr_db(actual.logits, reference.logits) if finite else -math.inf
     if gates.sqnr_db is not None and noise < gates.sqnr_db:
         failures.append(f"signal to noise (SQNR) {noise:.1f} dB, limit {gates.sqnr_db:.1f} dB")
+    warnings = _warnings(noise, same, gates) if not failures else ()
     kept = None
     if actual.size is not None:
         sums = np.rint(np.nan_to_num(actual.size.astype(np.float64).sum(axis=1), posinf=0.0))
@@ -336,6 +355,8 @@ def compare_stage(
         accuracy=None
         if labels is None
         else float(((actual.logits.argmax(axis=1) == labels) & named).mean()),
+        rounding=gates.rounding,
+        warnings=warnings,
         failures=tuple(failures),
     )
 
@@ -368,9 +389,50 @@ def _judge_agreement(
     return [f"agreement {share:.2%}, limit {gates.agreement:.2%}"]
 
 
-def gates_of(precision: str) -> Gates:
-    """Return what an artefact of a precision must keep of the float32 or float64 reference."""
-    return TYPED_GATES.get(precision, Gates())
+def _allow_rounding(gates: Gates, logits: FloatArray, peak: float, *, is_known: bool) -> Gates:
+    """Return gates whose relative limit is what rounding explains.
+
+    Args:
+        gates: With `rounding`.
+        logits: Of the reference.
+        peak: The largest of them.
+        is_known: Whether the images whose tokens merge elsewhere are known, and left out.
+    """
+    assert gates.rounding is not None
+    if is_known:
+        size = float(np.sqrt(np.mean(np.square(logits, dtype=np.float64))))
+        # The error of an image is spread over its logits; all of it may lie in one of them.
+        allowed = IMAGE_FACTOR * gates.rounding * size * math.sqrt(logits.shape[1])
+        relative = allowed / peak if peak else allowed
+    else:
+        relative = max(gates.relative or 0.0, FLIP_FACTOR * gates.rounding)
+    return dataclasses.replace(gates, relative=relative, sqnr_db=None)
+
+
+def _warnings(noise: float, same: NDArray[np.bool_], gates: Gates) -> tuple[str, ...]:
+    """Return what a stage that passed should have said about it."""
+    if gates.warn_db is None or noise >= gates.warn_db:
+        return ()
+    explained = "" if gates.rounding is None else ", which the rounding of this network explains"
+    changed = int((~same).sum())
+    return (
+        f"signal to noise (SQNR) {noise:.1f} dB is below {gates.warn_db:.0f} dB{explained}; "
+        f"{counted(changed, 'image')} of {len(same)} changed class: check the accuracy on images "
+        "of your own",
+    )
+
+
+def gates_of(precision: str, *, rounding: float | None = None) -> Gates:
+    """Return what an artefact of a precision must keep of the float32 or float64 reference.
+
+    Args:
+        precision: Of the artefact.
+        rounding: What rounding explains of it, where that was measured; see `Gates`.
+    """
+    gates = TYPED_GATES.get(precision, Gates())
+    if rounding is None or gates.warn_db is None:
+        return gates
+    return dataclasses.replace(gates, rounding=rounding)
 
 
 def gates_by_control(

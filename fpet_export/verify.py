@@ -26,6 +26,7 @@ from engines.parity import (
     dropped_by_reference_rule,
     gates_of,
 )
+from engines.rounding import rounding_in
 from fpet_export.parity_images import FOLD_IMAGES
 
 if TYPE_CHECKING:
@@ -213,7 +214,8 @@ def engine_row(check: Verification, path: Path, progress: Progress) -> StagePari
     manifest = read_manifest(path)
     with open_engine(path, options=OpenOptions(allow_failed=True)) as engine:
         evidence = engine_evidence(engine, manifest, check.images.pixels, progress=progress)
-    return check.row(f"{manifest.target} engine", evidence, gates=gates_of(manifest.precision))
+    gates = gates_of(manifest.precision, rounding=rounding_in(manifest.parity))
+    return check.row(f"{manifest.target} engine", evidence, gates=gates)
 
 
 def graph_evidence(path: Path, pixels: PixelArray, *, progress: Progress | None = None) -> Evidence:

@@ -15,6 +15,7 @@ from engines.evidence import Progress, evidence_of, manifest_of, preprocessing_o
 from engines.manifest import ENDINGS
 from engines.parity import ParityTable, compare_stage, gates_of, judge
 from engines.preparation import pixels_in_words
+from engines.rounding import rounding_in
 from engines.task_index import is_folder
 from fpet_export.console import Console
 from fpet_export.verbs import Outcome, _arguments, _images, _steps
@@ -210,7 +211,7 @@ def _row(
     are rounding: they are counted and not judged.
     """
     manifest = manifest_of(path)
-    gates = gates_of(manifest.precision)
+    gates = gates_of(manifest.precision, rounding=rounding_in(manifest.parity))
     if manifest.kind == "graph" and manifest.precision != "fp32":
         actual = _typed_evidence(path, reference, advance)
         if actual.score_error is None:
