@@ -243,7 +243,8 @@ def _agreement(row: StageParity) -> str:
     same = round(row.agreement * row.images)
     if not row.passed:
         return f"not equal ({'; '.join(row.failures)})"
-    return f"same class on {same} of {counted(row.images, 'image')}"
+    warned = "".join(f". {warning}" for warning in row.warnings)
+    return f"same class on {same} of {counted(row.images, 'image')}{warned}"
 
 
 def _speed(one: Built, measurements: Sequence[Measurement]) -> str:
