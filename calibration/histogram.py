@@ -54,6 +54,13 @@ class Histogram:
         """(BINS,) middles of the bins."""
         return (np.arange(BINS) + 0.5) * 2.0**self.exponent / BINS
 
+    @property
+    def tail(self) -> float:
+        """How many times as large the largest value is as the one that 99.9 % stay below."""
+        reached = np.cumsum(self.counts) >= 0.999 * self.total
+        border = float(self.edges[int(np.argmax(reached)) + 1])
+        return self.largest / border if self.largest else 0.0
+
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Histogram)

@@ -32,6 +32,9 @@ PRECISIONS = ("fp16", "bf16", "int8", "fp8")
 INTEGERS = ("int8", "fp8")
 BEST = "best"
 DEFAULT_CALIBRATION = 128
+LONG_TAIL = 5.0
+"""Largest value over the one that 99.9 % stay below: beyond it a rule that clips destroys what a
+pretrained network relies on."""
 PRESETS = ("vit-linear", "vit-attention")
 OBSERVERS = ("absmax", "percentile", "entropy", "mse")
 SITES = ("input", "q", "k", "v", "probabilities")
@@ -332,6 +335,31 @@ def warn_of_overlap(table: CalibrationTable, check: ImageSource | None, console:
         )
 
 
+def warn_of_clipping(
+    table: CalibrationTable, options: argparse.Namespace, console: Console
+) -> None:
+    """Say when a rule clips block inputs with a few very large values."""
+    rule = options.observer.get("input", "absmax")
+    if rule == "absmax":
+        return
+    tails = {
+        name.removesuffix("/input"): record.histogram.tail
+        for name, record in table.records.items()
+        if name.endswith("/input")
+    }
+    longest = max(tails, key=lambda name: tails[name])
+    if tails[longest] < LONG_TAIL:
+        return
+    count = sum(tail >= LONG_TAIL for tail in tails.values())
+    console.step(
+        "observer",
+        f"input={rule} may clip: {counted(count, 'layer')} of {len(tails)} read values "
+        f"{LONG_TAIL:g} times as large as 99.9 % of them ({longest}: {tails[longest]:.0f} times). "
+        "On a pretrained DINOv2 ViT-S clipping them lost 8 to 11 dB; leave --observer input out",
+        passed=None,
+    )
+
+
 def precisions_of(options: argparse.Namespace, target: Target) -> tuple[str, ...]:
     """Return what is to be made for a target: one precision, or all that may be the best.
 
@@ -408,6 +436,7 @@ def make(
             told = quantize.Listeners(measured=advance)
             return quantize.half_precision(onnx, manifest, recipe, examiner, listeners=told)
     assert table is not None
+    warn_of_clipping(table, options, console)
     layers = len(choose(read_graph(onnx), options.preset, keep=options.keep).active)
 
     def returned(step: Step) -> None:

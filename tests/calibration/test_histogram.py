@@ -180,3 +180,12 @@ def test_a_bomb_is_not_expanded() -> None:
 
     with pytest.raises(ValueError, match="wanted"):
         Histogram.from_json(ONE.to_json() | {"counts": bomb})
+
+
+def test_the_tail_is_the_largest_over_what_nearly_all_stay_below() -> None:
+    ordinary = np.linspace(0, 1, 10_000, dtype=np.float32)
+    with_one_far = np.append(ordinary, np.float32(13.5))
+
+    assert of_values(ordinary).tail == pytest.approx(1, abs=0.01)
+    assert of_values(with_one_far).tail == pytest.approx(13.5, rel=0.01)
+    assert of_values(np.zeros(4, np.float32)).tail == 0
