@@ -38,6 +38,9 @@ DOMAIN = "com.microsoft"
 _HEADS_FIRST = (2, 0, 3, 1, 4)  # (B, N, parts, H, D) to (parts, B, H, N, D)
 _IN_BLOCK = re.compile(r"blocks/(\d+)/")
 _TINY = 1e-30
+_SHORT = 1.001e-12  # below this squared length, what a key points to is rounding
+_FLOAT = 1  # onnx.TensorProto.FLOAT
+_EPSILON = 1e-5  # of an ONNX LayerNormalization that names none; SkipLayerNormalization has 1e-12
 _LARGE_BYTES = 1_900_000_000  # a protobuf message holds 2 GiB
 _SMALL = 64  # elements of a constant whose values decide something
 
@@ -55,12 +58,12 @@ class Replaced:
         unit_lengths: Divisions by a vector's own length.
     """
 
-    attentions: int
-    attentions_left: int
-    skip_norms: int
-    bias_gelus: int
-    patch_products: int
-    unit_lengths: int
+    attentions: int = 0
+    attentions_left: int = 0
+    skip_norms: int = 0
+    bias_gelus: int = 0
+    patch_products: int = 0
+    unit_lengths: int = 0
 
     def facts(self) -> dict[str, str]:
         """Return what is recorded of them beside an engine."""
@@ -117,6 +120,8 @@ def use_contrib_operators(model: Any) -> Replaced:
     Args:
         model: An `onnx.ModelProto` with its weights, whose shapes are inferred.
     """
+    if any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
+        return Replaced()  # what the branches of an If read is not known here
     graph = _Graph(model)
     softmaxes = [node for node in model.graph.node if node.op_type == "Softmax"]
     attentions = sum(_replace_attention(graph, node) for node in softmaxes)
@@ -144,16 +149,20 @@ class _Graph:
         self.onnx: Any = import_or_explain("onnx")
         self.model = model
         graph = model.graph
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        defaults = {value.name for value in graph.input}  # a caller may give another value
+        self.constants = {t.name: t for t in graph.initializer if t.name not in defaults}
+        self._defaults = [t for t in graph.initializer if t.name in defaults]
         self.maker = {name: node for node in graph.node for name in node.output}
         self.readers: dict[str, list[Any]] = defaultdict(list)
         for node in graph.node:
             for name in node.input:
                 self.readers[name].append(node)
         self.kept = {value.name for value in graph.output}
+        values = (*graph.value_info, *graph.input, *graph.output)
+        self.types = {value.name: value.type.tensor_type.elem_type for value in values}
         self.shapes = {
             value.name: [d.dim_value or d.dim_param for d in value.type.tensor_type.shape.dim]
-            for value in (*graph.value_info, *graph.input, *graph.output)
+            for value in values
         }
         self._names = {node.name for node in graph.node}
         self._added: list[Any] = []
@@ -180,6 +189,11 @@ class _Graph:
     def is_vector(self, name: str) -> bool:
         """Say whether a tensor is a constant of one dimension."""
         return name in self.constants and len(self.constants[name].dims) == 1
+
+    def is_bias(self, name: str, of: str) -> bool:
+        """Say whether a constant is one number for each channel of a tensor (B, N, C)."""
+        shape = self.shapes.get(of, [])
+        return self.is_vector(name) and [*self.constants[name].dims] == shape[-1:]
 
     def only_reader(self, name: str) -> Any | None:
         """Return the node that reads a tensor, if it is the only one and nobody else sees it."""
@@ -261,7 +275,7 @@ class _Graph:
         read = {name for node in ordered for name in node.input}
         used = [tensor for name, tensor in self.constants.items() if name in read]
         del self.model.graph.initializer[:]
-        self.model.graph.initializer.extend(used)
+        self.model.graph.initializer.extend([*self._defaults, *used])
         del self.model.graph.value_info[:]  # ONNX Runtime infers them, its own operators' too
         if DOMAIN not in {entry.domain for entry in self.model.opset_import}:
             self.model.opset_import.append(self.onnx.helper.make_opsetid(DOMAIN, 1))
@@ -324,6 +338,8 @@ class _Projection:
 
 def _replace_attention(graph: _Graph, softmax: Any) -> bool:
     """Replace the attention around a softmax; return whether it has the known form."""
+    if _attribute(softmax, "axis") not in (None, -1, 3):
+        return False
     score, bias = softmax.input[0], ""
     added = graph.made_by(score, "Add")
     if added is not None:
@@ -349,6 +365,12 @@ def _replace_attention(graph: _Graph, softmax: Any) -> bool:
         return False
     if k.projected != v.projected or (k.index + 1, v.index + 1) != (v.index, v.parts):
         return False
+    if len({(part.heads, part.width) for part in (q, k, v)}) > 1 or k.tokens != v.tokens:
+        return False
+    if len(graph.shapes.get(flat.output[0], ())) != 3:
+        return False
+    if bias and bias not in graph.maker:
+        return False  # a caller's, whose type and extents are not ours to say
     name = "/".join([*softmax.name.split("/")[:-1], "MultiHeadAttention"])
     output = flat.output[0]
     options: dict[str, Any] = {"num_heads": q.heads, "scale": scale, "domain": DOMAIN, "name": name}
@@ -433,7 +455,7 @@ def _projection(graph: _Graph, name: str) -> _Projection | None:
     if node is None or not graph.is_vector(bias):
         return None
     weight = graph.values(node.input[1])
-    if weight is None or weight.ndim != 2:
+    if weight is None or weight.ndim != 2 or not graph.is_bias(bias, name):
         return None
     return _Projection(source=node.input[0], weight=weight, weight_name=node.input[1], bias=bias)
 
@@ -444,13 +466,21 @@ def _part(graph: _Graph, name: str) -> _Part | None:
     cut = squeezed and graph.made_by(squeezed.input[0], "Slice")
     turned = cut and graph.made_by(cut.input[0], "Transpose")
     shaped = turned and graph.made_by(turned.input[0], "Reshape")
-    if not cut or not shaped or tuple(_attribute(turned, "perm") or ()) != _HEADS_FIRST:
+    if not cut or len(cut.input) < 4:
+        return None
+    if (
+        not shaped
+        or len(graph.shapes.get(shaped.input[0], ())) != 3
+        or tuple(_attribute(turned, "perm") or ()) != _HEADS_FIRST
+    ):
         return None
     begin, end, axis = (graph.numbers(given) for given in cut.input[1:4])
     shape = graph.numbers(shaped.input[1])
     if axis != [0] or not begin or not end or not shape or end[0] - begin[0] != 1:
         return None
     _, tokens, parts, heads, width = shape
+    if min(shape[1:]) < 1:  # 0 and -1 leave an extent to be found
+        return None
     return _Part(
         projected=shaped.input[0],
         index=begin[0],
@@ -501,10 +531,7 @@ def _for_each_query(graph: _Graph, bias: str, queries: int) -> str:
     known = graph.shared(key)
     if known is not None:
         return known
-    maker = graph.maker[bias]
-    dtype = np.dtype("float32")
-    if maker.op_type == "Cast":
-        dtype = graph.onnx.helper.tensor_dtype_to_np_dtype(_attribute(maker, "to"))
+    dtype = graph.onnx.helper.tensor_dtype_to_np_dtype(graph.types[bias])
     rows = graph.constant("rows_of_the_key_bias", np.zeros((1, 1, queries, 1), dtype))
     repeated = graph.add("Add", [bias, rows], [f"{bias}/rows"], name="graph/KeyBiasRows")
     return graph.share(key, repeated)
@@ -514,7 +541,9 @@ def _replace_skip_norm(graph: _Graph, norm: Any) -> bool:
     """Replace a LayerNormalization and the sum of two like tensors that it reads."""
     total = norm.input[0]
     added = graph.made_by(total, "Add")
-    if added is None or len(norm.input) != 3 or _attribute(norm, "axis") not in (-1, 2):
+    if added is None or len(norm.input) != 3 or _attribute(norm, "axis") not in (None, -1, 2):
+        return False
+    if len(norm.output) > 1 or not all(graph.is_bias(name, total) for name in norm.input[1:]):
         return False
     one, other = added.input
     shape = graph.shapes.get(one)
@@ -535,7 +564,7 @@ def _replace_skip_norm(graph: _Graph, norm: Any) -> bool:
         outputs,
         name=norm.name.replace("LayerNormalization", "SkipLayerNormalization"),
         domain=DOMAIN,
-        epsilon=_attribute(norm, "epsilon"),
+        epsilon=_EPSILON if (epsilon := _attribute(norm, "epsilon")) is None else epsilon,
     )
     return True
 
@@ -548,7 +577,7 @@ def _before_bias(graph: _Graph, name: str) -> tuple[str, str]:
     tensor, bias = node.input
     if graph.is_vector(tensor):
         tensor, bias = bias, tensor
-    return (tensor, bias) if graph.is_vector(bias) else (name, "")
+    return (tensor, bias) if graph.is_bias(bias, tensor) else (name, "")
 
 
 def _replace_bias_gelu(graph: _Graph, gelu: Any) -> bool:
@@ -573,6 +602,8 @@ def _replace_patch_embedding(graph: _Graph, conv: Any) -> bool:
     kernel = None if weight is None else list(weight.shape[2:])
     flat = graph.only_reader(conv.output[0])
     turned = flat and graph.only_reader(flat.output[0])
+    if bias is None and any(conv.input[2:]):
+        return False  # it is computed
     if weight is None or not image or not flat or not turned or len(kernel or ()) != 2:
         return False
     tokens = turned.output[0]
@@ -586,6 +617,8 @@ def _replace_patch_embedding(graph: _Graph, conv: Any) -> bool:
         return False
     height, width = weight.shape[2:]
     grid = (rows // height, columns // width)
+    if graph.shapes.get(tokens, ())[1:] != [grid[0] * grid[1], len(weight)]:
+        return False
     if (rows % height, columns % width) != (0, 0):
         return False
     if bias is not None and _add_to_positions(graph, tokens, bias):
@@ -633,7 +666,8 @@ def _add_to_positions(graph: _Graph, tokens: str, bias: Array) -> bool:
         return False
     place = int(reader.input[0] not in graph.constants)
     positions = graph.values(reader.input[place])
-    if positions is None or positions.ndim != 3:
+    whole = graph.shapes.get(reader.output[0], ())
+    if positions is None or positions.ndim != 3 or [*positions.shape[1:]] != whole[1:]:
         return False
     moved = positions.astype(np.float64)
     moved[:, before:] += bias
@@ -650,6 +684,8 @@ def _replace_unit_length(graph: _Graph, division: Any) -> bool:
     total = limited and graph.made_by(limited.input[0], "ReduceSum")
     square = total and graph.made_by(total.input[0], "Mul")
     shape = graph.shapes.get(vector)
+    if not limited or not _is_tiny(graph, limited) or graph.types.get(vector) != _FLOAT:
+        return False
     if not total or not square or list(square.input) != [vector, vector] or not shape:
         return False
     if graph.numbers(total.input[1]) not in ([-1], [len(shape) - 1]):
@@ -669,6 +705,12 @@ def _replace_unit_length(graph: _Graph, division: Any) -> bool:
         stash_type=1,
     )
     return True
+
+
+def _is_tiny(graph: _Graph, clip: Any) -> bool:
+    """Say whether a Clip only keeps its input off zero."""
+    smallest = graph.values((*clip.input, "")[1])
+    return smallest is not None and 0 < smallest.max() <= _SHORT and not any(clip.input[2:])
 
 
 def _attribute(node: Any, name: str) -> Any:

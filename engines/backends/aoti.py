@@ -149,7 +149,8 @@ def _load(artefact: Path, *, alone: bool) -> Any:
             threads run side by side, and the package needs them.
     """
     try:
-        return torch._inductor.aoti_load_package(str(artefact), run_single_threaded=alone)
+        with _without_probe():
+            return torch._inductor.aoti_load_package(str(artefact), run_single_threaded=alone)
     except (RuntimeError, ValueError, OSError) as error:
         lines = str(error).strip().splitlines()
         raise EngineError(
@@ -157,6 +158,15 @@ def _load(artefact: Path, *, alone: bool) -> Any:
             where=str(artefact),
             fix="build it again from its graph",
         ) from error
+
+
+def _without_probe() -> Any:
+    """Keep PyTorch from compiling a program that tries the CPU's instructions.
+
+    It takes seconds and a compiler, and leaves a folder in the system's temporary one. What the
+    package needs was compared with this CPU before.
+    """
+    return torch._inductor.config.patch({"cpp.vec_isa_ok": True})
 
 
 def _require_same(artefact: Path, manifest: Manifest, runtime: Runtime) -> None:
