@@ -12,7 +12,6 @@ import contextlib
 import io
 import logging
 import math
-import os
 import tempfile
 import warnings
 from collections import Counter
@@ -27,6 +26,7 @@ import torch
 from calibration.graph_files import require_valid
 from engines import storage
 from engines.errors import ExportError, UsageError
+from engines.torch_cache import inductor_cache
 from fpet_export import graph_passes, large_weights
 from fpet_export.freeze import FrozenVit, input_shape
 
@@ -241,23 +241,6 @@ def tokens_after_blocks(graph: graph_passes.Graph, depth: int) -> tuple[int, ...
         if parts[0] == "blocks" and parts[2:3] == ["fc2"] and node.op in ("MatMul", "Add"):
             tokens[int(parts[1])] = int(node.outputs[0].shape[1])
     return tuple(tokens.get(index, 0) for index in range(depth))
-
-
-@contextlib.contextmanager
-def inductor_cache(folder: Path) -> Iterator[None]:
-    """Let PyTorch keep its compiler's cache in `folder`, not for ever in the system's.
-
-    The exporter asks for the cache's place, which makes the folder, and never uses it.
-    """
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    before = os.environ.get(name)
-    if before is None:
-        os.environ[name] = str(folder / "inductor")
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(name, None)
 
 
 @contextlib.contextmanager

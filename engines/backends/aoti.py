@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from engines.engine import BuildOptions, Built, Engine, OpenOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
 from engines.manifest import Manifest, Runtime, TensorSpec
 from engines.targets import Target
+from engines.torch_cache import inductor_cache
 
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of an absent CUDA
 _FLAVOUR = "torch"
@@ -147,9 +149,16 @@ def _load(artefact: Path, *, alone: bool) -> Any:
         artefact: The package.
         alone: Whether one thread at a time calls it: a CUDA graph needs it without locks. On a CPU
             threads run side by side, and the package needs them.
+
+    PyTorch would try the CPU's instructions with a program that it compiles, which takes seconds
+    and a compiler. What the package needs was compared with this CPU before.
     """
     try:
-        with _without_probe():
+        with (
+            tempfile.TemporaryDirectory(prefix="fpet-export-") as folder,
+            inductor_cache(Path(folder)),
+            torch._inductor.config.patch({"cpp.vec_isa_ok": True}),
+        ):
             return torch._inductor.aoti_load_package(str(artefact), run_single_threaded=alone)
     except (RuntimeError, ValueError, OSError) as error:
         lines = str(error).strip().splitlines()
@@ -158,15 +167,6 @@ def _load(artefact: Path, *, alone: bool) -> Any:
             where=str(artefact),
             fix="build it again from its graph",
         ) from error
-
-
-def _without_probe() -> Any:
-    """Keep PyTorch from compiling a program that tries the CPU's instructions.
-
-    It takes seconds and a compiler, and leaves a folder in the system's temporary one. What the
-    package needs was compared with this CPU before.
-    """
-    return torch._inductor.config.patch({"cpp.vec_isa_ok": True})
 
 
 def _require_same(artefact: Path, manifest: Manifest, runtime: Runtime) -> None:

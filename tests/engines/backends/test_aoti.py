@@ -140,7 +140,8 @@ def test_nothing_is_left_behind_by_an_open_engine(
         "    engine.run({'image': np.zeros((1, 3, 32, 32), 'float32')})\n"
     )
 
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "CXX": "no-compiler-here"}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
     assert not any(tmp_path.iterdir())
