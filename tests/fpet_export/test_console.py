@@ -169,7 +169,7 @@ def test_a_command_says_what_it_is_at_without_a_terminal(
         while "2 of 3" not in said:  # the thread needs its turn; it never comes if this is broken
             said += capsys.readouterr().err
 
-    assert "   … float64 reference: 2 of 3, 0 s\n" in said
+    assert "   … float64 reference: 2 of 3, 0 s, about 0 s left\n" in said
     assert "heartbeat" not in [thread.name for thread in threading.enumerate()]
 
 

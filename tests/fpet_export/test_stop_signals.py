@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,15 @@ import pytest
 from fpet_export.agent import build_agent
 
 CODES = {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130}
+
+
+@pytest.fixture(autouse=True)
+def _hangups_are_heard() -> Iterator[None]:
+    """A test run that `nohup` started passes on that SIGHUP is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
 
 # `targets` writes a file, and a signal arrives when it is half written.
 WRITES = """

@@ -53,7 +53,7 @@ def test_a_noisy_measurement_exits_9_and_keeps_its_evidence(
     exported: Exported, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "latency.json"
-    monkeypatch.setattr("fpet_export.verbs.bench._refuse_few_rounds", lambda options: None)
+    monkeypatch.setattr("fpet_export.verbs._bench.refuse_few_rounds", lambda options: None)
 
     done = call("bench", exported.graph, engine, *SHORT, "-o", out, "--json")
 
