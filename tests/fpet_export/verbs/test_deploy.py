@@ -65,7 +65,7 @@ def test_every_stage_of_every_target_is_in_the_table(deployed: tuple[Path, Done]
     assert stages[:5] == ["checkpoint f32", "folded", "cpu frozen", "cpu onnx", "cpu engine"]
     assert stages[5:7] == ["rtx frozen", "rtx onnx"]
     assert all(row["failures"] == [] for row in parity["rows"])
-    assert all(row["accuracy"] is not None for row in parity["rows"])
+    assert all(row["accuracy"] is not None for row in parity["rows"] if row["stage"] != "folded")
     assert parity == done.document()["parity"]
     own = ["checkpoint f32", "folded", "frozen", "onnx"]  # each artefact keeps its own way
     engine = [stage for stage in stages if stage == "rtx engine"]  # where there is a GPU
