@@ -6,13 +6,19 @@ end Python with a traceback, or with no word and a code of its own.
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from fpet_export.stop_signals import Stopped, StopSignals
 
+_TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
@@ -27,7 +33,21 @@ def run() -> NoReturn:
 def _command_line() -> Command:
     from fpet_export.cli import main
 
+    _keep_torch_out_of_the_temporary_folder()
     return main
+
+
+def _keep_torch_out_of_the_temporary_folder() -> None:
+    """Give PyTorch's compiler a cache of this process's own, and remove it at the end.
+
+    Parts of PyTorch make that folder when they are imported, whether they use it or not, and leave
+    it behind. A place that the user's environment names stays.
+    """
+    if _TORCH_CACHE in os.environ:
+        return
+    folder = Path(tempfile.gettempdir()) / f"fpet-export-torch-{os.getpid()}"
+    os.environ[_TORCH_CACHE] = str(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def run_process(load: Callable[[], Command]) -> NoReturn:
@@ -53,10 +73,10 @@ def run_process(load: Callable[[], Command]) -> NoReturn:
                 from fpet_export import streams
 
                 streams.tell(f"error: stopped by {stop.received.name}")
-        elif isinstance(error, KeyboardInterrupt):
+        elif isinstance(error, KeyboardInterrupt) or (stop.interrupted and command is None):
             code = INTERRUPTED
             if command is None:
-                _say_stopped(error)
+                _say_stopped(KeyboardInterrupt())
         else:
             raise
     sys.exit(code if stop.received is None else stop.received.exit_code)

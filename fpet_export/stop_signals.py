@@ -32,16 +32,24 @@ class StopSignals:
 
     Attributes:
         received: What was raised; None so far.
+        interrupted: Whether Ctrl-C was heard, whatever a library made of the exception.
     """
 
     def __init__(self) -> None:
         self.received: Stopped | None = None
+        self.interrupted = False
 
     def listen(self) -> None:
         """Handle the signals, but not those that the caller ignores, as `nohup` does SIGHUP."""
         for number in _SIGNALS:
             if signal.getsignal(number) == signal.SIG_DFL:
                 signal.signal(number, self._stop)
+        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
+        raise KeyboardInterrupt
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         for each in _SIGNALS:

@@ -153,11 +153,19 @@ def test_the_agent_heeds_it_too(tmp_path: Path) -> None:
 # Before the command line is there
 
 
-def stopped_while_it_loads(name: str, folder: Path, program: str, *words: str) -> Any:
-    """Run a program in which a signal arrives as the first package of others is imported."""
+def stopped_while_it_loads(
+    name: str, folder: Path, program: str, *words: str, swallowed: bool = False
+) -> Any:
+    """Run a program in which a signal arrives as the first package of others is imported.
+
+    With `swallowed` that package makes an ImportError of it, as numpy's own C code does.
+    """
     numpy = folder / "numpy" / "__init__.py"
     numpy.parent.mkdir()
-    numpy.write_text(f"import os, signal; os.kill(os.getpid(), signal.{name}); import fractions\n")
+    act = f"os.kill(os.getpid(), signal.{name}); import fractions"
+    if swallowed:
+        act = f"\ntry: {act}\nexcept BaseException: raise ImportError('bad install')"
+    numpy.write_text(f"import os, signal; {act}\n")
     paths = os.pathsep.join([str(folder), *sys.path])
     program = f"import signal; signal.signal(2, signal.default_int_handler); {program}"
     return subprocess.run(
@@ -186,6 +194,14 @@ def test_a_signal_in_the_first_moment_is_a_sentence(
         assert (done.stderr, done.stdout) == (f"error: {what}; nothing was begun\n", "")
 
 
+@pytest.mark.parametrize("name", CODES)
+def test_a_library_may_make_another_error_of_it(name: str, tmp_path: Path) -> None:
+    done = stopped_while_it_loads(name, tmp_path, START, swallowed=True)
+
+    what = "interrupted" if name == "SIGINT" else f"stopped by {name}"
+    assert (done.returncode, done.stderr) == (CODES[name], f"error: {what}; nothing was begun\n")
+
+
 def test_without_it_python_has_a_word_and_a_code_of_its_own(tmp_path: Path) -> None:
     done = stopped_while_it_loads("SIGINT", tmp_path, "from fpet_export import cli; cli.run()")
 
@@ -205,3 +221,21 @@ def test_the_installed_command_begins_there() -> None:
     text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
 
     assert 'fpet-export = "fpet_export.start:run"' in text
+
+
+def test_pytorch_leaves_no_folder_of_its_compiler(tmp_path: Path) -> None:
+    program = (
+        "import sys; from fpet_export import cli, start\n"
+        "def main():\n"
+        "    import torch._inductor.runtime.cache_dir_utils as utils\n"
+        "    assert utils.cache_dir().startswith(sys.argv[1]); return 0\n"
+        "cli.main = main; start.run()"
+    )
+    environment = {key: value for key, value in os.environ.items() if "INDUCTOR" not in key}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env={**environment, "TMPDIR": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
