@@ -11,15 +11,20 @@ from engines.manifest import Manifest, Runtime
 from engines.targets import Target
 
 
-def refuse_gpu_options(options: BuildOptions, target: Target) -> None:
+def refuse_gpu_options(options: BuildOptions, target: Target, *, takes_level: bool = False) -> None:
     """Refuse the build options that only TensorRT can honour.
+
+    Args:
+        options: As they were asked for.
+        target: What is built for.
+        takes_level: Whether the target's compiler has optimization levels, too.
 
     Raises:
         UsageError: One of them is set.
     """
     for value, option in (
         (options.compute_capabilities, "compute capabilities"),
-        (options.optimization_level, "optimization level"),
+        (None if takes_level else options.optimization_level, "optimization level"),
         (options.workspace_bytes, "workspace limit"),
         (options.batches, "range of batches"),
         (options.timing_cache, "timing cache"),

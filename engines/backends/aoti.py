@@ -21,7 +21,12 @@ import torch
 
 from engines import commands, processor, registry, storage
 from engines.backends._provenance import engine_manifest, read_source
-from engines.backends._requests import built_by, refuse_zero_copy, thread_count
+from engines.backends._requests import (
+    built_by,
+    refuse_gpu_options,
+    refuse_zero_copy,
+    thread_count,
+)
 from engines.backends._torch_build import compile_graph
 from engines.backends._torch_engine import TorchCudaEngine, TorchEngine, capability_here
 from engines.engine import BuildOptions, Built, Engine, OpenOptions
@@ -45,7 +50,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         EngineError: PyTorch's compiler failed, or the build was cancelled.
         MissingDependencyError: There is no C++ compiler, no package onnx, or no GPU.
     """
-    _refuse_options(options, target)
+    refuse_gpu_options(options, target, takes_level=True)
     source = read_source(onnx, target, allow_failed=options.allow_failed, any_form=options.any_form)
     registry.import_or_explain("onnx")  # the compiler reads the graph with it
     device = _device_of(target.name)
@@ -224,18 +229,3 @@ def _require_device(device: str, *, where: str) -> None:
             where=where,
             fix="run it on a machine with an NVIDIA GPU and a CUDA build of torch",
         )
-
-
-def _refuse_options(options: BuildOptions, target: Target) -> None:
-    for value, option in (
-        (options.compute_capabilities, "compute capabilities"),
-        (options.workspace_bytes, "workspace limit"),
-        (options.batches, "range of batches"),
-        (options.timing_cache, "timing cache"),
-    ):
-        if value is not None:
-            raise UsageError(
-                f"the target {target.name} takes no {option}",
-                where=target.name,
-                fix="leave the option out, or choose a TensorRT target",
-            )
