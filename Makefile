@@ -40,7 +40,7 @@ demo: $(VENV)/.demo
 # The result goes to $(OUT)/; `CROSS_FLAGS="-o benchmarks/results/crosscheck.json --force"` renews
 # the committed one.
 crosscheck: $(VENV)/.test $(CROSS_VENV)/.ready
-	$(BIN)/python -m benchmarks.crosscheck run --modelopt-python $(CROSS_VENV)/bin/python \
+	$(BIN)/python -m benchmarks.experiments.crosscheck run --modelopt-python $(CROSS_VENV)/bin/python \
 	  --work $(OUT)/crosscheck -o $(OUT)/crosscheck.json $(CROSS_FLAGS)
 
 test: lint types imports
@@ -95,7 +95,7 @@ $(VENV)/bin/python:
 $(CROSS_VENV)/bin/python: | $(VENV)/bin/python
 	$(PYTHON) -m venv $(CROSS_VENV)
 
-$(CROSS_VENV)/.ready: benchmarks/crosscheck/requirements.txt | $(CROSS_VENV)/bin/python
+$(CROSS_VENV)/.ready: benchmarks/experiments/crosscheck/requirements.txt | $(CROSS_VENV)/bin/python
 	$(CROSS_VENV)/bin/python .ci/with_progress.py "install ModelOpt's packages" $(CROSS_VENV)/pip.log \
 	  $(CROSS_VENV)/bin/python $(PIP) -r $<
 	touch $@

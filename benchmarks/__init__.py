@@ -4,7 +4,7 @@ from benchmarks.comparison import Opened, bench, fastest, rebase
 from benchmarks.latency import Schedule
 from benchmarks.measurement import Measurement, read_measurement, write_measurement
 from benchmarks.peers import PeerSource
-from benchmarks.table import format_table
+from benchmarks.report.table import format_table
 
 __all__ = [
     "Measurement",

@@ -8,9 +8,9 @@ from typing import Any
 
 from benchmarks import merge_verdict
 from benchmarks.measurement import Measurement, to_document, to_text
-from benchmarks.report import BatchRow, Report, State, Verdict
-from benchmarks.speed_words import hardware
-from benchmarks.table import WIDTH, notes, render_columns, shorten, wrapped
+from benchmarks.report.page import BatchRow, Report, State, Verdict
+from benchmarks.report.speed_words import hardware
+from benchmarks.report.table import WIDTH, notes, render_columns, shorten, wrapped
 from engines import storage
 
 SCHEMA = 1
@@ -97,7 +97,7 @@ def write_batches(path: Path, measurements: Sequence[Measurement], *, force: boo
 
 
 def report_of_batches(measurements: Sequence[Measurement], *, title: str, again: str) -> Report:
-    """Return the page of measurements at several batches; see `benchmarks.report.report_of`."""
+    """Return the page of measurements at several batches; see `benchmarks.report.page`."""
     verdicts = merge_verdict.merge_verdicts(measurements)
     pays = [one.pays for one in verdicts]
     state: State = "open" if None in pays or not pays else "good" if all(pays) else "bad"

@@ -12,10 +12,19 @@ import numpy as np
 
 from benchmarks import peers as peer_folder
 from benchmarks.agreement import Agreement, check_agreement
-from benchmarks.environment import Environment, read_environment
+from benchmarks.conditions.environment import Environment, read_environment
+from benchmarks.conditions.gpu_state import Listed, read_used_gpu
+from benchmarks.conditions.gpu_validity import GpuMeter, check_gpu
+from benchmarks.conditions.validity import (
+    Finding,
+    MachineUse,
+    check,
+    is_worth_repeating,
+    machine_use,
+    other_load,
+    refuse_invalid,
+)
 from benchmarks.feeds import static_batch, synthetic_feeds
-from benchmarks.gpu_state import Listed, read_used_gpu
-from benchmarks.gpu_validity import GpuMeter, check_gpu
 from benchmarks.latency import (
     Clock,
     Contender,
@@ -34,16 +43,7 @@ from benchmarks.measurement import (
 )
 from benchmarks.paired_statistics import compare, percentile, summarise
 from benchmarks.peers import PeerSource, load_peer
-from benchmarks.speed_words import runs_on_gpu
-from benchmarks.validity import (
-    Finding,
-    MachineUse,
-    check,
-    is_worth_repeating,
-    machine_use,
-    other_load,
-    refuse_invalid,
-)
+from benchmarks.report.speed_words import runs_on_gpu
 from engines.engine import Array, DeviceClock, Engine, Feeds, OpenOptions, open_engine
 from engines.errors import (
     EngineError,
@@ -52,8 +52,8 @@ from engines.errors import (
     UnknownNameError,
     UsageError,
 )
+from engines.machine.processor import usable_cores
 from engines.manifest import Manifest, manifest_path, read_manifest
-from engines.processor import usable_cores
 from engines.verdict import verdict_of
 
 Again = Callable[[Sequence[Finding], int], None]
@@ -136,7 +136,8 @@ def bench(
             they run one model.
         agree_limit: Largest difference within a group, relative to the largest logit.
         schedule: How long to measure.
-        gemm_peak_macs_per_s: From `benchmarks.gemm_peak`, to say how near each contender comes.
+        gemm_peak_macs_per_s: From `benchmarks.experiments.gemm_peak`, to say how near each
+            contender comes.
         strict: Raise when the measurement is invalid; else the findings only mark it.
         attempts: How often to measure at most, until noise spoils nothing; the last one counts.
         again: Called before every further attempt.

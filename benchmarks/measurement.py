@@ -13,11 +13,11 @@ from typing import Any
 
 from benchmarks import merge_verdict
 from benchmarks.agreement import Agreement
-from benchmarks.environment import Environment
-from benchmarks.gpu_state import GpuUse
+from benchmarks.conditions.environment import Environment
+from benchmarks.conditions.gpu_state import GpuUse
+from benchmarks.conditions.validity import Finding, OtherLoad
 from benchmarks.latency import Schedule
 from benchmarks.paired_statistics import Comparison, LatencySummary
-from benchmarks.validity import Finding, OtherLoad
 from engines import storage
 from engines.errors import InputError
 from engines.manifest import Manifest, from_json

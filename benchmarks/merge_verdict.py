@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.paired_statistics import Comparison
-from benchmarks.speed_words import gpu_name, runs_on_gpu
+from benchmarks.report.speed_words import gpu_name, runs_on_gpu
 
 if TYPE_CHECKING:
     from benchmarks.measurement import ContenderResult, Measurement

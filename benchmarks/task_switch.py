@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engines.engine import OpenOptions
-from engines.task_set import open_tasks
+from engines.tasks.open_tasks import open_tasks
 
 REPEATS = 5
 

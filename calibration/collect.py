@@ -23,10 +23,10 @@ from calibration.table import CalibrationTable, Record, Rewrites, SeenImage
 from calibration.taps import with_outputs
 from engines.engine import Engine, Feeds, OpenOptions, open_engine
 from engines.errors import InputError
-from engines.evidence import batch_sizes, batches
-from engines.image_source import ImageSource
-from engines.images import PixelArray
+from engines.imaging.images import PixelArray
+from engines.imaging.source import ImageSource
 from engines.manifest import Manifest, read_manifest
+from engines.parity.evidence import batch_sizes, batches
 from engines.plurals import counted
 
 Progress = Callable[[int], None]

@@ -23,19 +23,12 @@ from calibration.graph_files import Graph, read_graph, write_graph
 from calibration.rounding import UNIT_ROUNDOFF, add_rounding_errors
 from calibration.taps import with_outputs
 from engines.engine import OpenOptions, Rewrites, open_engine
-from engines.evidence import batches, tokens_of
-from engines.finite import require_finite
-from engines.images import ImageSet
+from engines.imaging.images import ImageSet
 from engines.manifest import Manifest
-from engines.parity import (
-    Evidence,
-    FloatArray,
-    StageParity,
-    compare_stage,
-    gates_of,
-    sqnr_db,
-)
-from engines.rounding import image_errors
+from engines.parity.evidence import batches, tokens_of
+from engines.parity.finite import require_finite
+from engines.parity.rounding import image_errors
+from engines.parity.rows import Evidence, FloatArray, StageParity, compare_stage, gates_of, sqnr_db
 
 Progress = Callable[[int], None]
 

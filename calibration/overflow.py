@@ -18,9 +18,9 @@ from calibration.casts import FLOAT32, float32_island
 from calibration.graph_files import Graph, Names, read_graph, write_graph
 from engines.engine import OpenOptions, open_engine
 from engines.errors import ExportError
-from engines.evidence import batches
-from engines.images import PixelArray
+from engines.imaging.images import PixelArray
 from engines.manifest import Manifest
+from engines.parity.evidence import batches
 
 LARGEST_FLOAT16 = 65504.0
 _NEAR = 0.5

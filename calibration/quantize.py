@@ -37,7 +37,7 @@ from engines.manifest import (
     read_manifest,
     write_manifest,
 )
-from engines.parity import Evidence, StageParity
+from engines.parity.rows import Evidence, StageParity
 from engines.plurals import counted
 from engines.targets import Target
 from engines.verdict import graph_as_parent

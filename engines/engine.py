@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkabl
 
 from numpy.typing import NDArray
 
-from engines import backends, places, registry, signature, storage
+from engines import backends, registry, storage
 from engines.errors import InputError, UsageError
-from engines.fusion import FusionReport, fusion_path, write_fusion
+from engines.fusion.report import FusionReport, fusion_path, write_fusion
 from engines.manifest import (
     ENDINGS,
     EXECUTABLE,
@@ -28,8 +28,9 @@ from engines.manifest import (
     refuse_shared_side_car,
     write_manifest,
 )
-from engines.places import load_target as load_target
-from engines.targets import Target
+from engines.targets import Target, _lookup
+from engines.targets._lookup import load_target as load_target
+from engines.transport import signature
 from engines.verdict import require_passed
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class OpenOptions:
         provider: What ONNX Runtime runs on; None takes what the artefact was built for, and the
             CPU for a plain graph. It is never replaced by another one silently.
         name: The engine's name in tables; None takes the file's stem.
-        signers: Who may have signed it, see `engines.signature.verify`; None asks for no
+        signers: Who may have signed it, see `engines.transport.signature.verify`; None asks for no
             signature.
         cuda_graph: Whether runs of a plan are recorded as a CUDA graph and launched as one call.
         zero_copy: Let the GPU read images and write logits in the host's own memory, page-locked,
@@ -224,7 +225,8 @@ def build(
     Args:
         onnx: A graph with its manifest beside it; a graph of someone else's without one is
             accepted, the side-car then says so.
-        target: A name that `engines.places.load_target` knows, or a target of the caller's.
+        target: A name that `engines.targets._lookup.load_target` knows, or a target of the
+            caller's.
         out: The artefact to write; None takes `default_path`.
         options: See BuildOptions.
 
@@ -352,7 +354,7 @@ def _backend_of(path: Path, manifest: Manifest | None) -> str:
     if path.suffix == ".pt2":
         return "aoti"
     flavour = manifest.runtime.flavour if manifest and manifest.runtime else None
-    for place in map(places.entry, places.target_names()):
+    for place in map(_lookup.entry, _lookup.target_names()):
         if isinstance(place, Target) and (place.suffix, place.module) == (path.suffix, flavour):
             return place.backend
     return "ort"

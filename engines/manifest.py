@@ -280,8 +280,8 @@ class Manifest:
         parents: What it was made from.
         command: The command line, word by word.
         tools: Versions of what made it.
-        parity: The parity table, as `engines.parity` stores it; None before the check. What follows
-            from it says `engines.verdict`.
+        parity: The parity table, as `engines.parity.rows` stores it; None before the check. What
+            follows from it says `engines.verdict`.
         created: UTC, ISO 8601.
         schema: Version of this layout.
     """

@@ -7,7 +7,7 @@ import pkgutil
 from types import ModuleType
 
 from engines.errors import MissingDependencyError, UnknownNameError
-from engines.installing import how_to_install
+from engines.machine.installing import how_to_install
 from engines.near_names import did_you_mean
 
 _PACKAGES = ("fpet_export", "calibration", "engines", "benchmarks")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engines.finite import json_ready
+from engines.parity.finite import json_ready
 from fpet_export import streams, terminal
 from fpet_export.heartbeat import Heartbeat
 

@@ -31,7 +31,7 @@ def run() -> NoReturn:
 
 
 def _command_line() -> Command:
-    from fpet_export.cli import main
+    from fpet_export.cli.main import main
 
     _keep_torch_out_of_the_temporary_folder()
     return main

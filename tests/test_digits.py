@@ -13,13 +13,14 @@ import pytest
 
 import engines
 import fpet_export
-from engines.evidence import engine_evidence
-from engines.image_source import read_set
-from engines.images import ImageSet, PixelArray
+from engines.imaging.images import ImageSet, PixelArray
+from engines.imaging.source import read_set
 from engines.manifest import read_manifest
-from fpet_export import task_verify, verify
-from fpet_export.pipeline import Adapted
-from fpet_export.task_export import TaskOptions, export_tasks
+from engines.parity.evidence import engine_evidence
+from fpet_export.stages import Adapted
+from fpet_export.tasks import verify as task_verify
+from fpet_export.tasks.export import TaskOptions, export_tasks
+from fpet_export.workflow import verify
 from tests.fpet_export.tiny import relative
 
 FOLDER = Path(__file__).parents[1] / "examples" / "digits"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engines import registry
-from fpet_export import verbs
+from fpet_export.cli import verbs
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"fpet_export", "calibration", "engines", "benchmarks"}
@@ -57,7 +57,7 @@ def test_the_wheel_holds_exactly_the_four_packages(tmp_path: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
     for package in PACKAGES:
         assert f"{package}/py.typed" in names
-    assert {"benchmarks/report.css", "benchmarks/report.html.jinja"} <= set(names)
+    assert {"benchmarks/report/report.css", "benchmarks/report/report.html.jinja"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.endswith((".pth", ".bin", ".safetensors", ".npz"))]
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from fpet_export import agent, cli
+from fpet_export.board import agent
+from fpet_export.cli import main
 from tests.fpet_export.command_line import call
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +58,7 @@ def test_the_python_of_the_readme_runs_as_printed(tmp_path: Path) -> None:
 
 
 def test_every_command_of_the_readme_parses() -> None:
-    parser = cli.build_parser()
+    parser = main.build_parser()
     found = [words for words in commands("fpet-export") if len(words) > 1]
 
     assert len(found) > 15
@@ -69,7 +70,7 @@ def test_a_wrong_command_would_be_found() -> None:
     from engines.errors import UsageError
 
     with pytest.raises(UsageError):
-        cli.build_parser().parse_args(["bench", "a.onnx", "--agianst", "plain"])
+        main.build_parser().parse_args(["bench", "a.onnx", "--agianst", "plain"])
 
 
 def test_every_command_for_a_board_is_a_verb_of_the_agent() -> None:

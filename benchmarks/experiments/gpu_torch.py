@@ -296,7 +296,7 @@ def package_of(options: argparse.Namespace, batch: int, merge: int | None, folde
         recipe: Any = registry.import_or_explain("calibration.recipe")
         gs: Any = registry.import_or_explain("onnx_graphsurgeon")
         onnx: Any = registry.import_or_explain("onnx")
-        place: Any = registry.import_or_explain("engines.places").load_target(target)
+        place: Any = registry.import_or_explain("engines.targets._lookup").load_target(target)
         made = recipe.typed_graph(graph, quantize.recipe_for(place, "fp16"))
         graph = folder / f"{name}.fp16.onnx"
         onnx.save(gs.export_onnx(made), str(graph))

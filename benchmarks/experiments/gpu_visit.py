@@ -82,9 +82,12 @@ def parts(device: str, out: Path) -> list[Part]:
             name="tests",
             question="do CUDA's calls, ONNX Runtime's provider and PyTorch's packages work?",
             words=module(
-                "pytest", "-q", "-p", "no:cacheprovider", "tests/engines/test_cuda.py",
-                "tests/engines/backends/test_ort_providers.py",
-                *(["tests/engines/backends/test_aoti.py", "-m", "gpu or not slow"] if gpu else []),
+                "pytest", "-q", "-p", "no:cacheprovider", "tests/engines/cuda/test_device.py",
+                "tests/engines/backends/ort/test_providers.py",
+                *(
+                    ["tests/engines/backends/aoti/test_backend.py", "-m", "gpu or not slow"]
+                    if gpu else []
+                ),
             ),
             limit_s=120,
         ),
@@ -92,8 +95,9 @@ def parts(device: str, out: Path) -> list[Part]:
             name="check",
             question="how fast is each way, plain and merged, and is it right?",
             words=module(
-                "benchmarks.gpu_check", "--quick", "--skip", "eager,graph", "--batches", "8,64,1",
-                "--processes", "12", "--max-s", "8", "-o", str(out / "gpu_check.json"), "--force",
+                "benchmarks.experiments.gpu_check", "--quick", "--skip", "eager,graph",
+                "--batches", "8,64,1", "--processes", "12", "--max-s", "8",
+                "-o", str(out / "gpu_check.json"), "--force",
             ),
             limit_s=280,
         ),
@@ -167,7 +171,7 @@ def run(part: Part, out: Path, seconds_left: float) -> dict[str, object]:
     limit = min(part.limit_s, seconds_left)
     words = list(part.words)
     if words[0] == "fpet-export":
-        program = "import sys; from fpet_export.cli import run; sys.exit(run())"
+        program = "import sys; from fpet_export.cli.main import run; sys.exit(run())"
         words[:1] = [sys.executable, "-c", program]
     began = time.monotonic()
     log = out / f"{part.name}.txt"

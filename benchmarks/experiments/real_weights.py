@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import read_environment
+from benchmarks.conditions.environment import read_environment
 from benchmarks.experiments.pretrained import OUTPUT
+from benchmarks.experiments.quantization import tool
 from benchmarks.measurement import to_text
-from benchmarks.quantization import tool
 from engines import storage
 from engines.errors import FpetError
 

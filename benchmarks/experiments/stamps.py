@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from engines.decoding import decode
 from engines.errors import InputError
+from engines.imaging.decoding import decode
 from engines.manifest import Preprocessing
 from engines.registry import import_or_explain
 

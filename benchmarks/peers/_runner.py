@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from engines.backends._engine_base import EngineBase
 from engines.engine import Array, Feeds
-from engines.engine_base import EngineBase
 from engines.manifest import TensorSpec
 
 

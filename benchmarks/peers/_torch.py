@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from benchmarks.failures import as_engine_error
+from benchmarks.conditions.failures import as_engine_error
 from benchmarks.peers import PeerSource
 from benchmarks.peers._runner import Runner
 from engines.engine import Array, Engine

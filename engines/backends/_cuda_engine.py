@@ -9,12 +9,12 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from engines.backends._engine_base import EngineBase
+from engines.backends._feeds import check_feeds, resolved
 from engines.backends._placement import Given, Placement
-from engines.cuda import Cuda, DeviceArray
+from engines.cuda.device import Cuda, DeviceArray
 from engines.engine import Array, OpenOptions
-from engines.engine_base import EngineBase
 from engines.errors import EngineError
-from engines.feeds import check_feeds, resolved
 from engines.manifest import TensorSpec
 
 

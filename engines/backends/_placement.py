@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.cuda import Cuda, DeviceArray
+from engines.cuda.device import Cuda, DeviceArray
 from engines.engine import Array
 from engines.manifest import TensorSpec
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines import processor
 from engines.engine import BuildOptions, OpenOptions
 from engines.errors import EngineError, TrustError, UsageError
+from engines.machine import processor
 from engines.manifest import Manifest, Runtime
 from engines.targets import Target
 

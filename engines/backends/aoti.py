@@ -19,7 +19,10 @@ from typing import Any
 
 import torch
 
-from engines import commands, processor, registry, storage
+from engines import commands, registry, storage
+from engines.backends._aoti.builder import compile_graph
+from engines.backends._aoti.cache import inductor_cache
+from engines.backends._aoti.engine import TorchCudaEngine, TorchEngine, capability_here
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._requests import (
     built_by,
@@ -27,13 +30,11 @@ from engines.backends._requests import (
     refuse_zero_copy,
     thread_count,
 )
-from engines.backends._torch_build import compile_graph
-from engines.backends._torch_engine import TorchCudaEngine, TorchEngine, capability_here
 from engines.engine import BuildOptions, Built, Engine, OpenOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
+from engines.machine import processor
 from engines.manifest import Manifest, Runtime, TensorSpec
 from engines.targets import Target
-from engines.torch_cache import inductor_cache
 
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of an absent CUDA
 _FLAVOUR = "torch"

@@ -25,11 +25,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from engines import commands, processor, storage
-from engines.backends._ort_cuda import open_on_cuda
-from engines.backends._ort_engine import PRODUCTS, OrtEngine, products_fact, session_facts
-from engines.backends._ort_operators import count_operators, with_contrib_operators
-from engines.backends._ort_session import onnxruntime, open_session
+from engines import commands, storage
+from engines.backends._ort.cuda_provider import open_on_cuda
+from engines.backends._ort.engine import PRODUCTS, OrtEngine, products_fact, session_facts
+from engines.backends._ort.operators import count_operators, with_contrib_operators
+from engines.backends._ort.saturation import FloatArray, probe, saturates
+from engines.backends._ort.session import onnxruntime, open_session
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._requests import (
     built_by,
@@ -38,9 +39,9 @@ from engines.backends._requests import (
     report,
     thread_count,
 )
-from engines.backends._saturation import FloatArray, probe, saturates
 from engines.engine import BuildOptions, Built, Engine, OpenOptions, Provider, Rewrites
 from engines.errors import EngineError, InputError, TrustError, UsageError
+from engines.machine import processor
 from engines.manifest import Manifest, Runtime
 from engines.onnx_header import OnnxHeader, parse_onnx_header, read_onnx_header
 from engines.targets import Target

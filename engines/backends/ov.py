@@ -26,8 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from engines import processor, storage
+from engines import storage
+from engines.backends._engine_base import EngineBase
 from engines.backends._openvino import openvino
+from engines.backends._ort.saturation import LARGEST_EXACT, FloatArray, saturates
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._requests import (
     built_by,
@@ -36,11 +38,10 @@ from engines.backends._requests import (
     report,
     thread_count,
 )
-from engines.backends._saturation import LARGEST_EXACT, FloatArray, saturates
 from engines.commands import requantize
 from engines.engine import Array, BuildOptions, Built, OpenOptions
-from engines.engine_base import EngineBase
 from engines.errors import EngineError, InputError, UsageError
+from engines.machine import processor
 from engines.manifest import Manifest, Runtime, manifest_path, read_manifest
 from engines.onnx_header import OnnxHeader, read_onnx_header
 from engines.targets import Target

@@ -10,30 +10,25 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from engines import places, storage
+from engines import storage
 from engines.backends._provenance import engine_manifest, read_source
-from engines.backends._trt_build import Plan, build_plan, float32_layers
-from engines.backends._trt_engine import TrtEngine
-from engines.backends._trt_inspector import kernels_of_plan
-from engines.backends._trt_module import import_tensorrt
-from engines.backends._trt_open import open_engine
-from engines.backends._trt_request import (
-    board_facts,
-    request_for,
-    require_device,
-    require_release,
-)
-from engines.backends._trt_timing import Maker, read_timings, write_timings
-from engines.backends._trt_weak import Held
-from engines.backends._trtexec import trtexec_line
-from engines.board import read_board
+from engines.backends._trt.builder import Plan, build_plan, float32_layers
+from engines.backends._trt.engine import TrtEngine
+from engines.backends._trt.inspector import kernels_of_plan
+from engines.backends._trt.module import import_tensorrt
+from engines.backends._trt.opening import open_engine
+from engines.backends._trt.request import board_facts, request_for, require_device, require_release
+from engines.backends._trt.timing_cache import Maker, read_timings, write_timings
+from engines.backends._trt.trtexec import trtexec_line
+from engines.backends._trt.weak_typing import Held
 from engines.commands import command
-from engines.cuda import open_cuda
+from engines.cuda.device import open_cuda
 from engines.engine import BuildOptions, Built
 from engines.errors import MissingDependencyError
-from engines.fusion import FusionReport, report_on
+from engines.fusion.report import FusionReport, report_on
+from engines.machine.jetson import read_board
 from engines.manifest import Runtime
-from engines.targets import Target
+from engines.targets import Target, _lookup
 
 __all__ = ["TrtEngine", "build", "equivalent_command", "open_engine"]
 
@@ -67,7 +62,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     require_release(trt.__version__, target)
     capabilities, board = request.compute_capabilities, None
     if not hasattr(trt, "ComputeCapability"):
-        capabilities, board = (open_cuda().compute_capability(),), read_board(places.modules())
+        capabilities, board = (open_cuda().compute_capability(),), read_board(_lookup.modules())
         require_device(capabilities[0], board, target)
     maker = Maker(version=trt.__version__, compute_capability=", ".join(capabilities))
     cache = request.timing_cache

@@ -6,8 +6,8 @@ Two kinds of entries:
 * A `Device` is a GPU or a board, such as a Jetson Orin Nano. It becomes a target together with a
   `Release`, the software on it: `jetson-orin-nano-8gb@jp6.2`.
 
-`engines.places` finds both by name. Shared facts of a family stand once, in a file whose name
-starts with an underscore.
+`engines.targets._lookup` finds both by name. Shared facts of a family stand once, in a file whose
+name starts with an underscore.
 """
 
 from __future__ import annotations

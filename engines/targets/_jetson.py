@@ -1,11 +1,11 @@
 """What the Jetson families have in common: their JetPack releases, rails and sources.
 
-The releases come from `engines.jetpack`; what TensorRT does in each is in `_tensorrt`.
+The releases come from `engines.machine.jetpack`; what TensorRT does in each is in `_tensorrt`.
 """
 
 from __future__ import annotations
 
-from engines import jetpack
+from engines.machine import jetpack
 from engines.targets import PowerRails, Release
 from engines.targets._tensorrt import release
 

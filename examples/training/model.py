@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
-from fpet_export.qlinear import fake_quantize
+from fpet_export.model.qlinear import fake_quantize
 
 Method = Literal["adaptformer", "lora"]
 Reduction = Literal["merge", "keep", "drop"]

@@ -20,7 +20,7 @@ import yaml
 from timm.models.vision_transformer import VisionTransformer
 
 from examples.training.model import Method, TunedViT
-from fpet_export.qlinear import decode, encode
+from fpet_export.model.qlinear import decode, encode
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from engines.manifest import read_manifest
-from fpet_export.agent import build_agent
+from fpet_export.board.agent import build_agent
 from tests.arm64.board import EVERYTHING, NANO_LIKE, ORIN_LIKE, Board, Cpu
 from tests.fpet_export.command_line import Done, call
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engines import processor
+from engines.machine import processor
 from tests.arm64.board import EVERYTHING, NANO_LIKE, ORIN_LIKE, Cpu, cpuinfo
 from tests.arm64.root import lacking
 

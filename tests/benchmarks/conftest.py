@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.environment import Environment, read_environment
-from benchmarks.validity import MachineUse
+from benchmarks.conditions.environment import Environment, read_environment
+from benchmarks.conditions.validity import MachineUse
+from engines.backends._engine_base import EngineBase
 from engines.engine import Array, Feeds
-from engines.engine_base import EngineBase
 from engines.errors import EngineError
 from engines.manifest import TensorSpec
 

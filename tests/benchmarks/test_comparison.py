@@ -12,12 +12,12 @@ import pytest
 
 from benchmarks import comparison
 from benchmarks.comparison import bench, fastest, rebase
-from benchmarks.environment import Environment
+from benchmarks.conditions.environment import Environment
+from benchmarks.conditions.validity import MachineUse
 from benchmarks.latency import Schedule
 from benchmarks.measurement import read_measurement, to_document, write_measurement
 from benchmarks.peers import PeerSource
-from benchmarks.table import format_table
-from benchmarks.validity import MachineUse
+from benchmarks.report.table import format_table
 from engines.engine import OpenOptions
 from engines.errors import (
     InputError,

@@ -18,7 +18,7 @@ MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(benchmarks.__path__, "benchmarks.")
     if not module.name.startswith(
-        ("benchmarks.peers.", "benchmarks.gpu_peers.", "benchmarks.experiments.")
+        ("benchmarks.peers.", "benchmarks.experiments.gpu_peers.", "benchmarks.experiments.")
     )
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.comparison import bench
-from benchmarks.environment import Environment
+from benchmarks.conditions.environment import Environment
 from benchmarks.latency import Schedule
 from benchmarks.measurement import (
     SCHEMA,
@@ -17,7 +17,7 @@ from benchmarks.measurement import (
     to_document,
     write_measurement,
 )
-from benchmarks.table import WIDTH, format_table, shorten
+from benchmarks.report.table import WIDTH, format_table, shorten
 from engines.errors import InputError, UsageError
 
 WIDE = 110

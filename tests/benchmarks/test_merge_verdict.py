@@ -11,14 +11,14 @@ import pytest
 from benchmarks import bench
 from benchmarks.batches import batches_document, format_batches, report_of_batches, write_batches
 from benchmarks.comparison import Opened
-from benchmarks.environment import Environment
-from benchmarks.gpu_state import Gpu, GpuState, GpuUse
+from benchmarks.conditions.environment import Environment
+from benchmarks.conditions.gpu_state import Gpu, GpuState, GpuUse
+from benchmarks.conditions.validity import Finding
 from benchmarks.latency import Schedule
 from benchmarks.measurement import Artefact, Measurement, to_document
 from benchmarks.merge_verdict import merge_verdicts
 from benchmarks.paired_statistics import Comparison, decide
-from benchmarks.report import render_report, report_of
-from benchmarks.validity import Finding
+from benchmarks.report.page import render_report, report_of
 from engines.errors import UsageError
 
 NAME = "NVIDIA H100 80GB HBM3"

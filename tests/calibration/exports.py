@@ -19,13 +19,13 @@ import pytest
 
 from calibration.graph_files import Graph, read_graph, write_graph
 from engines.engine import load_target
-from engines.image_source import ImageSource, open_source
-from engines.images import ImageSet, to_input
+from engines.imaging.images import ImageSet, to_input
+from engines.imaging.source import ImageSource, open_source
+from engines.imaging.synthetic import synthetic_set
 from engines.manifest import Preprocessing, read_manifest
-from engines.synthetic import synthetic_set
-from fpet_export.backbones import Backbone
-from fpet_export.facts import Fact
-from fpet_export.pipeline import Adapted
+from fpet_export.model.backbones import Backbone
+from fpet_export.model.facts import Fact
+from fpet_export.stages import Adapted
 from tests.fpet_export.tiny import adapted, backbone_of, checkpoint_of, spec_of
 
 DEPTH, MERGE_BLOCK, SIDE = 3, 1, 16

@@ -17,7 +17,7 @@ from calibration.graph_files import read_graph
 from calibration.roles import sites
 from calibration.table import CalibrationTable, merged_table, read_table, write_table
 from engines.errors import InputError
-from engines.images import ImageSet
+from engines.imaging.images import ImageSet
 from engines.manifest import read_manifest, write_manifest
 from tests.calibration.exports import (
     Exports,

@@ -20,10 +20,10 @@ from calibration.examine import (
     score_error,
 )
 from calibration.graph_files import Graph, read_graph
-from engines.evidence import tokens_of
 from engines.manifest import read_manifest
-from engines.parity import Evidence, gates_of
-from fpet_export import reference
+from engines.parity.evidence import tokens_of
+from engines.parity.rows import Evidence, gates_of
+from fpet_export.model import reference
 from tests.calibration.exports import Exports, feed_of, images_of, run
 from tests.fpet_export.tiny import adapted, checkpoint_of, spec_of
 

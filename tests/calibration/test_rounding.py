@@ -12,10 +12,10 @@ import pytest
 from calibration.casts import cast_graph
 from calibration.examine import Examiner, examiner_for
 from calibration.graph_files import Graph, read_graph
-from engines.image_source import read_set
+from engines.imaging.source import read_set
 from engines.manifest import Manifest, read_manifest
-from engines.parity import StageParity
-from fpet_export.pipeline import load
+from engines.parity.rows import StageParity
+from fpet_export.stages import load
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 IMAGES = 24

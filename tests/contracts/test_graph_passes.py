@@ -10,8 +10,8 @@ import pytest
 
 from engines import registry
 from engines.errors import ExportError
-from fpet_export import graph_passes
-from fpet_export.graph_passes import (
+from fpet_export.graph import passes
+from fpet_export.graph.passes import (
     fit_opset,
     keep_static,
     name_probes,
@@ -40,12 +40,12 @@ def chain(*operators: str, constants: dict[str, np.ndarray] | None = None) -> An
 
 
 def test_every_pass_runs_in_the_stated_order() -> None:
-    assert sorted(graph_passes.ORDER) == registry.available(graph_passes)
-    assert graph_passes.ORDER[-1] == "keep_static"
+    assert sorted(passes.ORDER) == registry.available(passes)
+    assert passes.ORDER[-1] == "keep_static"
 
 
 def test_a_clean_graph_passes_all() -> None:
-    assert graph_passes.run(chain("ArgMax", "Relu", "Log")) == {
+    assert passes.run(chain("ArgMax", "Relu", "Log")) == {
         "fit_opset": 0,
         "name_weights": 0,
         "name_probes": 2,
@@ -61,7 +61,7 @@ def test_a_forbidden_operator_stops_the_export(operator: str) -> None:
     assert keep_static.apply(graph) == 0
     assert operator in str(keep_static.holds(graph))
     with pytest.raises(ExportError, match=operator) as caught:
-        graph_passes.run(graph)
+        passes.run(graph)
     assert caught.value.exit_code == 5
 
 
@@ -234,12 +234,12 @@ def test_a_named_weight_is_never_shared() -> None:
     assert share_constants.apply(graph) == 0
 
 
-@pytest.mark.parametrize("name", graph_passes.ORDER)
+@pytest.mark.parametrize("name", passes.ORDER)
 def test_running_a_pass_again_changes_nothing(name: str) -> None:
     graph = chain(
         "MatMul", "ArgMax", "Relu", "Log", constants={"MatMul": np.ones((30, 10), np.float32)}
     )
-    entry = registry.load(graph_passes, name)
+    entry = registry.load(passes, name)
     entry.apply(graph)
     before = [(n.op, [t.name for t in n.inputs]) for n in graph.nodes]
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.errors import InputError
-from fpet_export.mergers import fpet
-from fpet_export.vit import Trace
+from fpet_export.model.mergers import fpet
+from fpet_export.model.vit import Trace
 from tests.references.fpet_reference import checkerboard, published_match
 
 GRIDS = st.tuples(st.integers(1, 9), st.integers(1, 9)).filter(lambda grid: grid[0] * grid[1] > 1)

@@ -1,4 +1,4 @@
-"""What every tuning method promises; a new file in `fpet_export/methods/` is tested unseen."""
+"""What every tuning method promises; a new file in `model/methods/` is tested unseen."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from engines import registry
-from engines.evidence import engine_evidence
-from engines.task_set import open_tasks
-from fpet_export import methods
-from fpet_export.fold import fold, unfolded
-from fpet_export.methods import Factors, PetMethod
-from fpet_export.vit import Block, Vit
-from tests.fpet_export.task_folders import write
+from engines.parity.evidence import engine_evidence
+from engines.tasks.open_tasks import open_tasks
+from fpet_export.model import methods
+from fpet_export.model.fold import fold, unfolded
+from fpet_export.model.methods import Factors, PetMethod
+from fpet_export.model.vit import Block, Vit
+from tests.fpet_export.tasks.task_folders import write
 from tests.fpet_export.tiny import adapted, checkpoint_of, images_of, relative, spec_of
 
 NAMES = registry.available(methods)

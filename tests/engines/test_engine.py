@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import engines
-from engines.backends import _ort_engine, ort, trt
+from engines.backends import ort, trt
+from engines.backends._ort import engine as _ort_engine
 from engines.engine import Backend, BuildOptions, Engine
 from engines.errors import InputError, TrustError, UnknownNameError, UsageError
 from engines.manifest import manifest_path, read_manifest

@@ -12,7 +12,7 @@ import pytest
 from engines import form
 from engines.errors import InputError
 from engines.manifest import Form, Manifest
-from engines.places import load_target, target_names
+from engines.targets._lookup import load_target, target_names
 
 COMMAND = (
     "fpet-export", "export", "runs/my run", "--backbone", "b.safetensors", "--target", "cpu",

@@ -27,17 +27,17 @@ NEEDS_ITS_RUNTIME = {
     f"engines.backends.{name}"
     for name in (
         "ort",
-        "_ort_cuda",
-        "_ort_cuda_engine",
-        "_ort_engine",
-        "_ort_session",
+        "_ort.cuda_engine",
+        "_ort.cuda_provider",
+        "_ort.engine",
+        "_ort.session",
         "ov",
         "_openvino",
         "aoti",
-        "_torch_compile",
-        "_torch_engine",
-        "_torch_module",
-        "_torch_operators",
+        "_aoti.compile",
+        "_aoti.engine",
+        "_aoti.module",
+        "_aoti.operators",
     )
 }
 MODULES = sorted(

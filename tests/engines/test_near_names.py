@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from engines.near_names import did_you_mean, near_names
-from engines.places import target_names
+from engines.targets._lookup import target_names
 
 VERBS = ("bench", "build", "bundle", "export", "quantize", "targets")
 

@@ -17,10 +17,10 @@ import pytest
 
 import engines
 from engines import engine as engine_module
-from engines import signature
-from engines.bundle import Role, unpack, write_bundle
 from engines.errors import FpetError
 from engines.manifest import WHITE, Manifest, Preprocessing, Runtime, TensorSpec, write_manifest
+from engines.transport import signature
+from engines.transport.bundle import Role, unpack, write_bundle
 
 QUICK, THOROUGH = 60, 1700
 SIGNATURES = 300

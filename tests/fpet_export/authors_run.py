@@ -15,9 +15,9 @@ import numpy as np
 import torch
 import yaml
 
-from fpet_export import qlinear
-from fpet_export.checkpoints import Checkpoint
-from fpet_export.vit import VitSpec
+from fpet_export.model import qlinear
+from fpet_export.model.checkpoints import Checkpoint
+from fpet_export.model.vit import VitSpec
 from tests.fpet_export.tiny import checkpoint_of, spec_of
 
 NAME = "cifar"

@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from fpet_export import cli, freeze, pipeline
-from fpet_export.backbones.random_weights import draw
+from fpet_export import stages
+from fpet_export.cli import main
+from fpet_export.graph import freeze
+from fpet_export.model.backbones.random_weights import draw
 from tests.fpet_export.authors_run import AuthorsRun, write_run
 from tests.fpet_export.tiny import CLASSES, SIDE, timm_config
 
@@ -52,7 +54,7 @@ def call(*words: object) -> Done:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = cli.main([str(word) for word in words])
+            code = main.main([str(word) for word in words])
         except SystemExit as end:  # --help and --version
             code = int(end.code or 0)
     return Done(code, out.getvalue(), err.getvalue())
@@ -139,4 +141,4 @@ def perturb(monkeypatch: pytest.MonkeyPatch) -> None:
                 parameter.view(-1)[0] += 5.0
             return super().eval()
 
-    monkeypatch.setattr(pipeline, "FrozenVit", Drifting)
+    monkeypatch.setattr(stages, "FrozenVit", Drifting)

@@ -10,7 +10,7 @@ import pytest
 HEAVY = ("torch", "timm", "onnx", "onnxruntime", "onnx_graphsurgeon", "PIL", "yaml", "rich")
 
 
-@pytest.mark.parametrize("module", ["fpet_export", "fpet_export.facts"])
+@pytest.mark.parametrize("module", ["fpet_export", "fpet_export.model.facts"])
 def test_importing_it_loads_nothing_heavy(module: str) -> None:
     program = (
         f"import sys, {module}; loaded = [n for n in {HEAVY} if n in sys.modules]; "
@@ -24,7 +24,7 @@ def test_importing_it_loads_nothing_heavy(module: str) -> None:
 
 def test_reading_a_run_loads_neither_timm_nor_onnx() -> None:
     program = (
-        "import sys, fpet_export.adapt, fpet_export.fold, fpet_export.freeze; "
+        "import sys, fpet_export.model.adapt, fpet_export.model.fold, fpet_export.graph.freeze; "
         "sys.exit(', '.join(n for n in ('timm', 'onnx', 'onnxruntime') if n in sys.modules) or 0)"
     )
 

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import pytest
 
-from engines.bundle import SUFFIX, read_bundle
 from engines.manifest import manifest_path, read_manifest
-from engines.task_folder import check_folder
+from engines.tasks.folder import check_folder
+from engines.transport.bundle import SUFFIX, read_bundle
 from tests.fpet_export.command_line import Exported
 
 KILLS = {"export": 40, "build": 80, "bundle": 80}
 TASK_KILLS = 40
-_PROGRAM = "import sys; from fpet_export.cli import run; sys.argv[0] = 'fpet-export'; run()"
+_PROGRAM = "import sys; from fpet_export.cli.main import run; sys.argv[0] = 'fpet-export'; run()"
 
 
 def words_of(verb: str, exported: Exported, out: Path) -> list[str]:

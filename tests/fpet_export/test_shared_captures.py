@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.onnx._internal.exporter import _core
 
-from tests.fpet_export.task_folders import run_of
+from tests.fpet_export.tasks.task_folders import run_of
 from tests.fpet_export.tiny import spec_of
 from tests.shared_captures import SharedCaptures, structure_of
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fpet_export.agent import build_agent
+from fpet_export.board.agent import build_agent
 
 CODES = {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130}
 
@@ -32,7 +32,7 @@ import os, pathlib, signal, subprocess, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from engines import storage
 from fpet_export import cli
-from fpet_export.verbs import targets
+from fpet_export.cli.verbs import targets
 def run(options, console):
     with storage.atomic_path(pathlib.Path("artefact")) as path:
         path.write_text("half")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fpet_export.agent import build_agent
+from fpet_export.board.agent import build_agent
 
-PROGRAM = "import sys; sys.argv[0] = 'fpet-export'; from fpet_export.cli import run; run()"
+PROGRAM = "import sys; sys.argv[0] = 'fpet-export'; from fpet_export.cli.main import run; run()"
 COMMANDS = (["targets"], ["targets", "--json"], ["--help"])
 
 
@@ -111,7 +111,7 @@ def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path: Path) -> No
 def test_a_python_without_streams_runs() -> None:
     program = (
         "import sys\n"
-        "from fpet_export.cli import main\n"
+        "from fpet_export.cli.main import main\n"
         "sys.stderr = None\n"
         "assert main(['targets', 'cpu']) == 0\n"
         "assert main(['targets', 'cpuu']) == 2\n"
@@ -152,7 +152,7 @@ def test_a_full_disk_is_one_sentence() -> None:
     program = (
         "import sys, errno\n"
         "from fpet_export import cli\n"
-        "from fpet_export.verbs import targets\n"
+        "from fpet_export.cli.verbs import targets\n"
         "def run(options, console):\n"
         "    raise OSError(errno.ENOSPC, 'No space left on device', 'full/x')\n"
         "targets.run = run\n"

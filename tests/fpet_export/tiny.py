@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpet_export import methods, qlinear
-from fpet_export.adapt import adapt
-from fpet_export.backbones import Backbone
-from fpet_export.backbones._names import raw_pixels
-from fpet_export.backbones.random_weights import draw
-from fpet_export.checkpoints import Checkpoint
-from fpet_export.vit import Vit, VitSpec
+from fpet_export.model import methods, qlinear
+from fpet_export.model.adapt import adapt
+from fpet_export.model.backbones import Backbone
+from fpet_export.model.backbones._names import raw_pixels
+from fpet_export.model.backbones.random_weights import draw
+from fpet_export.model.checkpoints import Checkpoint
+from fpet_export.model.vit import Vit, VitSpec
 from tests.references.fpet_reference import Network
 
 WIDTH, HEADS, DEPTH, PATCH, SIDE, CLASSES = 64, 2, 3, 4, 16, 5

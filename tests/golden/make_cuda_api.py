@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engines import cuda_library
-from engines.cuda_library import Call, Operation
+from engines.cuda import library
+from engines.cuda.library import Call, Operation
 
 GOLDEN = Path(__file__).with_name("cuda_api.json")
 _POINTERS = ("cudaStream_t", "cudaEvent_t", "cudaGraph_t", "cudaGraphExec_t", "CUdeviceptr")
@@ -31,9 +31,9 @@ _PLAIN = {
 
 
 def our_calls() -> dict[str, Call]:
-    """Return every call of `engines.cuda_library`, by name."""
-    found = [value for value in vars(cuda_library).values() if isinstance(value, Call)]
-    for value in vars(cuda_library).values():
+    """Return every call of `engines.cuda.library`, by name."""
+    found = [value for value in vars(library).values() if isinstance(value, Call)]
+    for value in vars(library).values():
         if isinstance(value, Operation):
             found += [value.runtime, value.driver]
     return {call.name: call for call in found}

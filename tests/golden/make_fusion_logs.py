@@ -16,8 +16,8 @@ from pathlib import Path
 
 import tensorrt_rtx as trt
 
-from engines.backends._trt_build import network_flags
-from engines.backends._trt_log import recorder
+from engines.backends._trt.builder import network_flags
+from engines.backends._trt.log import recorder
 from tests.fpet_export.typed_graphs import quantize, write_graph
 
 FOLDER = Path(__file__).parent

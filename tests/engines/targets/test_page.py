@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines import jetpack, places
-from engines.targets import Device
+from engines.machine import jetpack
+from engines.targets import Device, _lookup
 
 PAGE = (Path(__file__).parents[3] / "docs" / "targets.md").read_text("utf-8")
 ROWS = [
@@ -27,7 +27,7 @@ def test_the_releases_of_boards_are_those_of_the_code() -> None:
 
 def test_the_graph_of_each_release_is_the_one_that_is_written() -> None:
     told = {row[0]: row[5] for row in ROWS if len(row) == 6}
-    orin, thor = places.entry("jetson-orin-nano-8gb"), places.entry("jetson-thor-t5000")
+    orin, thor = _lookup.entry("jetson-orin-nano-8gb"), _lookup.entry("jetson-thor-t5000")
     assert isinstance(orin, Device)
     assert isinstance(thor, Device)
 
@@ -46,7 +46,7 @@ def test_the_graph_of_each_release_is_the_one_that_is_written() -> None:
 def test_the_releases_of_gpus_are_named() -> None:
     names = {
         release.name
-        for device in map(places.entry, places.target_names())
+        for device in map(_lookup.entry, _lookup.target_names())
         if isinstance(device, Device) and device.board is None
         for release in device.releases
     }

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from engines import backends, places, registry, targets
-from engines.targets import Device, Target
+from engines import backends, registry, targets
+from engines.targets import Device, Target, _lookup
 
-NAMES = places.target_names()
-ENTRIES = [places.entry(name) for name in NAMES]
+NAMES = _lookup.target_names()
+ENTRIES = [_lookup.entry(name) for name in NAMES]
 DEVICES = [one for one in ENTRIES if isinstance(one, Device)]
 TARGETS = [one for one in ENTRIES if isinstance(one, Target)]
 RESOLVED = [*TARGETS, *(device.at(one.name) for device in DEVICES for one in device.releases)]
@@ -45,7 +45,7 @@ def test_the_promised_targets_exist() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_entry_is_called_like_its_file(name: str) -> None:
-    assert places.entry(name).name == name
+    assert _lookup.entry(name).name == name
     assert name.replace("-", "_") in registry.available(targets)
 
 
@@ -156,7 +156,7 @@ def test_orin_does_1024_multiply_adds_an_sm_and_clock() -> None:
         ("jetson-orin-nx-16gb", 8, 1.173, 19.2),
         ("jetson-agx-orin-64gb", 16, 1.3, 42.6),
     ):
-        entry = places.entry(name)
+        entry = _lookup.entry(name)
         assert isinstance(entry, Device)
         best = entry.gpu.peaks[0]
         assert (best.multiprocessors, best.fp16_tflops) == (sms, tflops)

@@ -1,0 +1,1 @@
+"""What a measurement was taken under, and whether it may be believed."""

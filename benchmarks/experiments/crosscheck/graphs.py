@@ -1,0 +1,303 @@
+"""The graphs of the cross-check: one export, one set of images, and what each tool makes of it.
+
+Every tool runs in a process of its own: that bounds the memory, and ModelOpt needs packages that
+would clash with ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.conditions.failures import last_words
+from benchmarks.experiments.crosscheck import ort_quantize
+from benchmarks.experiments.crosscheck.rows import DEFAULTS, OURS
+from benchmarks.experiments.natural_images import natural_set
+from benchmarks.experiments.subjects import MERGE_BLOCK, RUN
+from engines import storage
+from engines.errors import EngineError, MissingDependencyError
+from engines.imaging.images import ImageSet, to_input
+from engines.imaging.source import read_set
+from engines.manifest import Preprocessing, read_manifest
+
+TARGET = "rtx"
+DIGITS = Path("examples/digits")
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+
+PACKAGES = ("nvidia-modelopt", "onnx", "onnxruntime", "onnx-graphsurgeon", "torch", "numpy")
+"""What a result says about that environment."""
+
+_MODELOPT = Path(__file__).with_name("modelopt_quantize.py")
+_CALIBRATION_SEED, _MEASURED_SEED = 0, 1
+_ORT_SETTINGS = {
+    "defaults": DEFAULTS,
+    "tensorrt": "as TensorRT reads it",
+    "tensorrt-no-match": "as TensorRT reads it, match and adapters left alone",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A network to quantize.
+
+    Attributes:
+        name: For tables.
+        folder: For its files.
+        run: Arguments of `fpet-export export`.
+        weights: "random" or "trained".
+        data: Folder with `calibration.npz` and `test.npz`; None takes natural images.
+    """
+
+    name: str
+    folder: str
+    run: tuple[str, ...]
+    weights: str
+    data: Path | None = None
+
+
+SUBJECTS = (
+    Subject(
+        name="ViT-B/16",
+        folder="vit-b",
+        run=(RUN, "--method", "lora", "--merge-block", str(MERGE_BLOCK)),
+        weights="random",
+    ),
+    *(
+        Subject(
+            name=f"digits, {title}",
+            folder=f"digits-{method}",
+            run=(f"{DIGITS}/runs/{method}", "--backbone", f"{DIGITS}/backbone.safetensors"),
+            weights="trained",
+            data=DIGITS,
+        )
+        for method, title in (("lora", "LoRA 32-bit"), ("adaptformer", "AdaptFormer 1-bit"))
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How many images are used; None takes all that there are.
+
+    Attributes:
+        calibration: Natural ones, to calibrate on.
+        images: Natural ones, to measure on.
+        labelled: Labelled ones, to measure on.
+    """
+
+    calibration: int = 128
+    images: int = 32
+    labelled: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An exported network and its images.
+
+    Attributes:
+        onnx: The float32 graph, with its manifest beside it.
+        folder: Where its quantized forms go.
+        calibration: What every tool calibrates on.
+        measured: Other images.
+    """
+
+    onnx: Path
+    folder: Path
+    calibration: ImageSet
+    measured: ImageSet
+
+    @property
+    def feeds(self) -> Path:
+        """The calibration images as the graph takes them, by input name."""
+        return self.folder / "feeds.npz"
+
+    @property
+    def shard(self) -> Path:
+        """The same images as pixels."""
+        return self.folder / "calibration.npz"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One way to make a typed graph.
+
+    Attributes:
+        tool: "onnxruntime", "modelopt" or `OURS`.
+        settings: For the table.
+        precision: "fp16", "int8" or "fp8".
+        output: The graph.
+        command: What makes it.
+        made_by: Files that decide what comes out, besides the graph and the images; empty for
+            what is made again every time.
+    """
+
+    tool: str
+    settings: str
+    precision: str
+    output: Path
+    command: tuple[str, ...]
+    made_by: tuple[Path, ...] = ()
+
+
+def prepare(subject: Subject, folder: Path, counts: Counts) -> Prepared:
+    """Export a network and write its calibration images in both forms.
+
+    Raises:
+        EngineError: The export failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx = folder / "model.onnx"
+    words = ("export", *subject.run, "--target", TARGET, "-o", str(folder), "--force")
+    run_logged(command_line(*words), folder / "export.log")
+    manifest = read_manifest(onnx)
+    assert manifest.preprocessing is not None
+    calibration, measured = _images(subject, manifest.preprocessing, counts)
+    prepared = Prepared(onnx=onnx, folder=folder, calibration=calibration, measured=measured)
+    feeds: dict[str, Any] = {
+        manifest.inputs[0].name: to_input(calibration.pixels, manifest.preprocessing)
+    }
+    np.savez(prepared.feeds, **feeds)
+    np.savez(prepared.shard, images=calibration.pixels)
+    return prepared
+
+
+def _images(
+    subject: Subject, preprocessing: Preprocessing, counts: Counts
+) -> tuple[ImageSet, ImageSet]:
+    if subject.data is None:
+        size = preprocessing.size
+        return (
+            natural_set(size, counts.calibration, seed=_CALIBRATION_SEED),
+            natural_set(size, counts.images, seed=_MEASURED_SEED),
+        )
+    return (
+        read_set(subject.data / "calibration.npz", preprocessing),
+        read_set(subject.data / "test.npz", preprocessing, limit=counts.labelled),
+    )
+
+
+def attempts(prepared: Prepared, modelopt_python: Path) -> Iterator[Attempt]:
+    """Yield what every tool is asked for, other tools first.
+
+    Args:
+        prepared: What to quantize.
+        modelopt_python: Interpreter of the environment that has ModelOpt.
+    """
+    folder = prepared.folder
+    for form in ort_quantize.FORMS:
+        output = folder / f"ort-{form}.onnx"
+        words = ("--form", form, "--calibration", str(prepared.feeds), "-o", str(output))
+        module = ("-m", ort_quantize.__name__, str(prepared.onnx))
+        yield Attempt(
+            tool="onnxruntime",
+            settings=_ORT_SETTINGS[form],
+            precision="int8",
+            output=output,
+            command=(sys.executable, *module, *words),
+            made_by=(Path(ort_quantize.__file__),),
+        )
+    for precision in ("int8", "fp8"):
+        output = folder / f"modelopt-{precision}.onnx"
+        words = ("--precision", precision, "--calibration", str(prepared.feeds), "-o", str(output))
+        yield Attempt(
+            tool="modelopt",
+            settings=DEFAULTS,
+            precision=precision,
+            output=output,
+            command=(str(modelopt_python), "-I", str(_MODELOPT), str(prepared.onnx), *words),
+            made_by=(_MODELOPT, REQUIREMENTS),
+        )
+    yield from _our_attempts(prepared)
+
+
+def _our_attempts(prepared: Prepared) -> Iterator[Attempt]:
+    """Yield ours; the first that calibrates leaves a table, from which the others are made."""
+    images = ("--calibration", str(prepared.shard), "--images", str(len(prepared.calibration)))
+    table: tuple[str, ...] | None = None
+    for precision, preset in (
+        ("fp16", None),
+        ("int8", "vit-linear"),
+        ("int8", "vit-attention"),
+        ("fp8", "vit-linear"),
+        ("fp8", "vit-attention"),
+    ):
+        name = f"ours-{precision}" if preset is None else f"ours-{precision}-{preset}"
+        output = prepared.folder / f"{name}.onnx"
+        words = ["quantize", str(prepared.onnx), "--precision", precision]
+        if preset is not None:
+            words += ["--preset", preset, *(table or images)]
+            table = table or ("--table", str(output.with_suffix(".table.json")))
+        yield Attempt(
+            tool=OURS,
+            settings=preset or DEFAULTS,
+            precision=precision,
+            output=output,
+            command=command_line(*words, "-o", str(output), "--force"),
+        )
+
+
+def make(attempt: Attempt, prepared: Prepared) -> None:
+    """Make a graph, unless it lies there already and was made from the same files.
+
+    Raises:
+        EngineError: The tool failed.
+    """
+    note = attempt.output.with_suffix(".made.json")
+    inputs = (prepared.onnx, prepared.feeds, *attempt.made_by)
+    made = json.dumps({"from": [storage.sha256_of(path) for path in inputs]})
+    if attempt.made_by and attempt.output.exists() and note.exists() and note.read_text() == made:
+        return
+    note.unlink(missing_ok=True)
+    run_logged(attempt.command, attempt.output.with_suffix(".log"))
+    note.write_text(made)
+
+
+def command_line(*words: str) -> tuple[str, ...]:
+    """Return the command that runs this toolkit's command line in a process of its own."""
+    return (sys.executable, "-m", "fpet_export.cli.main", *words)
+
+
+def run_logged(command: Sequence[str], log: Path) -> None:
+    """Run a command; what it says goes to a file.
+
+    Raises:
+        EngineError: It failed.
+    """
+    with log.open("wb") as file:
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+    if code:
+        raise EngineError(
+            f"exit code {code}: {last_words(log)}",
+            where=str(log),
+            fix="read the whole log",
+        )
+
+
+def require_modelopt(python: Path) -> dict[str, str]:
+    """Return the versions of the environment that has ModelOpt.
+
+    Raises:
+        MissingDependencyError: There is no such interpreter, or it lacks ModelOpt.
+    """
+    program = "import json; from importlib.metadata import version; "
+    program += f"print(json.dumps({{name: version(name) for name in {PACKAGES!r}}}))"
+    try:
+        done = subprocess.run(
+            [python, "-I", "-c", program], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        raise MissingDependencyError(
+            f"ModelOpt's environment does not work: {said.strip().splitlines()[-1]}",
+            where=str(python),
+            fix="make crosscheck",
+        ) from error
+    versions: dict[str, str] = json.loads(done.stdout)
+    return versions

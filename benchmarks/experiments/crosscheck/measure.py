@@ -1,0 +1,117 @@
+"""Run a typed graph as it is written, build it with TensorRT-RTX, and make its row."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+from benchmarks.experiments.crosscheck.graphs import (
+    TARGET,
+    Attempt,
+    Prepared,
+    command_line,
+    make,
+    run_logged,
+)
+from benchmarks.experiments.crosscheck.rows import Kernels, Row, kernels_of, quality_of
+from engines import registry
+from engines.engine import OpenOptions, open_engine
+from engines.errors import EngineError, FpetError
+from engines.fusion.report import fusion_path, read_fusion
+from engines.manifest import read_manifest
+from engines.parity.evidence import engine_evidence
+from engines.parity.rows import Evidence
+
+EXECUTOR = (
+    "ONNX Runtime on the CPU with every Q/DQ pair and every rounding to half precision executed "
+    "as written (rewrites: keep-qdq)"
+)
+CAPABILITIES = {"fp16": "8.6", "int8": "8.6", "fp8": "8.9"}
+"""What each precision is built for; FP8 exists from 8.9 on."""
+
+_MATCH = "ArgMax"
+
+
+def evidence_of(onnx: Path, prepared: Prepared) -> Evidence:
+    """Run a graph over the measured images, with its match where it shows one.
+
+    Raises:
+        EngineError: ONNX Runtime refuses the graph.
+    """
+    with tempfile.TemporaryDirectory(dir=prepared.folder) as folder:
+        tapped, match = _with_match(onnx, Path(folder))
+        manifest = dataclasses.replace(
+            read_manifest(prepared.onnx), probes={"match": match} if match else {}
+        )
+        with open_engine(tapped, options=OpenOptions(rewrites="keep-qdq")) as engine:
+            evidence = engine_evidence(engine, manifest, prepared.measured.pixels)
+    if evidence.match is None or manifest.model is None:
+        return evidence
+    # The argmax runs over all tokens; those of set A, which are the last, are the match.
+    merged = manifest.model.tokens[manifest.model.merge_block or 0]
+    sources = evidence.match.shape[1] - merged
+    return dataclasses.replace(evidence, match=evidence.match[:, -sources:])
+
+
+def _with_match(onnx: Path, folder: Path) -> tuple[Path, str | None]:
+    """Write a copy whose match is an output too, whatever a tool renamed: its only ArgMax."""
+    package = registry.import_or_explain("onnx")
+    model = package.load(str(onnx))
+    found = [node.output[0] for node in model.graph.node if node.op_type == _MATCH]
+    match = found[0] if len(found) == 1 else None
+    if match is not None:
+        kind = package.TensorProto.INT64
+        model.graph.output.append(package.helper.make_tensor_value_info(match, kind, None))
+    path = folder / "tapped.onnx"
+    package.save_model(model, str(path), save_as_external_data=True, location="tapped.weights")
+    return path, match
+
+
+def build_kernels(onnx: Path, compute_capability: str) -> Kernels:
+    """Build a graph with TensorRT-RTX and count its kernels.
+
+    Raises:
+        EngineError: It cannot be built.
+    """
+    with tempfile.TemporaryDirectory(dir=onnx.parent) as folder:
+        plan = Path(folder) / "built.plan"
+        words = ("build", str(onnx), "--target", TARGET, "--sm", compute_capability)
+        run_logged(command_line(*words, "-o", str(plan)), onnx.with_suffix(".build.log"))
+        return kernels_of(read_fusion(fusion_path(plan)), compute_capability)
+
+
+def row_of(attempt: Attempt, prepared: Prepared, reference: Evidence) -> Row:
+    """Make, run and build one graph; what fails is said in the row."""
+    row = Row(tool=attempt.tool, settings=attempt.settings, precision=attempt.precision)
+    failures = []
+    try:
+        make(attempt, prepared)
+    except EngineError as error:
+        return dataclasses.replace(row, failures=(f"not made: {_sentence(error)}",))
+    row = dataclasses.replace(row, file_bytes=_size(attempt.output))
+    try:
+        quality = quality_of(
+            evidence_of(attempt.output, prepared), reference, prepared.measured.labels
+        )
+        row = dataclasses.replace(row, quality=quality)
+    except FpetError as error:
+        failures.append(f"not run: {_sentence(error)}")
+    try:
+        kernels = build_kernels(attempt.output, CAPABILITIES[attempt.precision])
+        row = dataclasses.replace(row, kernels=kernels)
+    except EngineError as error:
+        failures.append(f"TensorRT-RTX does not build it: {_sentence(error)}")
+    return dataclasses.replace(row, failures=tuple(failures))
+
+
+def _sentence(error: FpetError) -> str:
+    """Return the first sentence of what happened, which names no file of this machine."""
+    said = error.what.rpartition("error: ")[2]
+    return said.partition("\n")[0].partition(". ")[0]
+
+
+def _size(onnx: Path) -> int:
+    """Return the bytes of a graph and of the weights beside it."""
+    beside = (onnx.with_name(f"{onnx.name}{end}") for end in ("_data", ".data"))
+    return sum(path.stat().st_size for path in (onnx, *beside) if path.exists())

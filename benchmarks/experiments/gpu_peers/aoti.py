@@ -1,0 +1,15 @@
+"""The package that this toolkit lets PyTorch compile ahead of time."""
+
+from __future__ import annotations
+
+from benchmarks.experiments.gpu_peers._built import open_built
+from benchmarks.peers import PeerSource
+from engines import registry
+from engines.engine import Engine
+
+registry.import_or_explain("torch")
+
+
+def open_peer(source: PeerSource, *, threads: int) -> Engine:
+    """Build the engine beside the graph and open it."""
+    return open_built(source, "torch-cuda", name="aoti", threads=threads)

@@ -1,0 +1,13 @@
+"""PyTorch, captured as one CUDA graph."""
+
+from __future__ import annotations
+
+from benchmarks.experiments.gpu_peers._cuda import module_on_device, open_module
+from benchmarks.peers import PeerSource
+from engines.engine import Engine
+
+
+def open_peer(source: PeerSource, *, threads: int) -> Engine:
+    """Open the module on the GPU."""
+    module = module_on_device(source, "graph")
+    return open_module(module, name="graph", source=source, graph=True, facts={})

@@ -1,0 +1,1 @@
+"""A measurement for people: tables, charts and the HTML page."""

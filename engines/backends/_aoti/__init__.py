@@ -1,0 +1,1 @@
+"""Parts of the backend of PyTorch's ahead-of-time packages, `engines.backends.aoti`."""

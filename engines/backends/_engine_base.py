@@ -1,0 +1,69 @@
+"""What the engines of all backends share: their name and tensors, the check of feeds, the end."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+
+from engines.backends._feeds import check_feeds
+from engines.closing import Closing
+from engines.engine import Array
+from engines.errors import EngineError
+from engines.manifest import TensorSpec
+
+
+class EngineBase(Closing):
+    """The part of `engines.engine.Engine` that does not depend on a runtime.
+
+    Attributes:
+        name: A short name for tables.
+        inputs: In the graph's order.
+        outputs: Likewise.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        batch_range: tuple[int, int] | None = None,
+    ) -> None:
+        """Keep what an engine is known by.
+
+        Args:
+            name: A short name for tables.
+            inputs: In the graph's order.
+            outputs: Likewise.
+            batch_range: Smallest and largest dynamic batch; None allows any from 1.
+        """
+        self.name = name
+        self.inputs = inputs
+        self.outputs = outputs
+        self._batch_range = batch_range
+        self._closed = False
+
+    def close(self) -> None:
+        """Free what the engine holds. Calling it twice is harmless."""
+        if not self._closed:
+            self._closed = True
+            self._free()
+
+    def place(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Return the feeds as they are: a runtime on the CPU reads them where they lie."""
+        return feeds
+
+    @abc.abstractmethod
+    def _free(self) -> None:
+        """Free what the runtime holds; called once."""
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise EngineError(
+                "the engine is closed", where=self.name, fix="run it inside its `with` statement"
+            )
+
+    def _check(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, int]]:
+        """Return the feeds in the graph's order and every dynamic extent; see `check_feeds`."""
+        self._require_open()
+        return check_feeds(self.inputs, feeds, where=self.name, batch_range=self._batch_range)

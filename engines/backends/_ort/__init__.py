@@ -1,0 +1,1 @@
+"""Parts of the ONNX Runtime backend, `engines.backends.ort`."""

@@ -1,0 +1,1 @@
+"""Parts of the TensorRT backend, `engines.backends.trt`."""

@@ -1,0 +1,1 @@
+"""One CUDA device through its driver and runtime libraries, without torch."""

@@ -1,0 +1,1 @@
+"""What TensorRT made of a graph, kernel by kernel."""

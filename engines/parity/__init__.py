@@ -1,0 +1,1 @@
+"""How far the answers of an artefact are from those that it must give."""

@@ -1,0 +1,309 @@
+"""What an artefact says about images, and how far artefacts are from each other.
+
+Needs numpy and the artefact's own runtime, so that a board can check its engine against the graph.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from engines.commands import command
+from engines.engine import Engine, Feeds, OpenOptions, open_engine
+from engines.errors import FpetError, InputError
+from engines.imaging.images import ImageSet, PixelArray, one_grey_level_off, to_input
+from engines.imaging.synthetic import synthetic_set
+from engines.manifest import Manifest, Preprocessing, manifest_path, read_manifest
+from engines.parity.finite import require_finite
+from engines.parity.rounding import rounding_in
+from engines.parity.rows import (
+    NO_GATES,
+    Evidence,
+    FloatArray,
+    Gates,
+    ParityTable,
+    StageParity,
+    compare_stage,
+    gates_by_control,
+    gates_of,
+)
+from engines.tasks.index import is_folder
+
+Progress = Callable[[int], None]
+DEFAULT_IMAGES = 4
+QUANTIZED = ("int8", "fp8")
+CONTROL = "one grey level off"
+
+
+def compare(
+    reference: Path | str,
+    *others: Path | str,
+    images: ImageSet | None = None,
+    gates: Gates | None = None,
+) -> ParityTable:
+    """Compare the logits of graphs and engines with those of the first one.
+
+    Args:
+        reference: A graph or an engine with its manifest.
+        others: The artefacts to judge.
+        images: What to compare on; by default a few synthetic images.
+        gates: Limits; by default those of float32.
+
+    Returns:
+        One row an artefact. `engines.parity.rows.judge` turns a missed gate into an error.
+
+    Raises:
+        InputError: An artefact has no manifest, so nobody knows its preprocessing.
+        EngineError: One of them does not run here.
+    """
+    first = Path(reference)
+    if images is None:
+        images = synthetic_set(preprocessing_of(first).size, DEFAULT_IMAGES)
+    expected = evidence_of(first, images.pixels)
+    rows = [
+        compare_stage(
+            Path(other).name,
+            evidence_of(Path(other), images.pixels),
+            expected,
+            gates=gates or Gates(),
+            labels=images.labels,
+        )
+        for other in others
+    ]
+    return ParityTable(**images.in_words(), reference=f"artefact {first.name}", rows=tuple(rows))
+
+
+def evidence_of(path: Path, pixels: PixelArray, *, progress: Progress | None = None) -> Evidence:
+    """Open an artefact and classify (I, height, width, 3) pixels with it.
+
+    A quantized graph runs as it is written: that is what it means. An engine runs as it was built.
+    """
+    manifest = manifest_of(path)
+    with open_engine(path, options=as_written(manifest)) as engine:
+        return engine_evidence(engine, manifest, pixels, progress=progress)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a graph says about images, and how far an engine built from it may be from that.
+
+    Attributes:
+        graph: Name of the graph.
+        images: What it ran on.
+        logits: (I, K), as it is written.
+        gates: What the engine is held to.
+        control: The graph on images that are the least different, where `gates` come from it.
+        margin: (I, Na) how sure the graph's match was, best score minus second best. An engine
+            shows its logits only, and another CPU rounds otherwise: on images with a margin
+            below that of the gates either match is right, and their logits are not judged. None
+            where the graph does not merge or its gates allow for it.
+    """
+
+    graph: str
+    images: ImageSet
+    logits: FloatArray
+    gates: Gates
+    control: StageParity | None = None
+    margin: FloatArray | None = None
+
+    def judge(self, engine: Path, *, progress: Progress | None = None) -> StageParity:
+        """Run an engine on the same images and compare."""
+        return self.row(engine.name, evidence_of(engine, self.images.pixels, progress=progress))
+
+    def row(self, name: str, evidence: Evidence) -> StageParity:
+        """Compare what somebody else said about the same images."""
+        return compare_stage(
+            name,
+            evidence,
+            Evidence(logits=self.logits, margin=self.margin),
+            gates=self.gates,
+            labels=self.images.labels,
+        )
+
+    def description(self) -> str:
+        """Return the images in words, and how many of them are judged."""
+        count, sure = len(self.images), self.sure_images()
+        if sure in (0, count):  # without a sure one all are judged
+            return self.images.description
+        return f"{self.images.description} ({sure} judged, the match of the others is not certain)"
+
+    def sure_images(self) -> int:
+        """Return the number of images on which there is one right match."""
+        if self.margin is None:
+            return len(self.images)
+        return int((self.margin > self.gates.margin).all(axis=1).sum())
+
+
+def expected_of(graph: Path, images: ImageSet | None = None) -> Expected:
+    """Run a graph as it is written.
+
+    An engine of a quantized graph is judged by what the graph does to itself. Two correct programs
+    differ in the last bit before a rounding, some values round the other way, and the layers after
+    that multiply it; the gate of float32 would refuse every engine. So the graph also runs on
+    images that differ by one grey level in one pixel, and `gates_by_control` sets the limits. In
+    half precision two correct programs are as far apart as the graph is from float32.
+
+    Args:
+        graph: With its manifest.
+        images: What to run on; by default a few synthetic images.
+
+    Raises:
+        ParityError: Its logits are not finite.
+    """
+    if images is None:
+        images = synthetic_set(preprocessing_of(graph).size, DEFAULT_IMAGES)
+    logits = evidence_of(graph, images.pixels).logits
+    require_finite(logits, images.names, of=graph)
+    manifest = manifest_of(graph)
+    precision = manifest.precision
+    gates, control = gates_of(precision, rounding=rounding_in(manifest.parity)), None
+    if precision in QUANTIZED:
+        other = evidence_of(graph, one_grey_level_off(images.pixels))
+        control = compare_stage(
+            f"{graph.name} {CONTROL}", other, Evidence(logits=logits), gates=NO_GATES
+        )
+        gates = gates_by_control(control)
+    return Expected(graph=graph.name, images=images, logits=logits, gates=gates, control=control)
+
+
+def compare_built(graph: Path, engine: Path, *, expected: Expected | None = None) -> ParityTable:
+    """Compare an engine with the graph it was built from.
+
+    Args:
+        graph: With its manifest.
+        engine: Likewise.
+        expected: What the graph says, where that is known; None runs it on a few synthetic images.
+
+    Returns:
+        The engine's row; before it, for a quantized graph, that of the graph on the other images,
+        which is not judged.
+    """
+    expected = expected or expected_of(graph)
+    row = expected.judge(engine)
+    return ParityTable(
+        **{**expected.images.in_words(), "images": expected.description()},
+        reference=f"artefact {graph.name}",
+        rows=(row,) if expected.control is None else (expected.control, row),
+    )
+
+
+def as_written(manifest: Manifest) -> OpenOptions:
+    """Return how an artefact is opened to learn what it means, see `evidence_of`.
+
+    What failed its check opens, too: how else would anybody find out why.
+    """
+    is_quantized = manifest.kind == "graph" and manifest.precision in QUANTIZED
+    return OpenOptions(rewrites="keep-qdq" if is_quantized else None, allow_failed=True)
+
+
+def preprocessing_of(path: Path) -> Preprocessing:
+    """Return how images become the input of an artefact.
+
+    Raises:
+        InputError: Its manifest does not say.
+    """
+    preprocessing = manifest_of(path).preprocessing
+    if preprocessing is None:
+        raise InputError(
+            "its manifest does not say how images are preprocessed",
+            where=str(path),
+            fix="use artefacts that `fpet-export export` or `build` wrote",
+        )
+    return preprocessing
+
+
+def manifest_of(path: Path) -> Manifest:
+    """Return the manifest of a graph of ours that runs on images alone.
+
+    Raises:
+        InputError: There is none, so nobody knows its preprocessing; or many tasks share the
+            artefact, and it does not run without one.
+    """
+    if is_folder(path):
+        raise InputError(
+            "this is a folder of tasks, not a graph or an engine",
+            where=str(path),
+            fix=f"{command('inspect', path)} lists them; bench, check, compare, predict and show "
+            "take one with --task NAME",
+        )
+    if not manifest_path(path).exists():
+        raise InputError(
+            "this graph has no manifest, so its preprocessing is unknown",
+            where=str(path),
+            fix="export it with `fpet-export export`, or keep model.manifest.json beside it",
+        )
+    manifest = read_manifest(path)
+    if manifest.is_shared:
+        raise InputError(
+            "many tasks share this artefact, and one of them must bring its weights",
+            where=str(path),
+            fix=f"use the folder of tasks; {command('inspect', path.parent)} lists them",
+        )
+    return manifest
+
+
+def tokens_of(manifest: Manifest) -> int | None:
+    """Return patches and prefix tokens, which an audit must find; None without a merge."""
+    model = manifest.model
+    if model is None or model.merge_block is None:
+        return None
+    return model.prefix_tokens + model.grid[0] * model.grid[1]
+
+
+def engine_evidence(
+    engine: Engine,
+    manifest: Manifest,
+    pixels: PixelArray,
+    *,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Classify pixels in batches of the size the engine takes; the last one is filled up."""
+    rows: list[Mapping[str, np.ndarray]] = []
+    for feeds, count in batches(engine, manifest, pixels):
+        outputs = engine.run(feeds)
+        rows.append({name: value[:count] for name, value in outputs.items()})
+        if progress is not None:
+            progress(count)
+    found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    roles = {role: name for role, name in manifest.probes.items() if name in found}
+    logits = found[engine.outputs[0].name]
+    return Evidence(
+        logits=logits,
+        match=found[roles["match"]] if "match" in roles else None,
+        size=found[roles["size"]] if "size" in roles else None,
+    )
+
+
+def batches(engine: Engine, manifest: Manifest, pixels: PixelArray) -> Iterator[tuple[Feeds, int]]:
+    """Yield feeds of the size that an engine takes, and how many of their rows count.
+
+    The last batch is filled up with its last image where the engine takes no smaller one.
+    """
+    assert manifest.preprocessing is not None
+    spec = engine.inputs[0]
+    least, most = batch_sizes(engine, manifest)
+    for start in range(0, len(pixels), most):
+        part = pixels[start : start + most]
+        filled = part
+        if len(part) < least:
+            filled = np.concatenate([part, np.repeat(part[-1:], least - len(part), axis=0)])
+        feed = to_input(filled, manifest.preprocessing, dtype=spec.dtype)
+        yield {spec.name: feed}, len(part)
+
+
+def batch_sizes(engine: Engine, manifest: Manifest) -> tuple[int, int]:
+    """Return the smallest and the largest batch that an engine takes."""
+    first = engine.inputs[0].shape[0]
+    return (first, first) if isinstance(first, int) else manifest.batch_range or (1, 1)
+
+
+def runnable(path: Path) -> FpetError | None:
+    """Return why an engine cannot be opened on this machine, or None when it can."""
+    try:
+        with open_engine(path, options=OpenOptions(allow_failed=True)):
+            return None
+    except FpetError as error:
+        return error

@@ -1,0 +1,1 @@
+"""A folder of tasks on one backbone: its files, and its open engine."""

@@ -1,0 +1,1 @@
+"""What carries artefacts to another machine: bundles and signatures."""

@@ -1,0 +1,1 @@
+"""Other machines: ssh, the board agent, and what is sent there."""

@@ -1,0 +1,200 @@
+"""`--remote HOST`: what `build`, `bench` and `deploy` do on a board, from here.
+
+The artefact travels as a bundle, the agent in it does the work, and the results come back. The
+folder there is named by the bundle's hash, so the same command finds what an interrupted one left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from engines import errors, storage
+from engines.errors import FpetError, RemoteError, UsageError
+from engines.transport.bundle import SUFFIX
+from fpet_export.console import Console
+
+if TYPE_CHECKING:
+    from engines.imaging.images import ImageSet
+    from fpet_export.board.packing import Item, Packed
+    from fpet_export.board.session import Board
+    from fpet_export.board.ssh import Remote
+
+T = TypeVar("T")
+
+_AGENT = ("python3", "agent.pyz")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where the work is done."""
+    group = parser.add_argument_group("another machine, through ssh")
+    group.add_argument("--remote", metavar="HOST", help="do it on that machine, named as for ssh")
+    group.add_argument(
+        "--remote-dir", metavar="DIR", help="folder there (default: below ~/.cache/fpet-export)"
+    )
+    group.add_argument("--ssh-config", type=Path, metavar="FILE", help="instead of ~/.ssh/config")
+    group.add_argument("--keep-remote", action="store_true", help="leave the folder there")
+
+
+def words(options: argparse.Namespace) -> str:
+    """Return the same machine for the next command, quoted."""
+    found = ["--remote", options.remote]
+    if options.remote_dir is not None:
+        found += ["--remote-dir", options.remote_dir]
+    if options.ssh_config is not None:
+        found += ["--ssh-config", str(options.ssh_config)]
+    return shlex.join(found)
+
+
+def refuse_peers(options: argparse.Namespace) -> None:
+    """Refuse to leave out peers that were asked for.
+
+    Raises:
+        UsageError: There are some, and the work is done on another machine.
+    """
+    if options.remote is not None and options.peers:
+        raise UsageError(
+            "peers run on this machine only: their packages are not on the other one",
+            where="--peers",
+            fix="leave --peers out there, and measure them here with `bench` without --remote",
+        )
+
+
+def require_reachable(options: argparse.Namespace) -> None:
+    """Refuse a machine that cannot be reached or has no Python, before anything is made for it.
+
+    Raises:
+        RemoteError: It cannot be reached.
+        MissingDependencyError: It has no Python 3.
+    """
+    from fpet_export.board.ssh import CACHE, Remote
+
+    Remote(options.remote, CACHE, config=options.ssh_config).require("python3")
+
+
+@contextlib.contextmanager
+def unpacked_there(
+    items: Sequence[Item], options: argparse.Namespace, console: Console, *,
+    images: ImageSet | None = None, plain: Path | None = None,
+) -> Iterator[Board]:  # fmt: skip
+    """Send artefacts with the agent; the folder there is removed, unless the line breaks.
+
+    Args:
+        items: What is sent, the first is what the bundle is for.
+        options: Of `add_arguments`.
+        console: Hears of each step.
+        images: What the engines are checked on; None for a few synthetic ones.
+        plain: Graph of the plain model that they are measured against.
+
+    Raises:
+        RemoteError: The machine cannot be reached, or lacks room or a Python.
+    """
+    from fpet_export.board import packing
+    from fpet_export.board.session import Board
+    from fpet_export.workflow import usable
+
+    def pack(bundle: Path) -> Packed:
+        return packing.pack(items, bundle, console, images=images, plain=plain)
+
+    with sent(items[0].path.stem, pack, options, console) as (remote, packed):
+        yield Board(
+            remote=remote,
+            items=tuple(items),
+            packed=packed,
+            console=console,
+            allowed=tuple(usable.failed_words(options)),
+        )
+
+
+@contextlib.contextmanager
+def sent(
+    stem: str, pack: Callable[[Path], T], options: argparse.Namespace, console: Console
+) -> Iterator[tuple[Remote, T]]:
+    """Write a bundle, and unpack it there; the folder is removed, unless the line breaks.
+
+    Args:
+        stem: The bundle's name.
+        pack: Writes it, and says what is in it.
+        options: Of `add_arguments`.
+        console: Hears of each step.
+
+    Raises:
+        RemoteError: The machine cannot be reached, or lacks room or a Python.
+    """
+    from fpet_export.board.ssh import CACHE, ConnectionLostError, Remote
+
+    with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
+        bundle = Path(folder) / f"{stem}{SUFFIX}"
+        packed = pack(bundle)
+        name = options.remote_dir or f"{CACHE}/{storage.sha256_of(bundle)[:16]}"
+        remote = Remote(options.remote, name, config=options.ssh_config)
+        try:
+            with console.progress(f"to {options.remote}", bundle.stat().st_size) as advance:
+                remote.upload(bundle, "bundle.tar", progress=advance)
+            remote.shell("tar xf bundle.tar")
+            console.step("remote", f"{options.remote}:{name}")
+            yield remote, packed
+        except ConnectionLostError:
+            raise
+        except BaseException:
+            with contextlib.suppress(RemoteError):
+                _clear(remote, options)
+            raise
+    _clear(remote, options)
+
+
+def _clear(remote: Remote, options: argparse.Namespace) -> None:
+    if not options.keep_remote:
+        remote.remove()
+
+
+def agent(remote: Remote, words: Sequence[str], console: Console) -> Any:
+    """Run a verb of the agent there, with its lines here; return its JSON document.
+
+    Raises:
+        FpetError: What the agent refused, as the same class, with the machine's name.
+        RemoteError: The agent was killed, or gave no document.
+    """
+    done = remote.run((*_AGENT, *words, "--json"), line=_until_its_end(console))
+    try:
+        document = json.loads(done.out)
+    except ValueError as error:
+        raise RemoteError(
+            f"python3 agent.pyz {words[0]} ended with {done.code} and no answer on {remote.host}",
+            where=f"{remote.host}:{remote.folder}",
+            fix=f"try it there: ssh {remote.host}, then {shlex.join((*_AGENT, *words))}",
+        ) from error
+    if done.code:
+        raise _same_error(document, remote)
+    return document
+
+
+def _until_its_end(console: Console) -> Callable[[str], None]:
+    """Return what prints the agent's lines, up to those that say what to type next over there."""
+    has_ended = False
+
+    def line(text: str) -> None:
+        nonlocal has_ended
+        has_ended = has_ended or text.startswith(" next ")
+        if not has_ended:
+            console.line(text)
+
+    return line
+
+
+def _same_error(document: Any, remote: Remote) -> FpetError:
+    told = document.get("error", {}) if isinstance(document, dict) else {}
+    kind = getattr(errors, str(told.get("class")), RemoteError)
+    if not (isinstance(kind, type) and issubclass(kind, FpetError)):
+        kind = RemoteError
+    return kind(
+        f"on {remote.host}: {told.get('what', 'the agent failed')}",
+        where=f"{remote.host}: {told.get('where', remote.folder)}",
+        fix=str(told.get("fix", "look at what it printed")),
+    )

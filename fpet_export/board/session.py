@@ -1,0 +1,179 @@
+"""What another machine does with artefacts: build, check, measure, each said once for all verbs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines import storage
+from engines.errors import EngineError, FpetError, ParityError
+from engines.manifest import Manifest, manifest_path, read_manifest
+from fpet_export.board import remote as _remote
+from fpet_export.board.packing import Item, Packed
+from fpet_export.cli import arguments
+from fpet_export.console import Console
+from fpet_export.workflow import plain
+
+if TYPE_CHECKING:
+    from benchmarks import Measurement
+    from engines.parity.rows import StageParity
+    from fpet_export.board.ssh import Remote
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What came out of building, checking and measuring artefacts on another machine.
+
+    Attributes:
+        rows: How each engine compares with its graph, by the engine's name; None where nothing
+            says what the graph would answer. Engines that were refused there are left out.
+        measurement: All of them, and the plain model where it was asked for, in the same rounds.
+    """
+
+    rows: Mapping[str, StageParity | None]
+    measurement: Measurement
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Board:
+    """A bundle that lies unpacked on another machine.
+
+    Attributes:
+        remote: Where it lies.
+        items: What is in it.
+        packed: Its list.
+        console: Hears of each step.
+        allowed: Options by which the agent takes what failed its check, if that is wanted.
+    """
+
+    remote: Remote
+    items: tuple[Item, ...]
+    packed: Packed
+    console: Console
+    allowed: tuple[str, ...] = ()
+
+    def prove(
+        self, item: Item, *, engine: str | None = None, more: Sequence[str] = ()
+    ) -> Mapping[str, Any] | None:
+        """Build a graph there, and check the engine against what the graph says here.
+
+        Args:
+            item: One of the bundle's artefacts.
+            engine: Name of the engine there; None for its usual one.
+            more: Options of `build`.
+
+        Returns:
+            The parity table as JSON; None where the bundle has nothing to compare with.
+
+        Raises:
+            EngineError: The engine cannot be built or opened there.
+            ParityError: Its answers are not the graph's.
+        """
+        name = engine or item.engine
+        if item.is_graph:
+            words = ["build", item.path.name, "--target", item.target.name, "-o", name, "--force"]
+            _remote.agent(self.remote, [*words, *self.allowed, *more], self.console)
+        check = self.packed.checks.get(item.path.name)
+        if check is None:
+            return None
+        words = ["check", name, "--expect", check, *self.allowed]
+        found = _remote.agent(self.remote, words, self.console)
+        table: Mapping[str, Any] = found["parity"]
+        return table
+
+    def trial(
+        self,
+        words: Sequence[str],
+        *,
+        against: Item | str | None = None,
+        refused: Callable[[Item, FpetError], None] | None = None,
+    ) -> Trial:
+        """Build and check every artefact there, then measure all engines in the same rounds.
+
+        Whether the measurement counts is judged here, so a noisy one comes back too.
+
+        Args:
+            words: Options of `bench`.
+            against: One of the artefacts, "plain", or None for the first.
+            refused: Called with an artefact whose engine cannot be built or drifts there, which
+                then does not take part; None raises.
+        """
+        rows: dict[str, StageParity | None] = {}
+        for item in self.items:
+            try:
+                rows[item.engine] = row_of(self.prove(item))
+            except (EngineError, ParityError) as error:
+                if refused is None:
+                    raise
+                refused(item, error)
+        if not rows:
+            raise EngineError(
+                "no engine is left to measure",
+                where=self.remote.host,
+                fix="read above why each one is out, and export for a target that suits it",
+            )
+        if against == plain.PLAIN:
+            assert self.packed.plain is not None
+            words = [*words, "--against", plain.PLAIN, "--plain", self.packed.plain]
+        elif isinstance(against, Item):
+            words = [*words, "--against", against.engine]
+        return Trial(rows=rows, measurement=self.measure(list(rows), words))
+
+    def fetch(self, out: Path) -> Manifest:
+        """Fetch an engine with its side-car and its fusion report, and check it.
+
+        Args:
+            out: Where it goes here; it has the same name there.
+
+        Raises:
+            TrustError: The bytes are not those that were built.
+        """
+        from engines.fusion.report import fusion_path
+        from fpet_export.workflow import build
+
+        with storage.atomic_path(out) as engine:
+            for path in (engine, manifest_path(engine)):
+                self.remote.download(path.name, path)
+            manifest = read_manifest(engine)
+            report = fusion_path(engine)
+            listed = self.remote.shell(f"ls {shlex.quote(report.name)} 2>/dev/null || true")
+            if out.suffix == ".plan" and listed:
+                self.remote.download(report.name, report)
+        self.console.step("fetch", build.describe(out, manifest))
+        return manifest
+
+    def measure(self, engines: Sequence[str], words: Sequence[str]) -> Measurement:
+        """Measure engines there in the same rounds, and fetch the measurement."""
+        from benchmarks import read_measurement
+
+        file = "bench.json"
+        given = ["bench", *engines, "-o", file, "--force", "--allow-noise", *self.allowed, *words]
+        _remote.agent(self.remote, given, self.console)
+        with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
+            self.remote.download(file, Path(folder) / file)
+            return read_measurement(Path(folder) / file)
+
+
+def row_of(table: Mapping[str, Any] | None) -> StageParity | None:
+    """Return the one row of what `Board.prove` found."""
+    from engines.parity.rows import row_from_json
+
+    return None if table is None else row_from_json(table["rows"][0])
+
+
+def bench_words(options: argparse.Namespace) -> list[str]:
+    """Return the options of `bench` that `bench` and `deploy` share."""
+    threads = [] if options.threads is None else ["--threads", str(options.threads)]
+    return ["--rounds", str(options.rounds), "--seconds", str(options.seconds), *threads]
+
+
+def measuring_words(options: argparse.Namespace) -> list[str]:
+    """Return every option of `bench` that says how to measure, for the agent's."""
+    words = [*bench_words(options), "--seed", str(options.seed)]
+    words += ["--peak"] if options.peak else []
+    return [*words, *arguments.running_words(options)]

@@ -1,0 +1,417 @@
+"""Arguments that several verbs share, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from engines.commands import command
+from engines.errors import UsageError
+from fpet_export.model import normalisation
+
+if TYPE_CHECKING:
+    from engines.engine import OpenOptions
+    from fpet_export.stages import Adapted
+
+
+_RUN_OPTIONS = (
+    "backbone", "merge_block", "method", "bit", "dim", "scale", "config", "heads", "image",
+    "pool", "weights", "normalisation", "decode", "background",
+)  # fmt: skip
+
+
+_WITH_A_FOLDER = {
+    "export": "its tasks are exported already; {inspect} lists them",
+    "deploy": "take it to a board whole: {bundle}",
+    "tasks": "to put further runs into it, name them and this folder: tasks RUN -o {path} --add",
+    "compare": "put the run or its export first, the folder behind it, and name a --task",
+}
+"""What to type with a folder of tasks, by the verb that was given one as a run."""
+
+
+def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
+    """Add RUN and everything that describes a run."""
+    if positional:
+        parser.add_argument(
+            "run", metavar="RUN", help="folder of a run, DIR/NAME, NAME.pth, or random:NAME:SEED"
+        )
+    group = parser.add_argument_group("the run (needed only where its files do not say)")
+    group.add_argument(
+        "--backbone",
+        metavar="SPEC",
+        help=".npz, .safetensors, .pth or .bin file, timm:NAME, or random:NAME:SEED",
+    )
+    group.add_argument(
+        "--merge-block",
+        type=_merge_block,
+        metavar="N|none",
+        help="0-based block after whose attention tokens merge",
+    )
+    group.add_argument("--method", help="lora or adaptformer")
+    group.add_argument("--bit", type=int, help="bits of the stored adapter: 1, 2, 4, 8 or 32")
+    group.add_argument("--dim", type=int, help="rank or bottleneck width")
+    group.add_argument("--scale", type=float, help="the method's scale")
+    group.add_argument("--config", type=Path, metavar="YAML", help="the run's configuration")
+    group.add_argument("--heads", type=int, help="attention heads of the backbone")
+    group.add_argument(
+        "--image", type=_size, metavar="HxW", help="input size, for a grid that is not square"
+    )
+    group.add_argument(
+        "--pool",
+        choices=("token", "avg"),
+        help="what the head reads: the class token, or the mean over the patches",
+    )
+    group.add_argument(
+        "--weights",
+        metavar="raw|ema|teacher|student",
+        help="which set of weights, of a file that holds several",
+    )
+    group.add_argument(
+        "--normalisation",
+        type=_normalisation,
+        metavar="none|imagenet|half|clip|M,M,M/S,S,S",
+        help="mean and std of pixels in 0..1 (known for runs of the authors' FPET code, which has "
+        "none, and where a file beside the backbone says it; else it must be said)",
+    )
+    group.add_argument(
+        "--decode",
+        choices=("full", "plain"),
+        help="full obeys EXIF orientation and transparency, plain drops both as the authors' "
+        "code does (default: plain for runs of their format, else full)",
+    )
+    group.add_argument(
+        "--background",
+        type=_colour,
+        metavar="white|black|R,G,B",
+        help="colour behind transparent pixels (default: white)",
+    )
+
+
+def refuse_run_options(options: argparse.Namespace, artefact: str) -> None:
+    """Refuse what describes a run where an artefact was given, which has settled all of it.
+
+    Raises:
+        UsageError: There is such an option.
+    """
+    named = [name for name in _RUN_OPTIONS if getattr(options, name) is not None]
+    given = [f"--{name.replace('_', '-')}" for name in named]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} describes a run, and {artefact} was made from one already",
+            where=given[0],
+            fix="leave it out, or export the run again with it",
+        )
+
+
+def add_graph(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the exported graph."""
+    group = parser.add_argument_group("the graph")
+    add_images(group)
+    group.add_argument(
+        "--ties",
+        choices=("argmax", "reference"),
+        default="argmax",
+        help="keep every token, or drop tied ones as the published rule does",
+    )
+    group.add_argument(
+        "--opset",
+        type=positive,
+        metavar="N",
+        help="ONNX opset, up to what the target reads (default: the target's; see `targets`)",
+    )
+    group.add_argument(
+        "--last-block",
+        choices=("class-token", "all-tokens"),
+        help="what the last block computes (default: the target's choice)",
+    )
+
+
+def add_images(group: argparse._ActionsContainer) -> None:
+    """Add what the graph takes: how many images, and in which form."""
+    group.add_argument(
+        "--batch",
+        type=_batch,
+        default=1,
+        metavar="N|dyn:LO-HI",
+        help="images per inference, or a dynamic range (default: 1)",
+    )
+    group.add_argument(
+        "--input",
+        choices=("float32", "uint8", "uint8-nchw", "uint8-nhwc"),
+        default="float32",
+        help="float32 pixels in 0..1 NCHW, or raw bytes (uint8 is uint8-nhwc)",
+    )
+
+
+def add_data(
+    parser: argparse.ArgumentParser, *, limit: int | None = 128, by_task: bool = False
+) -> None:
+    """Add the images that a check runs on, `limit` of them unless the user says otherwise.
+
+    None leaves it to `fpet_export.workflow.parity_images`.
+
+    With `by_task` they may be given for single tasks of a folder; see
+    `fpet_export.tasks.arguments`.
+    """
+    group = parser.add_argument_group("the check")
+    what = "images: folder, list, CSV or .npz (see docs/data.md); default: a synthetic set"
+    names = "text file with one class name a line, in the order of the head's rows"
+    if by_task:
+        several = "With a folder of tasks: for one task, or for all; may be repeated"
+        group.add_argument(
+            "--data",
+            action="append",
+            default=[],
+            metavar="[TASK=]SET",
+            help=f"{what}. {several}",
+        )
+        group.add_argument(
+            "--labels",
+            action="append",
+            default=[],
+            metavar="[TASK=]FILE",
+            help=f"{names}. {several}",
+        )
+    else:
+        group.add_argument("--data", type=Path, metavar="SET", help=what)
+        group.add_argument("--labels", type=Path, metavar="FILE", help=names)
+    default = f"{limit}" if limit is not None else "as many as the gates need, docs/checks.md"
+    group.add_argument(
+        "--limit",
+        type=positive,
+        default=limit,
+        help=f"images to check, at most (default: {default})",
+    )
+    add_skip_bad(group)
+
+
+def add_skip_bad(group: argparse._ActionsContainer) -> None:
+    """Add what happens with images that cannot be read."""
+    group.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out images that cannot be read, list them, and exit 3 at the end",
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, *, what: str, required: bool = False) -> None:
+    """Add -o and --force."""
+    parser.add_argument("-o", "--out", type=Path, required=required, help=what)
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """Add how an artefact is opened."""
+    group = parser.add_argument_group("how it runs")
+    group.add_argument(
+        "--provider",
+        choices=("cpu", "cuda", "tensorrt"),
+        help="what ONNX Runtime runs a graph on (default: the CPU, or what it was built for)",
+    )
+    group.add_argument(
+        "--no-cuda-graph",
+        action="store_true",
+        help="launch a plan's kernels one by one, not as one CUDA graph",
+    )
+    group.add_argument(
+        "--zero-copy",
+        action="store_true",
+        help="let the GPU use the host's memory in place of copies: for a Jetson, with a plan",
+    )
+
+
+def open_options(options: argparse.Namespace, *, signers: Path | None = None) -> OpenOptions:
+    """Return what `add_running` and `_usable.add_failed` asked for."""
+    from engines.engine import OpenOptions
+
+    return OpenOptions(
+        provider=options.provider,
+        cuda_graph=not options.no_cuda_graph,
+        zero_copy=options.zero_copy,
+        signers=signers,
+        allow_failed=options.force_failed,
+    )
+
+
+def add_tasks(parser: argparse.ArgumentParser) -> None:
+    """Add which tasks of a folder are meant."""
+    parser.add_argument(
+        "--task",
+        type=names,
+        metavar="NAME[,NAME]",
+        help="which tasks of a folder of tasks (default: all)",
+    )
+
+
+def refuse_tasks(path: Path, tasks: object) -> None:
+    """Refuse a task's name where the artefact is not a folder of tasks.
+
+    Raises:
+        UsageError: There is such a name.
+    """
+    if tasks:
+        raise UsageError(
+            f"{path.name} is not a folder of tasks",
+            where="--task",
+            fix="leave --task out, or name the folder that `fpet-export tasks` wrote",
+        )
+
+
+def no_task(folder: object, tasks: Sequence[str]) -> UsageError:
+    """Return the error of a folder of tasks where one of them must be named."""
+    return UsageError(
+        f"this is a folder of the tasks {', '.join(tasks)}",
+        where=str(folder),
+        fix=f"say which one: --task {tasks[0]}",
+    )
+
+
+def running_words(options: argparse.Namespace) -> list[str]:
+    """Return what `add_running` read, for another command line."""
+    words = [] if options.provider is None else ["--provider", options.provider]
+    words += ["--no-cuda-graph"] if options.no_cuda_graph else []
+    return [*words, *(["--zero-copy"] if options.zero_copy else [])]
+
+
+def load_run(options: argparse.Namespace) -> Adapted:
+    """Load the run that the options describe.
+
+    Raises:
+        UsageError: It is a folder of tasks, which holds no runs.
+    """
+    from engines.tasks.index import is_folder
+
+    if is_folder(Path(options.run)):
+        what = _WITH_A_FOLDER.get(options.verb, "{inspect} says what is in it")
+        known = {verb: command(verb, options.run) for verb in ("inspect", "bundle")}
+        raise UsageError(
+            "this is a folder of tasks and holds no runs",
+            where=str(options.run),
+            fix=what.format(path=options.run, **known),
+        )
+    from engines.registry import import_or_explain
+
+    pipeline = import_or_explain("fpet_export.stages")
+    adapted: Adapted = pipeline.load(
+        options.run,
+        backbone=options.backbone,
+        method=options.method,
+        bit=options.bit,
+        dim=options.dim,
+        scale=options.scale,
+        merge_block=options.merge_block,
+        config=options.config,
+        heads=options.heads,
+        image=options.image,
+        pool=options.pool,
+        weights=options.weights,
+        normalisation=options.normalisation,
+        decode=options.decode,
+        background=options.background,
+    )
+    return adapted
+
+
+def input_kind(
+    options: argparse.Namespace,
+) -> Literal["float32", "uint8-nchw", "uint8-nhwc"]:
+    """Return `--input` with its short form spelled out."""
+    kind: Literal["float32", "uint8-nchw", "uint8-nhwc"] = (
+        "uint8-nhwc" if options.input == "uint8" else options.input
+    )
+    return kind
+
+
+def run_words(options: argparse.Namespace) -> list[str]:
+    """Return the words that describe the run again, for the next command."""
+    words = [str(options.run)]
+    for name in _RUN_OPTIONS:
+        value = getattr(options, name)
+        if value is not None:
+            between = {"image": "x", "background": ","}.get(name)
+            text = str(value) if between is None else between.join(map(str, value))
+            words += [f"--{name.replace('_', '-')}", text]
+    return words
+
+
+def _merge_block(text: str) -> int | str:
+    if text == "none":
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a block's number nor 'none'")
+    return int(text)
+
+
+def _normalisation(text: str) -> str:
+    try:
+        normalisation.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    """Read a colour: a name, or three numbers from 0 to 255."""
+    numbers = {"white": "255,255,255", "black": "0,0,0"}.get(text, text)
+    parts = numbers.split(",")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) <= 255 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not white, black or R,G,B from 0 to 255")
+    red, green, blue = (int(part) for part in parts)
+    return red, green, blue
+
+
+def _batch(text: str) -> int | tuple[int, int]:
+    """Read a number of images, or the range of a dynamic one."""
+    found = re.fullmatch(r"dyn:(\d+)-(\d+)", text)
+    if found:
+        low, high = int(found[1]), int(found[2])
+        if not 1 <= low < high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a range from 1 upward")
+        return low, high
+    if text.isdecimal() and int(text) >= 1:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a number from 1 nor dyn:LOW-HIGH")
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return the parts of a comma-separated list."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def batches(text: str) -> tuple[int, int, int]:
+    """Read smallest, tuned and largest batch, as "1:8:32"."""
+    found = re.fullmatch(r"(\d+):(\d+):(\d+)", text)
+    if found is not None:
+        low, best, high = (int(part) for part in found.groups())
+        if 1 <= low <= best <= high:
+            return low, best, high
+    raise argparse.ArgumentTypeError(f"{text!r} is not MIN:OPT:MAX, rising from 1")
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return int(text)
+
+
+def amount(text: str) -> float:
+    """Read a number from 0 that is finite: with infinity nothing ends, with NaN nothing fails."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number from 0")
+    return value

@@ -1,0 +1,301 @@
+"""The command line: parse, call one verb, print one result.
+
+Verbs are the files of `fpet_export/cli/verbs/`. A verb's module imports nothing heavy at its top,
+so that `--help` answers at once and with numpy alone; what it needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import functools
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, cast
+
+from fpet_export import provenance
+
+provenance.stop_if_foreign()  # before any package of ours is imported but this one
+
+from engines import registry
+from engines.errors import FpetError, MachineError, UsageError
+from engines.near_names import did_you_mean, near_names
+from fpet_export import __version__, start, streams
+from fpet_export.cli import verbs
+from fpet_export.cli.arguments_check import refuse_unknown_options
+from fpet_export.cli.help_text import HelpText, VerbsHelp
+from fpet_export.cli.kinds_check import require_kinds
+from fpet_export.cli.paths_check import require_files, require_outputs
+from fpet_export.cli.verbs import Outcome, Verb
+from fpet_export.console import Console
+
+PROGRAM = "fpet-export"
+_EXIT_CODES = """\
+exit codes: 0 ok, 1 our bug, 2 usage, 3 input refused (or left out, with --skip-bad),
+4 something is not installed or not there, 5 export failed, 6 build failed, 7 parity failed,
+8 budget missed, 9 measurement invalid, 10 hash or signature refused, 11 remote failed, 129 hung
+up, 130 interrupted, 141 nobody reads stdout, 143 terminated (docs/command-line.md)"""
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE}
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    complete: Callable[[list[str]], list[str]] = list,
+    program: str = PROGRAM,
+) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: The words behind the program's name; None takes those of the process.
+        complete: Fills in words that were left out.
+        program: What was typed, for commands that are proposed.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    console, as_json = Console(), "--json" in words
+    try:
+        if not words:
+            console.line(build_parser(program).format_help())
+            return UsageError.exit_code
+        words = complete(words)
+        options = _parse(words, program)
+        as_json = options.json
+        console = Console(quiet=options.quiet, verbose=options.verbose)
+        require_files(options)
+        require_kinds(options)
+        require_outputs(options)
+        options.command = (PROGRAM, *words)
+        with console.alive():
+            outcome = load_verb(options.verb).run(options, console)
+            if getattr(options, "unreadable", ()):
+                from fpet_export.workflow import images
+
+                outcome = images.with_bad(outcome, options, console)
+        _print(outcome, console, program, as_json=as_json)
+    except streams.ReaderGoneError:
+        return streams.NO_READER
+    except streams.StreamError as error:
+        return _refuse(error, console, program, as_json=False)
+    except FpetError as error:
+        return _refuse(error, console, program, as_json=as_json)
+    except ModuleNotFoundError as error:
+        return _refuse(_explained(error), console, program, as_json=as_json)
+    except (OSError, MemoryError) as error:
+        return _refuse(_of_the_machine(error), console, program, as_json=as_json)
+    except KeyboardInterrupt as error:
+        return _interrupted(error, console, as_json=as_json)
+    return outcome.exit_code
+
+
+def _parse(words: Sequence[str], program: str) -> argparse.Namespace:
+    parser = build_parser(program)
+    verb, behind = words[0], words[1:]
+    parser_of = parsers_of_verbs(parser)
+    if verb in parser_of and not {"-h", "--help"} & {*behind}:
+        refuse_unknown_options(parser_of[verb], behind)
+    elif verb not in parser_of and verb not in parser._option_string_actions:
+        raise _no_verb(verb, program, parser_of)
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        named = f"see `{program} {options.verb} --help`"
+        # argparse takes a list of files in one piece only.
+        is_file = not unknown[0].startswith("-")
+        raise UsageError(
+            f"unrecognized arguments: {' '.join(unknown)}",
+            where=f"{program} {options.verb}",
+            fix=f"write all files before the options, or {named}" if is_file else named,
+        )
+    return options
+
+
+def _no_verb(word: str, program: str, verbs_: Iterable[str]) -> UsageError:
+    see = f"`{program} --help` lists the verbs"
+    if program != PROGRAM:
+        see += f" of this file; {PROGRAM} on the workstation has more"
+    if word.startswith("-"):
+        return UsageError(
+            f"the first word is the option {word}, wanted a verb",
+            where=program,
+            fix=f"write options behind the verb; {see}",
+        )
+    near = [f"{program} {one}" for one in near_names(word, verbs_)]
+    return UsageError(
+        f"{word!r} is not a verb",
+        where=program,
+        fix=f"did you mean `{'` or `'.join(near)}`? {see}" if near else see,
+    )
+
+
+def _explained(error: ModuleNotFoundError) -> FpetError:
+    """Return which extra brings the missing package; a missing module of ours is raised again."""
+    name = (error.name or "").partition(".")[0]
+    if not name or name in (*provenance.OURS, "fpet_export"):
+        raise error
+    try:
+        registry.import_or_explain(name)
+    except FpetError as explained:
+        return explained
+    raise error
+
+
+def _of_the_machine(error: OSError | MemoryError) -> FpetError:
+    """Return what the machine did not give; any other error of the system is raised again."""
+    if isinstance(error, MemoryError):
+        what, where, fix = "there is not enough memory", "memory", "free some, or use less at once"
+    elif error.errno in _NO_ROOM:
+        where = str(error.filename or tempfile.gettempdir())
+        what, fix = f"{error.strerror}", "free space there, or let TMPDIR name another folder"
+    else:
+        raise error
+    return MachineError(what, where=where, fix=fix)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses with a UsageError, which `--json` can show, where argparse prints and exits.
+
+    Options are not abbreviated: what "--pre" means would change with every new option.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """Print a help or the version; argparse itself says nothing when it cannot."""
+        streams.answer(message.rstrip("\n"))
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, where=self.prog, fix=f"see `{self.prog} --help`")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Propose a near choice; argparse calls this for every value."""
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        name = "/".join(action.option_strings) or action.metavar or action.dest
+        see = f"see `{self.prog} --help`"
+        near = did_you_mean(str(value), choices, otherwise="")
+        raise UsageError(
+            f"argument {name}: invalid choice: {value!r} (choose from {', '.join(choices)})",
+            where=self.prog,
+            fix=f"{near} Or {see}" if near else see,
+        )
+
+
+def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
+    """Return the parser with one sub-command a verb."""
+    common = _Parser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    common.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    common.add_argument("-v", "--verbose", action="store_true", help="print details")
+    parser = _Parser(
+        prog=program,
+        description="Export, verify, build and measure fine-tuned ViTs with FPET token merging.",
+        epilog=_EXIT_CODES,
+        formatter_class=functools.partial(VerbsHelp, groups=grouped_verbs()),
+    )
+    parser.add_argument("--version", action="version", version=f"fpet-export {__version__}")
+    commands = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
+    for name in registry.available(verbs):
+        verb = load_verb(name)
+        sub = commands.add_parser(
+            name,
+            help=verb.HELP,
+            description=_as_typed(verb.DESCRIPTION, program),
+            parents=[common],
+            formatter_class=HelpText,
+        )
+        verb.add_arguments(sub)
+    return parser
+
+
+def parsers_of_verbs(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """Return the parser of each verb."""
+    return next(
+        action.choices
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+
+
+def grouped_verbs() -> dict[str, list[str]]:
+    """Return the verbs that are here under the headings of `verbs.GROUPS`, each in its order."""
+    group_of = {name: load_verb(name).GROUP for name in registry.available(verbs)}
+    groups = {
+        heading: [name for name, group in group_of.items() if group == key]
+        for key, heading in verbs.GROUPS.items()
+    }
+    return {heading: names for heading, names in groups.items() if names}
+
+
+def load_verb(name: str) -> Verb:
+    """Import the verb `name`."""
+    return cast(Verb, registry.load(verbs, name))
+
+
+def _refuse(error: FpetError, console: Console, program: str, *, as_json: bool) -> int:
+    error = type(error)(error.what, where=error.where, fix=_as_typed(error.fix, program))
+    if as_json:
+        _print_error(
+            console, type(error).__name__, error.exit_code, error.what, error.where, error.fix
+        )
+    else:
+        console.error(str(error))
+    return error.exit_code
+
+
+def _interrupted(error: KeyboardInterrupt, console: Console, *, as_json: bool) -> int:
+    name, code, how = start.told(error)
+    what, again = f"{how}; nothing half-written was left behind", "run the command again"
+    if console.keeps is not None and console.keeps.exists():
+        what += f", and {console.keeps} keeps what was calibrated"
+        again += ": it goes on from there; or remove that file"
+    if as_json:
+        _print_error(console, name, code, what, "", again)
+    else:
+        console.error(f"{what}\n  fix:   {again}" if console.keeps is not None else what)
+    return code
+
+
+def _print_error(
+    console: Console, name: str, exit_code: int, what: str, where: str, fix: str
+) -> None:
+    """Print an error as JSON; where stdout takes nothing, for people."""
+    told = {"class": name, "exit_code": exit_code, "what": what, "where": where, "fix": fix}
+    try:
+        console.json({"error": told})
+    except (streams.StreamError, streams.ReaderGoneError):
+        console.error(f"{what}\n  where: {where}\n  fix:   {fix}")
+
+
+def _as_typed(text: str, program: str) -> str:
+    """Return a text whose commands begin with the program that was typed, where it has the verb."""
+    here = "|".join(registry.available(verbs))
+    return re.sub(rf"\b{PROGRAM} (?=(?:{here})\b)", f"{program} ", text)
+
+
+def _is_here(command: str) -> bool:
+    """Say whether a command can be typed here: the board agent has few verbs."""
+    program, _, words = command.partition(" ")
+    return program != PROGRAM or words.partition(" ")[0] in registry.available(verbs)
+
+
+def _print(outcome: Outcome, console: Console, program: str, *, as_json: bool) -> None:
+    commands = [_as_typed(one, program) for one in outcome.next if _is_here(one)]
+    if commands:
+        console.next_commands(commands)
+    if as_json:
+        warned = {"warnings": console.warnings} if console.warnings else {}
+        console.json({**outcome.document, **warned})
+    elif outcome.result:
+        console.result(outcome.result)
+
+
+def run() -> NoReturn:
+    """Run the command line as this process; the installed command is `fpet_export.start.run`."""
+    start.run_process(lambda: main)
+
+
+if __name__ == "__main__":
+    run()

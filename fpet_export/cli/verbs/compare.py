@@ -1,0 +1,289 @@
+"""`fpet-export compare A B [C…]`: parity of any artefacts."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines import storage
+from engines.errors import UsageError
+from engines.imaging.preparation import pixels_in_words
+from engines.manifest import ENDINGS
+from engines.parity.evidence import Progress, evidence_of, manifest_of, preprocessing_of, tokens_of
+from engines.parity.rounding import rounding_in
+from engines.parity.rows import ParityTable, compare_stage, gates_of, judge
+from engines.tasks.index import is_folder
+from fpet_export.cli import arguments
+from fpet_export.cli.verbs import Outcome
+from fpet_export.console import Console
+from fpet_export.workflow import export
+from fpet_export.workflow import images as _images
+
+if TYPE_CHECKING:
+    from calibration.examine import Examiner
+    from engines.imaging.class_names import KnownClasses
+    from engines.imaging.images import ImageSet
+    from engines.manifest import Manifest, Preprocessing
+    from engines.parity.rows import Evidence, StageParity
+    from fpet_export.stages import Adapted
+
+GROUP = "judge"
+HELP = "compare a run, graphs and engines on the same images"
+DESCRIPTION = """\
+Compare artefacts with the first one: a run (its float64 model), graphs (.onnx) or engines.
+
+Exits 7 and names the first one that drifts. Each artefact is held to the gates of its precision: a
+typed graph is executed as it is written, and a different match counts as an error only where its
+own keys do not explain it.
+
+  fpet-export compare runs/lora/digits out/model.onnx --backbone backbone.safetensors
+  fpet-export compare out/model.onnx out/model.cpu.onnx --data val/
+  # one task of a folder of tasks:
+  fpet-export compare runs/pets out --task pets --data val/
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "artefacts",
+        nargs="+",
+        metavar="X",
+        help="a run, .onnx or engine files, folders of tasks",
+    )
+    parser.add_argument("--task", metavar="NAME", help="which task of a folder of tasks")
+    arguments.add_run(parser, positional=False)
+    arguments.add_data(parser)
+    arguments.add_output(parser, what="where to write the table (default: only printed)")
+    parser.add_argument(
+        "--relative",
+        type=arguments.amount,
+        help="largest relative difference (default: 1e-4 for float32, 2e-2 for fp16, 1e-1 for "
+        "bf16; INT8 and FP8 are shown and not judged by it)",
+    )
+
+
+def run(options: argparse.Namespace, console: Console) -> Outcome:
+    """Compare, print the table, and judge it."""
+    if len(options.artefacts) < 2:
+        raise UsageError(
+            "only one artefact was given", where="compare", fix="give the reference and another"
+        )
+    if options.out is not None:
+        storage.refuse_overwrite(options.out, force=options.force)
+    _images.require_inputs(options)
+    first, *others = options.artefacts
+    folders = [name for name in others if is_folder(Path(name))]
+    _require_task(options.task, folders)
+    if any(not name.endswith(ENDINGS) for name in others if name not in folders):
+        raise UsageError(
+            "a run can only be the reference",
+            where=" ".join(others),
+            fix="put it first, or export it",
+        )
+    adapted = None
+    if first.endswith(ENDINGS):
+        preprocessing = preprocessing_of(Path(first))
+        arguments.refuse_run_options(options, first)
+    else:
+        options.run = first
+        adapted = arguments.load_run(options)
+        preprocessing = adapted.preprocessing
+    known = _known_classes(options, adapted, folders)
+    images = _images.check_set(options, preprocessing, known, console, default=8)
+    _say_other_pixels(preprocessing, others, options.task, console)
+    reference = _reference(first, adapted, images, console)
+    rows = []
+    for name in others:
+        with console.progress(Path(name).name, len(images)) as advance:
+            if name in folders:
+                row = _task_row(Path(name), options.task, reference, options.relative, advance)
+            else:
+                row = _row(Path(name), reference, options.relative, advance)
+            rows.append(row)
+    table = ParityTable(
+        **images.in_words(),
+        reference="adapted model in float64" if adapted else f"artefact {Path(first).name}",
+        rows=tuple(rows),
+    )
+    export.show_table(table, console)
+    document = table.to_json()
+    if options.out is not None:
+        storage.write_text(options.out, json.dumps(document, indent=1) + "\n")
+    judge(table, fix="export or build the artefact again from the run")
+    return Outcome(document=document, result=str(options.out or "equal within the gates"))
+
+
+def _say_other_pixels(
+    preprocessing: Preprocessing, others: list[str], task: str | None, console: Console
+) -> None:
+    """Warn of artefacts that would make other pixels of the same files than the first one."""
+    from fpet_export.tasks.evidence import task_manifest
+
+    wanted = pixels_in_words(preprocessing)
+    for name in others:
+        path = Path(name)
+        is_task = task is not None and is_folder(path)
+        manifest = task_manifest(path, str(task)) if is_task else manifest_of(path)
+        own = manifest.preprocessing and pixels_in_words(manifest.preprocessing)
+        if own not in (None, wanted):
+            text = f"{name} takes {own}; here it gets those of the first artefact: {wanted}"
+            console.warn("pixels", text, artefact=name, own=own, given=wanted)
+
+
+def _require_task(task: str | None, folders: list[str]) -> None:
+    if folders and task is None:
+        from engines.tasks.index import read_index
+
+        raise arguments.no_task(folders[0], read_index(Path(folders[0])).names)
+    if task is not None and not folders:
+        raise UsageError(
+            "there is no folder of tasks behind the first artefact",
+            where="--task",
+            fix="leave --task out, or name the folder that `fpet-export tasks` wrote",
+        )
+
+
+def _known_classes(
+    options: argparse.Namespace, adapted: Adapted | None, folders: list[str]
+) -> KnownClasses:
+    """Return what the artefacts say about their classes; two that disagree are refused."""
+    from fpet_export.tasks.evidence import task_manifest
+
+    first, *others = options.artefacts
+    graphs = [name for name in others if name not in folders]
+    if adapted is None:
+        graphs.insert(0, first)
+        model = manifest_of(Path(first)).model
+        count = None if model is None else model.classes
+    else:
+        count = adapted.model.spec.classes
+    manifests = [manifest_of(Path(name)) for name in graphs]
+    manifests += [task_manifest(Path(name), options.task) for name in folders]
+    return _images.known_classes(count, options.labels, manifests)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Reference:
+    """What the first artefact said.
+
+    Attributes:
+        images: What is compared on.
+        evidence: Logits, and match, sizes and margins where it shows them.
+        tokens: What the sizes of the merged tokens must sum to; None without a merge.
+        examiner: Of a float32 graph, which shows its keys too; None for a run or an engine.
+    """
+
+    images: ImageSet
+    evidence: Evidence
+    tokens: int | None
+    examiner: Examiner | None = None
+
+
+def _reference(
+    first: str, adapted: Adapted | None, images: ImageSet, console: Console
+) -> _Reference:
+    path = Path(first)
+    with console.progress(path.name, len(images)) as advance:
+        if adapted is not None:
+            tokens = None if adapted.model.merger is None else adapted.model.spec.tokens
+            evidence = adapted.evidence(images.pixels, progress=advance)
+            return _Reference(images=images, evidence=evidence, tokens=tokens)
+        manifest = manifest_of(path)
+        tokens = tokens_of(manifest)
+        if manifest.kind == "graph" and manifest.precision == "fp32":
+            from calibration.examine import examiner_for
+
+            examiner = examiner_for(path, manifest, images, progress=advance)
+            return _Reference(
+                images=images, evidence=examiner.reference, tokens=tokens, examiner=examiner
+            )
+        return _Reference(images=images, evidence=_evidence(path, images, advance), tokens=tokens)
+
+
+def _row(
+    path: Path, reference: _Reference, relative: float | None, advance: Progress
+) -> StageParity:
+    """Compare one artefact with the reference, by the gates of its precision.
+
+    Where the reference does not show its keys, nobody knows which flips of a typed graph's match
+    are rounding: they are counted and not judged.
+    """
+    manifest = manifest_of(path)
+    gates = gates_of(manifest.precision, rounding=rounding_in(manifest.parity))
+    if manifest.kind == "graph" and manifest.precision != "fp32":
+        actual = _typed_evidence(path, reference, advance)
+        if actual.score_error is None:
+            gates = dataclasses.replace(gates, margin=math.inf)
+    else:
+        actual = _evidence(path, reference.images, advance)
+    if relative is not None:
+        gates = dataclasses.replace(gates, relative=relative)
+    return compare_stage(
+        path.name,
+        actual,
+        reference.evidence,
+        gates=gates,
+        patches=reference.tokens,
+        labels=reference.images.labels,
+    )
+
+
+def _task_row(
+    folder: Path, name: str, reference: _Reference, relative: float | None, advance: Progress
+) -> StageParity:
+    """Compare one task with the reference, by the gates of its graph and of its factors."""
+    from fpet_export.tasks.evidence import task_evidence, task_manifest
+
+    manifest = task_manifest(folder, name)
+    _require_classes(manifest, name, reference)
+    is_half = manifest.task is not None and manifest.task.half == "fp16"
+    gates = gates_of("fp16" if is_half else manifest.precision)
+    if relative is not None:
+        gates = dataclasses.replace(gates, relative=relative)
+    evidence = task_evidence(folder, name, reference.images.pixels, progress=advance)
+    return compare_stage(
+        name,
+        evidence,
+        reference.evidence,
+        gates=gates,
+        patches=reference.tokens,
+        labels=reference.images.labels,
+    )
+
+
+def _require_classes(manifest: Manifest, name: str, reference: _Reference) -> None:
+    classes = reference.evidence.logits.shape[1]
+    if manifest.model is not None and manifest.model.classes != classes:
+        raise UsageError(
+            f"the task {name!r} has {manifest.model.classes} classes, the reference {classes}",
+            where="--task",
+            fix="compare it with the run that it was made from",
+        )
+
+
+def _typed_evidence(path: Path, reference: _Reference, advance: Progress) -> Evidence:
+    """Run a typed graph as it is written."""
+    from calibration.examine import Examiner
+    from calibration.graph_files import read_graph
+
+    examiner = reference.examiner or Examiner(
+        images=reference.images,
+        reference=reference.evidence,
+        metric=None,
+        prefix=0,
+        tokens=reference.tokens,
+    )
+    return examiner.evidence(read_graph(path), manifest_of(path), progress=advance)
+
+
+def _evidence(path: Path, images: ImageSet, advance: Progress) -> Evidence:
+    from fpet_export.workflow.verify import graph_evidence
+
+    if manifest_of(path).kind == "graph":
+        return graph_evidence(path, images.pixels, progress=advance)
+    return evidence_of(path, images.pixels, progress=advance)

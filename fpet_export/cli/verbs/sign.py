@@ -1,0 +1,46 @@
+"""`fpet-export sign X --key K`: a signature that `verify` checks on another machine."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from engines.commands import command
+from fpet_export.cli.verbs import Outcome
+from fpet_export.console import Console
+from fpet_export.workflow import trust, usable
+
+GROUP = "pack"
+HELP = "sign a graph, an engine or a bundle with an SSH key"
+DESCRIPTION = """\
+Check an artefact against its manifest, or a bundle against its list, and sign it with an SSH key.
+
+Leaves X.bundle.tar.sig beside a bundle and X.manifest.json.sig beside a graph or an engine, whose
+manifest holds the hashes. A key with a passphrase is used through the agent: name its .pub file.
+
+  fpet-export sign out/model.bundle.tar --key ~/.ssh/id_ed25519
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("artefact", type=Path, metavar="X", help="a graph, an engine or a bundle")
+    parser.add_argument("--key", type=Path, required=True, help="private SSH key, or .pub file")
+    parser.add_argument("--force", action="store_true", help="replace a signature that exists")
+    usable.add_failed(parser)
+
+
+def run(options: argparse.Namespace, console: Console) -> Outcome:
+    """Check, then sign."""
+    from engines.transport import signature
+
+    found = trust.check(options.artefact, console)
+    for manifest in trust.judged(options.artefact, found):
+        usable.require(options.artefact.with_name(manifest.file), manifest, options, console)
+    out = signature.sign(options.artefact, options.key, force=options.force)
+    console.step("sign", f"{out.name}, for {signature.NAMESPACE}")
+    return Outcome(
+        document={"artefact": str(options.artefact), "signature": str(out)},
+        result=str(out),
+        next=[command("verify", options.artefact)],
+    )

@@ -1,0 +1,270 @@
+"""What running an engine needs, and how a Jetson is set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.conditions.environment import output_of
+from engines.errors import FpetError
+from engines.machine import state
+from engines.machine.installing import FROM_JETPACK, FROM_PIP
+from engines.targets._lookup import known_target
+from fpet_export.doctor import findings as _doctor
+from fpet_export.doctor.findings import Findings
+
+if TYPE_CHECKING:
+    from benchmarks.conditions.environment import Environment
+    from engines.machine.jetson import Board
+    from engines.machine.state import Clock
+
+ROOT = Path("/")
+"""Where `etc`, `proc`, `sys` and `usr` are; another folder in tests."""
+
+_RUNTIMES = ("tensorrt", "tensorrt_rtx", "onnxruntime")
+_SMALL_MEMORY_BYTES = 9 << 30
+_IMPORT_SECONDS = 120
+
+
+def check_packages(
+    findings: Findings, board: Board | None, wanted: str | None
+) -> dict[str, str | None]:
+    """Import what running needs, each in a process of its own; return the versions.
+
+    Args:
+        findings: Where to say it.
+        board: The Jetson that this is; None elsewhere.
+        wanted: Package of the runtime that is needed; None where any will do.
+    """
+    commands = dict(FROM_PIP if board is None else FROM_JETPACK)
+    if not _doctor.has_rtx() and wanted != "tensorrt_rtx":
+        commands.pop("tensorrt_rtx", None)
+    if wanted is not None:
+        commands.setdefault(wanted, f"python3 -m pip install {wanted}")
+    if wanted is not None:  # another runtime is nothing to this bundle
+        commands = {name: commands[name] for name in ("numpy", wanted, "PIL")}
+    versions: dict[str, str | None] = {}
+    troubles = {}
+    for module in commands:
+        versions[module], troubles[module] = _imported(module)
+    if wanted is None:
+        usual = "onnxruntime" if board is None else "tensorrt"
+        has_one = any(versions.get(module) for module in _RUNTIMES)
+        needed = {"numpy"} if has_one else {"numpy", usual}
+    else:
+        needed = {"numpy", wanted}
+    for module, command in commands.items():
+        version = versions[module]
+        purpose = "image files" if module == "PIL" else "everything"
+        purpose = "running engines" if module in _RUNTIMES else purpose
+        if version is not None:
+            findings.fact(module, f"{version}, for {purpose}")
+            continue
+        text, mend = f"{troubles[module]}, for {purpose}", command
+        seen = None if board is None or module != "tensorrt" else _in_system(module)
+        if seen is not None:
+            text = f"in {seen.parent}, and {sys.executable} does not see it"
+            mend = "run the system's Python: /usr/bin/python3"
+        findings.gap(module, text, mend, needed=module in needed)
+    findings.document["packages"] = versions
+    return versions
+
+
+def check_board(findings: Findings, board: Board | None, tensorrt: str | None) -> None:
+    """Say which board this is and how it is set; nothing on another machine.
+
+    Args:
+        findings: Where to say it.
+        board: The Jetson that this is.
+        tensorrt: Version that is installed.
+    """
+    if board is None:
+        findings.document["board"] = None
+        return
+    findings.document["board"] = board._asdict()
+    parts = f" · {', '.join(board.numbers)}" if board.numbers else ""
+    findings.fact("board", f"{board.model or 'a Jetson that states no model'}{parts}")
+    if board.jetpack is not None:
+        findings.fact("jetpack", f"{board.jetpack}, Jetson Linux {board.l4t}")
+    else:
+        release = "it states no release" if board.l4t is None else f"Jetson Linux {board.l4t}"
+        findings.unknown("jetpack", f"no JetPack is known for this: {release}")
+    fastest = _check_target(findings, board, tensorrt)
+    _check_power_mode(findings, fastest)
+    _check_clocks(findings)
+
+
+def check_memory(findings: Findings, place: Environment, board: Board | None) -> None:
+    """Say how much memory there is and is free, and whether there is swap."""
+    memory = _doctor.memory_bytes(place)
+    if memory is None:
+        findings.unknown("memory", "the system does not tell")
+    else:
+        free = place.available_bytes
+        rest = "" if free is None else f", {free / 1e9:.1f} GB free"
+        findings.fact("memory", f"{memory / 1e9:.1f} GB{rest}")
+    try:
+        text = (ROOT / "proc/swaps").read_text("utf-8", "replace")
+    except OSError:
+        findings.unknown("swap", "there is no /proc/swaps")
+        return
+    areas = state.swaps(text)
+    findings.document["swap"] = [area._asdict() for area in areas]
+    if areas:
+        kinds = ((True, "in memory (zram)"), (False, "on disk"))
+        sizes = {
+            kind: sum(area.size_bytes for area in areas if area.is_zram is is_zram)
+            for is_zram, kind in kinds
+        }
+        text = ", ".join(f"{size / 1e9:.1f} GB {kind}" for kind, size in sizes.items() if size)
+        findings.fact("swap", text)
+    elif board is not None and (memory is None or memory < _SMALL_MEMORY_BYTES):
+        findings.gap(
+            "swap",
+            "none, a build that runs out of memory is killed",
+            "sudo sh -c 'fallocate -l 8G /swapfile && chmod 600 /swapfile && mkswap /swapfile "
+            "&& swapon /swapfile'",
+            needed=False,
+        )
+    else:
+        findings.fact("swap", "none")
+
+
+def check_gpu(
+    findings: Findings, place: Environment, board: Board | None, *, of_a_bundle: bool
+) -> None:
+    """Say which GPU there is and who else works on it."""
+    if board is None:
+        _doctor.check_gpu(findings, place, of_a_bundle=of_a_bundle)
+        return
+    findings.document["gpus"] = [gpu.name for gpu in place.gpus]
+    findings.document["gpu_users"] = None
+    findings.unknown("gpu users", "a Jetson's driver keeps no list of them; look at tegrastats")
+
+
+def _check_target(findings: Findings, board: Board, tensorrt: str | None) -> str | None:
+    """Say which target this is; return the fastest of its power modes that this board offers."""
+    findings.document["fastest_power_mode"] = None
+    if board.target is None:
+        findings.gap(
+            "target",
+            f"unknown: {board.doubt}",
+            "name one yourself (python3 agent.pyz targets)",
+            needed=False,
+        )
+        return None
+    if board.jetpack is None:
+        findings.unknown("target", f"{board.target}, with a JetPack that is not known")
+        return None
+    try:
+        target = known_target(board.target)
+    except FpetError as error:
+        findings.unknown("target", f"{error.what}")
+        return None
+    if target.release is not None and target.release.refusal:
+        refusal = target.release.refusal
+        findings.gap("target", f"{target.name}: {refusal}", "update JetPack", needed=True)
+    else:
+        findings.fact("target", target.name)
+    if tensorrt is not None:
+        _check_release(findings, tensorrt, board.target)
+    offered = state.power_modes(_text("etc/nvpmodel.conf"))
+    peaks = target.device.gpu.peaks if target.device is not None else ()
+    fastest = next((one.mode for one in peaks if one.mode in offered), None)
+    findings.document["fastest_power_mode"] = fastest
+    return fastest
+
+
+def _check_release(findings: Findings, tensorrt: str, name: str) -> None:
+    from engines.backends._trt.request import require_release
+
+    try:
+        require_release(tensorrt, known_target(name))
+    except FpetError as error:
+        findings.gap("tensorrt", error.what, error.fix, needed=False)
+
+
+def _check_power_mode(findings: Findings, fastest: str | None) -> None:
+    mode = state.power_mode(output_of("nvpmodel", "-q"))
+    findings.document["power_mode"] = None if mode is None else mode.name
+    if mode is None:
+        findings.unknown("power mode", "nvpmodel -q names none; try sudo nvpmodel -q")
+    elif fastest is None or mode.name == fastest:
+        findings.fact("power mode", mode.name + ("" if fastest is None else ", the fastest"))
+    else:
+        number = state.power_modes(_text("etc/nvpmodel.conf"))[fastest]
+        findings.gap(
+            "power mode",
+            f"{mode.name}, the fastest is {fastest}",
+            f"sudo nvpmodel -m {number}",
+            needed=False,
+        )
+
+
+def _check_clocks(findings: Findings) -> None:
+    found: tuple[Clock, ...] = ()
+    if os.geteuid() == 0:  # it shows the memory's clock too, and to nobody else anything
+        found = state.clocks(output_of("jetson_clocks", "--show"))
+    found = found or state.read_clocks(ROOT)
+    held = state.are_held(found)
+    findings.document["clocks"] = {
+        "held": held, **{clock.name: [clock.least_hz, clock.most_hz] for clock in found},
+    }  # fmt: skip
+    if held is None:
+        findings.unknown("clocks", "the GPU's limits are not readable; sudo jetson_clocks --show")
+        return
+    has_memory = any(clock.name == "EMC" for clock in found)
+    rest = "" if has_memory else " (the memory's clock only root may read)"
+    gpu = next(clock for clock in found if clock.name == "GPU")
+    if held:
+        findings.fact("clocks", f"held, the GPU at {gpu.most_hz / 1e6:.0f} MHz{rest}")
+    else:
+        findings.gap(
+            "clocks",
+            f"free to move, the GPU between {gpu.least_hz / 1e6:.0f} and {gpu.most_hz / 1e6:.0f} "
+            f"MHz, latencies would scatter{rest}",
+            "sudo jetson_clocks",
+            needed=False,
+        )
+
+
+def _imported(module: str) -> tuple[str | None, str]:
+    """Return a package's version, or why it cannot be imported; a crash stays in its process."""
+    if util.find_spec(module) is None:
+        return None, "absent"
+    # "" would import what lies in the current folder
+    program = (
+        f"import sys; sys.path[:] = [place for place in sys.path if place]; "
+        f"import {module}; print('version', {module}.__version__)"
+    )
+    command = [sys.executable, "-c", program]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return None, f"cannot be imported ({type(error).__name__})"
+    _, found, version = done.stdout.rpartition("version ")
+    if done.returncode == 0 and found:
+        return version.strip(), ""
+    lines = done.stderr.strip().splitlines()
+    why = lines[-1] if lines else f"it ended with {done.returncode}"
+    return None, f"cannot be imported ({why})"
+
+
+def _in_system(module: str) -> Path | None:
+    """Return where the system's Python has a package that JetPack installed."""
+    found = sorted((ROOT / "usr/lib").glob(f"python3*/dist-packages/{module}"))
+    return found[-1] if found and shutil.which("/usr/bin/python3") else None
+
+
+def _text(name: str) -> str:
+    try:
+        return (ROOT / name).read_text("utf-8", "replace")
+    except OSError:
+        return ""

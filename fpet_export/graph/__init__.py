@@ -1,0 +1,1 @@
+"""From the folded model to the static ONNX graph."""

@@ -1,0 +1,344 @@
+"""Folded model to frozen module: static shapes, constants folded, no branches.
+
+What changes against the folded `Vit`, each exact up to rounding:
+
+1. The match is an argmax in float32 over the patch tokens of set B. The published sigmoid rule
+   loses a token when two scores nearly tie; `ties="reference"` reproduces that loss.
+2. Patches are put into the order set B, set A once, right after the patch embedding (a ViT is
+   permutation-equivariant from there on), so that the merge never gathers.
+3. The last block computes only the tokens that the head reads (`last_block="class-token"`).
+4. Class token plus position, mean and std of the pixels, layer scales and the averaged key weight
+   of the match become constants.
+5. Attention is written out as MatMul, Softmax, MatMul with a float key bias (B, 1, 1, N); its
+   scale sits on q and k (`"split"`) or in the query weights (`"folded"`). To run in PyTorch it
+   may be one operator (`attention="fused"`); ONNX graphs are written from the primitive form.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable
+from typing import Literal, cast
+
+import torch
+from torch import nn
+
+from engines.errors import FoldError
+from engines.manifest import Preprocessing
+from fpet_export.graph.frozen_attention import FrozenAttention, aligned, linear, qkv_bias, scaled
+from fpet_export.model.mergers import fpet
+from fpet_export.model.methods._bottleneck import Bottleneck
+from fpet_export.model.vit import Block, Vit, VitSpec, activate, prefix_parameters
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FreezeOptions:
+    """How the frozen graph is written.
+
+    Attributes:
+        batch: Images per inference, or the (smallest, largest) of a dynamic batch dimension.
+        input: "float32" takes pixels in 0..1, NCHW; the others take raw pixels.
+        attention_scale: Where d^(-1/2) sits; see `engines.targets.Target`.
+        last_block: What the last block computes; see `engines.targets.Target`.
+        ties: "argmax" keeps every token; "reference" drops the token of a tied row, as the
+            published rule does.
+        updates: "folded" refuses updates of the qkv projection that were not folded; "low-rank"
+            keeps them as two products, for a graph that takes them as inputs.
+        attention: "primitive" writes attention out, as ONNX graphs have it; "fused" is PyTorch's
+            own operator, to run the module there. Both give the same up to rounding.
+    """
+
+    batch: int | tuple[int, int] = 1
+    input: Literal["float32", "uint8-nchw", "uint8-nhwc"] = "float32"
+    attention_scale: Literal["split", "folded"] = "split"
+    last_block: Literal["class-token", "all-tokens"] = "class-token"
+    ties: Literal["argmax", "reference"] = "argmax"
+    updates: Literal["folded", "low-rank"] = "folded"
+    attention: Literal["primitive", "fused"] = "primitive"
+
+
+class FrozenMerge(nn.Module):
+    """Match by argmax and merge, on tokens in the order prefix, set B, set A.
+
+    The metric is the head average of the keys. It comes from an averaged key weight applied to
+    the same normalised tokens (the same algebra), so that the keys stay private to a fused
+    attention kernel.
+    """
+
+    def __init__(self, block: Block, merger: fpet.ReferenceMerger, options: FreezeOptions) -> None:
+        super().__init__()
+        attention = block.attn
+        width = attention.proj.in_features
+        shape = (attention.heads, width // attention.heads)
+        weight = attention.qkv.weight[width : 2 * width].double()
+        bias = qkv_bias(block)
+        self.key = linear(
+            weight.reshape(*shape, width).mean(dim=0).float(),
+            bias[width : 2 * width].double().reshape(shape).mean(dim=0).float(),
+        )
+        self.down, self.up = merger.down, merger.up
+        self.prefix, self.count_b = merger.prefix, len(merger.set_b)
+        self.ties = options.ties
+
+    def match(self, x: torch.Tensor) -> torch.Tensor:
+        """Match the A tokens of normalised tokens (B, N, C); return places (B, Na) in set B.
+
+        Keys and scores are computed for the other tokens too: they are few, and leaving rows out
+        before the argmax costs a GPU one more kernel than it saves.
+        """
+        metric = fpet.refine(self.key(x.to(self.key.weight.dtype)), self.down, self.up)
+        end_b = self.prefix + self.count_b
+        target = fpet.normalise(metric[:, self.prefix : end_b])
+        if self.ties == "reference":
+            source = fpet.normalise(metric[:, end_b:])
+            return fpet.argmax_match(source @ target.transpose(1, 2), drop_ties=True)
+        # An argmax does not see the length of its row's key.
+        return fpet.argmax_match(metric @ target.transpose(1, 2))[:, end_b:]
+
+    def forward(
+        self, tokens: torch.Tensor, normalised: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Merge (B, N, C) residual tokens.
+
+        Args:
+            tokens: After the attention of this block was added.
+            normalised: What that attention read, LN1 of the tokens before it.
+
+        Returns:
+            Tokens (B, N', C) in the order prefix, set B; sizes (B, N'); match (B, Na).
+        """
+        match = self.match(normalised)
+        place = match + self.prefix
+        if self.ties == "reference":
+            place = torch.where(match < 0, match, place)
+        merged, sizes = fpet.merge_by_index(tokens, place, self.prefix + self.count_b)
+        return merged, sizes, match
+
+
+class FrozenBlock(nn.Module):
+    """One block; `queries` is the number of leading tokens that it computes, None for all."""
+
+    def __init__(
+        self,
+        block: Block,
+        merger: fpet.ReferenceMerger | None,
+        options: FreezeOptions,
+        *,
+        queries: int | None,
+        activation: str,
+    ) -> None:
+        super().__init__()
+        self.queries, self.activation = queries, activation
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        # A merging block needs every token attended, because all of them take part in the merge.
+        self.attn = FrozenAttention(block, options, queries=None if merger else queries)
+        self.merge = None if merger is None else FrozenMerge(block, merger, options)
+        self.fc1 = block.mlp.fc1
+        self.fc2 = scaled(block.mlp.fc2, block.ls2.gamma if block.layer_scale else None)
+        self.adapters = nn.ModuleList(_frozen_bottleneck(branch) for branch in block.branches)
+
+    def forward(
+        self, x: torch.Tensor, key_bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Run the block on (B, N, C); return tokens, and sizes and match of a merging block."""
+        normalised = self.norm1(x)
+        attended = self.attn(normalised, key_bias)
+        sizes = match = None
+        if self.merge is not None:
+            x, sizes, match = self.merge(x + attended, normalised)
+            x = x if self.queries is None else x[:, : self.queries]
+        else:
+            x = (x if self.queries is None else x[:, : self.queries]) + attended
+        out = x + self.fc2(activate(self.fc1(self.norm2(x)), self.activation))
+        for adapter in self.adapters:
+            out = out + adapter(x)
+        return out, sizes, match
+
+
+class FrozenVit(nn.Module):
+    """The module that is exported: pixels in, logits out, every other shape fixed.
+
+    Attributes:
+        spec: The network.
+        options: How it was frozen.
+        tokens: Tokens that leave each block.
+    """
+
+    def __init__(
+        self, model: Vit, options: FreezeOptions, mean: Iterable[float], std: Iterable[float]
+    ) -> None:
+        super().__init__()
+        spec = model.spec
+        self.spec, self.options = spec, options
+        merger = model.merger
+        if merger is not None and not isinstance(merger, fpet.ReferenceMerger):
+            raise FoldError(
+                f"there is no frozen form of the merger {type(merger).__name__}",
+                where="freeze",
+                fix="add one beside FrozenMerge",
+            )
+        self.prefix = len(spec.prefix)
+        order = None
+        if merger is not None:
+            order = torch.cat([merger.set_b, merger.set_a]) - self.prefix
+        self._freeze_embedding(model, order, list(mean), list(std))
+        self.norm_pre = model.norm_pre if spec.pre_norm else None
+        last = spec.depth - 1
+        read = {"class": 1, "class+dist": 2}.get(spec.pool)
+        self.queries = read if options.last_block == "class-token" else None
+        self.blocks = nn.ModuleList(
+            FrozenBlock(
+                block,
+                merger if index == model.merge_block else None,
+                options,
+                queries=self.queries if index == last else None,
+                activation=spec.activation,
+            )
+            for index, block in enumerate(model.each_block())
+        )
+        self.norm = model.fc_norm if spec.pool_norm else model.norm
+        self.head = _mean_head(model) if spec.pool == "class+dist" else model.head
+        self.tokens = self._count_tokens(model)
+
+    def _freeze_embedding(
+        self, model: Vit, order: torch.Tensor | None, mean: list[float], std: list[float]
+    ) -> None:
+        spec = model.spec
+        proj = model.patch_embed.proj
+        deviation = torch.tensor(std, dtype=torch.float64)
+        shift = torch.tensor(mean, dtype=torch.float64) / deviation
+        weight = proj.weight.double()
+        bias = -(weight * shift[:, None, None]).sum(dim=(1, 2, 3))
+        if proj.bias is not None:
+            bias = bias + proj.bias.double()
+        weight = weight / deviation[:, None, None]
+        if self.options.input != "float32":
+            weight = weight / 255
+        self.patches = nn.Conv2d(3, spec.width, spec.patch, stride=spec.patch)
+        self.patches.weight = nn.Parameter(weight.float(), requires_grad=False)
+        self.patches.bias = nn.Parameter(bias.float(), requires_grad=False)
+        position: torch.Tensor = model.pos_embed
+        names = prefix_parameters(spec)
+        prefix = torch.cat([getattr(model, name) for name in names] or [position[:, :0]], dim=1)
+        if spec.position_covers_prefix:
+            prefix = prefix + position[:, : self.prefix]
+            position = position[:, self.prefix :]
+        self.register_buffer("order", order)
+        self.prefix_tokens = nn.Parameter(prefix, requires_grad=False)
+        ordered = position if order is None else position[:, order]
+        self.position = nn.Parameter(ordered.contiguous(), requires_grad=False)
+
+    def _count_tokens(self, model: Vit) -> tuple[int, ...]:
+        spec = model.spec
+        counts, now = [], spec.tokens
+        for index in range(spec.depth):
+            if index == model.merge_block:
+                now = fpet.tokens_after(spec.grid, self.prefix)
+            last = index == spec.depth - 1
+            counts.append(self.queries if last and self.queries else now)
+        return tuple(counts)
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn pixels into tokens (B, N, C) in the order prefix, set B, set A."""
+        if self.options.input == "uint8-nhwc":
+            images = images.permute(0, 3, 1, 2)
+        patches = self.patches(images.to(self.patches.weight.dtype)).flatten(2).transpose(1, 2)
+        if self.order is not None:
+            patches = patches.index_select(1, self.order)
+        patches = patches + self.position
+        if self.prefix:
+            prefix = self.prefix_tokens.expand(images.shape[0], -1, -1)
+            patches = torch.cat([prefix, patches], dim=1)
+        return cast(torch.Tensor, self.norm_pre(patches)) if self.norm_pre else patches
+
+    def trace(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Classify and audit: "logits" (B, K), and with a merge "size" (B, N'), "match" (B, Na)."""
+        found: dict[str, torch.Tensor] = {}
+        x, key_bias = self.embed(images), None
+        for block in self.blocks:
+            x, sizes, match = block(x, key_bias)
+            if sizes is not None and match is not None:
+                found |= {"size": sizes, "match": match}
+                key_bias = sizes.log()[:, None, None, :].to(x.dtype)
+                if self.options.attention == "fused":
+                    key_bias = aligned(key_bias)
+        found["logits"] = self._classify(x, found.get("size"))
+        return found
+
+    def _classify(self, x: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
+        spec = self.spec
+        read = {"class": 1, "class+dist": 2}.get(spec.pool)
+        x = x if read is None else x[:, :read]
+        if not spec.pool_norm:
+            x = self.norm(x)
+        if read is None:
+            x = x[:, self.prefix :]
+            if sizes is None:
+                pooled = x.mean(dim=1)
+            else:
+                weight = (sizes[:, self.prefix :, None] / spec.patches).to(x.dtype)
+                pooled = (x * weight).sum(dim=1)
+        else:
+            pooled = x.flatten(1)
+        if spec.pool_norm:
+            pooled = self.norm(pooled)
+        return cast(torch.Tensor, self.head(pooled))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Classify pixels in the layout of `options.input`; return logits (B, K)."""
+        return self.trace(images)["logits"]
+
+
+def typed(module: FrozenVit, dtype: torch.dtype) -> FrozenVit:
+    """Return a copy that computes in `dtype`, with the match kept in float32.
+
+    Half precision has about three decimal digits, and the two best scores of a match can be
+    closer than that: a flipped match moves a whole token.
+    """
+    copied = copy.deepcopy(module).to(dtype)
+    for block in copied.blocks:
+        merge = cast(FrozenBlock, block).merge
+        if merge is not None:
+            merge.float()
+    return copied
+
+
+def input_shape(spec: VitSpec, options: FreezeOptions, batch: int) -> tuple[int, ...]:
+    """Return the shape of the input tensor for a batch."""
+    height, width = spec.image
+    if options.input == "uint8-nhwc":
+        return batch, height, width, 3
+    return batch, 3, height, width
+
+
+def preprocessing_for(base: Preprocessing, options: FreezeOptions) -> Preprocessing:
+    """Return what is left to do outside the graph: `base` with mean and std inside it."""
+    return dataclasses.replace(
+        base,
+        layout="NHWC" if options.input == "uint8-nhwc" else "NCHW",
+        dtype="float32" if options.input == "float32" else "uint8",
+        in_graph=True,
+    )
+
+
+def _mean_head(model: Vit) -> nn.Linear:
+    """Return one layer on [class, dist] (B, 2C) that averages the logits of the two heads."""
+    weight = torch.cat([model.head.weight, model.head_dist.weight], dim=1) / 2
+    return linear(weight, (model.head.bias + model.head_dist.bias) / 2)
+
+
+def _frozen_bottleneck(branch: nn.Module) -> nn.Sequential:
+    assert isinstance(branch, Bottleneck)
+    if branch.scale != 1.0 or not branch.relu:
+        raise FoldError(
+            f"a branch with scale {branch.scale:g} reached the freeze",
+            where="freeze",
+            fix="fold the model first: load(run).fold().freeze()",
+        )
+    down, up = (
+        nn.Linear(w.shape[1], w.shape[0], bias=False, device="meta")
+        for w in (branch.down, branch.up)
+    )
+    down.weight, up.weight = branch.down, branch.up
+    return nn.Sequential(down, nn.ReLU(), up)

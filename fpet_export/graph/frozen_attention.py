@@ -1,0 +1,168 @@
+"""Attention of the frozen module, with its scale and its updates where they belong.
+
+It has two forms of one value. "primitive" writes MatMul, Softmax and MatMul out, which is what
+runtimes recognise in an ONNX graph. "fused" is PyTorch's own operator, which on a GPU is one kernel
+that never writes the (B, H, queries, N) weights to memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from engines.errors import FoldError
+from fpet_export.model.vit import Block
+
+if TYPE_CHECKING:
+    from fpet_export.graph.freeze import FreezeOptions
+
+
+ALIGNED = 8
+"""Elements that every stride of a mask is a multiple of where attention is one kernel.
+
+PyTorch's memory-efficient kernel reads the mask in vectors of this many elements; see `aligned`.
+"""
+
+
+class LowRank(Protocol):
+    """An update of the qkv projection that is a product of two matrices."""
+
+    def as_product(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (C, R) and (R, 3C), in float64."""
+
+
+class FrozenUpdate(nn.Module):
+    """A low-rank update of the qkv projection: `x @ down @ up`, by parts where it is cut in two."""
+
+    def __init__(self, down: torch.Tensor, *ups: torch.Tensor) -> None:
+        super().__init__()
+        self.down = nn.Parameter(down.float().contiguous(), requires_grad=False)
+        self.ups = nn.ParameterList(
+            nn.Parameter(up.float().contiguous(), requires_grad=False) for up in ups
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, N, C) to (B, N, 3C)."""
+        return cast(torch.Tensor, x @ self.down @ self.ups[0])
+
+    def cut(self, x: torch.Tensor, queries: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map (B, N, C) to the query's (B, queries, C) and to (B, N, 2C) of key and value."""
+        inner = x @ self.down
+        return inner[:, :queries] @ self.ups[0], inner @ self.ups[1]
+
+
+class FrozenAttention(nn.Module):
+    """Attention in the form of `FreezeOptions.attention`; queries may be fewer than keys.
+
+    With all queries one projection makes q, k and v; with fewer, the query has its own.
+    """
+
+    def __init__(self, block: Block, options: FreezeOptions, *, queries: int | None) -> None:
+        super().__init__()
+        attention = block.attn
+        if len(attention.updates) and options.updates == "folded":
+            raise FoldError(
+                f"{len(attention.updates)} updates of the qkv projection reached the freeze",
+                where="freeze",
+                fix="fold the model first: load(run).fold().freeze()",
+            )
+        width = attention.proj.in_features
+        self.queries, self.heads = queries, attention.heads
+        self.head_width = width // attention.heads
+        self.split_scale = options.attention_scale == "split"
+        self.fused = options.attention == "fused"
+        weight: torch.Tensor = attention.qkv.weight
+        bias = qkv_bias(block)
+        factor = torch.ones(3 * width, dtype=torch.float64)
+        if not self.split_scale:
+            factor[:width] = self.head_width**-0.5
+            weight = (weight.double() * factor[:, None]).float()
+            bias = (bias.double() * factor).float()
+        if queries is None:
+            self.qkv = linear(weight, bias)
+        else:
+            self.query = linear(weight[:width], bias[:width])
+            self.key_value = linear(weight[width:], bias[width:])
+        self.updates = nn.ModuleList()
+        for update in attention.updates:
+            down, up = cast(LowRank, update).as_product()
+            parts = [3 * width] if queries is None else [width, 2 * width]
+            self.updates.append(FrozenUpdate(down, *torch.split(up * factor, parts, dim=1)))
+        self.proj = scaled(attention.proj, block.ls1.gamma if block.layer_scale else None)
+
+    def forward(self, x: torch.Tensor, key_bias: torch.Tensor | None) -> torch.Tensor:
+        """Attend from the queried tokens of (B, N, C) to all of them; return (B, queries, C)."""
+        if self.queries is None:
+            projected = self.qkv(x)
+            for update in self.updates:
+                projected = projected + update(x)
+            q, k, v = self._heads_of(projected, 3)
+        else:
+            query, key_value = self.query(x[:, : self.queries]), self.key_value(x)
+            for update in self.updates:
+                parts = cast(FrozenUpdate, update).cut(x, self.queries)
+                query, key_value = query + parts[0], key_value + parts[1]
+            (q,) = self._heads_of(query, 1)
+            k, v = self._heads_of(key_value, 2)
+        mixed = (self._fused if self.fused else self._primitive)(q, k, v, key_bias).transpose(1, 2)
+        shape = (x.shape[0], q.shape[2], self.heads * self.head_width)
+        return cast(torch.Tensor, self.proj(mixed.reshape(shape)))
+
+    def _primitive(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, key_bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Attend with (B, H, queries, D) to keys and values (B, H, N, D)."""
+        if self.split_scale:
+            scale = self.head_width**-0.25
+            q, k = q * scale, k * scale
+        logits = q @ k.transpose(-2, -1)
+        if key_bias is not None:
+            logits = logits + key_bias
+        return logits.softmax(dim=-1) @ v
+
+    def _fused(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, key_bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Do the same in one operator, whose scale is free."""
+        scale = self.head_width**-0.5 if self.split_scale else 1.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=key_bias, scale=scale)
+
+    def _heads_of(self, projected: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
+        """Cut (B, N, parts * C) into `parts` tensors (B, H, N, D)."""
+        batch, tokens = projected.shape[:2]
+        shape = (batch, tokens, parts, self.heads, self.head_width)
+        return projected.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def aligned(bias: torch.Tensor) -> torch.Tensor:
+    """Return a (B, 1, 1, N) bias in memory whose rows begin at multiples of `ALIGNED` elements.
+
+    Merging leaves an odd number of tokens, such as 99. With rows of that length every block of the
+    network would copy the bias into longer rows, or its attention would not be one kernel.
+    """
+    tokens = bias.shape[-1]
+    return F.pad(bias, (0, -tokens % ALIGNED))[..., :tokens]
+
+
+def linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
+    """Return a layer with these (out, in) weights and this bias."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    layer.bias = nn.Parameter(bias, requires_grad=False)
+    return layer
+
+
+def qkv_bias(block: Block) -> torch.Tensor:
+    """Return the (3C,) bias of the qkv projection; zeros where there is none."""
+    qkv = block.attn.qkv
+    return qkv.weight.new_zeros(len(qkv.weight)) if qkv.bias is None else qkv.bias
+
+
+def scaled(layer: nn.Linear, gamma: torch.Tensor | None) -> nn.Linear:
+    """Fold the (C,) layer scale behind `layer` into its weight and bias."""
+    if gamma is None:
+        return layer
+    return linear(layer.weight * gamma[:, None], layer.bias * gamma)

@@ -1,0 +1,1 @@
+"""What was trained: backbones, checkpoints, methods and mergers as one model."""

@@ -1,0 +1,56 @@
+"""Backbone and checkpoint to the adapted model: the network as it was trained, in eval mode."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from engines.errors import CheckpointError
+from fpet_export.model import methods
+from fpet_export.model.backbones import Backbone
+from fpet_export.model.backbones._names import HEAD_NAMES, compare_shapes
+from fpet_export.model.checkpoints import Checkpoint
+from fpet_export.model.mergers import fpet
+from fpet_export.model.vit import Vit, VitSpec, empty_vit
+
+
+def adapt(backbone: Backbone, checkpoint: Checkpoint) -> Vit:
+    """Return the backbone with the run's head, adapters and merger attached.
+
+    Weights are shared with the two arguments, not copied.
+
+    Raises:
+        CheckpointError: The head does not fit the backbone.
+    """
+    spec = dataclasses.replace(backbone.spec, classes=len(checkpoint.head["head.weight"]))
+    model = empty_vit(spec)
+    weights = {n: t for n, t in backbone.weights.items() if n not in HEAD_NAMES} | checkpoint.head
+    wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    problems = compare_shapes({n: tuple(t.shape) for n, t in weights.items()}, wanted)
+    if problems:
+        raise CheckpointError(
+            f"run and backbone do not go together: {problems}",
+            where=f"{checkpoint.name} on {backbone.source}",
+            fix="give the backbone the run was trained on: --backbone FILE",
+        )
+    model.load_state_dict(weights, assign=True)
+    model.requires_grad_(False)
+    _attach_method(model, checkpoint)
+    _attach_merger(model, spec, checkpoint)
+    return model.eval()
+
+
+def _attach_method(model: Vit, checkpoint: Checkpoint) -> None:
+    if checkpoint.method == "none":
+        return
+    method = methods.load(checkpoint.method)
+    assert checkpoint.scale is not None
+    for block, factors in zip(model.each_block(), checkpoint.factors, strict=True):
+        method.attach(block, factors, scale=checkpoint.scale)
+
+
+def _attach_merger(model: Vit, spec: VitSpec, checkpoint: Checkpoint) -> None:
+    if checkpoint.merge_block is None:
+        return
+    down, up = checkpoint.refinement or (None, None)
+    model.merger = fpet.ReferenceMerger(spec.grid, len(spec.prefix), down=down, up=up)
+    model.merge_block = checkpoint.merge_block

@@ -1,0 +1,172 @@
+"""Facts about a ViT that its tensors hide: heads, what the head reads, the shape of the image.
+
+Each comes from the user, from a configuration beside the tensors or from the run; sources that
+disagree are refused, and what none of them says is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+
+from engines.errors import CheckpointError, UsageError
+from fpet_export.model.backbones import BackboneOptions
+from fpet_export.model.facts import Fact, agree
+from fpet_export.model.vit import VitSpec
+
+
+def heads_of(
+    seen: VitSpec,
+    options: BackboneOptions,
+    named: Fact[VitSpec] | None,
+    shown: Fact[int] | None,
+    *,
+    where: str,
+) -> Fact[int] | None:
+    """Return the heads, which no tensor of timm's layout shows; None where nothing says them."""
+    claims = [] if shown is None else [shown]
+    if options.heads is not None:
+        claims.append(Fact(options.heads, "--heads"))
+    if named is not None:
+        claims.append(Fact(named.value.heads, named.source))
+    revealed = options.head_width(seen.depth, seen.width) if options.head_width else None
+    if revealed is not None:
+        claims.append(Fact(seen.width // revealed[0], revealed[1]))
+    network = options.run_network
+    if network is not None and network.value.width == seen.width:
+        claims.append(Fact(network.value.heads, network.source))
+    fact = agree("the number of attention heads", claims, where=where)
+    if fact is not None and (fact.value < 1 or seen.width % fact.value):
+        raise CheckpointError(
+            f"{fact.value} heads do not divide the token width {seen.width}",
+            where=fact.source,
+            fix="correct --heads",
+        )
+    return fact
+
+
+POOLS = {"token": "class", "avg": "mean"}
+"""The words of `--pool`, which are timm's, and those of `VitSpec.pool`."""
+
+
+def pool_of(
+    seen: VitSpec, options: BackboneOptions, named: Fact[VitSpec] | None, *, where: str
+) -> Fact[str] | None:
+    """Return what the head reads, which no tensor shows but a distillation token's.
+
+    None where nothing says it.
+    """
+    claims: list[Fact[str]] = []
+    if options.pool is not None:
+        if options.pool not in POOLS:
+            raise UsageError(f"pool is {options.pool!r}", where="--pool", fix="say token or avg")
+        claims.append(Fact(POOLS[options.pool], "--pool"))
+    if named is not None:
+        claims.append(Fact(named.value.pool, named.source))
+    if "dist" in seen.prefix:
+        claims.append(Fact("class+dist", "the distillation token in the tensors"))
+    elif options.run_pool is not None and options.pool is None:
+        claims.append(options.run_pool)
+    differing = [claim for claim in claims if claim.value != claims[0].value]
+    if differing:
+        raise CheckpointError(
+            f"the head reads {_READS[claims[0].value]} according to {claims[0].source}, but "
+            f"{_READS[differing[0].value]} according to {differing[0].source}",
+            where=where,
+            fix="correct --pool or the configuration beside the file"
+            if options.pool is not None
+            else "correct global_pool in the configuration, if the run was trained as its own code "
+            "says; else give the backbone it was trained on",
+        )
+    if not claims:
+        return None
+    if seen.pool_norm and claims[0] is options.run_pool:
+        raise CheckpointError(
+            f"the head reads the class token according to {claims[0].source}, but the tensors "
+            "have an fc_norm, which that code does not know",
+            where=where,
+            fix="say what it reads: --pool token or --pool avg",
+        )
+    if claims[0].value == "class" and "cls" not in seen.prefix:
+        raise CheckpointError(
+            f"the head reads the class token according to {claims[0].source}, but the tensors "
+            "have none (cls_token)",
+            where=where,
+            fix="say --pool avg if it reads the mean over the patches, or give the backbone the "
+            "run was trained on",
+        )
+    return claims[0]
+
+
+_READS = {
+    "class": "the class token",
+    "mean": "the mean over the patches",
+    "class+dist": "class and distillation token",
+}
+
+
+def ask_for(open_facts: dict[str, str], *, where: str) -> CheckpointError:
+    """Return the error that asks for facts which nothing says, all at once.
+
+    Args:
+        open_facts: What is open, to the option that says it.
+        where: The file.
+    """
+    return CheckpointError(
+        f"nothing says {' nor '.join(open_facts)}",
+        where=where,
+        fix=f"add {' and '.join(open_facts.values())}, or put timm's config.json beside the file",
+    )
+
+
+def image_of(
+    seen: VitSpec,
+    positions: int,
+    options: BackboneOptions,
+    named: Fact[VitSpec] | None,
+    *,
+    where: str,
+) -> tuple[Fact[tuple[int, int]], bool]:
+    """Return the image size with its source, and whether the positions cover the prefix.
+
+    Args:
+        seen: What the tensors show; its image is not read.
+        positions: Rows of `pos_embed`.
+        options: What the user says.
+        named: What the configuration beside the tensors says.
+        where: Whom to name in an error.
+    """
+    patch, prefix = seen.patch, len(seen.prefix)
+    claims: list[Fact[tuple[int, int]]] = []
+    if options.image is not None:
+        claims.append(Fact(options.image, "--image"))
+    if named is not None:
+        claims.append(Fact(named.value.image, f"img_size in {named.source}"))
+    said = agree("the image size", claims, where=where)
+    if said is not None:
+        height, width = said.value
+        rows, columns = height // patch[0], width // patch[1]
+        fits = height % patch[0] == 0 and width % patch[1] == 0
+        ways = (True, False) if named is None else (named.value.position_covers_prefix,)
+        for covers in ways:
+            if fits and rows * columns + (prefix if covers else 0) == positions:
+                return said, covers
+        raise CheckpointError(
+            f"an image of {height}x{width} according to {said.source} gives {rows * columns} "
+            f"patches of {patch[0]}x{patch[1]} and {prefix} prefix tokens"
+            f"{'' if ways[0] else ' without positions (no_embed_class)'}; pos_embed has "
+            f"{positions} rows",
+            where=where,
+            fix="correct --image HxW to the size the run was trained with"
+            if options.image is not None
+            else f"correct {said.source}, or find the file that belongs to it",
+        )
+    for covers in (True, False):
+        side = math.isqrt(max(positions - (prefix if covers else 0), 0))
+        if side and side * side == positions - (prefix if covers else 0):
+            image = (side * patch[0], side * patch[1])
+            return Fact(image, "the rows of pos_embed, as a square grid"), covers
+    raise CheckpointError(
+        f"pos_embed has {positions} rows, which is not a square grid with {prefix} prefix tokens",
+        where=where,
+        fix="say the image size: --image HEIGHTxWIDTH",
+    )

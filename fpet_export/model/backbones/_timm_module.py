@@ -1,0 +1,183 @@
+"""A timm model, built without memory, to the `VitSpec` it computes; what differs is refused.
+
+timm's constructor has more than thirty arguments that change the answers. They are not read one by
+one: timm itself builds the model, and what stands in the modules is the truth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from engines.errors import CheckpointError
+from engines.near_names import did_you_mean
+from engines.registry import import_or_explain
+from fpet_export.model.backbones._names import compare_shapes, prefix_of, tensors_unsupported
+from fpet_export.model.vit import Activation, VitSpec, empty_vit
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "GELU": "gelu",
+    "GELUTanh": "gelu_tanh",
+    "QuickGELU": "quick_gelu",
+    "ReLU": "relu",
+}
+_POOLS = {"token": "class", "avg": "mean"}
+
+
+def is_known(name: str) -> bool:
+    """Whether timm has a model of this name, with or without a tag."""
+    known: bool = import_or_explain("timm").is_model(name)
+    return known
+
+
+def check_name(name: str, *, where: str) -> None:
+    """Raise a CheckpointError unless timm has a plain ViT of this name."""
+    timm = import_or_explain("timm")
+    if not is_known(name):
+        # A tag names weights of an architecture: propose both alike.
+        known = timm.list_models(["vit_*", "deit*"], pretrained="." in name)
+        raise CheckpointError(
+            f"timm {timm.__version__} has no model {name!r}",
+            where=where,
+            fix=did_you_mean(name, known, otherwise="see timm.list_models('vit_*')"),
+        )
+
+
+def build(name: str, *, where: str, **arguments: Any) -> nn.Module:
+    """Let timm build a model whose parameters take no memory.
+
+    Raises:
+        CheckpointError: timm has no such model, or cannot build it with these arguments.
+    """
+    timm = import_or_explain("timm")
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # timm warns about names that it has renamed
+            model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    # timm's models raise almost anything for arguments that they do not take.
+    except Exception as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise CheckpointError(
+            f"timm {timm.__version__} cannot build {name} with {given}: "
+            f"{(str(error).strip() or type(error).__name__).splitlines()[0][:160]}",
+            where=where,
+            fix="correct the file, or give another backbone",
+        ) from error
+    return model
+
+
+def spec_of(model: nn.Module, *, where: str) -> VitSpec:
+    """Return what a timm model computes.
+
+    Args:
+        model: As timm built it.
+        where: Whom to name in an error.
+
+    Raises:
+        CheckpointError: It is not a plain ViT; timm's argument that makes it another is named.
+    """
+    any_model: Any = model
+    _require_plain_classes(any_model, where)
+    tensors_unsupported(model.state_dict(), where=where)
+    _require_plain_modules(any_model, where)
+    block, embedding = any_model.blocks[0], any_model.patch_embed
+    activation = _activation(block.mlp.act)
+    assert activation is not None, "refused above"
+    distilled = hasattr(any_model, "dist_token")
+    height, width = embedding.img_size
+    rows, columns = embedding.grid_size
+    prefix = prefix_of(model.state_dict())
+    positions = any_model.pos_embed.shape[1]
+    spec = VitSpec(
+        image=(height, width),
+        patch=tuple(embedding.proj.kernel_size),
+        width=any_model.embed_dim,
+        depth=len(any_model.blocks),
+        heads=block.attn.num_heads,
+        hidden=block.mlp.fc1.out_features,
+        classes=any_model.num_classes,
+        prefix=prefix,
+        pool="class+dist" if distilled else _POOLS[any_model.global_pool],  # type: ignore[arg-type]
+        position_covers_prefix=positions != rows * columns,
+        norm_eps=block.norm1.eps,
+        activation=activation,
+        qkv_bias=block.attn.qkv.bias is not None,
+        patch_bias=embedding.proj.bias is not None,
+        pre_norm=not isinstance(any_model.norm_pre, nn.Identity),
+        layer_scale=not isinstance(block.ls1, nn.Identity),
+        pool_norm=isinstance(any_model.norm, nn.Identity),
+    )
+    ours = empty_vit(dataclasses.replace(spec, classes=max(spec.classes, 1))).state_dict()
+    wanted = {n: tuple(t.shape) for n, t in ours.items() if spec.classes or "head" not in n}
+    problems = compare_shapes({n: tuple(t.shape) for n, t in model.state_dict().items()}, wanted)
+    if problems:
+        raise _refusal(f"timm's model is not a plain ViT: {problems}", where)
+    return spec
+
+
+def _require_plain_classes(model: Any, where: str) -> None:
+    """Refuse another network by its class: the weights of some have the very same names."""
+    vit = import_or_explain("timm.models.vision_transformer")
+    deit = import_or_explain("timm.models.deit")
+    if type(model) not in (vit.VisionTransformer, deit.VisionTransformerDistilled):
+        raise _refusal(f"{type(model).__name__} is not a plain ViT", where)
+    kinds = {type(block) for block in model.blocks}
+    if kinds != {vit.Block}:
+        other = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
+        raise _refusal(f"block_fn is {other}: VisionTransformer is not a plain ViT with it", where)
+
+
+def _require_plain_modules(model: Any, where: str) -> None:
+    """Refuse each argument of timm's constructor that makes another network, by its name."""
+    vit = import_or_explain("timm.models.vision_transformer")
+    _require(model.pos_embed is not None, "pos_embed", "none", where)
+    _require(model.global_pool in _POOLS, "global_pool", model.global_pool, where)
+    include = model.pool_include_prefix and model.global_pool != "token"
+    _require(not include, "pool_include_prefix", True, where)
+    last = [n for n in (model.norm, model.fc_norm) if not isinstance(n, nn.Identity)]
+    _require(len(last) == 1, "final_norm", f"{len(last)} norms", where)
+    embedding = model.patch_embed
+    _require(type(embedding) is vit.PatchEmbed, "embed_layer", type(embedding).__name__, where)
+    _require(embedding.proj.in_channels == 3, "in_chans", embedding.proj.in_channels, where)
+    _require(isinstance(embedding.norm, nn.Identity), "embed_norm_layer", embedding.norm, where)
+    stride = tuple(embedding.proj.stride) == tuple(embedding.proj.kernel_size)
+    _require(stride, "embed_layer", f"stride {embedding.proj.stride}", where)
+    for block in model.blocks:
+        attention, mlp = block.attn, block.mlp
+        _require(type(attention) is vit.Attention, "attn_layer", type(attention).__name__, where)
+        _require(type(mlp) is vit.Mlp, "mlp_layer", type(mlp).__name__, where)
+        _require(isinstance(attention.q_norm, nn.Identity), "qk_norm", True, where)
+        _require(isinstance(attention.norm, nn.Identity), "scale_attn_norm", True, where)
+        _require(isinstance(mlp.norm, nn.Identity), "scale_mlp_norm", True, where)
+        _require(attention.proj.bias is not None, "proj_bias", False, where)
+        _require(getattr(attention, "gate", None) is None, "attn_layer", "gated", where)
+        scaled = [not isinstance(scale, nn.Identity) for scale in (block.ls1, block.ls2)]
+        _require(scaled[0] == scaled[1], "init_values", "one of two branches", where)
+        _require(_activation(mlp.act) is not None, "act_layer", type(mlp.act).__name__, where)
+        last += [block.norm1, block.norm2]
+    pre = [] if isinstance(model.norm_pre, nn.Identity) else [model.norm_pre]
+    for norm in (*last, *pre):
+        _require(isinstance(norm, nn.LayerNorm), "norm_layer", type(norm).__name__, where)
+    epsilons = sorted({norm.eps for norm in (*last, *pre)})
+    _require(len(epsilons) == 1, "norm_layer", f"epsilons {epsilons}", where)
+
+
+def _activation(module: nn.Module) -> Activation | None:
+    if isinstance(module, nn.GELU) and module.approximate == "tanh":
+        return "gelu_tanh"
+    return _ACTIVATIONS.get(type(module).__name__)
+
+
+def _require(plain: bool, argument: str, value: object, where: str) -> None:
+    if not plain:
+        raise _refusal(f"{argument} is {value!r}, which this toolkit does not run", where)
+
+
+def _refusal(what: str, where: str) -> CheckpointError:
+    return CheckpointError(
+        what, where=where, fix="give a plain vit_*, deit_* or deit3_* (see the README, Limits)"
+    )

@@ -1,0 +1,151 @@
+"""Checkpoint formats: one file a format.
+
+An entry offers `recognises(text) -> bool` and `read(text, hints) -> Run`. Reading happens in two
+steps, because a run rarely says everything about its backbone: `Run` holds what the run's own
+files say, `Run.decode(spec)` turns it into weights once the backbone is known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+import torch
+
+from engines import registry
+from engines.errors import CheckpointError
+from fpet_export.model import checkpoints
+from fpet_export.model.backbones import Backbone
+from fpet_export.model.checkpoints import _no_run
+from fpet_export.model.facts import Fact
+from fpet_export.model.vit import VitSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hints:
+    """What the user says about a run; None leaves the question to the files.
+
+    Attributes:
+        merge_block: 0-based block, or "none" for no merging.
+        method: Name of a file in `fpet_export/model/methods/`.
+        bit: Bits of the stored adapter weights.
+        dim: Rank or bottleneck width.
+        scale: The method's scale.
+        config: The run's YAML file.
+        weights: Which set of weights, in a file that holds several.
+    """
+
+    merge_block: int | Literal["none"] | None = None
+    method: str | None = None
+    bit: int | None = None
+    dim: int | None = None
+    scale: float | None = None
+    config: Path | None = None
+    weights: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A decoded run: dense float32 weights and settings.
+
+    Attributes:
+        name: The run's name, usually the data set.
+        method: Name of the tuning method, or "none".
+        bit: Bits of the stored adapter, or None without a method.
+        dim: Rank or bottleneck width, or None.
+        scale: The method's scale, or None.
+        merge_block: 0-based, or None.
+        factors: The adapter's weights of each block, by `Layer.name`; empty without a method.
+        refinement: (R, D) and (D, R) weights of the merger's refinement adapter, or None.
+        head: `head.weight` (K, C) and `head.bias` (K), and `head_dist.*` of a distilled model.
+        quality: "random" marks weights that are good for speed only.
+        files: Files the run was read from, for their hashes.
+        facts: Every setting with its source, for `inspect`.
+    """
+
+    name: str
+    method: str
+    bit: int | None
+    dim: int | None
+    scale: float | None
+    merge_block: int | None
+    factors: tuple[dict[str, torch.Tensor], ...]
+    refinement: tuple[torch.Tensor, torch.Tensor] | None
+    head: dict[str, torch.Tensor]
+    quality: Literal["trained", "random"]
+    files: tuple[Path, ...]
+    facts: dict[str, Fact[Any]]
+
+
+class Run(Protocol):
+    """What the files of a run say, before its backbone is known."""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+
+    @property
+    def backbone(self) -> str | None:
+        """The backbone as `--backbone` would name it, where the run brings its own; else None."""
+
+    @property
+    def architecture(self) -> Fact[str] | None:
+        """Timm's name of the backbone's architecture, where the run's files name one."""
+
+    @property
+    def pool(self) -> Fact[str] | None:
+        """What the run's own code reads, as `VitSpec.pool` has it, where the format says so."""
+
+    @property
+    def normalisation(self) -> Fact[str] | None:
+        """What the run's own code does to the pixels, where the format says so."""
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """What `--weights` may call the set of weights that was read."""
+
+    def head_width(self, depth: int, width: int) -> tuple[int, str] | None:
+        """Return the width of one attention head and the file that reveals it, if one does."""
+
+    def decode(self, spec: VitSpec) -> Checkpoint:
+        """Decode every weight, strictly, for a backbone of this shape."""
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse a backbone that cannot be the one of this run."""
+
+
+class Format(Protocol):
+    """What a file in `fpet_export/model/checkpoints/` offers."""
+
+    def recognises(self, text: str) -> bool:
+        """Whether `text` names a run of this format."""
+
+    def read(self, text: str, hints: Hints) -> Run:
+        """Read the run's files, strictly."""
+
+
+def read(text: str, hints: Hints | None = None) -> Run:
+    """Read the run that `text` names.
+
+    Args:
+        text: A folder, `DIR/NAME`, a `.pth` file, or `random:NAME:SEED`.
+        hints: What the user says about it.
+
+    Raises:
+        CheckpointError: No format, or more than one, recognises it; or it is not whole.
+    """
+    formats = {
+        name: cast(Format, registry.load(checkpoints, name))
+        for name in registry.available(checkpoints)
+    }
+    found = [name for name, entry in formats.items() if entry.recognises(text)]
+    if len(found) == 1:
+        return formats[found[0]].read(text, hints or Hints())
+    if found:
+        names = ", ".join(found)
+        raise CheckpointError(
+            f"recognised by more than one format: {names}", where=text, fix="name one file"
+        )
+    what, fix = _no_run.explain(Path(text))
+    raise CheckpointError(what, where=text, fix=fix)

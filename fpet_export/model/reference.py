@@ -1,0 +1,98 @@
+"""The float64 forward pass of the adapted model: what every later stage is compared with."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from engines.parity.rows import Evidence
+from fpet_export.model.vit import Trace, Vit
+
+_AT_ONCE = 8
+"""Images that share one widening of the weights; more would cost memory and gain no time."""
+
+
+def run(
+    model: Vit,
+    images: np.ndarray,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    dtype: torch.dtype = torch.float64,
+    progress: Callable[[int], None] | None = None,
+) -> Evidence:
+    """Classify images with the adapted model as it was trained.
+
+    Weights are widened one block at a time, so that a float64 pass needs little more memory than
+    the float32 weights.
+
+    Args:
+        model: Adapted or folded model.
+        images: (I, 3, height, width) float32 pixels in 0..1.
+        mean: Per channel, subtracted from the pixels.
+        std: Per channel; the pixels are divided by it.
+        dtype: Precision of the arithmetic.
+        progress: Called with the number of images just done.
+
+    Returns:
+        Logits, and with a merger the match, its margins and the sizes.
+    """
+    found: list[tuple[torch.Tensor, Trace]] = []
+    shift = torch.tensor(mean, dtype=dtype)[:, None, None]
+    scale = torch.tensor(std, dtype=dtype)[:, None, None]
+    with torch.inference_mode():
+        for start in range(0, len(images), _AT_ONCE):
+            chunk = torch.from_numpy(images[start : start + _AT_ONCE]).to(dtype)
+            trace = Trace()
+            found.append((_forward(model, (chunk - shift) / scale, trace), trace))
+            if progress is not None:
+                progress(len(chunk))
+    logits = torch.cat([logits for logits, _ in found]).double().numpy()
+    if model.merger is None:
+        return Evidence(logits=logits)
+    traces = [trace for _, trace in found]
+    return Evidence(
+        logits=logits,
+        match=_stack(traces, "match"),
+        margin=_stack(traces, "margin"),
+        size=_stack(traces, "size"),
+    )
+
+
+def _stack(traces: list[Trace], field: str) -> np.ndarray:
+    return np.concatenate([getattr(trace, field).numpy() for trace in traces])
+
+
+def _forward(model: Vit, pixels: torch.Tensor, trace: Trace) -> torch.Tensor:
+    """Run `Vit.forward` with one block's weights at a time in the pixels' dtype."""
+    dtype = pixels.dtype
+    shell = _without_blocks(model, dtype)
+    x, size = shell.embed(pixels), None
+    for index, block in enumerate(model.each_block()):
+        merger = None
+        if index == model.merge_block and model.merger is not None:
+            merger = copy.deepcopy(model.merger).to(dtype)
+        x, size = functional_call(block, _widened(block, dtype), (x, size, merger, trace))
+        trace.tokens.append(x.shape[1])
+    return shell.classify(x, size)
+
+
+def _widened(block: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return a block's weights in `dtype`; those that have it already are not copied."""
+    tensors = itertools.chain(block.named_parameters(), block.named_buffers())
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors
+    }
+
+
+def _without_blocks(model: Vit, dtype: torch.dtype) -> Vit:
+    memo: dict[int, object] = {id(model.blocks): nn.ModuleList()}
+    if model.merger is not None:
+        memo[id(model.merger)] = nn.Identity()
+    return copy.deepcopy(model, memo).to(dtype)

@@ -1,0 +1,348 @@
+"""The plain vision transformer: timm's weight names, written out so that layers can be attached.
+
+`VitSpec` says what the network is; `Vit` is its eval-mode forward pass. A tuning method attaches
+its layers to the two slots of a block (`Attention.updates`, `Block.branches`), a token merger to
+`Vit.merger`. The same forward therefore serves the plain, the adapted and the folded model.
+
+Not covered, and refused by `fpet_export.model.backbones`: query/key norms, gated MLPs, relative or
+rotary positions, and blocks with parallel branches.
+
+Source: Dosovitskiy et al. 2021, eq. 1 to 4; weight names of timm's `vision_transformer.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, Protocol, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+MLP_RATIO = 4
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VitSpec:
+    """What a vision transformer is, without its weights.
+
+    Attributes:
+        image: (height, width) of the input in pixels.
+        patch: (height, width) of a patch in pixels.
+        width: Token width C.
+        depth: Number of blocks.
+        heads: Attention heads H; the head width D is C / H.
+        hidden: Inner width of the MLP.
+        classes: Number of logits K.
+        prefix: Names of the tokens in front of the patches, in order: "cls", "dist", "reg".
+            "reg" appears once per register.
+        pool: What the head reads: the class token, the mean over patches, or class and
+            distillation token with a head each (their logits are averaged).
+        position_covers_prefix: Whether `pos_embed` has rows for the prefix tokens.
+        norm_eps: Epsilon of every LayerNorm.
+        activation: "gelu" is the exact (erf) form; "gelu_tanh" its approximation by a tanh.
+        qkv_bias: Whether the qkv projection has a bias.
+        patch_bias: Whether the patch embedding has a bias.
+        pre_norm: Whether a LayerNorm stands before the first block.
+        layer_scale: Whether each branch is multiplied by a learned vector.
+        pool_norm: Whether the last norm stands after the pooling ("fc_norm") instead of before.
+    """
+
+    image: tuple[int, int]
+    patch: tuple[int, int]
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    classes: int
+    prefix: tuple[Literal["cls", "dist", "reg"], ...] = ("cls",)
+    pool: Literal["class", "mean", "class+dist"] = "class"
+    position_covers_prefix: bool = True
+    norm_eps: float = 1e-6
+    activation: Activation = "gelu"
+    qkv_bias: bool = True
+    patch_bias: bool = True
+    pre_norm: bool = False
+    layer_scale: bool = False
+    pool_norm: bool = False
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        return self.image[0] // self.patch[0], self.image[1] // self.patch[1]
+
+    @property
+    def patches(self) -> int:
+        """Number of patches P."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens N before any merge, prefix included."""
+        return len(self.prefix) + self.patches
+
+    @property
+    def head_width(self) -> int:
+        """Width D of one attention head."""
+        return self.width // self.heads
+
+    def describe(self) -> str:
+        """Return a readable name: "ViT 768x12, 12 heads, patch 16, 224 px"."""
+        patch = _side(self.patch)
+        return (
+            f"ViT {self.width}x{self.depth}, {self.heads} heads, "
+            f"patch {patch}, {_side(self.image)} px"
+        )
+
+
+def _side(size: tuple[int, int]) -> str:
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
+
+
+@dataclasses.dataclass
+class Trace:
+    """What a forward pass with a merger did; filled when it is passed to `Vit.forward`.
+
+    Attributes:
+        tokens: Tokens that left each block.
+        match: (B, Na) index in set B of each A token, or -1 where the token was dropped.
+        margin: (B, Na) best score minus second best.
+        size: (B, N) patches that each token stands for after the merge, prefix included.
+    """
+
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    match: torch.Tensor | None = None
+    margin: torch.Tensor | None = None
+    size: torch.Tensor | None = None
+
+
+class Merger(Protocol):
+    """A token merger as the forward pass sees it; the entries of `fpet_export/model/mergers/`."""
+
+    def __call__(
+        self, tokens: torch.Tensor, keys: torch.Tensor, trace: Trace | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Merge (B, N, C) tokens by their (B, H, N, D) keys; return tokens and (B, N', 1) sizes."""
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with a fused qkv projection.
+
+    `updates` holds layers that a tuning method attached: each maps the block's normalised input
+    (B, N, C) to (B, N, 3C) that is added to the projection.
+    """
+
+    def __init__(self, spec: VitSpec) -> None:
+        super().__init__()
+        self.heads = spec.heads
+        self.qkv = nn.Linear(spec.width, 3 * spec.width, bias=spec.qkv_bias)
+        self.proj = nn.Linear(spec.width, spec.width)
+        self.updates = nn.ModuleList()
+
+    def forward(
+        self, x: torch.Tensor, key_bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attend over (B, N, C); return the projection (B, N, C) and the keys (B, H, N, D).
+
+        Args:
+            x: Normalised tokens.
+            key_bias: (B, 1, 1, N), added to the logits on the key axis, or None.
+        """
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x)
+        for update in self.updates:
+            qkv = qkv + update(x)
+        shape = (batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.reshape(shape).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=key_bias)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width)), k
+
+
+class Mlp(nn.Module):
+    """The two-layer perceptron of a block."""
+
+    def __init__(self, spec: VitSpec) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(spec.width, spec.hidden)
+        self.fc2 = nn.Linear(spec.hidden, spec.width)
+        self.activation: str = spec.activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, N, C) to (B, N, C)."""
+        return cast(torch.Tensor, self.fc2(activate(self.fc1(x), self.activation)))
+
+
+def activate(x: torch.Tensor, activation: str) -> torch.Tensor:
+    """Apply the MLP's activation: exact or tanh GELU, ReLU, or OpenAI's `x * sigmoid(1.702 x)`."""
+    if activation == "quick_gelu":
+        return x * torch.sigmoid(1.702 * x)
+    if activation == "relu":
+        return F.relu(x)
+    return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+
+
+class LayerScale(nn.Module):
+    """A learned vector that multiplies a branch."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scale (B, N, C) channel by channel."""
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block.
+
+    `branches` holds layers that a tuning method attached: each maps the residual stream
+    (B, N, C), after a merge if there is one, to (B, N, C) that is added beside the MLP.
+    """
+
+    def __init__(self, spec: VitSpec) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(spec.width, eps=spec.norm_eps)
+        self.attn = Attention(spec)
+        self.norm2 = nn.LayerNorm(spec.width, eps=spec.norm_eps)
+        self.mlp = Mlp(spec)
+        if spec.layer_scale:
+            self.ls1, self.ls2 = LayerScale(spec.width), LayerScale(spec.width)
+        self.layer_scale = spec.layer_scale
+        self.branches = nn.ModuleList()
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        size: torch.Tensor | None = None,
+        merger: Merger | None = None,
+        trace: Trace | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run the block; return tokens (B, N', C) and their sizes.
+
+        Args:
+            x: (B, N, C) tokens.
+            size: (B, N, 1) patches that each token stands for, or None while all are one.
+            merger: Merges tokens between attention and MLP, or None.
+            trace: Filled by the merger.
+        """
+        key_bias = None if size is None else size.log().transpose(1, 2).unsqueeze(1)
+        attended, keys = self.attn(self.norm1(x), key_bias)
+        x = x + (self.ls1(attended) if self.layer_scale else attended)
+        if merger is not None:
+            x, size = merger(x, keys, trace)
+        hidden = self.mlp(self.norm2(x))
+        out = x + (self.ls2(hidden) if self.layer_scale else hidden)
+        for branch in self.branches:
+            out = out + branch(x)
+        return out, size
+
+
+class PatchEmbed(nn.Module):
+    """The patch projection; without padding, so that an affine map of the pixels folds into it."""
+
+    def __init__(self, spec: VitSpec) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, spec.width, spec.patch, stride=spec.patch, bias=spec.patch_bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map (B, 3, height, width) to (B, P, C)."""
+        return cast(torch.Tensor, self.proj(images)).flatten(2).transpose(1, 2)
+
+
+class Vit(nn.Module):
+    """A vision transformer in eval mode; `state_dict` uses timm's names.
+
+    Attributes:
+        spec: What it is.
+        merger: Token merger, or None.
+        merge_block: 0-based index of the block that calls it.
+    """
+
+    def __init__(self, spec: VitSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.merger: nn.Module | None = None
+        self.merge_block: int | None = None
+        positions = spec.patches + (len(spec.prefix) if spec.position_covers_prefix else 0)
+        self.patch_embed = PatchEmbed(spec)
+        for name, count in prefix_parameters(spec).items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(1, count, spec.width)))
+        self.pos_embed = nn.Parameter(torch.zeros(1, positions, spec.width))
+        norm = nn.LayerNorm(spec.width, eps=spec.norm_eps)
+        if spec.pre_norm:
+            self.norm_pre = nn.LayerNorm(spec.width, eps=spec.norm_eps)
+        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
+        if spec.pool_norm:
+            self.fc_norm = norm
+        else:
+            self.norm = norm
+        self.head = nn.Linear(spec.width, spec.classes)
+        if spec.pool == "class+dist":
+            self.head_dist = nn.Linear(spec.width, spec.classes)
+
+    def each_block(self) -> list[Block]:
+        """Return the blocks in order."""
+        return [cast(Block, block) for block in self.blocks]
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn normalised images (B, 3, height, width) into tokens (B, N, C)."""
+        patches = self.patch_embed(images)
+        names = prefix_parameters(self.spec)
+        prefix = [getattr(self, name).expand(images.shape[0], -1, -1) for name in names]
+        if self.spec.position_covers_prefix:
+            x = torch.cat([*prefix, patches], dim=1) + self.pos_embed
+        else:
+            x = torch.cat([*prefix, patches + self.pos_embed], dim=1)
+        return cast(torch.Tensor, self.norm_pre(x)) if self.spec.pre_norm else x
+
+    def classify(self, x: torch.Tensor, size: torch.Tensor | None) -> torch.Tensor:
+        """Turn the last block's tokens (B, N, C) into logits (B, K).
+
+        A mean over merged patches is weighted by their sizes, so that every patch counts once.
+        """
+        spec = self.spec
+        if not spec.pool_norm:
+            x = self.norm(x)
+        if spec.pool == "mean":
+            patches = x[:, len(spec.prefix) :]
+            if size is None:
+                pooled = patches.mean(dim=1)
+            else:
+                weight = size[:, len(spec.prefix) :]
+                pooled = (patches * weight).sum(dim=1) / weight.sum(dim=1)
+        else:
+            pooled = x[:, 0]
+        if spec.pool_norm:
+            pooled = self.fc_norm(pooled)
+        logits = self.head(pooled)
+        if spec.pool == "class+dist":
+            logits = (logits + self.head_dist(x[:, 1])) / 2
+        return cast(torch.Tensor, logits)
+
+    def forward(self, images: torch.Tensor, trace: Trace | None = None) -> torch.Tensor:
+        """Classify normalised images (B, 3, height, width); return logits (B, K)."""
+        x, size = self.embed(images), None
+        for index, block in enumerate(self.each_block()):
+            merger = self.merger if index == self.merge_block else None
+            x, size = block(x, size, merger, trace)
+            if trace is not None:
+                trace.tokens.append(x.shape[1])
+        return self.classify(x, size)
+
+
+def prefix_parameters(spec: VitSpec) -> dict[str, int]:
+    """Return timm's parameter name and token count of each kind of prefix token, in order."""
+    names = {"cls": "cls_token", "dist": "dist_token", "reg": "reg_token"}
+    counts: dict[str, int] = {}
+    for kind in spec.prefix:
+        counts[names[kind]] = counts.get(names[kind], 0) + 1
+    return counts
+
+
+def empty_vit(spec: VitSpec) -> Vit:
+    """Return a `Vit` whose parameters take no memory until weights are assigned."""
+    with torch.device("meta"):
+        return Vit(spec).eval().requires_grad_(False)

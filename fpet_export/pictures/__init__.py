@@ -1,0 +1,1 @@
+"""Pictures of merges and of kernels."""

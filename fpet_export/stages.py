@@ -1,0 +1,484 @@
+"""The stages in order, as the Python API: `load(run).fold().freeze(batch=1).to_onnx(out)`.
+
+Each stage is an immutable object that holds a model and everything known about it, and whose
+methods make the next stage. Nothing is done twice and nothing behind the caller's back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+import fpet_export
+from engines import storage
+from engines.engine import load_target
+from engines.errors import CheckpointError, UsageError
+from engines.imaging import images as engine_images
+from engines.imaging.images import PixelArray
+from engines.manifest import (
+    Companion,
+    Decode,
+    Form,
+    Manifest,
+    ModelFacts,
+    Parent,
+    Preprocessing,
+    TensorSpec,
+    write_manifest,
+)
+from engines.onnx_header import read_onnx_header
+from engines.parity.rows import Evidence
+from engines.targets import Target
+from fpet_export.graph.freeze import FreezeOptions, FrozenVit, input_shape, preprocessing_for, typed
+from fpet_export.model import adapt, backbones, checkpoints, cost, reference
+from fpet_export.model import fold as folding
+from fpet_export.model.backbones import Backbone, BackboneOptions
+from fpet_export.model.checkpoints import Checkpoint, Hints, _agreement
+from fpet_export.model.facts import Fact
+from fpet_export.model.pixels import prepared_pixels, with_decoding
+from fpet_export.model.vit import Vit
+
+_AT_ONCE = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """The model as it was trained: backbone, head, adapters, merger.
+
+    Attributes:
+        model: Its eval-mode forward pass; the reference of every comparison.
+        checkpoint: The decoded run.
+        backbone: The backbone it was tuned on.
+        preprocessing: How an image becomes the input, mean and std not yet in the graph.
+        normalisation: The mean and std in it by name, and where they come from.
+    """
+
+    model: Vit
+    checkpoint: Checkpoint
+    backbone: Backbone
+    preprocessing: Preprocessing
+    normalisation: Fact[str]
+
+    def fold(self) -> Folded:
+        """Fold what is linear into the backbone; this stage keeps its weights."""
+        model, stay = folding.fold(self.model, self.checkpoint.method)
+        return Folded(model=model, stay=tuple(stay), source=self)
+
+    def evidence(
+        self,
+        pixels: PixelArray,
+        *,
+        dtype: torch.dtype = torch.float64,
+        progress: Callable[[int], None] | None = None,
+    ) -> Evidence:
+        """Classify (I, height, width, 3) pixels; float64 unless another `dtype` is asked for."""
+        return _evidence(self.model, self.preprocessing, pixels, dtype, progress)
+
+    @property
+    def quality(self) -> Literal["trained", "random"]:
+        """Say "random" when any weight is random, which is good for speed only."""
+        both = (self.backbone.quality, self.checkpoint.quality)
+        return "random" if "random" in both else "trained"
+
+    def facts(self) -> dict[str, Fact[Any]]:
+        """Return everything that was decided about run and backbone, and from what."""
+        of_backbone = {f"backbone {name}": fact for name, fact in self.backbone.facts.items()}
+        return self.checkpoint.facts | of_backbone | {"normalisation": self.normalisation}
+
+    def tokens(self) -> tuple[int, ...]:
+        """Return the tokens that leave each block."""
+        return cost.tokens_after_blocks(self.model.spec, self.checkpoint.merge_block)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Folded:
+    """The model after folding.
+
+    Attributes:
+        model: Its forward pass; still with the trained match.
+        stay: Adapter layers that cannot fold, such as "blocks.0.adapter_mlp".
+        source: The stage before.
+    """
+
+    model: Vit
+    stay: tuple[str, ...]
+    source: Adapted
+
+    def evidence(
+        self, pixels: PixelArray, *, progress: Callable[[int], None] | None = None
+    ) -> Evidence:
+        """Classify (I, height, width, 3) pixels in float64, so that only the fold can differ."""
+        return _evidence(self.model, self.source.preprocessing, pixels, torch.float64, progress)
+
+    def freeze(
+        self,
+        *,
+        batch: int | tuple[int, int] = 1,
+        target: str | Target = "cpu",
+        input: Literal["float32", "uint8-nchw", "uint8-nhwc"] = "float32",
+        ties: Literal["argmax", "reference"] = "argmax",
+        attention_scale: Literal["split", "folded"] | None = None,
+        last_block: Literal["class-token", "all-tokens"] | None = None,
+        opset: int | None = None,
+        updates: Literal["folded", "low-rank"] = "folded",
+        attention: Literal["primitive", "fused"] = "primitive",
+    ) -> Frozen:
+        """Make shapes and constants static.
+
+        Args:
+            batch: Images per inference, or the (smallest, largest) of a dynamic batch.
+            target: Decides what is left None, and the opset.
+            input: What the graph takes; see `FreezeOptions.input`.
+            ties: See `FreezeOptions.ties`.
+            attention_scale: Overrides the target's.
+            last_block: Overrides the target's.
+            opset: Overrides the target's.
+            updates: See `FreezeOptions.updates`.
+            attention: See `FreezeOptions.attention`; a graph needs "primitive".
+
+        Raises:
+            UsageError: `ties="reference"` is asked for a distilled model, whose authors' code
+                merges the distillation token away; or the target or this toolkit lacks the opset.
+        """
+        place = target if isinstance(target, Target) else load_target(target)
+        if opset is not None:
+            place = with_opset(place, opset)
+        spec = self.model.spec
+        if ties == "reference" and self.model.merger is not None and "dist" in spec.prefix:
+            raise UsageError(
+                "the published code treats the distillation token of this backbone as a patch; "
+                "that is not reproduced",
+                where="--ties reference",
+                fix="use --ties argmax, which protects every prefix token",
+            )
+        options = FreezeOptions(
+            batch=batch,
+            input=input,
+            attention_scale=attention_scale or place.attention_scale,
+            last_block=last_block or place.last_block,
+            ties=ties,
+            updates=updates,
+            attention=attention,
+        )
+        before = self.source.preprocessing
+        module = FrozenVit(self.model, options, before.mean, before.std).eval()
+        module.requires_grad_(False)
+        return Frozen(module=module, target=place, source=self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """The module that is exported.
+
+    Attributes:
+        module: Pixels in, logits out; also runs in PyTorch.
+        target: What it was written for.
+        source: The stage before.
+    """
+
+    module: FrozenVit
+    target: Target
+    source: Folded
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is left to do outside the graph."""
+        return preprocessing_for(self.source.source.preprocessing, self.module.options)
+
+    def evidence(
+        self, pixels: PixelArray, *, progress: Callable[[int], None] | None = None
+    ) -> Evidence:
+        """Classify (I, height, width, 3) pixels in PyTorch."""
+        rows: list[dict[str, np.ndarray]] = []
+        with torch.inference_mode():
+            inputs = engine_images.to_input(pixels, self.preprocessing)
+            for start in range(0, len(inputs), _AT_ONCE):
+                chunk = torch.from_numpy(inputs[start : start + _AT_ONCE])
+                found = self.module.trace(chunk)
+                rows.append({name: tensor.numpy() for name, tensor in found.items()})
+                if progress is not None:
+                    progress(len(chunk))
+        return Evidence(**{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+
+    def typed(self, dtype: torch.dtype) -> FrozenVit:
+        """Return the module in another floating type, with the match kept in float32."""
+        return typed(self.module, dtype)
+
+    def macs(self) -> int:
+        """Return the multiply-adds of one image."""
+        checkpoint = self.source.source.checkpoint
+        return sum(
+            cost.macs(
+                self.module.spec,
+                self.module.tokens,
+                merge_block=checkpoint.merge_block,
+                method=checkpoint.method,
+                dim=checkpoint.dim,
+            )
+        )
+
+    def to_onnx(
+        self,
+        path: Path | str,
+        *,
+        force: bool = False,
+        labels: Sequence[str] = (),
+        command: Sequence[str] = (),
+    ) -> Path:
+        """Write the graph and its manifest; return the graph's path.
+
+        Args:
+            path: The `.onnx` file, or a folder for `model.onnx`.
+            force: Replace a file that exists.
+            labels: Class names, one a logit.
+            command: The command line to record.
+
+        Raises:
+            UsageError: The file exists, the labels are not one a logit, or the module was frozen
+                with fused attention.
+            ExportError: The graph is not what was planned.
+        """
+        from fpet_export.graph import to_onnx
+
+        target = Path(path)
+        target = target if target.suffix == ".onnx" else target / "model.onnx"
+        storage.refuse_overwrite(target, force=force)
+        classes = self.module.spec.classes
+        if labels and len(labels) != classes:
+            raise UsageError(
+                f"{len(labels)} class names for {classes} classes",
+                where="--labels",
+                fix="give one name a class, in the order of the head's rows",
+            )
+        with storage.atomic_path(target) as temporary:
+            operators = to_onnx.to_onnx(self.module, temporary, opset=self.target.opset)
+            manifest = self.manifest(temporary, operators, labels=labels, command=command)
+            write_manifest(temporary, manifest)
+        return target
+
+    def manifest(
+        self,
+        path: Path,
+        operators: dict[str, int],
+        *,
+        labels: Sequence[str] = (),
+        command: Sequence[str] = (),
+    ) -> Manifest:
+        """Return what is known about a graph that was written to `path`, without its hash."""
+        spec, options = self.module.spec, self.module.options
+        run = self.source.source
+        checkpoint = run.checkpoint
+        batch = options.batch
+        rows: int | str = batch if isinstance(batch, int) else "batch"
+        shape = (rows, *input_shape(spec, options, 1)[1:])
+        probes = {"match": "match"} if checkpoint.merge_block is not None else {}
+        if probes and "Log" in operators:
+            probes["size"] = "size"
+        return Manifest(
+            kind="graph",
+            file=path.name,
+            inputs=(TensorSpec(name="images", shape=shape, dtype=self.preprocessing.dtype),),
+            outputs=(TensorSpec(name="logits", shape=(rows, spec.classes), dtype="float32"),),
+            precision="fp32",
+            opset=self.target.opset,
+            target=self.target.name,
+            weights=run.quality,
+            batch_range=None if isinstance(batch, int) else batch,
+            preprocessing=self.preprocessing,
+            labels=tuple(labels),
+            model=ModelFacts(
+                architecture=spec.describe(),
+                width=spec.width,
+                depth=spec.depth,
+                heads=spec.heads,
+                hidden=spec.hidden,
+                patch=spec.patch,
+                grid=spec.grid,
+                prefix_tokens=len(spec.prefix),
+                classes=spec.classes,
+                method=checkpoint.method,
+                bit=checkpoint.bit,
+                dim=checkpoint.dim,
+                scale=checkpoint.scale,
+                merge_block=checkpoint.merge_block,
+                ties=options.ties,
+                tokens=self.module.tokens,
+                macs=self.macs(),
+            ),
+            form=Form(
+                attention_scale=options.attention_scale,
+                last_block="" if spec.pool == "mean" else options.last_block,
+                command=tuple(command),
+                folder=str(Path.cwd()) if command else "",
+            ),
+            operators=operators,
+            companions=companions_of(path),
+            probes=probes,
+            facts={name: str(fact) for name, fact in run.facts().items()},
+            parents=parents_of(run),
+            command=tuple(command),
+            tools=tool_versions(),
+        )
+
+
+def load(
+    run: str | Path,
+    *,
+    backbone: str | Path | Backbone | None = None,
+    method: str | None = None,
+    bit: int | None = None,
+    dim: int | None = None,
+    scale: float | None = None,
+    merge_block: int | Literal["none"] | None = None,
+    config: Path | None = None,
+    heads: int | None = None,
+    image: tuple[int, int] | None = None,
+    pool: Literal["token", "avg"] | None = None,
+    weights: str | None = None,
+    normalisation: str | None = None,
+    decode: Decode | None = None,
+    background: tuple[int, int, int] | None = None,
+) -> Adapted:
+    """Read a fine-tuned run and rebuild the model that was trained.
+
+    Args:
+        run: A folder, `DIR/NAME`, a `.pth` file, or `random:NAME:SEED`.
+        backbone: `.npz`, `.safetensors`, `.pth` or `.bin` file, `timm:NAME` or
+            `random:NAME:SEED`; or one that was read already, whose weights all its runs then share.
+        method: Tuning method, where the files do not say.
+        bit: Bits of the stored adapter, likewise.
+        dim: Rank or bottleneck width, likewise.
+        scale: The method's scale, likewise.
+        merge_block: 0-based block after whose attention tokens merge, or "none", likewise.
+        config: The run's YAML.
+        heads: Attention heads of a backbone whose file does not say.
+        image: (height, width) of a backbone whose patch grid is not square.
+        pool: What the head reads, the class token or the mean over patches, likewise.
+        weights: Which set of weights ("raw", "ema", "teacher", "student"), in a file of several.
+        normalisation: "none", "imagenet", "half", "clip" or "M,M,M/S,S,S": mean and std of pixels
+            in 0..1, where neither the run's format nor a file beside the backbone says them.
+        decode: How image files become pixels, see `Preprocessing.decode`; by default what the
+            run's format says ("plain" for the authors'), else "full".
+        background: (red, green, blue) behind transparent pixels; white by default.
+
+    Raises:
+        CheckpointError: The run cannot be read, contradicts itself or leaves a fact open.
+        UsageError: `weights` chooses where there is no choice, `normalisation`, `decode` or
+            `background` is none, or the background would have no effect.
+    """
+    hints = Hints(
+        merge_block=merge_block,
+        method=method,
+        bit=bit,
+        dim=dim,
+        scale=scale,
+        config=config,
+        weights=weights,
+    )
+    found = checkpoints.read(str(run), hints)
+    source = found.backbone if backbone is None else backbone
+    if source is None:
+        named = f" (its YAML names {found.architecture.value})" if found.architecture else ""
+        raise CheckpointError(
+            f"the run does not bring its backbone{named}",
+            where=str(run),
+            fix="add --backbone FILE with the weights it was tuned on, for the authors' runs "
+            "imagenet21k/ViT-B_16.npz",
+        )
+    if isinstance(source, Backbone):
+        base = source
+    else:
+        network = _agreement.network_of(found.architecture, where=str(run))
+        options = BackboneOptions(
+            heads=heads,
+            image=image,
+            pool=pool,
+            weights=weights,
+            head_width=found.head_width,
+            run_pool=found.pool,
+            run_network=network,
+            own_pixels=found.normalisation is not None,
+        )
+        base = backbones.read(str(source), options)
+    if weights is not None and weights not in found.weights | base.names:
+        raise UsageError(
+            f"{weights!r} chooses among sets of weights, and no file here holds several",
+            where="--weights",
+            fix="leave it out",
+        )
+    found.check(base)
+    checkpoint = found.decode(base.spec)
+    preprocessing, fact = prepared_pixels(found, base, checkpoint, normalisation)
+    preprocessing, facts = with_decoding(preprocessing, checkpoint.facts, decode, background)
+    return Adapted(
+        model=adapt.adapt(base, checkpoint),
+        checkpoint=dataclasses.replace(checkpoint, facts=facts),
+        backbone=base,
+        preprocessing=dataclasses.replace(preprocessing, in_graph=False),
+        normalisation=fact,
+    )
+
+
+def with_opset(target: Target, opset: int) -> Target:
+    """Return `target` with another opset.
+
+    Raises:
+        UsageError: Its runtime does not read that opset, or this toolkit does not write it.
+    """
+    from fpet_export.graph.to_onnx import require_opset
+
+    if opset > target.opset_ceiling:
+        raise UsageError(
+            f"{target.name} reads opsets up to {target.opset_ceiling}, not {opset}",
+            where="--opset",
+            fix=f"leave --opset out ({target.opset} suits {target.name} best), or choose another "
+            "target",
+        )
+    require_opset(opset)
+    return dataclasses.replace(target, opset=opset)
+
+
+def companions_of(graph: Path) -> tuple[Companion, ...]:
+    """Return the files that hold weights of `graph`, for its manifest."""
+    return tuple(Companion(file=name) for name in read_onnx_header(graph).external_files)
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the versions of what makes a graph."""
+    from importlib import metadata
+
+    names = ("torch", "onnx", "onnxscript", "onnx-graphsurgeon", "numpy")
+    versions = {"fpet-export": fpet_export.__version__, "python": platform.python_version()}
+    return versions | {name: metadata.version(name) for name in names}
+
+
+def _evidence(
+    model: Vit,
+    preprocessing: Preprocessing,
+    pixels: PixelArray,
+    dtype: torch.dtype,
+    progress: Callable[[int], None] | None,
+) -> Evidence:
+    plain = dataclasses.replace(preprocessing, in_graph=True, layout="NCHW", dtype="float32")
+    inputs = engine_images.to_input(pixels, plain)
+    return reference.run(
+        model, inputs, preprocessing.mean, preprocessing.std, dtype=dtype, progress=progress
+    )
+
+
+def parents_of(run: Adapted) -> tuple[Parent, ...]:
+    """Return the files that a run and its backbone were read from, with their hashes."""
+    parents = [
+        Parent(role=role, file=path.name, sha256=storage.sha256_of(path))
+        for role, files in (("run", run.checkpoint.files), ("backbone", run.backbone.files))
+        for path in files
+    ]
+    if not run.backbone.files:
+        parents.append(Parent(role="backbone", file=run.backbone.source, sha256=""))
+    return tuple(parents)

@@ -1,0 +1,1 @@
+"""Many tasks on one backbone: exported, changed, checked, measured."""

@@ -1,0 +1,86 @@
+"""What every task of a folder says about images, to check its engines on other machines."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from calibration.examine import margins, metric_tensor
+from calibration.graph_files import read_graph
+from calibration.taps import with_outputs
+from engines.engine import Engine, open_engine
+from engines.imaging.images import ImageSet
+from engines.manifest import Manifest
+from engines.parity.evidence import Expected, as_written, batches
+from engines.parity.finite import require_finite
+from engines.parity.rows import FloatArray, gates_of
+from engines.tasks.folder import TaskFolder
+from engines.tasks.open_tasks import TaskEngine, open_tasks
+
+
+def expected_of_tasks(
+    folder: TaskFolder, images: Mapping[str, ImageSet]
+) -> Iterator[tuple[str, Expected]]:
+    """Yield what each task says about its images on the shared graphs as they are written.
+
+    Args:
+        folder: Of the tasks, checked.
+        images: By task; the others are left out.
+    """
+    with contextlib.ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-export-")))
+        engines: dict[str, Engine] = {}
+        taps: dict[str, tuple[str, str] | None] = {}
+        for graph in folder.graphs:
+            name, path = graph.path.name, graph.path
+            tensors = taps[name] = _taps_of(path, graph.manifest)
+            if tensors is not None:
+                path = with_outputs(path, tensors, place)
+            engine = open_engine(path, options=as_written(graph.manifest))
+            engines[name] = stack.enter_context(engine)
+        tasks = stack.enter_context(open_tasks(folder.path, engines=engines, resident_bytes=0))
+        for name, own in images.items():
+            handle = tasks.task(name)
+            graph = folder.graphs[handle.task.structure]
+            logits, margin = _run(handle, graph.manifest, own, taps[graph.path.name])
+            require_finite(logits, own.names, of=f"{name} on {graph.path.name}")
+            expected = Expected(
+                graph=f"{name} on {graph.path.name}",
+                images=own,
+                logits=logits,
+                gates=gates_of(graph.manifest.precision),
+                margin=margin,
+            )
+            yield name, expected
+
+
+def _taps_of(graph: Path, manifest: Manifest) -> tuple[str, str] | None:
+    """Return keys and match of a float32 graph that merges; None where nobody need know them.
+
+    Rounded graphs are held to gates that a token merged elsewhere does not reach.
+    """
+    if manifest.precision != "fp32" or "match" not in manifest.probes:
+        return None
+    keys = metric_tensor(read_graph(graph))
+    assert keys is not None, "a graph with a match has keys"
+    return keys, manifest.probes["match"]
+
+
+def _run(
+    handle: TaskEngine, manifest: Manifest, images: ImageSet, taps: tuple[str, str] | None
+) -> tuple[FloatArray, FloatArray | None]:
+    """Return (I, K) logits, and (I, Na) how sure the match was."""
+    logits, margin = [], []
+    for feeds, count in batches(handle, manifest, images.pixels):
+        found = handle.run(feeds)
+        logits.append(found[handle.outputs[0].name][:count])
+        if taps is not None:
+            assert manifest.model is not None, "every shared graph states it"
+            keys, match = (found[name][:count] for name in taps)
+            prefix = manifest.model.prefix_tokens
+            margin.append(margins(keys, prefix=prefix, sources=match.shape[1]))
+    return np.concatenate(logits), np.concatenate(margin) if margin else None

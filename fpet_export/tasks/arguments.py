@@ -1,0 +1,115 @@
+"""What verbs take for single tasks: `--data pets=val/` for one, `--data val/` for all."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.errors import UsageError
+from fpet_export.console import Console
+from fpet_export.workflow import images, next_commands
+
+if TYPE_CHECKING:
+    from engines.imaging.class_names import KnownClasses
+    from engines.imaging.images import ImageSet
+    from engines.manifest import Manifest, Preprocessing
+
+_NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.+)")
+
+
+def named(text: str) -> tuple[str | None, str]:
+    """Take `NAME=REST` apart; a path that exists is no name."""
+    found = _NAMED.fullmatch(text)
+    if found is None or Path(text).exists():
+        return None, text
+    return found[1], found[2]
+
+
+def by_task(texts: Sequence[str], tasks: Sequence[str], option: str) -> dict[str, Path]:
+    """Return the path of every task: its own, else that of all.
+
+    Raises:
+        UsageError: A path is given for a task that is not there.
+    """
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, path = named(text)
+        if name is not None and name not in tasks:
+            raise UsageError(
+                f"{name!r} is not one of the tasks {', '.join(tasks)}",
+                where=option,
+                fix=f"{option} NAME=PATH for one task, or {option} PATH for all",
+            )
+        for task in tasks if name is None else [name]:
+            if name is not None or task not in found:
+                found[task] = Path(path)
+    return found
+
+
+def predict_first(folder: Path, tasks: Sequence[str], options: argparse.Namespace) -> list[str]:
+    """Return the command that classifies an image of the first task, where one is known."""
+    image = next_commands.first_image(by_task(options.data, tasks, "--data").get(tasks[0]))
+    return next_commands.predict(folder, image, task=tasks[0])
+
+
+def images_by_task(
+    options: argparse.Namespace,
+    preprocessing: Mapping[str, Preprocessing],
+    known: Mapping[str, KnownClasses],
+    console: Console,
+    *,
+    default: int,
+) -> dict[str, ImageSet]:
+    """Return the images of every task, by `--data` and `--limit`.
+
+    Args:
+        options: Of `_arguments.add_data(parser, by_task=True)`.
+        preprocessing: What each task takes.
+        known: What is known about each task's classes.
+        console: Hears what the images of each are.
+        default: How many synthetic images a task gets for which none are given.
+
+    Raises:
+        InputError: See `_images.checked`.
+    """
+    places = by_task(options.data, list(preprocessing), "--data")
+    found = {}
+    single = argparse.Namespace(limit=options.limit, skip_bad=options.skip_bad)
+    for name, own in preprocessing.items():
+        single.data = places.get(name)
+        found[name] = images.check_set(
+            single, own, known[name], console, default=default, name=name
+        )
+    images.note_bad(options, getattr(single, "unreadable", ()))
+    return found
+
+
+def known_by_task(
+    options: argparse.Namespace,
+    counts: Mapping[str, int | None],
+    manifests: Mapping[str, Manifest] | None = None,
+) -> dict[str, KnownClasses]:
+    """Return what is known about the classes of every task, by `--labels` and its manifest.
+
+    Args:
+        options: Of `_arguments.add_data(parser, by_task=True)`.
+        counts: Logits of each task.
+        manifests: Of the tasks, where they are exported already.
+
+    Raises:
+        InputError: Two sources disagree.
+        UsageError: A file cannot be read, or does not have one name a class.
+    """
+    files = by_task(options.labels, list(counts), "--labels")
+    found = {}
+    for name, count in counts.items():
+        own = [manifests[name]] if manifests and name in manifests else []
+        try:
+            found[name] = images.known_classes(count, files.get(name), own)
+        except UsageError as error:
+            what = f"{error.what} of {name!r}" if len(counts) > 1 else error.what
+            raise UsageError(what, where=error.where, fix=error.fix) from error
+    return found

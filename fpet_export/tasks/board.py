@@ -1,0 +1,96 @@
+"""A folder of tasks on another machine: built, checked task by task, measured."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fpet_export.board import remote as _remote
+from fpet_export.board.packing import Packed
+from fpet_export.board.session import Board
+from fpet_export.console import Console
+from fpet_export.tasks import packing
+from fpet_export.workflow import usable
+
+if TYPE_CHECKING:
+    from benchmarks import Measurement
+    from engines.manifest import Manifest
+
+IMAGES = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskBoard:
+    """A bundle of a folder of tasks that lies unpacked on another machine."""
+
+    board: Board
+
+    def prove(self, *, more: Sequence[str] = ()) -> Mapping[str, Any]:
+        """Build every graph there, and check every task against what it says here.
+
+        Args:
+            more: Options of `build`.
+
+        Returns:
+            The parity table as JSON, a row a task.
+
+        Raises:
+            EngineError: An engine cannot be built or opened there.
+            ParityError: A task's answers are others.
+        """
+        remote, console = self.board.remote, self.board.console
+        allowed = self.board.allowed
+        _remote.agent(remote, ["build", "--force", *allowed, *more], console)
+        found = _remote.agent(remote, ["check", *allowed], console)
+        table: Mapping[str, Any] = found["parity"]
+        return table
+
+    def measure(self, words: Sequence[str]) -> Measurement:
+        """Measure tasks there with the options of `bench`, and fetch the measurement."""
+        return self.board.measure([], words)
+
+    def fetch(self, engine: Path) -> Manifest:
+        """Fetch an engine, see `Board.fetch`."""
+        return self.board.fetch(engine)
+
+
+@contextlib.contextmanager
+def unpacked_there(
+    folder: Path, options: argparse.Namespace, console: Console
+) -> Iterator[TaskBoard]:
+    """Send a folder of tasks with the agent; the folder there is removed, unless the line breaks.
+
+    Raises:
+        TrustError: It is not a folder of tasks, or a file is not what its index says.
+        RemoteError: The machine cannot be reached, or lacks room or a Python.
+    """
+    _remote.require_reachable(options)
+    wanted = argparse.Namespace(
+        artefact=folder,
+        target=None,
+        data=[],
+        labels=[],
+        skip_bad=False,
+        limit=IMAGES,
+        force=True,
+        force_failed=options.force_failed,
+        force_form=False,
+    )
+
+    def pack(bundle: Path) -> Packed:
+        packed = packing.pack(wanted, bundle, console)
+        return Packed(bundle=packed, checks={}, plain=None)
+
+    with _remote.sent(folder.resolve().name, pack, options, console) as (remote, packed):
+        board = Board(
+            remote=remote,
+            items=(),
+            packed=packed,
+            console=console,
+            allowed=tuple(usable.failed_words(options)),
+        )
+        yield TaskBoard(board=board)

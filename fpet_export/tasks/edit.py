@@ -1,0 +1,140 @@
+"""`tasks --add` and `tasks --drop`: a folder of tasks that exists, changed in one step."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.commands import command
+from engines.errors import UsageError
+from fpet_export.cli.verbs import Outcome, tasks
+from fpet_export.console import Console
+from fpet_export.tasks import arguments
+from fpet_export.workflow import export, next_commands, usable
+
+if TYPE_CHECKING:
+    from engines.tasks.index import TaskIndex
+
+_OF_THE_GRAPHS = {
+    "target": None,
+    "precision": "fp32",
+    "batch": 1,
+    "input": "float32",
+    "opset": None,
+}
+"""What the folder's graphs have decided, with what an option is when it is not given."""
+
+
+def add(options: argparse.Namespace, console: Console) -> Outcome:
+    """Put runs into the folder, after every one was compared."""
+    from engines.tasks.index import read_index
+    from fpet_export.tasks import verify
+    from fpet_export.tasks.change import staged
+
+    folder = options.out
+    before = read_index(folder)  # before a backbone is read
+    for name, unset in _OF_THE_GRAPHS.items():
+        if getattr(options, name) != unset:
+            raise UsageError(
+                "the graphs of a folder that exists have decided this",
+                where=f"--{name}",
+                fix="leave it out, or write another folder: without --add",
+            )
+    runs = tasks.load(options, console)
+    stay = [name for name in before.names if name not in runs]
+    usable.require_tasks(folder, before, stay, options, console)
+    images, how = tasks.prepare(options, runs, console)
+    for task in before.tasks:
+        if task.labels and task.name in runs and not how.labels[task.name]:
+            console.step(
+                "labels",
+                f"the class names of the task that {task.name} replaces are not taken over: nobody "
+                f"says that they are its own; state them: --labels {task.name}=FILE",
+                passed=None,
+            )
+    with staged(folder, runs, how, new_graphs=options.new_graph) as change:
+        for file in change.graphs:
+            size = (change.path / file).stat().st_size
+            console.step("graph", f"{file} {size / 1e6:.1f} MB, a further one")
+        with console.progress("parity of every task", len(runs)) as advance:
+            found = verify.verify_tasks(
+                change.path, runs, images, change.options,
+                progress=lambda name, done, total: advance(1),
+            )  # fmt: skip
+        for one in found:
+            passed = one.reference.passed and one.single.passed
+            console.step(one.name, export.describe(runs[one.name]), passed=passed)
+        for table in verify.tables(found):
+            export.show_table(table, console, heading="task")
+        verify.require(found)
+        index = change.commit()
+    _say_engines(folder, index, console)
+    return _outcome(
+        folder,
+        index,
+        parity=verify.tables_json(found),
+        next_=_next(folder, list(runs), options),
+    )
+
+
+def drop(options: argparse.Namespace, console: Console) -> Outcome:
+    """Take tasks out of the folder."""
+    from engines.tasks.index import read_index
+    from fpet_export.tasks.change import drop_tasks
+
+    folder = options.out
+    before = read_index(folder)
+    index = drop_tasks(folder, options.drop, command=options.command)
+    console.step("drop", ", ".join(name for name in before.names if name not in index.names))
+    kept = {structure.graph.file for structure in index.structures}
+    for structure in before.structures:
+        if structure.graph.file not in kept:
+            console.step("graph", f"{structure.graph.file} served no other task and is removed")
+    return _outcome(
+        folder,
+        index,
+        parity=None,
+        next_=[command("inspect", folder)],
+    )
+
+
+def _next(folder: Path, tasks: Sequence[str], options: argparse.Namespace) -> list[str]:
+    return arguments.predict_first(folder, tasks, options) or [command("inspect", folder)]
+
+
+def _say_engines(folder: Path, index: TaskIndex, console: Console) -> None:
+    """Say which engines serve the new tasks, too, and which graphs have none yet."""
+    from engines.engine import default_path, load_target
+
+    paths = [
+        (folder / structure.graph.file, load_target(index.target)) for structure in index.structures
+    ]
+    built = [default_path(graph, target) for graph, target in paths]
+    if not any(engine.exists() for engine in built):
+        return
+    for (graph, target), engine in zip(paths, built, strict=True):
+        if engine.exists():
+            console.step("engine", f"{engine.name} stays: {graph.name} has not changed")
+        else:
+            console.step(
+                "engine",
+                f"none of {graph.name}: {next_commands.build_or_bundle(graph, target)}",
+                passed=None,
+            )
+
+
+def _outcome(
+    folder: Path, index: TaskIndex, *, parity: dict[str, object] | None, next_: list[str]
+) -> Outcome:
+    return Outcome(
+        document={
+            "folder": str(folder),
+            "index": dataclasses.asdict(index),
+            "parity": parity,
+        },
+        result=str(folder),
+        next=next_,
+    )

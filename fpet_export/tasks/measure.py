@@ -1,0 +1,181 @@
+"""`bench FOLDER`: the tasks of a folder as contenders, and what a switch between them takes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.errors import UsageError
+from fpet_export.cli import arguments
+from fpet_export.console import Console
+from fpet_export.workflow import measure as _bench
+from fpet_export.workflow import plain, usable
+
+if TYPE_CHECKING:
+    from benchmarks import Measurement, Opened
+    from engines.engine import OpenOptions
+
+_SWITCH = "switch_ms"
+
+
+def measure(options: argparse.Namespace, console: Console) -> Measurement:
+    """Measure tasks of one folder, and graphs or engines beside them, in the same rounds.
+
+    What a contender's runtime records tells the switch to it, too.
+
+    Args:
+        options: Of `bench`.
+        console: Shows the progress.
+
+    Raises:
+        UsageError: Two folders, peers or the plain model were asked for, or more than the folder
+            on another machine.
+        UnknownNameError: There is no such task.
+    """
+    from benchmarks import bench
+    from benchmarks.task_switch import switch_times_ns
+    from engines.machine.processor import usable_cores
+    from engines.tasks.index import read_index
+    from engines.tasks.open_tasks import TaskEngine
+
+    folder = _the_folder(options)
+    index = read_index(folder)
+    names = index.chosen(options.task, where=str(folder))
+    usable.require_tasks(folder, index, names, options, console)
+    if options.remote is not None:
+        return _there(folder, names, options, console)
+    threads = options.threads or usable_cores()
+    settings = _bench.Settings.of(options)
+    opening = dataclasses.replace(arguments.open_options(options), threads=threads)
+    switches = switch_times_ns(folder, names, options=opening)
+    peak = settings.gemm_peak()
+    with contextlib.ExitStack() as stack:
+        tasks = _opened(folder, names, opening, stack, console)
+        files = [path for path in options.artefacts if path != folder]
+        manifests = [one.engine.manifest() for one in tasks if isinstance(one.engine, TaskEngine)]
+        with console.progress("measuring", options.rounds) as advance:
+            found = bench(
+                [*tasks, *files],
+                against=options.against,
+                batch=_bench.smallest_batch(manifests) if not files else None,
+                threads=threads,
+                options=opening,
+                schedule=settings.schedule(),
+                gemm_peak_macs_per_s=peak,
+                strict=False,
+                attempts=_bench.ATTEMPTS,
+                again=_bench.saying(console),
+                command=options.command,
+                progress=_bench.advancing(advance),
+            )
+    _say_switches(switches, console)
+    return _with_switches(found, switches)
+
+
+def _the_folder(options: argparse.Namespace) -> Path:
+    folders = [path for path in options.artefacts if path.is_dir()]
+    for name, is_given, what, fix in (
+        ("X", len(folders) > 1, "tasks of one folder are measured at a time", "name one folder"),
+        (
+            "X", options.remote is not None and len(options.artefacts) > 1,
+            "another machine measures the tasks of a folder by themselves",
+            "leave the other artefacts out, or measure them in a run of their own",
+        ),
+        (
+            "--peers", bool(options.peers), "peers run the plain model of one export, not of tasks",
+            "leave them out, or export one of the runs and bench that graph",
+        ),
+        (
+            "--against", options.against == plain.PLAIN,
+            "the plain model is that of one export, not of tasks",
+            "name a task or a graph, or export one of the runs and bench that graph",
+        ),
+    ):  # fmt: skip
+        if is_given:
+            raise UsageError(what, where=name, fix=fix)
+    return Path(folders[0])
+
+
+def _there(
+    folder: Path, names: tuple[str, ...], options: argparse.Namespace, console: Console
+) -> Measurement:
+    """Build and check the folder on another machine, and measure tasks there."""
+    from fpet_export.board import session
+    from fpet_export.tasks import board as _task_board
+
+    if options.against is not None and options.against not in names:
+        raise UsageError(
+            "another machine measures the tasks of a folder by themselves",
+            where="--against",
+            fix=f"name one of the tasks {', '.join(names)}, or leave it out",
+        )
+    words = [*session.measuring_words(options), "--task", ",".join(names)]
+    words += [] if options.against is None else ["--against", options.against]
+    with _task_board.unpacked_there(folder, options, console) as board:
+        board.prove()
+        return board.measure(words)
+
+
+def _opened(
+    folder: Path,
+    names: tuple[str, ...],
+    opening: OpenOptions,
+    stack: contextlib.ExitStack,
+    console: Console,
+) -> list[Opened]:
+    """Open the tasks as contenders; all of their weights stay in memory."""
+    from benchmarks import Opened
+    from benchmarks.measurement import describe_artefact
+    from engines.engine import load_target
+    from engines.manifest import read_manifest
+    from engines.tasks.open_tasks import open_tasks
+
+    tasks = stack.enter_context(open_tasks(folder, options=opening))
+    found = []
+    for name in names:
+        handle = tasks.task(name)
+        artefact = describe_artefact(handle.manifest())
+        own = read_manifest(folder / handle.task.delta.file).model
+        macs = None if own is None else own.macs
+        artefact = dataclasses.replace(artefact, macs=macs)
+        found.append(Opened(name=name, engine=handle, artefact=artefact, macs=macs))
+    target = tasks.index.target
+    runs = sorted({str(entry.artefact.file) for entry in found if entry.artefact is not None})
+    missing = [file for file in runs if not file.endswith(load_target(target).suffix)]
+    if missing:
+        console.step(
+            "engine", f"no {target} engine lies here: {', '.join(missing)} runs", passed=None
+        )
+    return found
+
+
+def _say_switches(switches: Mapping[str, int], console: Console) -> None:
+    if not switches:
+        return
+    times = [ns / 1e6 for ns in switches.values()]
+    slowest = max(switches, key=lambda name: switches[name])
+    console.step(
+        "switch",
+        f"{statistics.median(times):.1f} ms to a task whose weights are not in memory "
+        f"(median; {slowest}: {max(times):.1f}); in memory it is another set of pointers",
+    )
+
+
+def _with_switches(found: Measurement, switches: Mapping[str, int]) -> Measurement:
+    return dataclasses.replace(
+        found,
+        contenders=tuple(
+            dataclasses.replace(
+                result,
+                runtime={**result.runtime, _SWITCH: f"{switches[result.name] / 1e6:.3f}"},
+            )
+            if result.name in switches
+            else result
+            for result in found.contenders
+        ),
+    )

@@ -1,0 +1,196 @@
+"""A bundle of a folder of tasks: all of it, the agent, and what every task said about images."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.errors import UsageError
+from engines.manifest import manifest_path
+from engines.transport.bundle import Bundle, Role, write_bundle
+from fpet_export.console import Console
+from fpet_export.tasks import arguments
+from fpet_export.workflow import usable
+
+if TYPE_CHECKING:
+    from engines.imaging.images import ImageSet
+    from engines.manifest import Manifest
+    from engines.targets import Target
+    from engines.tasks.folder import TaskFolder
+
+IMAGES = 4
+"""Synthetic images a task: enough to see another task's weights, small beside a backbone."""
+
+
+def pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
+    """Check a folder of tasks, let every task answer, and write the bundle.
+
+    Engines that were built in the folder stay here: the board builds its own.
+
+    Args:
+        options: Of `bundle`.
+        out: `NAME.bundle.tar`.
+        console: Hears of each part.
+
+    Raises:
+        TrustError: It is not a folder of tasks, or something in it is not what its index says.
+        UsageError: Its graphs are not what the target builds.
+        InputError: The target's runtime does not read them.
+    """
+    from engines.engine import load_target
+    from engines.tasks.folder import check_folder
+    from fpet_export.board.agent import build_agent
+
+    found = check_folder(options.artefact, with_engines=False)
+    console.step("tasks", f"whole: {found.describe()}")
+    target = load_target(options.target or found.index.target)
+    usable.require_tasks(found.path, found.index, found.index.names, options, console)
+    _require_suited(found, target, any_form=options.force_form)
+    images = _images(found, options, console)
+    with tempfile.TemporaryDirectory(prefix="fpet-export-") as place:
+        made = Path(place)
+        readme, agent = made / "README.txt", made / "agent.pyz"
+        agent.write_bytes(build_agent())
+        console.step("agent", f"{agent.name} {agent.stat().st_size / 1e3:.0f} kB")
+        readme.write_text(_readme(found, target), "utf-8")
+        checks = _answers(found, images, made, console)
+        files: list[tuple[Path, Role]] = [(readme, "readme"), (agent, "agent")]
+        tasks: list[tuple[Path, Role]] = [(check, "check") for check in checks]
+        for graph in found.graphs:
+            files += _with_manifest(graph.path, graph.manifest)
+            files += [] if graph.base is None else [(graph.base, "companion")]
+        for task in found.index.tasks:
+            delta = found.path / task.delta.file
+            tasks += _with_manifest(delta, found.tasks[task.name])
+        files.append((_index(found, target, made), "artefact"))
+        tools = found.graphs[0].manifest.tools
+        bundle = write_bundle(
+            out, files, tasks=tasks, target=target.name, tools=tools, force=options.force
+        )
+    console.step("bundle", f"{out.name} {out.stat().st_size / 1e6:.1f} MB for {target.name}")
+    return bundle
+
+
+def _require_suited(found: TaskFolder, target: Target, *, any_form: bool) -> None:
+    """Refuse graphs that the target does not read or build, or that it wants otherwise."""
+    from engines.backends._provenance import read_source
+    from engines.form import export_command, require_form
+
+    for graph, structure in zip(found.graphs, found.index.structures, strict=True):
+        read_source(graph.path, target, allow_failed=True, any_form=True)
+        is_open = any(isinstance(n, str) for wanted in structure.inputs for n in wanted.shape)
+        if is_open and target.backend == "trt":
+            raise UsageError(
+                f"{graph.path.name} takes tasks of any rank and number of classes, as "
+                f"{found.index.target} runs it; a plan for {target.name} needs fixed ones",
+                where=f"--target {target.name}",
+                fix="write the tasks again for that target: "
+                f"{export_command(graph.manifest, target)}",
+            )
+        if not any_form:
+            require_form(graph.path, graph.manifest, target)
+
+
+def _images(
+    found: TaskFolder, options: argparse.Namespace, console: Console
+) -> dict[str, ImageSet]:
+    """Return what each task is asked about."""
+    preprocessing = {}
+    for task in found.index.tasks:
+        own = found.graphs[task.structure].manifest.preprocessing
+        assert own is not None, "every shared graph states it"
+        preprocessing[task.name] = own
+    counts = {task.name: task.classes for task in found.index.tasks}
+    known = arguments.known_by_task(options, counts, found.tasks)
+    return arguments.images_by_task(options, preprocessing, known, console, default=IMAGES)
+
+
+def _answers(
+    found: TaskFolder, images: dict[str, ImageSet], made: Path, console: Console
+) -> list[Path]:
+    """Write what every task says about its images."""
+    from engines.parity.check_file import write_check
+    from engines.plurals import counted
+    from engines.tasks.check import check_path
+    from engines.tasks.folder import names_in_short
+    from fpet_export.tasks.answers import expected_of_tasks
+
+    written, unsure, sure = [], [], 0
+    with console.progress("answers of every task", len(images)) as advance:
+        for name, expected in expected_of_tasks(found, images):
+            written.append(check_path(made, name))
+            write_check(written[-1], expected)
+            sure += expected.sure_images()
+            if not expected.sure_images():
+                unsure.append(name)
+            advance(1)
+    described = ", ".join(dict.fromkeys(own.description for own in images.values()))
+    count = sum(map(len, images.values()))
+    console.step(
+        "check",
+        f"answers of {counted(len(written), 'task')} on {described}, "
+        f"{sure} of {count} with a sure match",
+    )
+    if unsure:
+        console.step(
+            "check",
+            f"no image has a sure match for {names_in_short(tuple(unsure))}: a right engine on "
+            "another processor may be refused (give other images: --data NAME=DIR)",
+            passed=None,
+        )
+    return written
+
+
+def _with_manifest(path: Path, manifest: Manifest) -> list[tuple[Path, Role]]:
+    """Return a file with all that belongs to it."""
+    return [
+        *((path.with_name(one.file), "companion") for one in manifest.companions),
+        (manifest_path(path), "manifest"),
+        (path, "companion"),
+    ]
+
+
+def _index(found: TaskFolder, target: Target, made: Path) -> Path:
+    """Return the folder's index, for another target rewritten: its engines are looked for there."""
+    from engines.tasks.index import FILE, write_index
+
+    if target.name == found.index.target:
+        shutil.copy(found.path / FILE, made / FILE)
+    else:
+        write_index(made, dataclasses.replace(found.index, target=target.name))
+    return made / FILE
+
+
+def _readme(found: TaskFolder, target: Target) -> str:
+    from engines.plurals import counted
+
+    rows = [
+        f"  {task.name:20}  {' + '.join(task.parts)}, {task.classes} classes"
+        for task in found.index.tasks
+    ]
+    first = found.index.tasks[0].name
+    return f"""\
+{counted(len(rows), "task")} on one backbone
+{textwrap.fill(f"for {target.name}: {target.summary}", 80, subsequent_indent="  ")}
+
+{chr(10).join(rows)}
+
+On the board, with Python 3.10, numpy and {target.module}:
+
+  python3 agent.pyz doctor      what this board has
+  python3 agent.pyz build       the engine that all tasks share
+  python3 agent.pyz check       are every task's answers those of the workstation?
+  python3 agent.pyz bench       latency of every task, and what a switch takes
+  python3 agent.pyz predict --task {first} IMAGE
+
+Each has --help and --json. bundle.json lists every file with its SHA-256.
+Whether the archive is whole and who signed it, before anything of it is used:
+
+  ssh-keygen -Y verify -f ALLOWED_SIGNERS -I SIGNER -n fpet-export \\
+      -s X.bundle.tar.sig < X.bundle.tar
+"""

@@ -1,0 +1,131 @@
+"""One artefact in a model repository of Triton Inference Server.
+
+`REPOSITORY/NAME/config.pbtxt`, `labels.txt`, and `VERSION/model.plan` or `model.onnx` with its
+manifest, so that what is served can be verified like every other artefact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from engines import storage
+from engines.commands import command, graph_of
+from engines.errors import InputError, TrustError, UsageError
+from engines.manifest import Manifest, manifest_path, write_manifest
+from fpet_export.triton.config import LABELS, Backend, Serving, labels_of, model_config
+
+CONFIG = "config.pbtxt"
+
+
+def backend_of(artefact: Path, manifest: Manifest) -> Backend:
+    """Return which of Triton's backends serves an artefact.
+
+    Raises:
+        UsageError: None does.
+        InputError: A graph leaves its precision to flags of TensorRT's builder.
+    """
+    flavour = "onnxruntime" if manifest.runtime is None else manifest.runtime.flavour
+    if flavour == "tensorrt":
+        return "tensorrt"
+    if flavour != "onnxruntime":
+        graph = graph_of(artefact, manifest)
+        raise UsageError(
+            f"Triton has no backend for engines of {flavour}",
+            where=str(artefact),
+            fix="serve its graph, or a plan of TensorRT"
+            + ("" if graph is None else f": {command('build', graph, '--target', 'tensorrt')}"),
+        )
+    if manifest.typing == "weak" and manifest.precision != "fp32":
+        raise InputError(
+            f"the graph is float32 and leaves {manifest.precision} to flags of TensorRT's builder, "
+            "which ONNX Runtime would not heed",
+            where=str(artefact),
+            fix="build it, and serve the plan",
+        )
+    return "onnxruntime"
+
+
+def require_place(artefact: Path, manifest: Manifest, serving: Serving) -> None:
+    """Refuse an engine on a processor that it was not built for.
+
+    Raises:
+        UsageError: It was built for the other kind.
+    """
+    runtime = manifest.runtime
+    if runtime is None:
+        return
+    is_for_gpu = runtime.flavour == "tensorrt" or runtime.settings.get("provider") == "cuda"
+    if is_for_gpu != serving.on_gpu:
+        kinds = {True: "a GPU", False: "the CPU"}
+        raise UsageError(
+            f"the engine was built for {kinds[is_for_gpu]}, and {kinds[serving.on_gpu]} is to run "
+            "it",
+            where=str(artefact),
+            fix="leave --gpus and --cpu out, or serve the graph that it was built from",
+        )
+
+
+def write_model(
+    artefact: Path,
+    manifest: Manifest,
+    serving: Serving,
+    repository: Path,
+    *,
+    version: int = 1,
+    force: bool = False,
+) -> Path:
+    """Write one model; return its folder.
+
+    Every file appears whole or not at all, the configuration last. Other versions of the model
+    stay.
+
+    Args:
+        artefact: A graph, a plan, or an engine of ONNX Runtime.
+        manifest: Its own, checked.
+        serving: How to serve it.
+        repository: The folder that `tritonserver --model-repository` gets.
+        version: Name of the version's folder.
+        force: Replace files that exist.
+
+    Raises:
+        InputError: Triton cannot serve it, or the folder cannot be written.
+        TrustError: The artefact changed since its manifest was checked.
+        UsageError: A file exists already, or the engine is for another kind of processor.
+    """
+    require_place(artefact, manifest, serving)
+    text = model_config(manifest, serving)
+    home = repository / serving.name
+    folder = home / str(version)
+    model, config, labels = folder / serving.file, home / CONFIG, labels_of(manifest)
+    companions = [(one, folder / one.file) for one in manifest.companions]
+    written = [config, model, manifest_path(model), *(path for _, path in companions)]
+    written += [home / LABELS] if labels else []
+    for path in written:
+        storage.refuse_overwrite(path, force=force)
+    with storage.atomic_path(model) as temporary:
+        for one, path in companions:
+            _copy(artefact.with_name(one.file), temporary.with_name(path.name), one.sha256)
+        _copy(artefact, temporary, manifest.sha256)
+        write_manifest(temporary, dataclasses.replace(manifest, file=model.name))
+    if labels:
+        storage.write_text(home / LABELS, label_text(labels))
+    storage.write_text(config, text)
+    return home
+
+
+def label_text(labels: Sequence[str]) -> str:
+    """Return the text of a label file: a line a class, in the order of the logits."""
+    return "".join(f"{' '.join(label.split())}\n" for label in labels)
+
+
+def _copy(source: Path, target: Path, sha256: str) -> None:
+    shutil.copyfile(source, target)
+    if storage.sha256_of(target) != sha256:
+        raise TrustError(
+            f"{source.name} changed while it was copied",
+            where=str(source),
+            fix="let whatever writes it finish, then run the command again",
+        )

@@ -1,0 +1,1 @@
+"""What a user asks for: export, quantize, build, compare, bench and deploy."""

@@ -1,0 +1,266 @@
+"""`--precision best`: the fastest artefact that keeps the promise, measured where it will run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines.errors import (
+    BudgetError,
+    ExportError,
+    MeasurementError,
+    MissingDependencyError,
+)
+from engines.manifest import read_manifest
+from engines.targets import Target
+from fpet_export.console import Console
+from fpet_export.terminal import terminal_width
+from fpet_export.workflow import build as _engines
+from fpet_export.workflow import measure
+from fpet_export.workflow import quantize as _quantize
+
+if TYPE_CHECKING:
+    from benchmarks import Measurement
+    from calibration.examine import Examiner
+    from calibration.quantize import Typed
+    from calibration.table import CalibrationTable
+    from engines.parity.rows import StageParity
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """What may be the best: everything that keeps the promise.
+
+    Attributes:
+        graphs: By precision. The first one errs least, half precision where the target has it,
+            else float32: it stays unless another one is shown to be faster.
+        made: The typed graphs among them, by precision.
+    """
+
+    graphs: dict[str, Path]
+    made: dict[str, Typed]
+
+    @property
+    def baseline(self) -> str:
+        """The precision that stays unless another one is shown to be faster."""
+        return next(iter(self.graphs))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Best:
+    """What was chosen.
+
+    Attributes:
+        graph: The graph that is fastest.
+        precision: Its precision.
+        made: The typed graphs that kept the promise, by precision, already written.
+        measurement: The paired measurement; None when only one candidate was left.
+    """
+
+    graph: Path
+    precision: str
+    made: dict[str, Typed]
+    measurement: Measurement | None
+
+
+def candidates(
+    onnx: Path,
+    target: Target,
+    examiner: Examiner,
+    options: argparse.Namespace,
+    console: Console,
+    *,
+    table: CalibrationTable | None,
+    parity_of: Callable[[StageParity], Mapping[str, Any]],
+) -> Candidates:
+    """Make every precision of a target, keep what keeps the promise, and say if that is one.
+
+    Args:
+        onnx: The float32 graph.
+        target: Where they run.
+        examiner: Images on which the promise must hold.
+        options: Of the verb.
+        console: Hears of each.
+        table: Ranges for integers.
+        parity_of: Returns what a graph's manifest keeps of its row.
+    """
+    from calibration import quantize
+
+    made: dict[str, Typed] = {}
+    graphs: dict[str, Path] = {}
+    for precision in _quantize.precisions_of(options, target):
+        if precision == "bf16" and "fp16" in made:
+            continue  # the same speed and fewer digits: it is for what float16 cannot hold
+        recipe = _quantize.recipe_of(options, target, precision)
+        try:
+            typed = _quantize.make(onnx, recipe, examiner, options, console, table=table)
+        except (BudgetError, ExportError) as error:
+            console.step(precision, f"out: {error.what}", passed=None)
+            continue
+        _quantize.say(typed, console)
+        if not typed.row.passed:
+            console.step(precision, f"out: {'; '.join(typed.row.failures)}", passed=None)
+            continue
+        made[precision] = typed
+        out = _quantize.typed_path(onnx, precision)
+        graphs[precision] = quantize.write(
+            typed,
+            onnx,
+            out,
+            table=table if recipe.quantizes else None,
+            parity=parity_of(typed.row),
+            target=_quantize.target_of(typed, target),
+            force=options.force,
+            command=options.command,
+        )
+    if not {"fp16", "bf16"} & set(graphs):
+        graphs = {"fp32": onnx, **graphs}
+    found = Candidates(graphs=graphs, made=made)
+    if len(graphs) == 1:
+        console.step("best", f"{found.baseline}: nothing else meets the limits on accuracy")
+    return found
+
+
+def choose(
+    found: Candidates, target: Target, options: argparse.Namespace, console: Console
+) -> Best:
+    """Measure the candidates on this machine, and take the fastest.
+
+    Raises:
+        MeasurementError: The measurement was not valid.
+    """
+    baseline, graphs = found.baseline, found.graphs
+    if len(graphs) == 1:
+        return Best(graph=graphs[baseline], precision=baseline, made=found.made, measurement=None)
+    measurement = _measure(graphs, target, options, console)
+    precision = fastest(measurement, tuple(graphs))
+    console.step("best", verdict(measurement, precision))
+    return Best(
+        graph=graphs[precision], precision=precision, made=found.made, measurement=measurement
+    )
+
+
+def fastest(measurement: Measurement, names: tuple[str, ...]) -> str:
+    """Return the contender that is shown to be the fastest; the baseline when none is.
+
+    Args:
+        measurement: Of the candidates; its baseline is one of them.
+        names: The candidates.
+    """
+    best, ratio = measurement.baseline, 1.0
+    for name in names:
+        against = measurement.result(name).against
+        if against is not None and against.verdict == "faster" and against.ratio < ratio:
+            best, ratio = name, against.ratio
+    return best
+
+
+def require_runnable(
+    onnx: Path, target: Target, options: argparse.Namespace, console: Console
+) -> None:
+    """Find out with the float32 graph, before the work, whether engines run here.
+
+    Raises:
+        MissingDependencyError: They do not.
+    """
+    from engines.parity.evidence import runnable
+
+    with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
+        problem = runnable(_built(onnx, target, Path(folder) / "fp32", options, console))
+    if problem is not None:
+        named = next(name for name in target.precisions if name != "fp32")
+        raise MissingDependencyError(
+            f"engines for {target.name} do not run here, so nothing can be measured: "
+            f"{_engines.short_reason(problem)}",
+            where="--precision best",
+            fix=f"run it where they do, or name a precision: --precision {named}",
+        )
+
+
+def _built(
+    graph: Path, target: Target, stem: Path, options: argparse.Namespace, console: Console
+) -> Path:
+    from engines import BuildOptions, build
+
+    with _engines.build_progress(console) as progress:
+        return build(
+            graph,
+            target=target,
+            out=stem.with_name(stem.name + target.suffix),
+            options=BuildOptions(
+                command=options.command,
+                progress=progress,
+                allow_failed=True,  # the verb has asked whether that is wanted
+                any_form=True,
+            ),
+        )
+
+
+def _measure(
+    graphs: dict[str, Path], target: Target, options: argparse.Namespace, console: Console
+) -> Measurement:
+    from benchmarks import format_table
+    from engines import OpenOptions
+
+    with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
+        measurement = measure.measure(
+            [
+                _built(graph, target, Path(folder) / precision, options, console)
+                for precision, graph in graphs.items()
+            ],
+            against=None,
+            peers=(),
+            settings=measure.Settings(
+                rounds=options.rounds, opening=OpenOptions(allow_failed=True)
+            ),
+            folder=Path(folder),
+            command=options.command,
+            console=console,
+        )
+    console.line()
+    console.line(format_table(measurement, width=terminal_width()))
+    console.line()
+    require_valid(
+        measurement,
+        where=f"target {target.name}",
+        fix="end what else runs on this machine, and try again",
+    )
+    return measurement
+
+
+def require_valid(measurement: Measurement, *, where: str, fix: str) -> None:
+    """Refuse to choose by a measurement that does not count.
+
+    Raises:
+        MeasurementError: It does not.
+    """
+    if not measurement.valid:
+        raise MeasurementError(
+            f"the measurement is not valid: {measure.reasons(measurement.spoiled_by)}",
+            where=where,
+            fix=fix,
+        )
+
+
+def verdict(measurement: Measurement, chosen: str) -> str:
+    """Return the choice as one line; `chosen` is a contender."""
+    said = measure.verdict(measurement).replace("\n", "; ")
+    if chosen == measurement.baseline:
+        return f"{chosen} stays the better choice: {said}"
+    return f"{chosen} ({said})"
+
+
+def remembered(best: Best) -> dict[str, object]:
+    """Return what a document says about the choice."""
+    from benchmarks.measurement import to_document
+
+    return {
+        "precision": best.precision,
+        "candidates": {name: typed.row.sqnr_db for name, typed in best.made.items()},
+        "manifest": dataclasses.asdict(read_manifest(best.graph)),
+        "latency": None if best.measurement is None else to_document(best.measurement),
+    }

@@ -1,0 +1,181 @@
+"""What `build`, `bench` and `deploy` say about an engine."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.engine import Progress
+from engines.errors import FpetError
+from engines.fusion.report import FusionReport, fusion_of, fusion_path
+from engines.manifest import Manifest, manifest_path, read_manifest
+from engines.parity.rows import ParityTable, StageParity
+from fpet_export.console import Console
+
+if TYPE_CHECKING:
+    from engines.parity.evidence import Expected
+
+
+def describe(path: Path, manifest: Manifest) -> str:
+    """Return the one line that says what was built."""
+    parts = [f"{path.name} {manifest.total_bytes / 1e6:.1f} MB"]
+    runtime = manifest.runtime
+    if runtime is not None:
+        parts.append(f"{runtime.flavour} {runtime.version}")
+        if runtime.compute_capabilities:
+            parts.append("SM " + ", ".join(runtime.compute_capabilities))
+        if "kernels" in runtime.settings:
+            fused = runtime.settings.get("fused_attentions", "0")
+            parts.append(f"{runtime.settings['kernels']} kernels, {fused} fused attentions")
+        if "int8_products" in runtime.settings:
+            parts.append(f"INT8 products {runtime.settings['int8_products']}")
+        if "int8_weights" in runtime.settings:
+            parts.append(f"INT8 weights {runtime.settings['int8_weights']}")
+    return " · ".join(parts)
+
+
+def report_fusion(artefact: Path, manifest: Manifest, console: Console) -> FusionReport | None:
+    """Say what was fused, in two lines, with `-v` kernel by kernel; None for no plan."""
+    if artefact.suffix != ".plan":
+        _say_operators({} if manifest.runtime is None else manifest.runtime.settings, console)
+        return None
+    if not fusion_path(artefact).exists():
+        console.step("fusion", "not known: this TensorRT does not list its kernels", passed=None)
+        return None
+    report = fusion_of(artefact, manifest)
+    places, how = report.summary()
+    console.step("fusion", places)
+    console.step("fusion", how, passed=None if report.leaks or report.weight_only else True)
+    for line in report.in_words()[2:]:
+        console.detail(line)
+    return report
+
+
+def _say_operators(settings: Mapping[str, str], console: Console) -> None:
+    """Say which operators ONNX Runtime's CUDA provider got, where they are recorded."""
+    if "operators" not in settings:
+        return
+    fused = settings["fused_attentions"]
+    left, _, whole = fused.partition(" of ")
+    console.step(
+        "fusion",
+        f"{fused} attentions are one operator, {settings['fused_skip_norms']} norms hold the sum "
+        f"before them, {settings['fused_bias_gelus']} GELUs their bias",
+        passed=True if left == whole else None,
+    )
+    blocks = settings["operators_per_block"]
+    console.step("fusion", f"{settings['operators']} operators; in each block: {blocks}")
+    console.detail(settings["operator_types"])
+
+
+@contextlib.contextmanager
+def build_progress(console: Console) -> Iterator[Progress]:
+    """Yield a callback for a build; it shows a bar a phase, and names each phase with `-v`."""
+    seen: set[str] = set()
+    with console.phases() as tell:
+
+        def report(phase: str, done: int, total: int) -> bool:
+            if phase not in seen:
+                seen.add(phase)
+                console.detail(phase)
+            tell(phase, done, total)
+            return True
+
+        yield report
+
+
+def check_against_graph(graph: Path, artefact: Path, console: Console) -> ParityTable | None:
+    """Compare an engine's logits with its graph's, on synthetic images or those of a bundle.
+
+    Returns:
+        The parity table, not judged yet; None where the engine cannot run on this machine or
+        nobody knows the graph's preprocessing. Both are said.
+    """
+    from engines.parity.evidence import CONTROL, compare_built, runnable
+    from engines.tasks.parity import has_tasks
+
+    if not manifest_path(graph).exists():
+        console.step("parity", "not checked: the graph has no manifest", passed=None)
+        return None
+    manifest = read_manifest(graph)
+    if manifest.preprocessing is None:
+        console.step("parity", "not checked: the graph's preprocessing is unknown", passed=None)
+        return None
+    recorded = None if _margins_are_known_here() else _recorded(graph)
+    for what in (artefact,) if recorded else (artefact, graph):
+        problem = runnable(what)
+        if problem is not None:
+            console.step(
+                "parity", f"{what.name} is not run here: {short_reason(problem)}", passed=None
+            )
+            return None
+    if manifest.is_shared:
+        if has_tasks(graph):
+            return _check_tasks(graph, artefact, console)
+        console.step("parity", "not checked: the graph's tasks are not beside it", passed=None)
+        return None
+    table = compare_built(graph, artefact, expected=_expected(graph, recorded))
+    *controls, row = table.rows
+    for control in controls:
+        console.step("parity", f"the graph against itself, {_apart(control, CONTROL)}")
+    console.step(
+        "parity",
+        f"{row.difference} against the graph on {table.images}"
+        if not controls
+        else f"the engine against its graph as written, {_apart(row, table.images)}",
+        passed=row.passed,
+    )
+    return table
+
+
+def _expected(graph: Path, recorded: Path | None) -> Expected:
+    """Return what the graph says, and how sure its match is wherever that can be known."""
+    from engines.parity.check_file import read_check
+    from engines.parity.evidence import expected_of
+
+    if recorded is not None:
+        return read_check(recorded)
+    if not _margins_are_known_here():
+        return expected_of(graph)
+    from fpet_export.workflow.expectation import expected_with_margin
+
+    return expected_with_margin(graph)
+
+
+def _recorded(graph: Path) -> Path | None:
+    """Return the answers that came with a graph in a bundle."""
+    path = graph.with_name(f"{graph.stem}.check.npz")
+    return path if path.is_file() else None
+
+
+def _margins_are_known_here() -> bool:
+    """Say whether a graph can be asked how sure its match is; the agent cannot edit graphs."""
+    return all(
+        util.find_spec(name)
+        for name in ("fpet_export.workflow.expectation", "onnx", "onnx_graphsurgeon")
+    )
+
+
+def _check_tasks(graph: Path, artefact: Path, console: Console) -> ParityTable:
+    """Compare the engine of a shared graph with it, task by task."""
+    from engines.tasks.parity import compare_tasks
+
+    table = compare_tasks(graph, artefact)
+    for row in table.rows:
+        what = f"{row.difference} against the graph on {table.images}"
+        console.step("parity", f"{row.stage}: {what}", passed=row.passed)
+    return table
+
+
+def _apart(row: StageParity, on: str) -> str:
+    noise = "no difference" if row.sqnr_db == math.inf else f"{row.sqnr_db:.1f} dB"
+    return f"{on}: {noise}, {row.difference}, agreement {row.agreement:.0%}"
+
+
+def short_reason(problem: FpetError) -> str:
+    """Return why an engine does not run here, without the details that `-v` or its error give."""
+    return problem.what.partition(":")[0] if ";" in problem.what else problem.what

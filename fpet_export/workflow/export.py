@@ -1,0 +1,304 @@
+"""The steps that `export` and `deploy` share: each prints one line with its number."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.errors import ParityError
+from engines.manifest import read_manifest, write_manifest
+from engines.parity import table as parity_table
+from engines.parity.rows import ParityTable, StageParity, failed_row, judge
+from engines.plurals import counted
+from fpet_export.cli import arguments
+from fpet_export.console import Console
+from fpet_export.workflow import images as _images
+from fpet_export.workflow import quantize as _quantize
+
+if TYPE_CHECKING:
+    from engines.imaging.source import ImageSource
+    from engines.targets import Target
+    from fpet_export.stages import Adapted, Folded
+    from fpet_export.workflow.best import Candidates
+    from fpet_export.workflow.verify import Verification
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Started:
+    """A run that was loaded, folded and compared so far.
+
+    Attributes:
+        adapted: The reference model.
+        folded: The folded one.
+        check: Images and what the reference said about them.
+        rows: Parity of the stages up to the fold.
+        calibration: Images to find ranges on; None where nothing is calibrated.
+        labels: Class names in the order of the logits, where somebody states it; else empty.
+    """
+
+    adapted: Adapted
+    folded: Folded
+    check: Verification
+    rows: tuple[StageParity, ...]
+    calibration: ImageSource | None = None
+    labels: tuple[str, ...] = ()
+
+    def table(self, rows: Iterable[StageParity]) -> ParityTable:
+        """Return the table of an artefact: the stages up to the fold, and its own."""
+        return self.check.table([*self.rows, *rows])
+
+    def record(self, path: Path, rows: Iterable[StageParity]) -> None:
+        """Write into an artefact's manifest what its check came to, passed or failed."""
+        document = self.table(rows).to_json()
+        write_manifest(path, dataclasses.replace(read_manifest(path), parity=document))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A graph on disk and its parity."""
+
+    path: Path
+    rows: tuple[StageParity, ...]
+
+
+def describe(adapted: Adapted) -> str:
+    """Return the one line that says what a run is."""
+    from fpet_export.model import cost
+
+    checkpoint, spec = adapted.checkpoint, adapted.model.spec
+    parts = []
+    if checkpoint.method == "none":
+        parts.append("no adapters")
+    else:
+        parts.append(
+            f"{checkpoint.method} bit={checkpoint.bit} dim={checkpoint.dim} s={checkpoint.scale:g}"
+        )
+    parts += [f"{spec.classes} classes", spec.describe()]
+    plain = sum(cost.macs(spec, cost.tokens_after_blocks(spec, None)))
+    if checkpoint.merge_block is None:
+        parts += ["no merging", f"{plain / 1e9:.2f} GMAC"]
+    else:
+        tokens = adapted.tokens()
+        fact = checkpoint.facts["merge block"]
+        macs = sum(cost.macs(spec, tokens, method=checkpoint.method, dim=checkpoint.dim))
+        parts.append(f"merge block {fact.value} ({fact.source.partition(':')[0]})")
+        parts.append(f"{spec.tokens}→{tokens[-1]} tokens")
+        parts.append(f"{plain / 1e9:.2f}→{macs / 1e9:.2f} GMAC")
+    return " · ".join(parts)
+
+
+def start(options: argparse.Namespace, console: Console) -> Started:
+    """Load the run, fold it, and compare both with the float64 reference."""
+    _images.require_inputs(options)
+    _check_targets(options)
+    with console.working("reading the run and its backbone"):
+        from fpet_export.workflow import verify  # torch comes with it
+        from fpet_export.workflow.parity_images import own_images, synthetic_images
+
+        adapted = arguments.load_run(options)
+    console.step("inspect", describe(adapted))
+    if adapted.quality == "random":
+        console.step("weights", "random: this export is good for speed only", passed=None)
+    known = _images.known_classes(adapted.model.spec.classes, options.labels)
+    limit = own_images(options.limit, judges_accuracy=_quantize.judges_accuracy(options))
+    found = _quantize.sources(
+        options,
+        adapted.preprocessing,
+        known,
+        console,
+        needs=_needs_ranges(options),
+        limit=limit,
+    )
+    least = synthetic_images(adapted.model.spec.tokens - adapted.tokens()[-1])
+    images = found.images(adapted.preprocessing, default=min(least, limit))
+    with console.working("folding"):
+        folded = adapted.fold()
+    passes = verify.forward_passes(len(images))
+    with console.progress("reference in float64 and float32", passes) as advance:
+        check, first, second = verify.until_fold(adapted, folded, images, progress=advance)
+    console.step("fold", _fold_text(adapted, folded, second), passed=second.passed)
+    return Started(
+        adapted=adapted,
+        folded=folded,
+        check=check,
+        rows=(first, second),
+        calibration=found.calibration,
+        labels=images.class_names or known.names,
+    )
+
+
+def type_graph(
+    started: Started, options: argparse.Namespace, console: Console, exported: Exported, target: str
+) -> Exported:
+    """Write what `--precision` asks for beside an exported graph; without it, return that graph."""
+    from engines.engine import load_target
+    from fpet_export.workflow import best
+
+    place = load_target(target)
+    is_best = options.precision == _quantize.BEST
+    if is_best:
+        best.require_runnable(exported.path, place, options, console)
+    found = type_graphs(started, options, console, exported, place)
+    rows = (*exported.rows, *(made.row for made in found.made.values()))
+    if is_best:
+        return Exported(path=best.choose(found, place, options, console).graph, rows=rows)
+    return Exported(path=found.graphs[found.baseline], rows=rows)
+
+
+def type_graphs(
+    started: Started,
+    options: argparse.Namespace,
+    console: Console,
+    exported: Exported,
+    target: Target,
+) -> Candidates:
+    """Write what `--precision` asks for beside an exported graph: one graph, or all of `best`."""
+    from calibration import quantize
+    from calibration.examine import examiner_for
+    from fpet_export.workflow import best
+
+    precisions = _quantize.precisions_of(options, target)
+    if not precisions:
+        return best.Candidates(graphs={"fp32": exported.path}, made={})
+    manifest = read_manifest(exported.path)
+    images, table = started.check.images, None
+    if any(name in _quantize.INTEGERS for name in precisions):
+        state = _quantize.state_path(exported.path)
+        table = _quantize.calibrated(
+            exported.path, options, console, started.calibration, state=state
+        )
+    with console.progress("float32 graph", len(images)) as advance:
+        examiner = examiner_for(
+            exported.path, manifest, images, reference=started.check.reference, progress=advance
+        )
+    if options.precision == _quantize.BEST:
+        return best.candidates(
+            exported.path,
+            target,
+            examiner,
+            options,
+            console,
+            table=table,
+            parity_of=lambda row: started.table([*exported.rows, row]).to_json(),
+        )
+    recipe = _quantize.recipe_of(options, target, options.precision)
+    made = _quantize.make(exported.path, recipe, examiner, options, console, table=table)
+    _quantize.say(made, console)
+    path = quantize.write(
+        made,
+        exported.path,
+        _quantize.typed_path(exported.path, options.precision),
+        table=table,
+        parity=started.table([*exported.rows, made.row]).to_json(),
+        force=options.force,
+        command=options.command,
+    )
+    return best.Candidates(graphs={options.precision: path}, made={options.precision: made})
+
+
+def export(
+    started: Started,
+    options: argparse.Namespace,
+    console: Console,
+    *,
+    path: Path,
+    target: str,
+    batch: int | tuple[int, int] | None = None,
+) -> Exported:
+    """Freeze for `target`, write the graph, and compare both stages."""
+    from fpet_export.workflow import verify
+
+    frozen = started.folded.freeze(
+        batch=options.batch if batch is None else batch,
+        target=target,
+        input=arguments.input_kind(options),
+        ties=options.ties,
+        last_block=options.last_block,
+        opset=options.opset,
+    )
+    count = len(started.check.images)
+    with console.progress("frozen module", count) as advance:
+        frozen_row = verify.frozen_row(started.check, frozen, advance)
+    kept = ""
+    if frozen_row.tokens_kept is not None:
+        kept = f" · {frozen_row.tokens_kept}/{frozen_row.tokens_expected} tokens kept"
+    console.step(
+        "freeze",
+        f"for {target}: match {options.ties} in float32{kept} · {frozen_row.difference}",
+        passed=frozen_row.passed,
+    )
+    with console.working("writing the graph"):
+        written = frozen.to_onnx(
+            path,
+            force=options.force,
+            labels=started.labels,
+            command=options.command,
+        )
+    with console.progress("ONNX graph", count) as advance:
+        try:
+            onnx_row = verify.onnx_row(started.check, written, advance)
+        except ParityError as error:  # the graph lies there: its manifest must say so
+            onnx_row = failed_row("onnx", count, error.what)
+    manifest = read_manifest(written, verify=False)  # the check above has compared its bytes
+    console.step(
+        "onnx",
+        f"{written.parent.name}/{written.name} {manifest.total_bytes / 1e6:.1f} MB · "
+        f"opset {frozen.target.opset} · "
+        f"{manifest.operators['LayerNormalization']} LayerNormalization · "
+        f"same class on {round(onnx_row.agreement * count)}/{count} images",
+        passed=onnx_row.passed,
+    )
+    started.record(written, (frozen_row, onnx_row))
+    return Exported(path=written, rows=(frozen_row, onnx_row))
+
+
+def show_table(table: ParityTable, console: Console, *, heading: str = "stage") -> None:
+    """Print the parity table, its remarks and what its columns mean; `heading`: what a row is."""
+    console.line()
+    console.paragraph(f"parity on {table.images}, against the {table.reference}")
+    console.table(parity_table.table_rows(table.rows, heading=heading))
+    for remark in parity_table.remarks(table):
+        console.paragraph(f"{remark}.")
+    console.line()
+    console.explain(parity_table.meanings(table.rows))
+
+
+def require(table: ParityTable) -> None:
+    """Raise a ParityError that names the first stage which drifted, if one did."""
+    judge(table, fix="report this with the run; the table above and parity.json show every stage")
+
+
+def _check_targets(options: argparse.Namespace) -> None:
+    """Refuse an unknown target and an opset that it does not read, before anything is computed."""
+    from engines.engine import load_target
+    from fpet_export.stages import with_opset
+
+    for target in map(load_target, arguments.names(options.target)):
+        if options.opset is not None:
+            with_opset(target, options.opset)
+
+
+def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:
+    method, depth = adapted.checkpoint.method, adapted.model.spec.depth
+    if method == "none":
+        text = "nothing to fold"
+    elif folded.stay:
+        text = f"{counted(len(folded.stay), f'{method} layer')} stay in the graph, scale folded"
+    else:
+        text = f"{method} of {depth} blocks into the backbone (float64)"
+    return f"{text} · {row.difference}"
+
+
+def _needs_ranges(options: argparse.Namespace) -> bool:
+    """Say whether any target gets integers, and refuse a precision that one does not run."""
+    from engines.engine import load_target
+
+    names = [
+        name
+        for target in arguments.names(options.target)
+        for name in _quantize.precisions_of(options, load_target(target))
+    ]
+    return any(name in _quantize.INTEGERS for name in names)

@@ -1,0 +1,312 @@
+"""One measurement for `bench` and `deploy`: artefacts, the plain model, peers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines import registry
+from engines.errors import InputError, UnknownNameError, UsageError
+from engines.manifest import Manifest, manifest_path, read_manifest
+from engines.near_names import did_you_mean, near_names
+from fpet_export.cli import arguments
+from fpet_export.console import Console
+from fpet_export.workflow import plain as _plain
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing.Self needs Python 3.11
+
+    from benchmarks import Measurement, Schedule
+    from benchmarks.conditions.validity import Finding
+    from engines.engine import OpenOptions
+
+ATTEMPTS = 3
+"""How often noise may spoil a measurement before it is given up."""
+ALL_PEERS = ("ort_plain", "openvino_plain", "torch_eager", "torch_compile")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How long and with what a measurement is taken; see `benchmarks.Schedule`.
+
+    Attributes:
+        threads: CPU threads; None takes the physical cores.
+        rounds: At least.
+        seconds: At least.
+        seed: Of the order and the bootstrap.
+        peak: Whether this CPU's GEMM peak is measured, too.
+        opening: How artefacts are opened; `threads` stands above.
+    """
+
+    threads: int | None = None
+    rounds: int = 40
+    seconds: float = 3.0
+    seed: int = 0
+    peak: bool = False
+    opening: OpenOptions | None = None
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Self:
+        """Return what the options of `bench` say."""
+        return cls(
+            threads=options.threads,
+            rounds=options.rounds,
+            seconds=options.seconds,
+            seed=options.seed,
+            peak=options.peak,
+            opening=arguments.open_options(options),
+        )
+
+    def schedule(self) -> Schedule:
+        """Return how long to measure."""
+        from benchmarks import Schedule
+
+        return Schedule(
+            min_rounds=self.rounds,
+            min_s=self.seconds,
+            max_rounds=max(1000, self.rounds),
+            seed=self.seed,
+        )
+
+    def gemm_peak(self) -> float | None:
+        """Measure this CPU's GEMM peak in multiply-adds a second, where it is asked for."""
+        if not self.peak:
+            return None
+        from benchmarks.experiments.gemm_peak import measure_gemm_peak
+        from engines.machine.processor import usable_cores
+
+        return measure_gemm_peak(threads=self.threads or usable_cores()).macs_per_s
+
+
+def measure(
+    artefacts: Sequence[Path],
+    *,
+    against: str | None,
+    peers: Sequence[str],
+    settings: Settings,
+    folder: Path,
+    command: Sequence[str],
+    console: Console,
+    plain: Path | None = None,
+) -> Measurement:
+    """Measure artefacts against a baseline and peers, in the same rounds.
+
+    Args:
+        artefacts: Graphs or engines.
+        against: "plain", one of the artefacts or another, or None for the first.
+        peers: Names of `benchmarks/peers`, or "all".
+        settings: How long.
+        folder: For the plain model; it must outlive the call.
+        command: The command line to record.
+        console: Shows the progress.
+        plain: The plain model's graph; None writes it, which needs torch.
+
+    Raises:
+        UsageError: "plain" or peers are asked for an artefact whose architecture is unknown.
+    """
+    (found,) = measure_batches(
+        artefacts,
+        batches=[smallest_batch([_manifest_of(path) for path in artefacts])],
+        against=against,
+        peers=peers,
+        settings=settings,
+        folder=folder,
+        command=command,
+        console=console,
+        plain=plain,
+    )
+    return found
+
+
+def measure_batches(
+    artefacts: Sequence[Path],
+    *,
+    batches: Sequence[int | None],
+    against: str | None,
+    peers: Sequence[str],
+    settings: Settings,
+    folder: Path,
+    command: Sequence[str],
+    console: Console,
+    plain: Path | None = None,
+) -> list[Measurement]:
+    """Do the same for each of several batch sizes; None is the one that the artefacts fix."""
+    from benchmarks import PeerSource, bench
+    from engines.engine import load_target
+
+    peers = ALL_PEERS if tuple(peers) == ("all",) else tuple(peers)
+    source: PeerSource | None = None
+    baseline: Path | str | None = against
+    if peers or (against == _plain.PLAIN and plain is None):
+        rival = _plain.require_described(artefacts[0])
+        with console.working("writing the plain ViT"):
+            source, written = _plain.write(rival, load_target(rival.target), folder)
+        plain = plain or written
+    if against == _plain.PLAIN:
+        assert plain is not None
+        baseline = _plain.built_like(artefacts[0], plain, folder, console)
+        console.step("plain", _plain.describe(plain))
+    peak = settings.gemm_peak()
+    found = []
+    for batch in batches:
+        size = f" batch {batch}" if len(batches) > 1 else ""
+        with console.progress(f"measuring{size}", settings.rounds) as advance:
+            measurement = bench(
+                list(artefacts),
+                against=baseline,
+                against_plain=against == _plain.PLAIN,
+                batch=batch,
+                peers=peers,
+                peer_source=source,
+                threads=settings.threads,
+                options=settings.opening,
+                schedule=settings.schedule(),
+                gemm_peak_macs_per_s=peak,
+                strict=False,
+                attempts=ATTEMPTS,
+                again=saying(console),
+                command=command,
+                progress=advancing(advance),
+            )
+        found.append(measurement)
+    return found
+
+
+def refuse_unknown_baseline(
+    against: str | None, artefacts: Sequence[Path], peers: Sequence[str]
+) -> None:
+    """Refuse a baseline that is not "plain", a contender's name, a peer or a file.
+
+    Raises:
+        UsageError: It is no file, but looks like "plain" or like one of the files.
+        InputError: It is no file.
+    """
+    peers = ALL_PEERS if tuple(peers) == ("all",) else tuple(peers)
+    known = (_plain.PLAIN, *peers, *(path.stem for path in artefacts))
+    if against is None or against in known or Path(against).exists():
+        return
+    folders = {path.parent for path in (*artefacts, Path(against))}
+    beside = [
+        str(path)
+        for folder in sorted(folders)
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if path.suffix in (".onnx", ".plan")
+    ]
+    by_name = {Path(name).name: name for name in beside}
+    by_name |= {name: name for name in (_plain.PLAIN, *peers)}
+    near = [by_name[name] for name in near_names(Path(against).name, by_name)]
+    if near:
+        raise UsageError(
+            f"{against} is neither {_plain.PLAIN!r} nor a file",
+            where="--against",
+            fix=f"did you mean {' or '.join(near)}?",
+        )
+    raise InputError(
+        "there is no such file",
+        where=f"--against {against}",
+        fix="name a graph or an engine, or say --against plain for the same network without "
+        "merging",
+    )
+
+
+def refuse_few_rounds(options: argparse.Namespace) -> None:
+    """Refuse what `validity` would call invalid in the end.
+
+    Raises:
+        UsageError: There are too few rounds, and a marked measurement was not asked for.
+    """
+    from benchmarks.conditions.validity import FEWEST_ROUNDS
+
+    if options.rounds < FEWEST_ROUNDS and not options.allow_noise:
+        raise UsageError(
+            f"{options.rounds} rounds make no valid measurement, {FEWEST_ROUNDS} are needed",
+            where="--rounds",
+            fix=f"--rounds {FEWEST_ROUNDS} or more; or add --allow-noise to get marked numbers",
+        )
+
+
+def check_peers(names: Sequence[str]) -> None:
+    """Refuse unknown names before any work is done.
+
+    Raises:
+        UnknownNameError: There is no such peer.
+    """
+    from benchmarks import peers
+
+    known = registry.available(peers)
+    for name in names:
+        if name not in (*known, "all"):
+            raise UnknownNameError(
+                f"{name!r} is not one of {', '.join(known)}",
+                where="--peers",
+                fix=did_you_mean(name, known, otherwise="choose one of the names above"),
+            )
+
+
+def verdict(measurement: Measurement, *, ours_only: bool = False) -> str:
+    """Return the verdicts as one line a contender; `ours_only` leaves the peers out.
+
+    Of a measurement that is not valid there is none, only the reasons.
+    """
+    if not measurement.valid:
+        return f"speed not known: {reasons(measurement.spoiled_by)}"
+    lines = []
+    for result in measurement.contenders:
+        found = result.against
+        if found is not None and (result.artefact is not None or not ours_only):
+            lines.append(
+                f"{result.name}: {found.verdict}, {found.ratio:.3f} of {found.baseline} "
+                f"[{found.low:.3f}, {found.high:.3f}]"
+            )
+    lines += merging([measurement])
+    return "\n".join(lines) or f"{measurement.baseline} alone"
+
+
+def merging(measurements: Sequence[Measurement]) -> list[str]:
+    """Return a sentence for each merged contender beside the plain model: whether merging pays."""
+    from benchmarks.merge_verdict import merge_verdicts
+
+    return [f"{one.sentence()}." for one in merge_verdicts(measurements)]
+
+
+def smallest_batch(manifests: Sequence[Manifest | None]) -> int | None:
+    """Return the smallest batch that all dynamic ones take; None where one fixes its batch."""
+    ranges = [manifest.batch_range for manifest in manifests if manifest is not None]
+    known = [found for found in ranges if found]
+    return max(low for low, _ in known) if len(known) == len(manifests) else None
+
+
+def _manifest_of(artefact: Path) -> Manifest | None:
+    return read_manifest(artefact) if manifest_path(artefact).exists() else None
+
+
+def reasons(findings: Sequence[Finding]) -> str:
+    """Return what spoiled a measurement."""
+    return "; ".join(found.what for found in findings if found.severity == "invalid")
+
+
+def saying(console: Console) -> Any:
+    """Tell a console why a measurement is taken again."""
+
+    def again(findings: Sequence[Finding], attempt: int) -> None:
+        said = f"not valid: {reasons(findings)}; measuring again ({attempt} of {ATTEMPTS})"
+        console.step("bench", said, passed=None)
+
+    return again
+
+
+def advancing(advance: Any) -> Any:
+    """Turn "so many rounds are done" into steps of a bar."""
+    done = 0
+
+    def report(phase: str, now: int, total: int) -> bool:
+        nonlocal done
+        advance(now - done)
+        done = now
+        return True
+
+    return report

@@ -1,0 +1,261 @@
+"""The HTML page of a deployment, from what its steps found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.imaging.class_names import is_sure
+from engines.manifest import read_manifest
+from engines.parity.rows import ParityTable, StageParity
+from engines.plurals import counted
+from fpet_export.console import StepRecord
+from fpet_export.workflow import export, headline, written
+from fpet_export.workflow import verdict as _verdict
+
+if TYPE_CHECKING:
+    from benchmarks import Measurement
+    from benchmarks.report.page import EngineRow, Picture, State, Step, Tile, Verdict
+    from engines.imaging.images import PixelArray
+    from fpet_export.cli.verbs.deploy import Built
+    from fpet_export.pictures.merge_groups import MergeGroups
+
+
+def write(
+    path: Path,
+    *,
+    started: export.Started,
+    table: ParityTable,
+    built: Sequence[Built],
+    sentence: str,
+    verdict: _verdict.Verdict,
+    steps: Sequence[StepRecord],
+    measurements: Sequence[Measurement],
+    again: str,
+    pictures: Sequence[Picture],
+    commands: Sequence[str],
+    force: bool,
+) -> None:
+    """Write the page; see `benchmarks.report.page.Report` for its parts.
+
+    Args:
+        path: Of the page, in the folder of the deployment.
+        started: The run.
+        table: Parity of all stages.
+        built: Every target's engine.
+        sentence: The whole result.
+        verdict: The same with its figures, as the terminal says it.
+        steps: As the terminal showed them.
+        measurements: Against the plain ViT.
+        again: The command that measures once more.
+        pictures: Of the merge.
+        commands: To type next.
+        force: Whether a page that exists is replaced.
+    """
+    from benchmarks.report.page import RANDOM_WEIGHTS, Report, write_report
+
+    unsure = f"Accuracy is {table.labels}: nothing says which class is which; it may be wrong."
+    is_measured = any(one.valid for one in measurements)
+    write_report(
+        path,
+        Report(
+            title=f"{started.adapted.checkpoint.name}, exported for "
+            f"{' and '.join(one.target for one in built)}",
+            subtitle=export.describe(started.adapted),
+            verdict=_shown(
+                verdict,
+                sentence,
+                "" if is_measured or table.first_failure() else again,
+            ),
+            warnings=tuple(
+                text
+                for text, holds in (
+                    (RANDOM_WEIGHTS, started.adapted.quality == "random"),
+                    (unsure, not is_sure(table.labels)),
+                )
+                if holds
+            ),
+            tiles=_tiles(table, built, measurements),
+            engines=tuple(_engine(one, table, measurements) for one in built),
+            parity=(table,),
+            measurements=tuple(measurements),
+            measure_again=again,
+            pictures=tuple(pictures),
+            steps=shown_steps(steps),
+            files=written.files(path.parent, built),
+            next_commands=tuple(commands),
+        ),
+        force=force,
+    )
+
+
+def merge_figure(
+    pixels: PixelArray, groups: MergeGroups, *, name: str, block: int | None
+) -> Picture:
+    """Return an image and its merged patches, small enough for a page.
+
+    Args:
+        pixels: (height, width, 3) of the model's input.
+        groups: What merged.
+        name: Of the image.
+        block: After which the merge is.
+    """
+    from PIL import Image
+
+    from benchmarks.report.page import Picture
+    from fpet_export.pictures import merge
+
+    merged = merge.merged_panel(pixels, groups)
+    return Picture(
+        title="Which patches became one token?",
+        pngs=(
+            (merge.png_of(Image.fromarray(pixels)), name, f"The input image, {name}."),
+            (
+                merge.png_of(merged),
+                f"after the merge, block {block}",
+                f"The same image cut into patches. {groups.describe()}. Patches of one token share "
+                "a colour and an outline.",
+            ),
+        ),
+        caption=f"{groups.describe()}. {merge.explain(groups)} Read from the exported graph.",
+    )
+
+
+def shown_steps(steps: Sequence[StepRecord]) -> tuple[Step, ...]:
+    """Return the terminal's steps as the page shows them."""
+    from benchmarks.report.page import Step
+
+    states = {True: "done", False: "failed", None: "warning"}
+    return tuple(
+        Step(
+            name=step.name,
+            state=states[step.passed],  # type: ignore[arg-type]  # a dict of literals
+            detail=step.text,
+            duration_s=step.seconds,
+        )
+        for step in steps
+    )
+
+
+def _shown(verdict: _verdict.Verdict, sentence: str, command: str) -> Verdict:
+    from benchmarks.report.page import Statement, Verdict
+
+    statements = tuple(
+        Statement(about=about, text=one.text, state=_state(one.good))
+        for about, one in verdict.lines()
+    )
+    worst: State = "good" if all(one.state == "good" for one in statements) else "open"
+    if verdict.answers.good is False:
+        worst = "bad"
+    return Verdict(sentence=sentence, state=worst, command=command, statements=statements)
+
+
+def _state(good: bool | None) -> State:
+    return "open" if good is None else "good" if good else "bad"
+
+
+def _tiles(
+    table: ParityTable, built: Sequence[Built], measurements: Sequence[Measurement]
+) -> tuple[Tile, ...]:
+    """Return the numbers of the first engine that ran; of the last graph where none did."""
+    from benchmarks.report.page import Tile
+
+    ran = [one for one in built if one.row is not None]
+    row = ran[0].row if ran else table.rows[-1]
+    assert row is not None
+    tiles = [
+        Tile(
+            value=f"{round(row.agreement * row.images)}/{row.images}",
+            label=f"images keep their class (agreement, {row.stage})",
+            state="bad" if not row.passed else "good" if row.agreement == 1 else "open",
+        ),
+        Tile(
+            value=f"{row.largest_logit_difference:.1e}",
+            label=f"largest logit difference ({row.stage})",
+            state=_state(row.passed),
+        ),
+    ]
+    if row.accuracy is not None:
+        tiles.append(_accuracy_tile(row, table))
+    return (*tiles, *_speed_tiles(measurements))
+
+
+def _accuracy_tile(row: StageParity, table: ParityTable) -> Tile:
+    from benchmarks.report.page import Tile
+
+    first = table.rows[0].accuracy
+    label = f"accuracy ({row.stage})" + (
+        "" if first is None else f", {first:.1%} before the export"
+    )
+    if is_sure(table.labels):
+        return Tile(value=f"{row.accuracy:.1%}", label=label)
+    return Tile(value=f"{row.accuracy:.1%}?", label=f"{label}, {table.labels}", state="open")
+
+
+def _speed_tiles(measurements: Sequence[Measurement]) -> list[Tile]:
+    """Return a tile a comparison: no factor that was not shown to be one."""
+    from benchmarks.report.page import Tile
+
+    found = []
+    for measurement, result, against in headline.compared(measurements)[:2]:
+        rival = headline.rival(against)
+        if not measurement.valid:
+            label = "speed not known: the measurement does not count"
+            found.append(Tile(value="–", label=label, state="open"))
+        elif against.verdict in ("faster", "slower"):
+            factor = f"{max(against.ratio, against.speedup):.2f}×"
+            label = f"{against.verdict} than {rival} ({result.name})"
+            state: State = "good" if against.verdict == "faster" else "bad"
+            found.append(Tile(value=factor, label=label, state=state))
+        else:
+            label = f"no difference in speed shown to {rival} ({result.name})"
+            found.append(Tile(value="–", label=label, state="open"))
+    return found[:1] if any(not one.valid for one in measurements) else found
+
+
+def _engine(one: Built, table: ParityTable, measurements: Sequence[Measurement]) -> EngineRow:
+    from benchmarks.report.page import EngineRow
+
+    manifest = read_manifest(one.engine, verify=False)
+    runtime = manifest.runtime
+    about = [f"for {one.target}", manifest.precision, f"{manifest.total_bytes / 1e6:.1f} MB"]
+    about += [f"{runtime.flavour} {runtime.version}"] if runtime is not None else []
+    row, state = one.row, _state(None)
+    if row is None:
+        answers = f"not run here: {one.not_run}" if one.not_run else "not run here"
+        answers += f". Its graph: {_agreement(one.rows[-1])}" if one.rows else ""
+    else:
+        answers, state = f"ran, {_agreement(row)}", _state(row.passed)
+    accuracy = row.accuracy if row is not None else None
+    return EngineRow(
+        name=one.engine.name,
+        about=" · ".join(about),
+        answers=answers,
+        state=state,
+        accuracy=""
+        if accuracy is None
+        else f"{accuracy:.1%}{'' if is_sure(table.labels) else '?'}",
+        speed=_speed(one, measurements),
+    )
+
+
+def _agreement(row: StageParity) -> str:
+    same = round(row.agreement * row.images)
+    if not row.passed:
+        return f"not equal ({'; '.join(row.failures)})"
+    warned = "".join(f". {warning}" for warning in row.warnings)
+    return f"same class on {same} of {counted(row.images, 'image')}{warned}"
+
+
+def _speed(one: Built, measurements: Sequence[Measurement]) -> str:
+    from benchmarks.report.speed_words import measured_on
+
+    for measurement, result, against in headline.compared(measurements):
+        if result.name != one.engine.stem:
+            continue
+        if not measurement.valid:
+            return "not known: the measurement does not count"
+        where = measured_on(measurement, result)
+        return f"{against.words()} ({where})"
+    return ""

@@ -1,0 +1,155 @@
+"""What a verb asks before it uses an artefact: did it pass its checks, does the target want it so.
+
+The rules are those of `engines.verdict` and `engines.form`; here they are read from the options and
+said on the console.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines import form, verdict
+from engines.errors import ParityError
+from engines.manifest import Manifest, manifest_path, read_manifest
+from fpet_export.console import Console
+
+if TYPE_CHECKING:
+    from engines.targets import Target
+    from engines.tasks.index import TaskIndex
+
+
+def add_failed(parser: argparse.ArgumentParser) -> None:
+    """Add the way to use what failed its check."""
+    parser.add_argument(
+        verdict.FLAG,
+        action="store_true",
+        help="use an artefact whose check failed; what is made of it counts as failed, too",
+    )
+
+
+def add_form(parser: argparse.ArgumentParser) -> None:
+    """Add the way to use a graph that was exported for a target of another form."""
+    parser.add_argument(
+        form.FLAG,
+        action="store_true",
+        help="take a graph that was exported for a target which wants it otherwise",
+    )
+
+
+def require(path: Path, manifest: Manifest, options: argparse.Namespace, console: Console) -> None:
+    """Refuse an artefact that failed its check, unless that is wanted; say what is not sure.
+
+    Raises:
+        ParityError: It failed.
+    """
+    verdict.require_passed(path, manifest, allow_failed=options.force_failed)
+    say(path, manifest, console)
+
+
+def require_file(path: Path, options: argparse.Namespace, console: Console) -> None:
+    """Do the same for a file; nothing is known of one without a manifest.
+
+    The bytes are not compared here: whoever opens them does that.
+    """
+    if path.is_file() and manifest_path(path).exists():
+        require(path, read_manifest(path, verify=False), options, console)
+
+
+def say(path: Path, manifest: Manifest, console: Console) -> None:
+    """Say that an artefact failed its check, or had none; nothing where it passed.
+
+    A graph that no run of ours is behind has nothing that it could be compared with, and one that
+    tasks share is compared task by task.
+    """
+    found = verdict.verdict_of(manifest)
+    if found.state == "failed":
+        console.step("parity", found.in_words(path.name), passed=False)
+    elif found.state == "unchecked" and manifest.model is not None and not manifest.is_shared:
+        console.step("parity", found.in_words(path.name), passed=None)
+
+
+def require_form(
+    path: Path,
+    manifest: Manifest,
+    target: Target,
+    options: argparse.Namespace,
+    console: Console,
+) -> None:
+    """Refuse a graph that its target wants otherwise, unless that is wanted; say what is not sure.
+
+    Raises:
+        InputError: It was exported for another target; the command that exports it is proposed.
+    """
+    if not options.force_form:
+        form.require_form(path, manifest, target)
+    say_form(path, manifest, target, console)
+
+
+def say_form(path: Path, manifest: Manifest | None, target: Target, console: Console) -> None:
+    """Say that a graph has another form than its target wants, or that nobody knows."""
+    if manifest is None or not form.is_known(manifest):
+        console.step(
+            "form",
+            f"nothing says for which target {path.name} was written: it may be slower than needed",
+            passed=None,
+        )
+    for difference in () if manifest is None else form.differences(manifest, target):
+        console.step("form", f"not that of {target.name}: {difference}", passed=None)
+
+
+def require_tasks(
+    folder: Path,
+    index: TaskIndex,
+    names: Iterable[str],
+    options: argparse.Namespace,
+    console: Console,
+) -> None:
+    """Refuse tasks of a folder that failed their check, unless that is wanted.
+
+    Raises:
+        ParityError: There is such a task, and all are named; or a graph of theirs failed.
+        TrustError: A manifest is missing or damaged.
+    """
+    failed, unchecked = {}, []
+    names = list(names)
+    for number in sorted({index.task(name, where=str(folder)).structure for name in names}):
+        graph = folder / index.structures[number].graph.file
+        require(graph, read_manifest(graph, verify=False), options, console)
+    for name in names:
+        delta = folder / index.task(name, where=str(folder)).delta.file
+        found = verdict.verdict_of(read_manifest(delta, verify=False))
+        if found.state == "failed":
+            failed[name] = found.failure
+        elif found.state == "unchecked":
+            unchecked.append(name)
+    if failed and not options.force_failed:
+        what = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        drop = shlex.join(["fpet-export", "tasks", "-o", str(folder), "--drop", ",".join(failed)])
+        raise ParityError(
+            f"{len(failed)} of the folder's tasks failed the check: {what}",
+            where=str(folder),
+            fix=f"take them out: {drop}\n         or add {verdict.FLAG} to use them all the same",
+        )
+    for name, why in failed.items():
+        console.step("parity", f"{name} failed its check: {why}", passed=False)
+    if unchecked:
+        console.step("parity", f"never checked: {', '.join(unchecked)}", passed=None)
+
+
+def go_on(line: str, manifest: Manifest) -> str:
+    """Return a proposed command with the flag that it needs where the artefact's check failed."""
+    return f"{line} {verdict.FLAG}" if verdict.verdict_of(manifest).state == "failed" else line
+
+
+def failed_words(options: argparse.Namespace) -> list[str]:
+    """Return what `add_failed` read, for the agent's command line."""
+    return [verdict.FLAG] if getattr(options, "force_failed", False) else []
+
+
+def form_words(options: argparse.Namespace) -> list[str]:
+    """Return what `add_form` read, likewise."""
+    return [form.FLAG] if getattr(options, "force_form", False) else []

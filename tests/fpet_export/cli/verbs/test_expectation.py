@@ -1,0 +1,82 @@
+"""What an engine must say: on images where rounding decides the match, either answer is right."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.imaging.synthetic import synthetic_set
+from engines.manifest import read_manifest
+from engines.parity.check_file import write_check
+from engines.parity.evidence import Expected, expected_of
+from engines.parity.rows import Evidence, gates_of
+from fpet_export.console import Console
+from fpet_export.workflow import build
+from fpet_export.workflow.expectation import expected_with_margin
+from tests.fpet_export.command_line import Exported
+
+
+def test_a_float32_graph_says_how_sure_each_token_s_match_is(exported: Exported) -> None:
+    expected = expected_with_margin(exported.graph)
+    assert expected.margin is not None
+    assert len(expected.margin) == len(expected.images)
+    assert (expected.margin >= 0).all()
+    np.testing.assert_array_equal(expected.logits, expected_of(exported.graph).logits)
+
+
+def test_an_engine_is_not_refused_for_a_match_that_rounding_decides(exported: Exported) -> None:
+    """Four images, the second of which has two best targets for a token."""
+    images = synthetic_set(read_manifest(exported.graph).preprocessing.size, 4)  # type: ignore[union-attr]
+    expected = dataclasses.replace(
+        expected_of(exported.graph, images), gates=gates_of("fp32"), margin=np.ones((4, 3))
+    )
+    other = expected.logits.copy()
+    other[1] += 0.01 * np.abs(other).max()
+
+    assert not expected.row("engine", Evidence(logits=other)).passed
+    expected.margin[1, 2] = 1e-7  # type: ignore[index]
+    assert expected.row("engine", Evidence(logits=other)).passed
+    assert expected.description().endswith("(3 judged, the match of the others is not certain)")
+    other[2] += 0.01 * np.abs(other).max()
+    assert not expected.row("engine", Evidence(logits=other)).passed
+
+
+def answers(exported: Exported) -> Expected:
+    images = synthetic_set(read_manifest(exported.graph).preprocessing.size, 5)  # type: ignore[union-attr]
+    return expected_with_margin(exported.graph, images)
+
+
+@pytest.mark.parametrize("has_onnx", [True, False])
+def test_a_board_compares_with_the_answers_that_came_along(
+    exported: Exported,
+    engine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    has_onnx: bool,
+) -> None:
+    """Where the graph cannot be asked how sure its match is, it need not even run."""
+    recorded = exported.graph.with_name("model.check.npz")
+    write_check(recorded, answers(exported))
+    if not has_onnx:
+        real = build.util.find_spec  # type: ignore[attr-defined]
+        monkeypatch.setattr(
+            "importlib.util.find_spec", lambda name: None if name == "onnx" else real(name)
+        )
+    try:
+        table = build.check_against_graph(exported.graph, engine, Console())
+    finally:
+        recorded.unlink()
+    assert table is not None
+    assert table.rows[0].passed
+    assert table.images.startswith("4 synthetic" if has_onnx else "5 synthetic")
+
+
+def test_without_answers_and_onnx_the_graph_runs_as_it_is(
+    exported: Exported, engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_margins_are_known_here", lambda: False)
+    table = build.check_against_graph(exported.graph, engine, Console())
+    assert table is not None and table.rows[0].passed

@@ -1,0 +1,119 @@
+"""A graph whose weights lie in a second file is like any other; here the limit is a few bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+import engines
+import fpet_export
+from engines.engine import BuildOptions
+from engines.errors import TrustError
+from engines.manifest import read_manifest
+from engines.parity.evidence import engine_evidence
+from fpet_export.graph import large_weights
+from fpet_export.stages import Folded
+from fpet_export.workflow import naive_export
+from tests.fpet_export.command_line import Exported, call, pixels_of
+from tests.fpet_export.tiny import relative
+
+
+@pytest.fixture(scope="module")
+def folded(exported: Exported) -> Folded:
+    return fpet_export.load(exported.run.text, backbone=exported.backbone).fold()
+
+
+@pytest.fixture(autouse=True)
+def limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_weights, "LARGEST_BYTES", 100)
+
+
+@pytest.fixture
+def graph(folded: Folded, tmp_path: Path) -> Path:
+    return folded.freeze().to_onnx(tmp_path)
+
+
+def test_the_weights_lie_beside_the_graph_and_the_manifest_knows_them(graph: Path) -> None:
+    weights = graph.with_name("model.onnx.data")
+
+    companion = read_manifest(graph).companions[0]
+
+    assert sorted(path.name for path in graph.parent.iterdir()) == [
+        "model.manifest.json",
+        "model.onnx",
+        "model.onnx.data",
+    ]
+    assert (companion.file, companion.size_bytes) == (weights.name, weights.stat().st_size)
+    tensors = onnx.load(graph, load_external_data=False).graph.initializer
+    assert sum(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors) > 20
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_engines_of_it_give_the_same_answers(
+    target: str, graph: Path, folded: Folded, exported: Exported
+) -> None:
+    pixels = pixels_of(2)
+    expected = folded.evidence(pixels).logits
+
+    artefact = engines.build(graph, target=target)
+
+    with engines.open(artefact) as engine:
+        actual = engine_evidence(engine, read_manifest(artefact), pixels).logits
+    assert relative(actual, expected) < 1e-5
+    assert len(read_manifest(artefact).companions) == 1
+
+
+def test_tensorrt_builds_from_it(graph: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+
+    plan = engines.build(graph, target="rtx", options=BuildOptions(any_form=True))
+
+    assert read_manifest(plan).companions == ()
+    assert plan.stat().st_size > 10_000
+
+
+def test_a_changed_weight_is_noticed(graph: Path) -> None:
+    weights = graph.with_name("model.onnx.data")
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+
+    with pytest.raises(TrustError, match="SHA-256 is") as caught:
+        engines.open(graph)
+
+    assert caught.value.where == str(weights)
+
+
+def test_a_missing_file_of_weights_is_named(graph: Path) -> None:
+    graph.with_name("model.onnx.data").unlink()
+
+    with pytest.raises(TrustError, match="No such file"):
+        engines.open(graph)
+
+
+def test_the_command_line_verifies_and_compares_it(exported: Exported, tmp_path: Path) -> None:
+    done = call(
+        "export", exported.run.text, "--backbone", exported.backbone, "-o", tmp_path, "--json"
+    )
+
+    assert done.code == 0, done.err
+    graph = tmp_path / "model.onnx"
+    manifest = read_manifest(graph)
+    assert manifest.total_bytes > 5 * manifest.size_bytes
+    assert f"model.onnx {manifest.total_bytes / 1e6:.1f} MB" in done.err
+    done = call(
+        "compare", exported.run.text, graph, "--backbone", exported.backbone, "-o", tmp_path / "p"
+    )
+    assert done.code == 0, done.err
+
+
+def test_the_plain_peer_may_be_as_large(folded: Folded, tmp_path: Path) -> None:
+    path = naive_export.naive_export(
+        naive_export.without_merging(folded), tmp_path / "plain.onnx", batch=1
+    )
+
+    assert [c.file for c in read_manifest(path).companions] == ["plain.onnx.data"]
+    with engines.open(path) as engine:
+        assert engine.outputs[0].name == "logits"

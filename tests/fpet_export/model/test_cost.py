@@ -1,0 +1,83 @@
+"""Tokens and multiply-adds against the published table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fpet_export.graph.freeze import FreezeOptions, FrozenVit
+from fpet_export.model import cost
+from fpet_export.model.fold import fold
+from fpet_export.model.vit import VitSpec
+from tests.fpet_export.tiny import NO_SHIFT, adapted, checkpoint_of, images_of, spec_of
+
+VIT_B = VitSpec(
+    image=(224, 224), patch=(16, 16), width=768, depth=12, heads=12, hidden=3072, classes=1000
+)
+
+
+def giga(merge_block: int | None, **method: object) -> float:
+    tokens = cost.tokens_after_blocks(VIT_B, merge_block)
+    return sum(cost.macs(VIT_B, tokens, **method)[:-1]) / 1e9  # type: ignore[arg-type]
+
+
+PUBLISHED = (8.98, 9.72, 10.46, 11.20, 11.93, 12.67, 13.41, 14.15, 14.89, 15.62, 16.36, 17.10)
+
+
+@pytest.mark.parametrize(("merge_block", "published"), [*enumerate(PUBLISHED), (None, 17.563)])
+def test_multiply_adds_are_the_published_ones(merge_block: int | None, published: float) -> None:
+    """The averaged keys, their refinement, match and merge add 0.027 G to the table's sum."""
+    match = 0.0 if merge_block is None else 0.027
+
+    assert giga(merge_block) == pytest.approx(published + match, abs=0.006)
+
+
+def test_adaptformer_of_width_8_costs_22_mega() -> None:
+    extra = giga(6, method="adaptformer", dim=8) - giga(6)
+
+    assert extra == pytest.approx(0.0218, abs=5e-4)
+    assert giga(6, method="lora", dim=8) == giga(6)
+
+
+@pytest.mark.parametrize(("block", "full"), [(0, 0), (6, 6), (11, 11)])
+def test_a_merge_leaves_99_of_197_tokens(block: int, full: int) -> None:
+    assert cost.tokens_after_blocks(VIT_B, block) == (197,) * full + (99,) * (12 - full)
+    assert cost.tokens_after_blocks(VIT_B, None) == (197,) * 12
+
+
+def test_a_class_token_head_saves_most_of_the_last_block() -> None:
+    tokens = (*cost.tokens_after_blocks(VIT_B, 6)[:-1], 1)
+
+    saved = giga(6) - sum(cost.macs(VIT_B, tokens)[:-1]) / 1e9
+
+    assert saved == pytest.approx(0.6, abs=0.1)
+
+
+def test_a_merge_in_the_last_block_is_counted_though_one_token_leaves_it() -> None:
+    last = VIT_B.depth - 1
+    tokens = (*(VIT_B.tokens,) * last, 1)
+
+    hidden = sum(cost.macs(VIT_B, tokens))
+    counted = sum(cost.macs(VIT_B, tokens, merge_block=last))
+
+    every_query = 2 * (VIT_B.tokens - 1) * VIT_B.width * (VIT_B.width + VIT_B.tokens)
+    assert counted - hidden > every_query
+
+
+@pytest.mark.parametrize("method", ["lora", "adaptformer"])
+@pytest.mark.parametrize("last_block", ["class-token", "all-tokens"])
+@pytest.mark.parametrize("merge_block", [None, 0, 1, 2])
+def test_the_closed_form_is_what_torch_counts_in_the_frozen_module(
+    method: str, last_block: str, merge_block: int | None
+) -> None:
+    spec = spec_of()
+    folded, _ = fold(adapted(spec, checkpoint_of(spec, method, merge_block=merge_block)), method)
+    options = FreezeOptions(last_block=last_block)  # type: ignore[arg-type]  # parametrized
+    module = FrozenVit(folded, options, *NO_SHIFT).eval()
+
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        module(torch.from_numpy(images_of(spec, 1)))
+
+    macs = cost.macs(spec, module.tokens, method=method, dim=8, merge_block=merge_block)
+    assert 2 * sum(macs) == counter.get_total_flops()
