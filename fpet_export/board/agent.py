@@ -19,8 +19,7 @@ _PACKAGES = {
     "benchmarks": ("*.py", "conditions/*.py", "experiments/__init__.py", "experiments/gemm_peak.py",
                    "peers/*.py", "report/*"),
     "fpet_export": (
-        "__init__.py", "console.py", "heartbeat.py", "provenance.py", "start.py",
-        "stop_signals.py", "streams.py", "terminal.py",
+        "__init__.py", "provenance.py", "reporter.py", "requests.py", "start.py",
         "board/__init__.py", "board/remote.py", "cli/*.py", "doctor/*.py",
         "model/__init__.py", "model/normalisation.py",
         "tasks/__init__.py", "tasks/build.py", "tasks/measure.py",

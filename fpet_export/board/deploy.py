@@ -14,7 +14,7 @@ from engines.manifest import read_manifest
 from engines.parity.rows import StageParity
 from engines.targets import Target
 from fpet_export.board import packing, remote, session
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import best as _best
 from fpet_export.workflow import plain as _plain
 
@@ -52,7 +52,7 @@ def deploy_there(
     target: Target,
     images: ImageSet,
     options: argparse.Namespace,
-    console: Console,
+    reporter: Reporter,
 ) -> Deployed:
     """Build, check and measure the candidates on a board in one run, and fetch the best one.
 
@@ -61,7 +61,7 @@ def deploy_there(
         target: Where they run.
         images: What the first engines are checked on.
         options: Of `deploy`.
-        console: Hears of each step.
+        reporter: Hears of each step.
 
     Raises:
         EngineError: No candidate can be built there.
@@ -78,13 +78,13 @@ def deploy_there(
     kind = {engine: f"{precision} " if is_choice else "" for engine, precision in names.items()}
 
     def out(item: Item, error: FpetError) -> None:
-        console.step(names[item.engine], f"out: {error.what}", passed=None)
+        reporter.step(names[item.engine], f"out: {error.what}", passed=None)
 
     with contextlib.ExitStack() as stack:
-        plain = stack.enter_context(packing.plain_of(items[0], console)) if options.bench else None
+        plain = stack.enter_context(packing.plain_of(items[0], reporter)) if options.bench else None
         images = images.first(_IMAGES_THERE)
         board = stack.enter_context(
-            remote.unpacked_there(items, options, console, images=images, plain=plain)
+            remote.unpacked_there(items, options, reporter, images=images, plain=plain)
         )
         measurement = None
         if is_choice or options.bench:
@@ -100,7 +100,7 @@ def deploy_there(
         if is_choice:
             assert measurement is not None
             left = {engine: names[engine] for engine in rows}
-            best = _choose(measurement, left, found, options, console)
+            best = _choose(measurement, left, found, options, reporter)
         (chosen,) = (item for item in items if item.engine == best)
         engine = chosen.path.with_name(best)
         board.fetch(engine)
@@ -123,7 +123,7 @@ def _choose(
     precisions: dict[str, str],
     found: _best.Candidates,
     options: argparse.Namespace,
-    console: Console,
+    reporter: Reporter,
 ) -> str:
     """Return the engine that is fastest there; the first stays unless another is shown to be.
 
@@ -132,7 +132,7 @@ def _choose(
         precisions: By engine, of those that took part.
         found: What each one kept of the promise here.
         options: Of `deploy`; they say where.
-        console: Hears of the choice.
+        reporter: Hears of the choice.
     """
     from benchmarks import rebase
 
@@ -140,7 +140,7 @@ def _choose(
     engines = {precision: engine for engine, precision in precisions.items()}
     first = next(iter(engines))
     if len(engines) == 1:
-        console.step("best", f"{first}: nothing else is left")
+        reporter.step("best", f"{first}: nothing else is left")
         return engines[first]
     again = command("bench", *found.graphs.values(), "--against", "plain")
     _best.require_valid(
@@ -155,11 +155,11 @@ def _choose(
     )
     paired = rebase(dataclasses.replace(measurement, contenders=candidates), first)
     best = _best.fastest(paired, tuple(engines))
-    console.step("best", f"on {host}: {_best.verdict(paired, best)}")
+    reporter.step("best", f"on {host}: {_best.verdict(paired, best)}")
     if best in found.made:
         row = found.made[best].row
         known = "" if row.accuracy is None else f" · accuracy {row.accuracy:.1%}"
-        console.step(
+        reporter.step(
             "limits",
             f"{best} here: signal to noise (SQNR) {row.sqnr_db:.1f} dB · "
             f"agreement {row.agreement:.1%}{known}",

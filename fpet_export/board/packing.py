@@ -16,7 +16,7 @@ from engines.errors import UsageError
 from engines.imaging.preparation import preparation_in_words
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.transport.bundle import Bundle, Role, write_bundle
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import plain as _plain
 from fpet_export.workflow import trust, usable
 
@@ -66,7 +66,7 @@ class Packed:
 def pack(
     items: Sequence[Item],
     out: Path,
-    console: Console,
+    reporter: Reporter,
     *,
     images: ImageSet | None = None,
     plain: Path | None = None,
@@ -77,7 +77,7 @@ def pack(
     Args:
         items: What goes in, at least one.
         out: `NAME.bundle.tar`.
-        console: Hears of each part.
+        reporter: Hears of each part.
         images: To record the graphs' answers on; None for a few synthetic ones.
         plain: Graph of the plain model that they are measured against.
         force: Replace a file that exists.
@@ -89,8 +89,8 @@ def pack(
     first = items[0]
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as name:
         folder = Path(name)
-        checks = _check_files(items, images, console, folder)
-        files = _made(first, console, folder, has_check=bool(checks), has_plain=plain is not None)
+        checks = _check_files(items, images, reporter, folder)
+        files = _made(first, reporter, folder, has_check=bool(checks), has_plain=plain is not None)
         files += [(path, "check") for path in dict.fromkeys(checks.values())]
         if plain is not None:
             files += [*_belonging(plain), (plain, "plain")]
@@ -102,7 +102,7 @@ def pack(
         bundle = write_bundle(
             out, files, target=first.target.name, tools=first.manifest.tools, force=force
         )
-    console.step("bundle", f"{out.name} {out.stat().st_size / 1e6:.1f} MB for {first.target.name}")
+    reporter.step("bundle", f"{out.name} {out.stat().st_size / 1e6:.1f} MB for {first.target.name}")
     return Packed(
         bundle=bundle,
         checks={artefact: path.name for artefact, path in checks.items()},
@@ -111,7 +111,7 @@ def pack(
 
 
 def checked(
-    artefact: Path, target: str | None, options: argparse.Namespace, console: Console
+    artefact: Path, target: str | None, options: argparse.Namespace, reporter: Reporter
 ) -> Item:
     """Check an artefact, and that the target takes it; None is what it was exported for.
 
@@ -119,7 +119,7 @@ def checked(
         artefact: A graph or an engine.
         target: Where it is to run.
         options: Of `_usable.add_failed`, and perhaps of `_usable.add_form`.
-        console: Hears of it.
+        reporter: Hears of it.
 
     Raises:
         InputError: There is no such file, or the target cannot build the graph or wants it in
@@ -136,7 +136,7 @@ def checked(
             where=str(artefact),
             fix="give the graph or the engine, or copy the bundle as it is",
         )
-    found = trust.check(artefact, console)
+    found = trust.check(artefact, reporter)
     assert isinstance(found, Manifest)
     if found.is_shared:
         raise UsageError(
@@ -145,16 +145,16 @@ def checked(
             fix=f"their folder travels whole: {command('bundle', artefact.parent)}",
         )
     place = load_target(target or found.target)
-    usable.require(artefact, found, options, console)
+    usable.require(artefact, found, options, reporter)
     any_form = getattr(options, "force_form", False)
     _require_suited(artefact, found, place, any_form=any_form)
     if found.kind == "graph":
-        usable.say_form(artefact, found, place, console)
+        usable.say_form(artefact, found, place, reporter)
     return Item(path=artefact, manifest=found, target=place)
 
 
 @contextlib.contextmanager
-def plain_of(item: Item, console: Console) -> Iterator[Path]:
+def plain_of(item: Item, reporter: Reporter) -> Iterator[Path]:
     """Write the plain graph of an artefact for where it runs; it is gone afterwards.
 
     Raises:
@@ -163,7 +163,7 @@ def plain_of(item: Item, console: Console) -> Iterator[Path]:
     manifest = _plain.require_described(item.path)
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         _, plain = _plain.write(manifest, item.target, Path(folder))
-        console.step("plain", _plain.describe(plain))
+        reporter.step("plain", _plain.describe(plain))
         yield plain
 
 
@@ -202,20 +202,20 @@ def _belonging(artefact: Path) -> list[tuple[Path, Role]]:
 
 
 def _made(
-    item: Item, console: Console, folder: Path, *, has_check: bool, has_plain: bool
+    item: Item, reporter: Reporter, folder: Path, *, has_check: bool, has_plain: bool
 ) -> list[tuple[Path, Role]]:
     """Write what is made for the bundle: README and agent."""
     from fpet_export.board.agent import build_agent
 
     readme, agent = folder / "README.txt", folder / "agent.pyz"
     agent.write_bytes(build_agent())
-    console.step("agent", f"{agent.name} {agent.stat().st_size / 1e3:.0f} kB")
+    reporter.step("agent", f"{agent.name} {agent.stat().st_size / 1e3:.0f} kB")
     readme.write_text(_readme(item, has_check=has_check, has_plain=has_plain), "utf-8")
     return [(readme, "readme"), (agent, "agent")]
 
 
 def _check_files(
-    items: Sequence[Item], images: ImageSet | None, console: Console, folder: Path
+    items: Sequence[Item], images: ImageSet | None, reporter: Reporter, folder: Path
 ) -> dict[str, Path]:
     """Write what the graphs say about a few images; by name of the artefact that it judges."""
     from engines.imaging.synthetic import synthetic_set
@@ -226,7 +226,7 @@ def _check_files(
         graph = item.path if item.is_graph else _graph_of(item.path, item.manifest)
         preprocessing = item.manifest.preprocessing
         if graph is None or preprocessing is None:
-            console.step(
+            reporter.step(
                 "check",
                 "left out: the graph that the engine was built from is not beside it"
                 if graph is None
@@ -236,12 +236,12 @@ def _check_files(
             continue
         if graph not in written:
             on = images or synthetic_set(preprocessing.size, DEFAULT_IMAGES)
-            written[graph] = _check_file(graph, on, console, folder)
+            written[graph] = _check_file(graph, on, reporter, folder)
         found[item.path.name] = written[graph]
     return found
 
 
-def _check_file(graph: Path, images: ImageSet, console: Console, folder: Path) -> Path:
+def _check_file(graph: Path, images: ImageSet, reporter: Reporter, folder: Path) -> Path:
     """Write what a graph says about images."""
     from engines.parity.check_file import write_check
     from fpet_export.workflow.expectation import expected_with_margin
@@ -252,7 +252,7 @@ def _check_file(graph: Path, images: ImageSet, console: Console, folder: Path) -
     said = f"{path.name}: {graph.name} on {images.description}"
     if expected.margin is not None:
         said += f", {expected.sure_images()} of them with a sure match"
-    console.step("check", said, passed=None if expected.sure_images() == 0 else True)
+    reporter.step("check", said, passed=None if expected.sure_images() == 0 else True)
     return path
 
 

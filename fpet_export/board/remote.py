@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from engines import errors, storage
 from engines.errors import FpetError, RemoteError, UsageError
 from engines.transport.bundle import SUFFIX
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 
 if TYPE_CHECKING:
     from engines.imaging.images import ImageSet
@@ -80,7 +80,7 @@ def require_reachable(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def unpacked_there(
-    items: Sequence[Item], options: argparse.Namespace, console: Console, *,
+    items: Sequence[Item], options: argparse.Namespace, reporter: Reporter, *,
     images: ImageSet | None = None, plain: Path | None = None,
 ) -> Iterator[Board]:  # fmt: skip
     """Send artefacts with the agent; the folder there is removed, unless the line breaks.
@@ -88,7 +88,7 @@ def unpacked_there(
     Args:
         items: What is sent, the first is what the bundle is for.
         options: Of `add_arguments`.
-        console: Hears of each step.
+        reporter: Hears of each step.
         images: What the engines are checked on; None for a few synthetic ones.
         plain: Graph of the plain model that they are measured against.
 
@@ -100,21 +100,21 @@ def unpacked_there(
     from fpet_export.workflow import usable
 
     def pack(bundle: Path) -> Packed:
-        return packing.pack(items, bundle, console, images=images, plain=plain)
+        return packing.pack(items, bundle, reporter, images=images, plain=plain)
 
-    with sent(items[0].path.stem, pack, options, console) as (remote, packed):
+    with sent(items[0].path.stem, pack, options, reporter) as (remote, packed):
         yield Board(
             remote=remote,
             items=tuple(items),
             packed=packed,
-            console=console,
+            reporter=reporter,
             allowed=tuple(usable.failed_words(options)),
         )
 
 
 @contextlib.contextmanager
 def sent(
-    stem: str, pack: Callable[[Path], T], options: argparse.Namespace, console: Console
+    stem: str, pack: Callable[[Path], T], options: argparse.Namespace, reporter: Reporter
 ) -> Iterator[tuple[Remote, T]]:
     """Write a bundle, and unpack it there; the folder is removed, unless the line breaks.
 
@@ -122,7 +122,7 @@ def sent(
         stem: The bundle's name.
         pack: Writes it, and says what is in it.
         options: Of `add_arguments`.
-        console: Hears of each step.
+        reporter: Hears of each step.
 
     Raises:
         RemoteError: The machine cannot be reached, or lacks room or a Python.
@@ -135,10 +135,10 @@ def sent(
         name = options.remote_dir or f"{CACHE}/{storage.sha256_of(bundle)[:16]}"
         remote = Remote(options.remote, name, config=options.ssh_config)
         try:
-            with console.progress(f"to {options.remote}", bundle.stat().st_size) as advance:
+            with reporter.progress(f"to {options.remote}", bundle.stat().st_size) as advance:
                 remote.upload(bundle, "bundle.tar", progress=advance)
             remote.shell("tar xf bundle.tar")
-            console.step("remote", f"{options.remote}:{name}")
+            reporter.step("remote", f"{options.remote}:{name}")
             yield remote, packed
         except ConnectionLostError:
             raise
@@ -154,14 +154,14 @@ def _clear(remote: Remote, options: argparse.Namespace) -> None:
         remote.remove()
 
 
-def agent(remote: Remote, words: Sequence[str], console: Console) -> Any:
+def agent(remote: Remote, words: Sequence[str], reporter: Reporter) -> Any:
     """Run a verb of the agent there, with its lines here; return its JSON document.
 
     Raises:
         FpetError: What the agent refused, as the same class, with the machine's name.
         RemoteError: The agent was killed, or gave no document.
     """
-    done = remote.run((*_AGENT, *words, "--json"), line=_until_its_end(console))
+    done = remote.run((*_AGENT, *words, "--json"), line=_until_its_end(reporter))
     try:
         document = json.loads(done.out)
     except ValueError as error:
@@ -175,7 +175,7 @@ def agent(remote: Remote, words: Sequence[str], console: Console) -> Any:
     return document
 
 
-def _until_its_end(console: Console) -> Callable[[str], None]:
+def _until_its_end(reporter: Reporter) -> Callable[[str], None]:
     """Return what prints the agent's lines, up to those that say what to type next over there."""
     has_ended = False
 
@@ -183,7 +183,7 @@ def _until_its_end(console: Console) -> Callable[[str], None]:
         nonlocal has_ended
         has_ended = has_ended or text.startswith(" next ")
         if not has_ended:
-            console.line(text)
+            reporter.line(text)
 
     return line
 

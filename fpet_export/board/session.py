@@ -16,7 +16,7 @@ from engines.manifest import Manifest, manifest_path, read_manifest
 from fpet_export.board import remote as _remote
 from fpet_export.board.packing import Item, Packed
 from fpet_export.cli import arguments
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import plain
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ class Board:
         remote: Where it lies.
         items: What is in it.
         packed: Its list.
-        console: Hears of each step.
+        reporter: Hears of each step.
         allowed: Options by which the agent takes what failed its check, if that is wanted.
     """
 
     remote: Remote
     items: tuple[Item, ...]
     packed: Packed
-    console: Console
+    reporter: Reporter
     allowed: tuple[str, ...] = ()
 
     def prove(
@@ -77,12 +77,12 @@ class Board:
         name = engine or item.engine
         if item.is_graph:
             words = ["build", item.path.name, "--target", item.target.name, "-o", name, "--force"]
-            _remote.agent(self.remote, [*words, *self.allowed, *more], self.console)
+            _remote.agent(self.remote, [*words, *self.allowed, *more], self.reporter)
         check = self.packed.checks.get(item.path.name)
         if check is None:
             return None
         words = ["check", name, "--expect", check, *self.allowed]
-        found = _remote.agent(self.remote, words, self.console)
+        found = _remote.agent(self.remote, words, self.reporter)
         table: Mapping[str, Any] = found["parity"]
         return table
 
@@ -144,7 +144,7 @@ class Board:
             listed = self.remote.shell(f"ls {shlex.quote(report.name)} 2>/dev/null || true")
             if out.suffix == ".plan" and listed:
                 self.remote.download(report.name, report)
-        self.console.step("fetch", build.describe(out, manifest))
+        self.reporter.step("fetch", build.describe(out, manifest))
         return manifest
 
     def measure(self, engines: Sequence[str], words: Sequence[str]) -> Measurement:
@@ -153,7 +153,7 @@ class Board:
 
         file = "bench.json"
         given = ["bench", *engines, "-o", file, "--force", "--allow-noise", *self.allowed, *words]
-        _remote.agent(self.remote, given, self.console)
+        _remote.agent(self.remote, given, self.reporter)
         with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
             self.remote.download(file, Path(folder) / file)
             return read_measurement(Path(folder) / file)

@@ -17,8 +17,7 @@ from engines.errors import InputError, MissingDependencyError
 from engines.manifest import ENDINGS
 from engines.tasks import index as task_index
 from engines.transport.bundle import INDEX, Bundle, read_index
-from fpet_export import streams
-from fpet_export.cli import main
+from fpet_export.cli import main, streams
 from fpet_export.workflow.plain import PLAIN
 
 _TAKE_ANOTHER_FILE = ("-o", "--out", "--against", "--plain")

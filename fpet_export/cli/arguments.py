@@ -155,7 +155,7 @@ def add_data(
     None leaves it to `fpet_export.workflow.parity_images`.
 
     With `by_task` they may be given for single tasks of a folder; see
-    `fpet_export.tasks.arguments`.
+    `fpet_export.tasks.by_task`.
     """
     group = parser.add_argument_group("the check")
     what = "images: folder, list, CSV or .npz (see docs/data.md); default: a synthetic set"

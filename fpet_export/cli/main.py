@@ -7,6 +7,7 @@ so that `--help` answers at once and with numpy alone; what it needs is imported
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import functools
 import re
@@ -20,16 +21,16 @@ from fpet_export import provenance
 provenance.stop_if_foreign()  # before any package of ours is imported but this one
 
 from engines import registry
-from engines.errors import FpetError, MachineError, UsageError
+from engines.errors import FpetError, InputError, MachineError, UsageError
 from engines.near_names import did_you_mean, near_names
-from fpet_export import __version__, start, streams
-from fpet_export.cli import verbs
+from fpet_export import __version__, start
+from fpet_export.cli import streams, verbs
 from fpet_export.cli.arguments_check import refuse_unknown_options
+from fpet_export.cli.console import Console
 from fpet_export.cli.help_text import HelpText, VerbsHelp
 from fpet_export.cli.kinds_check import require_kinds
 from fpet_export.cli.paths_check import require_files, require_outputs
 from fpet_export.cli.verbs import Outcome, Verb
-from fpet_export.console import Console
 
 PROGRAM = "fpet-export"
 _EXIT_CODES = """\
@@ -69,10 +70,7 @@ def main(
         options.command = (PROGRAM, *words)
         with console.alive():
             outcome = load_verb(options.verb).run(options, console)
-            if getattr(options, "unreadable", ()):
-                from fpet_export.workflow import images
-
-                outcome = images.with_bad(outcome, options, console)
+        outcome = _with_unreadable(outcome, console)
         _print(outcome, console, program, as_json=as_json)
     except streams.ReaderGoneError:
         return streams.NO_READER
@@ -290,6 +288,22 @@ def _print(outcome: Outcome, console: Console, program: str, *, as_json: bool) -
         console.json({**outcome.document, **warned})
     elif outcome.result:
         console.result(outcome.result)
+
+
+def _with_unreadable(outcome: Outcome, console: Console) -> Outcome:
+    """List the images that a verb left out, in words and in its document.
+
+    The exit code becomes that of an `InputError`, unless the verb has one already.
+    """
+    if not console.left_out:
+        return outcome
+    for name in console.left_out:
+        console.line(f" ! unreadable {name}")
+    return dataclasses.replace(
+        outcome,
+        document={**outcome.document, "unreadable": list(console.left_out)},
+        exit_code=outcome.exit_code or InputError.exit_code,
+    )
 
 
 def run() -> NoReturn:

@@ -8,7 +8,7 @@ import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 
 if TYPE_CHECKING:
     from benchmarks.conditions.environment import Environment
@@ -26,14 +26,14 @@ class Findings:
     """Lines for people, and the same for programs.
 
     Attributes:
-        console: Hears of each finding at once.
+        reporter: Hears of each finding at once.
         document: For `--json`.
         lacking: What every job needs and is not there.
         commands: What mends the gaps, each once.
         exit_code: 0, or that of the first gap that stops every job.
     """
 
-    console: Console
+    reporter: Reporter
     document: dict[str, Any] = dataclasses.field(default_factory=dict)
     lacking: list[str] = dataclasses.field(default_factory=list)
     commands: list[str] = dataclasses.field(default_factory=list)
@@ -42,11 +42,11 @@ class Findings:
 
     def fact(self, name: str, text: str) -> None:
         """Say what is as it should be."""
-        self.console.step(name, text)
+        self.reporter.step(name, text)
 
     def unknown(self, name: str, text: str) -> None:
         """Say what nobody can tell here, and why."""
-        self.console.step(name, f"unknown: {text}", passed=None)
+        self.reporter.step(name, f"unknown: {text}", passed=None)
 
     def gap(
         self, name: str, text: str, mend: str, *, needed: bool, exit_code: int = MISSING
@@ -60,7 +60,7 @@ class Findings:
             needed: Whether nothing works without it.
             exit_code: Of the command, where it is needed.
         """
-        self.console.step(name, f"{text}: {mend}", passed=False if needed else None)
+        self.reporter.step(name, f"{text}: {mend}", passed=False if needed else None)
         self.problems.append({"name": name, "what": text, "mend": mend, "needed": needed})
         if needed:
             self.lacking.append(name)
@@ -162,7 +162,7 @@ def check_gpu(findings: Findings, place: Environment, *, of_a_bundle: bool = Fal
     findings.document["gpus"] = [gpu.name for gpu in place.gpus]
     if not place.gpus:
         rtx = ": rtx plans can be built here, not run" if has_rtx() and not of_a_bundle else ""
-        findings.console.step("gpu", f"none that its driver shows{rtx}", passed=None)
+        findings.reporter.step("gpu", f"none that its driver shows{rtx}", passed=None)
         return
     for gpu in place.gpus:
         findings.fact("gpu", f"{gpu.name}, driver {gpu.driver}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fpet_export.board import remote as _remote
 from fpet_export.board.packing import Packed
 from fpet_export.board.session import Board
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.tasks import packing
 from fpet_export.workflow import usable
 
@@ -42,10 +42,10 @@ class TaskBoard:
             EngineError: An engine cannot be built or opened there.
             ParityError: A task's answers are others.
         """
-        remote, console = self.board.remote, self.board.console
+        remote, reporter = self.board.remote, self.board.reporter
         allowed = self.board.allowed
-        _remote.agent(remote, ["build", "--force", *allowed, *more], console)
-        found = _remote.agent(remote, ["check", *allowed], console)
+        _remote.agent(remote, ["build", "--force", *allowed, *more], reporter)
+        found = _remote.agent(remote, ["check", *allowed], reporter)
         table: Mapping[str, Any] = found["parity"]
         return table
 
@@ -60,7 +60,7 @@ class TaskBoard:
 
 @contextlib.contextmanager
 def unpacked_there(
-    folder: Path, options: argparse.Namespace, console: Console
+    folder: Path, options: argparse.Namespace, reporter: Reporter
 ) -> Iterator[TaskBoard]:
     """Send a folder of tasks with the agent; the folder there is removed, unless the line breaks.
 
@@ -82,15 +82,15 @@ def unpacked_there(
     )
 
     def pack(bundle: Path) -> Packed:
-        packed = packing.pack(wanted, bundle, console)
+        packed = packing.pack(wanted, bundle, reporter)
         return Packed(bundle=packed, checks={}, plain=None)
 
-    with _remote.sent(folder.resolve().name, pack, options, console) as (remote, packed):
+    with _remote.sent(folder.resolve().name, pack, options, reporter) as (remote, packed):
         board = Board(
             remote=remote,
             items=(),
             packed=packed,
-            console=console,
+            reporter=reporter,
             allowed=tuple(usable.failed_words(options)),
         )
         yield TaskBoard(board=board)

@@ -11,11 +11,11 @@ from engines.commands import command
 from engines.errors import UsageError
 from fpet_export.board import remote
 from fpet_export.cli.verbs import Outcome, build
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import usable
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Build one engine a graph; each is compared with its graph for every task.
 
     Raises:
@@ -41,15 +41,15 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             fix="leave --target out, or, if its graphs suit it, take the folder there: "
             + command("bundle", folder, "--target", options.target),
         )
-    usable.require_tasks(folder, index, index.names, options, console)
+    usable.require_tasks(folder, index, index.names, options, reporter)
     graphs = [folder / structure.graph.file for structure in index.structures]
     engines = [default_path(graph, load_target(index.target)) for graph in graphs]
     if not options.print_trtexec:  # before the first of them takes its minutes
         for engine in engines:
             storage.refuse_overwrite(engine, force=options.force)
     if options.remote is not None and not options.print_trtexec:
-        return _there(options, engines, console)
-    built = [build.build_here(graph, index.target, options, console) for graph in graphs]
+        return _there(options, engines, reporter)
+    built = [build.build_here(graph, index.target, options, reporter) for graph in graphs]
     commands = [command for one in built for command in one.next]
     return Outcome(
         document={"folder": str(folder), "engines": [one.document for one in built]},
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     )
 
 
-def _there(options: argparse.Namespace, engines: list[Path], console: Console) -> Outcome:
+def _there(options: argparse.Namespace, engines: list[Path], reporter: Reporter) -> Outcome:
     """Build and check on another machine, and fetch the engines."""
     from fpet_export.tasks import board as _task_board
 
@@ -69,7 +69,7 @@ def _there(options: argparse.Namespace, engines: list[Path], console: Console) -
             fix="leave it out, or build there with the agent of a bundle",
         )
     folder = options.onnx
-    with _task_board.unpacked_there(folder, options, console) as board:
+    with _task_board.unpacked_there(folder, options, reporter) as board:
         parity = board.prove(more=build.words_there(options))
         manifests = [board.fetch(engine) for engine in engines]
     return Outcome(

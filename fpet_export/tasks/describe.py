@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engines.commands import command
 from engines.manifest import Manifest
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import next_commands
 
 if TYPE_CHECKING:
@@ -22,25 +22,25 @@ _MEANINGS = (
 )
 
 
-def inspect(folder: Path, console: Console) -> Outcome:
+def inspect(folder: Path, reporter: Reporter) -> Outcome:
     """Check every byte of a folder, and list its graphs and tasks."""
     from engines.tasks.folder import check_folder
 
     found = check_folder(folder)
     index = found.index
-    console.step("tasks", f"whole: {found.describe()}")
-    console.step("backbone", f"{_architecture(found)} · fingerprint {index.backbone[:16]}…")
+    reporter.step("tasks", f"whole: {found.describe()}")
+    reporter.step("backbone", f"{_architecture(found)} · fingerprint {index.backbone[:16]}…")
     graphs = [_graph(found, number) for number in range(len(found.graphs))]
     for graph in graphs:
-        console.step(
+        reporter.step(
             "graph",
             f"{graph['file']} {graph['bytes'] / 1e6:.1f} MB · {graph['inputs']} inputs of a task · "
             f"serves {graph['serves']}" + (f" · {graph['engine']}" if graph["engine"] else ""),
         )
     tasks = [_task(task, found.tasks[task.name]) for task in index.tasks]
-    console.line()
-    console.table([_HEADS, *(_row(task) for task in tasks)])
-    console.explain(_MEANINGS)
+    reporter.line()
+    reporter.table([_HEADS, *(_row(task) for task in tasks)])
+    reporter.explain(_MEANINGS)
     return Outcome(
         document={
             "folder": str(folder),

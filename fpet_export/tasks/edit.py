@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from engines.commands import command
 from engines.errors import UsageError
 from fpet_export.cli.verbs import Outcome, tasks
-from fpet_export.console import Console
-from fpet_export.tasks import arguments
+from fpet_export.reporter import Reporter
+from fpet_export.tasks import by_task
 from fpet_export.workflow import export, next_commands, usable
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _OF_THE_GRAPHS = {
 """What the folder's graphs have decided, with what an option is when it is not given."""
 
 
-def add(options: argparse.Namespace, console: Console) -> Outcome:
+def add(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Put runs into the folder, after every one was compared."""
     from engines.tasks.index import read_index
     from fpet_export.tasks import verify
@@ -43,13 +43,13 @@ def add(options: argparse.Namespace, console: Console) -> Outcome:
                 where=f"--{name}",
                 fix="leave it out, or write another folder: without --add",
             )
-    runs = tasks.load(options, console)
+    runs = tasks.load(options, reporter)
     stay = [name for name in before.names if name not in runs]
-    usable.require_tasks(folder, before, stay, options, console)
-    images, how = tasks.prepare(options, runs, console)
+    usable.require_tasks(folder, before, stay, options, reporter)
+    images, how = tasks.prepare(options, runs, reporter)
     for task in before.tasks:
         if task.labels and task.name in runs and not how.labels[task.name]:
-            console.step(
+            reporter.step(
                 "labels",
                 f"the class names of the task that {task.name} replaces are not taken over: nobody "
                 f"says that they are its own; state them: --labels {task.name}=FILE",
@@ -58,20 +58,20 @@ def add(options: argparse.Namespace, console: Console) -> Outcome:
     with staged(folder, runs, how, new_graphs=options.new_graph) as change:
         for file in change.graphs:
             size = (change.path / file).stat().st_size
-            console.step("graph", f"{file} {size / 1e6:.1f} MB, a further one")
-        with console.progress("parity of every task", len(runs)) as advance:
+            reporter.step("graph", f"{file} {size / 1e6:.1f} MB, a further one")
+        with reporter.progress("parity of every task", len(runs)) as advance:
             found = verify.verify_tasks(
                 change.path, runs, images, change.options,
                 progress=lambda name, done, total: advance(1),
             )  # fmt: skip
         for one in found:
             passed = one.reference.passed and one.single.passed
-            console.step(one.name, export.describe(runs[one.name]), passed=passed)
+            reporter.step(one.name, export.describe(runs[one.name]), passed=passed)
         for table in verify.tables(found):
-            export.show_table(table, console, heading="task")
+            export.show_table(table, reporter, heading="task")
         verify.require(found)
         index = change.commit()
-    _say_engines(folder, index, console)
+    _say_engines(folder, index, reporter)
     return _outcome(
         folder,
         index,
@@ -80,7 +80,7 @@ def add(options: argparse.Namespace, console: Console) -> Outcome:
     )
 
 
-def drop(options: argparse.Namespace, console: Console) -> Outcome:
+def drop(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Take tasks out of the folder."""
     from engines.tasks.index import read_index
     from fpet_export.tasks.change import drop_tasks
@@ -88,11 +88,11 @@ def drop(options: argparse.Namespace, console: Console) -> Outcome:
     folder = options.out
     before = read_index(folder)
     index = drop_tasks(folder, options.drop, command=options.command)
-    console.step("drop", ", ".join(name for name in before.names if name not in index.names))
+    reporter.step("drop", ", ".join(name for name in before.names if name not in index.names))
     kept = {structure.graph.file for structure in index.structures}
     for structure in before.structures:
         if structure.graph.file not in kept:
-            console.step("graph", f"{structure.graph.file} served no other task and is removed")
+            reporter.step("graph", f"{structure.graph.file} served no other task and is removed")
     return _outcome(
         folder,
         index,
@@ -102,10 +102,10 @@ def drop(options: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _next(folder: Path, tasks: Sequence[str], options: argparse.Namespace) -> list[str]:
-    return arguments.predict_first(folder, tasks, options) or [command("inspect", folder)]
+    return by_task.predict_first(folder, tasks, options) or [command("inspect", folder)]
 
 
-def _say_engines(folder: Path, index: TaskIndex, console: Console) -> None:
+def _say_engines(folder: Path, index: TaskIndex, reporter: Reporter) -> None:
     """Say which engines serve the new tasks, too, and which graphs have none yet."""
     from engines.engine import default_path, load_target
 
@@ -117,9 +117,9 @@ def _say_engines(folder: Path, index: TaskIndex, console: Console) -> None:
         return
     for (graph, target), engine in zip(paths, built, strict=True):
         if engine.exists():
-            console.step("engine", f"{engine.name} stays: {graph.name} has not changed")
+            reporter.step("engine", f"{engine.name} stays: {graph.name} has not changed")
         else:
-            console.step(
+            reporter.step(
                 "engine",
                 f"none of {graph.name}: {next_commands.build_or_bundle(graph, target)}",
                 passed=None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
 from fpet_export.cli import arguments
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import measure as _bench
 from fpet_export.workflow import plain, usable
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 _SWITCH = "switch_ms"
 
 
-def measure(options: argparse.Namespace, console: Console) -> Measurement:
+def measure(options: argparse.Namespace, reporter: Reporter) -> Measurement:
     """Measure tasks of one folder, and graphs or engines beside them, in the same rounds.
 
     What a contender's runtime records tells the switch to it, too.
 
     Args:
         options: Of `bench`.
-        console: Shows the progress.
+        reporter: Shows the progress.
 
     Raises:
         UsageError: Two folders, peers or the plain model were asked for, or more than the folder
@@ -46,19 +46,19 @@ def measure(options: argparse.Namespace, console: Console) -> Measurement:
     folder = _the_folder(options)
     index = read_index(folder)
     names = index.chosen(options.task, where=str(folder))
-    usable.require_tasks(folder, index, names, options, console)
+    usable.require_tasks(folder, index, names, options, reporter)
     if options.remote is not None:
-        return _there(folder, names, options, console)
+        return _there(folder, names, options, reporter)
     threads = options.threads or usable_cores()
     settings = _bench.Settings.of(options)
     opening = dataclasses.replace(arguments.open_options(options), threads=threads)
     switches = switch_times_ns(folder, names, options=opening)
     peak = settings.gemm_peak()
     with contextlib.ExitStack() as stack:
-        tasks = _opened(folder, names, opening, stack, console)
+        tasks = _opened(folder, names, opening, stack, reporter)
         files = [path for path in options.artefacts if path != folder]
         manifests = [one.engine.manifest() for one in tasks if isinstance(one.engine, TaskEngine)]
-        with console.progress("measuring", options.rounds) as advance:
+        with reporter.progress("measuring", options.rounds) as advance:
             found = bench(
                 [*tasks, *files],
                 against=options.against,
@@ -69,11 +69,11 @@ def measure(options: argparse.Namespace, console: Console) -> Measurement:
                 gemm_peak_macs_per_s=peak,
                 strict=False,
                 attempts=_bench.ATTEMPTS,
-                again=_bench.saying(console),
+                again=_bench.saying(reporter),
                 command=options.command,
                 progress=_bench.advancing(advance),
             )
-    _say_switches(switches, console)
+    _say_switches(switches, reporter)
     return _with_switches(found, switches)
 
 
@@ -102,7 +102,7 @@ def _the_folder(options: argparse.Namespace) -> Path:
 
 
 def _there(
-    folder: Path, names: tuple[str, ...], options: argparse.Namespace, console: Console
+    folder: Path, names: tuple[str, ...], options: argparse.Namespace, reporter: Reporter
 ) -> Measurement:
     """Build and check the folder on another machine, and measure tasks there."""
     from fpet_export.board import session
@@ -116,7 +116,7 @@ def _there(
         )
     words = [*session.measuring_words(options), "--task", ",".join(names)]
     words += [] if options.against is None else ["--against", options.against]
-    with _task_board.unpacked_there(folder, options, console) as board:
+    with _task_board.unpacked_there(folder, options, reporter) as board:
         board.prove()
         return board.measure(words)
 
@@ -126,7 +126,7 @@ def _opened(
     names: tuple[str, ...],
     opening: OpenOptions,
     stack: contextlib.ExitStack,
-    console: Console,
+    reporter: Reporter,
 ) -> list[Opened]:
     """Open the tasks as contenders; all of their weights stay in memory."""
     from benchmarks import Opened
@@ -148,18 +148,18 @@ def _opened(
     runs = sorted({str(entry.artefact.file) for entry in found if entry.artefact is not None})
     missing = [file for file in runs if not file.endswith(load_target(target).suffix)]
     if missing:
-        console.step(
+        reporter.step(
             "engine", f"no {target} engine lies here: {', '.join(missing)} runs", passed=None
         )
     return found
 
 
-def _say_switches(switches: Mapping[str, int], console: Console) -> None:
+def _say_switches(switches: Mapping[str, int], reporter: Reporter) -> None:
     if not switches:
         return
     times = [ns / 1e6 for ns in switches.values()]
     slowest = max(switches, key=lambda name: switches[name])
-    console.step(
+    reporter.step(
         "switch",
         f"{statistics.median(times):.1f} ms to a task whose weights are not in memory "
         f"(median; {slowest}: {max(times):.1f}); in memory it is another set of pointers",

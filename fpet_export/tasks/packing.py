@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from engines.errors import UsageError
 from engines.manifest import manifest_path
 from engines.transport.bundle import Bundle, Role, write_bundle
-from fpet_export.console import Console
-from fpet_export.tasks import arguments
+from fpet_export.reporter import Reporter
+from fpet_export.tasks import by_task
 from fpet_export.workflow import usable
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ IMAGES = 4
 """Synthetic images a task: enough to see another task's weights, small beside a backbone."""
 
 
-def pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
+def pack(options: argparse.Namespace, out: Path, reporter: Reporter) -> Bundle:
     """Check a folder of tasks, let every task answer, and write the bundle.
 
     Engines that were built in the folder stay here: the board builds its own.
@@ -35,7 +35,7 @@ def pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
     Args:
         options: Of `bundle`.
         out: `NAME.bundle.tar`.
-        console: Hears of each part.
+        reporter: Hears of each part.
 
     Raises:
         TrustError: It is not a folder of tasks, or something in it is not what its index says.
@@ -47,18 +47,18 @@ def pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
     from fpet_export.board.agent import build_agent
 
     found = check_folder(options.artefact, with_engines=False)
-    console.step("tasks", f"whole: {found.describe()}")
+    reporter.step("tasks", f"whole: {found.describe()}")
     target = load_target(options.target or found.index.target)
-    usable.require_tasks(found.path, found.index, found.index.names, options, console)
+    usable.require_tasks(found.path, found.index, found.index.names, options, reporter)
     _require_suited(found, target, any_form=options.force_form)
-    images = _images(found, options, console)
+    images = _images(found, options, reporter)
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as place:
         made = Path(place)
         readme, agent = made / "README.txt", made / "agent.pyz"
         agent.write_bytes(build_agent())
-        console.step("agent", f"{agent.name} {agent.stat().st_size / 1e3:.0f} kB")
+        reporter.step("agent", f"{agent.name} {agent.stat().st_size / 1e3:.0f} kB")
         readme.write_text(_readme(found, target), "utf-8")
-        checks = _answers(found, images, made, console)
+        checks = _answers(found, images, made, reporter)
         files: list[tuple[Path, Role]] = [(readme, "readme"), (agent, "agent")]
         tasks: list[tuple[Path, Role]] = [(check, "check") for check in checks]
         for graph in found.graphs:
@@ -72,7 +72,7 @@ def pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
         bundle = write_bundle(
             out, files, tasks=tasks, target=target.name, tools=tools, force=options.force
         )
-    console.step("bundle", f"{out.name} {out.stat().st_size / 1e6:.1f} MB for {target.name}")
+    reporter.step("bundle", f"{out.name} {out.stat().st_size / 1e6:.1f} MB for {target.name}")
     return bundle
 
 
@@ -97,7 +97,7 @@ def _require_suited(found: TaskFolder, target: Target, *, any_form: bool) -> Non
 
 
 def _images(
-    found: TaskFolder, options: argparse.Namespace, console: Console
+    found: TaskFolder, options: argparse.Namespace, reporter: Reporter
 ) -> dict[str, ImageSet]:
     """Return what each task is asked about."""
     preprocessing = {}
@@ -106,12 +106,12 @@ def _images(
         assert own is not None, "every shared graph states it"
         preprocessing[task.name] = own
     counts = {task.name: task.classes for task in found.index.tasks}
-    known = arguments.known_by_task(options, counts, found.tasks)
-    return arguments.images_by_task(options, preprocessing, known, console, default=IMAGES)
+    known = by_task.known_by_task(options, counts, found.tasks)
+    return by_task.images_by_task(options, preprocessing, known, reporter, default=IMAGES)
 
 
 def _answers(
-    found: TaskFolder, images: dict[str, ImageSet], made: Path, console: Console
+    found: TaskFolder, images: dict[str, ImageSet], made: Path, reporter: Reporter
 ) -> list[Path]:
     """Write what every task says about its images."""
     from engines.parity.check_file import write_check
@@ -121,7 +121,7 @@ def _answers(
     from fpet_export.tasks.answers import expected_of_tasks
 
     written, unsure, sure = [], [], 0
-    with console.progress("answers of every task", len(images)) as advance:
+    with reporter.progress("answers of every task", len(images)) as advance:
         for name, expected in expected_of_tasks(found, images):
             written.append(check_path(made, name))
             write_check(written[-1], expected)
@@ -131,13 +131,13 @@ def _answers(
             advance(1)
     described = ", ".join(dict.fromkeys(own.description for own in images.values()))
     count = sum(map(len, images.values()))
-    console.step(
+    reporter.step(
         "check",
         f"answers of {counted(len(written), 'task')} on {described}, "
         f"{sure} of {count} with a sure match",
     )
     if unsure:
-        console.step(
+        reporter.step(
             "check",
             f"no image has a sure match for {names_in_short(tuple(unsure))}: a right engine on "
             "another processor may be refused (give other images: --data NAME=DIR)",

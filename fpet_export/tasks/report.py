@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from engines.imaging.class_names import is_sure
 from engines.manifest import manifest_path
 from engines.plurals import counted
-from fpet_export.console import StepRecord
+from fpet_export.reporter import FinishedStep
 
 if TYPE_CHECKING:
     from benchmarks.report.page import File, Report, Statement, Tile
@@ -26,7 +26,7 @@ def write(
     folder: Path,
     index: TaskIndex,
     found: Sequence[TaskParity],
-    steps: Sequence[StepRecord],
+    steps: Sequence[FinishedStep],
     is_random: bool,
     force: bool,
 ) -> None:
@@ -50,7 +50,7 @@ def write(
 
 
 def report(
-    folder: Path, index: TaskIndex, found: Sequence[TaskParity], steps: Sequence[StepRecord]
+    folder: Path, index: TaskIndex, found: Sequence[TaskParity], steps: Sequence[FinishedStep]
 ) -> Report:
     """Return the page's content; see `write`."""
     from benchmarks.report.page import Report, Verdict

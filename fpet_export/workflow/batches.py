@@ -15,7 +15,7 @@ from engines.form import export_command
 from engines.manifest import Manifest, TensorSpec, manifest_path, read_manifest
 from engines.onnx_header import read_onnx_header
 from engines.targets._lookup import load_target
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import measure as _bench
 from fpet_export.workflow import plain as _plain
 
@@ -35,13 +35,13 @@ def sizes(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(word) for word in words}))
 
 
-def measure(options: argparse.Namespace, folder: Path, console: Console) -> list[Measurement]:
+def measure(options: argparse.Namespace, folder: Path, reporter: Reporter) -> list[Measurement]:
     """Measure what `bench` was given at every size.
 
     Args:
         options: Of `bench`.
         folder: For the plain model; it must outlive the call.
-        console: Shows the progress.
+        reporter: Shows the progress.
 
     Raises:
         UsageError: An artefact has a fixed batch, or does not take one of the sizes.
@@ -58,7 +58,7 @@ def measure(options: argparse.Namespace, folder: Path, console: Console) -> list
         settings=_bench.Settings.of(options),
         folder=folder,
         command=options.command,
-        console=console,
+        reporter=reporter,
         plain=options.plain,
     )
 
@@ -85,10 +85,10 @@ def refuse(options: argparse.Namespace) -> None:
         )
 
 
-def say(measurements: Sequence[Measurement], console: Console) -> None:
+def say(measurements: Sequence[Measurement], reporter: Reporter) -> None:
     """Say whether merging pays, where stdout holds the names of files."""
     for one in merge_verdicts(measurements):
-        console.step("merging", one.sentence(), passed=True if one.pays else None)
+        reporter.step("merging", one.sentence(), passed=True if one.pays else None)
 
 
 def hint(measurement: Measurement, artefacts: Sequence[Path]) -> str:

@@ -17,8 +17,7 @@ from engines.errors import (
 )
 from engines.manifest import read_manifest
 from engines.targets import Target
-from fpet_export.console import Console
-from fpet_export.terminal import terminal_width
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import build as _engines
 from fpet_export.workflow import measure
 from fpet_export.workflow import quantize as _quantize
@@ -72,7 +71,7 @@ def candidates(
     target: Target,
     examiner: Examiner,
     options: argparse.Namespace,
-    console: Console,
+    reporter: Reporter,
     *,
     table: CalibrationTable | None,
     parity_of: Callable[[StageParity], Mapping[str, Any]],
@@ -84,7 +83,7 @@ def candidates(
         target: Where they run.
         examiner: Images on which the promise must hold.
         options: Of the verb.
-        console: Hears of each.
+        reporter: Hears of each.
         table: Ranges for integers.
         parity_of: Returns what a graph's manifest keeps of its row.
     """
@@ -97,13 +96,13 @@ def candidates(
             continue  # the same speed and fewer digits: it is for what float16 cannot hold
         recipe = _quantize.recipe_of(options, target, precision)
         try:
-            typed = _quantize.make(onnx, recipe, examiner, options, console, table=table)
+            typed = _quantize.make(onnx, recipe, examiner, options, reporter, table=table)
         except (BudgetError, ExportError) as error:
-            console.step(precision, f"out: {error.what}", passed=None)
+            reporter.step(precision, f"out: {error.what}", passed=None)
             continue
-        _quantize.say(typed, console)
+        _quantize.say(typed, reporter)
         if not typed.row.passed:
-            console.step(precision, f"out: {'; '.join(typed.row.failures)}", passed=None)
+            reporter.step(precision, f"out: {'; '.join(typed.row.failures)}", passed=None)
             continue
         made[precision] = typed
         out = _quantize.typed_path(onnx, precision)
@@ -121,12 +120,12 @@ def candidates(
         graphs = {"fp32": onnx, **graphs}
     found = Candidates(graphs=graphs, made=made)
     if len(graphs) == 1:
-        console.step("best", f"{found.baseline}: nothing else meets the limits on accuracy")
+        reporter.step("best", f"{found.baseline}: nothing else meets the limits on accuracy")
     return found
 
 
 def choose(
-    found: Candidates, target: Target, options: argparse.Namespace, console: Console
+    found: Candidates, target: Target, options: argparse.Namespace, reporter: Reporter
 ) -> Best:
     """Measure the candidates on this machine, and take the fastest.
 
@@ -136,9 +135,9 @@ def choose(
     baseline, graphs = found.baseline, found.graphs
     if len(graphs) == 1:
         return Best(graph=graphs[baseline], precision=baseline, made=found.made, measurement=None)
-    measurement = _measure(graphs, target, options, console)
+    measurement = _measure(graphs, target, options, reporter)
     precision = fastest(measurement, tuple(graphs))
-    console.step("best", verdict(measurement, precision))
+    reporter.step("best", verdict(measurement, precision))
     return Best(
         graph=graphs[precision], precision=precision, made=found.made, measurement=measurement
     )
@@ -160,7 +159,7 @@ def fastest(measurement: Measurement, names: tuple[str, ...]) -> str:
 
 
 def require_runnable(
-    onnx: Path, target: Target, options: argparse.Namespace, console: Console
+    onnx: Path, target: Target, options: argparse.Namespace, reporter: Reporter
 ) -> None:
     """Find out with the float32 graph, before the work, whether engines run here.
 
@@ -170,7 +169,7 @@ def require_runnable(
     from engines.parity.evidence import runnable
 
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
-        problem = runnable(_built(onnx, target, Path(folder) / "fp32", options, console))
+        problem = runnable(_built(onnx, target, Path(folder) / "fp32", options, reporter))
     if problem is not None:
         named = next(name for name in target.precisions if name != "fp32")
         raise MissingDependencyError(
@@ -182,11 +181,11 @@ def require_runnable(
 
 
 def _built(
-    graph: Path, target: Target, stem: Path, options: argparse.Namespace, console: Console
+    graph: Path, target: Target, stem: Path, options: argparse.Namespace, reporter: Reporter
 ) -> Path:
     from engines import BuildOptions, build
 
-    with _engines.build_progress(console) as progress:
+    with _engines.build_progress(reporter) as progress:
         return build(
             graph,
             target=target,
@@ -201,7 +200,7 @@ def _built(
 
 
 def _measure(
-    graphs: dict[str, Path], target: Target, options: argparse.Namespace, console: Console
+    graphs: dict[str, Path], target: Target, options: argparse.Namespace, reporter: Reporter
 ) -> Measurement:
     from benchmarks import format_table
     from engines import OpenOptions
@@ -209,7 +208,7 @@ def _measure(
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         measurement = measure.measure(
             [
-                _built(graph, target, Path(folder) / precision, options, console)
+                _built(graph, target, Path(folder) / precision, options, reporter)
                 for precision, graph in graphs.items()
             ],
             against=None,
@@ -219,11 +218,11 @@ def _measure(
             ),
             folder=Path(folder),
             command=options.command,
-            console=console,
+            reporter=reporter,
         )
-    console.line()
-    console.line(format_table(measurement, width=terminal_width()))
-    console.line()
+    reporter.line()
+    reporter.line(format_table(measurement, width=reporter.width))
+    reporter.line()
     require_valid(
         measurement,
         where=f"target {target.name}",

@@ -14,7 +14,7 @@ from engines.errors import FpetError
 from engines.fusion.report import FusionReport, fusion_of, fusion_path
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.parity.rows import ParityTable, StageParity
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 
 if TYPE_CHECKING:
     from engines.parity.evidence import Expected
@@ -38,57 +38,57 @@ def describe(path: Path, manifest: Manifest) -> str:
     return " · ".join(parts)
 
 
-def report_fusion(artefact: Path, manifest: Manifest, console: Console) -> FusionReport | None:
+def report_fusion(artefact: Path, manifest: Manifest, reporter: Reporter) -> FusionReport | None:
     """Say what was fused, in two lines, with `-v` kernel by kernel; None for no plan."""
     if artefact.suffix != ".plan":
-        _say_operators({} if manifest.runtime is None else manifest.runtime.settings, console)
+        _say_operators({} if manifest.runtime is None else manifest.runtime.settings, reporter)
         return None
     if not fusion_path(artefact).exists():
-        console.step("fusion", "not known: this TensorRT does not list its kernels", passed=None)
+        reporter.step("fusion", "not known: this TensorRT does not list its kernels", passed=None)
         return None
     report = fusion_of(artefact, manifest)
     places, how = report.summary()
-    console.step("fusion", places)
-    console.step("fusion", how, passed=None if report.leaks or report.weight_only else True)
+    reporter.step("fusion", places)
+    reporter.step("fusion", how, passed=None if report.leaks or report.weight_only else True)
     for line in report.in_words()[2:]:
-        console.detail(line)
+        reporter.detail(line)
     return report
 
 
-def _say_operators(settings: Mapping[str, str], console: Console) -> None:
+def _say_operators(settings: Mapping[str, str], reporter: Reporter) -> None:
     """Say which operators ONNX Runtime's CUDA provider got, where they are recorded."""
     if "operators" not in settings:
         return
     fused = settings["fused_attentions"]
     left, _, whole = fused.partition(" of ")
-    console.step(
+    reporter.step(
         "fusion",
         f"{fused} attentions are one operator, {settings['fused_skip_norms']} norms hold the sum "
         f"before them, {settings['fused_bias_gelus']} GELUs their bias",
         passed=True if left == whole else None,
     )
     blocks = settings["operators_per_block"]
-    console.step("fusion", f"{settings['operators']} operators; in each block: {blocks}")
-    console.detail(settings["operator_types"])
+    reporter.step("fusion", f"{settings['operators']} operators; in each block: {blocks}")
+    reporter.detail(settings["operator_types"])
 
 
 @contextlib.contextmanager
-def build_progress(console: Console) -> Iterator[Progress]:
+def build_progress(reporter: Reporter) -> Iterator[Progress]:
     """Yield a callback for a build; it shows a bar a phase, and names each phase with `-v`."""
     seen: set[str] = set()
-    with console.phases() as tell:
+    with reporter.phases() as tell:
 
         def report(phase: str, done: int, total: int) -> bool:
             if phase not in seen:
                 seen.add(phase)
-                console.detail(phase)
+                reporter.detail(phase)
             tell(phase, done, total)
             return True
 
         yield report
 
 
-def check_against_graph(graph: Path, artefact: Path, console: Console) -> ParityTable | None:
+def check_against_graph(graph: Path, artefact: Path, reporter: Reporter) -> ParityTable | None:
     """Compare an engine's logits with its graph's, on synthetic images or those of a bundle.
 
     Returns:
@@ -99,30 +99,30 @@ def check_against_graph(graph: Path, artefact: Path, console: Console) -> Parity
     from engines.tasks.parity import has_tasks
 
     if not manifest_path(graph).exists():
-        console.step("parity", "not checked: the graph has no manifest", passed=None)
+        reporter.step("parity", "not checked: the graph has no manifest", passed=None)
         return None
     manifest = read_manifest(graph)
     if manifest.preprocessing is None:
-        console.step("parity", "not checked: the graph's preprocessing is unknown", passed=None)
+        reporter.step("parity", "not checked: the graph's preprocessing is unknown", passed=None)
         return None
     recorded = None if _margins_are_known_here() else _recorded(graph)
     for what in (artefact,) if recorded else (artefact, graph):
         problem = runnable(what)
         if problem is not None:
-            console.step(
+            reporter.step(
                 "parity", f"{what.name} is not run here: {short_reason(problem)}", passed=None
             )
             return None
     if manifest.is_shared:
         if has_tasks(graph):
-            return _check_tasks(graph, artefact, console)
-        console.step("parity", "not checked: the graph's tasks are not beside it", passed=None)
+            return _check_tasks(graph, artefact, reporter)
+        reporter.step("parity", "not checked: the graph's tasks are not beside it", passed=None)
         return None
     table = compare_built(graph, artefact, expected=_expected(graph, recorded))
     *controls, row = table.rows
     for control in controls:
-        console.step("parity", f"the graph against itself, {_apart(control, CONTROL)}")
-    console.step(
+        reporter.step("parity", f"the graph against itself, {_apart(control, CONTROL)}")
+    reporter.step(
         "parity",
         f"{row.difference} against the graph on {table.images}"
         if not controls
@@ -160,14 +160,14 @@ def _margins_are_known_here() -> bool:
     )
 
 
-def _check_tasks(graph: Path, artefact: Path, console: Console) -> ParityTable:
+def _check_tasks(graph: Path, artefact: Path, reporter: Reporter) -> ParityTable:
     """Compare the engine of a shared graph with it, task by task."""
     from engines.tasks.parity import compare_tasks
 
     table = compare_tasks(graph, artefact)
     for row in table.rows:
         what = f"{row.difference} against the graph on {table.images}"
-        console.step("parity", f"{row.stage}: {what}", passed=row.passed)
+        reporter.step("parity", f"{row.stage}: {what}", passed=row.passed)
     return table
 
 

@@ -14,7 +14,7 @@ from engines.parity import table as parity_table
 from engines.parity.rows import ParityTable, StageParity, failed_row, judge
 from engines.plurals import counted
 from fpet_export.cli import arguments
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import images as _images
 from fpet_export.workflow import quantize as _quantize
 
@@ -90,36 +90,36 @@ def describe(adapted: Adapted) -> str:
     return " · ".join(parts)
 
 
-def start(options: argparse.Namespace, console: Console) -> Started:
+def start(options: argparse.Namespace, reporter: Reporter) -> Started:
     """Load the run, fold it, and compare both with the float64 reference."""
     _images.require_inputs(options)
     _check_targets(options)
-    with console.working("reading the run and its backbone"):
+    with reporter.working("reading the run and its backbone"):
         from fpet_export.workflow import verify  # torch comes with it
         from fpet_export.workflow.parity_images import own_images, synthetic_images
 
         adapted = arguments.load_run(options)
-    console.step("inspect", describe(adapted))
+    reporter.step("inspect", describe(adapted))
     if adapted.quality == "random":
-        console.step("weights", "random: this export is good for speed only", passed=None)
+        reporter.step("weights", "random: this export is good for speed only", passed=None)
     known = _images.known_classes(adapted.model.spec.classes, options.labels)
     limit = own_images(options.limit, judges_accuracy=_quantize.judges_accuracy(options))
     found = _quantize.sources(
         options,
         adapted.preprocessing,
         known,
-        console,
+        reporter,
         needs=_needs_ranges(options),
         limit=limit,
     )
     least = synthetic_images(adapted.model.spec.tokens - adapted.tokens()[-1])
     images = found.images(adapted.preprocessing, default=min(least, limit))
-    with console.working("folding"):
+    with reporter.working("folding"):
         folded = adapted.fold()
     passes = verify.forward_passes(len(images))
-    with console.progress("reference in float64 and float32", passes) as advance:
+    with reporter.progress("reference in float64 and float32", passes) as advance:
         check, first, second = verify.until_fold(adapted, folded, images, progress=advance)
-    console.step("fold", _fold_text(adapted, folded, second), passed=second.passed)
+    reporter.step("fold", _fold_text(adapted, folded, second), passed=second.passed)
     return Started(
         adapted=adapted,
         folded=folded,
@@ -131,7 +131,11 @@ def start(options: argparse.Namespace, console: Console) -> Started:
 
 
 def type_graph(
-    started: Started, options: argparse.Namespace, console: Console, exported: Exported, target: str
+    started: Started,
+    options: argparse.Namespace,
+    reporter: Reporter,
+    exported: Exported,
+    target: str,
 ) -> Exported:
     """Write what `--precision` asks for beside an exported graph; without it, return that graph."""
     from engines.engine import load_target
@@ -140,18 +144,18 @@ def type_graph(
     place = load_target(target)
     is_best = options.precision == _quantize.BEST
     if is_best:
-        best.require_runnable(exported.path, place, options, console)
-    found = type_graphs(started, options, console, exported, place)
+        best.require_runnable(exported.path, place, options, reporter)
+    found = type_graphs(started, options, reporter, exported, place)
     rows = (*exported.rows, *(made.row for made in found.made.values()))
     if is_best:
-        return Exported(path=best.choose(found, place, options, console).graph, rows=rows)
+        return Exported(path=best.choose(found, place, options, reporter).graph, rows=rows)
     return Exported(path=found.graphs[found.baseline], rows=rows)
 
 
 def type_graphs(
     started: Started,
     options: argparse.Namespace,
-    console: Console,
+    reporter: Reporter,
     exported: Exported,
     target: Target,
 ) -> Candidates:
@@ -168,9 +172,9 @@ def type_graphs(
     if any(name in _quantize.INTEGERS for name in precisions):
         state = _quantize.state_path(exported.path)
         table = _quantize.calibrated(
-            exported.path, options, console, started.calibration, state=state
+            exported.path, options, reporter, started.calibration, state=state
         )
-    with console.progress("float32 graph", len(images)) as advance:
+    with reporter.progress("float32 graph", len(images)) as advance:
         examiner = examiner_for(
             exported.path, manifest, images, reference=started.check.reference, progress=advance
         )
@@ -180,13 +184,13 @@ def type_graphs(
             target,
             examiner,
             options,
-            console,
+            reporter,
             table=table,
             parity_of=lambda row: started.table([*exported.rows, row]).to_json(),
         )
     recipe = _quantize.recipe_of(options, target, options.precision)
-    made = _quantize.make(exported.path, recipe, examiner, options, console, table=table)
-    _quantize.say(made, console)
+    made = _quantize.make(exported.path, recipe, examiner, options, reporter, table=table)
+    _quantize.say(made, reporter)
     path = quantize.write(
         made,
         exported.path,
@@ -202,7 +206,7 @@ def type_graphs(
 def export(
     started: Started,
     options: argparse.Namespace,
-    console: Console,
+    reporter: Reporter,
     *,
     path: Path,
     target: str,
@@ -220,30 +224,30 @@ def export(
         opset=options.opset,
     )
     count = len(started.check.images)
-    with console.progress("frozen module", count) as advance:
+    with reporter.progress("frozen module", count) as advance:
         frozen_row = verify.frozen_row(started.check, frozen, advance)
     kept = ""
     if frozen_row.tokens_kept is not None:
         kept = f" · {frozen_row.tokens_kept}/{frozen_row.tokens_expected} tokens kept"
-    console.step(
+    reporter.step(
         "freeze",
         f"for {target}: match {options.ties} in float32{kept} · {frozen_row.difference}",
         passed=frozen_row.passed,
     )
-    with console.working("writing the graph"):
+    with reporter.working("writing the graph"):
         written = frozen.to_onnx(
             path,
             force=options.force,
             labels=started.labels,
             command=options.command,
         )
-    with console.progress("ONNX graph", count) as advance:
+    with reporter.progress("ONNX graph", count) as advance:
         try:
             onnx_row = verify.onnx_row(started.check, written, advance)
         except ParityError as error:  # the graph lies there: its manifest must say so
             onnx_row = failed_row("onnx", count, error.what)
     manifest = read_manifest(written, verify=False)  # the check above has compared its bytes
-    console.step(
+    reporter.step(
         "onnx",
         f"{written.parent.name}/{written.name} {manifest.total_bytes / 1e6:.1f} MB · "
         f"opset {frozen.target.opset} · "
@@ -255,15 +259,15 @@ def export(
     return Exported(path=written, rows=(frozen_row, onnx_row))
 
 
-def show_table(table: ParityTable, console: Console, *, heading: str = "stage") -> None:
+def show_table(table: ParityTable, reporter: Reporter, *, heading: str = "stage") -> None:
     """Print the parity table, its remarks and what its columns mean; `heading`: what a row is."""
-    console.line()
-    console.paragraph(f"parity on {table.images}, against the {table.reference}")
-    console.table(parity_table.table_rows(table.rows, heading=heading))
+    reporter.line()
+    reporter.paragraph(f"parity on {table.images}, against the {table.reference}")
+    reporter.table(parity_table.table_rows(table.rows, heading=heading))
     for remark in parity_table.remarks(table):
-        console.paragraph(f"{remark}.")
-    console.line()
-    console.explain(parity_table.meanings(table.rows))
+        reporter.paragraph(f"{remark}.")
+    reporter.line()
+    reporter.explain(parity_table.meanings(table.rows))
 
 
 def require(table: ParityTable) -> None:

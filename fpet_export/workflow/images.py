@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +14,8 @@ from engines.imaging.class_names import (
     is_sure,
     read_class_names,
 )
-from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
+from fpet_export.requests import CheckImages, Quantization, SkippingBad, TaskImages
 
 if TYPE_CHECKING:
     from engines.imaging.images import ImageSet
@@ -37,7 +35,7 @@ def labels_of_file(path: Path | None) -> KnownClasses:
     return KnownClasses(names=read_class_names(path), source=f"--labels {path}")
 
 
-def require_inputs(options: argparse.Namespace) -> None:
+def require_inputs(request: CheckImages | TaskImages) -> None:
     """Refuse what can be refused before a model is loaded.
 
     Raises:
@@ -45,18 +43,20 @@ def require_inputs(options: argparse.Namespace) -> None:
         UsageError: The class names of `--labels` cannot be read.
     """
     from engines.imaging.source import no_such_set
-    from fpet_export.tasks import arguments
+    from fpet_export.tasks import by_task
 
-    for name in ("data", "calibration"):
-        given = getattr(options, name, None)
-        texts = given if isinstance(given, list) else [] if given is None else [str(given)]
-        for text in texts:
-            path = Path(arguments.named(text)[1] if isinstance(given, list) else text)
-            if not path.exists():
-                raise no_such_set(path)
-    files = options.labels if isinstance(options.labels, list) else [options.labels]
+    if isinstance(request, TaskImages):
+        sets = [Path(by_task.named(text)[1]) for text in request.data]
+        files = [Path(by_task.named(text)[1]) for text in request.labels]
+    else:
+        calibration = request.calibration if isinstance(request, Quantization) else None
+        sets = [path for path in (request.data, calibration) if path is not None]
+        files = [] if request.labels is None else [request.labels]
+    for path in sets:
+        if not path.exists():
+            raise no_such_set(path)
     for file in files:
-        labels_of_file(Path(arguments.named(file)[1]) if isinstance(file, str) else file)
+        labels_of_file(file)
 
 
 def known_classes(
@@ -90,8 +90,8 @@ def known_classes(
 def checked(
     source: ImageSource,
     known: KnownClasses,
-    options: argparse.Namespace,
-    console: Console,
+    request: SkippingBad,
+    reporter: Reporter,
     *,
     name: str = "images",
 ) -> ImageSource:
@@ -100,8 +100,8 @@ def checked(
     Args:
         source: Of `--data`, as many as are looked at.
         known: About the model.
-        options: `--skip-bad`, and `--max-drop` where the verb has it.
-        console: Hears what the images are, how labels were found, what was left out, and what is
+        request: Whether unreadable images are left out; and a limit on the accuracy, if it has one.
+        reporter: Hears what the images are, how labels were found, what was left out, and what is
             done with orientation, transparency and depth.
         name: Of the step.
 
@@ -111,13 +111,14 @@ def checked(
     """
     matched = source.matched(known)
     found = matched.labels_found
-    if not is_sure(found) and getattr(options, "max_drop", None) is not None:
+    limited = isinstance(request, Quantization) and request.max_drop is not None
+    if not is_sure(found) and limited:
         raise InputError(
             f"--max-drop needs to know which class each label is; they are known only {found}",
-            where=str(options.data),
+            where=source.description,
             fix="say the class names in the order of the head's rows, one a line: --labels FILE",
         )
-    readable = without_bad(matched, options)
+    readable = without_bad(matched, request, reporter)
     parts = [readable.description]
     if found is not None:
         parts.append(f"labels {found}")
@@ -130,17 +131,17 @@ def checked(
 
         parts.append(f"no image of {shortened(stated.empty, 4)}")
     is_whole = not left_out and (stated is None or not stated.empty)
-    console.step(name, " · ".join(parts), passed=True if is_whole and is_sure(found) else None)
-    say_remarks(readable.remarks(), console, name=name)
+    reporter.step(name, " · ".join(parts), passed=True if is_whole and is_sure(found) else None)
+    say_remarks(readable.remarks(), reporter, name=name)
     if found == BY_INDEX_FROM_1:
-        console.warn(
+        reporter.warn(
             "labels",
             "the indices begin at 1: where 1 means the first class, every image is counted for the "
             "class behind its own; rename the classes from 0, or name them: --labels FILE",
             labels=found,
         )
     if not is_sure(found):
-        console.step(
+        reporter.step(
             "labels",
             f"nothing says which class is which: accuracy is {found} and may be wrong; state the "
             "names in the order of the head's rows: --labels FILE",
@@ -149,52 +150,29 @@ def checked(
     return readable
 
 
-def say_remarks(remarks: Sequence[Remark], console: Console, *, name: str = "images") -> None:
+def say_remarks(remarks: Sequence[Remark], reporter: Reporter, *, name: str = "images") -> None:
     """Warn of images whose orientation, transparency or depth is not that of a photograph."""
     for remark in remarks:
-        console.warn(name, remark.in_words(), **remark.to_json())
+        reporter.warn(name, remark.in_words(), **remark.to_json())
 
 
-def without_bad(source: ImageSource, options: argparse.Namespace) -> ImageSource:
+def without_bad(source: ImageSource, request: SkippingBad, reporter: Reporter) -> ImageSource:
     """Return a source without the images that cannot be read, where `--skip-bad` allows it.
 
     Raises:
         InputError: There are some, and it does not.
     """
     before = len(source.unreadable)
-    readable = source.readable(skip_bad=options.skip_bad)
-    note_bad(options, readable.unreadable[before:])
+    readable = source.readable(skip_bad=request.skip_bad)
+    reporter.unreadable(readable.unreadable[before:])
     return readable
 
 
-def note_bad(options: argparse.Namespace, names: Sequence[str]) -> None:
-    """Remember images that were left out, for `with_bad`."""
-    known = getattr(options, "unreadable", ())
-    options.unreadable = (*known, *(name for name in names if name not in known))
-
-
-def with_bad(outcome: Outcome, options: argparse.Namespace, console: Console) -> Outcome:
-    """List the images that a verb left out, in words and in its document.
-
-    The exit code becomes that of an `InputError`, unless the verb has one already.
-    """
-    names = getattr(options, "unreadable", ())
-    if not names:
-        return outcome
-    for name in names:
-        console.line(f" ! unreadable {name}")
-    return dataclasses.replace(
-        outcome,
-        document={**outcome.document, "unreadable": list(names)},
-        exit_code=outcome.exit_code or InputError.exit_code,
-    )
-
-
 def check_set(
-    options: argparse.Namespace,
+    request: CheckImages,
     preprocessing: Preprocessing,
     known: KnownClasses,
-    console: Console,
+    reporter: Reporter,
     *,
     default: int,
     name: str = "images",
@@ -207,7 +185,8 @@ def check_set(
     from engines.imaging.source import collect, open_source
     from engines.imaging.synthetic import synthetic_set
 
-    if options.data is None:
-        return synthetic_set(preprocessing.size, min(default, options.limit))
-    source = open_source(options.data, preprocessing, limit=options.limit)
-    return collect(checked(source, known, options, console, name=name))
+    if request.data is None:
+        least = default if request.limit is None else min(default, request.limit)
+        return synthetic_set(preprocessing.size, least)
+    source = open_source(request.data, preprocessing, limit=request.limit)
+    return collect(checked(source, known, request, reporter, name=name))

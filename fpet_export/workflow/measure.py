@@ -13,7 +13,7 @@ from engines.errors import InputError, UnknownNameError, UsageError
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.near_names import did_you_mean, near_names
 from fpet_export.cli import arguments
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import plain as _plain
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def measure(
     settings: Settings,
     folder: Path,
     command: Sequence[str],
-    console: Console,
+    reporter: Reporter,
     plain: Path | None = None,
 ) -> Measurement:
     """Measure artefacts against a baseline and peers, in the same rounds.
@@ -101,7 +101,7 @@ def measure(
         settings: How long.
         folder: For the plain model; it must outlive the call.
         command: The command line to record.
-        console: Shows the progress.
+        reporter: Shows the progress.
         plain: The plain model's graph; None writes it, which needs torch.
 
     Raises:
@@ -115,7 +115,7 @@ def measure(
         settings=settings,
         folder=folder,
         command=command,
-        console=console,
+        reporter=reporter,
         plain=plain,
     )
     return found
@@ -130,7 +130,7 @@ def measure_batches(
     settings: Settings,
     folder: Path,
     command: Sequence[str],
-    console: Console,
+    reporter: Reporter,
     plain: Path | None = None,
 ) -> list[Measurement]:
     """Do the same for each of several batch sizes; None is the one that the artefacts fix."""
@@ -142,18 +142,18 @@ def measure_batches(
     baseline: Path | str | None = against
     if peers or (against == _plain.PLAIN and plain is None):
         rival = _plain.require_described(artefacts[0])
-        with console.working("writing the plain ViT"):
+        with reporter.working("writing the plain ViT"):
             source, written = _plain.write(rival, load_target(rival.target), folder)
         plain = plain or written
     if against == _plain.PLAIN:
         assert plain is not None
-        baseline = _plain.built_like(artefacts[0], plain, folder, console)
-        console.step("plain", _plain.describe(plain))
+        baseline = _plain.built_like(artefacts[0], plain, folder, reporter)
+        reporter.step("plain", _plain.describe(plain))
     peak = settings.gemm_peak()
     found = []
     for batch in batches:
         size = f" batch {batch}" if len(batches) > 1 else ""
-        with console.progress(f"measuring{size}", settings.rounds) as advance:
+        with reporter.progress(f"measuring{size}", settings.rounds) as advance:
             measurement = bench(
                 list(artefacts),
                 against=baseline,
@@ -167,7 +167,7 @@ def measure_batches(
                 gemm_peak_macs_per_s=peak,
                 strict=False,
                 attempts=ATTEMPTS,
-                again=saying(console),
+                again=saying(reporter),
                 command=command,
                 progress=advancing(advance),
             )
@@ -289,12 +289,12 @@ def reasons(findings: Sequence[Finding]) -> str:
     return "; ".join(found.what for found in findings if found.severity == "invalid")
 
 
-def saying(console: Console) -> Any:
-    """Tell a console why a measurement is taken again."""
+def saying(reporter: Reporter) -> Any:
+    """Tell a reporter why a measurement is taken again."""
 
     def again(findings: Sequence[Finding], attempt: int) -> None:
         said = f"not valid: {reasons(findings)}; measuring again ({attempt} of {ATTEMPTS})"
-        console.step("bench", said, passed=None)
+        reporter.step("bench", said, passed=None)
 
     return again
 

@@ -10,7 +10,7 @@ from engines.imaging.class_names import is_sure
 from engines.manifest import read_manifest
 from engines.parity.rows import ParityTable, StageParity
 from engines.plurals import counted
-from fpet_export.console import StepRecord
+from fpet_export.reporter import FinishedStep
 from fpet_export.workflow import export, headline, written
 from fpet_export.workflow import verdict as _verdict
 
@@ -30,7 +30,7 @@ def write(
     built: Sequence[Built],
     sentence: str,
     verdict: _verdict.Verdict,
-    steps: Sequence[StepRecord],
+    steps: Sequence[FinishedStep],
     measurements: Sequence[Measurement],
     again: str,
     pictures: Sequence[Picture],
@@ -122,7 +122,7 @@ def merge_figure(
     )
 
 
-def shown_steps(steps: Sequence[StepRecord]) -> tuple[Step, ...]:
+def shown_steps(steps: Sequence[FinishedStep]) -> tuple[Step, ...]:
     """Return the terminal's steps as the page shows them."""
     from benchmarks.report.page import Step
 

@@ -19,7 +19,7 @@ from engines.manifest import (
     write_manifest,
 )
 from engines.targets import Target
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 
 if TYPE_CHECKING:
     from benchmarks import PeerSource
@@ -89,7 +89,7 @@ def write(manifest: Manifest, target: Target, folder: Path) -> tuple[PeerSource,
     return source, baseline
 
 
-def built_like(rival: Path, plain: Path, folder: Path, console: Console) -> Path:
+def built_like(rival: Path, plain: Path, folder: Path, reporter: Reporter) -> Path:
     """Build the plain graph into a folder as its rival was built; beside a graph it stays one."""
     from engines import build
     from engines.engine import default_path, load_target
@@ -99,7 +99,7 @@ def built_like(rival: Path, plain: Path, folder: Path, console: Console) -> Path
     if manifest is None or manifest.kind == "graph":
         return plain
     target = load_target(manifest.target)
-    with _engines.build_progress(console) as progress:
+    with _engines.build_progress(reporter) as progress:
         return build(
             plain,
             target=target,

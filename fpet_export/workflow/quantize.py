@@ -15,7 +15,7 @@ from engines.manifest import Preprocessing, read_manifest
 from engines.near_names import did_you_mean
 from engines.plurals import counted
 from fpet_export.cli import arguments
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import images as _images
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def sources(
     options: argparse.Namespace,
     preprocessing: Preprocessing,
     known: KnownClasses,
-    console: Console,
+    reporter: Reporter,
     *,
     needs: bool,
     limit: int,
@@ -210,7 +210,7 @@ def sources(
         options: `--data`, `--calibration`, `--images`, `--table`, `--skip-bad`.
         preprocessing: Of the graph.
         known: What is known about the classes of the model.
-        console: Hears what the images are.
+        reporter: Hears what the images are.
         needs: Whether there is something to calibrate.
         limit: Images to check, at most.
 
@@ -222,15 +222,15 @@ def sources(
     found = _listed(options, preprocessing, needs=needs)
     check = found.check
     if check is not None:
-        check = _images.checked(check.spread(limit), known, options, console)
+        check = _images.checked(check.spread(limit), known, options, reporter)
     calibration = found.calibration
     if calibration is not None:
-        calibration = _images.without_bad(calibration, options)
+        calibration = _images.without_bad(calibration, options, reporter)
         left_out = calibration.left_out()
         if left_out and options.calibration is not None:
             text = f"{calibration.description} · left out: {', '.join(left_out)}"
-            console.step("calibrate", text, passed=None)
-        _images.say_remarks(calibration.remarks(), console, name="calibrate")
+            reporter.step("calibrate", text, passed=None)
+        _images.say_remarks(calibration.remarks(), reporter, name="calibrate")
     return Sources(calibration=calibration, check=check)
 
 
@@ -261,7 +261,7 @@ def _listed(options: argparse.Namespace, preprocessing: Preprocessing, *, needs:
 def calibrated(
     onnx: Path,
     options: argparse.Namespace,
-    console: Console,
+    reporter: Reporter,
     source: ImageSource | None,
     *,
     state: Path,
@@ -288,18 +288,20 @@ def calibrated(
         )
     if source is None:
         assert start is not None
-        console.step("calibrate", f"{len(start.images)} images of {start.description}, as stored")
+        reporter.step("calibrate", f"{len(start.images)} images of {start.description}, as stored")
         return start
     if start is None and state.exists():
         left = read_table(state)
         same = left.graph == read_manifest(onnx).sha256 and left.description == source.description
         if same and (left.rewrites is not None) == options.equalise:  # else of another command
             start = left
-            console.step("calibrate", f"going on behind {len(start.images)} images of {state.name}")
+            reporter.step(
+                "calibrate", f"going on behind {len(start.images)} images of {state.name}"
+            )
     before = 0 if start is None else len(start.images)
-    console.keeps = state
+    reporter.keeps = state
     began = time.monotonic()
-    with console.progress("calibrate", len(source)) as advance:
+    with reporter.progress("calibrate", len(source)) as advance:
         table = calibrate(
             onnx,
             source,
@@ -313,14 +315,14 @@ def calibrated(
     rate = new / max(time.monotonic() - began, 1e-9)
     repeated = len(source) - new
     again = f" · {repeated} seen before" if repeated else ""
-    console.step(
+    reporter.step(
         "calibrate",
         f"{counted(len(table.images), 'image')}, {source.description} · {rate:.1f} images/s{again}",
     )
     return table
 
 
-def warn_of_overlap(table: CalibrationTable, check: ImageSource | None, console: Console) -> None:
+def warn_of_overlap(table: CalibrationTable, check: ImageSource | None, reporter: Reporter) -> None:
     """Say when images that are checked on were calibrated on."""
     if check is None:
         return
@@ -328,7 +330,7 @@ def warn_of_overlap(table: CalibrationTable, check: ImageSource | None, console:
 
     both = sum(pixel_hash(pixels) in table.hashes for pixels in check.pixels())
     if both:
-        console.step(
+        reporter.step(
             "images",
             f"{both} of {len(check)} images to check on were calibrated on: the quality below is "
             "flattered",
@@ -337,7 +339,7 @@ def warn_of_overlap(table: CalibrationTable, check: ImageSource | None, console:
 
 
 def warn_of_clipping(
-    table: CalibrationTable, options: argparse.Namespace, console: Console
+    table: CalibrationTable, options: argparse.Namespace, reporter: Reporter
 ) -> None:
     """Say when a rule clips block inputs with a few very large values."""
     rule = options.observer.get("input", "absmax")
@@ -352,7 +354,7 @@ def warn_of_clipping(
     if tails[longest] < LONG_TAIL:
         return
     count = sum(tail >= LONG_TAIL for tail in tails.values())
-    console.step(
+    reporter.step(
         "observer",
         f"input={rule} may clip: {counted(count, 'layer')} of {len(tails)} read values "
         f"{LONG_TAIL:g} times as large as 99.9 % of them ({longest}: {tails[longest]:.0f} times). "
@@ -417,7 +419,7 @@ def make(
     recipe: Recipe,
     examiner: Examiner,
     options: argparse.Namespace,
-    console: Console,
+    reporter: Reporter,
     *,
     table: CalibrationTable | None,
 ) -> Typed:
@@ -433,21 +435,21 @@ def make(
 
     manifest = read_manifest(onnx)
     if not recipe.quantizes:
-        with console.progress(f"{recipe.precision} graph", len(examiner.images)) as advance:
+        with reporter.progress(f"{recipe.precision} graph", len(examiner.images)) as advance:
             told = quantize.Listeners(measured=advance)
             return quantize.half_precision(onnx, manifest, recipe, examiner, listeners=told)
     assert table is not None
-    warn_of_clipping(table, options, console)
+    warn_of_clipping(table, options, reporter)
     layers = len(choose(read_graph(onnx), options.preset, keep=options.keep).active)
 
     def returned(step: Step) -> None:
-        console.step(
+        reporter.step(
             "reverted",
             f"{step.layer} · alone it gives {step.alone.sqnr_db:.1f} dB · now "
             f"{step.after.in_words()}",
         )
 
-    with console.progress("layers, each alone", layers) as advance:
+    with reporter.progress("layers, each alone", layers) as advance:
         told = quantize.Listeners(screened=advance, returned=returned)
         return quantize.integers(
             onnx,
@@ -469,13 +471,13 @@ def target_of(made: Typed, target: Target) -> str:
     return made.manifest.target if differences(made.manifest, target) else target.name
 
 
-def say(made: Typed, console: Console) -> None:
+def say(made: Typed, reporter: Reporter) -> None:
     """Print the lines about a typed graph."""
     if made.warning is not None:
-        console.step("range", f"near the end of float16: {made.warning}", passed=None)
+        reporter.step("range", f"near the end of float16: {made.warning}", passed=None)
     precision = made.recipe.precision
     if made.manifest.typing == "weak":
-        console.step(
+        reporter.step(
             "typing",
             f"the graph stays float32 and the builder chooses {precision}: what follows is the "
             "graph's own, check the engine on the board",
@@ -491,7 +493,7 @@ def say(made: Typed, console: Console) -> None:
         if policy.kept:
             text += f", {len(policy.kept)} kept in high precision"
         text += f" · {made.kept.quality.in_words()}"
-    console.step(precision, text, passed=made.row.passed)
+    reporter.step(precision, text, passed=made.row.passed)
 
 
 def state_path(out: Path) -> Path:

@@ -12,7 +12,7 @@ from engines.errors import InputError
 from engines.manifest import ENDING, ENDINGS, Manifest, manifest_path, read_manifest
 from engines.tasks.index import FILE, is_folder
 from engines.transport.bundle import SUFFIX, Bundle, read_bundle, read_files
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 
 if TYPE_CHECKING:
     from engines.tasks.folder import TaskFolder
@@ -23,7 +23,7 @@ def is_bundle(path: Path) -> bool:
     return path.name.endswith(SUFFIX)
 
 
-def check(path: Path, console: Console) -> Bundle | Manifest:
+def check(path: Path, reporter: Reporter) -> Bundle | Manifest:
     """Check every byte of a bundle, or of an artefact against its manifest, and say what it is.
 
     Nothing of it is loaded into a runtime.
@@ -45,7 +45,7 @@ def check(path: Path, console: Console) -> Bundle | Manifest:
     if is_bundle(path):
         bundle = read_bundle(path)
         size = sum(entry.size_bytes for entry in bundle.entries)
-        console.step(
+        reporter.step(
             "bundle",
             f"whole: {len(bundle.entries)} files, {size / 1e6:.1f} MB, {_held(bundle)} for "
             f"{bundle.target}",
@@ -58,7 +58,7 @@ def check(path: Path, console: Console) -> Bundle | Manifest:
             fix=f"give a file that ends in {', '.join(ENDINGS)} or {SUFFIX}",
         )
     manifest = read_manifest(path)
-    console.step("manifest", f"fits: {describe(manifest)}")
+    reporter.step("manifest", f"fits: {describe(manifest)}")
     return manifest
 
 
@@ -83,7 +83,7 @@ def _manifests_in(path: Path) -> Iterator[Manifest]:
             yield read_manifest(place, verify=False)
 
 
-def check_tasks(path: Path, console: Console) -> TaskFolder:
+def check_tasks(path: Path, reporter: Reporter) -> TaskFolder:
     """Check every byte of a folder of tasks, and of the engines in it, and say what it is.
 
     Raises:
@@ -92,10 +92,10 @@ def check_tasks(path: Path, console: Console) -> TaskFolder:
     from engines.tasks.folder import check_folder
 
     found = check_folder(path)
-    console.step("tasks", f"whole: {found.describe()}")
+    reporter.step("tasks", f"whole: {found.describe()}")
     for graph in found.graphs:
         if graph.engine is not None:
-            console.step("engine", f"fits: {graph.engine.name}, built from {graph.path.name}")
+            reporter.step("engine", f"fits: {graph.engine.name}, built from {graph.path.name}")
     return found
 
 

@@ -1,7 +1,7 @@
 """What a verb asks before it uses an artefact: did it pass its checks, does the target want it so.
 
 The rules are those of `engines.verdict` and `engines.form`; here they are read from the options and
-said on the console.
+said on the reporter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from engines import form, verdict
 from engines.errors import ParityError
 from engines.manifest import Manifest, manifest_path, read_manifest
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 
 if TYPE_CHECKING:
     from engines.targets import Target
@@ -40,26 +40,28 @@ def add_form(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def require(path: Path, manifest: Manifest, options: argparse.Namespace, console: Console) -> None:
+def require(
+    path: Path, manifest: Manifest, options: argparse.Namespace, reporter: Reporter
+) -> None:
     """Refuse an artefact that failed its check, unless that is wanted; say what is not sure.
 
     Raises:
         ParityError: It failed.
     """
     verdict.require_passed(path, manifest, allow_failed=options.force_failed)
-    say(path, manifest, console)
+    say(path, manifest, reporter)
 
 
-def require_file(path: Path, options: argparse.Namespace, console: Console) -> None:
+def require_file(path: Path, options: argparse.Namespace, reporter: Reporter) -> None:
     """Do the same for a file; nothing is known of one without a manifest.
 
     The bytes are not compared here: whoever opens them does that.
     """
     if path.is_file() and manifest_path(path).exists():
-        require(path, read_manifest(path, verify=False), options, console)
+        require(path, read_manifest(path, verify=False), options, reporter)
 
 
-def say(path: Path, manifest: Manifest, console: Console) -> None:
+def say(path: Path, manifest: Manifest, reporter: Reporter) -> None:
     """Say that an artefact failed its check, or had none; nothing where it passed.
 
     A graph that no run of ours is behind has nothing that it could be compared with, and one that
@@ -67,9 +69,9 @@ def say(path: Path, manifest: Manifest, console: Console) -> None:
     """
     found = verdict.verdict_of(manifest)
     if found.state == "failed":
-        console.step("parity", found.in_words(path.name), passed=False)
+        reporter.step("parity", found.in_words(path.name), passed=False)
     elif found.state == "unchecked" and manifest.model is not None and not manifest.is_shared:
-        console.step("parity", found.in_words(path.name), passed=None)
+        reporter.step("parity", found.in_words(path.name), passed=None)
 
 
 def require_form(
@@ -77,7 +79,7 @@ def require_form(
     manifest: Manifest,
     target: Target,
     options: argparse.Namespace,
-    console: Console,
+    reporter: Reporter,
 ) -> None:
     """Refuse a graph that its target wants otherwise, unless that is wanted; say what is not sure.
 
@@ -86,19 +88,19 @@ def require_form(
     """
     if not options.force_form:
         form.require_form(path, manifest, target)
-    say_form(path, manifest, target, console)
+    say_form(path, manifest, target, reporter)
 
 
-def say_form(path: Path, manifest: Manifest | None, target: Target, console: Console) -> None:
+def say_form(path: Path, manifest: Manifest | None, target: Target, reporter: Reporter) -> None:
     """Say that a graph has another form than its target wants, or that nobody knows."""
     if manifest is None or not form.is_known(manifest):
-        console.step(
+        reporter.step(
             "form",
             f"nothing says for which target {path.name} was written: it may be slower than needed",
             passed=None,
         )
     for difference in () if manifest is None else form.differences(manifest, target):
-        console.step("form", f"not that of {target.name}: {difference}", passed=None)
+        reporter.step("form", f"not that of {target.name}: {difference}", passed=None)
 
 
 def require_tasks(
@@ -106,7 +108,7 @@ def require_tasks(
     index: TaskIndex,
     names: Iterable[str],
     options: argparse.Namespace,
-    console: Console,
+    reporter: Reporter,
 ) -> None:
     """Refuse tasks of a folder that failed their check, unless that is wanted.
 
@@ -118,7 +120,7 @@ def require_tasks(
     names = list(names)
     for number in sorted({index.task(name, where=str(folder)).structure for name in names}):
         graph = folder / index.structures[number].graph.file
-        require(graph, read_manifest(graph, verify=False), options, console)
+        require(graph, read_manifest(graph, verify=False), options, reporter)
     for name in names:
         delta = folder / index.task(name, where=str(folder)).delta.file
         found = verdict.verdict_of(read_manifest(delta, verify=False))
@@ -135,9 +137,9 @@ def require_tasks(
             fix=f"take them out: {drop}\n         or add {verdict.FLAG} to use them all the same",
         )
     for name, why in failed.items():
-        console.step("parity", f"{name} failed its check: {why}", passed=False)
+        reporter.step("parity", f"{name} failed its check: {why}", passed=False)
     if unchecked:
-        console.step("parity", f"never checked: {', '.join(unchecked)}", passed=None)
+        reporter.step("parity", f"never checked: {', '.join(unchecked)}", passed=None)
 
 
 def go_on(line: str, manifest: Manifest) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.imaging.class_names import is_sure
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import measure as _bench
 
 if TYPE_CHECKING:
@@ -56,14 +56,14 @@ class Verdict:
         said += [("speed", statement) for statement in self.speed]
         return said + [("merging", statement) for statement in self.merging]
 
-    def show(self, console: Console) -> None:
+    def show(self, reporter: Reporter) -> None:
         """Print the sentences as the last lines of a deployment."""
-        console.line()
+        reporter.line()
         for about, statement in self.lines():
-            console.step(about, statement.text, passed=statement.good)
+            reporter.step(about, statement.text, passed=statement.good)
             if statement.measure:  # in one line, to be pasted
                 again = "from which batch it pays" if about == "merging" else "measure again"
-                console.line(f"   {again}: {statement.measure}")
+                reporter.line(f"   {again}: {statement.measure}")
 
     def to_json(self) -> dict[str, object]:
         """Return the sentences as what `json.dumps` takes."""

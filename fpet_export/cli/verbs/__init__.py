@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 
 GROUPS = {
     "make": "from a run to an engine",
@@ -51,5 +51,5 @@ class Verb(Protocol):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the verb's arguments."""
 
-    def run(self, options: argparse.Namespace, console: Console) -> Outcome:
+    def run(self, options: argparse.Namespace, reporter: Reporter) -> Outcome:
         """Do it. Whatever goes wrong is raised as an FpetError."""

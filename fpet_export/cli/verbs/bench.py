@@ -14,10 +14,10 @@ from engines import storage
 from engines.errors import MeasurementError, UsageError
 from fpet_export.board import remote
 from fpet_export.cli import arguments
+from fpet_export.cli.terminal import terminal_width
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.tasks import measure as _task_bench
-from fpet_export.terminal import terminal_width
 from fpet_export.workflow import batches as _batches
 from fpet_export.workflow import measure as _bench
 from fpet_export.workflow import plain as _plain
@@ -106,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remote.add_arguments(parser)
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Measure, print the table, and keep the evidence."""
     for path in (options.out, options.html):
         if path is not None:
@@ -119,7 +119,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         _bench.refuse_unknown_baseline(options.against, options.artefacts, options.peers)
     if options.batches is not None:
         _batches.refuse(options)
-        return _run_batches(options, console)
+        return _run_batches(options, reporter)
     from benchmarks import format_table, write_measurement
     from benchmarks.measurement import to_document
 
@@ -128,11 +128,11 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         measure = _task_bench.measure
     else:
         arguments.refuse_tasks(options.artefacts[0], options.task)
-    measurement = measure(options, console)
+    measurement = measure(options, reporter)
     if options.remote is None:  # the agent's own table was heard already
-        console.line()
-        console.line(format_table(measurement, width=terminal_width()))
-        console.line()
+        reporter.line()
+        reporter.line(format_table(measurement, width=terminal_width()))
+        reporter.line()
     if options.out is not None:
         write_measurement(options.out, measurement, force=options.force)
     if options.html is not None:
@@ -143,26 +143,26 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     _refuse_noise([measurement], options)
     written = [str(path) for path in (options.out, options.html) if path is not None]
     if written:
-        _batches.say([measurement], console)
+        _batches.say([measurement], reporter)
     how = _batches.hint(measurement, options.artefacts)
     if how:
-        console.line(f"From which batch merging pays: {how}")
+        reporter.line(f"From which batch merging pays: {how}")
     return Outcome(
         document=to_document(measurement),
         result="\n".join(written) or _bench.verdict(measurement),
     )
 
 
-def _run_batches(options: argparse.Namespace, console: Console) -> Outcome:
+def _run_batches(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Do the same at several batch sizes."""
     from benchmarks import batches
 
-    _require_usable(options, console)
+    _require_usable(options, reporter)
     with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
-        measurements = _batches.measure(options, Path(folder), console)
-    console.line()
-    console.line(batches.format_batches(measurements, width=terminal_width()))
-    console.line()
+        measurements = _batches.measure(options, Path(folder), reporter)
+    reporter.line()
+    reporter.line(batches.format_batches(measurements, width=terminal_width()))
+    reporter.line()
     if options.out is not None:
         batches.write_batches(options.out, measurements, force=options.force)
     if options.html is not None:
@@ -174,7 +174,7 @@ def _run_batches(options: argparse.Namespace, console: Console) -> Outcome:
     _refuse_noise(measurements, options)
     written = [str(path) for path in (options.out, options.html) if path is not None]
     if written:
-        _batches.say(measurements, console)
+        _batches.say(measurements, reporter)
     said = _bench.merging(measurements) or [batches.summary(measurements)]
     return Outcome(
         document=batches.batches_document(measurements),
@@ -206,15 +206,15 @@ def _refuse_noise(measurements: Sequence[Measurement], options: argparse.Namespa
     )
 
 
-def _require_usable(options: argparse.Namespace, console: Console) -> None:
+def _require_usable(options: argparse.Namespace, reporter: Reporter) -> None:
     against = [] if options.against in (None, _plain.PLAIN) else [Path(options.against)]
     plain = [] if options.plain is None else [options.plain]
     for path in (*options.artefacts, *against, *plain):
-        usable.require_file(path, options, console)
+        usable.require_file(path, options, reporter)
 
 
-def _here(options: argparse.Namespace, console: Console) -> Measurement:
-    _require_usable(options, console)
+def _here(options: argparse.Namespace, reporter: Reporter) -> Measurement:
+    _require_usable(options, reporter)
     with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
         return _bench.measure(
             options.artefacts,
@@ -223,27 +223,27 @@ def _here(options: argparse.Namespace, console: Console) -> Measurement:
             settings=_bench.Settings.of(options),
             folder=Path(folder),
             command=options.command,
-            console=console,
+            reporter=reporter,
             plain=options.plain,
         )
 
 
-def _there(options: argparse.Namespace, console: Console) -> Measurement:
+def _there(options: argparse.Namespace, reporter: Reporter) -> Measurement:
     """Build graphs on another machine, check their engines, and measure all in one run."""
     from fpet_export.board import packing, session
 
-    items = [packing.checked(path, None, options, console) for path in options.artefacts]
+    items = [packing.checked(path, None, options, reporter) for path in options.artefacts]
     against = options.against
     if against not in (None, _plain.PLAIN):
-        against = packing.checked(Path(against), None, options, console)
+        against = packing.checked(Path(against), None, options, reporter)
         items += [] if against in items else [against]
     remote.require_reachable(options)
     words = session.measuring_words(options)
     with contextlib.ExitStack() as stack:
         plain = options.plain
         if against == _plain.PLAIN and plain is None:
-            plain = stack.enter_context(packing.plain_of(items[0], console))
-        board = stack.enter_context(remote.unpacked_there(items, options, console, plain=plain))
+            plain = stack.enter_context(packing.plain_of(items[0], reporter))
+        board = stack.enter_context(remote.unpacked_there(items, options, reporter, plain=plain))
         return board.trial(words, against=against).measurement
 
 

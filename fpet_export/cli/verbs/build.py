@@ -12,7 +12,7 @@ from engines.manifest import NO_TARGET, Manifest, manifest_path, read_manifest, 
 from fpet_export.board import remote
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import next_commands, usable
 
 GROUP = "make"
@@ -91,16 +91,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remote.add_arguments(parser)
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Build, then compare with the graph where the engine can run."""
     from fpet_export.tasks import build as _task_builds
 
     if options.onnx.is_dir():
-        return _task_builds.run(options, console)
+        return _task_builds.run(options, reporter)
     options.target = options.target or _exported_for(options.onnx)
     if options.remote is not None and not options.print_trtexec:
-        return _there(options, console)
-    return build_here(options.onnx, options.target, options, console)
+        return _there(options, reporter)
+    return build_here(options.onnx, options.target, options, reporter)
 
 
 def _exported_for(graph: Path) -> str:
@@ -123,7 +123,9 @@ def _exported_for(graph: Path) -> str:
     return manifest.target
 
 
-def build_here(graph: Path, target: str, options: argparse.Namespace, console: Console) -> Outcome:
+def build_here(
+    graph: Path, target: str, options: argparse.Namespace, reporter: Reporter
+) -> Outcome:
     """Build one graph's engine on this machine, with the options of this verb."""
     from engines import BuildOptions, build
     from engines.engine import equivalent_command, load_target
@@ -147,19 +149,19 @@ def build_here(graph: Path, target: str, options: argparse.Namespace, console: C
         return Outcome(document={"trtexec": line}, result=line)
     source = read_manifest(graph, verify=False) if manifest_path(graph).exists() else None
     if source is not None:
-        usable.require(graph, source, options, console)
-    usable.say_form(graph, source, place, console)
-    with _engines.build_progress(console) as progress:
+        usable.require(graph, source, options, reporter)
+    usable.say_form(graph, source, place, reporter)
+    with _engines.build_progress(reporter) as progress:
         wanted = dataclasses.replace(wanted, progress=progress)
         artefact = build(graph, target=place, out=options.out, options=wanted)
     manifest = read_manifest(artefact)
-    console.step("build", _engines.describe(artefact, manifest))
+    reporter.step("build", _engines.describe(artefact, manifest))
     if options.timing_cache is not None and manifest.runtime is not None:
         note = manifest.runtime.settings["timing_cache"]
-        console.step("timings", f"{options.timing_cache}: {note}")
-    fusion = _engines.report_fusion(artefact, manifest, console)
+        reporter.step("timings", f"{options.timing_cache}: {note}")
+    fusion = _engines.report_fusion(artefact, manifest, reporter)
     try:
-        table = _engines.check_against_graph(graph, artefact, console)
+        table = _engines.check_against_graph(graph, artefact, reporter)
     except ParityError as error:  # the engine lies there: its manifest must say so
         row = failed_row(artefact.name, 0, error.what)
         table = ParityTable(images="none", reference=f"artefact {graph.name}", rows=(row,))
@@ -197,7 +199,7 @@ def _used_by(artefact: Path, manifest: Manifest) -> list[str]:
     return [usable.go_on(command("bench", used), manifest)]
 
 
-def _there(options: argparse.Namespace, console: Console) -> Outcome:
+def _there(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Build and check on another machine, and fetch the engine."""
     from engines.engine import load_target, refuse_output
     from fpet_export.board import packing
@@ -208,10 +210,10 @@ def _there(options: argparse.Namespace, console: Console) -> Outcome:
             where="--timing-cache",
             fix="leave it out, or build there with the agent of a bundle",
         )
-    item = packing.checked(options.onnx, options.target, options, console)
+    item = packing.checked(options.onnx, options.target, options, reporter)
     out: Path = options.out or options.onnx.with_name(item.engine)
     refuse_output(out, load_target(options.target), force=options.force)
-    with remote.unpacked_there([item], options, console) as board:
+    with remote.unpacked_there([item], options, reporter) as board:
         more = [*words_there(options), *usable.form_words(options)]
         parity = board.prove(item, engine=out.name, more=more)
         built = board.fetch(out)

@@ -13,7 +13,7 @@ from engines.errors import UsageError
 from engines.transport.bundle import SUFFIX, Bundle
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import usable
 
 GROUP = "pack"
@@ -53,12 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", type=Path, help="SSH key to sign the archive with")
 
 
-def _pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
+def _pack(options: argparse.Namespace, out: Path, reporter: Reporter) -> Bundle:
     """Pack one graph or engine."""
     from fpet_export.board import packing
-    from fpet_export.tasks import arguments as _tasks
+    from fpet_export.tasks import by_task as _tasks
 
-    item = packing.checked(options.artefact, options.target, options, console)
+    item = packing.checked(options.artefact, options.target, options, reporter)
     preprocessing, images = item.manifest.preprocessing, None
     if preprocessing is not None:
         name = item.path.name  # stands for "all" where there are no tasks
@@ -68,17 +68,19 @@ def _pack(options: argparse.Namespace, out: Path, console: Console) -> Bundle:
             options, {name: None if model is None else model.classes}, {name: item.manifest}
         )
         images = _tasks.images_by_task(
-            options, wanted, known, console, default=packing.DEFAULT_IMAGES
+            options, wanted, known, reporter, default=packing.DEFAULT_IMAGES
         )[name]
     with contextlib.ExitStack() as stack:
         plain = None
         if options.with_plain:
-            plain = stack.enter_context(packing.plain_of(item, console))
-        packed = packing.pack([item], out, console, images=images, plain=plain, force=options.force)
+            plain = stack.enter_context(packing.plain_of(item, reporter))
+        packed = packing.pack(
+            [item], out, reporter, images=images, plain=plain, force=options.force
+        )
     return packed.bundle
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Check, collect, write, and sign where asked to."""
     from engines.transport import signature
     from fpet_export.tasks import packing as _task_packing
@@ -97,13 +99,13 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
                 where="--with-plain",
                 fix="leave it out, or export one of the runs, and bundle that graph",
             )
-        bundle = _task_packing.pack(options, out, console)
+        bundle = _task_packing.pack(options, out, reporter)
     else:
-        bundle = _pack(options, out, console)
+        bundle = _pack(options, out, reporter)
     signed = None
     if options.key is not None:
         signed = signature.sign(out, options.key, force=options.force)
-        console.step("sign", signed.name)
+        reporter.step("sign", signed.name)
     return Outcome(
         document={
             "bundle": str(out),

@@ -14,7 +14,7 @@ from engines.errors import InputError, UsageError
 from engines.manifest import manifest_path, read_manifest, write_manifest
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import export, usable
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     usable.add_failed(parser)
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Run, print the row, and judge it."""
     from engines.parity.rows import judge
 
-    table, artefacts = (_tasks if options.engine.is_dir() else _engine)(options, console)
-    export.show_table(table, console, heading="task" if options.engine.is_dir() else "stage")
+    table, artefacts = (_tasks if options.engine.is_dir() else _engine)(options, reporter)
+    export.show_table(table, reporter, heading="task" if options.engine.is_dir() else "stage")
     for artefact in artefacts:
-        _record(artefact, table, console)
+        _record(artefact, table, reporter)
     judge(table, fix="build the engine again here; if it stays, report it with the table above")
     return Outcome(
         document={"engine": str(options.engine), "parity": table.to_json()},
@@ -63,15 +63,15 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     )
 
 
-def _engine(options: argparse.Namespace, console: Console) -> tuple[ParityTable, list[Path]]:
+def _engine(options: argparse.Namespace, reporter: Reporter) -> tuple[ParityTable, list[Path]]:
     from engines.parity.check_file import read_check
     from engines.parity.rows import ParityTable
 
     arguments.refuse_tasks(options.engine, options.task)
-    usable.require_file(options.engine, options, console)
+    usable.require_file(options.engine, options, reporter)
     path = options.expect or _beside(options.engine)
     expected = read_check(path)
-    with console.progress(options.engine.name, len(expected.images)) as advance:
+    with reporter.progress(options.engine.name, len(expected.images)) as advance:
         row = expected.judge(options.engine, progress=advance)
     table = ParityTable(
         **{**expected.images.in_words(), "images": expected.description()},
@@ -81,7 +81,7 @@ def _engine(options: argparse.Namespace, console: Console) -> tuple[ParityTable,
     return table, [options.engine] if _is_of(options.engine, expected.graph) else []
 
 
-def _tasks(options: argparse.Namespace, console: Console) -> tuple[ParityTable, list[Path]]:
+def _tasks(options: argparse.Namespace, reporter: Reporter) -> tuple[ParityTable, list[Path]]:
     """Compare tasks, each with its own check file."""
     from engines.tasks.check import check_tasks
     from engines.tasks.index import read_index
@@ -96,12 +96,12 @@ def _tasks(options: argparse.Namespace, console: Console) -> tuple[ParityTable, 
     folder = options.engine
     index = read_index(folder)
     names = index.chosen(options.task, where=str(folder))
-    usable.require_tasks(folder, index, names, options, console)
+    usable.require_tasks(folder, index, names, options, reporter)
     used = sorted({index.task(name, where=str(folder)).structure for name in names})
     runs = [artefact_of(folder, index, index.structures[number])[0] for number in used]
     for artefact in runs:
-        usable.require_file(artefact, options, console)
-    with console.progress("tasks", len(names)) as advance:
+        usable.require_file(artefact, options, reporter)
+    with reporter.progress("tasks", len(names)) as advance:
         return check_tasks(folder, names, progress=lambda name: advance(1)), runs
 
 
@@ -113,7 +113,7 @@ def _is_of(artefact: Path, graph: str) -> bool:
     return graph in (manifest.file, *(parent.file for parent in manifest.parents))
 
 
-def _record(artefact: Path, table: ParityTable, console: Console) -> None:
+def _record(artefact: Path, table: ParityTable, reporter: Reporter) -> None:
     """Keep a failed check in the manifest, so that nobody uses what drifted unawares.
 
     A check that passed changes nothing: the file may be signed, or listed in a bundle.
@@ -124,9 +124,9 @@ def _record(artefact: Path, table: ParityTable, console: Console) -> None:
     try:
         write_manifest(artefact, manifest)
     except InputError as error:  # a folder that is only read
-        console.step("parity", f"not kept in its manifest: {error.what}", passed=None)
+        reporter.step("parity", f"not kept in its manifest: {error.what}", passed=None)
     else:
-        console.step("parity", f"kept in {manifest_path(artefact).name}", passed=False)
+        reporter.step("parity", f"kept in {manifest_path(artefact).name}", passed=False)
 
 
 def _beside(engine: Path) -> Path:

@@ -19,7 +19,7 @@ from engines.parity.rows import ParityTable, compare_stage, gates_of, judge
 from engines.tasks.index import is_folder
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import export
 from fpet_export.workflow import images as _images
 
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Compare, print the table, and judge it."""
     if len(options.artefacts) < 2:
         raise UsageError(
@@ -94,12 +94,12 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         adapted = arguments.load_run(options)
         preprocessing = adapted.preprocessing
     known = _known_classes(options, adapted, folders)
-    images = _images.check_set(options, preprocessing, known, console, default=8)
-    _say_other_pixels(preprocessing, others, options.task, console)
-    reference = _reference(first, adapted, images, console)
+    images = _images.check_set(options, preprocessing, known, reporter, default=8)
+    _say_other_pixels(preprocessing, others, options.task, reporter)
+    reference = _reference(first, adapted, images, reporter)
     rows = []
     for name in others:
-        with console.progress(Path(name).name, len(images)) as advance:
+        with reporter.progress(Path(name).name, len(images)) as advance:
             if name in folders:
                 row = _task_row(Path(name), options.task, reference, options.relative, advance)
             else:
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         reference="adapted model in float64" if adapted else f"artefact {Path(first).name}",
         rows=tuple(rows),
     )
-    export.show_table(table, console)
+    export.show_table(table, reporter)
     document = table.to_json()
     if options.out is not None:
         storage.write_text(options.out, json.dumps(document, indent=1) + "\n")
@@ -119,7 +119,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _say_other_pixels(
-    preprocessing: Preprocessing, others: list[str], task: str | None, console: Console
+    preprocessing: Preprocessing, others: list[str], task: str | None, reporter: Reporter
 ) -> None:
     """Warn of artefacts that would make other pixels of the same files than the first one."""
     from fpet_export.tasks.evidence import task_manifest
@@ -132,7 +132,7 @@ def _say_other_pixels(
         own = manifest.preprocessing and pixels_in_words(manifest.preprocessing)
         if own not in (None, wanted):
             text = f"{name} takes {own}; here it gets those of the first artefact: {wanted}"
-            console.warn("pixels", text, artefact=name, own=own, given=wanted)
+            reporter.warn("pixels", text, artefact=name, own=own, given=wanted)
 
 
 def _require_task(task: str | None, folders: list[str]) -> None:
@@ -185,10 +185,10 @@ class _Reference:
 
 
 def _reference(
-    first: str, adapted: Adapted | None, images: ImageSet, console: Console
+    first: str, adapted: Adapted | None, images: ImageSet, reporter: Reporter
 ) -> _Reference:
     path = Path(first)
-    with console.progress(path.name, len(images)) as advance:
+    with reporter.progress(path.name, len(images)) as advance:
         if adapted is not None:
             tokens = None if adapted.model.merger is None else adapted.model.spec.tokens
             evidence = adapted.evidence(images.pixels, progress=advance)

@@ -17,9 +17,9 @@ from engines.manifest import read_manifest
 from engines.targets._lookup import load_target
 from fpet_export.board import remote
 from fpet_export.cli import arguments
+from fpet_export.cli.terminal import terminal_width
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
-from fpet_export.terminal import terminal_width
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import batches, export, headline, measure, next_commands, plain, quantize
 from fpet_export.workflow import build as _engines
 from fpet_export.workflow import page as _page
@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remote.add_arguments(parser)
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Run every step; a missed gate stops after its evidence is written."""
     from benchmarks.measurement import to_document
     from engines.engine import default_path
@@ -134,21 +134,21 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     remote.refuse_peers(options)
     if options.remote is not None:
         remote.require_reachable(options)
-    started = export.start(options, console)
-    built = [_build(started, options, console, target) for target in targets]
+    started = export.start(options, reporter)
+    built = [_build(started, options, reporter, target) for target in targets]
     rows = [*started.rows, *(row for one in built for row in one.rows)]
     table = started.check.table(rows)
-    export.show_table(table, console)
+    export.show_table(table, reporter)
     text = json.dumps(table.to_json(), indent=1) + "\n"
     storage.write_text(options.out / "parity.json", text)
-    pictures = _pictures(started, built[0].graph, options.out, console)
+    pictures = _pictures(started, built[0].graph, options.out, reporter)
     measurements: list[Measurement] = []
     if not options.bench:
         unmeasured = "not measured, because of --no-bench"
     elif table.first_failure() is not None:
         unmeasured = "not measured, because the answers are not equal"
     else:
-        measurements, unmeasured = _measure(built, options, console)
+        measurements, unmeasured = _measure(built, options, reporter)
     again = _again(options, built)
     verdict = _verdict.of_deployment(
         table,
@@ -168,15 +168,15 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         built=built,
         sentence=sentence,
         verdict=verdict,
-        steps=console.steps,
+        steps=reporter.steps,
         measurements=measurements,
         again=again,
         pictures=pictures,
         commands=commands,
         force=options.force,
     )
-    console.step("report", str(page))
-    verdict.show(console)
+    reporter.step("report", str(page))
+    verdict.show(reporter)
     export.require(table)
     return Outcome(
         document={
@@ -194,7 +194,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _build(
-    started: export.Started, options: argparse.Namespace, console: Console, target: Target
+    started: export.Started, options: argparse.Namespace, reporter: Reporter, target: Target
 ) -> Built:
     """Export for one target, build its engine, and compare it where it runs."""
     from engines import BuildOptions, build
@@ -204,15 +204,15 @@ def _build(
     exported = export.export(
         started,
         options,
-        console,
+        reporter,
         path=options.out / target.file_name / "model.onnx",
         target=target.name,
     )
     if options.remote is not None:
-        return _build_there(started, options, console, target, exported)
-    typed = export.type_graph(started, options, console, exported, target.name)
+        return _build_there(started, options, reporter, target, exported)
+    typed = export.type_graph(started, options, reporter, exported, target.name)
     rows = _named(typed.rows, target)
-    with _engines.build_progress(console) as progress:
+    with _engines.build_progress(reporter) as progress:
         engine = build(
             typed.path,
             target=target,
@@ -224,13 +224,13 @@ def _build(
             ),
         )
     manifest = read_manifest(engine)
-    console.step("build", _engines.describe(engine, manifest))
-    _engines.report_fusion(engine, manifest, console)
+    reporter.step("build", _engines.describe(engine, manifest))
+    _engines.report_fusion(engine, manifest, reporter)
     problem, row = runnable(engine), None
     if problem is not None:
-        console.step(target.name, f"not run here: {_engines.short_reason(problem)}", passed=None)
+        reporter.step(target.name, f"not run here: {_engines.short_reason(problem)}", passed=None)
     else:
-        with console.progress(f"{target.name} engine", len(started.check.images)) as advance:
+        with reporter.progress(f"{target.name} engine", len(started.check.images)) as advance:
             row = verify.engine_row(started.check, engine, advance)
         rows += (row,)
         started.record(engine, (*typed.rows, row))
@@ -249,7 +249,7 @@ def _build(
 def _build_there(
     started: export.Started,
     options: argparse.Namespace,
-    console: Console,
+    reporter: Reporter,
     target: Target,
     exported: export.Exported,
 ) -> Built:
@@ -257,9 +257,9 @@ def _build_there(
     from fpet_export.board.deploy import deploy_there
 
     export.require(started.table(exported.rows))
-    found = export.type_graphs(started, options, console, exported, target)
+    found = export.type_graphs(started, options, reporter, exported, target)
     export.require(started.table(made.row for made in found.made.values()))
-    there = deploy_there(found, target, started.check.images, options, console)
+    there = deploy_there(found, target, started.check.images, options, reporter)
     typed = (made.row for made in found.made.values())
     return Built(
         target=target.name,
@@ -279,7 +279,7 @@ def _named(rows: Iterable[StageParity], target: Target) -> tuple[StageParity, ..
 
 
 def _pictures(
-    started: export.Started, graph: Path, folder: Path, console: Console
+    started: export.Started, graph: Path, folder: Path, reporter: Reporter
 ) -> tuple[Picture, ...]:
     """Draw the merge of the first image as a file and for the page; none without merging."""
     if started.adapted.model.merger is None:
@@ -296,12 +296,12 @@ def _pictures(
     name = images.names[0] if images.names else "synthetic image 0"
     png = merge.merge_picture(images.pixels[0], groups, f"{name}: merged after block {block}")
     storage.write_bytes(folder / "merge.png", png)
-    console.step("show", f"{folder / 'merge.png'} · {groups.describe()}")
+    reporter.step("show", f"{folder / 'merge.png'} · {groups.describe()}")
     return (_page.merge_figure(images.pixels[0], groups, name=name, block=block),)
 
 
 def _measure(
-    built: list[Built], options: argparse.Namespace, console: Console
+    built: list[Built], options: argparse.Namespace, reporter: Reporter
 ) -> tuple[list[Measurement], str]:
     """Measure the engines that run here against the plain ViT, or keep what a board measured.
 
@@ -313,12 +313,12 @@ def _measure(
         paths = [options.out / "latency.json"]
         paths += [_latency_path(options.out, load_target(one.target)) for one in built[1:]]
         for path, measurement in zip(paths, found, strict=True):
-            _keep_measurement(measurement, path, options, console)
+            _keep_measurement(measurement, path, options, reporter)
         return found, ""
     here = [one.engine for one in built if one.runs_here]
     if not here:
         problem = "no engine of this deployment runs on this machine"
-        console.step("bench", problem, passed=None)
+        reporter.step("bench", problem, passed=None)
         return [], problem
     settings = measure.Settings(
         threads=options.threads, rounds=options.rounds, seconds=options.seconds
@@ -332,31 +332,31 @@ def _measure(
                 settings=settings,
                 folder=Path(folder),
                 command=options.command,
-                console=console,
+                reporter=reporter,
             )
         except FpetError as error:
-            console.step("bench", error.what, passed=False)
+            reporter.step("bench", error.what, passed=False)
             return [], f"{error.what}; measure again: {_again(options, built)}"
-    _keep_measurement(measurement, options.out / "latency.json", options, console)
+    _keep_measurement(measurement, options.out / "latency.json", options, reporter)
     return [measurement], ""
 
 
 def _keep_measurement(
-    measurement: Measurement, path: Path, options: argparse.Namespace, console: Console
+    measurement: Measurement, path: Path, options: argparse.Namespace, reporter: Reporter
 ) -> None:
     """Write a measurement, and print its verdict and its table."""
     from benchmarks import format_table, write_measurement
 
     write_measurement(path, measurement, force=options.force)
-    console.step(
+    reporter.step(
         "bench",
         measure.verdict(measurement, ours_only=True).replace("\n", "; "),
         passed=True if measurement.valid else None,
     )
     if options.remote is None:  # the agent's own table was heard already
-        console.line()
-        console.line(format_table(measurement, width=terminal_width()))
-        console.line()
+        reporter.line()
+        reporter.line(format_table(measurement, width=terminal_width()))
+        reporter.line()
 
 
 def _latency_path(folder: Path, target: Target) -> Path:

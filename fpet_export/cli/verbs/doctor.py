@@ -8,8 +8,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fpet_export.cli.console import Console
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
 from fpet_export.doctor import findings as _doctor
 from fpet_export.doctor.findings import Findings
 

@@ -10,7 +10,7 @@ from engines import storage
 from engines.manifest import manifest_path, read_manifest
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import export, next_commands, quantize
 
 GROUP = "make"
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_data(parser, limit=None)
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Export, and judge every stage."""
     from engines.engine import load_target
 
@@ -48,11 +48,11 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     for file in (path, manifest_path(path), options.out / "parity.json"):
         storage.refuse_overwrite(file, force=options.force)
     quantize.refuse_all(path, options)
-    started = export.start(options, console)
-    exported = export.export(started, options, console, path=path, target=options.target)
-    typed = export.type_graph(started, options, console, exported, options.target)
+    started = export.start(options, reporter)
+    exported = export.export(started, options, reporter, path=path, target=options.target)
+    typed = export.type_graph(started, options, reporter, exported, options.target)
     table = started.table(typed.rows)
-    export.show_table(table, console)
+    export.show_table(table, reporter)
     document = table.to_json()
     storage.write_text(options.out / "parity.json", json.dumps(document, indent=1) + "\n")
     export.require(table)

@@ -10,7 +10,7 @@ from engines.plurals import counted
 from engines.tasks.index import is_folder
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.tasks import describe
 from fpet_export.workflow import export, next_commands
 
@@ -31,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_run(parser)
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Read the run and describe it."""
     if is_folder(Path(options.run)):
-        return describe.inspect(Path(options.run), console)
+        return describe.inspect(Path(options.run), reporter)
     adapted = arguments.load_run(options)
     from engines.storage import sha256_of
     from fpet_export.model import cost
@@ -45,33 +45,33 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     macs = cost.macs(spec, tokens, method=checkpoint.method, dim=checkpoint.dim)
     plain = cost.macs(spec, cost.tokens_after_blocks(spec, None))
     files = {str(path): sha256_of(path) for path in (*checkpoint.files, *adapted.backbone.files)}
-    console.step("run", f"{checkpoint.name}: {export.describe(adapted)}")
+    reporter.step("run", f"{checkpoint.name}: {export.describe(adapted)}")
     facts = {name: str(fact) for name, fact in adapted.facts().items()}
     facts["backbone"] = adapted.backbone.source
     facts_found = [("fact", "value (source)"), *facts.items()]
-    console.table(facts_found, words=True)
-    console.line()
+    reporter.table(facts_found, words=True)
+    reporter.line()
     rows = [("block", "tokens in", "tokens out", "million multiply-adds")]
     for index, after in enumerate(tokens):
         before = spec.tokens if index == 0 else tokens[index - 1]
         rows.append((str(index), str(before), str(after), f"{macs[index + 1] / 1e6:.1f}"))
-    console.table(rows)
-    console.line()
+    reporter.table(rows)
+    reporter.line()
     stay = (
         f"{counted(len(folded.stay), 'layer')} stay in the graph"
         if folded.stay
         else "everything folds"
     )
-    console.step("fold", stay)
-    console.step(
+    reporter.step("fold", stay)
+    reporter.step(
         "cost",
         f"{sum(macs) / 1e9:.3f} billion multiply-adds (GMAC), "
         f"{sum(plain) / 1e9:.3f} without merging",
     )
     for path, digest in files.items():
-        console.detail(f"{digest}  {path}")
+        reporter.detail(f"{digest}  {path}")
     if checkpoint.files and not any(path.endswith("SHA256SUMS") for path in files):
-        console.step(
+        reporter.step(
             "checksums",
             "none beside the run: a flipped bit in its .bin could not be seen "
             "(sha256sum FILES > SHA256SUMS)",

@@ -13,7 +13,7 @@ import numpy as np
 from engines.errors import UsageError
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import images, usable
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def _opened(options: argparse.Namespace, console: Console) -> Iterator[tuple[Engine, Manifest]]:
+def _opened(options: argparse.Namespace, reporter: Reporter) -> Iterator[tuple[Engine, Manifest]]:
     """Open an artefact, or one task of a folder."""
     from engines.engine import load_target, open_engine
     from engines.parity.evidence import manifest_of
@@ -67,7 +67,7 @@ def _opened(options: argparse.Namespace, console: Console) -> Iterator[tuple[Eng
         opening = arguments.open_options(options, signers=options.signers)
         with open_engine(path, options=opening) as engine:
             manifest = manifest_of(path)
-            usable.say(path, manifest, console)
+            usable.say(path, manifest, reporter)
             yield engine, manifest
         return
     if options.signers is not None:
@@ -79,16 +79,16 @@ def _opened(options: argparse.Namespace, console: Console) -> Iterator[tuple[Eng
     with open_tasks(path, options=arguments.open_options(options)) as tasks:
         if name is None:
             raise arguments.no_task(path, tasks.names)
-        usable.require_tasks(path, tasks.index, [name], options, console)
+        usable.require_tasks(path, tasks.index, [name], options, reporter)
         handle = tasks.task(name)
         target, runs = tasks.index.target, handle.describe()["artefact"]
         if not runs.endswith(load_target(target).suffix):
-            console.step("engine", f"no {target} engine lies here: {runs} runs", passed=None)
+            reporter.step("engine", f"no {target} engine lies here: {runs} runs", passed=None)
         yield handle, handle.manifest()
 
 
 def _source(
-    options: argparse.Namespace, preprocessing: Preprocessing, console: Console
+    options: argparse.Namespace, preprocessing: Preprocessing, reporter: Reporter
 ) -> ImageSource:
     """Return the image files that were named, and those below the folders that were.
 
@@ -101,12 +101,12 @@ def _source(
     left_out = source.left_out()
     if left_out:
         text = f"{source.description} · left out: {', '.join(left_out)}"
-        console.step("images", text, passed=None)
-    images.say_remarks(source.remarks(), console)
+        reporter.step("images", text, passed=None)
+    images.say_remarks(source.remarks(), reporter)
     return source
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Print one line an image: its classes and their probabilities."""
     from engines.imaging.source import collect
     from engines.parity.evidence import engine_evidence
@@ -114,14 +114,14 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
 
     if options.top < 1:
         raise UsageError(f"--top is {options.top}", where="--top", fix="give a number from 1")
-    with _opened(options, console) as (engine, manifest):
+    with _opened(options, reporter) as (engine, manifest):
         if manifest.preprocessing is None:
             raise UsageError(
                 "this graph was not exported by this toolkit; its preprocessing is unknown",
                 where=str(options.artefact),
                 fix="predict with a graph from `fpet-export export`",
             )
-        source = _source(options, manifest.preprocessing, console)
+        source = _source(options, manifest.preprocessing, reporter)
         logits = np.concatenate(
             [
                 engine_evidence(engine, manifest, collect(part).pixels).logits
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         ).astype(np.float64)
     require_finite(logits, [str(place.path) for place in source.places], of=options.artefact)
     if manifest.weights == "random":
-        console.step("weights", "random: these classes mean nothing", passed=None)
+        reporter.step("weights", "random: these classes mean nothing", passed=None)
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     answers: list[dict[str, Any]] = []

@@ -11,7 +11,7 @@ from engines.errors import InputError, UsageError
 from engines.manifest import Manifest, read_manifest
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import images as _images
 from fpet_export.workflow import next_commands, usable
 from fpet_export.workflow import quantize as _quantize
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     usable.add_form(parser)
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Calibrate where needed, type the graph, keep the promise, judge."""
     from engines.engine import load_target
     from engines.tasks.index import is_folder
@@ -73,8 +73,8 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
         )
     manifest = _float32_manifest(options.onnx)
     target = load_target(options.target or manifest.target)
-    usable.require(options.onnx, manifest, options, console)
-    usable.require_form(options.onnx, manifest, target, options, console)
+    usable.require(options.onnx, manifest, options, reporter)
+    usable.require_form(options.onnx, manifest, target, options, reporter)
     precisions = _quantize.precisions_of(options, target)
     best = options.precision == _quantize.BEST
     if best and options.out is not None:
@@ -86,14 +86,14 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     if best:
         from fpet_export.workflow import best as _best
 
-        _best.require_runnable(options.onnx, target, options, console)
+        _best.require_runnable(options.onnx, target, options, reporter)
     outs = [options.out or _quantize.typed_path(options.onnx, name) for name in precisions]
     for out, name in zip(outs, precisions, strict=True):
         _quantize.refuse_overwrite(out, name, force=options.force)
-    examiner, table = _prepared(options, console, manifest, precisions, outs[-1])
+    examiner, table = _prepared(options, reporter, manifest, precisions, outs[-1])
     if best:
-        return _fastest(options, console, target, examiner, table)
-    return _one(options, console, target, examiner, table, outs[0])
+        return _fastest(options, reporter, target, examiner, table)
+    return _one(options, reporter, target, examiner, table, outs[0])
 
 
 def _float32_manifest(onnx: Path) -> Manifest:
@@ -114,7 +114,7 @@ def _float32_manifest(onnx: Path) -> Manifest:
 
 def _prepared(
     options: argparse.Namespace,
-    console: Console,
+    reporter: Reporter,
     manifest: Manifest,
     precisions: tuple[str, ...],
     out: Path,
@@ -128,22 +128,24 @@ def _prepared(
     count = None if manifest.model is None else manifest.model.classes
     known = _images.known_classes(count, options.labels, [manifest])
     found = _quantize.sources(
-        options, manifest.preprocessing, known, console, needs=needs, limit=options.limit
+        options, manifest.preprocessing, known, reporter, needs=needs, limit=options.limit
     )
     table = None
     if needs:
         state = _quantize.state_path(out)
-        table = _quantize.calibrated(options.onnx, options, console, found.calibration, state=state)
-        _quantize.warn_of_overlap(table, found.check, console)
+        table = _quantize.calibrated(
+            options.onnx, options, reporter, found.calibration, state=state
+        )
+        _quantize.warn_of_overlap(table, found.check, reporter)
     images = found.images(manifest.preprocessing, default=min(DEFAULT_IMAGES, options.limit))
-    with console.progress("float32 graph", len(images)) as advance:
+    with reporter.progress("float32 graph", len(images)) as advance:
         examiner = examiner_for(options.onnx, manifest, images, progress=advance)
     return examiner, table
 
 
 def _one(
     options: argparse.Namespace,
-    console: Console,
+    reporter: Reporter,
     target: Target,
     examiner: Examiner,
     table: CalibrationTable | None,
@@ -153,10 +155,10 @@ def _one(
     from fpet_export.workflow import export
 
     recipe = _quantize.recipe_of(options, target, options.precision)
-    made = _quantize.make(options.onnx, recipe, examiner, options, console, table=table)
-    _quantize.say(made, console)
+    made = _quantize.make(options.onnx, recipe, examiner, options, reporter, table=table)
+    _quantize.say(made, reporter)
     parity = _table(options.onnx, examiner, made.row)
-    export.show_table(parity, console)
+    export.show_table(parity, reporter)
     export.require(parity)
     document = parity.to_json()
     quantize.write(
@@ -193,7 +195,7 @@ def _table(onnx: Path, examiner: Examiner, row: StageParity) -> ParityTable:
 
 def _fastest(
     options: argparse.Namespace,
-    console: Console,
+    reporter: Reporter,
     target: Target,
     examiner: Examiner,
     table: CalibrationTable | None,
@@ -205,11 +207,11 @@ def _fastest(
         target,
         examiner,
         options,
-        console,
+        reporter,
         table=table,
         parity_of=lambda row: _table(options.onnx, examiner, row).to_json(),
     )
-    chosen = _best.choose(found, target, options, console)
+    chosen = _best.choose(found, target, options, reporter)
     return Outcome(
         document={"onnx": str(chosen.graph), **_best.remembered(chosen)},
         result=str(chosen.graph),

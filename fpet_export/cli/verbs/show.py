@@ -12,7 +12,7 @@ from engines import storage
 from engines.commands import command, graph_of, rebuild
 from engines.errors import InputError, TrustError, UsageError
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import images as _images
 from fpet_export.workflow import usable
 
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Draw one picture."""
     artefact, image = options.artefact, options.image
     is_report = artefact.name.endswith(".fusion.json")
@@ -76,10 +76,10 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     from engines.registry import import_or_explain
 
     import_or_explain("PIL.Image")
-    return _show_plan(options, console) if is_plan else _show_merge(options, console)
+    return _show_plan(options, reporter) if is_plan else _show_merge(options, reporter)
 
 
-def _show_plan(options: argparse.Namespace, console: Console) -> Outcome:
+def _show_plan(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     from engines.fusion.report import fusion_of, fusion_path, read_fusion
     from engines.manifest import manifest_path, read_manifest
     from fpet_export.pictures.plan import plan_picture
@@ -96,15 +96,15 @@ def _show_plan(options: argparse.Namespace, console: Console) -> Outcome:
     report = fusion_of(path, read_manifest(path)) if path.suffix == ".plan" else read_fusion(path)
     storage.write_bytes(options.out, plan_picture(report))
     for line in report.summary():
-        console.step("show", line)
+        reporter.step("show", line)
     for line in report.in_words()[2:]:
-        console.detail(line)
+        reporter.detail(line)
     return Outcome(
         document={"png": str(options.out), "fusion": report.to_json()}, result=str(options.out)
     )
 
 
-def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
+def _show_merge(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     from engines.imaging.images import read_files
     from engines.parity.finite import require_finite
     from fpet_export.pictures import merge
@@ -114,7 +114,7 @@ def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
     if options.task is None:
         graph, manifest = _showing(options.artefact, manifest)
         if graph != options.artefact:
-            console.step("graph", f"{graph.name}, from which {options.artefact.name} was made")
+            reporter.step("graph", f"{graph.name}, from which {options.artefact.name} was made")
         options.artefact = graph
     graph = options.artefact
     if manifest.model is None or manifest.preprocessing is None or "match" not in manifest.probes:
@@ -125,10 +125,10 @@ def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
             "that lies beside it",
         )
     images = read_files([options.image], manifest.preprocessing)
-    _images.say_remarks(images.remarks, console)
+    _images.say_remarks(images.remarks, reporter)
     pixels = images.pixels
     if options.task is None:
-        usable.say(graph, manifest, console)
+        usable.say(graph, manifest, reporter)
     evidence = _evidence(options, pixels)
     require_finite(evidence.logits, [str(options.image)], of=graph)
     assert evidence.match is not None
@@ -137,7 +137,7 @@ def _show_merge(options: argparse.Namespace, console: Console) -> Outcome:
     name = manifest.labels[winner] if manifest.labels else f"class {winner}"
     title = f"{options.image.name}: {name}, merged after block {manifest.model.merge_block}"
     storage.write_bytes(options.out, merge.merge_picture(pixels[0], groups, title))
-    console.step("show", groups.describe())
+    reporter.step("show", groups.describe())
     document = {"png": str(options.out), "class": winner, "groups": groups.to_json()}
     return Outcome(document=document, result=str(options.out))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engines.commands import command
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import trust, usable
 
 GROUP = "pack"
@@ -30,15 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     usable.add_failed(parser)
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Check, then sign."""
     from engines.transport import signature
 
-    found = trust.check(options.artefact, console)
+    found = trust.check(options.artefact, reporter)
     for manifest in trust.judged(options.artefact, found):
-        usable.require(options.artefact.with_name(manifest.file), manifest, options, console)
+        usable.require(options.artefact.with_name(manifest.file), manifest, options, reporter)
     out = signature.sign(options.artefact, options.key, force=options.force)
-    console.step("sign", f"{out.name}, for {signature.NAMESPACE}")
+    reporter.step("sign", f"{out.name}, for {signature.NAMESPACE}")
     return Outcome(
         document={"artefact": str(options.artefact), "signature": str(out)},
         result=str(out),

@@ -10,9 +10,9 @@ from typing import Any
 
 from engines.commands import command
 from engines.targets import Device, Target, _lookup
-from fpet_export import terminal
+from fpet_export.cli import terminal
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import next_commands, target_facts
 
 GROUP = "machine"
@@ -51,24 +51,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", nargs="?", metavar="NAME[@RELEASE]", help="show this one in full")
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Print the tables, or one target in full."""
     if options.target is not None:
-        return _one(options.target, console)
+        return _one(options.target, reporter)
     entries = [_lookup.entry(name) for name in _lookup.target_names()]
     listed = []
     for kind, heading in _GROUPS:
         members = [one for one in entries if _kind(one) == kind]
         listed += members
-        console.line()
-        console.paragraph(heading)
+        reporter.line()
+        reporter.paragraph(heading)
         rows = target_facts.device_rows(_devices(members))
-        console.table(rows or _rows(members), words=not rows)
+        reporter.table(rows or _rows(members), words=not rows)
         for member in members:
             for line in target_facts.facts(member):
-                console.detail(f"{member.name}: {line}")
-    console.line()
-    console.explain(_MEANINGS)
+                reporter.detail(f"{member.name}: {line}")
+    reporter.line()
+    reporter.explain(_MEANINGS)
     return Outcome(
         document={"targets": [_document(one) for one in listed]},
         result=terminal.wrapped(" ".join(one.name for one in listed)),
@@ -76,21 +76,21 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     )
 
 
-def _one(name: str, console: Console) -> Outcome:
+def _one(name: str, reporter: Reporter) -> Outcome:
     """Print everything about one target, with every release that its device has."""
     target = _lookup.known_target(name)
     device = target.device
-    console.paragraph(f"{target.name}: {target.summary}")
+    reporter.paragraph(f"{target.name}: {target.summary}")
     refused = target.release is not None and bool(target.release.refusal)
     if device is not None:
-        console.line()
-        console.table(target_facts.release_rows(device, target), words=True)
-        console.paragraph("opset (newest): what its graphs get, and the newest that it reads")
-        console.line()
+        reporter.line()
+        reporter.table(target_facts.release_rows(device, target), words=True)
+        reporter.paragraph("opset (newest): what its graphs get, and the newest that it reads")
+        reporter.line()
     for line in target_facts.facts(device or target):
-        console.bullet(line)
+        reporter.bullet(line)
     for line in target_facts.build_facts(target):
-        console.bullet(line)
+        reporter.bullet(line)
     return Outcome(
         document={
             "target": {k: v for k, v in dataclasses.asdict(target).items() if k != "device"},

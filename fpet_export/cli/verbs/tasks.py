@@ -13,8 +13,8 @@ from engines.commands import command
 from engines.errors import UsageError
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
-from fpet_export.tasks import arguments as _tasks
+from fpet_export.reporter import Reporter
+from fpet_export.tasks import by_task as _tasks
 from fpet_export.tasks import report
 from fpet_export.workflow import export, next_commands, usable
 from fpet_export.workflow import images as _images
@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_data(parser, by_task=True)
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Write the folder, and judge every task."""
     from engines.tasks.index import FILE
     from fpet_export.tasks import edit, verify
@@ -96,47 +96,47 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     _require_one_kind(options)
     _images.require_inputs(options)
     if options.drop is not None:
-        return edit.drop(options, console)
+        return edit.drop(options, reporter)
     if options.add:
-        return edit.add(options, console)
+        return edit.add(options, reporter)
     pages = [] if options.html is None else [options.html]
     for path in (options.out / FILE, options.out / verify.PARITY_FILE, *pages):
         storage.refuse_overwrite(path, force=options.force)
-    runs = load(options, console)
-    images, how = prepare(options, runs, console)
+    runs = load(options, reporter)
+    images, how = prepare(options, runs, reporter)
     index = export_tasks(runs, options.out, how)
     for structure in index.structures:
         size = (options.out / structure.graph.file).stat().st_size
         count = sum(index.structures[task.structure] is structure for task in index.tasks)
-        console.step(
+        reporter.step(
             "graph",
             f"{structure.graph.file} {size / 1e6:.1f} MB · {len(structure.inputs)} inputs of a "
             f"task · serves {count}",
         )
-    with console.progress("parity of every task", len(runs)) as advance:
+    with reporter.progress("parity of every task", len(runs)) as advance:
         found = verify.verify_tasks(
             options.out, runs, images, how, progress=lambda name, done, total: advance(1)
         )
     for task, one in zip(index.tasks, found, strict=True):
         size = (options.out / task.delta.file).stat().st_size
-        console.step(
+        reporter.step(
             task.name,
             f"{export.describe(runs[task.name])} · {size / 1e3:.0f} kB",
             passed=one.reference.passed and one.single.passed,
         )
     for table in verify.tables(found):
-        export.show_table(table, console, heading="task")
+        export.show_table(table, reporter, heading="task")
     if options.html is not None:
         report.write(
             options.html,
             folder=options.out,
             index=index,
             found=found,
-            steps=console.steps,
+            steps=reporter.steps,
             is_random=any(adapted.quality == "random" for adapted in runs.values()),
             force=options.force,
         )
-        console.step("page", str(options.html))
+        reporter.step("page", str(options.html))
     verify.require(found)
     return Outcome(
         document={
@@ -183,7 +183,7 @@ def _require_one_kind(options: argparse.Namespace) -> None:
         )
 
 
-def load(options: argparse.Namespace, console: Console) -> dict[str, Adapted]:
+def load(options: argparse.Namespace, reporter: Reporter) -> dict[str, Adapted]:
     """Load the runs by their names; the backbone is read once."""
     from engines.tasks.index import check_names
 
@@ -200,14 +200,14 @@ def load(options: argparse.Namespace, console: Console) -> dict[str, Adapted]:
     check_names(name for name, _ in loaded)
     runs = dict(loaded)
     first = next(iter(runs.values()))
-    console.step("backbone", f"{first.backbone.source} · {first.model.spec.describe()}")
+    reporter.step("backbone", f"{first.backbone.source} · {first.model.spec.describe()}")
     if any(adapted.quality == "random" for adapted in runs.values()):
-        console.step("weights", "random: these tasks are good for speed only", passed=None)
+        reporter.step("weights", "random: these tasks are good for speed only", passed=None)
     return runs
 
 
 def prepare(
-    options: argparse.Namespace, runs: dict[str, Adapted], console: Console
+    options: argparse.Namespace, runs: dict[str, Adapted], reporter: Reporter
 ) -> tuple[dict[str, ImageSet], TaskOptions]:
     """Return the images of every task, and what the options of this verb ask for.
 
@@ -223,7 +223,7 @@ def prepare(
         options,
         {name: adapted.preprocessing for name, adapted in runs.items()},
         known,
-        console,
+        reporter,
         default=DEFAULT_IMAGES,
     )
     how = TaskOptions(

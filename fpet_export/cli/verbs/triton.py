@@ -14,7 +14,7 @@ from engines.errors import InputError, UsageError
 from engines.imaging.preparation import preparation_in_words
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import trust, usable
 
 if TYPE_CHECKING:
@@ -72,21 +72,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Check the artefact, then write the repository."""
     if options.artefact.is_dir():
-        return _run_tasks(options, console)
+        return _run_tasks(options, reporter)
     from engines.manifest import Manifest
     from fpet_export.triton import config
     from fpet_export.triton import repository as triton_repository
 
     artefact: Path = options.artefact
-    manifest = trust.check(artefact, console)
+    manifest = trust.check(artefact, reporter)
     if not isinstance(manifest, Manifest):
         raise UsageError(
             "this is a bundle", where=str(artefact), fix="give the graph or the engine itself"
         )
-    usable.require(artefact, manifest, options, console)
+    usable.require(artefact, manifest, options, reporter)
     serving = _serving(options, artefact, manifest)
     largest = config.max_batch_size(manifest)
     if options.queue_delay is not None and largest <= 1:
@@ -96,20 +96,20 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             fix="leave it out, or export with --batch dyn:1-8",
         )
     if manifest.weights == "random":
-        console.step("weights", "random, good for speed only", passed=None)
+        reporter.step("weights", "random, good for speed only", passed=None)
     home = triton_repository.write_model(
         artefact, manifest, serving, options.out, version=options.model_version, force=options.force
     )
     batching = f"batches up to {largest}" if largest else "one batch a request"
     kind = "GPU" if serving.on_gpu else "CPU"
-    console.step(
+    reporter.step(
         "triton", f"{serving.name}: {serving.backend}, {batching}, {serving.instances} x {kind}"
     )
     if manifest.preprocessing is not None:
-        console.step("clients", f"send {preparation_in_words(manifest.preprocessing)}")
+        reporter.step("clients", f"send {preparation_in_words(manifest.preprocessing)}")
     if manifest.runtime is not None:
         runtime = manifest.runtime
-        console.step(
+        reporter.step(
             "server",
             f"needs {runtime.flavour} {runtime.version} (docs/triton.md: how to read an image's)",
             passed=None,
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
     )
 
 
-def _run_tasks(options: argparse.Namespace, console: Console) -> Outcome:
+def _run_tasks(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Write the backbone and every task of a folder."""
     from engines.tasks.index import read_index
     from fpet_export.triton.config import Serving
@@ -144,7 +144,7 @@ def _run_tasks(options: argparse.Namespace, console: Console) -> Outcome:
             fix="leave it out, or name the tasks when they are written: NAME=RUN",
         )
     index = read_index(folder)
-    usable.require_tasks(folder, index, index.names, options, console)
+    usable.require_tasks(folder, index, index.names, options, reporter)
     on_gpu = not (options.cpu or (index.target == "cpu" and options.gpus is None))
     how = Serving(
         name="",
@@ -159,10 +159,10 @@ def _run_tasks(options: argparse.Namespace, console: Console) -> Outcome:
     )
     kind = "GPU" if on_gpu else "CPU"
     for home in backbones:
-        console.step("backbone", f"{home.name}, {options.instances} x {kind}")
+        reporter.step("backbone", f"{home.name}, {options.instances} x {kind}")
     for task, home in zip(index.tasks, tasks, strict=True):
         backbone = backbones[task.structure].name
-        console.step("task", f"{home.name}: {task.classes} classes, on {backbone}")
+        reporter.step("task", f"{home.name}: {task.classes} classes, on {backbone}")
     return Outcome(
         document={
             "repository": str(options.out),

@@ -10,7 +10,7 @@ from engines.errors import UsageError
 from engines.tasks.index import FILE, files_of
 from engines.transport.bundle import INDEX, Bundle
 from fpet_export.cli.verbs import Outcome
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
 from fpet_export.workflow import next_commands, trust, usable
 
 GROUP = "pack"
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
-def run(options: argparse.Namespace, console: Console) -> Outcome:
+def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Check the signature first, where one is asked for, then the bytes."""
     from engines.transport import signature
     from engines.transport.bundle import unpack
@@ -56,22 +56,22 @@ def run(options: argparse.Namespace, console: Console) -> Outcome:
             "only a bundle can be unpacked", where="--unpack", fix="leave --unpack out"
         )
     if (options.artefact / INDEX).is_file():
-        return _verify_unpacked(options, console)
+        return _verify_unpacked(options, reporter)
     if options.artefact.is_dir():
-        return _verify_tasks(options, console)
+        return _verify_tasks(options, reporter)
     signer = None
     if options.signers is not None:
         signer = signature.verify(options.artefact, options.signers, identity=options.identity)
-        console.step("signature", f"of {signer}")
-    found = trust.check(options.artefact, console)
+        reporter.step("signature", f"of {signer}")
+    found = trust.check(options.artefact, reporter)
     artefact = options.artefact
     for manifest in trust.judged(artefact, found):
-        usable.say(artefact.with_name(manifest.file), manifest, console)
+        usable.say(artefact.with_name(manifest.file), manifest, reporter)
     if signer is None:
-        console.step("signature", "not checked: --signers was not given", passed=None)
+        reporter.step("signature", "not checked: --signers was not given", passed=None)
     if options.unpack is not None:
         artefact = unpack(options.artefact, options.unpack, force=options.force)
-        console.step("unpack", str(options.unpack))
+        reporter.step("unpack", str(options.unpack))
     if artefact.name == FILE:
         artefact = artefact.parent
     names = [entry.name for entry in found.entries] if isinstance(found, Bundle) else [found.file]
@@ -102,7 +102,7 @@ def _next(artefact: Path) -> list[str]:
     return [usable.go_on(command("check" if has_answers else "bench", artefact), manifest)]
 
 
-def _verify_unpacked(options: argparse.Namespace, console: Console) -> Outcome:
+def _verify_unpacked(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Check every file of a bundle that was unpacked."""
     from engines.transport.bundle import check_unpacked
 
@@ -115,7 +115,7 @@ def _verify_unpacked(options: argparse.Namespace, console: Console) -> Outcome:
         )
     found = check_unpacked(folder)
     size = sum(entry.size_bytes for entry in found.entries)
-    console.step("bundle", f"whole: {len(found.entries)} files, {size / 1e6:.1f} MB")
+    reporter.step("bundle", f"whole: {len(found.entries)} files, {size / 1e6:.1f} MB")
     return Outcome(
         document={
             "artefact": str(folder / found.artefact),
@@ -128,7 +128,7 @@ def _verify_unpacked(options: argparse.Namespace, console: Console) -> Outcome:
     )
 
 
-def _verify_tasks(options: argparse.Namespace, console: Console) -> Outcome:
+def _verify_tasks(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Check a folder of tasks, every byte."""
     folder = options.artefact
     if options.signers is not None:
@@ -137,7 +137,7 @@ def _verify_tasks(options: argparse.Namespace, console: Console) -> Outcome:
             where="--signers",
             fix=f"bundle it with --key, and verify that: {next_commands.bundle(folder)} --key KEY",
         )
-    found = trust.check_tasks(folder, console)
+    found = trust.check_tasks(folder, reporter)
     return Outcome(
         document={
             "artefact": str(folder),

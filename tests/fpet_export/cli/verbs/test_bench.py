@@ -16,7 +16,7 @@ from engines.engine import load_target
 from engines.manifest import Manifest, Runtime, read_manifest, write_manifest
 from engines.onnx_header import read_onnx_header
 from fpet_export.cli import arguments
-from fpet_export.console import Console
+from fpet_export.cli.console import Console
 from fpet_export.workflow import plain
 from tests.fpet_export.command_line import Exported, call
 

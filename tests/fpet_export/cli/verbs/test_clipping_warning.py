@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calibration.table import CalibrationTable, seen
-from fpet_export.console import Console
+from fpet_export.cli.console import Console
 from fpet_export.workflow.quantize import warn_of_clipping
 from tests.calibration.test_table import PREPROCESSING
 

@@ -19,8 +19,8 @@ from engines.machine import processor
 from engines.machine.jetson import Board
 from engines.targets import _lookup
 from fpet_export.board.agent import build_agent
+from fpet_export.cli.console import Console
 from fpet_export.cli.verbs import doctor
-from fpet_export.console import Console
 from fpet_export.doctor import board as _doctor_board
 from fpet_export.doctor import providers
 from fpet_export.doctor.findings import Findings

@@ -13,7 +13,7 @@ from engines.manifest import read_manifest
 from engines.parity.check_file import write_check
 from engines.parity.evidence import Expected, expected_of
 from engines.parity.rows import Evidence, gates_of
-from fpet_export.console import Console
+from fpet_export.cli.console import Console
 from fpet_export.workflow import build
 from fpet_export.workflow.expectation import expected_with_margin
 from tests.fpet_export.command_line import Exported

@@ -18,7 +18,7 @@ from calibration.recipe import typed_graph
 from calibration.table import read_table
 from engines.imaging.images import ImageSet
 from engines.manifest import read_manifest, write_manifest
-from fpet_export.console import Console
+from fpet_export.cli.console import Console
 from fpet_export.workflow import quantize as _quantize
 from tests.calibration.exports import Exports, images_of, saved, write_shard
 from tests.calibration.test_table import records_of

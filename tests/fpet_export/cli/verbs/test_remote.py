@@ -20,7 +20,7 @@ from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest
 from engines.verdict import verdict_of
 from fpet_export.board import ssh as transport
-from fpet_export.console import Console
+from fpet_export.cli.console import Console
 from fpet_export.workflow import best
 from fpet_export.workflow import plain as _plain
 from tests.fpet_export.board.ssh_server import Relay, Server, needs_sshd, start

@@ -15,7 +15,7 @@ from benchmarks.latency import Schedule
 from benchmarks.measurement import Artefact, ContenderResult, Measurement
 from benchmarks.paired_statistics import Comparison, LatencySummary, decide
 from engines.parity.rows import ParityTable, StageParity
-from fpet_export.console import Console
+from fpet_export.cli.console import Console
 from fpet_export.workflow import verdict as _verdict
 
 NOISE = Finding(severity="invalid", what="other programs used 50%", fix="close them")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
-from fpet_export.console import Console
+from fpet_export.reporter import Reporter
+from fpet_export.requests import CheckImages, TaskImages
 from fpet_export.workflow import images, next_commands
 
 if TYPE_CHECKING:
@@ -49,53 +49,51 @@ def by_task(texts: Sequence[str], tasks: Sequence[str], option: str) -> dict[str
     return found
 
 
-def predict_first(folder: Path, tasks: Sequence[str], options: argparse.Namespace) -> list[str]:
+def predict_first(folder: Path, tasks: Sequence[str], request: TaskImages) -> list[str]:
     """Return the command that classifies an image of the first task, where one is known."""
-    image = next_commands.first_image(by_task(options.data, tasks, "--data").get(tasks[0]))
+    image = next_commands.first_image(by_task(request.data, tasks, "--data").get(tasks[0]))
     return next_commands.predict(folder, image, task=tasks[0])
 
 
 def images_by_task(
-    options: argparse.Namespace,
+    request: TaskImages,
     preprocessing: Mapping[str, Preprocessing],
     known: Mapping[str, KnownClasses],
-    console: Console,
+    reporter: Reporter,
     *,
     default: int,
 ) -> dict[str, ImageSet]:
     """Return the images of every task, by `--data` and `--limit`.
 
     Args:
-        options: Of `_arguments.add_data(parser, by_task=True)`.
+        request: Which images and class names.
         preprocessing: What each task takes.
         known: What is known about each task's classes.
-        console: Hears what the images of each are.
+        reporter: Hears what the images of each are.
         default: How many synthetic images a task gets for which none are given.
 
     Raises:
         InputError: See `_images.checked`.
     """
-    places = by_task(options.data, list(preprocessing), "--data")
+    places = by_task(request.data, list(preprocessing), "--data")
     found = {}
-    single = argparse.Namespace(limit=options.limit, skip_bad=options.skip_bad)
     for name, own in preprocessing.items():
-        single.data = places.get(name)
+        single = CheckImages(data=places.get(name), limit=request.limit, skip_bad=request.skip_bad)
         found[name] = images.check_set(
-            single, own, known[name], console, default=default, name=name
+            single, own, known[name], reporter, default=default, name=name
         )
-    images.note_bad(options, getattr(single, "unreadable", ()))
     return found
 
 
 def known_by_task(
-    options: argparse.Namespace,
+    request: TaskImages,
     counts: Mapping[str, int | None],
     manifests: Mapping[str, Manifest] | None = None,
 ) -> dict[str, KnownClasses]:
     """Return what is known about the classes of every task, by `--labels` and its manifest.
 
     Args:
-        options: Of `_arguments.add_data(parser, by_task=True)`.
+        request: Which images and class names.
         counts: Logits of each task.
         manifests: Of the tasks, where they are exported already.
 
@@ -103,7 +101,7 @@ def known_by_task(
         InputError: Two sources disagree.
         UsageError: A file cannot be read, or does not have one name a class.
     """
-    files = by_task(options.labels, list(counts), "--labels")
+    files = by_task(request.labels, list(counts), "--labels")
     found = {}
     for name, count in counts.items():
         own = [manifests[name]] if manifests and name in manifests else []

@@ -11,8 +11,8 @@ import threading
 import pytest
 
 from engines.errors import ParityError
-from fpet_export import heartbeat
-from fpet_export.console import Console
+from fpet_export.cli import heartbeat
+from fpet_export.cli.console import Console
 
 
 class Terminal(io.StringIO):

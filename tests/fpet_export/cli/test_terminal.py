@@ -7,8 +7,8 @@ import pty
 
 import pytest
 
-from fpet_export.console import Console
-from fpet_export.terminal import table, terminal_width, wrapped
+from fpet_export.cli.console import Console
+from fpet_export.cli.terminal import table, terminal_width, wrapped
 
 
 def test_columns_decides_the_width(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from engines.parity.finite import json_ready
-from fpet_export import streams, terminal
-from fpet_export.heartbeat import Heartbeat
+from fpet_export.cli import streams, terminal
+from fpet_export.cli.heartbeat import Heartbeat
 
 _COLOURS = {"✓": "32", "✗": "31", "!": "33", "·": "2"}
 
@@ -31,7 +31,7 @@ class StepRecord:
 
 
 class Console:
-    """Prints for people on stderr, and remembers the steps for a report.
+    """Prints for people on stderr, and remembers the steps for a report: a `Reporter`.
 
     Args:
         quiet: Print nothing but errors.
@@ -40,11 +40,13 @@ class Console:
     Attributes:
         name_width: Columns for the names of steps.
         keeps: Where an interrupted command leaves what it has for the next one, once it does.
+        left_out: Images that were left out because they cannot be read.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet, self.verbose = quiet, verbose
         self.steps: list[StepRecord] = []
+        self.left_out: list[str] = []
         self.warnings: list[dict[str, Any]] = []
         self._terminal = streams.is_terminal()
         self._started = time.monotonic()
@@ -75,6 +77,15 @@ class Console:
         """
         self.step(name, text, passed=None)
         self.warnings.append({"name": name, "text": text, **facts})
+
+    def unreadable(self, names: Sequence[str]) -> None:
+        """Remember images that were left out, to list them at the end."""
+        self.left_out += [name for name in names if name not in self.left_out]
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal."""
+        return terminal.terminal_width()
 
     def line(self, text: str = "") -> None:
         """Print a line for people."""

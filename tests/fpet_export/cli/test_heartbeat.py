@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fpet_export.heartbeat import INTERVAL_S, Heartbeat
+from fpet_export.cli.heartbeat import INTERVAL_S, Heartbeat
 
 
 class Clock:

@@ -218,7 +218,7 @@ def test_the_agent_listens_from_the_first_moment(tmp_path: Path) -> None:
 
 
 def test_the_installed_command_begins_there() -> None:
-    text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
+    text = (Path(__file__).resolve().parents[3] / "pyproject.toml").read_text()
 
     assert 'fpet-export = "fpet_export.start:run"' in text
 

@@ -1,0 +1,141 @@
+"""Who hears of the steps of long work: a terminal, a notebook, or nobody.
+
+A workflow function takes a `Reporter` and never prints. The command line's console is one, a
+notebook may bring its own, and `SILENT` is the default everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Reporter(Protocol):
+    """Hears what is done while it is done.
+
+    Attributes:
+        keeps: Where interrupted work has left what it can go on from; None before there is any.
+    """
+
+    keeps: Path | None
+
+    @property
+    def width(self) -> int:
+        """Columns that a table may take."""
+
+    @property
+    def steps(self) -> Sequence[FinishedStep]:
+        """The steps so far, for a report of the whole."""
+
+    def step(self, name: str, text: str, *, passed: bool | None = True) -> None:
+        """Hear of a finished step; `passed` is None where it needs attention but did not fail."""
+
+    def warn(self, name: str, text: str, **facts: Any) -> None:
+        """Hear of a step that needs attention; `facts` say the same for programs, as JSON."""
+
+    def unreadable(self, names: Sequence[str]) -> None:
+        """Hear which images were left out because they cannot be read."""
+
+    def line(self, text: str = "") -> None:
+        """Hear one line of text as it is."""
+
+    def paragraph(self, text: str) -> None:
+        """Hear a sentence, to be broken at the width."""
+
+    def explain(self, meanings: Sequence[str]) -> None:
+        """Hear what terms mean; each is worth saying once."""
+
+    def detail(self, text: str) -> None:
+        """Hear what only somebody who asked for details wants to know."""
+
+    def bullet(self, text: str) -> None:
+        """Hear one entry of a list."""
+
+    def table(self, rows: Sequence[Sequence[str]], *, words: bool = False) -> None:
+        """Hear rows of cells, heading first; with `words` the last column holds sentences."""
+
+    def working(self, text: str) -> AbstractContextManager[None]:
+        """Hear that long work begins whose steps nobody counts."""
+
+    def progress(self, text: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Hear that `total` steps begin, and then of so many more; 0 where nobody knows."""
+
+    def phases(self) -> AbstractContextManager[Callable[[str, int, int], None]]:
+        """Hear of phases as (name, done, total), which may be nested."""
+
+
+class FinishedStep(Protocol):
+    """One finished step: its name, what it found, whether it passed, and how long it took."""
+
+    @property
+    def name(self) -> str:
+        """What was done, in one word."""
+
+    @property
+    def text(self) -> str:
+        """What it found."""
+
+    @property
+    def passed(self) -> bool | None:
+        """None where it needs attention."""
+
+    @property
+    def seconds(self) -> float:
+        """Since the step before."""
+
+
+class Silent:
+    """A reporter that says nothing. What went wrong is raised as an error all the same."""
+
+    width = 80
+    keeps: Path | None = None
+    steps: Sequence[FinishedStep] = ()
+
+    def step(self, name: str, text: str, *, passed: bool | None = True) -> None:
+        """Say nothing."""
+
+    def warn(self, name: str, text: str, **facts: Any) -> None:
+        """Say nothing."""
+
+    def unreadable(self, names: Sequence[str]) -> None:
+        """Say nothing."""
+
+    def line(self, text: str = "") -> None:
+        """Say nothing."""
+
+    def paragraph(self, text: str) -> None:
+        """Say nothing."""
+
+    def explain(self, meanings: Sequence[str]) -> None:
+        """Say nothing."""
+
+    def detail(self, text: str) -> None:
+        """Say nothing."""
+
+    def bullet(self, text: str) -> None:
+        """Say nothing."""
+
+    def table(self, rows: Sequence[Sequence[str]], *, words: bool = False) -> None:
+        """Say nothing."""
+
+    @contextlib.contextmanager
+    def working(self, text: str) -> Iterator[None]:
+        """Say nothing."""
+        yield
+
+    @contextlib.contextmanager
+    def progress(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Say nothing."""
+        yield lambda count: None
+
+    @contextlib.contextmanager
+    def phases(self) -> Iterator[Callable[[str, int, int], None]]:
+        """Say nothing."""
+        yield lambda name, done, total: None
+
+
+SILENT: Reporter = Silent()
+"""The default: long work is done without a word."""

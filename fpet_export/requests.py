@@ -1,0 +1,364 @@
+"""What a user asks for: groups of settings that the command line and Python share.
+
+Every verb has one request, a frozen dataclass made of these groups. Its fields have the names and
+the defaults of the options on the command line; whoever makes one in Python gets the same
+refusals. Nothing here is heavy: a request is made before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from engines.errors import UsageError
+from engines.near_names import did_you_mean
+
+if TYPE_CHECKING:
+    from engines.engine import OpenOptions
+
+R = TypeVar("R", bound="Request")
+
+PRECISIONS = ("fp16", "bf16", "int8", "fp8")
+"""What a graph can be typed in."""
+INTEGERS = ("int8", "fp8")
+"""Those of them that need ranges, found on images."""
+BEST = "best"
+"""The fastest precision that keeps the limits on accuracy."""
+
+
+def _one_of(*choices: str, default: str | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"choices": choices})
+
+
+def _from_one(default: int | None) -> Any:
+    return dataclasses.field(default=default, metadata={"least": 1})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What all requests have: strings become paths and lists become tuples, values are checked.
+
+    Attributes:
+        command: The command line that is recorded in manifests, word by word.
+
+    Raises:
+        UsageError: A value is none of the choices, or out of its range.
+    """
+
+    command: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Convert and check every field; see the class."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            found = _converted(value, str(field.type))
+            if found is not value:
+                object.__setattr__(self, field.name, found)
+            _refuse(field, found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunFacts(Request):
+    """What describes a run where its files do not; None asks the files.
+
+    Attributes:
+        backbone: A file, "timm:NAME" or "random:NAME:SEED".
+        merge_block: 0-based block after whose attention tokens merge, or "none".
+        method: "lora" or "adaptformer".
+        bit: Bits of the stored adapter: 1, 2, 4, 8 or 32.
+        dim: Rank or bottleneck width.
+        scale: The method's scale.
+        config: The run's YAML.
+        heads: Attention heads of the backbone.
+        image: Input height and width in pixels, for a grid that is not square.
+        pool: What the head reads: the class token, or the mean over the patches.
+        weights: Which set of a file that holds several: "raw", "ema", "teacher" or "student".
+        normalisation: Mean and std: "none", "imagenet", "half", "clip" or "M,M,M/S,S,S".
+        decode: "full" obeys EXIF orientation and transparency, "plain" drops both.
+        background: RGB behind transparent pixels, 0 to 255; None takes white.
+    """
+
+    backbone: str | None = None
+    merge_block: int | str | None = None
+    method: str | None = None
+    bit: int | None = None
+    dim: int | None = None
+    scale: float | None = None
+    config: Path | None = None
+    heads: int | None = None
+    image: tuple[int, int] | None = None
+    pool: Literal["token", "avg"] | None = _one_of("token", "avg")
+    weights: str | None = None
+    normalisation: str | None = None
+    decode: Literal["full", "plain"] | None = _one_of("full", "plain")
+    background: tuple[int, int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(RunFacts):
+    """A run: a folder, DIR/NAME, NAME.pth or "random:NAME:SEED", and what describes it."""
+
+    run: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GraphInput(Request):
+    """What a graph takes.
+
+    Attributes:
+        batch: Images per inference, or the lowest and highest number of a dynamic batch.
+        input: float32 pixels in 0..1 NCHW, or raw bytes; "uint8" is "uint8-nhwc".
+        opset: ONNX opset; None takes the target's.
+    """
+
+    batch: int | tuple[int, int] = 1
+    input: Literal["float32", "uint8", "uint8-nchw", "uint8-nhwc"] = _one_of(
+        "float32", "uint8", "uint8-nchw", "uint8-nhwc", default="float32"
+    )
+    opset: int | None = _from_one(None)
+
+    @property
+    def input_kind(self) -> Literal["float32", "uint8-nchw", "uint8-nhwc"]:
+        """`input` with its short form spelled out."""
+        return "uint8-nhwc" if self.input == "uint8" else self.input
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Graph(GraphInput):
+    """How a run becomes a static graph.
+
+    Attributes:
+        ties: "argmax" keeps every token; "reference" drops tied ones as the published rule does.
+        last_block: What the last block computes; None is the target's choice.
+    """
+
+    ties: Literal["argmax", "reference"] = _one_of("argmax", "reference", default="argmax")
+    last_block: Literal["class-token", "all-tokens"] | None = _one_of("class-token", "all-tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SkippingBad(Request):
+    """Whether images that cannot be read are left out and listed; else they are an error."""
+
+    skip_bad: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckImages(SkippingBad):
+    """The images of a check.
+
+    Attributes:
+        data: A folder, list, CSV or `.npz` (docs/data.md); None makes a synthetic set.
+        labels: Text file with one class name a line, in the order of the head's rows.
+        limit: Images to check, at most; None takes as many as the gates need.
+    """
+
+    data: Path | None = None
+    labels: Path | None = None
+    limit: int | None = _from_one(None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskImages(SkippingBad):
+    """The images of a check of several tasks: "SET" for all, or "TASK=SET" for one.
+
+    Attributes:
+        data: Sets of images.
+        labels: Files with class names.
+        limit: Images to check per task, at most.
+    """
+
+    data: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    limit: int = _from_one(128)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantization(Request):
+    """How a graph is typed, besides its precision.
+
+    Attributes:
+        io: Pixels and logits: float32, the graph's own type, or raw pixels.
+        preset: What INT8 and FP8 quantize: the linears of the blocks, or their attention too.
+        keep: Layers or blocks that stay in half precision, as "blocks/0" or "blocks/11/fc2".
+        half: The type of what INT8 and FP8 leave alone.
+        calibration: Images to find ranges on; None takes half of the images to check on.
+        images: Calibration images; None takes up to 128.
+        table: Calibration tables to start from, merged.
+        observer: Rule by kind of tensor, as {"input": "percentile"}.
+        equalise: Move outlier channels and means between layers first, which is exact.
+        max_drop: Percentage points of accuracy to lose at most.
+        min_sqnr: Smallest signal to noise of the logits, in decibels.
+        min_agreement: Smallest share of images with the same class, 0 to 1.
+    """
+
+    io: Literal["fp32", "typed", "uint8"] = _one_of("fp32", "typed", "uint8", default="fp32")
+    preset: Literal["vit-linear", "vit-attention"] = _one_of(
+        "vit-linear", "vit-attention", default="vit-linear"
+    )
+    keep: tuple[str, ...] = ()
+    half: Literal["fp16", "bf16"] = _one_of("fp16", "bf16", default="fp16")
+    calibration: Path | None = None
+    images: int | None = _from_one(None)
+    table: tuple[Path, ...] = ()
+    observer: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    equalise: bool = True
+    max_drop: float | None = None
+    min_sqnr: float | None = None
+    min_agreement: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Precision(Quantization):
+    """The precision of a deployment: float32, one of `PRECISIONS`, or "best"."""
+
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8", "best"] = _one_of(
+        "fp32", *PRECISIONS, BEST, default="fp32"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rounds(Request):
+    """How many rounds a measurement has at least."""
+
+    rounds: int = _from_one(40)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measuring(Rounds):
+    """How long engines are measured, and beside what.
+
+    Attributes:
+        peers: Names of `benchmarks/peers`, or "all".
+        threads: CPU threads; None takes the physical cores.
+        seconds: At least.
+        allow_noise: Keep a noisy measurement, marked as such, instead of an error.
+    """
+
+    peers: tuple[str, ...] = ()
+    threads: int | None = _from_one(None)
+    seconds: float = 3.0
+    allow_noise: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AllowFailed(Request):
+    """Whether an artefact may be used whose check failed; what is made of it failed, too."""
+
+    force_failed: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AllowForm(Request):
+    """Whether a graph may be used that was exported for a target of another form."""
+
+    force_form: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opening(AllowFailed):
+    """How an artefact is opened.
+
+    Attributes:
+        provider: What ONNX Runtime runs a graph on; None takes the CPU, or what it was built for.
+        no_cuda_graph: Launch a plan's kernels one by one, not as one CUDA graph.
+        zero_copy: Let the GPU use the host's memory in place of copies.
+    """
+
+    provider: Literal["cpu", "cuda", "tensorrt"] | None = _one_of("cpu", "cuda", "tensorrt")
+    no_cuda_graph: bool = False
+    zero_copy: bool = False
+
+    def open_options(self, *, signers: Path | None = None) -> OpenOptions:
+        """Return the same for `engines.open`."""
+        from engines.engine import OpenOptions
+
+        return OpenOptions(
+            provider=self.provider,
+            cuda_graph=not self.no_cuda_graph,
+            zero_copy=self.zero_copy,
+            signers=signers,
+            allow_failed=self.force_failed,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Elsewhere(Request):
+    """Another machine that does the work, through ssh.
+
+    Attributes:
+        remote: Its name, as for ssh; None works here.
+        remote_dir: Folder there; None is one below ~/.cache/fpet-export.
+        ssh_config: Instead of ~/.ssh/config.
+        keep_remote: Leave the folder there.
+    """
+
+    remote: str | None = None
+    remote_dir: str | None = None
+    ssh_config: Path | None = None
+    keep_remote: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Writing(Request):
+    """Whether files that exist are replaced."""
+
+    force: bool = False
+
+
+def _converted(value: Any, annotation: str) -> Any:
+    """Return a value as its field holds it: paths from strings, tuples from lists."""
+    if isinstance(value, str):
+        if annotation.startswith("Path"):
+            return Path(value)
+        if annotation.startswith("tuple["):  # "cpu,rtx", as on the command line
+            value = [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, Path) and annotation.startswith("str"):
+        return str(value)
+    if isinstance(value, Path) and annotation.startswith("tuple["):
+        value = [value]
+    if isinstance(value, (list, tuple)) and "tuple[" in annotation:
+        item = Path if "tuple[Path" in annotation else None
+        found = tuple(item(one) if item else one for one in value)
+        return value if found == value else found
+    return value
+
+
+def _refuse(field: dataclasses.Field[Any], value: Any) -> None:
+    """Refuse a value out of its field's choices or range.
+
+    Raises:
+        UsageError: It is.
+    """
+    choices: Sequence[str] | None = field.metadata.get("choices")
+    if choices is not None and value not in choices and value != field.default:
+        raise UsageError(
+            f"{value!r} is not one of {', '.join(choices)}",
+            where=field.name,
+            fix=did_you_mean(str(value), choices, otherwise="choose one of the names above"),
+        )
+    least = field.metadata.get("least")
+    if least is not None and value is not None and not _is_whole(value, least):
+        raise UsageError(
+            f"{value!r} is not a whole number from {least}",
+            where=field.name,
+            fix=f"give a number from {least}",
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{value} is not finite", where=field.name, fix="give a finite number")
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def made(kind: type[R], given: Mapping[str, Any]) -> R:
+    """Return a request of what was given by name, such as a parsed command line.
+
+    Names that the request does not have are left out; one that is missing takes its default.
+    """
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in given.items() if name in names})
