@@ -245,6 +245,18 @@ class Measuring(Rounds):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Writing(Request):
+    """Whether files that exist are replaced."""
+
+    force: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Typing(Precision, CheckImages, Rounds, Writing):
+    """How a graph is typed, the images it is judged on, and the rounds in which "best" measures."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AllowFailed(Request):
     """Whether an artefact may be used whose check failed; what is made of it failed, too."""
 
@@ -300,13 +312,6 @@ class Elsewhere(Request):
     remote_dir: str | None = None
     ssh_config: Path | None = None
     keep_remote: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Writing(Request):
-    """Whether files that exist are replaced."""
-
-    force: bool = False
 
 
 def _converted(value: Any, annotation: str) -> Any:

@@ -25,8 +25,8 @@ _PACKAGES = {
         "tasks/__init__.py", "tasks/build.py", "tasks/measure.py",
         "workflow/__init__.py",
         *(f"workflow/{name}.py" for name in (
-            "batches", "build", "export", "images", "measure", "next_commands", "plain",
-            "quantize", "target_facts", "trust", "usable",
+            "batches", "engine_steps", "images", "measure", "next_commands", "plain",
+            "steps", "target_facts", "trust", "typed_graph", "usable",
         )),
         *(f"cli/verbs/{name}.py" for name in ("__init__", *VERBS)),
     ),

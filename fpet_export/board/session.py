@@ -134,7 +134,7 @@ class Board:
             TrustError: The bytes are not those that were built.
         """
         from engines.fusion.report import fusion_path
-        from fpet_export.workflow import build
+        from fpet_export.workflow import engine_steps
 
         with storage.atomic_path(out) as engine:
             for path in (engine, manifest_path(engine)):
@@ -144,7 +144,7 @@ class Board:
             listed = self.remote.shell(f"ls {shlex.quote(report.name)} 2>/dev/null || true")
             if out.suffix == ".plan" and listed:
                 self.remote.download(report.name, report)
-        self.reporter.step("fetch", build.describe(out, manifest))
+        self.reporter.step("fetch", engine_steps.describe(out, manifest))
         return manifest
 
     def measure(self, engines: Sequence[str], words: Sequence[str]) -> Measurement:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from engines import form, verdict
 from engines.commands import command
 from engines.errors import UsageError
 from fpet_export.model import normalisation
@@ -225,7 +226,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
 
 
 def open_options(options: argparse.Namespace, *, signers: Path | None = None) -> OpenOptions:
-    """Return what `add_running` and `_usable.add_failed` asked for."""
+    """Return what `add_running` and `_arguments.add_failed` asked for."""
     from engines.engine import OpenOptions
 
     return OpenOptions(
@@ -234,6 +235,24 @@ def open_options(options: argparse.Namespace, *, signers: Path | None = None) ->
         zero_copy=options.zero_copy,
         signers=signers,
         allow_failed=options.force_failed,
+    )
+
+
+def add_failed(parser: argparse.ArgumentParser) -> None:
+    """Add the way to use what failed its check."""
+    parser.add_argument(
+        verdict.FLAG,
+        action="store_true",
+        help="use an artefact whose check failed; what is made of it counts as failed, too",
+    )
+
+
+def add_form(parser: argparse.ArgumentParser) -> None:
+    """Add the way to use a graph that was exported for a target of another form."""
+    parser.add_argument(
+        form.FLAG,
+        action="store_true",
+        help="take a graph that was exported for a target which wants it otherwise",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping
@@ -18,9 +17,10 @@ from engines.errors import (
 from engines.manifest import read_manifest
 from engines.targets import Target
 from fpet_export.reporter import Reporter
-from fpet_export.workflow import build as _engines
+from fpet_export.requests import Typing
+from fpet_export.workflow import engine_steps as _engines
 from fpet_export.workflow import measure
-from fpet_export.workflow import quantize as _quantize
+from fpet_export.workflow import typed_graph as _quantize
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -70,7 +70,7 @@ def candidates(
     onnx: Path,
     target: Target,
     examiner: Examiner,
-    options: argparse.Namespace,
+    request: Typing,
     reporter: Reporter,
     *,
     table: CalibrationTable | None,
@@ -82,7 +82,7 @@ def candidates(
         onnx: The float32 graph.
         target: Where they run.
         examiner: Images on which the promise must hold.
-        options: Of the verb.
+        request: What is asked of them.
         reporter: Hears of each.
         table: Ranges for integers.
         parity_of: Returns what a graph's manifest keeps of its row.
@@ -91,12 +91,12 @@ def candidates(
 
     made: dict[str, Typed] = {}
     graphs: dict[str, Path] = {}
-    for precision in _quantize.precisions_of(options, target):
+    for precision in _quantize.precisions_of(request, target):
         if precision == "bf16" and "fp16" in made:
             continue  # the same speed and fewer digits: it is for what float16 cannot hold
-        recipe = _quantize.recipe_of(options, target, precision)
+        recipe = _quantize.recipe_of(request, target, precision)
         try:
-            typed = _quantize.make(onnx, recipe, examiner, options, reporter, table=table)
+            typed = _quantize.make(onnx, recipe, examiner, request, reporter, table=table)
         except (BudgetError, ExportError) as error:
             reporter.step(precision, f"out: {error.what}", passed=None)
             continue
@@ -113,8 +113,8 @@ def candidates(
             table=table if recipe.quantizes else None,
             parity=parity_of(typed.row),
             target=_quantize.target_of(typed, target),
-            force=options.force,
-            command=options.command,
+            force=request.force,
+            command=request.command,
         )
     if not {"fp16", "bf16"} & set(graphs):
         graphs = {"fp32": onnx, **graphs}
@@ -124,9 +124,7 @@ def candidates(
     return found
 
 
-def choose(
-    found: Candidates, target: Target, options: argparse.Namespace, reporter: Reporter
-) -> Best:
+def choose(found: Candidates, target: Target, request: Typing, reporter: Reporter) -> Best:
     """Measure the candidates on this machine, and take the fastest.
 
     Raises:
@@ -135,7 +133,7 @@ def choose(
     baseline, graphs = found.baseline, found.graphs
     if len(graphs) == 1:
         return Best(graph=graphs[baseline], precision=baseline, made=found.made, measurement=None)
-    measurement = _measure(graphs, target, options, reporter)
+    measurement = _measure(graphs, target, request, reporter)
     precision = fastest(measurement, tuple(graphs))
     reporter.step("best", verdict(measurement, precision))
     return Best(
@@ -158,9 +156,7 @@ def fastest(measurement: Measurement, names: tuple[str, ...]) -> str:
     return best
 
 
-def require_runnable(
-    onnx: Path, target: Target, options: argparse.Namespace, reporter: Reporter
-) -> None:
+def require_runnable(onnx: Path, target: Target, request: Typing, reporter: Reporter) -> None:
     """Find out with the float32 graph, before the work, whether engines run here.
 
     Raises:
@@ -169,7 +165,7 @@ def require_runnable(
     from engines.parity.evidence import runnable
 
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
-        problem = runnable(_built(onnx, target, Path(folder) / "fp32", options, reporter))
+        problem = runnable(_built(onnx, target, Path(folder) / "fp32", request, reporter))
     if problem is not None:
         named = next(name for name in target.precisions if name != "fp32")
         raise MissingDependencyError(
@@ -180,9 +176,7 @@ def require_runnable(
         )
 
 
-def _built(
-    graph: Path, target: Target, stem: Path, options: argparse.Namespace, reporter: Reporter
-) -> Path:
+def _built(graph: Path, target: Target, stem: Path, request: Typing, reporter: Reporter) -> Path:
     from engines import BuildOptions, build
 
     with _engines.build_progress(reporter) as progress:
@@ -191,7 +185,7 @@ def _built(
             target=target,
             out=stem.with_name(stem.name + target.suffix),
             options=BuildOptions(
-                command=options.command,
+                command=request.command,
                 progress=progress,
                 allow_failed=True,  # the verb has asked whether that is wanted
                 any_form=True,
@@ -200,7 +194,7 @@ def _built(
 
 
 def _measure(
-    graphs: dict[str, Path], target: Target, options: argparse.Namespace, reporter: Reporter
+    graphs: dict[str, Path], target: Target, request: Typing, reporter: Reporter
 ) -> Measurement:
     from benchmarks import format_table
     from engines import OpenOptions
@@ -208,16 +202,16 @@ def _measure(
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         measurement = measure.measure(
             [
-                _built(graph, target, Path(folder) / precision, options, reporter)
+                _built(graph, target, Path(folder) / precision, request, reporter)
                 for precision, graph in graphs.items()
             ],
             against=None,
             peers=(),
             settings=measure.Settings(
-                rounds=options.rounds, opening=OpenOptions(allow_failed=True)
+                rounds=request.rounds, opening=OpenOptions(allow_failed=True)
             ),
             folder=Path(folder),
-            command=options.command,
+            command=request.command,
             reporter=reporter,
         )
     reporter.line()

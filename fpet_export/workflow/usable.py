@@ -6,7 +6,6 @@ said on the reporter.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,49 +15,30 @@ from engines import form, verdict
 from engines.errors import ParityError
 from engines.manifest import Manifest, manifest_path, read_manifest
 from fpet_export.reporter import Reporter
+from fpet_export.requests import AllowFailed, AllowForm
 
 if TYPE_CHECKING:
     from engines.targets import Target
     from engines.tasks.index import TaskIndex
 
 
-def add_failed(parser: argparse.ArgumentParser) -> None:
-    """Add the way to use what failed its check."""
-    parser.add_argument(
-        verdict.FLAG,
-        action="store_true",
-        help="use an artefact whose check failed; what is made of it counts as failed, too",
-    )
-
-
-def add_form(parser: argparse.ArgumentParser) -> None:
-    """Add the way to use a graph that was exported for a target of another form."""
-    parser.add_argument(
-        form.FLAG,
-        action="store_true",
-        help="take a graph that was exported for a target which wants it otherwise",
-    )
-
-
-def require(
-    path: Path, manifest: Manifest, options: argparse.Namespace, reporter: Reporter
-) -> None:
+def require(path: Path, manifest: Manifest, request: AllowFailed, reporter: Reporter) -> None:
     """Refuse an artefact that failed its check, unless that is wanted; say what is not sure.
 
     Raises:
         ParityError: It failed.
     """
-    verdict.require_passed(path, manifest, allow_failed=options.force_failed)
+    verdict.require_passed(path, manifest, allow_failed=request.force_failed)
     say(path, manifest, reporter)
 
 
-def require_file(path: Path, options: argparse.Namespace, reporter: Reporter) -> None:
+def require_file(path: Path, request: AllowFailed, reporter: Reporter) -> None:
     """Do the same for a file; nothing is known of one without a manifest.
 
     The bytes are not compared here: whoever opens them does that.
     """
     if path.is_file() and manifest_path(path).exists():
-        require(path, read_manifest(path, verify=False), options, reporter)
+        require(path, read_manifest(path, verify=False), request, reporter)
 
 
 def say(path: Path, manifest: Manifest, reporter: Reporter) -> None:
@@ -78,7 +58,7 @@ def require_form(
     path: Path,
     manifest: Manifest,
     target: Target,
-    options: argparse.Namespace,
+    request: AllowForm,
     reporter: Reporter,
 ) -> None:
     """Refuse a graph that its target wants otherwise, unless that is wanted; say what is not sure.
@@ -86,7 +66,7 @@ def require_form(
     Raises:
         InputError: It was exported for another target; the command that exports it is proposed.
     """
-    if not options.force_form:
+    if not request.force_form:
         form.require_form(path, manifest, target)
     say_form(path, manifest, target, reporter)
 
@@ -107,7 +87,7 @@ def require_tasks(
     folder: Path,
     index: TaskIndex,
     names: Iterable[str],
-    options: argparse.Namespace,
+    request: AllowFailed,
     reporter: Reporter,
 ) -> None:
     """Refuse tasks of a folder that failed their check, unless that is wanted.
@@ -120,7 +100,7 @@ def require_tasks(
     names = list(names)
     for number in sorted({index.task(name, where=str(folder)).structure for name in names}):
         graph = folder / index.structures[number].graph.file
-        require(graph, read_manifest(graph, verify=False), options, reporter)
+        require(graph, read_manifest(graph, verify=False), request, reporter)
     for name in names:
         delta = folder / index.task(name, where=str(folder)).delta.file
         found = verdict.verdict_of(read_manifest(delta, verify=False))
@@ -128,7 +108,7 @@ def require_tasks(
             failed[name] = found.failure
         elif found.state == "unchecked":
             unchecked.append(name)
-    if failed and not options.force_failed:
+    if failed and not request.force_failed:
         what = "; ".join(f"{name}: {why}" for name, why in failed.items())
         drop = shlex.join(["fpet-export", "tasks", "-o", str(folder), "--drop", ",".join(failed)])
         raise ParityError(
@@ -147,11 +127,11 @@ def go_on(line: str, manifest: Manifest) -> str:
     return f"{line} {verdict.FLAG}" if verdict.verdict_of(manifest).state == "failed" else line
 
 
-def failed_words(options: argparse.Namespace) -> list[str]:
-    """Return what `add_failed` read, for the agent's command line."""
-    return [verdict.FLAG] if getattr(options, "force_failed", False) else []
+def failed_words(request: AllowFailed) -> list[str]:
+    """Return the same as words, for the agent's command line."""
+    return [verdict.FLAG] if request.force_failed else []
 
 
-def form_words(options: argparse.Namespace) -> list[str]:
-    """Return what `add_form` read, likewise."""
-    return [form.FLAG] if getattr(options, "force_form", False) else []
+def form_words(request: AllowForm) -> list[str]:
+    """Return the same as words, likewise."""
+    return [form.FLAG] if request.force_form else []

@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep a noisy measurement, marked as such, instead of exit code 9",
     )
     arguments.add_running(parser)
-    usable.add_failed(parser)
+    arguments.add_failed(parser)
     parser.add_argument("--html", type=Path, help="also write one self-contained HTML page")
     arguments.add_output(parser, what="JSON to write (default: only printed)")
     remote.add_arguments(parser)

@@ -86,8 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the line for NVIDIA's own tool and build nothing",
     )
-    usable.add_failed(parser)
-    usable.add_form(parser)
+    arguments.add_failed(parser)
+    arguments.add_form(parser)
     remote.add_arguments(parser)
 
 
@@ -130,7 +130,7 @@ def build_here(
     from engines import BuildOptions, build
     from engines.engine import equivalent_command, load_target
     from engines.parity.rows import ParityTable, failed_row, judge
-    from fpet_export.workflow import build as _engines
+    from fpet_export.workflow import engine_steps as _engines
 
     place = load_target(target)
     wanted = BuildOptions(

@@ -14,7 +14,6 @@ from engines.transport.bundle import SUFFIX, Bundle
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
-from fpet_export.workflow import usable
 
 GROUP = "pack"
 HELP = "pack a graph, an engine or tasks for another machine, with the agent that builds and checks"
@@ -48,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="pack the same architecture without merging too, to be measured against",
     )
-    usable.add_failed(parser)
-    usable.add_form(parser)
+    arguments.add_failed(parser)
+    arguments.add_form(parser)
     parser.add_argument("--key", type=Path, help="SSH key to sign the archive with")
 
 

@@ -15,7 +15,7 @@ from engines.manifest import manifest_path, read_manifest, write_manifest
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
-from fpet_export.workflow import export, usable
+from fpet_export.workflow import steps, usable
 
 if TYPE_CHECKING:
     from engines.parity.rows import ParityTable
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the check file (default: the only *.check.npz beside the engine)",
     )
     arguments.add_tasks(parser)
-    usable.add_failed(parser)
+    arguments.add_failed(parser)
 
 
 def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     from engines.parity.rows import judge
 
     table, artefacts = (_tasks if options.engine.is_dir() else _engine)(options, reporter)
-    export.show_table(table, reporter, heading="task" if options.engine.is_dir() else "stage")
+    steps.show_table(table, reporter, heading="task" if options.engine.is_dir() else "stage")
     for artefact in artefacts:
         _record(artefact, table, reporter)
     judge(table, fix="build the engine again here; if it stays, report it with the table above")

@@ -20,8 +20,8 @@ from engines.tasks.index import is_folder
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
-from fpet_export.workflow import export
 from fpet_export.workflow import images as _images
+from fpet_export.workflow import steps
 
 if TYPE_CHECKING:
     from calibration.examine import Examiner
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
         reference="adapted model in float64" if adapted else f"artefact {Path(first).name}",
         rows=tuple(rows),
     )
-    export.show_table(table, reporter)
+    steps.show_table(table, reporter)
     document = table.to_json()
     if options.out is not None:
         storage.write_text(options.out, json.dumps(document, indent=1) + "\n")

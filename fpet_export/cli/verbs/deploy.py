@@ -16,12 +16,20 @@ from engines.errors import FpetError
 from engines.manifest import read_manifest
 from engines.targets._lookup import load_target
 from fpet_export.board import remote
-from fpet_export.cli import arguments
+from fpet_export.cli import arguments, quantize_arguments
 from fpet_export.cli.terminal import terminal_width
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
-from fpet_export.workflow import batches, export, headline, measure, next_commands, plain, quantize
-from fpet_export.workflow import build as _engines
+from fpet_export.workflow import (
+    batches,
+    headline,
+    measure,
+    next_commands,
+    plain,
+    steps,
+    typed_graph,
+)
+from fpet_export.workflow import engine_steps as _engines
 from fpet_export.workflow import page as _page
 from fpet_export.workflow import verdict as _verdict
 
@@ -77,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", default="cpu", metavar="T,T", help="targets (default: cpu; see `targets`)"
     )
     arguments.add_graph(parser)
-    quantize.add_precision(parser)
+    quantize_arguments.add_precision(parser)
     arguments.add_data(parser, limit=None)
     group = parser.add_argument_group("the measurement")
     group.add_argument(
@@ -123,9 +131,9 @@ def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     files = [options.out / name for name in _FILES]
     for target in targets:
         graph = options.out / target.file_name / "model.onnx"
-        quantize.refuse_all(graph, options)
+        typed_graph.refuse_all(graph, options)
         files.append(graph)
-        for typed in quantize.graphs_of(graph, options):
+        for typed in typed_graph.graphs_of(graph, options):
             files.append(default_path(typed, target))
     if options.remote is not None:
         files += [_latency_path(options.out, target) for target in targets[1:]]
@@ -134,11 +142,11 @@ def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     remote.refuse_peers(options)
     if options.remote is not None:
         remote.require_reachable(options)
-    started = export.start(options, reporter)
+    started = steps.start(options, reporter)
     built = [_build(started, options, reporter, target) for target in targets]
     rows = [*started.rows, *(row for one in built for row in one.rows)]
     table = started.check.table(rows)
-    export.show_table(table, reporter)
+    steps.show_table(table, reporter)
     text = json.dumps(table.to_json(), indent=1) + "\n"
     storage.write_text(options.out / "parity.json", text)
     pictures = _pictures(started, built[0].graph, options.out, reporter)
@@ -177,7 +185,7 @@ def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     )
     reporter.step("report", str(page))
     verdict.show(reporter)
-    export.require(table)
+    steps.require(table)
     return Outcome(
         document={
             "report": str(page),
@@ -194,14 +202,14 @@ def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
 
 
 def _build(
-    started: export.Started, options: argparse.Namespace, reporter: Reporter, target: Target
+    started: steps.Started, options: argparse.Namespace, reporter: Reporter, target: Target
 ) -> Built:
     """Export for one target, build its engine, and compare it where it runs."""
     from engines import BuildOptions, build
     from engines.parity.evidence import runnable
     from fpet_export.workflow import verify
 
-    exported = export.export(
+    exported = steps.export(
         started,
         options,
         reporter,
@@ -210,7 +218,7 @@ def _build(
     )
     if options.remote is not None:
         return _build_there(started, options, reporter, target, exported)
-    typed = export.type_graph(started, options, reporter, exported, target.name)
+    typed = steps.type_graph(started, options, reporter, exported, target.name)
     rows = _named(typed.rows, target)
     with _engines.build_progress(reporter) as progress:
         engine = build(
@@ -247,18 +255,18 @@ def _build(
 
 
 def _build_there(
-    started: export.Started,
+    started: steps.Started,
     options: argparse.Namespace,
     reporter: Reporter,
     target: Target,
-    exported: export.Exported,
+    exported: steps.Exported,
 ) -> Built:
     """Let another machine build, check and measure what `--precision` asks for."""
     from fpet_export.board.deploy import deploy_there
 
-    export.require(started.table(exported.rows))
-    found = export.type_graphs(started, options, reporter, exported, target)
-    export.require(started.table(made.row for made in found.made.values()))
+    steps.require(started.table(exported.rows))
+    found = steps.type_graphs(started, options, reporter, exported, target)
+    steps.require(started.table(made.row for made in found.made.values()))
     there = deploy_there(found, target, started.check.images, options, reporter)
     typed = (made.row for made in found.made.values())
     return Built(
@@ -279,7 +287,7 @@ def _named(rows: Iterable[StageParity], target: Target) -> tuple[StageParity, ..
 
 
 def _pictures(
-    started: export.Started, graph: Path, folder: Path, reporter: Reporter
+    started: steps.Started, graph: Path, folder: Path, reporter: Reporter
 ) -> tuple[Picture, ...]:
     """Draw the merge of the first image as a file and for the page; none without merging."""
     if started.adapted.model.merger is None:

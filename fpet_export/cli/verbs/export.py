@@ -8,10 +8,10 @@ import json
 
 from engines import storage
 from engines.manifest import manifest_path, read_manifest
-from fpet_export.cli import arguments
+from fpet_export.cli import arguments, quantize_arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
-from fpet_export.workflow import export, next_commands, quantize
+from fpet_export.workflow import next_commands, steps, typed_graph
 
 GROUP = "make"
 HELP = "turn a fine-tuned run into a checked ONNX graph"
@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the graph will run; decides the opset and its form (see `targets`)",
     )
     arguments.add_graph(parser)
-    quantize.add_precision(parser)
-    quantize.add_rounds(parser)
+    quantize_arguments.add_precision(parser)
+    quantize_arguments.add_rounds(parser)
     arguments.add_data(parser, limit=None)
 
 
@@ -47,15 +47,15 @@ def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     path = options.out / "model.onnx"
     for file in (path, manifest_path(path), options.out / "parity.json"):
         storage.refuse_overwrite(file, force=options.force)
-    quantize.refuse_all(path, options)
-    started = export.start(options, reporter)
-    exported = export.export(started, options, reporter, path=path, target=options.target)
-    typed = export.type_graph(started, options, reporter, exported, options.target)
+    typed_graph.refuse_all(path, options)
+    started = steps.start(options, reporter)
+    exported = steps.export(started, options, reporter, path=path, target=options.target)
+    typed = steps.type_graph(started, options, reporter, exported, options.target)
     table = started.table(typed.rows)
-    export.show_table(table, reporter)
+    steps.show_table(table, reporter)
     document = table.to_json()
     storage.write_text(options.out / "parity.json", json.dumps(document, indent=1) + "\n")
-    export.require(table)
+    steps.require(table)
     manifest = read_manifest(typed.path, verify=False)  # compared with its bytes by its check
     return Outcome(
         document={

@@ -12,7 +12,7 @@ from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
 from fpet_export.tasks import describe
-from fpet_export.workflow import export, next_commands
+from fpet_export.workflow import next_commands, steps
 
 GROUP = "make"
 HELP = "say what a run is and how each fact was found, or what is in a folder of tasks"
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     macs = cost.macs(spec, tokens, method=checkpoint.method, dim=checkpoint.dim)
     plain = cost.macs(spec, cost.tokens_after_blocks(spec, None))
     files = {str(path): sha256_of(path) for path in (*checkpoint.files, *adapted.backbone.files)}
-    reporter.step("run", f"{checkpoint.name}: {export.describe(adapted)}")
+    reporter.step("run", f"{checkpoint.name}: {steps.describe(adapted)}")
     facts = {name: str(fact) for name, fact in adapted.facts().items()}
     facts["backbone"] = adapted.backbone.source
     facts_found = [("fact", "value (source)"), *facts.items()]

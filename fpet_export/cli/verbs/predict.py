@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--signers", type=Path, metavar="FILE", help="open it only if one of these has signed it"
     )
     arguments.add_running(parser)
-    usable.add_failed(parser)
+    arguments.add_failed(parser)
     parser.add_argument("--top", type=int, default=1, help="classes to print (default: 1)")
     arguments.add_skip_bad(parser)
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from engines.errors import InputError, UsageError
 from engines.manifest import Manifest, read_manifest
-from fpet_export.cli import arguments
+from fpet_export.cli import arguments, quantize_arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
 from fpet_export.workflow import images as _images
 from fpet_export.workflow import next_commands, usable
-from fpet_export.workflow import quantize as _quantize
+from fpet_export.workflow import typed_graph as _quantize
 
 if TYPE_CHECKING:
     from calibration.examine import Examiner
@@ -53,11 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target", help="where it will run (default: what it was exported for)")
     arguments.add_output(parser, what="file to write (default: model.PRECISION.onnx beside it)")
-    _quantize.add_arguments(parser)
+    quantize_arguments.add_arguments(parser)
     arguments.add_data(parser)
-    _quantize.add_rounds(parser)
-    usable.add_failed(parser)
-    usable.add_form(parser)
+    quantize_arguments.add_rounds(parser)
+    arguments.add_failed(parser)
+    arguments.add_form(parser)
 
 
 def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
@@ -152,14 +152,14 @@ def _one(
     out: Path,
 ) -> Outcome:
     from calibration import quantize
-    from fpet_export.workflow import export
+    from fpet_export.workflow import steps
 
     recipe = _quantize.recipe_of(options, target, options.precision)
     made = _quantize.make(options.onnx, recipe, examiner, options, reporter, table=table)
     _quantize.say(made, reporter)
     parity = _table(options.onnx, examiner, made.row)
-    export.show_table(parity, reporter)
-    export.require(parity)
+    steps.show_table(parity, reporter)
+    steps.require(parity)
     document = parity.to_json()
     quantize.write(
         made,

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from engines.commands import command
+from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
 from fpet_export.workflow import trust, usable
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artefact", type=Path, metavar="X", help="a graph, an engine or a bundle")
     parser.add_argument("--key", type=Path, required=True, help="private SSH key, or .pub file")
     parser.add_argument("--force", action="store_true", help="replace a signature that exists")
-    usable.add_failed(parser)
+    arguments.add_failed(parser)
 
 
 def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:

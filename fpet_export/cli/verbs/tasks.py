@@ -16,8 +16,8 @@ from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
 from fpet_export.tasks import by_task as _tasks
 from fpet_export.tasks import report
-from fpet_export.workflow import export, next_commands, usable
 from fpet_export.workflow import images as _images
+from fpet_export.workflow import next_commands, steps
 
 if TYPE_CHECKING:
     from engines.imaging.images import ImageSet
@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("fp16",),
         help="keep dense adapter factors in float16; their error is measured and recorded",
     )
-    usable.add_failed(parser)
+    arguments.add_failed(parser)
     arguments.add_images(parser)
     parser.add_argument("--opset", type=arguments.positive, metavar="N", help="ONNX opset")
     arguments.add_data(parser, by_task=True)
@@ -121,11 +121,11 @@ def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
         size = (options.out / task.delta.file).stat().st_size
         reporter.step(
             task.name,
-            f"{export.describe(runs[task.name])} · {size / 1e3:.0f} kB",
+            f"{steps.describe(runs[task.name])} · {size / 1e3:.0f} kB",
             passed=one.reference.passed and one.single.passed,
         )
     for table in verify.tables(found):
-        export.show_table(table, reporter, heading="task")
+        steps.show_table(table, reporter, heading="task")
     if options.html is not None:
         report.write(
             options.html,

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many run at once, on each GPU or on the CPU (default: 1)",
     )
-    usable.add_failed(parser)
+    arguments.add_failed(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--gpus", type=_numbers, metavar="0,1", help="GPUs to use (default: all that it sees)"

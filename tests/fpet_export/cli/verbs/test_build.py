@@ -17,7 +17,7 @@ from engines import open_engine
 from engines.engine import Feeds, OpenOptions
 from engines.errors import ParityError
 from engines.manifest import manifest_path, read_manifest
-from fpet_export.workflow import build
+from fpet_export.workflow import engine_steps
 from tests.fpet_export.command_line import LABELS, Exported, call
 
 
@@ -178,8 +178,8 @@ def test_an_engine_that_gives_other_logits_exits_7(
 def test_short_reasons_are_one_fact() -> None:
     error = ParityError("no GPU: a; b; c", where="x", fix="y")
 
-    assert build.short_reason(error) == "no GPU"
-    assert build.short_reason(ParityError("a: b", where="x", fix="y")) == "a: b"
+    assert engine_steps.short_reason(error) == "no GPU"
+    assert engine_steps.short_reason(ParityError("a: b", where="x", fix="y")) == "a: b"
 
 
 def test_a_stale_side_car_is_refused(exported: Exported, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from engines.parity.check_file import write_check
 from engines.parity.evidence import Expected, expected_of
 from engines.parity.rows import Evidence, gates_of
 from fpet_export.cli.console import Console
-from fpet_export.workflow import build
+from fpet_export.workflow import engine_steps
 from fpet_export.workflow.expectation import expected_with_margin
 from tests.fpet_export.command_line import Exported
 
@@ -61,12 +61,12 @@ def test_a_board_compares_with_the_answers_that_came_along(
     recorded = exported.graph.with_name("model.check.npz")
     write_check(recorded, answers(exported))
     if not has_onnx:
-        real = build.util.find_spec  # type: ignore[attr-defined]
+        real = engine_steps.util.find_spec  # type: ignore[attr-defined]
         monkeypatch.setattr(
             "importlib.util.find_spec", lambda name: None if name == "onnx" else real(name)
         )
     try:
-        table = build.check_against_graph(exported.graph, engine, Console())
+        table = engine_steps.check_against_graph(exported.graph, engine, Console())
     finally:
         recorded.unlink()
     assert table is not None
@@ -77,6 +77,6 @@ def test_a_board_compares_with_the_answers_that_came_along(
 def test_without_answers_and_onnx_the_graph_runs_as_it_is(
     exported: Exported, engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "_margins_are_known_here", lambda: False)
-    table = build.check_against_graph(exported.graph, engine, Console())
+    monkeypatch.setattr(engine_steps, "_margins_are_known_here", lambda: False)
+    table = engine_steps.check_against_graph(exported.graph, engine, Console())
     assert table is not None and table.rows[0].passed

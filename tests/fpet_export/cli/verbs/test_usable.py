@@ -20,7 +20,7 @@ from engines.errors import InputError, ParityError
 from engines.manifest import manifest_path, read_manifest, write_manifest
 from engines.parity.rows import Evidence
 from engines.verdict import verdict_of
-from fpet_export.workflow import build
+from fpet_export.workflow import engine_steps
 from tests.fpet_export.command_line import (
     Exported,
     call,
@@ -171,13 +171,13 @@ def test_compare_and_show_are_there_to_find_out_why(
 def test_an_engine_that_drifts_from_its_graph_is_kept_as_failed(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = build._expected
+    real = engine_steps._expected
 
     def other(graph: Path, recorded: Path | None) -> object:
         found = real(graph, recorded)
         return dataclasses.replace(found, logits=-found.logits)
 
-    monkeypatch.setattr(build, "_expected", other)
+    monkeypatch.setattr(engine_steps, "_expected", other)
     engine = tmp_path / "model.cpu.onnx"
     assert call("build", exported.graph, "-o", engine).code == 7
     assert verdict_of(read_manifest(engine)).state == "failed"

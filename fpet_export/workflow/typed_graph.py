@@ -1,10 +1,8 @@
-"""Quantizing as `quantize`, `export` and `deploy` do it: arguments, images, calibration, lines."""
+"""Quantizing as `quantize`, `export` and `deploy` do it: images, calibration, limits."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +10,9 @@ from typing import TYPE_CHECKING
 from engines import storage
 from engines.errors import InputError, UsageError
 from engines.manifest import Preprocessing, read_manifest
-from engines.near_names import did_you_mean
 from engines.plurals import counted
-from fpet_export.cli import arguments
 from fpet_export.reporter import Reporter
+from fpet_export.requests import BEST, INTEGERS, PRECISIONS, Quantization, Typing
 from fpet_export.workflow import images as _images
 
 if TYPE_CHECKING:
@@ -29,142 +26,22 @@ if TYPE_CHECKING:
     from engines.imaging.source import ImageSource
     from engines.targets import Target
 
-PRECISIONS = ("fp16", "bf16", "int8", "fp8")
-INTEGERS = ("int8", "fp8")
-BEST = "best"
 DEFAULT_CALIBRATION = 128
 LONG_TAIL = 5.0
 """Largest value over the one that 99.9 % stay below: beyond it a rule that clips destroys what a
 pretrained network relies on."""
-PRESETS = ("vit-linear", "vit-attention")
 OBSERVERS = ("absmax", "percentile", "entropy", "mse")
 SITES = ("input", "q", "k", "v", "probabilities")
 
-FOR_INTEGERS: dict[str, object] = {
-    "preset": "vit-linear",
-    "keep": (),
-    "half": "fp16",
-    "calibration": None,
-    "images": None,
-    "table": [],
-    "observer": {},
-    "equalise": True,
-    "max_drop": None,
-    "min_sqnr": None,
-    "min_agreement": None,
-}
-"""What only INT8 and FP8 read, and its defaults."""
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what decides a typed graph, besides `--precision`."""
-    group = parser.add_argument_group("the typed graph")
-    group.add_argument(
-        "--io",
-        choices=("fp32", "typed", "uint8"),
-        default="fp32",
-        help="pixels and logits: float32, the graph's own type, or raw pixels (default: fp32)",
-    )
-    group.add_argument(
-        "--preset",
-        choices=PRESETS,
-        help="what INT8 and FP8 quantize: the linears of the blocks, or their attention too",
-    )
-    group.add_argument(
-        "--keep",
-        type=arguments.names,
-        metavar="LAYER,LAYER",
-        help="layers or blocks that stay in half precision, as blocks/0 or blocks/11/fc2",
-    )
-    group.add_argument(
-        "--half",
-        choices=("fp16", "bf16"),
-        help="the type of what INT8 and FP8 leave alone (default: fp16)",
-    )
-    group = parser.add_argument_group("the calibration (INT8, FP8)")
-    group.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="DIR|NPZ",
-        help="images to find the ranges on (default: half of --data, the rest is checked on)",
-    )
-    group.add_argument(
-        "--images",
-        type=arguments.positive,
-        metavar="N",
-        help=f"calibration images (default: up to {DEFAULT_CALIBRATION})",
-    )
-    group.add_argument(
-        "--table",
-        type=Path,
-        action="append",
-        metavar="JSON",
-        help="calibration table to start from; several are merged",
-    )
-    group.add_argument(
-        "--observer",
-        type=_observers,
-        metavar="KIND=RULE,…",
-        help=f"rule of a kind of tensor ({', '.join(SITES)}): {', '.join(OBSERVERS)}",
-    )
-    group.add_argument(
-        "--equalise",
-        action=argparse.BooleanOptionalAction,
-        help="move outlier channels and means between layers first, which is exact",
-    )
-    group = parser.add_argument_group(
-        "limits on accuracy (INT8, FP8; exit 8 where they cannot be met)"
-    )
-    group.add_argument(
-        "--max-drop",
-        type=_number,
-        metavar="PP",
-        help="percentage points of accuracy to lose at most",
-    )
-    group.add_argument(
-        "--min-sqnr",
-        type=_number,
-        metavar="DB",
-        help="smallest signal to noise (SQNR) of the logits, in decibels",
-    )
-    group.add_argument(
-        "--min-agreement",
-        type=_share,
-        metavar="%",
-        help="smallest share of images with the same class, in percent",
-    )
-    parser.set_defaults(**FOR_INTEGERS)
-
-
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Add `--precision` to a verb that exports first, and all that it takes."""
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", *PRECISIONS, BEST),
-        default="fp32",
-        help="type the graph (default: fp32); `best` measures what meets the limits",
-    )
-    add_arguments(parser)
-
-
-def add_rounds(parser: argparse.ArgumentParser) -> None:
-    """Add how long `best` measures."""
-    parser.add_argument(
-        "--rounds",
-        type=arguments.positive,
-        default=40,
-        help="rounds that `best` measures at least (default: 40)",
-    )
-
-
-def promise_of(options: argparse.Namespace) -> Promise:
+def promise_of(request: Typing) -> Promise:
     """Return what the user asked to be kept."""
     from calibration.accuracy import Promise
 
     return Promise(
-        max_drop_pp=options.max_drop,
-        min_sqnr_db=options.min_sqnr,
-        min_agreement=options.min_agreement,
+        max_drop_pp=request.max_drop,
+        min_sqnr_db=request.min_sqnr,
+        min_agreement=request.min_agreement,
     )
 
 
@@ -190,13 +67,13 @@ class Sources:
         return synthetic_set(preprocessing.size, default)
 
 
-def judges_accuracy(options: argparse.Namespace) -> bool:
+def judges_accuracy(request: Typing) -> bool:
     """Say whether graphs are limited in, or chosen by, what they answer on the user's images."""
-    return options.precision in (*INTEGERS, BEST)
+    return request.precision in (*INTEGERS, BEST)
 
 
 def sources(
-    options: argparse.Namespace,
+    request: Typing,
     preprocessing: Preprocessing,
     known: KnownClasses,
     reporter: Reporter,
@@ -207,7 +84,7 @@ def sources(
     """List the images, and see to it that they can be read and what their labels mean.
 
     Args:
-        options: `--data`, `--calibration`, `--images`, `--table`, `--skip-bad`.
+        request: Which images, and which tables.
         preprocessing: Of the graph.
         known: What is known about the classes of the model.
         reporter: Hears what the images are.
@@ -219,40 +96,40 @@ def sources(
             of the model.
         UsageError: INT8 or FP8 without images.
     """
-    found = _listed(options, preprocessing, needs=needs)
+    found = _listed(request, preprocessing, needs=needs)
     check = found.check
     if check is not None:
-        check = _images.checked(check.spread(limit), known, options, reporter)
+        check = _images.checked(check.spread(limit), known, request, reporter)
     calibration = found.calibration
     if calibration is not None:
-        calibration = _images.without_bad(calibration, options, reporter)
+        calibration = _images.without_bad(calibration, request, reporter)
         left_out = calibration.left_out()
-        if left_out and options.calibration is not None:
+        if left_out and request.calibration is not None:
             text = f"{calibration.description} · left out: {', '.join(left_out)}"
             reporter.step("calibrate", text, passed=None)
         _images.say_remarks(calibration.remarks(), reporter, name="calibrate")
     return Sources(calibration=calibration, check=check)
 
 
-def _listed(options: argparse.Namespace, preprocessing: Preprocessing, *, needs: bool) -> Sources:
+def _listed(request: Typing, preprocessing: Preprocessing, *, needs: bool) -> Sources:
     """List the images, without reading them."""
     from engines.imaging.source import open_source
 
-    data = None if options.data is None else open_source(options.data, preprocessing)
+    data = None if request.data is None else open_source(request.data, preprocessing)
     if not needs:
         return Sources(calibration=None, check=data)
-    if options.calibration is not None:
-        found = open_source(options.calibration, preprocessing)
-        wanted = _count(options, len(found), str(options.calibration))
+    if request.calibration is not None:
+        found = open_source(request.calibration, preprocessing)
+        wanted = _count(request, len(found), str(request.calibration))
         return Sources(calibration=found.spread(wanted), check=data)
-    if data is not None and not options.table:
+    if data is not None and not request.table:
         half, rest = data.halves()
-        wanted = _count(options, len(half), f"half of {options.data}")
+        wanted = _count(request, len(half), f"half of {request.data}")
         return Sources(calibration=half.spread(wanted), check=rest)
-    if not options.table:
+    if not request.table:
         raise UsageError(
-            f"{options.precision} needs images to find its ranges on",
-            where=f"--precision {options.precision}",
+            f"{request.precision} needs images to find its ranges on",
+            where=f"--precision {request.precision}",
             fix="add --calibration DIR with real images, or --data DIR with twice as many",
         )
     return Sources(calibration=None, check=data)
@@ -260,7 +137,7 @@ def _listed(options: argparse.Namespace, preprocessing: Preprocessing, *, needs:
 
 def calibrated(
     onnx: Path,
-    options: argparse.Namespace,
+    request: Typing,
     reporter: Reporter,
     source: ImageSource | None,
     *,
@@ -277,10 +154,10 @@ def calibrated(
     from calibration.table import merged_table, read_table, write_table
 
     start = None
-    for path in options.table:
+    for path in request.table:
         table = read_table(path)
         start = table if start is None else merged_table(start, table)
-    if start is not None and start.rewrites is not None and not options.equalise:
+    if start is not None and start.rewrites is not None and not request.equalise:
         raise UsageError(
             "the calibration table is of an equalised graph",
             where="--no-equalise",
@@ -293,7 +170,7 @@ def calibrated(
     if start is None and state.exists():
         left = read_table(state)
         same = left.graph == read_manifest(onnx).sha256 and left.description == source.description
-        if same and (left.rewrites is not None) == options.equalise:  # else of another command
+        if same and (left.rewrites is not None) == request.equalise:  # else of another command
             start = left
             reporter.step(
                 "calibrate", f"going on behind {len(start.images)} images of {state.name}"
@@ -305,7 +182,7 @@ def calibrated(
         table = calibrate(
             onnx,
             source,
-            equalising=options.equalise,
+            equalising=request.equalise,
             start=start,
             progress=advance,
             keep=lambda so_far: write_table(state, so_far, chosen={}),
@@ -338,11 +215,9 @@ def warn_of_overlap(table: CalibrationTable, check: ImageSource | None, reporter
         )
 
 
-def warn_of_clipping(
-    table: CalibrationTable, options: argparse.Namespace, reporter: Reporter
-) -> None:
+def warn_of_clipping(table: CalibrationTable, request: Typing, reporter: Reporter) -> None:
     """Say when a rule clips block inputs with a few very large values."""
-    rule = options.observer.get("input", "absmax")
+    rule = request.observer.get("input", "absmax")
     if rule == "absmax":
         return
     tails = {
@@ -363,50 +238,51 @@ def warn_of_clipping(
     )
 
 
-def precisions_of(options: argparse.Namespace, target: Target) -> tuple[str, ...]:
+def precisions_of(request: Typing, target: Target) -> tuple[str, ...]:
     """Return what is to be made for a target: one precision, or all that may be the best.
 
     Raises:
         UsageError: The target does not run it, or something was asked for that only INT8 and FP8
             have.
     """
-    if options.precision not in (*INTEGERS, BEST):
-        _refuse_what_integers_have(options)
-    if options.precision == "fp32":
-        if options.io == "uint8":
+    if request.precision not in (*INTEGERS, BEST):
+        _refuse_what_integers_have(request)
+    if request.precision == "fp32":
+        if request.io == "uint8":
             raise UsageError(
                 "--io belongs to a typed graph",
                 where="--io uint8",
                 fix="use --input uint8: the float32 graph then takes raw pixels",
             )
         return ()
-    if options.precision != BEST:
-        recipe_of(options, target, options.precision)
-        return (options.precision,)
+    if request.precision != BEST:
+        recipe_of(request, target, request.precision)
+        return (request.precision,)
     return tuple(name for name in PRECISIONS if name in target.precisions)
 
 
-def _refuse_what_integers_have(options: argparse.Namespace) -> None:
-    """Refuse to ignore, for example, a promise."""
+def _refuse_what_integers_have(request: Typing) -> None:
+    """Refuse to ignore, for example, a limit on accuracy."""
+    usual = Quantization(io=request.io)
     given = [
-        "--no-equalise" if name == "equalise" else f"--{name.replace('_', '-')}"
-        for name, usual in FOR_INTEGERS.items()
-        if getattr(options, name) != usual
+        "--no-equalise" if field.name == "equalise" else f"--{field.name.replace('_', '-')}"
+        for field in dataclasses.fields(Quantization)
+        if field.name != "command" and getattr(request, field.name) != getattr(usual, field.name)
     ]
     if given:
         raise UsageError(
-            f"{options.precision} has no layer to calibrate, to keep or to revert",
+            f"{request.precision} has no layer to calibrate, to keep or to revert",
             where=", ".join(given),
             fix="leave this out, or ask for --precision int8",
         )
 
 
-def recipe_of(options: argparse.Namespace, target: Target, precision: str) -> Recipe:
+def recipe_of(request: Typing, target: Target, precision: str) -> Recipe:
     """Return how the graph is to be typed."""
     from calibration.quantize import recipe_for
 
-    recipe = recipe_for(target, precision, io=options.io, half=options.half)
-    return dataclasses.replace(recipe, observers={**recipe.observers, **options.observer})
+    recipe = recipe_for(target, precision, io=request.io, half=request.half)
+    return dataclasses.replace(recipe, observers={**recipe.observers, **request.observer})
 
 
 def typed_path(onnx: Path, precision: str) -> Path:
@@ -418,7 +294,7 @@ def make(
     onnx: Path,
     recipe: Recipe,
     examiner: Examiner,
-    options: argparse.Namespace,
+    request: Typing,
     reporter: Reporter,
     *,
     table: CalibrationTable | None,
@@ -439,8 +315,8 @@ def make(
             told = quantize.Listeners(measured=advance)
             return quantize.half_precision(onnx, manifest, recipe, examiner, listeners=told)
     assert table is not None
-    warn_of_clipping(table, options, reporter)
-    layers = len(choose(read_graph(onnx), options.preset, keep=options.keep).active)
+    warn_of_clipping(table, request, reporter)
+    layers = len(choose(read_graph(onnx), request.preset, keep=request.keep).active)
 
     def returned(step: Step) -> None:
         reporter.step(
@@ -457,9 +333,9 @@ def make(
             recipe,
             examiner,
             table,
-            preset=options.preset,
-            keep=options.keep,
-            promise=promise_of(options),
+            preset=request.preset,
+            keep=request.keep,
+            promise=promise_of(request),
             listeners=told,
         )
 
@@ -521,62 +397,30 @@ def refuse_overwrite(out: Path, precision: str, *, force: bool) -> None:
     refuse_shared_side_car(out)
 
 
-def graphs_of(onnx: Path, options: argparse.Namespace) -> tuple[Path, ...]:
+def graphs_of(onnx: Path, request: Typing) -> tuple[Path, ...]:
     """Return the graphs beside `onnx`, and itself, of which `--precision` builds one."""
-    if options.precision == "fp32":
+    if request.precision == "fp32":
         return (onnx,)
-    if options.precision == BEST:
+    if request.precision == BEST:
         return (onnx, *(typed_path(onnx, precision) for precision in PRECISIONS))
-    return (typed_path(onnx, options.precision),)
+    return (typed_path(onnx, request.precision),)
 
 
-def refuse_all(onnx: Path, options: argparse.Namespace) -> None:
+def refuse_all(onnx: Path, request: Typing) -> None:
     """Refuse to replace the typed graphs that `--precision` would write beside `onnx`."""
-    named = PRECISIONS if options.precision == BEST else (options.precision,)
+    named = PRECISIONS if request.precision == BEST else (request.precision,)
     for precision in named:
         if precision != "fp32":
-            refuse_overwrite(typed_path(onnx, precision), precision, force=options.force)
+            refuse_overwrite(typed_path(onnx, precision), precision, force=request.force)
 
 
-def _count(options: argparse.Namespace, available: int, where: str) -> int:
-    if options.images is None:
+def _count(request: Typing, available: int, where: str) -> int:
+    if request.images is None:
         return min(DEFAULT_CALIBRATION, available)
-    if options.images > available:
+    if request.images > available:
         raise InputError(
-            f"{options.images} calibration images were asked for, there are {available}",
+            f"{request.images} calibration images were asked for, there are {available}",
             where=where,
             fix=f"give more images, or ask for --images {available}",
         )
-    count: int = options.images
-    return count
-
-
-def _observers(text: str) -> dict[str, str]:
-    found = {}
-    for part in arguments.names(text):
-        kind, _, rule = part.partition("=")
-        if kind not in SITES or rule not in OBSERVERS:
-            wrong, known = (kind, SITES) if kind not in SITES else (rule, OBSERVERS)
-            raise argparse.ArgumentTypeError(
-                f"{part!r} is not KIND=RULE of {', '.join(SITES)} and {', '.join(OBSERVERS)} "
-                + did_you_mean(wrong, known, otherwise="")
-            )
-        found[kind] = rule
-    return found
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
-    return value
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text.removesuffix("%"))
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage from 0 to 100")
-    return value / 100
+    return request.images

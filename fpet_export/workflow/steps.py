@@ -16,7 +16,7 @@ from engines.plurals import counted
 from fpet_export.cli import arguments
 from fpet_export.reporter import Reporter
 from fpet_export.workflow import images as _images
-from fpet_export.workflow import quantize as _quantize
+from fpet_export.workflow import typed_graph as _quantize
 
 if TYPE_CHECKING:
     from engines.imaging.source import ImageSource
