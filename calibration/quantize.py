@@ -98,8 +98,7 @@ def recipe_for(target: Target, precision: str, *, io: str = "fp32", half: str = 
             if offered
             else "export the run for another target; `fpet-export targets` lists them",
         )
-    form = "weak-pairs" if target.typing == "weak" else target.integers
-    if io != "fp32" and form != "pairs":
+    if io != "fp32" and target.integers != "pairs":
         raise UsageError(
             f"{target.name} computes in float32: its input stays what the graph has",
             where=f"--io {io}",
@@ -109,7 +108,7 @@ def recipe_for(target: Target, precision: str, *, io: str = "fp32", half: str = 
     return Recipe(
         precision=precision,  # type: ignore[arg-type]  # checked above
         io=io,  # type: ignore[arg-type]  # checked by argparse
-        form=form,
+        form=target.integers,
         half=half,  # type: ignore[arg-type]  # likewise
         largest_weight=integer_gemm.REDUCED if reduced else integer_gemm.FULL,
     )
@@ -313,7 +312,6 @@ def _typed_manifest(manifest: Manifest, recipe: Recipe, graph: Graph) -> Manifes
         inputs=_specs(manifest.inputs, graph.inputs),
         outputs=_specs(manifest.outputs, graph.outputs),
         precision=recipe.precision,
-        typing="weak" if recipe.form == "weak-pairs" else "strong",
         preprocessing=preprocessing,
         form=_form(manifest.form, recipe),
         operators=operators,

@@ -37,9 +37,8 @@ class Recipe:
     Attributes:
         precision: One of `PRECISIONS`.
         io: Types of pixels and logits; see `calibration.casts.cast_graph`.
-        form: "pairs" puts Q/DQ pairs into a half-precision graph, "weak-pairs" into a float32
-            graph (TensorRT 8.6 chooses half precision itself), "gemm" makes integer products in
-            a float32 graph (CPU).
+        form: "pairs" puts Q/DQ pairs into a half-precision graph, "gemm" makes integer products
+            in a float32 graph (CPU).
         half: The type of what is not quantized, for "pairs".
         observers: Rule by kind of site.
         largest_weight: Of INT8 weights in the "gemm" form.
@@ -47,7 +46,7 @@ class Recipe:
 
     precision: Literal["fp16", "bf16", "int8", "fp8"]
     io: Literal["fp32", "typed", "uint8"] = "fp32"
-    form: Literal["pairs", "weak-pairs", "gemm"] = "pairs"
+    form: Literal["pairs", "gemm"] = "pairs"
     half: Literal["fp16", "bf16"] = "fp16"
     observers: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(OBSERVERS))
     largest_weight: int = integer_gemm.FULL

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from engines import storage
 from engines.errors import TrustError, UsageError
 
-SCHEMA = 3
+SCHEMA = 4
 
 _SEAL = "manifest_sha256"
 
@@ -259,8 +259,6 @@ class Manifest:
         labels: Class names; empty when unknown.
         model: None for a graph that was not exported by this toolkit.
         precision: "fp32", "fp16", "bf16", "int8" or "fp8".
-        typing: "strong" where the types in the graph say that precision; "weak" where the graph is
-            float32 (its Q/DQ scales too) and flags of the builder allow that precision.
         opset: ONNX opset of the graph, or of the graph that a plan was built from or that a task
             belongs to.
         target: Target the artefact was made for.
@@ -294,7 +292,6 @@ class Manifest:
     opset: int
     target: str
     weights: Literal["trained", "random", "unknown"]
-    typing: Literal["strong", "weak"] = "strong"
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
     model: ModelFacts | None = None

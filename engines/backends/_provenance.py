@@ -74,7 +74,7 @@ def read_source(
         _check_names(onnx, manifest, header)
     source = Source(onnx, header, manifest)
     _check_opset(source, target)
-    _check_typing(source, target)
+    _check_precision(source, target)
     if manifest and not any_form:
         require_form(onnx, manifest, target)
     return source
@@ -95,8 +95,8 @@ def _check_opset(source: Source, target: Target) -> None:
         )
 
 
-def _check_typing(source: Source, target: Target) -> None:
-    """Refuse a precision that the graph states in another way than the target's runtime reads.
+def _check_precision(source: Source, target: Target) -> None:
+    """Refuse a precision that the target's runtime or GPU does not have.
 
     A float32 graph suits every target. Of a graph without a manifest only its bytes are known.
     """
@@ -115,20 +115,6 @@ def _check_typing(source: Source, target: Target) -> None:
             if "fp16" in target.precisions
             else "build its float32 graph",
         )
-    if source.manifest is None or precision == "fp32" or source.manifest.typing == target.typing:
-        return
-    what = (
-        f"the types in the graph say {precision}, and {target.name} takes a float32 graph whose "
-        "manifest says so"
-        if target.typing == "weak"
-        else f"the graph is float32 and leaves {precision} to flags of the builder, which "
-        f"{target.name} does not have"
-    )
-    raise InputError(
-        what,
-        where=where,
-        fix=requantize(source.path, source.manifest, precision=str(precision), target=target.name),
-    )
 
 
 def _check_names(onnx: Path, manifest: Manifest, header: OnnxHeader) -> None:
@@ -172,7 +158,6 @@ def engine_manifest(
         inputs=graph.inputs if graph else header.inputs,
         outputs=graph.outputs if graph else header.outputs,
         precision=precision_of(source),
-        typing=target.typing,
         opset=header.opset,
         target=target.name,
         weights=graph.weights if graph else "unknown",

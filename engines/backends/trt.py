@@ -1,4 +1,4 @@
-"""TensorRT 8.6 to 11 and TensorRT-RTX: one code path, the target names module and typing.
+"""TensorRT 10 to 11 and TensorRT-RTX: one code path, the target names the module.
 
 Building with TensorRT-RTX runs here without a GPU. Opening and running a plan has been tried with
 stand-ins for TensorRT and CUDA only: it has not run on hardware yet.
@@ -12,7 +12,7 @@ from typing import Any
 
 from engines import storage
 from engines.backends._provenance import engine_manifest, read_source
-from engines.backends._trt.builder import Plan, build_plan, float32_layers
+from engines.backends._trt.builder import Plan, build_plan
 from engines.backends._trt.engine import TrtEngine
 from engines.backends._trt.inspector import kernels_of_plan
 from engines.backends._trt.module import import_tensorrt
@@ -20,7 +20,6 @@ from engines.backends._trt.opening import open_engine
 from engines.backends._trt.request import board_facts, request_for, require_device, require_release
 from engines.backends._trt.timing_cache import Maker, read_timings, write_timings
 from engines.backends._trt.trtexec import trtexec_line
-from engines.backends._trt.weak_typing import Held
 from engines.commands import command
 from engines.cuda.device import open_cuda
 from engines.engine import BuildOptions, Built
@@ -74,12 +73,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         write_timings(cache, plan.timings, maker)
     fusion = _fusion(trt, plan)
     line = trtexec_line(
-        Path(onnx.name),
-        Path(out.name),
-        request,
-        module=target.module,
-        version=trt.__version__,
-        float32_layers=plan.float32_layers,
+        Path(onnx.name), Path(out.name), request, module=target.module, version=trt.__version__
     )
     runtime = Runtime(
         flavour=target.module,
@@ -100,31 +94,11 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
 
 
 def equivalent_command(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> str:
-    """Return the line for NVIDIA's own tool that builds what `build` would, without building.
-
-    Raises:
-        MissingDependencyError: The build is weakly typed, and the layers that it holds in float32
-            have names that only TensorRT's parser knows.
-    """
+    """Return the line for NVIDIA's own tool that builds what `build` would, without building."""
     source = read_source(onnx, target, allow_failed=options.allow_failed, any_form=options.any_form)
     request = request_for(source, target, options)
     version = None if target.release is None else target.release.versions[0]
-    held: tuple[Held, ...] = ()
-    if request.weak is not None and request.weak.flags and request.weak.match is not None:
-        try:
-            trt = import_tensorrt(target.module, where=target.name)
-        except MissingDependencyError as error:
-            raise MissingDependencyError(
-                f"the layers held in float32 have names that only its parser knows, and "
-                f"{error.what}",
-                where=target.name,
-                fix="ask for the line on the board",
-            ) from error
-        require_release(trt.__version__, target)
-        held, version = float32_layers(trt, onnx, request.weak), trt.__version__
-    return trtexec_line(
-        onnx, out, request, module=target.module, version=version, float32_layers=held
-    )
+    return trtexec_line(onnx, out, request, module=target.module, version=version)
 
 
 def _fusion(trt: Any, plan: Plan) -> FusionReport | None:

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["JETPACKS", "JetPack", "of_l4t", "on_tensorrt"]
+__all__ = ["JETPACKS", "NEEDED", "JetPack", "of_l4t", "on_tensorrt"]
+
+NEEDED = "JetPack 6.1 or later (TensorRT 10.3) is needed"
+"""What is said where a TensorRT is too old to take every precision from the graph's types."""
 
 
 class JetPack(NamedTuple):

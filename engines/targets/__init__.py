@@ -113,7 +113,6 @@ class Release:
         versions: Oldest and newest version of `module` that it stands for; "11" is every 11.x.
         opset: See `Target.opset`.
         opset_ceiling: See `Target.opset_ceiling`.
-        typing: See `Target.typing`.
         precisions: What the software builds; a device with less narrows it.
         sources: Where each fact comes from, one sentence each.
         refusal: Why nothing is exported or built for it; "" where it is supported.
@@ -125,7 +124,6 @@ class Release:
     versions: tuple[str, str]
     opset: int
     opset_ceiling: int
-    typing: Literal["strong", "weak"]
     precisions: tuple[str, ...]
     sources: tuple[str, ...]
     refusal: str = ""
@@ -158,8 +156,6 @@ class Target:
         suffix: Ending of the artefact: ".plan" for TensorRT, ".pt2" for PyTorch, else ".onnx".
         opset: ONNX opset that the runtime reads and that suits it best.
         opset_ceiling: Newest opset that the oldest supported version of the runtime reads.
-        typing: "strong" where the types in the graph decide every precision; "weak" where the
-            graph is float32 and the builder is told which lower precisions it may choose.
         attention_scale: "split" scales q and k by d^(-1/4) each; "folded" puts d^(-1/2) into
             the query weights.
         last_block: "class-token" computes in the last block only what the head reads;
@@ -191,7 +187,6 @@ class Target:
     last_block: Literal["class-token", "all-tokens"]
     precisions: tuple[str, ...]
     sources: tuple[str, ...]
-    typing: Literal["strong", "weak"] = "strong"
     integers: Literal["pairs", "gemm"] = "pairs"
     int8_weights: Literal["full", "reduced"] = "full"
     compute_capabilities: tuple[str, ...] = ()
@@ -257,7 +252,6 @@ class Device:
             attention_scale="split",
             last_block="all-tokens",
             precisions=tuple(p for p in release.precisions if p in self.gpu.precisions),
-            typing=release.typing,
             compute_capabilities=(self.gpu.compute_capability,) if is_rtx else (),
             optimization_level=3,
             workspace_bytes=self.workspace_bytes,

@@ -38,7 +38,6 @@ _ON_TRT_11 = release(
     "jp7.2.2-trt11", "JetPack 7.2.2 with TensorRT 11.4.1 or newer", ("11.4.1", "11"), _TRT_11
 )
 
-XAVIER = _releases("xavier", since="5.1")
 ORIN = _releases("orin", since="5.1")
 AGX_ORIN = (*ORIN, _ON_TRT_11)
 THOR = (*_releases("thor"), _ON_TRT_11)
@@ -51,18 +50,12 @@ ORIN_DEFAULT = (
 THOR_DEFAULT = (
     "default release jp7.2: the newest whose TensorRT is known; all of JetPack 7 read its graph"
 )
-XAVIER_DEFAULT = (
-    "default release jp5.1.5: JetPack 5 is the last for Xavier, and nothing is exported for it: "
-    "its TensorRT 8.5 has no LayerNormalization operator; what is known serves estimates only"
-)
 
 SMALL_ORIN_RAILS = PowerRails(total=("VDD_IN",), parts=("VDD_CPU_GPU_CV", "VDD_SOC"))
 AGX_ORIN_RAILS = PowerRails(
     total=("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"), parts=("VDDQ_VDD2_1V8AO",)
 )
 THOR_RAILS = PowerRails(total=("VIN",), parts=("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0"))
-XAVIER_NX_RAILS = PowerRails(total=("VDD_IN",), parts=("VDD_CPU_GPU_CV", "VDD_SOC"))
-AGX_XAVIER_RAILS = PowerRails(total=("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"))
 
 _MODULES = (
     "modules: NVIDIA, Jetson Linux quick start, list of module part numbers; as seen in "
@@ -104,11 +97,4 @@ THOR_SOURCES = (
     "rails: VIN (an INA238) is the input of the module, the others lie behind it (NVIDIA, Jetson "
     "Linux Developer Guide 38.2, Jetson Thor)",
     THOR_DEFAULT,
-)
-XAVIER_SOURCES = (
-    "compute capability: 7.2 (NVIDIA, CUDA GPUs): FP16 and INT8 tensor cores",
-    "peaks: the GPU alone, without the two DLAs of the marketing figure (NVIDIA, data sheet of "
-    "the module)",
-    "modules: part numbers in /proc/device-tree/compatible (rbonghi/jetson_stats, its table)",
-    XAVIER_DEFAULT,
 )

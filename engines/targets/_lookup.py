@@ -12,8 +12,21 @@ from types import MappingProxyType
 
 from engines import registry, targets
 from engines.errors import UnknownNameError, UsageError
+from engines.machine.jetpack import NEEDED
 from engines.near_names import did_you_mean
 from engines.targets import Device, Target
+
+_XAVIER = (
+    f"its last JetPack, 5.1, has TensorRT 8.5, and {NEEDED}",
+    "export for --target cpu, and run that graph on the board with ONNX Runtime and a Python of "
+    "3.10 or newer",
+)
+_UNSUPPORTED = {
+    "jetson-xavier-nx": _XAVIER,
+    "jetson-agx-xavier": _XAVIER,
+    "tensorrt8": (f"TensorRT 8 is too old, {NEEDED}", "update the board, and name it as target"),
+}
+"""Names that people ask for and nothing is built for: why, and what to do instead."""
 
 
 def target_names() -> list[str]:
@@ -26,7 +39,7 @@ def load_target(name: str) -> Target:
 
     Args:
         name: Of a target, as "rtx"; or of a device, as "jetson-orin-nano-8gb" with its usual
-            release or "jetson-orin-nano-8gb@jp6.0" with a named one.
+            release or "jetson-orin-nano-8gb@jp7.2" with a named one.
 
     Raises:
         UnknownNameError: There is no such target or release; near names are proposed, never taken.
@@ -71,7 +84,11 @@ def entry(name: str) -> Target | Device:
 
     Raises:
         UnknownNameError: There is no such entry; near names are proposed.
+        UsageError: It is known, and nothing is built for it.
     """
+    if name in _UNSUPPORTED:
+        why, fix = _UNSUPPORTED[name]
+        raise UsageError(f"nothing is exported or built for {name}: {why}", where=name, fix=fix)
     names = target_names()
     if name not in names:
         raise UnknownNameError(

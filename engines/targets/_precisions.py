@@ -4,6 +4,6 @@ Source: NVIDIA, TensorRT support matrix, "Hardware and Precision": BF16 from com
 FP8 from 8.9; 8.7 (Orin) has no FP8.
 """
 
-VOLTA = TURING = ("fp32", "fp16", "int8")
+TURING = ("fp32", "fp16", "int8")
 AMPERE = ("fp32", "fp16", "bf16", "int8")
 ADA = ("fp32", "fp16", "bf16", "int8", "fp8")

@@ -1,23 +1,19 @@
 """What each TensorRT reads and builds, and the releases of cards.
 
 Sources: operators.md of onnx-tensorrt, by release, for opsets and operators; names in the Python
-bindings of 8.6.1, 10.3.0, 10.13.0, 11.4.0 and TensorRT-RTX 1.7.1 for typing and precisions.
+bindings of 10.3.0, 10.13.0, 11.4.0 and TensorRT-RTX 1.7.1 for precisions.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
+from engines.machine.jetpack import NEEDED
 from engines.targets import Release
 from engines.targets._precisions import ADA, TURING
 
 NOT_MEASURED = "scale and last block as measured with TensorRT-RTX; not measured on this runtime"
 LEVEL = "optimization level 3 is the builder's own default in every version; plans name it"
-_OLD = (
-    "TensorRT {version} has no LayerNormalization operator and its JetPack has Python 3.8: both "
-    "are below what is supported"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,38 +26,31 @@ class _Generation:
     since: tuple[int, int]
     opset: int
     ceiling: int
-    typing: Literal["strong", "weak"]
     precisions: tuple[str, ...]
     source: str
 
 
 _GENERATIONS = (
     _Generation(
-        (8, 0), 17, 17, "weak", TURING,
-        "opset: TensorRT 8.5 reads up to 17 without LayerNormalization (onnx-tensorrt, "
-        "operators.md of 8.5)",
+        (8, 0), 17, 17, TURING,
+        "opset: TensorRT 8.5 and 8.6 read up to 17 (onnx-tensorrt, operators.md); they know "
+        "neither strong typing nor BF16 (the Python bindings of 8.6.1)",
     ),
     _Generation(
-        (8, 6), 17, 17, "weak", TURING,
-        "opset: TensorRT 8.6 reads up to 17, with LayerNormalization and without Gelu "
-        "(onnx-tensorrt, operators.md of 8.6); it knows neither strong typing nor BF16 (its Python "
-        "bindings)",
-    ),
-    _Generation(
-        (10, 0), 20, 20, "strong", ADA,
+        (10, 0), 20, 20, ADA,
         "opset: TensorRT 10.0 to 10.8 read opsets 9 to 20 (onnx-tensorrt, operators.md)",
     ),
     _Generation(
-        (10, 9), 20, 22, "strong", ADA,
+        (10, 9), 20, 22, ADA,
         "opset: TensorRT 10.9 to 10.12 read opsets 9 to 22 (onnx-tensorrt, operators.md)",
     ),
     _Generation(
-        (10, 13), 20, 24, "strong", ADA,
+        (10, 13), 20, 24, ADA,
         "opset: TensorRT 10.13 to 10.16 read opsets 9 to 24 (reported by users of 10.13; 20 is "
         "what is written)",
     ),
     _Generation(
-        (11, 0), 20, 24, "strong", ADA,
+        (11, 0), 20, 24, ADA,
         "opset: TensorRT 11 reads what 10.16 read; 25 came with 11.5 (NVIDIA/TensorRT, release "
         "v11.5)",
     ),
@@ -81,10 +70,9 @@ def release(name: str, summary: str, versions: tuple[str, str], *sources: str) -
         versions=versions,
         opset=facts.opset,
         opset_ceiling=facts.ceiling,
-        typing=facts.typing,
         precisions=facts.precisions,
         sources=(*sources, facts.source, NOT_MEASURED, LEVEL),
-        refusal=_OLD.format(version=versions[0]) if (major, minor) < (8, 6) else "",
+        refusal=f"TensorRT {versions[0]} is too old, {NEEDED}" if major < 10 else "",
     )
 
 
@@ -95,7 +83,6 @@ RTX = Release(
     versions=("1.0", "1"),
     opset=20,
     opset_ceiling=23,
-    typing="strong",
     precisions=ADA,
     sources=(
         "opset: TensorRT-RTX 1.7.1 builds the frozen graph in opsets 17 to 23, the newest that is "
@@ -118,13 +105,12 @@ RTX_TURING = dataclasses.replace(
 _ANY = "trt: what every TensorRT from 10.0 on reads, so that the installed version is free"
 TRT = release("trt", "any TensorRT from 10.0", ("10.0", "11"), _ANY)
 _BLACKWELL = "trt: TensorRT 10.8 is the first for GeForce 50 (its release notes)"
-TRT_8_6 = release("trt8.6", "TensorRT 8.6", ("8.6", "8.6"))
 TRT_10_0 = release("trt10.0", "TensorRT 10.0 to 10.8", ("10.0", "10.8"))
 TRT_10_9 = release("trt10.9", "TensorRT 10.9 to 10.12", ("10.9", "10.12"))
 TRT_10_13 = release("trt10.13", "TensorRT 10.13 to 10.16", ("10.13", "10.16"))
 TRT_11 = release("trt11.0", "TensorRT 11", ("11.0", "11"))
 
-DATA_CENTRE = (TRT_8_6, TRT_10_0, TRT_10_9, TRT_10_13, TRT_11, TRT)
+DATA_CENTRE = (TRT_10_0, TRT_10_9, TRT_10_13, TRT_11, TRT)
 """Turing to Hopper, without TensorRT-RTX."""
 
 CARDS = (*DATA_CENTRE, RTX)

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.conditions.environment import output_of
+from engines.backends._trt.module import UPDATE, is_too_old
 from engines.errors import FpetError
-from engines.machine import state
+from engines.machine import jetpack, state
 from engines.machine.installing import FROM_JETPACK, FROM_PIP
+from engines.machine.jetpack import NEEDED
 from engines.targets._lookup import known_target
 from fpet_export.doctor import findings as _doctor
 from fpet_export.doctor.findings import Findings
@@ -62,6 +64,10 @@ def check_packages(
         version = versions[module]
         purpose = "image files" if module == "PIL" else "everything"
         purpose = "running engines" if module in _RUNTIMES else purpose
+        if version is not None and is_too_old(module, version):
+            what = f"{version}, for {purpose}: {NEEDED}"
+            findings.gap(module, what, UPDATE, needed=module in needed)
+            continue
         if version is not None:
             findings.fact(module, f"{version}, for {purpose}")
             continue
@@ -151,6 +157,12 @@ def _check_target(findings: Findings, board: Board, tensorrt: str | None) -> str
     """Say which target this is; return the fastest of its power modes that this board offers."""
     findings.document["fastest_power_mode"] = None
     if board.target is None:
+        found = None if board.l4t is None else jetpack.of_l4t(board.l4t)
+        oldest = None if found is None or found.tensorrt is None else found.tensorrt[0]
+        if oldest is not None and is_too_old("tensorrt", oldest):
+            what = f"JetPack {board.jetpack} has TensorRT {oldest}: {NEEDED}"
+            findings.gap("target", what, "update JetPack", needed=True)
+            return None
         findings.gap(
             "target",
             f"unknown: {board.doubt}",

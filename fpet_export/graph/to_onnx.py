@@ -110,7 +110,7 @@ def require_opset(opset: int) -> None:
         raise UsageError(
             f"graphs are written in the opsets {OLDEST_OPSET} to {NEWEST_OPSET}, not in {opset}",
             where="--opset",
-            fix="17 suits TensorRT 8.6, 20 everything newer",
+            fix="20 suits every target",
         )
 
 

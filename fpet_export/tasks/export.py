@@ -137,14 +137,12 @@ def export_tasks(runs: Runs, out: Path | str, options: TaskOptions | None = None
 def _require_precision(options: TaskOptions) -> None:
     """Refuse a graph that its target would not run as it is typed."""
     place, precision = options.place, options.precision
-    if precision not in place.precisions or (precision != "fp32" and place.typing == "weak"):
+    if precision not in place.precisions:
         known = [name for name in place.precisions if name in ("fp32", "fp16")]
         raise UsageError(
             f"{place.name} runs no graph that is typed {precision}",
             where="--precision",
-            fix="leave it float32: the builder chooses half precision by itself"
-            if place.typing == "weak"
-            else f"choose {' or '.join(known)}, or another target",
+            fix=f"choose {' or '.join(known)}, or another target",
         )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engines import storage
 from engines.commands import command, graph_of
-from engines.errors import InputError, TrustError, UsageError
+from engines.errors import TrustError, UsageError
 from engines.manifest import Manifest, manifest_path, write_manifest
 from fpet_export.triton.config import LABELS, Backend, Serving, labels_of, model_config
 
@@ -25,7 +25,6 @@ def backend_of(artefact: Path, manifest: Manifest) -> Backend:
 
     Raises:
         UsageError: None does.
-        InputError: A graph leaves its precision to flags of TensorRT's builder.
     """
     flavour = "onnxruntime" if manifest.runtime is None else manifest.runtime.flavour
     if flavour == "tensorrt":
@@ -37,13 +36,6 @@ def backend_of(artefact: Path, manifest: Manifest) -> Backend:
             where=str(artefact),
             fix="serve its graph, or a plan of TensorRT"
             + ("" if graph is None else f": {command('build', graph, '--target', 'tensorrt')}"),
-        )
-    if manifest.typing == "weak" and manifest.precision != "fp32":
-        raise InputError(
-            f"the graph is float32 and leaves {manifest.precision} to flags of TensorRT's builder, "
-            "which ONNX Runtime would not heed",
-            where=str(artefact),
-            fix="build it, and serve the plan",
         )
     return "onnxruntime"
 

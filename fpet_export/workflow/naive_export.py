@@ -106,7 +106,7 @@ def in_half_precision(graph: Path, precision: str, target: Target) -> Path:
     Args:
         graph: From `naive_export`.
         precision: "fp16" or "bf16".
-        target: Where both will run; it says whether types or a flag of the builder decide.
+        target: Where both will run.
     """
     recipe = recipe_for(target, precision)
     out = graph.with_name(f"{graph.stem}.{precision}.onnx")
@@ -116,7 +116,6 @@ def in_half_precision(graph: Path, precision: str, target: Target) -> Path:
             read_manifest(graph),
             file=out.name,
             precision=precision,
-            typing=target.typing,
             companions=companions_of(temporary),
         )
         write_manifest(temporary, manifest)

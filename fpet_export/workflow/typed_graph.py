@@ -352,13 +352,6 @@ def say(made: Typed, reporter: Reporter) -> None:
     if made.warning is not None:
         reporter.step("range", f"near the end of float16: {made.warning}", passed=None)
     precision = made.recipe.precision
-    if made.manifest.typing == "weak":
-        reporter.step(
-            "typing",
-            f"the graph stays float32 and the builder chooses {precision}: what follows is the "
-            "graph's own, check the engine on the board",
-            passed=None,
-        )
     if made.kept is None:
         text = (
             f"signal to noise (SQNR) {made.row.sqnr_db:.1f} dB · agreement {made.row.agreement:.1%}"

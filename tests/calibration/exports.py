@@ -39,6 +39,7 @@ def export(
     merge_block: int | None = MERGE_BLOCK,
     batch: int | tuple[int, int] = 1,
     input: str = "float32",
+    opset: int | None = None,
     **spec_changes: Any,
 ) -> Path:
     """Export a tiny ViT of width 64 with random weights; 17 tokens become 9 in the second block."""
@@ -53,7 +54,7 @@ def export(
         normalisation=Fact("none", "the test"),
     )
     place = load_target(target)
-    options: dict[str, Any] = {"batch": batch, "target": place, "input": input}
+    options: dict[str, Any] = {"batch": batch, "target": place, "input": input, "opset": opset}
     return model.fold().freeze(**options).to_onnx(folder)
 
 

@@ -30,7 +30,7 @@ PRECISIONS = pytest.mark.parametrize("precision", ["fp16", "bf16"])
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"target": "cpu"},
-    {"target": "tensorrt8"},
+    {"opset": 17},
     {"method": "adaptformer"},
     {"batch": (1, 4)},
     {"merge_block": None},

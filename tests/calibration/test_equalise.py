@@ -31,7 +31,7 @@ from tests.calibration.exports import (
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"target": "cpu"},
-    {"target": "tensorrt8"},
+    {"opset": 17},
     {"method": "adaptformer"},
     {"qkv_bias": False},
     {"merge_block": None},

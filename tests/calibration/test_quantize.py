@@ -23,7 +23,7 @@ from engines.engine import load_target
 from engines.errors import BudgetError, ExportError, InputError, ParityError, UsageError
 from engines.manifest import Manifest, read_manifest, write_manifest
 from engines.onnx_header import read_onnx_header
-from tests.calibration.exports import Exports, images_of, saved
+from tests.calibration.exports import images_of, saved
 from tests.calibration.test_overflow import scaled
 from tests.calibration.test_roles import ATTENTIONS, EVERY
 
@@ -55,8 +55,6 @@ def int8(merged: Path, manifest: Manifest, examiner: Examiner, table: Calibratio
         ("rtx", "fp16", "pairs"),
         ("rtx", "fp8", "pairs"),
         ("tensorrt", "int8", "pairs"),
-        ("tensorrt8", "int8", "weak-pairs"),
-        ("tensorrt8", "fp16", "weak-pairs"),
         ("cpu", "int8", "gemm"),
         ("openvino", "int8", "gemm"),
         ("cuda", "fp16", "pairs"),
@@ -70,8 +68,8 @@ def test_the_target_decides_the_form(target: str, precision: str, form: str) -> 
 
 @pytest.mark.parametrize(
     ("target", "precision"),
-    [("cpu", "fp16"), ("cpu", "fp8"), ("openvino", "bf16"), ("tensorrt8", "fp8"),
-     ("tensorrt8", "bf16"), ("cuda", "int8"), ("rtx", "fp32")],
+    [("cpu", "fp16"), ("cpu", "fp8"), ("openvino", "bf16"),
+     ("cuda", "int8"), ("rtx", "fp32")],
 )  # fmt: skip
 def test_a_precision_that_the_target_lacks_is_refused(target: str, precision: str) -> None:
     with pytest.raises(UsageError, match=f"{target} does not run {precision}") as caught:
@@ -80,11 +78,10 @@ def test_a_precision_that_the_target_lacks_is_refused(target: str, precision: st
     assert caught.value.where == f"--precision {precision}"
 
 
-@pytest.mark.parametrize(("target", "precision"), [("cpu", "int8"), ("tensorrt8", "fp16")])
 @pytest.mark.parametrize("io", ["typed", "uint8"])
-def test_a_float32_graph_keeps_its_input(target: str, precision: str, io: str) -> None:
+def test_a_float32_graph_keeps_its_input(io: str) -> None:
     with pytest.raises(UsageError, match="computes in float32") as caught:
-        recipe_for(load_target(target), precision, io=io)
+        recipe_for(load_target("cpu"), "int8", io=io)
 
     assert caught.value.where == f"--io {io}"
 
@@ -140,7 +137,6 @@ def test_integers_say_what_is_quantized(int8: Typed) -> None:
     assert int8.kept.quality.images == len(IMAGES)
     assert int8.row.failures == ()
     assert int8.manifest.precision == "int8"
-    assert int8.manifest.typing == "strong"
     assert int8.manifest.operators["QuantizeLinear"] == 8 * 3 + 4 * 3
 
 
@@ -230,21 +226,6 @@ def test_integers_on_a_cpu(on_cpu: Path, cpu_table: CalibrationTable) -> None:
     with pytest.raises(UsageError, match="attention stays in float32") as caught:
         quantize.integers(on_cpu, manifest, recipe, examiner, cpu_table, preset="vit-attention")
     assert "vit-linear" in caught.value.fix
-
-
-def test_weakly_typed_integers_for_tensorrt_8(exports: Exports, table: CalibrationTable) -> None:
-    path = exports(target="tensorrt8")
-    manifest = read_manifest(path)
-    examiner = examiner_for(path, manifest, images_of(6))
-    own = dataclasses.replace(table, graph=manifest.sha256)  # the same weights, in opset 17
-
-    made = quantize.integers(
-        path, manifest, recipe_for(load_target("tensorrt8"), "int8"), examiner, own,
-        preset="vit-attention",
-    )  # fmt: skip
-
-    assert (made.manifest.typing, made.manifest.opset) == ("weak", 17)
-    assert made.row.failures == ()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ ATTENTIONS = [f"blocks/{block}/attn" for block in range(DEPTH)]
 
 ALL_TOKENS: list[dict[str, Any]] = [
     {},
-    {"target": "tensorrt8"},
+    {"opset": 17},
     {"input": "uint8-nhwc"},
     {"method": "adaptformer"},
     {"batch": (1, 4)},

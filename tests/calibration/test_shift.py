@@ -113,7 +113,6 @@ def test_zero_gives_what_it_gave_before(merged: Path, table: CalibrationTable) -
     [
         ({"precision": "int8"}, True),
         ({"precision": "int8", "half": "bf16"}, True),
-        ({"precision": "int8", "form": "weak-pairs"}, True),
         ({"precision": "int8", "form": "gemm"}, False),
         ({"precision": "fp8"}, False),
         ({"precision": "int8", "observers": {**OBSERVERS, "input": "mse"}}, False),

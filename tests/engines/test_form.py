@@ -57,7 +57,7 @@ def test_runtimes_on_a_cpu_share_a_graph(name: str) -> None:
 
 
 def test_an_older_opset_is_another_form() -> None:
-    older = graph(SPLIT, target="tensorrt8", opset=17)
+    older = graph(SPLIT, target="tensorrt", opset=17)
     assert [one for one in form.differences(older, load_target("rtx")) if "opset 17" in one]
 
 

@@ -280,7 +280,7 @@ def test_a_changed_word_is_refused(artefact: Path, seal: object) -> None:
 def test_another_schema_is_refused(artefact: Path) -> None:
     edit(artefact, schema=99)
 
-    with pytest.raises(TrustError, match="schema 99, this version reads 3"):
+    with pytest.raises(TrustError, match="schema 99, this version reads 4"):
         read_manifest(artefact)
 
 

@@ -28,7 +28,7 @@ def layer_lines(graph: Path) -> list[str]:
     log = recorder(trt)
     with log.recording() as messages:
         builder = trt.Builder(log)
-        network = builder.create_network(network_flags(trt, weak=False, where=str(graph)))
+        network = builder.create_network(network_flags(trt))
         parser = trt.OnnxParser(network, log)
         assert parser.parse_from_file(str(graph))
         config = builder.create_builder_config()

@@ -4,13 +4,12 @@ The result is tests/golden/tensorrt_api.json. Run it once a version, in an envir
 version's bindings:
 
     python tests/golden/make_tensorrt_api.py tensorrt_rtx
-    python tests/golden/make_tensorrt_api.py tensorrt_bindings   # from tensorrt_cu12_bindings,
-                                                                 # for 8.6 tensorrt-bindings
+    python tests/golden/make_tensorrt_api.py tensorrt_bindings   # from tensorrt_cu12_bindings
     python tests/golden/make_tensorrt_api.py STUBS/tensorrt/__init__.pyi 10.13.0.35
 
 The bindings of TensorRT import without its libraries when stand-ins of the same names lie on
-LD_LIBRARY_PATH: empty shared libraries libnvinfer_plugin, libnvonnxparser and (8.6) libnvparsers,
-and a libnvinfer with an empty function for each of TensorRT's that `nm -D --undefined-only
+LD_LIBRARY_PATH: empty shared libraries libnvinfer_plugin and libnvonnxparser, and a
+libnvinfer with an empty function for each of TensorRT's that `nm -D --undefined-only
 tensorrt.so` lists.
 """
 

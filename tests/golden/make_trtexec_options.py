@@ -1,6 +1,6 @@
 """Record which options trtexec knows, in tests/golden/trtexec_options.json.
 
-    python tests/golden/make_trtexec_options.py CLONE v8.6.1 v10.3.0 v10.13.0 v10.16 v11.1
+    python tests/golden/make_trtexec_options.py CLONE v10.3.0 v10.13.0 v10.16 v11.1
 
 CLONE is a clone of github.com/NVIDIA/TensorRT with these tags. The options are those that its
 `samples/common/sampleOptions.cpp` reads.

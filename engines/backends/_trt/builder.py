@@ -1,4 +1,4 @@
-"""From an ONNX file to a serialized plan, for TensorRT 8.6 to 11 and TensorRT-RTX alike.
+"""From an ONNX file to a serialized plan, for TensorRT 10 to 11 and TensorRT-RTX alike.
 
 Versions are told apart by what they have, never by their number: TensorRT-RTX 1.7 is newer than
 TensorRT 10, and enum values moved between them.
@@ -12,11 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engines.backends._trt import weak_typing
 from engines.backends._trt.log import Message, complaints, kernels_of, recorder
 from engines.backends._trt.request import Request
 from engines.backends._trt.timing_cache import Timings, attach
-from engines.backends._trt.weak_typing import Held, WeakTyping
 from engines.engine import Progress
 from engines.errors import EngineError, UsageError
 from engines.fusion.kernels import Kernel
@@ -55,7 +53,6 @@ class Plan:
         content: The serialized plan; a buffer that TensorRT owns.
         kernels: Its final layers as the log lists them; empty where it does not.
         settings: What decided the build, as text.
-        float32_layers: Layers that a weakly typed build holds in float32.
         timings: TensorRT's timing cache after the build; None where none was asked for, or where
             the file must stay as it is.
     """
@@ -63,7 +60,6 @@ class Plan:
     content: Any
     kernels: tuple[Kernel, ...]
     settings: dict[str, str]
-    float32_layers: tuple[Held, ...] = ()
     timings: bytes | None = None
 
 
@@ -79,21 +75,14 @@ def build_plan(
         timings: What `request.timing_cache` holds.
 
     Raises:
-        EngineError: TensorRT cannot be typed so, or refuses the graph or the build; its log is in
-            the message.
+        EngineError: TensorRT refuses the graph or the build; its log is in the message.
         UsageError: The runtime knows no such compute capability.
     """
     log = recorder(trt)
     with log.recording() as messages:
-        builder, network, _parser = _parsed(trt, onnx, request.weak, log, messages)
+        builder, network, _parser = _parsed(trt, onnx, log, messages)
         config = builder.create_builder_config()
         settings = _configure(trt, config, request)
-        held: tuple[Held, ...] = ()
-        if request.weak is not None:
-            held, typing = weak_typing.constrain(
-                trt, network, config, request.weak, where=str(onnx)
-            )
-            settings |= typing
         if request.shapes:
             settings["profiles"] = _add_profile(builder, config, request)
         timing_cache = None
@@ -101,39 +90,22 @@ def build_plan(
             timing_cache, timings = attach(config, timings)
             settings["timing_cache"] = timings.note
         monitor = _progress_monitor(trt, request.progress)
-        if monitor is not None:
-            config.progress_monitor = monitor
+        config.progress_monitor = monitor
         content = builder.build_serialized_network(network, config)
-        if monitor is not None and monitor.raised is not None:
+        if monitor.raised is not None:
             raise monitor.raised
         if content is None:
             raise _refusal("build the engine", complaints(messages), onnx)
         timed = None
         if timing_cache is not None and timings is not None and timings.keep:
             timed = bytes(timing_cache.serialize())
-    return Plan(content, kernels_of(messages), settings, held, timed)
+    return Plan(content, kernels_of(messages), settings, timed)
 
 
-def float32_layers(trt: ModuleType, onnx: Path, weak: WeakTyping) -> tuple[Held, ...]:
-    """Return the layers that a weakly typed build of `onnx` holds in float32, without building it.
-
-    Raises:
-        EngineError: TensorRT cannot be typed so, or refuses the graph.
-    """
-    if not weak.flags or weak.match is None:
-        return ()
-    log = recorder(trt)
-    with log.recording() as messages:
-        _builder, network, _parser = _parsed(trt, onnx, weak, log, messages)
-        return weak_typing.decisive_layers(trt, network, weak.match, where=str(onnx))
-
-
-def _parsed(
-    trt: Any, onnx: Path, weak: WeakTyping | None, log: Any, messages: Sequence[Message]
-) -> tuple[Any, Any, Any]:
+def _parsed(trt: Any, onnx: Path, log: Any, messages: Sequence[Message]) -> tuple[Any, Any, Any]:
     """Return builder, network and parser, which must live as long as the network is used."""
     builder = trt.Builder(log)
-    network = builder.create_network(network_flags(trt, weak=weak is not None, where=str(onnx)))
+    network = builder.create_network(network_flags(trt))
     if network is None:
         raise _refusal("create a network", complaints(messages), onnx)
     parser = trt.OnnxParser(network, log)
@@ -159,30 +131,15 @@ def _add_profile(builder: Any, config: Any, request: Request) -> str:
     )
 
 
-def network_flags(trt: Any, *, weak: bool, where: str) -> int:
-    """Return the bit mask for `create_network`: the graph decides every precision, or `weak`.
+def network_flags(trt: Any) -> int:
+    """Return the bit mask for `create_network`: the types in the graph decide every precision.
 
-    Where weak typing still exists (BuilderFlag.FP16), strong typing must be asked for; elsewhere
-    it is the only kind and its former bit means something else.
-
-    Raises:
-        EngineError: This TensorRT is too old to be strongly typed, or too new for weak typing.
+    Where the builder could choose them instead (BuilderFlag.FP16), this must be asked for;
+    elsewhere it is the only way, and its former bit means something else.
     """
-    if weak:
-        return weak_typing.creation_flags(trt, where=where)
-    flags = trt.NetworkDefinitionCreationFlag
     if not hasattr(trt.BuilderFlag, "FP16"):
         return 0
-    if not hasattr(flags, "STRONGLY_TYPED"):
-        raise EngineError(
-            f"TensorRT {trt.__version__} cannot build strongly typed engines",
-            where=where,
-            fix="export for the target tensorrt8, or use TensorRT 10.3 (JetPack 6.1) or newer",
-        )
-    mask = 1 << int(flags.STRONGLY_TYPED)
-    if hasattr(flags, "EXPLICIT_BATCH"):  # does nothing since 10.0, where every batch is explicit
-        mask |= 1 << int(flags.EXPLICIT_BATCH)
-    return mask
+    return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
 def compute_capability_names(trt: Any) -> tuple[str, ...]:
@@ -222,12 +179,7 @@ def _configure(trt: Any, config: Any, request: Request) -> dict[str, str]:
 
 
 def _progress_monitor(trt: Any, progress: Progress | None) -> Any:
-    """Wrap `progress` for TensorRT; its `raised` is what the callback raised, to raise again.
-
-    None on TensorRT 8.6, which tells nothing of its progress and cannot be cancelled.
-    """
-    if not hasattr(trt, "IProgressMonitor"):
-        return None
+    """Wrap `progress` for TensorRT; its `raised` is what the callback raised, to raise again."""
 
     class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc]  # known at run time only
         def __init__(self) -> None:
@@ -263,28 +215,15 @@ def _parser_errors(parser: Any) -> str:
     for index in range(parser.num_errors):
         parser_error = parser.get_error(index)
         code = getattr(parser_error.code(), "name", str(parser_error.code()))
-        name = _node_name(parser_error)
-        operator = f" ({parser_error.node_operator()})" if _names_nodes(parser_error) else ""
-        node = f"node {name}{operator}: " if name else ""
+        name, operator = parser_error.node_name(), parser_error.node_operator()
+        node = f"node {name!r} ({operator}): " if name else ""
         texts.append(f"{node}{code}: {parser_error.desc()}")
     return "; ".join(texts) or "the parser gave no reason"
 
 
 def _first_node(parser: Any) -> str:
-    names = (_node_name(parser.get_error(index)) for index in range(parser.num_errors))
-    return next((f"node {name}" for name in names if name), "")
-
-
-def _node_name(parser_error: Any) -> str:
-    """Return the quoted name of the node, on TensorRT 8.6 its place in the file, or nothing."""
-    if _names_nodes(parser_error):
-        name = parser_error.node_name()
-        return repr(name) if name else ""
-    return f"{parser_error.node()}" if parser_error.node() >= 0 else ""
-
-
-def _names_nodes(parser_error: Any) -> bool:
-    return hasattr(parser_error, "node_name")
+    names = (parser.get_error(index).node_name() for index in range(parser.num_errors))
+    return next((f"node {name!r}" for name in names if name), "")
 
 
 def _refusal(attempt: str, log: str, onnx: Path) -> EngineError:

@@ -1,8 +1,8 @@
 """The engine inspector's JSON: the other place where TensorRT lists the kernels of a plan.
 
 It needs a deserialized engine and so a GPU, and has not been tried on hardware: the layout read
-here is that of NVIDIA's documentation and of listings that others published, for TensorRT 8.5 to
-11. A layer has Name, LayerType, Inputs, Outputs and Metadata; a tensor says its type in
+here is that of NVIDIA's documentation and of listings that others published, for TensorRT 10
+and 11. A layer has Name, LayerType, Inputs, Outputs and Metadata; a tensor says its type in
 "Format/Datatype" as words ("Row major linear FP16 format", or just "Half"), newer versions in
 "Datatype". What a version leaves out stays empty.
 """

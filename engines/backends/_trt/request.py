@@ -9,8 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from engines.backends._provenance import Source, precision_of
-from engines.backends._trt.weak_typing import WeakTyping
+from engines.backends._provenance import Source
 from engines.engine import BuildOptions, Progress
 from engines.errors import InputError, UsageError
 from engines.machine.jetson import Board
@@ -35,7 +34,6 @@ class Request:
             TensorRT, which builds for the GPU it runs on.
         optimization_level: Builder effort, 0 to 5; None leaves it to the runtime.
         workspace_bytes: Limit of scratch memory; None leaves it to the runtime.
-        weak: What a weakly typed build may choose; None leaves every type to the graph.
         timing_cache: File of timings to start from and to keep.
         progress: See `BuildOptions.progress`.
     """
@@ -45,7 +43,6 @@ class Request:
     compute_capabilities: tuple[str, ...]
     optimization_level: int | None
     workspace_bytes: int | None
-    weak: WeakTyping | None = None
     timing_cache: Path | None = None
     progress: Progress | None = None
 
@@ -73,10 +70,6 @@ def request_for(source: Source, target: Target, options: BuildOptions) -> Reques
         )
     inputs = source.manifest.inputs if source.manifest else source.header.inputs
     batches = batches_for(source, options.batches)
-    weak = None
-    if target.typing == "weak":
-        probes = source.manifest.probes if source.manifest else {}
-        weak = WeakTyping(precision_of(source), probes.get("match"))
     return Request(
         shapes=profile_shapes(inputs, batches, where=str(source.path)),
         batches=batches,
@@ -89,7 +82,6 @@ def request_for(source: Source, target: Target, options: BuildOptions) -> Reques
         workspace_bytes=target.workspace_bytes
         if options.workspace_bytes is None
         else options.workspace_bytes,
-        weak=weak,
         timing_cache=options.timing_cache,
         progress=options.progress,
     )

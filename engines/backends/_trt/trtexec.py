@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 from engines.backends._trt.request import Request, Shapes
-from engines.backends._trt.weak_typing import Held
-
-_TYPES = {"FLOAT": "fp32", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}
 
 
 def trtexec_line(
@@ -19,12 +15,11 @@ def trtexec_line(
     *,
     module: str,
     version: str | None = None,
-    float32_layers: Sequence[Held] = (),
 ) -> str:
     """Return a shell line for `trtexec`, or for `tensorrt_rtx`, with the settings of a build.
 
     The line has not been run: the tools are not part of the Python packages. Its options are
-    those of trtexec's own source, `samples/common/sampleOptions.cpp` of NVIDIA/TensorRT from 8.6
+    those of trtexec's own source, `samples/common/sampleOptions.cpp` of NVIDIA/TensorRT from 10.3
     to 11.1; that of tensorrt_rtx is not published.
 
     Args:
@@ -34,13 +29,10 @@ def trtexec_line(
         module: "tensorrt" or "tensorrt_rtx".
         version: Of the module, as "10.3.0" or "11"; None where it is open. TensorRT 10 must be told
             to type strongly; 11 knows nothing else and takes the option without effect.
-        float32_layers: Layers that a weakly typed build holds in float32.
     """
     is_rtx = module == "tensorrt_rtx"
     words = ["tensorrt_rtx" if is_rtx else "trtexec", f"--onnx={onnx}", f"--saveEngine={plan}"]
-    if request.weak is not None:
-        words += _weak_words(request.weak.flags, float32_layers)
-    elif not is_rtx and _major(version) < 11:
+    if not is_rtx and _major(version) < 11:
         words.append("--stronglyTyped")
     words += ["--noTF32", "--maxAuxStreams=0", "--profilingVerbosity=detailed", "--skipInference"]
     if request.compute_capabilities and is_rtx:
@@ -60,21 +52,6 @@ def trtexec_line(
 
 def _major(version: str | None) -> int:
     return 0 if version is None else int(version.partition(".")[0])
-
-
-def _weak_words(flags: Sequence[str], float32_layers: Sequence[Held]) -> list[str]:
-    """Return flags and layers; one type for all outputs would make an index a float too."""
-    words = [f"--{flag.lower()}" for flag in flags]
-    if float32_layers:
-        layers = ",".join(f"{held.name}:fp32" for held in float32_layers)
-        types = ",".join(
-            f"{held.name}:{'+'.join(_TYPES[output] for output in held.outputs)}"
-            for held in float32_layers
-            if "FLOAT" in held.outputs
-        )
-        words += ["--precisionConstraints=obey", f"--layerPrecisions={layers}"]
-        words.append(f"--layerOutputTypes={types}")
-    return words
 
 
 def _shape_list(shapes: Shapes, end: int) -> str:

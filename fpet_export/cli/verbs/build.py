@@ -21,12 +21,12 @@ DESCRIPTION = """\
 Build the engine of a target from an exported graph, with its manifest beside it.
 
 `cpu` gives an ONNX Runtime model that was optimised once, `openvino` one that OpenVINO runs, `rtx`
-a TensorRT-RTX plan, built without a GPU for the compute capabilities that are named, `tensorrt` and
-`tensorrt8` a plan for the GPU of this machine, `torch-cpu` and `torch-cuda` a package of PyTorch
-for this machine. A board or a card is named with its software, as in jetson-orin-nano-8gb@jp6.2 or
-rtx-4090@rtx (see `targets`). A graph whose opset, typing or precision the target does not take is
-refused, and one that was exported for a target of another form, with the command that exports it
-again (--force-form builds it all the same).
+a TensorRT-RTX plan, built without a GPU for the compute capabilities that are named, `tensorrt`
+a plan for the GPU of this machine, `torch-cpu` and `torch-cuda` a package of PyTorch for this
+machine. A board or a card is named with its software, as in jetson-orin-nano-8gb@jp6.2 or
+rtx-4090@rtx (see `targets`). A graph whose opset or precision the target does not take is refused,
+and one that was exported for a target of another form, with the command that exports it again
+(--force-form builds it all the same).
 
 Where the engine can run here, its logits are compared with the graph's; that of a quantized graph
 may differ by three times what the graph itself does when one pixel changes by one grey level. A

@@ -43,7 +43,7 @@ _PACKAGES = (
     ("PIL", "pillow", "export", "images and pictures"),
     ("onnxruntime", "onnxruntime", "cpu", "the cpu target and every parity check"),
     ("tensorrt_rtx", "tensorrt-rtx-cu13", "rtx", "the rtx target, also without a GPU"),
-    ("tensorrt", "tensorrt", "tensorrt", "the tensorrt and tensorrt8 targets"),
+    ("tensorrt", "tensorrt", "tensorrt", "the tensorrt target"),
     ("jinja2", "jinja2", "report", "HTML reports"),
     ("matplotlib", "matplotlib", "report", "charts"),
     ("openvino", "openvino", "openvino", "the openvino target, and a peer in bench"),
@@ -101,6 +101,8 @@ def _check_board(
 
 
 def _check_host(findings: Findings, place: Environment) -> Outcome:
+    from engines.backends._trt.module import UPDATE, is_too_old
+    from engines.machine.jetpack import NEEDED
     from fpet_export.doctor import providers
 
     packages = {name: _version(module, name) for module, name, _, _ in _PACKAGES}
@@ -109,6 +111,9 @@ def _check_host(findings: Findings, place: Environment) -> Outcome:
     lacking: list[str] = []
     for _, name, extra, purpose in _PACKAGES:
         version = packages[name]
+        if version is not None and is_too_old(name, version):
+            findings.gap(name, f"{version}, for {purpose}: {NEEDED}", UPDATE, needed=False)
+            continue
         if version is not None:
             findings.fact(name, f"{version}, for {purpose}")
             continue

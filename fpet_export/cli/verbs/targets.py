@@ -42,7 +42,6 @@ _MEANINGS = (
     "usual release: the software that NAME alone means; `targets NAME` lists the others, with the "
     "hardware and its peaks",
     "opset: version of the ONNX operators that its graphs get, and the newest that it reads",
-    "typing: strong where the types in the graph fix every precision, weak where the builder does",
 )
 
 
@@ -125,12 +124,12 @@ def _devices(members: Sequence[Entry]) -> Iterator[Device]:
 
 
 def _rows(members: Sequence[Entry]) -> list[Sequence[str]]:
-    rows: list[Sequence[str]] = [("target", "opset", "typing", "precisions", "what it is")]
+    rows: list[Sequence[str]] = [("target", "opset", "precisions", "what it is")]
     for one in members:
         if isinstance(one, Target):
             opset = f"{one.opset} (up to {one.opset_ceiling})"
             kinds = " ".join(one.precisions)
-            rows.append((one.name, opset, one.typing, kinds, one.summary))
+            rows.append((one.name, opset, kinds, one.summary))
     return rows
 
 

@@ -1,7 +1,7 @@
 """Write every operator as the graph's opset has it.
 
-PyTorch's exporter writes opset 18 and newer; TensorRT 8.6 reads up to 17. So a graph of opset 17 is
-exported as 18 (which has no Gelu yet: the exporter writes its erf form) and rewritten here, in
+PyTorch's exporter writes opset 18 and newer; older runtimes read up to 17. So a graph of opset 17
+is exported as 18 (which has no Gelu yet: the exporter writes its erf form) and rewritten here, in
 place, so that nodes keep their names: the axes of a reduction become an attribute, and the number
 of parts of a Split becomes their sizes.
 

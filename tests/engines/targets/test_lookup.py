@@ -30,26 +30,15 @@ def test_a_name_is_resolved_and_its_result_names_itself(name: str, resolved: str
 
 def facts(name: str) -> tuple[object, ...]:
     target = _lookup.load_target(name)
-    return target.module, target.typing, target.opset, target.opset_ceiling, target.precisions
+    return target.module, target.opset, target.opset_ceiling, target.precisions
 
 
 def test_releases_of_one_board_differ() -> None:
     strong = ("fp32", "fp16", "bf16", "int8")
 
-    assert facts("jetson-orin-nano-8gb@jp6.0") == (
-        "tensorrt",
-        "weak",
-        17,
-        17,
-        ("fp32", "fp16", "int8"),
-    )
-    assert facts("jetson-orin-nano-8gb@jp6.2") == ("tensorrt", "strong", 20, 20, strong)
-    assert facts("jetson-orin-nano-8gb@jp7.2") == ("tensorrt", "strong", 20, 24, strong)
-    assert facts("jetson-agx-orin-64gb@jp7.2.2-trt11") == ("tensorrt", "strong", 20, 24, strong)
-
-
-def test_jetpack_6_0_says_what_the_target_tensorrt8_says() -> None:
-    assert facts("jetson-orin-nano-8gb@jp6.0") == facts("tensorrt8")
+    assert facts("jetson-orin-nano-8gb@jp6.2") == ("tensorrt", 20, 20, strong)
+    assert facts("jetson-orin-nano-8gb@jp7.2") == ("tensorrt", 20, 24, strong)
+    assert facts("jetson-agx-orin-64gb@jp7.2.2-trt11") == ("tensorrt", 20, 24, strong)
 
 
 def test_a_card_is_compiled_for_alone_with_tensorrt_rtx() -> None:
@@ -91,7 +80,6 @@ def test_a_release_takes_the_versions_it_stands_for(
 @pytest.mark.parametrize(
     ("name", "span"),
     [
-        ("jetson-agx-orin-64gb@jp6.0", "8.6"),
         ("jetson-agx-orin-64gb@jp6.2", "10.3 to 10.7"),
         ("jetson-agx-orin-64gb@jp7.2.2-trt11", "11.4.1 to 11.x"),
         ("rtx-4090@trt10.3", "10.3"),
@@ -129,11 +117,29 @@ def test_a_near_name_is_proposed_and_never_taken() -> None:
 
 
 def test_what_is_too_old_is_refused_in_a_sentence_and_known_all_the_same() -> None:
-    with pytest.raises(UsageError, match=r"TensorRT 8\.5 has no LayerNormalization") as caught:
-        _lookup.load_target("jetson-orin-nano-8gb@jp5.1.2")
+    for release, version in (("jp5.1.2", r"8\.5"), ("jp6.0", r"8\.6")):
+        words = rf"TensorRT {version} is too old, JetPack 6\.1 or later \(TensorRT 10\.3\)"
+        with pytest.raises(UsageError, match=words) as caught:
+            _lookup.load_target(f"jetson-orin-nano-8gb@{release}")
 
-    assert "jp6.2" in caught.value.fix
-    assert _lookup.known_target("jetson-orin-nano-8gb@jp5.1.2").opset_ceiling == 17
+        assert "jp6.2" in caught.value.fix
+        assert _lookup.known_target(f"jetson-orin-nano-8gb@{release}").opset_ceiling == 17
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("jetson-xavier-nx", "--target cpu"),
+        ("jetson-agx-xavier@jp5.1.2", "--target cpu"),
+        ("tensorrt8", "update the board"),
+    ],
+)
+def test_what_ends_with_tensorrt_8_is_refused_with_what_to_do(name: str, fix: str) -> None:
+    with pytest.raises(UsageError, match=r"JetPack 6\.1 or later .* is needed") as caught:
+        _lookup.load_target(name)
+
+    assert fix in caught.value.fix
+    assert name.partition("@")[0] not in _lookup.target_names()
 
 
 def test_every_module_belongs_to_one_target() -> None:

@@ -34,11 +34,11 @@ def device(request: pytest.FixtureRequest) -> Device:
 
 
 def test_the_promised_targets_exist() -> None:
-    assert {"cpu", "cuda", "openvino", "rtx", "tensorrt", "tensorrt8"} <= set(NAMES)
+    assert {"cpu", "cuda", "openvino", "rtx", "tensorrt"} <= set(NAMES)
     assert {
         "jetson-orin-nano-4gb", "jetson-orin-nano-8gb", "jetson-orin-nx-8gb", "jetson-orin-nx-16gb",
         "jetson-agx-orin-32gb", "jetson-agx-orin-64gb", "jetson-thor-t4000", "jetson-thor-t5000",
-        "jetson-xavier-nx", "jetson-agx-xavier", "t4", "a10", "a100", "l4", "l40s", "h100", "h200",
+        "t4", "a10", "a100", "l4", "l40s", "h100", "h200",
         "rtx-3090", "rtx-4090", "rtx-5090", "gb10",
     } <= set(NAMES)  # fmt: skip
 
@@ -78,7 +78,6 @@ def test_a_target_states_values_that_the_exporter_knows(target: Target) -> None:
     assert target.precisions
     assert set(target.precisions) <= PRECISIONS
     assert 17 <= target.opset <= target.opset_ceiling <= 25
-    assert target.typing in ("strong", "weak")
 
 
 def test_a_target_names_itself_for_files_too(target: Target) -> None:
@@ -88,15 +87,6 @@ def test_a_target_names_itself_for_files_too(target: Target) -> None:
 def test_only_openvino_needs_reduced_int8_weights() -> None:
     """ONNX Runtime makes them unsigned where it must, and TensorRT's products do not clip."""
     assert [one.name for one in RESOLVED if one.int8_weights == "reduced"] == ["openvino"]
-
-
-def test_weak_typing_is_for_tensorrt_8_alone(target: Target) -> None:
-    is_8 = target.name == "tensorrt8" or (
-        target.release is not None and target.release.versions[0].startswith("8.")
-    )
-
-    assert (target.typing == "weak") == is_8
-    assert not is_8 or not {"bf16", "fp8"} & set(target.precisions)
 
 
 def test_compute_capabilities_are_written_with_a_dot(target: Target) -> None:

@@ -195,10 +195,9 @@ def test_names_that_differ_in_case_alone_are_refused(tmp_path: Path) -> None:
         export_tasks({"Cifar": run_of(), "cifar": run_of()}, tmp_path)
 
 
-@pytest.mark.parametrize("target", ["cpu", "tensorrt8"])
-def test_a_precision_that_the_target_does_not_run_is_refused(tmp_path: Path, target: str) -> None:
-    options = TaskOptions(target=target, precision="fp16")
-    with pytest.raises(UsageError, match=f"{target} runs no graph that is typed fp16"):
+def test_a_precision_that_the_target_does_not_run_is_refused(tmp_path: Path) -> None:
+    options = TaskOptions(target="cpu", precision="fp16")
+    with pytest.raises(UsageError, match="cpu runs no graph that is typed fp16"):
         export_tasks({"one": run_of()}, tmp_path, options)
     assert list(tmp_path.iterdir()) == []
 

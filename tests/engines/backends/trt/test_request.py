@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,7 +85,7 @@ def test_the_target_sets_workspace_and_level(tiny_vit: TinyVit, install: Install
     assert plan.name == "vit.jetson-orin-nano-8gb-jp6.2.plan"
     assert read_manifest(plan).target == "jetson-orin-nano-8gb@jp6.2"
     assert (build.level, build.pools) == (3, {"WORKSPACE": 2 << 30})
-    assert build.creation_flags == 0b11
+    assert build.creation_flags == 0b10
     settings = settings_of(plan)
     assert (settings["optimization_level"], settings["workspace_bytes"]) == ("3", str(2 << 30))
     assert "--memPoolSize=workspace:2048" in settings["trtexec"]
@@ -112,23 +112,36 @@ def test_a_card_leaves_its_memory_to_the_builder(tiny_vit: TinyVit, install: Ins
 @pytest.mark.parametrize(
     ("installed", "asked", "fits"),
     [
-        ("8.6.1", f"{ORIN}@jp6.2", f"{ORIN}@jp6.0"),
         ("10.16.1.11", f"{ORIN}@jp6.2", f"{ORIN}@jp7.2"),
-        ("10.3.0", f"{ORIN}@jp6.0", f"{ORIN}@jp6.2.2"),
+        ("10.3.0", f"{ORIN}@jp7.2", f"{ORIN}@jp6.2.2"),
     ],
 )
 def test_another_tensorrt_than_the_release_names_the_release_that_fits(
     installed: str, asked: str, fits: str, tiny_vit: TinyVit, install: Install
 ) -> None:
     install(installed)
-    opset = 17 if asked.endswith("jp6.0") else 20
-    graph = tiny_vit(opset=opset)
+    graph = tiny_vit()
 
     with pytest.raises(UsageError, match=f"installed is {installed}") as caught:
         engines.build(graph, target=asked)
 
     assert f"--target {fits}" in caught.value.fix
     assert list(graph.parent.iterdir()) == [graph]
+
+
+def test_tensorrt_8_is_refused_with_what_is_needed(
+    tiny_vit: TinyVit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old: Any = ModuleType("tensorrt")
+    old.__version__, old.Builder = "8.6.2", object
+    monkeypatch.setitem(sys.modules, "tensorrt", old)
+
+    with pytest.raises(
+        MissingDependencyError, match=r"TensorRT 8\.6\.2: JetPack 6\.1 or"
+    ) as caught:
+        engines.build(tiny_vit(), target="tensorrt")
+
+    assert "update JetPack" in caught.value.fix
 
 
 def test_a_tensorrt_that_no_release_has_is_refused(tiny_vit: TinyVit, install: Install) -> None:
@@ -196,7 +209,6 @@ def test_both_spellings_of_thor_are_taken(gpu: str, tiny_vit: TinyVit, install: 
         ("fp8", "a100"),
         ("bf16", "t4"),
         ("fp32", "t4@rtx"),
-        ("bf16", f"{ORIN}@jp6.0"),
     ],
 )
 def test_a_precision_that_the_gpu_lacks_is_refused_before_tensorrt(
@@ -406,27 +418,6 @@ def test_the_line_needs_no_tensorrt_and_builds_nothing(
     assert part in line
     assert ("--stronglyTyped" in line) == (target in (ORIN, "tensorrt"))
     assert list(graph.parent.iterdir()) == [graph]
-
-
-@pytest.mark.usefixtures("absent")
-def test_the_line_of_8_6_without_a_match_needs_no_tensorrt_either(tiny_vit: TinyVit) -> None:
-    line = equivalent_command(
-        stated(tiny_vit(opset=17), opset=17, precision="fp16", typing="weak"),
-        target=f"{ORIN}@jp6.0",
-    )
-
-    assert " --fp16 --noTF32 " in line
-    assert "--stronglyTyped" not in line
-
-
-@pytest.mark.usefixtures("absent")
-def test_the_line_of_8_6_with_a_match_says_why_it_needs_tensorrt(tiny_vit: TinyVit) -> None:
-    graph = stated(
-        tiny_vit(opset=17), opset=17, precision="fp16", typing="weak", probes={"match": "match"}
-    )
-
-    with pytest.raises(MissingDependencyError, match="names that only its parser knows"):
-        equivalent_command(graph, target=f"{ORIN}@jp6.0")
 
 
 def test_a_cpu_has_no_such_line(tiny_vit: TinyVit) -> None:

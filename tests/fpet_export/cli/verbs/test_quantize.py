@@ -320,7 +320,6 @@ def test_integers_need_images(graph: Path, tmp_path: Path) -> None:
         (("--observer", "input=best"), 2, "is not KIND=RULE"),
         (("--observer", "weights=mse"), 2, "is not KIND=RULE"),
         (("--min-agreement", "101"), 2, "not a percentage"),
-        (("--target", "tensorrt8", "--io", "uint8"), 2, "computes in float32"),
         (("--table", "absent.json"), 3, "no such file for --table"),
         (("--data", "absent"), 3, "no such file for --data"),
     ],

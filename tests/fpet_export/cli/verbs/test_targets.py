@@ -23,17 +23,16 @@ def test_the_groups_are_boards_gpus_and_runtimes() -> None:
 
     assert kinds["jetson-orin-nano-8gb"] == "board"
     assert kinds["rtx-4090"] == "gpu"
-    assert kinds["rtx"] == kinds["tensorrt8"] == "tensorrt"
+    assert kinds["rtx"] == kinds["tensorrt"] == "tensorrt"
     assert kinds["cpu"] == "other"
 
 
-def test_opsets_and_typing_are_in_the_table() -> None:
-    (row,) = [line for line in call("targets").err.splitlines() if "tensorrt8" in line]
+def test_opsets_are_in_the_table() -> None:
+    (row,) = [line for line in call("targets").err.splitlines() if line.split()[:1] == ["tensorrt"]]
 
-    assert "17 (up to 17)" in row
-    assert "weak" in row
+    assert "20 (up to 20)" in row
     facts = {t["name"]: t for t in call("targets", "--json").document()["targets"]}
-    assert (facts["tensorrt"]["opset_ceiling"], facts["tensorrt"]["typing"]) == (20, "strong")
+    assert facts["tensorrt"]["opset_ceiling"] == 20
 
 
 def test_a_board_shows_its_usual_release() -> None:
@@ -56,20 +55,20 @@ def test_quiet_prints_the_names_only() -> None:
 
 
 def test_one_target_is_shown_with_every_release_and_fact() -> None:
-    done = call("targets", "jetson-agx-orin-64gb@jp6.0")
+    done = call("targets", "jetson-agx-orin-64gb@jp6.1")
 
     assert done.code == 0
-    assert done.out == "jetson-agx-orin-64gb@jp6.0\n"
+    assert done.out == "jetson-agx-orin-64gb@jp6.1\n"
     board = _lookup.entry("jetson-agx-orin-64gb")
     assert isinstance(board, Device)
     assert all(f"@{release.name} " in done.err for release in board.releases)
     (chosen,) = [line for line in done.err.splitlines() if "← this one" in line]
-    assert "@jp6.0" in chosen
+    assert "@jp6.1" in chosen
     assert "total = VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0; VDDQ_VDD2_1V8AO are parts" in done.err
     assert "p3701-0005" in done.err
     assert "MODE_50W: – SMs, FP16 27 TFLOPS, INT8 54 TOPS, – GB/s" in done.err
     assert all(source in done.err for source in board.sources)
-    assert "--target jetson-agx-orin-64gb@jp6.0 --precision fp16 -o trial" in done.err
+    assert "--target jetson-agx-orin-64gb@jp6.1 --precision fp16 -o trial" in done.err
 
 
 def test_one_target_in_json() -> None:
@@ -99,7 +98,7 @@ def test_facts_of_an_old_release_are_shown_although_nothing_is_built_for_it() ->
     done = call("targets", "jetson-orin-nano-8gb@jp5.1.2")
 
     assert done.code == 0
-    assert "not built for: TensorRT 8.5 has no LayerNormalization operator" in done.err
+    assert "not built for: TensorRT 8.5 is too old, JetPack 6.1 or later" in done.err
     assert "next" not in done.err
 
 

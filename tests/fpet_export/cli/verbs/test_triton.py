@@ -169,18 +169,6 @@ def test_a_plan_of_tensorrt_rtx_has_no_backend(plan: Path, tmp_path: Path) -> No
     assert "a plan of TensorRT" in done.error()["fix"]
 
 
-def test_a_graph_that_leaves_its_precision_to_a_builder_is_refused(
-    exported: Exported, tmp_path: Path
-) -> None:
-    graph = exported.copy(tmp_path / "run")
-    rewrite(graph, precision="fp16", typing="weak")
-
-    done = call("triton", graph, "-o", tmp_path / "models", "--json")
-
-    assert done.code == 3
-    assert "leaves fp16 to flags" in done.error()["what"]
-
-
 def test_an_engine_runs_where_it_was_built_for(engine: Path, plan: Path, tmp_path: Path) -> None:
     on_cpu = call("triton", engine, "-o", tmp_path / "a", "--json")
     on_gpu = call("triton", engine, "-o", tmp_path / "b", "--gpus", "0", "--json")
