@@ -257,6 +257,24 @@ class Typing(Precision, CheckImages, Rounds, Writing):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Exporting(Run, Graph, Typing):
+    """A run to export, and what to leave of it.
+
+    Attributes:
+        out: The folder to write.
+        target: Where the graphs will run; several with commas between them.
+    """
+
+    out: Path
+    target: str = "cpu"
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names in `target`, each once."""
+        return tuple(dict.fromkeys(name.strip() for name in self.target.split(",") if name.strip()))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AllowFailed(Request):
     """Whether an artefact may be used whose check failed; what is made of it failed, too."""
 

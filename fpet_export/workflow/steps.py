@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,9 +12,10 @@ from engines.manifest import read_manifest, write_manifest
 from engines.parity import table as parity_table
 from engines.parity.rows import ParityTable, StageParity, failed_row, judge
 from engines.plurals import counted
-from fpet_export.cli import arguments
 from fpet_export.reporter import Reporter
+from fpet_export.requests import BEST, INTEGERS, Exporting
 from fpet_export.workflow import images as _images
+from fpet_export.workflow import runs
 from fpet_export.workflow import typed_graph as _quantize
 
 if TYPE_CHECKING:
@@ -90,26 +90,29 @@ def describe(adapted: Adapted) -> str:
     return " · ".join(parts)
 
 
-def start(options: argparse.Namespace, reporter: Reporter) -> Started:
-    """Load the run, fold it, and compare both with the float64 reference."""
-    _images.require_inputs(options)
-    _check_targets(options)
+def start(request: Exporting, reporter: Reporter, *, instead: str) -> Started:
+    """Load the run, fold it, and compare both with the float64 reference.
+
+    `instead` says what to do with a folder of tasks; see `load_run`.
+    """
+    _images.require_inputs(request)
+    _check_targets(request)
     with reporter.working("reading the run and its backbone"):
         from fpet_export.workflow import verify  # torch comes with it
         from fpet_export.workflow.parity_images import own_images, synthetic_images
 
-        adapted = arguments.load_run(options)
+        adapted = runs.load_run(request, instead=instead)
     reporter.step("inspect", describe(adapted))
     if adapted.quality == "random":
         reporter.step("weights", "random: this export is good for speed only", passed=None)
-    known = _images.known_classes(adapted.model.spec.classes, options.labels)
-    limit = own_images(options.limit, judges_accuracy=_quantize.judges_accuracy(options))
+    known = _images.known_classes(adapted.model.spec.classes, request.labels)
+    limit = own_images(request.limit, judges_accuracy=_quantize.judges_accuracy(request))
     found = _quantize.sources(
-        options,
+        request,
         adapted.preprocessing,
         known,
         reporter,
-        needs=_needs_ranges(options),
+        needs=_needs_ranges(request),
         limit=limit,
     )
     least = synthetic_images(adapted.model.spec.tokens - adapted.tokens()[-1])
@@ -132,7 +135,7 @@ def start(options: argparse.Namespace, reporter: Reporter) -> Started:
 
 def type_graph(
     started: Started,
-    options: argparse.Namespace,
+    request: Exporting,
     reporter: Reporter,
     exported: Exported,
     target: str,
@@ -142,19 +145,19 @@ def type_graph(
     from fpet_export.workflow import best
 
     place = load_target(target)
-    is_best = options.precision == _quantize.BEST
+    is_best = request.precision == BEST
     if is_best:
-        best.require_runnable(exported.path, place, options, reporter)
-    found = type_graphs(started, options, reporter, exported, place)
+        best.require_runnable(exported.path, place, request, reporter)
+    found = type_graphs(started, request, reporter, exported, place)
     rows = (*exported.rows, *(made.row for made in found.made.values()))
     if is_best:
-        return Exported(path=best.choose(found, place, options, reporter).graph, rows=rows)
+        return Exported(path=best.choose(found, place, request, reporter).graph, rows=rows)
     return Exported(path=found.graphs[found.baseline], rows=rows)
 
 
 def type_graphs(
     started: Started,
-    options: argparse.Namespace,
+    request: Exporting,
     reporter: Reporter,
     exported: Exported,
     target: Target,
@@ -164,48 +167,48 @@ def type_graphs(
     from calibration.examine import examiner_for
     from fpet_export.workflow import best
 
-    precisions = _quantize.precisions_of(options, target)
+    precisions = _quantize.precisions_of(request, target)
     if not precisions:
         return best.Candidates(graphs={"fp32": exported.path}, made={})
     manifest = read_manifest(exported.path)
     images, table = started.check.images, None
-    if any(name in _quantize.INTEGERS for name in precisions):
+    if any(name in INTEGERS for name in precisions):
         state = _quantize.state_path(exported.path)
         table = _quantize.calibrated(
-            exported.path, options, reporter, started.calibration, state=state
+            exported.path, request, reporter, started.calibration, state=state
         )
     with reporter.progress("float32 graph", len(images)) as advance:
         examiner = examiner_for(
             exported.path, manifest, images, reference=started.check.reference, progress=advance
         )
-    if options.precision == _quantize.BEST:
+    if request.precision == BEST:
         return best.candidates(
             exported.path,
             target,
             examiner,
-            options,
+            request,
             reporter,
             table=table,
             parity_of=lambda row: started.table([*exported.rows, row]).to_json(),
         )
-    recipe = _quantize.recipe_of(options, target, options.precision)
-    made = _quantize.make(exported.path, recipe, examiner, options, reporter, table=table)
+    recipe = _quantize.recipe_of(request, target, request.precision)
+    made = _quantize.make(exported.path, recipe, examiner, request, reporter, table=table)
     _quantize.say(made, reporter)
     path = quantize.write(
         made,
         exported.path,
-        _quantize.typed_path(exported.path, options.precision),
+        _quantize.typed_path(exported.path, request.precision),
         table=table,
         parity=started.table([*exported.rows, made.row]).to_json(),
-        force=options.force,
-        command=options.command,
+        force=request.force,
+        command=request.command,
     )
-    return best.Candidates(graphs={options.precision: path}, made={options.precision: made})
+    return best.Candidates(graphs={request.precision: path}, made={request.precision: made})
 
 
 def export(
     started: Started,
-    options: argparse.Namespace,
+    request: Exporting,
     reporter: Reporter,
     *,
     path: Path,
@@ -216,12 +219,12 @@ def export(
     from fpet_export.workflow import verify
 
     frozen = started.folded.freeze(
-        batch=options.batch if batch is None else batch,
+        batch=request.batch if batch is None else batch,
         target=target,
-        input=arguments.input_kind(options),
-        ties=options.ties,
-        last_block=options.last_block,
-        opset=options.opset,
+        input=request.input_kind,
+        ties=request.ties,
+        last_block=request.last_block,
+        opset=request.opset,
     )
     count = len(started.check.images)
     with reporter.progress("frozen module", count) as advance:
@@ -231,15 +234,15 @@ def export(
         kept = f" · {frozen_row.tokens_kept}/{frozen_row.tokens_expected} tokens kept"
     reporter.step(
         "freeze",
-        f"for {target}: match {options.ties} in float32{kept} · {frozen_row.difference}",
+        f"for {target}: match {request.ties} in float32{kept} · {frozen_row.difference}",
         passed=frozen_row.passed,
     )
     with reporter.working("writing the graph"):
         written = frozen.to_onnx(
             path,
-            force=options.force,
+            force=request.force,
             labels=started.labels,
-            command=options.command,
+            command=request.command,
         )
     with reporter.progress("ONNX graph", count) as advance:
         try:
@@ -275,14 +278,14 @@ def require(table: ParityTable) -> None:
     judge(table, fix="report this with the run; the table above and parity.json show every stage")
 
 
-def _check_targets(options: argparse.Namespace) -> None:
+def _check_targets(request: Exporting) -> None:
     """Refuse an unknown target and an opset that it does not read, before anything is computed."""
     from engines.engine import load_target
     from fpet_export.stages import with_opset
 
-    for target in map(load_target, arguments.names(options.target)):
-        if options.opset is not None:
-            with_opset(target, options.opset)
+    for target in map(load_target, request.targets):
+        if request.opset is not None:
+            with_opset(target, request.opset)
 
 
 def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:
@@ -296,13 +299,13 @@ def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:
     return f"{text} · {row.difference}"
 
 
-def _needs_ranges(options: argparse.Namespace) -> bool:
+def _needs_ranges(request: Exporting) -> bool:
     """Say whether any target gets integers, and refuse a precision that one does not run."""
     from engines.engine import load_target
 
     names = [
         name
-        for target in arguments.names(options.target)
-        for name in _quantize.precisions_of(options, load_target(target))
+        for target in request.targets
+        for name in _quantize.precisions_of(request, load_target(target))
     ]
-    return any(name in _quantize.INTEGERS for name in names)
+    return any(name in INTEGERS for name in names)

@@ -1,0 +1,240 @@
+"""`quantize`: a typed graph of an exported one, within limits on accuracy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from engines.errors import InputError, UsageError
+from engines.manifest import Manifest, read_manifest
+from engines.parity.rows import ParityTable
+from engines.targets._lookup import load_target
+from fpet_export.reporter import SILENT, Reporter
+from fpet_export.requests import BEST, INTEGERS, PRECISIONS, AllowFailed, AllowForm, Typing
+from fpet_export.workflow import images as check_images
+from fpet_export.workflow import next_commands, typed_graph, usable
+
+if TYPE_CHECKING:
+    from calibration.accuracy import Kept
+    from calibration.examine import Examiner
+    from calibration.table import CalibrationTable
+    from engines.parity.rows import StageParity
+    from engines.targets import Target
+    from fpet_export.workflow.best import Best
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizeRequest(Typing, AllowFailed, AllowForm):
+    """A float32 graph to type.
+
+    Attributes:
+        onnx: The graph.
+        precision: What to write; "best" writes all and measures them.
+        target: Where it will run; None is what it was exported for.
+        out: File to write; None is `model.PRECISION.onnx` beside the graph.
+        limit: Images to check, at most.
+    """
+
+    onnx: Path
+    precision: Literal["fp16", "bf16", "int8", "fp8", "best"] = dataclasses.field(
+        metadata={"choices": (*PRECISIONS, BEST)}
+    )
+    target: str | None = None
+    out: Path | None = None
+    limit: int = dataclasses.field(default=128, metadata={"least": 1})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """What quantizing left.
+
+    Attributes:
+        graph: The typed graph; of "best" the fastest.
+        manifest: Of it.
+        parity: It against the float32 graph; None of "best", where `best` says it.
+        kept: How limits on accuracy were met; None without layers that could be reverted.
+        best: What was chosen, and from what; None where one precision was asked for.
+        next: Commands to type next.
+    """
+
+    graph: Path
+    manifest: Manifest
+    parity: ParityTable | None = None
+    kept: Kept | None = None
+    best: Best | None = None
+    next: Sequence[str] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as plain values."""
+        if self.best is not None:
+            from fpet_export.workflow.best import remembered
+
+            return {"onnx": str(self.graph), **remembered(self.best)}
+        return {
+            "onnx": str(self.graph),
+            "parity": None if self.parity is None else self.parity.to_json(),
+            "manifest": dataclasses.asdict(self.manifest),
+            "promise": None if self.kept is None else self.kept.to_json(),
+        }
+
+
+def quantize(request: QuantizeRequest, reporter: Reporter = SILENT) -> Quantized:
+    """Calibrate where needed, type the graph, meet the limits on accuracy, judge.
+
+    Raises:
+        FpetError: What is wrong with the graph, the target or the images; a BudgetError where the
+            limits on accuracy cannot be met.
+    """
+    from engines.tasks.index import is_folder
+
+    if is_folder(request.onnx) or is_folder(request.onnx.parent):
+        raise UsageError(
+            "the graphs of a folder of tasks are not quantized",
+            where=str(request.onnx),
+            fix="write them in half precision, from their runs: `tasks` with --precision fp16",
+        )
+    manifest = _float32_manifest(request.onnx)
+    target = load_target(request.target or manifest.target)
+    usable.require(request.onnx, manifest, request, reporter)
+    usable.require_form(request.onnx, manifest, target, request, reporter)
+    precisions = typed_graph.precisions_of(request, target)
+    best = request.precision == BEST
+    if best and request.out is not None:
+        raise UsageError(
+            "`best` writes a graph for each precision, beside the float32 one",
+            where="--out",
+            fix="leave --out out",
+        )
+    if best:
+        from fpet_export.workflow import best as _best
+
+        _best.require_runnable(request.onnx, target, request, reporter)
+    outs = [request.out or typed_graph.typed_path(request.onnx, name) for name in precisions]
+    for out, name in zip(outs, precisions, strict=True):
+        typed_graph.refuse_overwrite(out, name, force=request.force)
+    examiner, table = _prepared(request, reporter, manifest, precisions, outs[-1])
+    if best:
+        return _fastest(request, reporter, target, examiner, table)
+    return _one(request, reporter, target, examiner, table, outs[0])
+
+
+def _float32_manifest(onnx: Path) -> Manifest:
+    """Return the manifest of a graph that can be typed, and refuse others."""
+    from engines.parity.evidence import preprocessing_of
+
+    preprocessing_of(onnx)
+    manifest = read_manifest(onnx)
+    if manifest.kind != "graph" or manifest.precision != "fp32":
+        raise InputError(
+            f"this {manifest.kind} is {manifest.precision} already: a typed graph is made from a "
+            "float32 one",
+            where=str(onnx),
+            fix=f"quantize {manifest.parents[0].file if manifest.parents else 'the export'}",
+        )
+    return manifest
+
+
+def _prepared(
+    request: QuantizeRequest,
+    reporter: Reporter,
+    manifest: Manifest,
+    precisions: tuple[str, ...],
+    out: Path,
+) -> tuple[Examiner, CalibrationTable | None]:
+    """Calibrate where a precision needs it, and run the float32 graph over the check's images."""
+    from calibration.examine import examiner_for
+    from fpet_export.workflow.verify import DEFAULT_IMAGES
+
+    assert manifest.preprocessing is not None
+    needs = any(name in INTEGERS for name in precisions)
+    count = None if manifest.model is None else manifest.model.classes
+    known = check_images.known_classes(count, request.labels, [manifest])
+    found = typed_graph.sources(
+        request, manifest.preprocessing, known, reporter, needs=needs, limit=request.limit
+    )
+    table = None
+    if needs:
+        state = typed_graph.state_path(out)
+        table = typed_graph.calibrated(
+            request.onnx, request, reporter, found.calibration, state=state
+        )
+        typed_graph.warn_of_overlap(table, found.check, reporter)
+    images = found.images(manifest.preprocessing, default=min(DEFAULT_IMAGES, request.limit))
+    with reporter.progress("float32 graph", len(images)) as advance:
+        examiner = examiner_for(request.onnx, manifest, images, progress=advance)
+    return examiner, table
+
+
+def _one(
+    request: QuantizeRequest,
+    reporter: Reporter,
+    target: Target,
+    examiner: Examiner,
+    table: CalibrationTable | None,
+    out: Path,
+) -> Quantized:
+    from calibration import quantize as writing
+    from fpet_export.workflow import steps
+
+    recipe = typed_graph.recipe_of(request, target, request.precision)
+    made = typed_graph.make(request.onnx, recipe, examiner, request, reporter, table=table)
+    typed_graph.say(made, reporter)
+    parity = _table(request.onnx, examiner, made.row)
+    steps.show_table(parity, reporter)
+    steps.require(parity)
+    writing.write(
+        made,
+        request.onnx,
+        out,
+        table=table,
+        parity=parity.to_json(),
+        target=typed_graph.target_of(made, target),
+        force=request.force,
+        command=request.command,
+    )
+    final = read_manifest(out)
+    return Quantized(
+        graph=out,
+        manifest=final,
+        parity=parity,
+        kept=made.kept,
+        next=(usable.go_on(next_commands.build_or_bundle(out, target), final),),
+    )
+
+
+def _table(onnx: Path, examiner: Examiner, row: StageParity) -> ParityTable:
+    """Return what is kept in the manifest of a typed graph."""
+    from engines.parity.rows import ParityTable
+
+    return ParityTable(
+        **examiner.images.in_words(), reference=f"float32 graph {onnx.name}", rows=(row,)
+    )
+
+
+def _fastest(
+    request: QuantizeRequest,
+    reporter: Reporter,
+    target: Target,
+    examiner: Examiner,
+    table: CalibrationTable | None,
+) -> Quantized:
+    from fpet_export.workflow import best as _best
+
+    found = _best.candidates(
+        request.onnx,
+        target,
+        examiner,
+        request,
+        reporter,
+        table=table,
+        parity_of=lambda row: _table(request.onnx, examiner, row).to_json(),
+    )
+    chosen = _best.choose(found, target, request, reporter)
+    return Quantized(
+        graph=chosen.graph,
+        manifest=read_manifest(chosen.graph),
+        best=chosen,
+        next=(next_commands.build_or_bundle(chosen.graph, target),),
+    )

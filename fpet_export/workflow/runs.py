@@ -1,0 +1,81 @@
+"""A run that a request describes: loaded, or described again for the next command."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines.commands import command
+from engines.errors import UsageError
+from engines.registry import import_or_explain
+from fpet_export.requests import Request, Run, RunFacts
+
+if TYPE_CHECKING:
+    from fpet_export.stages import Adapted
+
+_FACTS = tuple(
+    field.name
+    for field in dataclasses.fields(RunFacts)
+    if field.name not in {one.name for one in dataclasses.fields(Request)}
+)
+_BETWEEN = {"image": "x", "background": ","}
+
+
+def facts_of(request: RunFacts) -> dict[str, Any]:
+    """Return what describes a run, by the names that `fpet_export.stages.load` has for it."""
+    return {name: getattr(request, name) for name in _FACTS}
+
+
+def load_run(request: Run, *, instead: str = "{inspect} says what is in it") -> Adapted:
+    """Load the run that a request describes.
+
+    Args:
+        request: The run.
+        instead: What to do with a folder of tasks; {inspect}, {bundle} and {path} are filled in.
+
+    Raises:
+        UsageError: It is a folder of tasks, which holds no runs.
+    """
+    from engines.tasks.index import is_folder
+
+    if is_folder(Path(request.run)):
+        known = {verb: command(verb, request.run) for verb in ("inspect", "bundle")}
+        raise UsageError(
+            "this is a folder of tasks and holds no runs",
+            where=str(request.run),
+            fix=instead.format(path=request.run, **known),
+        )
+    stages = import_or_explain("fpet_export.stages")
+    adapted: Adapted = stages.load(request.run, **facts_of(request))
+    return adapted
+
+
+def refuse_run_facts(request: RunFacts, artefact: str) -> None:
+    """Refuse what describes a run where an artefact was given, which has settled all of it.
+
+    Raises:
+        UsageError: There is such an option.
+    """
+    given = [_flag(name) for name, value in facts_of(request).items() if value is not None]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} describes a run, and {artefact} was made from one already",
+            where=given[0],
+            fix="leave it out, or export the run again with it",
+        )
+
+
+def run_argv(request: Run) -> list[str]:
+    """Return the words that describe the run again, for the next command."""
+    argv = [str(request.run)]
+    for name, value in facts_of(request).items():
+        if value is not None:
+            between = _BETWEEN.get(name)
+            text = str(value) if between is None else between.join(map(str, value))
+            argv += [_flag(name), text]
+    return argv
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
