@@ -1,8 +1,8 @@
-"""A promise on accuracy, kept by putting the worst layers back one by one.
+"""A constraint on accuracy, satisfied by reverting the worst layers one by one.
 
 Quantization noise of different layers adds up almost independently at the logits. So each layer
 is quantized alone once, and the noisiest go back to the high precision first, until what was
-promised is measured to hold. (NNCF's accuracy control works the same way.)
+demanded is measured to hold. (NNCF's accuracy control works the same way.)
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Quality:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Promise:
+class AccuracyConstraint:
     """What a quantized graph must keep; None is no demand.
 
     Attributes:
@@ -66,11 +66,6 @@ class Promise:
     min_sqnr_db: float | None = None
     min_agreement: float | None = None
 
-    @property
-    def demands(self) -> bool:
-        """Whether anything is promised."""
-        return any(value is not None for value in dataclasses.astuple(self))
-
     def missed(self, quality: Quality) -> tuple[str, ...]:
         """Return what is not kept, in words."""
         found = []
@@ -80,7 +75,7 @@ class Promise:
                 found.append("no labels to measure a drop of accuracy on")
             elif drop > self.max_drop_pp + 1e-9:
                 found.append(f"accuracy drops by {drop:.2f} points, limit {self.max_drop_pp:g}")
-        # "not at least" and not "less": what is not a number keeps no promise.
+        # "not at least" and not "less": what is not a number keeps no constraint.
         if self.min_sqnr_db is not None and not quality.sqnr_db >= self.min_sqnr_db:
             found.append(
                 f"signal to noise (SQNR) {quality.sqnr_db:.1f} dB, limit {self.min_sqnr_db:g} dB"
@@ -92,7 +87,7 @@ class Promise:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
-    """One layer that was put back, and the quality afterwards."""
+    """One layer that was reverted, and the quality afterwards."""
 
     layer: str
     alone: Quality
@@ -101,13 +96,13 @@ class Step:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kept:
-    """A policy that keeps its promise.
+    """A policy that satisfies its constraint.
 
     Attributes:
         policy: What is still quantized.
         before: Quality of the whole preset.
         quality: Quality of `policy`.
-        steps: What was put back, in order; empty when the preset kept the promise at once.
+        steps: The layers that were reverted, in order; empty when the preset satisfied it at once.
     """
 
     policy: Policy
@@ -138,36 +133,36 @@ Measure = Callable[[Policy], Quality]
 Report = Callable[[Step], None]
 
 
-def keep_promise(
+def satisfy(
     policy: Policy,
-    promise: Promise,
+    constraint: AccuracyConstraint,
     measure: Measure,
     *,
     screen: Measure | None = None,
     report: Report | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Kept:
-    """Put the worst layers back until `promise` is kept.
+    """Revert the worst layers to high precision until `constraint` is satisfied.
 
-    What the graph with nothing quantized does not keep is given up at once: a policy that kept it
+    What the graph with nothing quantized does not satisfy is given up at once: a policy that did so
     on the way there would do so by chance.
 
     Args:
         policy: What the preset quantizes.
-        promise: What must hold.
+        constraint: What must hold.
         measure: Measures a policy on all images.
         screen: Measures a layer alone, on fewer images; None takes `measure`.
-        report: Called with every layer put back.
+        report: Called with every layer that was reverted.
         progress: Called once a layer that was measured alone.
 
     Raises:
-        BudgetError: The promise is missed by the graph with nothing quantized, or by every policy
-            on the way there.
+        BudgetError: The graph with nothing quantized does not satisfy it, or no policy on the way
+            there does.
     """
     before = quality = measure(policy)
-    if not promise.missed(quality):
+    if not constraint.missed(quality):
         return Kept(policy=policy, before=before, quality=quality)
-    floor = promise.missed(measure(policy.only()))
+    floor = constraint.missed(measure(policy.only()))
     if floor:
         raise BudgetError(
             f"the limit on accuracy is missed even with nothing quantized: {'; '.join(floor)}",
@@ -183,7 +178,7 @@ def keep_promise(
         steps.append(step)
         if report is not None:
             report(step)
-        if not promise.missed(quality):
+        if not constraint.missed(quality):
             return Kept(policy=policy, before=before, quality=quality, steps=tuple(steps))
     raise BudgetError(
         "the limit on accuracy is met only with no layer quantized",

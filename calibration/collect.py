@@ -26,7 +26,7 @@ from engines.errors import InputError
 from engines.imaging.images import PixelArray
 from engines.imaging.source import ImageSource
 from engines.manifest import Manifest, read_manifest
-from engines.parity.evidence import batch_sizes, batches
+from engines.parity.outputs import batch_sizes, batches
 from engines.plurals import counted
 
 Progress = Callable[[int], None]

@@ -20,7 +20,7 @@ from engines.engine import OpenOptions, open_engine
 from engines.errors import ExportError
 from engines.imaging.images import PixelArray
 from engines.manifest import Manifest
-from engines.parity.evidence import batches
+from engines.parity.outputs import batches
 
 LARGEST_FLOAT16 = 65504.0
 _NEAR = 0.5

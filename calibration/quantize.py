@@ -1,4 +1,4 @@
-"""Float32 graph to typed graph: from artefact to artefact, the promise kept on the way."""
+"""Float32 graph to typed graph: from artefact to artefact, within an accuracy constraint."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 
 from calibration import integer_gemm, overflow
 from calibration.accuracy import (
+    AccuracyConstraint,
     Kept,
     Measure,
-    Promise,
     Quality,
     Step,
-    keep_promise,
     quality_json,
+    satisfy,
 )
-from calibration.examine import Examiner
+from calibration.evaluator import GraphEvaluator
 from calibration.graph_files import Graph, read_graph, write_graph
 from calibration.policy import Policy, choose
 from calibration.recipe import PRECISIONS, Recipe, amax_of, typed_graph
@@ -37,7 +37,7 @@ from engines.manifest import (
     read_manifest,
     write_manifest,
 )
-from engines.parity.rows import Evidence, StageParity
+from engines.parity.rows import ModelOutputs, StageParity
 from engines.plurals import counted
 from engines.targets import Target
 from engines.verdict import graph_as_parent
@@ -47,30 +47,30 @@ SCREENING_IMAGES = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Listeners:
-    """Who is told about progress; each may be None.
+class Callbacks:
+    """Functions that are told about progress; each may be None.
 
     Attributes:
         screened: Called with 1 when a layer was measured alone.
-        returned: Called with every layer that was put back.
+        reverted: Called with every layer that was reverted to high precision.
         measured: Called with the number of images that ran through a typed graph.
     """
 
     screened: Callable[[int], None] | None = None
-    returned: Callable[[Step], None] | None = None
+    reverted: Callable[[Step], None] | None = None
     measured: Callable[[int], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Typed:
-    """A typed graph that was examined and not yet written.
+    """A typed graph that was evaluated and not yet written.
 
     Attributes:
         graph: The graph.
         manifest: Its manifest, without hashes.
         recipe: How it was made.
         row: Its parity with the reference.
-        kept: What is quantized and what was put back; None for half precision.
+        kept: What is quantized and what was reverted; None for half precision.
         warning: What the overflow scan found near the end of the range, or None.
     """
 
@@ -118,21 +118,21 @@ def half_precision(
     onnx: Path,
     manifest: Manifest,
     recipe: Recipe,
-    examiner: Examiner,
+    evaluator: GraphEvaluator,
     *,
-    listeners: Listeners | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Typed:
     """Make the FP16 or BF16 graph of an exported one.
 
     Raises:
-        ExportError: A weight, or an activation on the examiner's images, leaves float16's range.
+        ExportError: A weight, or an activation on the evaluator's images, leaves float16's range.
     """
-    warning = _scan(onnx, manifest, recipe, examiner)
+    warning = _scan(onnx, manifest, recipe, evaluator)
     graph = typed_graph(onnx, recipe)
     typed = _typed_manifest(manifest, recipe, graph)
-    told = listeners or Listeners()
-    evidence = examiner.evidence(typed_graph(onnx, recipe), typed, progress=told.measured)
-    row = examiner.row(recipe.precision, evidence, recipe.precision)
+    told = callbacks or Callbacks()
+    evidence = evaluator.outputs(typed_graph(onnx, recipe), typed, progress=told.measured)
+    row = evaluator.row(recipe.precision, evidence, recipe.precision)
     return Typed(graph=graph, manifest=typed, recipe=recipe, row=row, warning=warning)
 
 
@@ -140,34 +140,34 @@ def integers(
     onnx: Path,
     manifest: Manifest,
     recipe: Recipe,
-    examiner: Examiner,
+    evaluator: GraphEvaluator,
     table: CalibrationTable,
     *,
     preset: str,
     keep: tuple[str, ...] = (),
-    promise: Promise | None = None,
-    listeners: Listeners | None = None,
+    constraint: AccuracyConstraint | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Typed:
-    """Make the INT8 or FP8 graph of an exported one, and keep the promise.
+    """Make the INT8 or FP8 graph of an exported one, within an accuracy constraint.
 
     Args:
         onnx: The exported float32 graph.
         manifest: Its manifest.
         recipe: See `recipe_for`.
-        examiner: Images on which the promise must hold.
+        evaluator: Images on which the constraint must hold.
         table: Ranges of this very graph.
         preset: See `calibration.policy.PRESETS`.
         keep: Layers that stay in the high precision from the start.
-        promise: What must hold; None for nothing.
-        listeners: Who is told.
+        constraint: What must hold; None for nothing.
+        callbacks: Who is told.
 
     Raises:
         InputError: The table is not of this graph.
-        BudgetError: The promise cannot be kept.
+        BudgetError: The constraint cannot be satisfied.
         ExportError: A weight or an activation leaves float16's range.
         UsageError: The preset is unknown or does not suit the target, or nothing is left of it.
     """
-    told = listeners or Listeners()
+    told = callbacks or Callbacks()
     exported = read_graph(onnx)
     require_table_of(table, manifest, [site.name for site in sites(exported)])
     if recipe.form == "gemm" and preset == "vit-attention":
@@ -184,25 +184,25 @@ def integers(
             where="--keep",
             fix="keep fewer layers, or use --precision fp16",
         )
-    warning = _scan(onnx, manifest, recipe, examiner)
+    warning = _scan(onnx, manifest, recipe, evaluator)
 
-    last: list[Evidence] = []
+    last: list[ModelOutputs] = []
 
-    def measure_on(these: Examiner) -> Measure:
+    def measure_on(these: GraphEvaluator) -> Measure:
         def measure(one: Policy) -> Quality:
             graph = typed_graph(onnx, recipe, policy=one, table=table)
             typed = _typed_manifest(manifest, recipe, graph)
-            last[:] = [these.evidence(graph, typed, progress=told.measured)]
+            last[:] = [these.outputs(graph, typed, progress=told.measured)]
             return these.quality(last[0])
 
         return measure
 
-    kept = keep_promise(
+    kept = satisfy(
         policy,
-        promise or Promise(),
-        measure_on(examiner),
-        screen=measure_on(examiner.on_fewer(SCREENING_IMAGES)),
-        report=told.returned,
+        constraint or AccuracyConstraint(),
+        measure_on(evaluator),
+        screen=measure_on(evaluator.on_fewer(SCREENING_IMAGES)),
+        report=told.reverted,
         progress=told.screened,
     )
     graph = typed_graph(onnx, recipe, policy=kept.policy, table=table)
@@ -210,7 +210,7 @@ def integers(
         graph=graph,
         manifest=_typed_manifest(manifest, recipe, graph),
         recipe=recipe,
-        row=examiner.row(recipe.precision, last[0], recipe.precision),
+        row=evaluator.row(recipe.precision, last[0], recipe.precision),
         kept=kept,
         warning=warning,
     )
@@ -291,12 +291,12 @@ def table_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.table.json")
 
 
-def _scan(onnx: Path, manifest: Manifest, recipe: Recipe, examiner: Examiner) -> str | None:
+def _scan(onnx: Path, manifest: Manifest, recipe: Recipe, evaluator: GraphEvaluator) -> str | None:
     """Look for what float16 cannot hold, where float16 is used."""
     uses = recipe.half if recipe.quantizes else recipe.precision
     if recipe.form != "pairs" or uses != "fp16":
         return None
-    few = examiner.on_fewer(SCREENING_IMAGES).images
+    few = evaluator.on_fewer(SCREENING_IMAGES).images
     reaches = overflow.scan(onnx, manifest, few.pixels)
     return overflow.judge(reaches, images=counted(len(few), "image"))
 

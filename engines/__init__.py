@@ -6,7 +6,7 @@ that uses it, when that backend is chosen.
 
 from engines.engine import BuildOptions, Engine, OpenOptions, build, open_engine
 from engines.engine import open_engine as open
-from engines.parity.evidence import compare
+from engines.parity.outputs import compare
 from engines.tasks.open_tasks import open_tasks
 
 __all__ = [

@@ -33,7 +33,7 @@ from engines.manifest import (
     write_manifest,
 )
 from engines.onnx_header import read_onnx_header
-from engines.parity.rows import Evidence
+from engines.parity.rows import ModelOutputs
 from engines.targets import Target
 from fpet_export.graph.freeze import FreezeOptions, FrozenVit, input_shape, preprocessing_for, typed
 from fpet_export.model import adapt, backbones, checkpoints, cost, reference
@@ -70,15 +70,15 @@ class Adapted:
         model, stay = folding.fold(self.model, self.checkpoint.method)
         return Folded(model=model, stay=tuple(stay), source=self)
 
-    def evidence(
+    def outputs(
         self,
         pixels: PixelArray,
         *,
         dtype: torch.dtype = torch.float64,
         progress: Callable[[int], None] | None = None,
-    ) -> Evidence:
+    ) -> ModelOutputs:
         """Classify (I, height, width, 3) pixels; float64 unless another `dtype` is asked for."""
-        return _evidence(self.model, self.preprocessing, pixels, dtype, progress)
+        return _outputs(self.model, self.preprocessing, pixels, dtype, progress)
 
     @property
     def quality(self) -> Literal["trained", "random"]:
@@ -110,11 +110,11 @@ class Folded:
     stay: tuple[str, ...]
     source: Adapted
 
-    def evidence(
+    def outputs(
         self, pixels: PixelArray, *, progress: Callable[[int], None] | None = None
-    ) -> Evidence:
+    ) -> ModelOutputs:
         """Classify (I, height, width, 3) pixels in float64, so that only the fold can differ."""
-        return _evidence(self.model, self.source.preprocessing, pixels, torch.float64, progress)
+        return _outputs(self.model, self.source.preprocessing, pixels, torch.float64, progress)
 
     def freeze(
         self,
@@ -191,9 +191,9 @@ class Frozen:
         """What is left to do outside the graph."""
         return preprocessing_for(self.source.source.preprocessing, self.module.options)
 
-    def evidence(
+    def outputs(
         self, pixels: PixelArray, *, progress: Callable[[int], None] | None = None
-    ) -> Evidence:
+    ) -> ModelOutputs:
         """Classify (I, height, width, 3) pixels in PyTorch."""
         rows: list[dict[str, np.ndarray]] = []
         with torch.inference_mode():
@@ -204,7 +204,9 @@ class Frozen:
                 rows.append({name: tensor.numpy() for name, tensor in found.items()})
                 if progress is not None:
                     progress(len(chunk))
-        return Evidence(**{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+        return ModelOutputs(
+            **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        )
 
     def typed(self, dtype: torch.dtype) -> FrozenVit:
         """Return the module in another floating type, with the match kept in float32."""
@@ -458,13 +460,13 @@ def tool_versions() -> dict[str, str]:
     return versions | {name: metadata.version(name) for name in names}
 
 
-def _evidence(
+def _outputs(
     model: Vit,
     preprocessing: Preprocessing,
     pixels: PixelArray,
     dtype: torch.dtype,
     progress: Callable[[int], None] | None,
-) -> Evidence:
+) -> ModelOutputs:
     plain = dataclasses.replace(preprocessing, in_graph=True, layout="NCHW", dtype="float32")
     inputs = engine_images.to_input(pixels, plain)
     return reference.run(

@@ -16,7 +16,7 @@ import fpet_export
 from engines.imaging.images import ImageSet, PixelArray
 from engines.imaging.source import read_set
 from engines.manifest import read_manifest
-from engines.parity.evidence import engine_evidence
+from engines.parity.outputs import engine_outputs
 from fpet_export.stages import Adapted
 from fpet_export.tasks import verify as task_verify
 from fpet_export.tasks.export import TaskOptions, export_tasks
@@ -51,7 +51,7 @@ def expected(name: str) -> dict[str, np.ndarray]:
 def test_the_reference_is_the_model_that_was_trained(
     run: Adapted, pixels: PixelArray, expected: dict[str, np.ndarray]
 ) -> None:
-    evidence = run.evidence(pixels)
+    evidence = run.outputs(pixels)
 
     assert evidence.match is not None
     assert relative(evidence.logits, expected["logits"]) < 1e-5  # its input is float32 pixels
@@ -68,7 +68,7 @@ def test_the_engine_gives_its_answers(
 
     assert row.failures == ()  # flips within float32's rounding are allowed, and only those
     with engines.open(engines.build(graph, target="cpu")) as engine:
-        logits = engine_evidence(engine, read_manifest(graph), pixels).logits
+        logits = engine_outputs(engine, read_manifest(graph), pixels).logits
     assert (logits.argmax(axis=1) == expected["logits"].argmax(axis=1)).all()
     assert relative(logits, expected["logits"]) < 1e-2  # one patch merged elsewhere: about 1e-3
 

@@ -31,7 +31,7 @@ from engines import registry, storage
 from engines.engine import OpenOptions
 from engines.errors import FpetError, ParityError
 from engines.imaging.images import ImageSet, to_input
-from engines.parity.rows import Evidence, StageParity
+from engines.parity.rows import ModelOutputs, StageParity
 
 SCHEMA = 2
 METHODS = ("lora", "adaptformer")
@@ -212,10 +212,10 @@ def measure(cell: Cell, images: ImageSet, architecture: str) -> Row:
         _check_reading(adapted, cell)
         check = verify.begin(adapted, images)
         graph = adapted.fold().freeze(batch=1, target="cpu").to_onnx(Path(folder) / "model.onnx")
-        frozen = verify.graph_evidence(graph, images.pixels)
+        frozen = verify.graph_outputs(graph, images.pixels)
         row = verify.onnx_row(check, graph, lambda done: None)
         graph.unlink()
-        naive = _naive_evidence(adapted, images, Path(folder) / "naive.onnx")
+        naive = _naive_outputs(adapted, images, Path(folder) / "naive.onnx")
     margin = check.reference.margin
     tokens = adapted.model.spec.tokens
     del adapted
@@ -240,7 +240,7 @@ def _check_reading(adapted: Any, cell: Cell) -> None:
         )
 
 
-def _naive_evidence(adapted: Any, images: ImageSet, path: Path) -> Evidence:
+def _naive_outputs(adapted: Any, images: ImageSet, path: Path) -> ModelOutputs:
     """Export the adapted model as it is and run it, with its sizes where they can be found."""
     plain = registry.import_or_explain("fpet_export.workflow.naive_export")
     ort = registry.import_or_explain("engines.backends.ort")
@@ -261,11 +261,11 @@ def _naive_evidence(adapted: Any, images: ImageSet, path: Path) -> Evidence:
         outputs = [engine.run({name: inputs[i : i + 1]}) for i in range(len(inputs))]
         logits = engine.outputs[0].name
     size = np.stack([out[probes["size"]].ravel() for out in outputs]) if probes else None
-    return Evidence(logits=np.concatenate([out[logits] for out in outputs]), size=size)
+    return ModelOutputs(logits=np.concatenate([out[logits] for out in outputs]), size=size)
 
 
 def outcome(
-    actual: Evidence, reference: Evidence, *, tokens: int, row: StageParity | None = None
+    actual: ModelOutputs, reference: ModelOutputs, *, tokens: int, row: StageParity | None = None
 ) -> Outcome:
     """Compare over all images, ties included.
 

@@ -34,7 +34,7 @@ from engines.engine import OpenOptions, open_engine
 from engines.errors import BudgetError, EngineError, FpetError
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest
-from engines.parity.evidence import evidence_of
+from engines.parity.outputs import outputs_of
 from engines.tasks.open_tasks import open_tasks
 
 SCHEMA = 1
@@ -254,11 +254,11 @@ def size(files: Files) -> list[Sized]:
         folder = files.tasks(f"sized-{name}", {"task": run}, half=half)
         single = files.single(f"sized-{name}", run)
         registry.import_or_explain("engines.backends.ort")
-        expected = evidence_of(single, images.pixels).logits
+        expected = outputs_of(single, images.pixels).logits
         with open_tasks(folder) as tasks:
-            evidence = registry.import_or_explain("engines.parity.evidence")
+            outputs = registry.import_or_explain("engines.parity.outputs")
             handle = tasks.task("task")
-            actual = evidence.engine_evidence(handle, handle.manifest(), images.pixels).logits
+            actual = outputs.engine_outputs(handle, handle.manifest(), images.pixels).logits
         manifest = read_manifest(folder / "tasks" / "task.safetensors")
         assert manifest.task is not None
         found.append(

@@ -25,7 +25,7 @@ IntArray = NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evidence:
+class ModelOutputs:
     """What one stage said about a set of images.
 
     Attributes:
@@ -46,7 +46,7 @@ class Evidence:
     score_error: FloatArray | None = None
 
     @classmethod
-    def joined(cls, parts: Sequence[Evidence]) -> Evidence:
+    def joined(cls, parts: Sequence[ModelOutputs]) -> ModelOutputs:
         """Return what was said about all images, part after part."""
         whole: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
@@ -54,13 +54,13 @@ class Evidence:
             whole[field.name] = None if values[0] is None else np.concatenate(values)
         return cls(**whole)
 
-    def first(self, count: int) -> Evidence:
+    def first(self, count: int) -> ModelOutputs:
         """Return what was said about the first `count` images."""
         few: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             few[field.name] = None if value is None else value[:count]
-        return Evidence(**few)
+        return ModelOutputs(**few)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -250,8 +250,8 @@ def dropped_by_reference_rule(margin: FloatArray) -> NDArray[np.bool_]:
 
 def compare_stage(
     stage: str,
-    actual: Evidence,
-    reference: Evidence,
+    actual: ModelOutputs,
+    reference: ModelOutputs,
     *,
     gates: Gates,
     patches: int | None = None,

@@ -1,6 +1,6 @@
 """What each task of a folder said about a few images, to check the folder's engines elsewhere.
 
-`tasks/NAME.check.npz` is a check file (`engines.parity.check_file`) of one task: a bundle of a
+`tasks/NAME.check.npz` is a check file (`engines.parity.reference_file`) of one task: a bundle of a
 folder holds one for each. Needs numpy and the runtime, so that a board can check what it built.
 """
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from engines.commands import command
 from engines.engine import OpenOptions
 from engines.errors import InputError
-from engines.parity.check_file import read_check
-from engines.parity.evidence import Expected, engine_evidence
+from engines.parity.outputs import ReferenceOutputs, engine_outputs
+from engines.parity.reference_file import read_reference
 from engines.parity.rows import ParityTable
 from engines.tasks.index import FOLDER
 from engines.tasks.open_tasks import open_tasks
@@ -60,9 +60,9 @@ def check_tasks(
                     where=str(path),
                     fix=f"bundle it, and check what was unpacked: {command('bundle', folder)}",
                 )
-            expected = read_check(path)
+            expected = read_reference(path)
             _require_fitting(expected, handle.task.classes, path)
-            evidence = engine_evidence(handle, handle.manifest(), expected.images.pixels)
+            evidence = engine_outputs(handle, handle.manifest(), expected.images.pixels)
             rows.append(expected.row(name, evidence))
             described.append(expected.images.description)
             labels.append(expected.images.labels_found)
@@ -81,7 +81,7 @@ def check_tasks(
     )
 
 
-def _require_fitting(expected: Expected, classes: int, path: Path) -> None:
+def _require_fitting(expected: ReferenceOutputs, classes: int, path: Path) -> None:
     """Refuse the check file of another task, whose answers cannot be compared."""
     if expected.logits.shape[1] != classes:
         raise InputError(

@@ -11,8 +11,8 @@ from engines.engine import Engine, OpenOptions, open_engine
 from engines.imaging.images import ImageSet
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest
-from engines.parity.evidence import DEFAULT_IMAGES, as_written, engine_evidence
-from engines.parity.rows import Evidence, ParityTable, compare_stage, gates_of
+from engines.parity.outputs import DEFAULT_IMAGES, as_written, engine_outputs
+from engines.parity.rows import ModelOutputs, ParityTable, compare_stage, gates_of
 from engines.tasks.index import FILE
 from engines.tasks.open_tasks import open_tasks
 
@@ -57,7 +57,7 @@ def compare_tasks(graph: Path, engine: Path, *, images: ImageSet | None = None) 
     )
 
 
-def _logits_by_task(graph: Path, engine: Engine, images: ImageSet) -> dict[str, Evidence]:
+def _logits_by_task(graph: Path, engine: Engine, images: ImageSet) -> dict[str, ModelOutputs]:
     """Classify images with every task that the graph serves, on the given engine."""
     with open_tasks(graph.parent, engines={graph.name: engine}) as tasks:
         served = [
@@ -66,6 +66,6 @@ def _logits_by_task(graph: Path, engine: Engine, images: ImageSet) -> dict[str, 
             if tasks.index.structures[task.structure].graph.file == graph.name
         ]
         return {
-            name: engine_evidence(handle, handle.manifest(), images.pixels)
+            name: engine_outputs(handle, handle.manifest(), images.pixels)
             for name, handle in ((name, tasks.task(name)) for name in served)
         }

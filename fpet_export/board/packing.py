@@ -243,12 +243,12 @@ def _check_files(
 
 def _check_file(graph: Path, images: ImageSet, reporter: Reporter, folder: Path) -> Path:
     """Write what a graph says about images."""
-    from engines.parity.check_file import write_check
-    from fpet_export.workflow.expectation import expected_with_margin
+    from engines.parity.reference_file import write_reference
+    from fpet_export.workflow.expectation import reference_with_margin
 
-    expected = expected_with_margin(graph, images)
+    expected = reference_with_margin(graph, images)
     path = folder / f"{graph.stem}.check.npz"
-    write_check(path, expected)
+    write_reference(path, expected)
     said = f"{path.name}: {graph.name} on {images.description}"
     if expected.margin is not None:
         said += f", {expected.sure_images()} of them with a sure match"

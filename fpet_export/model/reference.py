@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from engines.parity.rows import Evidence
+from engines.parity.rows import ModelOutputs
 from fpet_export.model.vit import Trace, Vit
 
 _AT_ONCE = 8
@@ -26,7 +26,7 @@ def run(
     *,
     dtype: torch.dtype = torch.float64,
     progress: Callable[[int], None] | None = None,
-) -> Evidence:
+) -> ModelOutputs:
     """Classify images with the adapted model as it was trained.
 
     Weights are widened one block at a time, so that a float64 pass needs little more memory than
@@ -55,9 +55,9 @@ def run(
                 progress(len(chunk))
     logits = torch.cat([logits for logits, _ in found]).double().numpy()
     if model.merger is None:
-        return Evidence(logits=logits)
+        return ModelOutputs(logits=logits)
     traces = [trace for _, trace in found]
-    return Evidence(
+    return ModelOutputs(
         logits=logits,
         match=_stack(traces, "match"),
         margin=_stack(traces, "margin"),

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.examine import margins, metric_tensor
+from calibration.evaluator import margins, metric_tensor
 from calibration.graph_files import read_graph
 from calibration.taps import with_outputs
 from engines.engine import Engine, open_engine
 from engines.imaging.images import ImageSet
 from engines.manifest import Manifest
-from engines.parity.evidence import Expected, as_written, batches
 from engines.parity.finite import require_finite
+from engines.parity.outputs import ReferenceOutputs, as_written, batches
 from engines.parity.rows import FloatArray, gates_of
 from engines.tasks.folder import TaskFolder
 from engines.tasks.open_tasks import TaskEngine, open_tasks
 
 
-def expected_of_tasks(
+def references_of_tasks(
     folder: TaskFolder, images: Mapping[str, ImageSet]
-) -> Iterator[tuple[str, Expected]]:
+) -> Iterator[tuple[str, ReferenceOutputs]]:
     """Yield what each task says about its images on the shared graphs as they are written.
 
     Args:
@@ -48,7 +48,7 @@ def expected_of_tasks(
             graph = folder.graphs[handle.task.structure]
             logits, margin = _run(handle, graph.manifest, own, taps[graph.path.name])
             require_finite(logits, own.names, of=f"{name} on {graph.path.name}")
-            expected = Expected(
+            expected = ReferenceOutputs(
                 graph=f"{name} on {graph.path.name}",
                 images=own,
                 logits=logits,

@@ -114,17 +114,17 @@ def _answers(
     found: TaskFolder, images: dict[str, ImageSet], made: Path, reporter: Reporter
 ) -> list[Path]:
     """Write what every task says about its images."""
-    from engines.parity.check_file import write_check
+    from engines.parity.reference_file import write_reference
     from engines.plurals import counted
     from engines.tasks.check import check_path
     from engines.tasks.folder import names_in_short
-    from fpet_export.tasks.answers import expected_of_tasks
+    from fpet_export.tasks.answers import references_of_tasks
 
     written, unsure, sure = [], [], 0
     with reporter.progress("answers of every task", len(images)) as advance:
-        for name, expected in expected_of_tasks(found, images):
+        for name, expected in references_of_tasks(found, images):
             written.append(check_path(made, name))
-            write_check(written[-1], expected)
+            write_reference(written[-1], expected)
             sure += expected.sure_images()
             if not expected.sure_images():
                 unsure.append(name)

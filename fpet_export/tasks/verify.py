@@ -22,10 +22,10 @@ from engines.engine import Engine
 from engines.errors import ParityError
 from engines.imaging.images import ImageSet
 from engines.manifest import Manifest, read_manifest, write_manifest
-from engines.parity.evidence import as_written, engine_evidence
+from engines.parity.outputs import as_written, engine_outputs
 from engines.parity.rows import (
-    Evidence,
     Gates,
+    ModelOutputs,
     ParityTable,
     StageParity,
     compare_stage,
@@ -157,8 +157,8 @@ def _compare(
     check = verify.begin(run, images)
     handle = tasks.task(name)
     shared = handle.manifest()
-    evidence = engine_evidence(handle, shared, images.pixels)
-    single = _single_evidence(run, images, options)
+    evidence = engine_outputs(handle, shared, images.pixels)
+    single = _single_outputs(run, images, options)
     gates = _gates(shared, options, run)
     margin = check.reference.margin  # a graph does not know how sure its match was
     return TaskParity(
@@ -182,14 +182,14 @@ def _gates(shared: Manifest, options: TaskOptions, run: Adapted) -> Gates:
     return gates_of("fp16" if is_half else "fp32")
 
 
-def _single_evidence(run: Adapted, images: ImageSet, options: TaskOptions) -> Evidence:
+def _single_outputs(run: Adapted, images: ImageSet, options: TaskOptions) -> ModelOutputs:
     """Export a run by itself and classify the images with its graph."""
     frozen = run.fold().freeze(
         batch=options.batch, target=options.place, input=options.input, opset=options.opset
     )
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         graph = frozen.to_onnx(Path(folder) / "single.onnx")
-        return verify.graph_evidence(graph, images.pixels)
+        return verify.graph_outputs(graph, images.pixels)
 
 
 def _store(delta: Path, one: TaskParity) -> None:

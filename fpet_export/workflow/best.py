@@ -24,7 +24,7 @@ from fpet_export.workflow import typed_graph as _quantize
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
-    from calibration.examine import Examiner
+    from calibration.evaluator import GraphEvaluator
     from calibration.quantize import Typed
     from calibration.table import CalibrationTable
     from engines.parity.rows import StageParity
@@ -69,7 +69,7 @@ class Best:
 def candidates(
     onnx: Path,
     target: Target,
-    examiner: Examiner,
+    evaluator: GraphEvaluator,
     request: Typing,
     reporter: Reporter,
     *,
@@ -81,7 +81,7 @@ def candidates(
     Args:
         onnx: The float32 graph.
         target: Where they run.
-        examiner: Images on which the promise must hold.
+        evaluator: Images on which the promise must hold.
         request: What is asked of them.
         reporter: Hears of each.
         table: Ranges for integers.
@@ -96,7 +96,7 @@ def candidates(
             continue  # the same speed and fewer digits: it is for what float16 cannot hold
         recipe = _quantize.recipe_of(request, target, precision)
         try:
-            typed = _quantize.make(onnx, recipe, examiner, request, reporter, table=table)
+            typed = _quantize.make(onnx, recipe, evaluator, request, reporter, table=table)
         except (BudgetError, ExportError) as error:
             reporter.step(precision, f"out: {error.what}", passed=None)
             continue
@@ -162,7 +162,7 @@ def require_runnable(onnx: Path, target: Target, request: Typing, reporter: Repo
     Raises:
         MissingDependencyError: They do not.
     """
-    from engines.parity.evidence import runnable
+    from engines.parity.outputs import runnable
 
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         problem = runnable(_built(onnx, target, Path(folder) / "fp32", request, reporter))

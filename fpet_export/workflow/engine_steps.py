@@ -17,7 +17,7 @@ from engines.parity.rows import ParityTable, StageParity
 from fpet_export.reporter import Reporter
 
 if TYPE_CHECKING:
-    from engines.parity.evidence import Expected
+    from engines.parity.outputs import ReferenceOutputs
 
 
 def describe(path: Path, manifest: Manifest) -> str:
@@ -95,7 +95,7 @@ def check_against_graph(graph: Path, artefact: Path, reporter: Reporter) -> Pari
         The parity table, not judged yet; None where the engine cannot run on this machine or
         nobody knows the graph's preprocessing. Both are said.
     """
-    from engines.parity.evidence import CONTROL, compare_built, runnable
+    from engines.parity.outputs import CONTROL, compare_built, runnable
     from engines.tasks.parity import has_tasks
 
     if not manifest_path(graph).exists():
@@ -132,18 +132,18 @@ def check_against_graph(graph: Path, artefact: Path, reporter: Reporter) -> Pari
     return table
 
 
-def _expected(graph: Path, recorded: Path | None) -> Expected:
+def _expected(graph: Path, recorded: Path | None) -> ReferenceOutputs:
     """Return what the graph says, and how sure its match is wherever that can be known."""
-    from engines.parity.check_file import read_check
-    from engines.parity.evidence import expected_of
+    from engines.parity.outputs import reference_of
+    from engines.parity.reference_file import read_reference
 
     if recorded is not None:
-        return read_check(recorded)
+        return read_reference(recorded)
     if not _margins_are_known_here():
-        return expected_of(graph)
-    from fpet_export.workflow.expectation import expected_with_margin
+        return reference_of(graph)
+    from fpet_export.workflow.expectation import reference_with_margin
 
-    return expected_with_margin(graph)
+    return reference_with_margin(graph)
 
 
 def _recorded(graph: Path) -> Path | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from calibration.examine import examiner_for
+from calibration.evaluator import evaluator_for
 from engines.imaging.images import ImageSet
 from engines.manifest import read_manifest
-from engines.parity.evidence import Expected, expected_of
+from engines.parity.outputs import ReferenceOutputs, reference_of
 
 
-def expected_with_margin(graph: Path, images: ImageSet | None = None) -> Expected:
+def reference_with_margin(graph: Path, images: ImageSet | None = None) -> ReferenceOutputs:
     """Run a graph as it is written, and a float32 one that merges also for its margins.
 
     Another CPU or GPU adds up in another order. Where the two best targets of a token differ by
@@ -23,8 +23,8 @@ def expected_with_margin(graph: Path, images: ImageSet | None = None) -> Expecte
         graph: With its manifest.
         images: What to run on; by default a few synthetic images.
     """
-    expected, manifest = expected_of(graph, images), read_manifest(graph)
+    expected, manifest = reference_of(graph, images), read_manifest(graph)
     if manifest.precision != "fp32" or "match" not in manifest.probes:
         return expected
-    margin = examiner_for(graph, manifest, expected.images).reference.margin
+    margin = evaluator_for(graph, manifest, expected.images).reference.margin
     return dataclasses.replace(expected, margin=margin)

@@ -18,7 +18,7 @@ from fpet_export.workflow import next_commands, typed_graph, usable
 
 if TYPE_CHECKING:
     from calibration.accuracy import Kept
-    from calibration.examine import Examiner
+    from calibration.evaluator import GraphEvaluator
     from calibration.table import CalibrationTable
     from engines.parity.rows import StageParity
     from engines.targets import Target
@@ -114,15 +114,15 @@ def quantize(request: QuantizeRequest, reporter: Reporter = SILENT) -> Quantized
     outs = [request.out or typed_graph.typed_path(request.onnx, name) for name in precisions]
     for out, name in zip(outs, precisions, strict=True):
         typed_graph.refuse_overwrite(out, name, force=request.force)
-    examiner, table = _prepared(request, reporter, manifest, precisions, outs[-1])
+    evaluator, table = _prepared(request, reporter, manifest, precisions, outs[-1])
     if best:
-        return _fastest(request, reporter, target, examiner, table)
-    return _one(request, reporter, target, examiner, table, outs[0])
+        return _fastest(request, reporter, target, evaluator, table)
+    return _one(request, reporter, target, evaluator, table, outs[0])
 
 
 def _float32_manifest(onnx: Path) -> Manifest:
     """Return the manifest of a graph that can be typed, and refuse others."""
-    from engines.parity.evidence import preprocessing_of
+    from engines.parity.outputs import preprocessing_of
 
     preprocessing_of(onnx)
     manifest = read_manifest(onnx)
@@ -142,9 +142,9 @@ def _prepared(
     manifest: Manifest,
     precisions: tuple[str, ...],
     out: Path,
-) -> tuple[Examiner, CalibrationTable | None]:
+) -> tuple[GraphEvaluator, CalibrationTable | None]:
     """Calibrate where a precision needs it, and run the float32 graph over the check's images."""
-    from calibration.examine import examiner_for
+    from calibration.evaluator import evaluator_for
     from fpet_export.workflow.verify import DEFAULT_IMAGES
 
     assert manifest.preprocessing is not None
@@ -163,15 +163,15 @@ def _prepared(
         typed_graph.warn_of_overlap(table, found.check, reporter)
     images = found.images(manifest.preprocessing, default=min(DEFAULT_IMAGES, request.limit))
     with reporter.progress("float32 graph", len(images)) as advance:
-        examiner = examiner_for(request.onnx, manifest, images, progress=advance)
-    return examiner, table
+        evaluator = evaluator_for(request.onnx, manifest, images, progress=advance)
+    return evaluator, table
 
 
 def _one(
     request: QuantizeRequest,
     reporter: Reporter,
     target: Target,
-    examiner: Examiner,
+    evaluator: GraphEvaluator,
     table: CalibrationTable | None,
     out: Path,
 ) -> Quantized:
@@ -179,9 +179,9 @@ def _one(
     from fpet_export.workflow import steps
 
     recipe = typed_graph.recipe_of(request, target, request.precision)
-    made = typed_graph.make(request.onnx, recipe, examiner, request, reporter, table=table)
+    made = typed_graph.make(request.onnx, recipe, evaluator, request, reporter, table=table)
     typed_graph.say(made, reporter)
-    parity = _table(request.onnx, examiner, made.row)
+    parity = _table(request.onnx, evaluator, made.row)
     steps.show_table(parity, reporter)
     steps.require(parity)
     writing.write(
@@ -204,12 +204,12 @@ def _one(
     )
 
 
-def _table(onnx: Path, examiner: Examiner, row: StageParity) -> ParityTable:
+def _table(onnx: Path, evaluator: GraphEvaluator, row: StageParity) -> ParityTable:
     """Return what is kept in the manifest of a typed graph."""
     from engines.parity.rows import ParityTable
 
     return ParityTable(
-        **examiner.images.in_words(), reference=f"float32 graph {onnx.name}", rows=(row,)
+        **evaluator.images.in_words(), reference=f"float32 graph {onnx.name}", rows=(row,)
     )
 
 
@@ -217,7 +217,7 @@ def _fastest(
     request: QuantizeRequest,
     reporter: Reporter,
     target: Target,
-    examiner: Examiner,
+    evaluator: GraphEvaluator,
     table: CalibrationTable | None,
 ) -> Quantized:
     from fpet_export.workflow import best as _best
@@ -225,11 +225,11 @@ def _fastest(
     found = _best.candidates(
         request.onnx,
         target,
-        examiner,
+        evaluator,
         request,
         reporter,
         table=table,
-        parity_of=lambda row: _table(request.onnx, examiner, row).to_json(),
+        parity_of=lambda row: _table(request.onnx, evaluator, row).to_json(),
     )
     chosen = _best.choose(found, target, request, reporter)
     return Quantized(

@@ -164,7 +164,7 @@ def type_graphs(
 ) -> Candidates:
     """Write what `--precision` asks for beside an exported graph: one graph, or all of `best`."""
     from calibration import quantize
-    from calibration.examine import examiner_for
+    from calibration.evaluator import evaluator_for
     from fpet_export.workflow import best
 
     precisions = _quantize.precisions_of(request, target)
@@ -178,21 +178,21 @@ def type_graphs(
             exported.path, request, reporter, started.calibration, state=state
         )
     with reporter.progress("float32 graph", len(images)) as advance:
-        examiner = examiner_for(
+        evaluator = evaluator_for(
             exported.path, manifest, images, reference=started.check.reference, progress=advance
         )
     if request.precision == BEST:
         return best.candidates(
             exported.path,
             target,
-            examiner,
+            evaluator,
             request,
             reporter,
             table=table,
             parity_of=lambda row: started.table([*exported.rows, row]).to_json(),
         )
     recipe = _quantize.recipe_of(request, target, request.precision)
-    made = _quantize.make(exported.path, recipe, examiner, request, reporter, table=table)
+    made = _quantize.make(exported.path, recipe, evaluator, request, reporter, table=table)
     _quantize.say(made, reporter)
     path = quantize.write(
         made,

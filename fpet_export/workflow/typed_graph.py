@@ -16,8 +16,8 @@ from fpet_export.requests import BEST, INTEGERS, PRECISIONS, Quantization, Typin
 from fpet_export.workflow import images as _images
 
 if TYPE_CHECKING:
-    from calibration.accuracy import Promise, Step
-    from calibration.examine import Examiner
+    from calibration.accuracy import AccuracyConstraint, Step
+    from calibration.evaluator import GraphEvaluator
     from calibration.quantize import Typed
     from calibration.recipe import Recipe
     from calibration.table import CalibrationTable
@@ -34,11 +34,11 @@ OBSERVERS = ("absmax", "percentile", "entropy", "mse")
 SITES = ("input", "q", "k", "v", "probabilities")
 
 
-def promise_of(request: Typing) -> Promise:
+def constraint_of(request: Typing) -> AccuracyConstraint:
     """Return what the user asked to be kept."""
-    from calibration.accuracy import Promise
+    from calibration.accuracy import AccuracyConstraint
 
-    return Promise(
+    return AccuracyConstraint(
         max_drop_pp=request.max_drop,
         min_sqnr_db=request.min_sqnr,
         min_agreement=request.min_agreement,
@@ -293,16 +293,16 @@ def typed_path(onnx: Path, precision: str) -> Path:
 def make(
     onnx: Path,
     recipe: Recipe,
-    examiner: Examiner,
+    evaluator: GraphEvaluator,
     request: Typing,
     reporter: Reporter,
     *,
     table: CalibrationTable | None,
 ) -> Typed:
-    """Make and examine a typed graph, with a line for every layer that is put back.
+    """Make and evaluate a typed graph, with a line for every layer that is reverted.
 
     Raises:
-        BudgetError: The promise cannot be kept.
+        BudgetError: The accuracy constraint cannot be satisfied.
         ExportError: Something leaves the range of the type.
     """
     from calibration import quantize
@@ -311,9 +311,9 @@ def make(
 
     manifest = read_manifest(onnx)
     if not recipe.quantizes:
-        with reporter.progress(f"{recipe.precision} graph", len(examiner.images)) as advance:
-            told = quantize.Listeners(measured=advance)
-            return quantize.half_precision(onnx, manifest, recipe, examiner, listeners=told)
+        with reporter.progress(f"{recipe.precision} graph", len(evaluator.images)) as advance:
+            told = quantize.Callbacks(measured=advance)
+            return quantize.half_precision(onnx, manifest, recipe, evaluator, callbacks=told)
     assert table is not None
     warn_of_clipping(table, request, reporter)
     layers = len(choose(read_graph(onnx), request.preset, keep=request.keep).active)
@@ -326,17 +326,17 @@ def make(
         )
 
     with reporter.progress("layers, each alone", layers) as advance:
-        told = quantize.Listeners(screened=advance, returned=returned)
+        told = quantize.Callbacks(screened=advance, reverted=returned)
         return quantize.integers(
             onnx,
             manifest,
             recipe,
-            examiner,
+            evaluator,
             table,
             preset=request.preset,
             keep=request.keep,
-            promise=promise_of(request),
-            listeners=told,
+            constraint=constraint_of(request),
+            callbacks=told,
         )
 
 

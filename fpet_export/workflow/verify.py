@@ -16,11 +16,11 @@ from engines.engine import OpenOptions, open_engine
 from engines.errors import InputError
 from engines.imaging.images import ImageSet, PixelArray
 from engines.manifest import read_manifest
-from engines.parity.evidence import as_written, engine_evidence, manifest_of
+from engines.parity.outputs import as_written, engine_outputs, manifest_of
 from engines.parity.rounding import rounding_in
 from engines.parity.rows import (
-    Evidence,
     Gates,
+    ModelOutputs,
     ParityTable,
     StageParity,
     compare_stage,
@@ -50,14 +50,14 @@ class Verification:
     """
 
     images: ImageSet
-    reference: Evidence
+    reference: ModelOutputs
     tokens: int | None
     gates: Gates = dataclasses.field(default_factory=Gates)
 
     def row(
         self,
         stage: str,
-        actual: Evidence,
+        actual: ModelOutputs,
         *,
         judged: bool = True,
         gates: Gates | None = None,
@@ -103,7 +103,7 @@ def begin(adapted: Adapted, images: ImageSet, *, progress: Progress | None = Non
     """
     spec = adapted.model.spec
     check_labels(images, spec.classes)
-    reference = adapted.evidence(images.pixels, progress=progress)
+    reference = adapted.outputs(images.pixels, progress=progress)
     tokens = None if adapted.model.merger is None else spec.tokens
     return Verification(images=images, reference=reference, tokens=tokens)
 
@@ -134,12 +134,12 @@ def until_fold(
     spec = adapted.model.spec
     check_labels(images, spec.classes)
     few = min(FOLD_IMAGES, len(images))
-    found: tuple[list[Evidence], list[Evidence]] = ([], [])
+    found: tuple[list[ModelOutputs], list[ModelOutputs]] = ([], [])
     for start in range(0, len(images), _AT_ONCE):
         part = images.pixels[start : start + _AT_ONCE]
         for stage, dtype in zip(found, (torch.float64, torch.float32), strict=True):
-            stage.append(adapted.evidence(part, dtype=dtype, progress=progress))
-    reference, checkpoint = map(Evidence.joined, found)
+            stage.append(adapted.outputs(part, dtype=dtype, progress=progress))
+    reference, checkpoint = map(ModelOutputs.joined, found)
     check = Verification(
         images=images,
         reference=reference,
@@ -149,7 +149,7 @@ def until_fold(
         check,
         # The published rule loses tokens to rounding, and that is not our drift: not judged.
         check.row("checkpoint f32", checkpoint, judged=False),
-        check.row("folded", folded.evidence(images.pixels[:few], progress=progress), first=few),
+        check.row("folded", folded.outputs(images.pixels[:few], progress=progress), first=few),
     )
 
 
@@ -190,35 +190,37 @@ def checkpoint_row(check: Verification, adapted: Adapted, progress: Progress) ->
     """
     import torch  # predict and build need the rest of this file, and no torch
 
-    evidence = adapted.evidence(check.images.pixels, dtype=torch.float32, progress=progress)
+    evidence = adapted.outputs(check.images.pixels, dtype=torch.float32, progress=progress)
     return check.row("checkpoint f32", evidence, judged=False)
 
 
 def folded_row(check: Verification, folded: Folded, progress: Progress) -> StageParity:
     """Compare the folded model in float64."""
-    return check.row("folded", folded.evidence(check.images.pixels, progress=progress))
+    return check.row("folded", folded.outputs(check.images.pixels, progress=progress))
 
 
 def frozen_row(check: Verification, frozen: Frozen, progress: Progress) -> StageParity:
     """Compare the frozen module in PyTorch."""
-    return check.row("frozen", frozen.evidence(check.images.pixels, progress=progress))
+    return check.row("frozen", frozen.outputs(check.images.pixels, progress=progress))
 
 
 def onnx_row(check: Verification, path: Path, progress: Progress) -> StageParity:
     """Compare the graph in ONNX Runtime, with its match and sizes."""
-    return check.row("onnx", graph_evidence(path, check.images.pixels, progress=progress))
+    return check.row("onnx", graph_outputs(path, check.images.pixels, progress=progress))
 
 
 def engine_row(check: Verification, path: Path, progress: Progress) -> StageParity:
     """Compare a built engine; it shows its logits only, and is held to its precision's gates."""
     manifest = read_manifest(path)
     with open_engine(path, options=OpenOptions(allow_failed=True)) as engine:
-        evidence = engine_evidence(engine, manifest, check.images.pixels, progress=progress)
+        evidence = engine_outputs(engine, manifest, check.images.pixels, progress=progress)
     gates = gates_of(manifest.precision, rounding=rounding_in(manifest.parity))
     return check.row(f"{manifest.target} engine", evidence, gates=gates)
 
 
-def graph_evidence(path: Path, pixels: PixelArray, *, progress: Progress | None = None) -> Evidence:
+def graph_outputs(
+    path: Path, pixels: PixelArray, *, progress: Progress | None = None
+) -> ModelOutputs:
     """Run a graph with its probes as additional outputs."""
     from calibration.taps import with_outputs
     from engines.backends import ort
@@ -227,4 +229,4 @@ def graph_evidence(path: Path, pixels: PixelArray, *, progress: Progress | None 
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         probed = with_outputs(path, manifest.probes.values(), Path(folder))
         with ort.open_engine(probed, None, options=as_written(manifest)) as engine:
-            return engine_evidence(engine, manifest, pixels, progress=progress)
+            return engine_outputs(engine, manifest, pixels, progress=progress)

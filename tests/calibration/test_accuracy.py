@@ -1,4 +1,4 @@
-"""A promise is kept by putting the noisiest layers back, or refused: on additive noise."""
+"""A constraint is kept by putting the noisiest layers back, or refused: on additive noise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.accuracy import Kept, Promise, Quality, Step, keep_promise, quality_json
+from calibration.accuracy import AccuracyConstraint, Kept, Quality, Step, quality_json, satisfy
 from calibration.policy import Policy
 from engines.errors import BudgetError
 
@@ -44,13 +44,13 @@ def quality_of(noise: float) -> Quality:
     )
 
 
-def keep(noise: Mapping[str, float], promise: Promise) -> tuple[Kept, Network]:
+def keep(noise: Mapping[str, float], constraint: AccuracyConstraint) -> tuple[Kept, Network]:
     network = Network(noise)
-    return keep_promise(network.policy, promise, network.measure), network
+    return satisfy(network.policy, constraint, network.measure), network
 
 
 def test_without_demands_the_preset_is_measured_once() -> None:
-    kept, network = keep(NOISE, Promise())
+    kept, network = keep(NOISE, AccuracyConstraint())
 
     assert network.measured == [("a", "b", "c", "d")]
     assert kept.policy == network.policy
@@ -59,7 +59,7 @@ def test_without_demands_the_preset_is_measured_once() -> None:
 
 
 def test_the_noisiest_go_back_first_and_no_more_than_needed() -> None:
-    kept, network = keep(NOISE, Promise(min_sqnr_db=25))
+    kept, network = keep(NOISE, AccuracyConstraint(min_sqnr_db=25))
 
     assert kept.policy.kept == ("b", "d")
     assert kept.policy.active == ("a", "c")
@@ -91,9 +91,9 @@ def test_the_first_policy_on_the_way_that_keeps_the_promise(
 
     if not good:
         with pytest.raises(BudgetError):
-            keep(noise, Promise(min_sqnr_db=wanted))
+            keep(noise, AccuracyConstraint(min_sqnr_db=wanted))
         return
-    kept, _ = keep(noise, Promise(min_sqnr_db=wanted))
+    kept, _ = keep(noise, AccuracyConstraint(min_sqnr_db=wanted))
     assert len(kept.policy.active) == len(good[0])
     assert sum(noise[layer] for layer in kept.policy.active) == pytest.approx(
         sum(noise[layer] for layer in good[0])
@@ -103,7 +103,7 @@ def test_the_first_policy_on_the_way_that_keeps_the_promise(
 def test_layers_that_were_kept_from_the_start_are_not_measured() -> None:
     network = Network(NOISE)
 
-    kept = keep_promise(network.policy.without("a"), Promise(min_sqnr_db=25), network.measure)
+    kept = satisfy(network.policy.without("a"), AccuracyConstraint(min_sqnr_db=25), network.measure)
 
     assert kept.policy.kept == ("a", "b", "d")
     assert all("a" not in active for active in network.measured)
@@ -111,7 +111,7 @@ def test_layers_that_were_kept_from_the_start_are_not_measured() -> None:
 
 def test_a_promise_that_only_an_unquantized_graph_keeps_is_refused() -> None:
     with pytest.raises(BudgetError, match="only with no layer quantized") as caught:
-        keep(NOISE, Promise(min_sqnr_db=51))
+        keep(NOISE, AccuracyConstraint(min_sqnr_db=51))
 
     assert caught.value.exit_code == 8
     assert "4 layers of vit-linear, on 64 images" in caught.value.where
@@ -127,7 +127,7 @@ def test_a_promise_that_nothing_keeps_is_given_up_at_once() -> None:
         return quality_of(1e-3 + sum(noise[layer] for layer in policy.active))
 
     with pytest.raises(BudgetError, match=r"SQNR\) 30\.0 dB, limit 60") as caught:
-        keep_promise(Policy("vit-linear", ("a", "b")), Promise(min_sqnr_db=60), measure)
+        satisfy(Policy("vit-linear", ("a", "b")), AccuracyConstraint(min_sqnr_db=60), measure)
 
     assert "even with nothing quantized" in caught.value.what
     assert "relax the limit" in caught.value.fix
@@ -141,7 +141,7 @@ def test_the_worst_of_not_a_number_goes_back_first() -> None:
         noise = 1e-9 + sum(broken[layer] for layer in policy.active)
         return Quality(images=4, sqnr_db=-10 * math.log10(noise), agreement=0.0)
 
-    kept = keep_promise(Policy("vit-linear", tuple(broken)), Promise(min_sqnr_db=15), measure)
+    kept = satisfy(Policy("vit-linear", tuple(broken)), AccuracyConstraint(min_sqnr_db=15), measure)
 
     assert kept.policy.kept == ("b",)
 
@@ -151,9 +151,9 @@ def test_who_wants_to_know_is_told() -> None:
     steps: list[Step] = []
     counts: list[int] = []
 
-    kept = keep_promise(
+    kept = satisfy(
         network.policy,
-        Promise(min_sqnr_db=25),
+        AccuracyConstraint(min_sqnr_db=25),
         network.measure,
         screen=screened.measure,
         report=steps.append,
@@ -166,36 +166,35 @@ def test_who_wants_to_know_is_told() -> None:
     assert network.measured == [("a", "b", "c", "d"), (), ("a", "c", "d"), ("a", "c")]
 
 
-# The promise
+# The constraint
 
 
 @pytest.mark.parametrize(
-    ("promise", "missed"),
+    ("constraint", "missed"),
     [
-        (Promise(), 0),
-        (Promise(max_drop_pp=2.0), 0),
-        (Promise(max_drop_pp=1.9), 1),
-        (Promise(min_sqnr_db=30.0), 0),
-        (Promise(min_sqnr_db=30.1), 1),
-        (Promise(min_agreement=0.97), 0),
-        (Promise(min_agreement=0.971), 1),
-        (Promise(max_drop_pp=-1, min_sqnr_db=99, min_agreement=1.0), 3),
+        (AccuracyConstraint(), 0),
+        (AccuracyConstraint(max_drop_pp=2.0), 0),
+        (AccuracyConstraint(max_drop_pp=1.9), 1),
+        (AccuracyConstraint(min_sqnr_db=30.0), 0),
+        (AccuracyConstraint(min_sqnr_db=30.1), 1),
+        (AccuracyConstraint(min_agreement=0.97), 0),
+        (AccuracyConstraint(min_agreement=0.971), 1),
+        (AccuracyConstraint(max_drop_pp=-1, min_sqnr_db=99, min_agreement=1.0), 3),
     ],
 )
-def test_each_demand_is_judged_by_itself(promise: Promise, missed: int) -> None:
+def test_each_demand_is_judged_by_itself(constraint: AccuracyConstraint, missed: int) -> None:
     quality = Quality(
         images=100, sqnr_db=30.0, agreement=0.97, accuracy=0.88, reference_accuracy=0.9
     )
 
-    assert len(promise.missed(quality)) == missed
-    assert promise.demands == (promise != Promise())
+    assert len(constraint.missed(quality)) == missed
 
 
 def test_a_drop_without_labels_is_never_kept() -> None:
     quality = Quality(images=10, sqnr_db=math.inf, agreement=1.0)
 
     assert quality.drop_pp is None
-    assert Promise(max_drop_pp=100).missed(quality) == (
+    assert AccuracyConstraint(max_drop_pp=100).missed(quality) == (
         "no labels to measure a drop of accuracy on",
     )
 
@@ -204,16 +203,16 @@ def test_a_drop_without_labels_is_never_kept() -> None:
 def test_logits_that_are_not_finite_keep_no_promise(broken: float) -> None:
     quality = Quality(images=10, sqnr_db=broken, agreement=math.nan)
 
-    assert len(Promise(min_sqnr_db=-1000, min_agreement=0.0).missed(quality)) == 2
+    assert len(AccuracyConstraint(min_sqnr_db=-1000, min_agreement=0.0).missed(quality)) == 2
 
 
 def test_the_sentences_have_both_numbers() -> None:
     quality = Quality(
         images=200, sqnr_db=18.94, agreement=0.985, accuracy=0.845, reference_accuracy=0.86
     )
-    promise = Promise(max_drop_pp=1, min_sqnr_db=20, min_agreement=0.99)
+    constraint = AccuracyConstraint(max_drop_pp=1, min_sqnr_db=20, min_agreement=0.99)
 
-    assert promise.missed(quality) == (
+    assert constraint.missed(quality) == (
         "accuracy drops by 1.50 points, limit 1",
         "signal to noise (SQNR) 18.9 dB, limit 20 dB",
         "agreement 98.50%, limit 99.00%",
@@ -229,14 +228,14 @@ def test_accuracy_that_was_won_is_no_drop() -> None:
 
     assert quality.drop_pp == pytest.approx(-10)
     assert "(+10.0 pp)" in quality.in_words()
-    assert Promise(max_drop_pp=0).missed(quality) == ()
+    assert AccuracyConstraint(max_drop_pp=0).missed(quality) == ()
 
 
 # JSON
 
 
 def test_json_says_everything_and_no_number_that_json_lacks() -> None:
-    kept, _ = keep(NOISE, Promise(min_sqnr_db=25))
+    kept, _ = keep(NOISE, AccuracyConstraint(min_sqnr_db=25))
     document = json.loads(json.dumps(kept.to_json(), allow_nan=False))
 
     assert document["preset"] == "vit-linear"

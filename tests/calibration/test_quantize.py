@@ -1,4 +1,4 @@
-"""From artefact to artefact: typed graphs with their manifests, examined, within a promise."""
+"""From artefact to artefact: typed graphs with their manifests, evaluated, within a constraint."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import onnx
 import pytest
 
 from calibration import quantize
-from calibration.accuracy import Promise, Step
-from calibration.examine import Examiner, examiner_for
+from calibration.accuracy import AccuracyConstraint, Step
+from calibration.evaluator import GraphEvaluator, evaluator_for
 from calibration.graph_files import read_graph
-from calibration.quantize import Listeners, Typed, files_of, recipe_for, table_path
+from calibration.quantize import Callbacks, Typed, files_of, recipe_for, table_path
 from calibration.recipe import Recipe
 from calibration.table import CalibrationTable, read_table
 from engines import storage
@@ -31,8 +31,8 @@ IMAGES = images_of(20, seed=4)
 
 
 @pytest.fixture(scope="module")
-def examiner(merged: Path) -> Examiner:
-    return examiner_for(merged, read_manifest(merged), IMAGES)
+def evaluator(merged: Path) -> GraphEvaluator:
+    return evaluator_for(merged, read_manifest(merged), IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,11 @@ def manifest(merged: Path) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def int8(merged: Path, manifest: Manifest, examiner: Examiner, table: CalibrationTable) -> Typed:
+def int8(
+    merged: Path, manifest: Manifest, evaluator: GraphEvaluator, table: CalibrationTable
+) -> Typed:
     recipe = recipe_for(load_target("rtx"), "int8")
-    return quantize.integers(merged, manifest, recipe, examiner, table, preset="vit-attention")
+    return quantize.integers(merged, manifest, recipe, evaluator, table, preset="vit-attention")
 
 
 # Recipes
@@ -91,14 +93,14 @@ def test_a_float32_graph_keeps_its_input(io: str) -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("io", ["fp32", "typed", "uint8"])
-def test_half_precision_is_examined(
-    precision: str, io: str, merged: Path, manifest: Manifest, examiner: Examiner
+def test_half_precision_is_evaluated(
+    precision: str, io: str, merged: Path, manifest: Manifest, evaluator: GraphEvaluator
 ) -> None:
     counts: list[int] = []
     recipe = recipe_for(load_target("rtx"), precision, io=io)
 
     made = quantize.half_precision(
-        merged, manifest, recipe, examiner, listeners=Listeners(measured=counts.append)
+        merged, manifest, recipe, evaluator, callbacks=Callbacks(measured=counts.append)
     )
 
     assert made.row.failures == ()
@@ -117,12 +119,12 @@ def test_what_leaves_float16_is_refused_for_fp16_and_taken_as_bf16(
 ) -> None:
     path = scaled(merged, tmp_path, 3e5)
     manifest = read_manifest(path)
-    examiner = examiner_for(path, manifest, images_of(6))
+    evaluator = evaluator_for(path, manifest, images_of(6))
 
     with pytest.raises(ExportError, match="float16 ends at"):
-        quantize.half_precision(path, manifest, Recipe(precision="fp16"), examiner)
+        quantize.half_precision(path, manifest, Recipe(precision="fp16"), evaluator)
 
-    made = quantize.half_precision(path, manifest, Recipe(precision="bf16"), examiner)
+    made = quantize.half_precision(path, manifest, Recipe(precision="bf16"), evaluator)
     assert made.warning is None
     assert np.isfinite(made.row.relative)
 
@@ -141,31 +143,31 @@ def test_integers_say_what_is_quantized(int8: Typed) -> None:
 
 
 def test_a_promise_puts_layers_back_until_it_is_kept(
-    merged: Path, manifest: Manifest, examiner: Examiner, table: CalibrationTable
+    merged: Path, manifest: Manifest, evaluator: GraphEvaluator, table: CalibrationTable
 ) -> None:
     keep = ("blocks/0", "blocks/1")
     steps: list[Step] = []
     screened: list[int] = []
 
-    def act(promise: Promise | None) -> Typed:
+    def act(constraint: AccuracyConstraint | None) -> Typed:
         return quantize.integers(
             merged,
             manifest,
             recipe_for(load_target("rtx"), "int8"),
-            examiner,
+            evaluator,
             table,
             preset="vit-attention",
             keep=keep,
-            promise=promise,
-            listeners=Listeners(returned=steps.append, screened=screened.append),
+            constraint=constraint,
+            callbacks=Callbacks(reverted=steps.append, screened=screened.append),
         )
 
-    promise = Promise(min_sqnr_db=act(None).row.sqnr_db + 1)
-    made = act(promise)
+    constraint = AccuracyConstraint(min_sqnr_db=act(None).row.sqnr_db + 1)
+    made = act(constraint)
 
     assert made.kept is not None
-    assert promise.missed(made.kept.quality) == ()
-    assert promise.missed(made.kept.before) != ()
+    assert constraint.missed(made.kept.quality) == ()
+    assert constraint.missed(made.kept.before) != ()
     assert made.kept.policy.kept[10:] == tuple(step.layer for step in steps)
     assert 0 < len(steps) < 5
     assert sum(screened) == 5
@@ -176,10 +178,10 @@ def test_a_promise_puts_layers_back_until_it_is_kept(
 
 
 def test_layers_may_stay_from_the_start(
-    merged: Path, manifest: Manifest, examiner: Examiner, table: CalibrationTable
+    merged: Path, manifest: Manifest, evaluator: GraphEvaluator, table: CalibrationTable
 ) -> None:
     made = quantize.integers(
-        merged, manifest, Recipe(precision="fp8"), examiner, table,
+        merged, manifest, Recipe(precision="fp8"), evaluator, table,
         preset="vit-linear", keep=("blocks/0",),
     )  # fmt: skip
 
@@ -189,11 +191,11 @@ def test_layers_may_stay_from_the_start(
 
 
 def test_a_graph_with_nothing_quantized_is_refused(
-    merged: Path, manifest: Manifest, examiner: Examiner, table: CalibrationTable
+    merged: Path, manifest: Manifest, evaluator: GraphEvaluator, table: CalibrationTable
 ) -> None:
     with pytest.raises(UsageError, match="nothing is left to quantize") as caught:
         quantize.integers(
-            merged, manifest, Recipe(precision="int8"), examiner, table,
+            merged, manifest, Recipe(precision="int8"), evaluator, table,
             preset="vit-linear", keep=("blocks",),
         )  # fmt: skip
 
@@ -201,14 +203,14 @@ def test_a_graph_with_nothing_quantized_is_refused(
 
 
 def test_a_promise_that_cannot_be_kept_is_refused(
-    merged: Path, manifest: Manifest, examiner: Examiner, table: CalibrationTable
+    merged: Path, manifest: Manifest, evaluator: GraphEvaluator, table: CalibrationTable
 ) -> None:
     keep = tuple(EVERY[1:])
 
     with pytest.raises(BudgetError) as caught:
         quantize.integers(
-            merged, manifest, Recipe(precision="int8"), examiner, table,
-            preset="vit-linear", keep=keep, promise=Promise(min_sqnr_db=200),
+            merged, manifest, Recipe(precision="int8"), evaluator, table,
+            preset="vit-linear", keep=keep, constraint=AccuracyConstraint(min_sqnr_db=200),
         )  # fmt: skip
 
     assert caught.value.exit_code == 8
@@ -216,15 +218,15 @@ def test_a_promise_that_cannot_be_kept_is_refused(
 
 def test_integers_on_a_cpu(on_cpu: Path, cpu_table: CalibrationTable) -> None:
     manifest = read_manifest(on_cpu)
-    examiner = examiner_for(on_cpu, manifest, images_of(6))
+    evaluator = evaluator_for(on_cpu, manifest, images_of(6))
     recipe = recipe_for(load_target("cpu"), "int8")
 
-    made = quantize.integers(on_cpu, manifest, recipe, examiner, cpu_table, preset="vit-linear")
+    made = quantize.integers(on_cpu, manifest, recipe, evaluator, cpu_table, preset="vit-linear")
 
     assert made.row.failures == ()
     assert made.manifest.operators["Gemm"] == 14
     with pytest.raises(UsageError, match="attention stays in float32") as caught:
-        quantize.integers(on_cpu, manifest, recipe, examiner, cpu_table, preset="vit-attention")
+        quantize.integers(on_cpu, manifest, recipe, evaluator, cpu_table, preset="vit-attention")
     assert "vit-linear" in caught.value.fix
 
 
@@ -237,14 +239,14 @@ def test_a_table_of_something_else_is_refused(
     words: str,
     merged: Path,
     manifest: Manifest,
-    examiner: Examiner,
+    evaluator: GraphEvaluator,
     table: CalibrationTable,
 ) -> None:
     other = dataclasses.replace(table, **changes)
 
     with pytest.raises(InputError, match=words):
         quantize.integers(
-            merged, manifest, Recipe(precision="int8"), examiner, other, preset="vit-linear"
+            merged, manifest, Recipe(precision="int8"), evaluator, other, preset="vit-linear"
         )
 
 
@@ -253,10 +255,10 @@ def test_a_graph_whose_match_is_wrong_does_not_pass(
 ) -> None:
     """The reference says one match, the graph's own keys another: no precision explains that."""
     manifest = read_manifest(merged)
-    examiner = examiner_for(merged, manifest, images_of(6))
-    assert examiner.reference.match is not None
-    other = dataclasses.replace(examiner.reference, match=(examiner.reference.match + 3) % 8)
-    wrong = dataclasses.replace(examiner, reference=other)
+    evaluator = evaluator_for(merged, manifest, images_of(6))
+    assert evaluator.reference.match is not None
+    other = dataclasses.replace(evaluator.reference, match=(evaluator.reference.match + 3) % 8)
+    wrong = dataclasses.replace(evaluator, reference=other)
 
     made = quantize.integers(
         merged, manifest, Recipe(precision="int8"), wrong, table, preset="vit-linear"
@@ -318,9 +320,9 @@ def test_the_manifest_says_how_it_was_quantized(
 
 
 def test_half_precision_leaves_no_table(
-    merged: Path, manifest: Manifest, examiner: Examiner, tmp_path: Path
+    merged: Path, manifest: Manifest, evaluator: GraphEvaluator, tmp_path: Path
 ) -> None:
-    made = quantize.half_precision(merged, manifest, Recipe(precision="fp16"), examiner)
+    made = quantize.half_precision(merged, manifest, Recipe(precision="fp16"), evaluator)
 
     out = quantize.write(made, merged, tmp_path / "m.fp16.onnx")
 
@@ -355,4 +357,4 @@ def test_a_broken_network_is_not_written_as_half_precision(merged: Path, tmp_pat
     manifest = read_manifest(path)
 
     with pytest.raises(ParityError, match="not finite for 6 of 6 images"):
-        examiner_for(path, manifest, images_of(6))
+        evaluator_for(path, manifest, images_of(6))

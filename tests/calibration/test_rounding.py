@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from calibration.casts import cast_graph
-from calibration.examine import Examiner, examiner_for
+from calibration.evaluator import GraphEvaluator, evaluator_for
 from calibration.graph_files import Graph, read_graph
 from engines.imaging.source import read_set
 from engines.manifest import Manifest, read_manifest
@@ -34,21 +34,21 @@ def manifest(onnx: Path) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def examiner(onnx: Path, manifest: Manifest) -> Examiner:
+def evaluator(onnx: Path, manifest: Manifest) -> GraphEvaluator:
     assert manifest.preprocessing is not None
-    return examiner_for(
+    return evaluator_for(
         onnx, manifest, read_set(DIGITS / "test.npz", manifest.preprocessing, limit=IMAGES)
     )
 
 
 def judged(
-    onnx: Path, manifest: Manifest, examiner: Examiner, change: Callable[[Graph], None]
+    onnx: Path, manifest: Manifest, evaluator: GraphEvaluator, change: Callable[[Graph], None]
 ) -> StageParity:
     """Judge the FP16 graph after a change of the float32 one."""
     graph = read_graph(onnx)
     change(graph)
     cast_graph(graph, "fp16", io="fp32")
-    return examiner.row("fp16", examiner.evidence(graph, manifest), "fp16")
+    return evaluator.row("fp16", evaluator.outputs(graph, manifest), "fp16")
 
 
 def scale_constant(graph: Graph, name: str, factor: float) -> None:
@@ -81,9 +81,9 @@ def clipped_activation(graph: Graph) -> None:
 
 
 def test_a_correct_graph_stays_within_what_rounding_explains(
-    onnx: Path, manifest: Manifest, examiner: Examiner
+    onnx: Path, manifest: Manifest, evaluator: GraphEvaluator
 ) -> None:
-    row = judged(onnx, manifest, examiner, lambda graph: None)
+    row = judged(onnx, manifest, evaluator, lambda graph: None)
 
     assert row.failures == () and row.warnings == ()
     assert row.rounding is not None and 2e-4 < row.rounding < 4e-3
@@ -93,17 +93,17 @@ def test_a_correct_graph_stays_within_what_rounding_explains(
     "change", [wrong_scale, lost_bias, clipped_activation, wrong_normalisation]
 )
 def test_what_is_wrong_fails_even_where_no_class_changes(
-    onnx: Path, manifest: Manifest, examiner: Examiner, change: Callable[[Graph], None]
+    onnx: Path, manifest: Manifest, evaluator: GraphEvaluator, change: Callable[[Graph], None]
 ) -> None:
-    row = judged(onnx, manifest, examiner, change)
+    row = judged(onnx, manifest, evaluator, change)
 
     assert row.agreement == 1.0
     assert any("rounding explains" in failure for failure in row.failures), row
 
 
-def test_bfloat16_is_allowed_eight_times_as_much(examiner: Examiner) -> None:
-    half, brain = examiner.rounding("fp16"), examiner.rounding("bf16")
+def test_bfloat16_is_allowed_eight_times_as_much(evaluator: GraphEvaluator) -> None:
+    half, brain = evaluator.rounding("fp16"), evaluator.rounding("bf16")
 
     assert half is not None and brain is not None
     assert 4 < brain / half < 16
-    assert examiner.rounding("int8") is None
+    assert evaluator.rounding("int8") is None

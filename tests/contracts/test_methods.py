@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engines import registry
-from engines.parity.evidence import engine_evidence
+from engines.parity.outputs import engine_outputs
 from engines.tasks.open_tasks import open_tasks
 from fpet_export.model import methods
 from fpet_export.model.fold import fold, unfolded
@@ -152,6 +152,6 @@ def test_a_shared_graph_gives_the_answers_of_the_adapted_model(
 
     with open_tasks(folder.path) as tasks:
         handle = tasks.task("task")
-        found = engine_evidence(handle, handle.manifest(), pixels).logits
+        found = engine_outputs(handle, handle.manifest(), pixels).logits
 
-    assert relative(found, folder.runs["task"].evidence(pixels).logits) < 1e-5
+    assert relative(found, folder.runs["task"].outputs(pixels).logits) < 1e-5

@@ -13,7 +13,7 @@ from engines import open_engine
 from engines.errors import CheckpointError, UsageError
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest
-from engines.parity.evidence import engine_evidence
+from engines.parity.outputs import engine_outputs
 from fpet_export.model.facts import Fact
 from fpet_export.stages import Adapted, Folded
 from tests.fpet_export.command_line import Exported, pixels_of
@@ -49,8 +49,8 @@ def test_one_line_makes_a_graph(loaded: Adapted, tmp_path: Path) -> None:
     assert manifest.inputs[0].shape == (2, 16, 16, 3)
     assert manifest.outputs[0].shape == (2, CLASSES)
     with open_engine(path) as engine:  # three images in batches of two: the last is filled up
-        actual = engine_evidence(engine, manifest, pixels).logits
-    expected = loaded.evidence(pixels).logits
+        actual = engine_outputs(engine, manifest, pixels).logits
+    expected = loaded.outputs(pixels).logits
     assert actual.shape == (3, CLASSES)
     assert relative(actual, expected) < 1e-5
     assert relative(expected[::-1], expected) > 1e-3  # negative control: the images matter
@@ -60,7 +60,7 @@ def test_the_reference_is_the_independent_one(exported: Exported, loaded: Adapte
     pixels = pixels_of(2)
     network = reference_network(exported.run.spec, exported.run.written)
 
-    evidence = loaded.evidence(pixels)
+    evidence = loaded.outputs(pixels)
 
     images = pixels.astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255)
     expected = np.stack([classify(network, image.astype(np.float64)).logits for image in images])
@@ -69,20 +69,20 @@ def test_the_reference_is_the_independent_one(exported: Exported, loaded: Adapte
 
 def test_stages_leave_what_they_came_from_untouched(loaded: Adapted) -> None:
     pixels = pixels_of(2)
-    before = loaded.evidence(pixels).logits
+    before = loaded.outputs(pixels).logits
 
     loaded.fold().freeze()
 
-    assert (loaded.evidence(pixels).logits == before).all()
+    assert (loaded.outputs(pixels).logits == before).all()
 
 
 def test_bytes_and_floats_give_equal_answers(folded: Folded) -> None:
     pixels = pixels_of(4)
 
-    floats = folded.freeze().evidence(pixels)
+    floats = folded.freeze().outputs(pixels)
     for raw in (
-        folded.freeze(input="uint8-nchw").evidence(pixels),
-        folded.freeze(input="uint8-nhwc").evidence(pixels),
+        folded.freeze(input="uint8-nchw").outputs(pixels),
+        folded.freeze(input="uint8-nhwc").outputs(pixels),
     ):
         assert relative(raw.logits, floats.logits) < 1e-5
         assert raw.match is not None
@@ -96,7 +96,7 @@ def test_progress_counts_every_image(loaded: Adapted, folded: Folded) -> None:
 
     for stage in (loaded, folded, folded.freeze()):
         seen.clear()
-        stage.evidence(pixels, progress=seen.append)
+        stage.outputs(pixels, progress=seen.append)
         assert sum(seen) == 9
 
 
@@ -165,8 +165,8 @@ def test_a_normalisation_is_folded_into_the_graph(
 
     assert (run.preprocessing.mean, run.preprocessing.std) == (mean, std)
     assert frozen.preprocessing.in_graph
-    assert relative(frozen.evidence(pixels).logits, run.evidence(pixels).logits) < 1e-5
-    differs = relative(run.evidence(pixels).logits, loaded.evidence(pixels).logits)
+    assert relative(frozen.outputs(pixels).logits, run.outputs(pixels).logits) < 1e-5
+    differs = relative(run.outputs(pixels).logits, loaded.outputs(pixels).logits)
     assert (differs > 1e-3) == (name is not None)
 
 

@@ -20,7 +20,7 @@ from benchmarks.experiments.crosscheck.graphs import (
     prepare,
     require_modelopt,
 )
-from benchmarks.experiments.crosscheck.measure import EXECUTOR, evidence_of, row_of
+from benchmarks.experiments.crosscheck.measure import EXECUTOR, outputs_of, row_of
 from benchmarks.experiments.crosscheck.rows import (
     GAIN_DB,
     SCHEMA,
@@ -96,7 +96,7 @@ def _measured(subject: Subject, options: argparse.Namespace) -> Iterator[Result]
     say("export")
     prepared = prepare(subject, options.work / subject.folder, counts)
     say("float32 graph")
-    reference = evidence_of(prepared.onnx, prepared)
+    reference = outputs_of(prepared.onnx, prepared)
     result = Result(
         subject=subject.name,
         run=" ".join(subject.run),

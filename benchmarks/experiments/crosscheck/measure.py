@@ -20,8 +20,8 @@ from engines.engine import OpenOptions, open_engine
 from engines.errors import EngineError, FpetError
 from engines.fusion.report import fusion_path, read_fusion
 from engines.manifest import read_manifest
-from engines.parity.evidence import engine_evidence
-from engines.parity.rows import Evidence
+from engines.parity.outputs import engine_outputs
+from engines.parity.rows import ModelOutputs
 
 EXECUTOR = (
     "ONNX Runtime on the CPU with every Q/DQ pair and every rounding to half precision executed "
@@ -33,7 +33,7 @@ CAPABILITIES = {"fp16": "8.6", "int8": "8.6", "fp8": "8.9"}
 _MATCH = "ArgMax"
 
 
-def evidence_of(onnx: Path, prepared: Prepared) -> Evidence:
+def outputs_of(onnx: Path, prepared: Prepared) -> ModelOutputs:
     """Run a graph over the measured images, with its match where it shows one.
 
     Raises:
@@ -45,7 +45,7 @@ def evidence_of(onnx: Path, prepared: Prepared) -> Evidence:
             read_manifest(prepared.onnx), probes={"match": match} if match else {}
         )
         with open_engine(tapped, options=OpenOptions(rewrites="keep-qdq")) as engine:
-            evidence = engine_evidence(engine, manifest, prepared.measured.pixels)
+            evidence = engine_outputs(engine, manifest, prepared.measured.pixels)
     if evidence.match is None or manifest.model is None:
         return evidence
     # The argmax runs over all tokens; those of set A, which are the last, are the match.
@@ -81,7 +81,7 @@ def build_kernels(onnx: Path, compute_capability: str) -> Kernels:
         return kernels_of(read_fusion(fusion_path(plan)), compute_capability)
 
 
-def row_of(attempt: Attempt, prepared: Prepared, reference: Evidence) -> Row:
+def row_of(attempt: Attempt, prepared: Prepared, reference: ModelOutputs) -> Row:
     """Make, run and build one graph; what fails is said in the row."""
     row = Row(tool=attempt.tool, settings=attempt.settings, precision=attempt.precision)
     failures = []
@@ -92,7 +92,7 @@ def row_of(attempt: Attempt, prepared: Prepared, reference: Evidence) -> Row:
     row = dataclasses.replace(row, file_bytes=_size(attempt.output))
     try:
         quality = quality_of(
-            evidence_of(attempt.output, prepared), reference, prepared.measured.labels
+            outputs_of(attempt.output, prepared), reference, prepared.measured.labels
         )
         row = dataclasses.replace(row, quality=quality)
     except FpetError as error:

@@ -16,7 +16,7 @@ from engines.errors import InputError
 from engines.fusion.kernels import QUANTIZED
 from engines.fusion.report import FusionReport
 from engines.manifest import from_json
-from engines.parity.rows import Evidence, sqnr_db
+from engines.parity.rows import ModelOutputs, sqnr_db
 
 SCHEMA = 2
 OURS = "fpet-export"
@@ -115,7 +115,7 @@ class Result:
 
 
 def quality_of(
-    actual: Evidence, reference: Evidence, labels: NDArray[np.int64] | None = None
+    actual: ModelOutputs, reference: ModelOutputs, labels: NDArray[np.int64] | None = None
 ) -> Quality:
     """Compare what a graph said with what the float32 graph said about the same images."""
     found, wanted = (each.logits.argmax(axis=1) for each in (actual, reference))

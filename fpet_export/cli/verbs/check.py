@@ -64,13 +64,13 @@ def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
 
 
 def _engine(options: argparse.Namespace, reporter: Reporter) -> tuple[ParityTable, list[Path]]:
-    from engines.parity.check_file import read_check
+    from engines.parity.reference_file import read_reference
     from engines.parity.rows import ParityTable
 
     arguments.refuse_tasks(options.engine, options.task)
     usable.require_file(options.engine, options, reporter)
     path = options.expect or _beside(options.engine)
-    expected = read_check(path)
+    expected = read_reference(path)
     with reporter.progress(options.engine.name, len(expected.images)) as advance:
         row = expected.judge(options.engine, progress=advance)
     table = ParityTable(

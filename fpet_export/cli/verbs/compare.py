@@ -13,7 +13,7 @@ from engines import storage
 from engines.errors import UsageError
 from engines.imaging.preparation import pixels_in_words
 from engines.manifest import ENDINGS
-from engines.parity.evidence import Progress, evidence_of, manifest_of, preprocessing_of, tokens_of
+from engines.parity.outputs import Progress, manifest_of, outputs_of, preprocessing_of, tokens_of
 from engines.parity.rounding import rounding_in
 from engines.parity.rows import ParityTable, compare_stage, gates_of, judge
 from engines.tasks.index import is_folder
@@ -24,11 +24,11 @@ from fpet_export.workflow import images as _images
 from fpet_export.workflow import steps
 
 if TYPE_CHECKING:
-    from calibration.examine import Examiner
+    from calibration.evaluator import GraphEvaluator
     from engines.imaging.class_names import KnownClasses
     from engines.imaging.images import ImageSet
     from engines.manifest import Manifest, Preprocessing
-    from engines.parity.rows import Evidence, StageParity
+    from engines.parity.rows import ModelOutputs, StageParity
     from fpet_export.stages import Adapted
 
 GROUP = "judge"
@@ -122,7 +122,7 @@ def _say_other_pixels(
     preprocessing: Preprocessing, others: list[str], task: str | None, reporter: Reporter
 ) -> None:
     """Warn of artefacts that would make other pixels of the same files than the first one."""
-    from fpet_export.tasks.evidence import task_manifest
+    from fpet_export.tasks.outputs import task_manifest
 
     wanted = pixels_in_words(preprocessing)
     for name in others:
@@ -152,7 +152,7 @@ def _known_classes(
     options: argparse.Namespace, adapted: Adapted | None, folders: list[str]
 ) -> KnownClasses:
     """Return what the artefacts say about their classes; two that disagree are refused."""
-    from fpet_export.tasks.evidence import task_manifest
+    from fpet_export.tasks.outputs import task_manifest
 
     first, *others = options.artefacts
     graphs = [name for name in others if name not in folders]
@@ -175,13 +175,13 @@ class _Reference:
         images: What is compared on.
         evidence: Logits, and match, sizes and margins where it shows them.
         tokens: What the sizes of the merged tokens must sum to; None without a merge.
-        examiner: Of a float32 graph, which shows its keys too; None for a run or an engine.
+        evaluator: Of a float32 graph, which shows its keys too; None for a run or an engine.
     """
 
     images: ImageSet
-    evidence: Evidence
+    evidence: ModelOutputs
     tokens: int | None
-    examiner: Examiner | None = None
+    evaluator: GraphEvaluator | None = None
 
 
 def _reference(
@@ -191,18 +191,18 @@ def _reference(
     with reporter.progress(path.name, len(images)) as advance:
         if adapted is not None:
             tokens = None if adapted.model.merger is None else adapted.model.spec.tokens
-            evidence = adapted.evidence(images.pixels, progress=advance)
+            evidence = adapted.outputs(images.pixels, progress=advance)
             return _Reference(images=images, evidence=evidence, tokens=tokens)
         manifest = manifest_of(path)
         tokens = tokens_of(manifest)
         if manifest.kind == "graph" and manifest.precision == "fp32":
-            from calibration.examine import examiner_for
+            from calibration.evaluator import evaluator_for
 
-            examiner = examiner_for(path, manifest, images, progress=advance)
+            evaluator = evaluator_for(path, manifest, images, progress=advance)
             return _Reference(
-                images=images, evidence=examiner.reference, tokens=tokens, examiner=examiner
+                images=images, evidence=evaluator.reference, tokens=tokens, evaluator=evaluator
             )
-        return _Reference(images=images, evidence=_evidence(path, images, advance), tokens=tokens)
+        return _Reference(images=images, evidence=_outputs(path, images, advance), tokens=tokens)
 
 
 def _row(
@@ -216,11 +216,11 @@ def _row(
     manifest = manifest_of(path)
     gates = gates_of(manifest.precision, rounding=rounding_in(manifest.parity))
     if manifest.kind == "graph" and manifest.precision != "fp32":
-        actual = _typed_evidence(path, reference, advance)
+        actual = _typed_outputs(path, reference, advance)
         if actual.score_error is None:
             gates = dataclasses.replace(gates, margin=math.inf)
     else:
-        actual = _evidence(path, reference.images, advance)
+        actual = _outputs(path, reference.images, advance)
     if relative is not None:
         gates = dataclasses.replace(gates, relative=relative)
     return compare_stage(
@@ -237,7 +237,7 @@ def _task_row(
     folder: Path, name: str, reference: _Reference, relative: float | None, advance: Progress
 ) -> StageParity:
     """Compare one task with the reference, by the gates of its graph and of its factors."""
-    from fpet_export.tasks.evidence import task_evidence, task_manifest
+    from fpet_export.tasks.outputs import task_manifest, task_outputs
 
     manifest = task_manifest(folder, name)
     _require_classes(manifest, name, reference)
@@ -245,7 +245,7 @@ def _task_row(
     gates = gates_of("fp16" if is_half else manifest.precision)
     if relative is not None:
         gates = dataclasses.replace(gates, relative=relative)
-    evidence = task_evidence(folder, name, reference.images.pixels, progress=advance)
+    evidence = task_outputs(folder, name, reference.images.pixels, progress=advance)
     return compare_stage(
         name,
         evidence,
@@ -266,24 +266,24 @@ def _require_classes(manifest: Manifest, name: str, reference: _Reference) -> No
         )
 
 
-def _typed_evidence(path: Path, reference: _Reference, advance: Progress) -> Evidence:
+def _typed_outputs(path: Path, reference: _Reference, advance: Progress) -> ModelOutputs:
     """Run a typed graph as it is written."""
-    from calibration.examine import Examiner
+    from calibration.evaluator import GraphEvaluator
     from calibration.graph_files import read_graph
 
-    examiner = reference.examiner or Examiner(
+    evaluator = reference.evaluator or GraphEvaluator(
         images=reference.images,
         reference=reference.evidence,
         metric=None,
         prefix=0,
         tokens=reference.tokens,
     )
-    return examiner.evidence(read_graph(path), manifest_of(path), progress=advance)
+    return evaluator.outputs(read_graph(path), manifest_of(path), progress=advance)
 
 
-def _evidence(path: Path, images: ImageSet, advance: Progress) -> Evidence:
-    from fpet_export.workflow.verify import graph_evidence
+def _outputs(path: Path, images: ImageSet, advance: Progress) -> ModelOutputs:
+    from fpet_export.workflow.verify import graph_outputs
 
     if manifest_of(path).kind == "graph":
-        return graph_evidence(path, images.pixels, progress=advance)
-    return evidence_of(path, images.pixels, progress=advance)
+        return graph_outputs(path, images.pixels, progress=advance)
+    return outputs_of(path, images.pixels, progress=advance)

@@ -206,7 +206,7 @@ def _build(
 ) -> Built:
     """Export for one target, build its engine, and compare it where it runs."""
     from engines import BuildOptions, build
-    from engines.parity.evidence import runnable
+    from engines.parity.outputs import runnable
     from fpet_export.workflow import verify
 
     exported = steps.export(
@@ -294,10 +294,10 @@ def _pictures(
         return ()
     from fpet_export.pictures import merge
     from fpet_export.pictures.merge_groups import groups_of
-    from fpet_export.workflow.verify import graph_evidence
+    from fpet_export.workflow.verify import graph_outputs
 
     images = started.check.images
-    evidence = graph_evidence(graph, images.pixels[:1])
+    evidence = graph_outputs(graph, images.pixels[:1])
     assert evidence.match is not None
     groups = groups_of(evidence.match[0], started.adapted.model.spec.grid)
     block = started.adapted.checkpoint.merge_block

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _opened(options: argparse.Namespace, reporter: Reporter) -> Iterator[tuple[Engine, Manifest]]:
     """Open an artefact, or one task of a folder."""
     from engines.engine import load_target, open_engine
-    from engines.parity.evidence import manifest_of
+    from engines.parity.outputs import manifest_of
     from engines.tasks.open_tasks import open_tasks
 
     path, name = options.artefact, options.task
@@ -109,8 +109,8 @@ def _source(
 def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Print one line an image: its classes and their probabilities."""
     from engines.imaging.source import collect
-    from engines.parity.evidence import engine_evidence
     from engines.parity.finite import require_finite
+    from engines.parity.outputs import engine_outputs
 
     if options.top < 1:
         raise UsageError(f"--top is {options.top}", where="--top", fix="give a number from 1")
@@ -124,7 +124,7 @@ def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
         source = _source(options, manifest.preprocessing, reporter)
         logits = np.concatenate(
             [
-                engine_evidence(engine, manifest, collect(part).pixels).logits
+                engine_outputs(engine, manifest, collect(part).pixels).logits
                 for part in source.parts(_AT_ONCE)
             ]
         ).astype(np.float64)

@@ -19,7 +19,7 @@ from fpet_export.workflow import usable
 if TYPE_CHECKING:
     from engines.imaging.images import PixelArray
     from engines.manifest import Manifest
-    from engines.parity.rows import Evidence
+    from engines.parity.rows import ModelOutputs
 
 GROUP = "judge"
 HELP = "draw which patches merged into which, or the kernels of a plan"
@@ -129,7 +129,7 @@ def _show_merge(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     pixels = images.pixels
     if options.task is None:
         usable.say(graph, manifest, reporter)
-    evidence = _evidence(options, pixels)
+    evidence = _outputs(options, pixels)
     require_finite(evidence.logits, [str(options.image)], of=graph)
     assert evidence.match is not None
     groups = groups_of(evidence.match[0], manifest.model.grid)
@@ -168,13 +168,13 @@ def _showing(artefact: Path, manifest: Manifest) -> tuple[Path, Manifest]:
 
 def _manifest(options: argparse.Namespace) -> Manifest:
     """Return the manifest of a graph, or of a task with what its graph shows."""
-    from engines.parity.evidence import manifest_of
+    from engines.parity.outputs import manifest_of
 
     if options.task is None:
         return manifest_of(options.artefact)
     from engines.manifest import read_manifest
     from engines.tasks.index import read_index
-    from fpet_export.tasks.evidence import task_manifest
+    from fpet_export.tasks.outputs import task_manifest
 
     folder = options.artefact
     index = read_index(folder)
@@ -183,10 +183,10 @@ def _manifest(options: argparse.Namespace) -> Manifest:
     return dataclasses.replace(task_manifest(folder, options.task), probes=probes)
 
 
-def _evidence(options: argparse.Namespace, pixels: PixelArray) -> Evidence:
-    from fpet_export.tasks.evidence import task_evidence
-    from fpet_export.workflow.verify import graph_evidence
+def _outputs(options: argparse.Namespace, pixels: PixelArray) -> ModelOutputs:
+    from fpet_export.tasks.outputs import task_outputs
+    from fpet_export.workflow.verify import graph_outputs
 
     if options.task is None:
-        return graph_evidence(options.artefact, pixels)
-    return task_evidence(options.artefact, options.task, pixels, of_graph=True)
+        return graph_outputs(options.artefact, pixels)
+    return task_outputs(options.artefact, options.task, pixels, of_graph=True)

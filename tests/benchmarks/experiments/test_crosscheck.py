@@ -43,7 +43,7 @@ from engines.fusion.kernels import Kernel, Tensor
 from engines.fusion.report import report_on
 from engines.imaging.images import ImageSet
 from engines.manifest import WHITE, Manifest, Preprocessing, TensorSpec, write_manifest
-from engines.parity.rows import Evidence
+from engines.parity.rows import ModelOutputs
 
 ROOT = Path(__file__).resolve().parents[3]
 PREPROCESSING = Preprocessing(
@@ -93,10 +93,12 @@ def prepared_in(folder: Path, *, images: int = 3) -> Prepared:
 
 
 def test_quality_compares_with_the_float32_graph() -> None:
-    reference = Evidence(
+    reference = ModelOutputs(
         logits=np.array([[3.0, 4.0], [0.0, 5.0]]), match=np.array([[1, 2], [3, 4]])
     )
-    actual = Evidence(logits=np.array([[3.5, 4.0], [5.0, 5.0]]), match=np.array([[1, 0], [3, 4]]))
+    actual = ModelOutputs(
+        logits=np.array([[3.5, 4.0], [5.0, 5.0]]), match=np.array([[1, 0], [3, 4]])
+    )
 
     found = quality_of(actual, reference, np.array([1, 1]))
 
@@ -110,9 +112,9 @@ def test_quality_compares_with_the_float32_graph() -> None:
 @pytest.mark.parametrize("logits", [[[1.0, 2.0]], [[math.nan, 2.0]]])
 def test_a_ratio_that_is_no_number_is_none(logits: list[list[float]]) -> None:
     """JSON has neither: equal logits are infinitely far above their noise."""
-    reference = Evidence(logits=np.array([[1.0, 2.0]]))
+    reference = ModelOutputs(logits=np.array([[1.0, 2.0]]))
 
-    assert quality_of(Evidence(logits=np.array(logits)), reference).sqnr_db is None
+    assert quality_of(ModelOutputs(logits=np.array(logits)), reference).sqnr_db is None
 
 
 def test_kernels_are_counted_by_what_they_multiply() -> None:
@@ -263,7 +265,7 @@ def stubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     prepared = prepared_in(tmp_path)
     monkeypatch.setattr(command, "require_modelopt", lambda python: {"nvidia-modelopt": "9"})
     monkeypatch.setattr(command, "prepare", lambda subject, folder, counts: prepared)
-    monkeypatch.setattr(command, "evidence_of", lambda onnx, images: Evidence(logits=np.eye(3)))
+    monkeypatch.setattr(command, "outputs_of", lambda onnx, images: ModelOutputs(logits=np.eye(3)))
     return ["run", "--modelopt-python", "python", "-o", str(tmp_path / "out.json")]
 
 
@@ -271,7 +273,7 @@ def stubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_run_writes_every_row_and_judges_the_large_network(
     stubbed: list[str], ours: float, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(attempt: Attempt, prepared: Prepared, reference: Evidence) -> Row:
+    def measured(attempt: Attempt, prepared: Prepared, reference: ModelOutputs) -> Row:
         db = ours if attempt.tool == OURS else 20.0
         return row(attempt.tool, attempt.settings, db, precision=attempt.precision)
 
@@ -373,7 +375,7 @@ def test_a_tool_that_fails_is_a_row_and_not_the_end(tmp_path: Path) -> None:
 
     with pytest.raises(EngineError, match="exit code 3: RuntimeError: no luck"):
         make(attempt, prepared)
-    found = measure.row_of(attempt, prepared, Evidence(logits=np.eye(2)))
+    found = measure.row_of(attempt, prepared, ModelOutputs(logits=np.eye(2)))
 
     assert found.failures == ("not made: exit code 3: RuntimeError: no luck",)
     assert (found.file_bytes, found.quality, found.kernels) == (None, None, None)
@@ -490,7 +492,7 @@ def tiny(tmp_path: Path) -> Prepared:
 
 
 def test_the_match_is_found_whatever_it_is_called(tiny: Prepared) -> None:
-    found = measure.evidence_of(tiny.onnx, tiny)
+    found = measure.outputs_of(tiny.onnx, tiny)
 
     assert found.match is not None
     assert np.array_equal(found.match[:, 0], found.logits.argmax(axis=1))
@@ -513,7 +515,7 @@ def test_what_onnx_runtime_makes_for_tensorrt_has_no_zero_points(tiny: Prepared)
     pairs = [node for node in graph.node if node.op_type == "QuantizeLinear"]
     assert len(pairs) == 2
     assert all(not constants[node.input[2]].any() for node in pairs)
-    found = quality_of(measure.evidence_of(output, tiny), measure.evidence_of(tiny.onnx, tiny))
+    found = quality_of(measure.outputs_of(output, tiny), measure.outputs_of(tiny.onnx, tiny))
     assert found.sqnr_db is not None
     assert 20 < found.sqnr_db < 60  # eight bits, two roundings
 

@@ -18,7 +18,7 @@ import fpet_export
 from benchmarks.experiments import fidelity
 from benchmarks.experiments.fidelity import Cell, Outcome, Row, cells, format_rows, missed, outcome
 from engines.errors import ParityError
-from engines.parity.rows import Evidence
+from engines.parity.rows import ModelOutputs
 from fpet_export.model.backbones import random_weights
 
 ARCHITECTURE = "vit_tiny_patch16_64"
@@ -85,10 +85,10 @@ def test_a_run_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_outcomes_count_every_image() -> None:
-    reference = Evidence(logits=np.array([[1.0, 4.0], [2.0, 0.0]]))
+    reference = ModelOutputs(logits=np.array([[1.0, 4.0], [2.0, 0.0]]))
     size = np.ones((2, 9))
     size[1, 0] = 0
-    actual = Evidence(logits=np.array([[1.0, 4.0], [2.0, 2.5]]), size=size)
+    actual = ModelOutputs(logits=np.array([[1.0, 4.0], [2.0, 2.5]]), size=size)
 
     found = outcome(actual, reference, tokens=9)
 
@@ -96,7 +96,7 @@ def test_outcomes_count_every_image() -> None:
     assert found.agreement == 0.5
     assert found.tokens_kept == (9, 8)
     assert found.tokens_lost == 1
-    assert outcome(Evidence(logits=actual.logits), reference, tokens=9).tokens_lost is None
+    assert outcome(ModelOutputs(logits=actual.logits), reference, tokens=9).tokens_lost is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from engines.parity.rounding import rounding_in
 from engines.parity.rows import (
-    Evidence,
+    ModelOutputs,
     ParityTable,
     StageParity,
     compare_stage,
@@ -35,8 +35,8 @@ def row(
     shown = {"match": MATCH, **actual} if shows_match else {}
     return compare_stage(
         "typed",
-        Evidence(logits=logits, **shown),
-        Evidence(logits=LOGITS, match=MATCH, margin=MARGIN),
+        ModelOutputs(logits=logits, **shown),
+        ModelOutputs(logits=LOGITS, match=MATCH, margin=MARGIN),
         gates=gates_of("fp16", rounding=rounding),
     )
 

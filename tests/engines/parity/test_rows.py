@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from engines.errors import ParityError
 from engines.parity import rows as parity
 from engines.parity.rows import (
-    Evidence,
     Gates,
+    ModelOutputs,
     ParityTable,
     StageParity,
     compare_stage,
@@ -28,12 +28,12 @@ MARGIN = np.array([[0.5, 1e-7], [0.2, 0.3]])
 SIZE = np.array([[1.0, 2.0, 2.0], [1.0, 3.0, 1.0]])
 
 
-def reference(**changes: Any) -> Evidence:
+def reference(**changes: Any) -> ModelOutputs:
     fields = {"logits": LOGITS, "match": MATCH, "margin": MARGIN, "size": SIZE}
-    return Evidence(**(fields | changes))
+    return ModelOutputs(**(fields | changes))
 
 
-def stage(actual: Evidence, *, patches: int | None = 5, **gates: Any) -> StageParity:
+def stage(actual: ModelOutputs, *, patches: int | None = 5, **gates: Any) -> StageParity:
     return compare_stage("onnx", actual, reference(), gates=Gates(**gates), patches=patches)
 
 
@@ -49,13 +49,13 @@ def test_the_same_evidence_passes_with_an_infinite_ratio() -> None:
 
 
 def test_differences_are_measured_against_the_largest_reference_logit() -> None:
-    row = stage(Evidence(logits=LOGITS + 0.004), relative=2e-3)
+    row = stage(ModelOutputs(logits=LOGITS + 0.004), relative=2e-3)
 
     assert row.largest_logit_difference == pytest.approx(0.004)
     assert row.relative == pytest.approx(0.001)
     assert row.passed
     assert row.same_partner is None
-    assert not stage(Evidence(logits=LOGITS + 0.004), relative=5e-4).passed
+    assert not stage(ModelOutputs(logits=LOGITS + 0.004), relative=5e-4).passed
 
 
 def test_a_flip_within_the_margin_is_explained_and_its_image_is_not_judged() -> None:
@@ -94,7 +94,7 @@ def test_when_every_image_has_an_explained_flip_all_are_judged() -> None:
     margin = np.full_like(MARGIN, 1e-9)
     row = compare_stage(
         "onnx",
-        Evidence(logits=LOGITS + 100, match=MATCH + 1),
+        ModelOutputs(logits=LOGITS + 100, match=MATCH + 1),
         reference(margin=margin),
         gates=Gates(),
     )
@@ -107,9 +107,9 @@ def test_a_hidden_match_is_judged_on_images_without_near_ties() -> None:
     logits = LOGITS.copy()
     logits[0] += 50  # image 0 has a near-tie, so it says nothing
 
-    assert stage(Evidence(logits=logits)).passed
+    assert stage(ModelOutputs(logits=logits)).passed
     logits[1] += 1
-    assert not stage(Evidence(logits=logits)).passed
+    assert not stage(ModelOutputs(logits=logits)).passed
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -117,7 +117,7 @@ def test_logits_that_are_not_finite_fail(value: float) -> None:
     logits = LOGITS.copy()
     logits[1, 2] = value
 
-    row = stage(Evidence(logits=logits), relative=None, agreement=None)
+    row = stage(ModelOutputs(logits=logits), relative=None, agreement=None)
 
     assert not row.passed
     assert "not finite" in row.failures[0]
@@ -132,7 +132,7 @@ def test_a_reference_that_is_not_finite_proves_nothing(value: float) -> None:
 
 
 def test_no_images_prove_nothing() -> None:
-    empty = Evidence(logits=np.zeros((0, 3)))
+    empty = ModelOutputs(logits=np.zeros((0, 3)))
 
     with pytest.raises(ParityError, match="no images"):
         compare_stage("onnx", empty, empty, gates=Gates())
@@ -141,13 +141,13 @@ def test_no_images_prove_nothing() -> None:
 @pytest.mark.parametrize(
     "actual",
     [
-        Evidence(logits=LOGITS[:1]),
-        Evidence(logits=LOGITS[:, :2]),
+        ModelOutputs(logits=LOGITS[:1]),
+        ModelOutputs(logits=LOGITS[:, :2]),
         reference(match=MATCH[:, :1]),
     ],
     ids=["images", "classes", "tokens"],
 )
-def test_other_shapes_are_refused(actual: Evidence) -> None:
+def test_other_shapes_are_refused(actual: ModelOutputs) -> None:
     with pytest.raises(ParityError, match="reference"):
         stage(actual)
 
@@ -185,8 +185,8 @@ def test_another_class_of_an_undecided_image_is_right_too() -> None:
     close = np.array([[1.0, 1.0 + 1e-6, -3.0]])
     row = compare_stage(
         "onnx",
-        Evidence(logits=np.array([[1.0 + 1e-6, 1.0, -3.0]])),
-        Evidence(logits=close),
+        ModelOutputs(logits=np.array([[1.0 + 1e-6, 1.0, -3.0]])),
+        ModelOutputs(logits=close),
         gates=Gates(),
     )
 
@@ -195,7 +195,7 @@ def test_another_class_of_an_undecided_image_is_right_too() -> None:
 
 
 def test_the_noise_gate_is_in_decibel() -> None:
-    noisy = Evidence(logits=LOGITS * 1.01)
+    noisy = ModelOutputs(logits=LOGITS * 1.01)
 
     assert stage(noisy, relative=None).sqnr_db == pytest.approx(40)
     assert stage(noisy, relative=None, sqnr_db=39.0).passed
@@ -214,7 +214,7 @@ def table(*rows: StageParity) -> ParityTable:
 
 
 def test_the_first_drifting_stage_is_named() -> None:
-    good, bad = stage(reference()), stage(Evidence(logits=LOGITS + 1))
+    good, bad = stage(reference()), stage(ModelOutputs(logits=LOGITS + 1))
 
     with pytest.raises(ParityError, match="onnx drifts") as caught:
         parity.judge(table(good, bad), fix="look there")
@@ -226,7 +226,7 @@ def test_the_first_drifting_stage_is_named() -> None:
 def test_json_has_no_infinity() -> None:
     nan = LOGITS.copy()
     nan[0, 0] = math.nan
-    document = table(stage(reference()), stage(Evidence(logits=nan))).to_json()
+    document = table(stage(reference()), stage(ModelOutputs(logits=nan))).to_json()
 
     text = json.dumps(document, allow_nan=False)
 
@@ -250,9 +250,9 @@ def test_the_published_rule_drops_what_float32_cannot_tell_apart(
     st.floats(1e-6, 1e-2),
 )
 def test_a_difference_of_any_sign_counts_the_same(values: list[float], shift: float) -> None:
-    base = Evidence(logits=np.array([values]) + 60)
+    base = ModelOutputs(logits=np.array([values]) + 60)
     up, down = (
-        compare_stage("x", Evidence(logits=base.logits + s), base, gates=Gates())
+        compare_stage("x", ModelOutputs(logits=base.logits + s), base, gates=Gates())
         for s in (shift, -shift)
     )
 
@@ -260,12 +260,12 @@ def test_a_difference_of_any_sign_counts_the_same(values: list[float], shift: fl
     assert up.sqnr_db == pytest.approx(down.sqnr_db)
 
 
-def apart(noise: float, *, seed: int = 0, images: int = 8) -> tuple[Evidence, Evidence]:
+def apart(noise: float, *, seed: int = 0, images: int = 8) -> tuple[ModelOutputs, ModelOutputs]:
     """Logits, and the same with noise of a relative size in each."""
     generator = np.random.default_rng(seed)
     logits = generator.standard_normal((images, 10))
     other = logits + noise * generator.standard_normal(logits.shape)
-    return Evidence(logits=logits), Evidence(logits=other)
+    return ModelOutputs(logits=logits), ModelOutputs(logits=other)
 
 
 def control_of(noise: float, **settings: int) -> StageParity:
@@ -279,7 +279,7 @@ def test_what_is_no_further_than_the_control_passes(noise: float, seed: int, sha
     gates = parity.gates_by_control(control_of(noise, seed=seed))
     between = expected.logits + share * (other.logits - expected.logits)
 
-    assert compare_stage("engine", Evidence(logits=between), expected, gates=gates).passed
+    assert compare_stage("engine", ModelOutputs(logits=between), expected, gates=gates).passed
 
 
 @given(noise=st.floats(1e-3, 0.1), seed=st.integers(0, 99), factor=st.floats(1, 10))
@@ -288,7 +288,7 @@ def test_what_is_further_than_the_factor_fails(noise: float, seed: int, factor: 
     gates = parity.gates_by_control(control_of(noise, seed=seed), factor=factor)
     beyond = expected.logits + 1.01 * factor * (other.logits - expected.logits)
 
-    failures = compare_stage("engine", Evidence(logits=beyond), expected, gates=gates).failures
+    failures = compare_stage("engine", ModelOutputs(logits=beyond), expected, gates=gates).failures
 
     assert any(words.startswith("signal to noise (SQNR)") for words in failures)
     assert any(words.startswith("relative") for words in failures)
@@ -314,7 +314,7 @@ def test_a_control_never_tightens_the_gates(noise: float, seed: int) -> None:
 def test_a_row_comes_back_from_json() -> None:
     """With its infinities: equal logits have an infinite ratio."""
     equal = stage(reference())
-    off = stage(Evidence(logits=LOGITS + 0.1))
+    off = stage(ModelOutputs(logits=LOGITS + 0.1))
 
     found = [row_from_json(row) for row in table(equal, off).to_json()["rows"]]
 

@@ -12,7 +12,7 @@ import fpet_export
 from engines.engine import BuildOptions
 from engines.errors import TrustError
 from engines.manifest import read_manifest
-from engines.parity.evidence import engine_evidence
+from engines.parity.outputs import engine_outputs
 from fpet_export.graph import large_weights
 from fpet_export.stages import Folded
 from fpet_export.workflow import naive_export
@@ -55,12 +55,12 @@ def test_engines_of_it_give_the_same_answers(
     target: str, graph: Path, folded: Folded, exported: Exported
 ) -> None:
     pixels = pixels_of(2)
-    expected = folded.evidence(pixels).logits
+    expected = folded.outputs(pixels).logits
 
     artefact = engines.build(graph, target=target)
 
     with engines.open(artefact) as engine:
-        actual = engine_evidence(engine, read_manifest(artefact), pixels).logits
+        actual = engine_outputs(engine, read_manifest(artefact), pixels).logits
     assert relative(actual, expected) < 1e-5
     assert len(read_manifest(artefact).companions) == 1
 

@@ -31,7 +31,7 @@ from engines.engine import BuildOptions, OpenOptions, load_target
 from engines.errors import InputError, UsageError
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import Manifest, read_manifest
-from engines.parity.evidence import CONTROL, compare_built, engine_evidence
+from engines.parity.outputs import CONTROL, compare_built, engine_outputs
 from tests.fpet_export.command_line import call
 from tests.fpet_export.workflow.int8_graphs import (
     SIDE,
@@ -90,7 +90,7 @@ def settings_of(engine: Path) -> dict[str, str]:
 def logits_of(path: Path, options: OpenOptions | None = None) -> NDArray[np.float64]:
     manifest: Manifest = read_manifest(path)
     with engines.open(path, options=options) as engine:
-        found = engine_evidence(engine, manifest, synthetic_set((SIDE, SIDE), 4).pixels)
+        found = engine_outputs(engine, manifest, synthetic_set((SIDE, SIDE), 4).pixels)
     return found.logits.astype(np.float64)
 
 
@@ -324,7 +324,7 @@ import sys
 from pathlib import Path
 import engines
 from engines.backends import {backend} as backend
-from engines.parity.evidence import compare_built
+from engines.parity.outputs import compare_built
 
 graph, folder = Path(sys.argv[1]), Path(sys.argv[2])
 saturates = backend.saturates_here()

@@ -18,8 +18,8 @@ from engines.imaging.images import ImageSet
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import WHITE, Manifest, Preprocessing, TensorSpec, read_manifest
 from engines.parity import table as parity_table
-from engines.parity.evidence import engine_evidence, manifest_of
-from engines.parity.rows import Evidence, judge
+from engines.parity.outputs import engine_outputs, manifest_of
+from engines.parity.rows import ModelOutputs, judge
 from fpet_export.stages import Adapted, Frozen
 from fpet_export.workflow import verify
 from fpet_export.workflow.verify import Verification
@@ -69,7 +69,7 @@ def test_labels_that_fit_are_accepted() -> None:
 
 def test_labels_give_every_stage_its_accuracy(loaded: Adapted) -> None:
     pixels = synthetic_set((16, 16), 4).pixels
-    right = loaded.evidence(pixels).logits.argmax(axis=1)
+    right = loaded.outputs(pixels).logits.argmax(axis=1)
     labels = np.where(np.arange(4) < 3, right, (right + 1) % 5)
     images = ImageSet(pixels=pixels, description="four", labels=labels)
 
@@ -124,7 +124,7 @@ def drift(frozen: Frozen, layer: str) -> None:
 
 
 def test_the_float32_checkpoint_is_shown_and_not_judged(check: Verification) -> None:
-    wrong = Evidence(logits=check.reference.logits + 1)
+    wrong = ModelOutputs(logits=check.reference.logits + 1)
 
     assert check.row("checkpoint f32", wrong, judged=False).passed
     assert not check.row("onnx", wrong).passed
@@ -139,7 +139,7 @@ def test_a_graph_without_a_manifest_is_refused(exported: Exported, tmp_path: Pat
     graph.write_bytes(exported.graph.read_bytes())
 
     with pytest.raises(InputError, match="no manifest") as caught:
-        verify.graph_evidence(graph, np.zeros((1, 16, 16, 3), np.uint8))
+        verify.graph_outputs(graph, np.zeros((1, 16, 16, 3), np.uint8))
 
     assert "export" in caught.value.fix
     assert manifest_of(exported.graph) == read_manifest(exported.graph)
@@ -177,7 +177,7 @@ def test_images_run_in_the_batches_an_engine_takes(
     )  # fmt: skip
     pixels = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((4, 4, 3), np.uint8)
 
-    evidence = engine_evidence(engine, manifest, pixels)
+    evidence = engine_outputs(engine, manifest, pixels)
 
     assert seen == batches
     expected = np.arange(count)[:, None].repeat(3, axis=1)

@@ -172,7 +172,7 @@ def test_an_engine_that_gives_other_logits_exits_7(
 
             yield types.SimpleNamespace(inputs=engine.inputs, outputs=engine.outputs, run=run)
 
-    monkeypatch.setattr("engines.parity.evidence.open_engine", opening)
+    monkeypatch.setattr("engines.parity.outputs.open_engine", opening)
     done = call("build", graph, "--target", "cpu", "--json")
 
     assert done.code == ParityError.exit_code

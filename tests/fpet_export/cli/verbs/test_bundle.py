@@ -315,7 +315,7 @@ def test_a_bundle_says_how_sure_the_match_is(
 ) -> None:
     with np.load(board / "model.check.npz") as content:
         pixels, margin = content["pixels"], content["margin"]
-    wanted = fpet_export.load(exported.run.text, backbone=exported.backbone).evidence(pixels).margin
+    wanted = fpet_export.load(exported.run.text, backbone=exported.backbone).outputs(pixels).margin
 
     assert wanted is not None
     assert np.abs(margin - wanted).max() < 1e-5  # of a float32 graph, of the float64 model

@@ -10,43 +10,43 @@ import pytest
 
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest
-from engines.parity.check_file import write_check
-from engines.parity.evidence import Expected, expected_of
-from engines.parity.rows import Evidence, gates_of
+from engines.parity.outputs import ReferenceOutputs, reference_of
+from engines.parity.reference_file import write_reference
+from engines.parity.rows import ModelOutputs, gates_of
 from fpet_export.cli.console import Console
 from fpet_export.workflow import engine_steps
-from fpet_export.workflow.expectation import expected_with_margin
+from fpet_export.workflow.expectation import reference_with_margin
 from tests.fpet_export.command_line import Exported
 
 
 def test_a_float32_graph_says_how_sure_each_token_s_match_is(exported: Exported) -> None:
-    expected = expected_with_margin(exported.graph)
+    expected = reference_with_margin(exported.graph)
     assert expected.margin is not None
     assert len(expected.margin) == len(expected.images)
     assert (expected.margin >= 0).all()
-    np.testing.assert_array_equal(expected.logits, expected_of(exported.graph).logits)
+    np.testing.assert_array_equal(expected.logits, reference_of(exported.graph).logits)
 
 
 def test_an_engine_is_not_refused_for_a_match_that_rounding_decides(exported: Exported) -> None:
     """Four images, the second of which has two best targets for a token."""
     images = synthetic_set(read_manifest(exported.graph).preprocessing.size, 4)  # type: ignore[union-attr]
     expected = dataclasses.replace(
-        expected_of(exported.graph, images), gates=gates_of("fp32"), margin=np.ones((4, 3))
+        reference_of(exported.graph, images), gates=gates_of("fp32"), margin=np.ones((4, 3))
     )
     other = expected.logits.copy()
     other[1] += 0.01 * np.abs(other).max()
 
-    assert not expected.row("engine", Evidence(logits=other)).passed
+    assert not expected.row("engine", ModelOutputs(logits=other)).passed
     expected.margin[1, 2] = 1e-7  # type: ignore[index]
-    assert expected.row("engine", Evidence(logits=other)).passed
+    assert expected.row("engine", ModelOutputs(logits=other)).passed
     assert expected.description().endswith("(3 judged, the match of the others is not certain)")
     other[2] += 0.01 * np.abs(other).max()
-    assert not expected.row("engine", Evidence(logits=other)).passed
+    assert not expected.row("engine", ModelOutputs(logits=other)).passed
 
 
-def answers(exported: Exported) -> Expected:
+def answers(exported: Exported) -> ReferenceOutputs:
     images = synthetic_set(read_manifest(exported.graph).preprocessing.size, 5)  # type: ignore[union-attr]
-    return expected_with_margin(exported.graph, images)
+    return reference_with_margin(exported.graph, images)
 
 
 @pytest.mark.parametrize("has_onnx", [True, False])
@@ -59,7 +59,7 @@ def test_a_board_compares_with_the_answers_that_came_along(
 ) -> None:
     """Where the graph cannot be asked how sure its match is, it need not even run."""
     recorded = exported.graph.with_name("model.check.npz")
-    write_check(recorded, answers(exported))
+    write_reference(recorded, answers(exported))
     if not has_onnx:
         real = engine_steps.util.find_spec  # type: ignore[attr-defined]
         monkeypatch.setattr(

@@ -255,7 +255,7 @@ def test_class_names_are_refused_before_anything_is_computed(
     def never(*arguments: object, **options: object) -> None:
         raise AssertionError("the long pass began")
 
-    monkeypatch.setattr(Adapted, "evidence", never)
+    monkeypatch.setattr(Adapted, "outputs", never)
     labels = tmp_path / "labels.txt"
     labels.write_bytes(content)
     for verb in ("export", "deploy", "tasks"):

@@ -19,7 +19,7 @@ from tests.fpet_export.command_line import LABELS, Exported, call, pixels_of, wr
 def reference(exported: Exported, images: list[Path]) -> np.ndarray:
     run, _, backbone = exported.words
     adapted = fpet_export.load(run, backbone=backbone)
-    return adapted.evidence(read_files(images, adapted.preprocessing).pixels).logits
+    return adapted.outputs(read_files(images, adapted.preprocessing).pixels).logits
 
 
 def test_classes_are_those_of_the_float64_reference(

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.examine import examiner_for
+from calibration.evaluator import evaluator_for
 from engines.manifest import read_manifest
-from engines.parity.check_file import read_check
+from engines.parity.reference_file import read_reference
 from engines.tasks.index import FILE, read_index
 from engines.transport.bundle import read_bundle
 from tests.fpet_export.command_line import LABELS, Done, Exported, call, write_shard
@@ -194,11 +194,11 @@ def test_each_answer_says_how_sure_its_match_was(
 ) -> None:
     """As that of the task's own export says it."""
     for name, run, count in (("one", task_files.one, 4), ("two", task_files.two, 6)):
-        found = read_check(board / f"tasks/{name}.check.npz")
+        found = read_reference(board / f"tasks/{name}.check.npz")
         words = (run.text, "--backbone", task_files.backbone, "-o", tmp_path / name)
         assert call("export", *words).code == 0
         graph = tmp_path / name / "model.onnx"
-        single = examiner_for(graph, read_manifest(graph), found.images).reference
+        single = evaluator_for(graph, read_manifest(graph), found.images).reference
 
         assert found.margin is not None and single.margin is not None
         assert found.sure_images() == count

@@ -15,7 +15,7 @@ import fpet_export
 from engines.engine import Engine
 from engines.imaging.images import ImageSet, read_files
 from engines.manifest import read_manifest
-from engines.parity.rows import Evidence
+from engines.parity.rows import ModelOutputs
 from engines.tasks import delta, parity
 from tests.fpet_export.command_line import LABELS, call, pixels_of, write_images
 from tests.fpet_export.tasks.task_files import TaskFiles
@@ -67,7 +67,7 @@ def test_its_page_says_how_every_task_answers(folder: TaskFiles, tmp_path: Path)
 def test_predict_names_the_task_before_the_images(folder: TaskFiles, images: list[Path]) -> None:
     for name, run in (("one", folder.one), ("two", folder.two)):
         adapted = fpet_export.load(run.text, backbone=folder.backbone)
-        logits = adapted.evidence(read_files(images, adapted.preprocessing).pixels).logits
+        logits = adapted.outputs(read_files(images, adapted.preprocessing).pixels).logits
         document = call("predict", folder.out, "--task", name, *images, "--json").document()
         found = [answer["classes"][0] for answer in document["predictions"]]
         assert [place["class"] for place in found] == logits.argmax(axis=1).tolist()
@@ -181,7 +181,7 @@ def test_an_engine_that_drifts_for_one_task_is_refused(
     copy = Path(shutil.copytree(folder.out, tmp_path / "copy"))
     found = parity._logits_by_task
 
-    def drift(graph: Path, engine: Engine, images: ImageSet) -> dict[str, Evidence]:
+    def drift(graph: Path, engine: Engine, images: ImageSet) -> dict[str, ModelOutputs]:
         logits = found(graph, engine, images)
         if engine.name != graph.stem:
             logits["two"] = dataclasses.replace(logits["two"], logits=logits["two"].logits * 1.01)

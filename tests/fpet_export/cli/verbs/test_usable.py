@@ -18,7 +18,7 @@ import engines
 from engines import BuildOptions, OpenOptions
 from engines.errors import InputError, ParityError
 from engines.manifest import manifest_path, read_manifest, write_manifest
-from engines.parity.rows import Evidence
+from engines.parity.rows import ModelOutputs
 from engines.verdict import verdict_of
 from fpet_export.workflow import engine_steps
 from tests.fpet_export.command_line import (
@@ -188,15 +188,15 @@ def test_an_engine_that_drifts_from_its_graph_is_kept_as_failed(
 def test_a_check_that_fails_elsewhere_is_kept(
     exported: Exported, engine: Path, images: list[Path], tmp_path: Path
 ) -> None:
-    from engines.parity.check_file import write_check
-    from engines.parity.evidence import expected_of
+    from engines.parity.outputs import reference_of
+    from engines.parity.reference_file import write_reference
 
     mine = tmp_path / engine.name
     shutil.copy(engine, mine)
     shutil.copy(manifest_path(engine), manifest_path(mine))
-    expected = expected_of(exported.graph)
-    write_check(tmp_path / "right.check.npz", expected)
-    write_check(
+    expected = reference_of(exported.graph)
+    write_reference(tmp_path / "right.check.npz", expected)
+    write_reference(
         tmp_path / "wrong.check.npz", dataclasses.replace(expected, logits=-expected.logits)
     )
     before = manifest_path(mine).read_bytes()
@@ -294,9 +294,9 @@ def test_a_task_that_cannot_even_be_compared_failed(
     task_files: TaskFiles, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def single(*_: object) -> object:
-        return Evidence(logits=np.full((8, 5), np.nan))
+        return ModelOutputs(logits=np.full((8, 5), np.nan))
 
-    monkeypatch.setattr("fpet_export.tasks.verify._single_evidence", single)
+    monkeypatch.setattr("fpet_export.tasks.verify._single_outputs", single)
     folder = tmp_path / "out"
     done = task_files.tasks("-o", folder, "--json", runs=task_files.runs[:1])
     assert (done.code, done.error()["class"]) == (7, "ParityError")

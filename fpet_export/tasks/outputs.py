@@ -9,8 +9,8 @@ from pathlib import Path
 from engines.engine import OpenOptions
 from engines.imaging.images import PixelArray
 from engines.manifest import Manifest, read_manifest
-from engines.parity.evidence import engine_evidence
-from engines.parity.rows import Evidence
+from engines.parity.outputs import engine_outputs
+from engines.parity.rows import ModelOutputs
 from engines.tasks.index import read_index
 from engines.tasks.open_tasks import artefact_of, open_tasks
 from fpet_export.tasks.verify import audited
@@ -29,14 +29,14 @@ def task_manifest(folder: Path, name: str) -> Manifest:
     return read_manifest(folder / task.delta.file)
 
 
-def task_evidence(
+def task_outputs(
     folder: Path,
     name: str,
     pixels: PixelArray,
     *,
     of_graph: bool = False,
     progress: Progress | None = None,
-) -> Evidence:
+) -> ModelOutputs:
     """Classify (I, height, width, 3) pixels with a task.
 
     Args:
@@ -58,6 +58,6 @@ def task_evidence(
         manifest = read_manifest(folder / structure.graph.file)
         one = dataclasses.replace(index, tasks=(task,))
         with audited(folder, one) as tasks:
-            return engine_evidence(tasks.task(name), manifest, pixels, progress=progress)
+            return engine_outputs(tasks.task(name), manifest, pixels, progress=progress)
     with open_tasks(folder, options=OpenOptions(allow_failed=True)) as tasks:
-        return engine_evidence(tasks.task(name), manifest, pixels, progress=progress)
+        return engine_outputs(tasks.task(name), manifest, pixels, progress=progress)

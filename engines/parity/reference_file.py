@@ -12,7 +12,7 @@ import numpy as np
 from engines import storage
 from engines.errors import TrustError
 from engines.imaging.images import ImageSet
-from engines.parity.evidence import Expected
+from engines.parity.outputs import ReferenceOutputs
 from engines.parity.rows import Gates
 
 SCHEMA = 1
@@ -25,7 +25,7 @@ _ARRAYS = {
 _FIX = "bundle the graph again, where it was made"
 
 
-def write_check(path: Path, expected: Expected) -> None:
+def write_reference(path: Path, expected: ReferenceOutputs) -> None:
     """Write an expectation, atomically; the same one gives the same bytes.
 
     Args:
@@ -56,7 +56,7 @@ def write_check(path: Path, expected: Expected) -> None:
         np.savez_compressed(temporary, **arrays)
 
 
-def read_check(path: Path) -> Expected:
+def read_reference(path: Path) -> ReferenceOutputs:
     """Read an expectation.
 
     Raises:
@@ -78,7 +78,7 @@ def read_check(path: Path) -> Expected:
         ) from error
 
 
-def _expected(facts: dict[str, Any], arrays: dict[str, Any]) -> Expected:
+def _expected(facts: dict[str, Any], arrays: dict[str, Any]) -> ReferenceOutputs:
     for name, array in arrays.items():
         dtype, dimensions = _ARRAYS[name]
         if array.dtype != dtype or array.ndim != dimensions or len(array) != len(arrays["pixels"]):
@@ -99,7 +99,7 @@ def _expected(facts: dict[str, Any], arrays: dict[str, Any]) -> Expected:
         labels=arrays.get("labels"),
         labels_found=None if found is None else str(found),
     )
-    return Expected(
+    return ReferenceOutputs(
         graph=str(facts["graph"]),
         images=images,
         logits=arrays["logits"],

@@ -25,10 +25,17 @@ from calibration.taps import with_outputs
 from engines.engine import OpenOptions, Rewrites, open_engine
 from engines.imaging.images import ImageSet
 from engines.manifest import Manifest
-from engines.parity.evidence import batches, tokens_of
 from engines.parity.finite import require_finite
+from engines.parity.outputs import batches, tokens_of
 from engines.parity.rounding import image_errors
-from engines.parity.rows import Evidence, FloatArray, StageParity, compare_stage, gates_of, sqnr_db
+from engines.parity.rows import (
+    FloatArray,
+    ModelOutputs,
+    StageParity,
+    compare_stage,
+    gates_of,
+    sqnr_db,
+)
 
 Progress = Callable[[int], None]
 
@@ -40,7 +47,7 @@ _FLOAT32_ROUNDING = 1e-5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Examiner:
+class GraphEvaluator:
     """A set of images, and what the reference said about them.
 
     Attributes:
@@ -54,16 +61,16 @@ class Examiner:
     """
 
     images: ImageSet
-    reference: Evidence
+    reference: ModelOutputs
     metric: FloatArray | None
     prefix: int
     tokens: int | None
     graph: Path | None = None
     manifest: Manifest | None = None
 
-    def evidence(
+    def outputs(
         self, graph: Graph, manifest: Manifest, *, progress: Progress | None = None
-    ) -> Evidence:
+    ) -> ModelOutputs:
         """Run a typed graph, which is changed, over the images."""
         emulate_bfloat16(graph)
         keys = metric_tensor(graph)
@@ -72,13 +79,13 @@ class Examiner:
             write_graph(graph, path)
             found = _run(path, manifest, self.images, keys, progress, rewrites="keep-qdq")
         metric = found.pop("metric", None)
-        actual = _evidence(found)
+        actual = _outputs(found)
         if metric is None or self.metric is None or actual.match is None:
             return actual
         error = score_error(metric, self.metric, prefix=self.prefix, sources=actual.match.shape[1])
         return dataclasses.replace(actual, score_error=error)
 
-    def quality(self, actual: Evidence) -> Quality:
+    def quality(self, actual: ModelOutputs) -> Quality:
         """Say how far a typed graph's answers are from the reference."""
         found, wanted = (each.logits.argmax(axis=1) for each in (actual, self.reference))
         labels = self.images.labels
@@ -91,7 +98,7 @@ class Examiner:
             reference_accuracy=None if labels is None else float((wanted == labels).mean()),
         )
 
-    def row(self, stage: str, actual: Evidence, precision: str) -> StageParity:
+    def row(self, stage: str, actual: ModelOutputs, precision: str) -> StageParity:
         """Compare a typed graph with the reference and judge it by its precision's gates."""
         return compare_stage(
             stage,
@@ -124,8 +131,8 @@ class Examiner:
         median = float(np.median(np.concatenate(errors)))
         return median if math.isfinite(median) else None
 
-    def on_fewer(self, count: int) -> Examiner:
-        """Return an examiner on `count` of the images, spread evenly."""
+    def on_fewer(self, count: int) -> GraphEvaluator:
+        """Return an evaluator on `count` of the images, spread evenly."""
         if count >= len(self.images):
             return self
         chosen = np.arange(count) * len(self.images) // count
@@ -136,7 +143,7 @@ class Examiner:
             images=dataclasses.replace(
                 images, pixels=images.pixels[chosen], labels=_rows(labels, chosen), names=()
             ),
-            reference=Evidence(
+            reference=ModelOutputs(
                 logits=found.logits[chosen],
                 match=_rows(found.match, chosen),
                 margin=_rows(found.margin, chosen),
@@ -146,14 +153,14 @@ class Examiner:
         )
 
 
-def examiner_for(
+def evaluator_for(
     onnx: Path,
     manifest: Manifest,
     images: ImageSet,
     *,
-    reference: Evidence | None = None,
+    reference: ModelOutputs | None = None,
     progress: Progress | None = None,
-) -> Examiner:
+) -> GraphEvaluator:
     """Run the float32 graph over images, with its match, sizes and keys.
 
     Args:
@@ -169,13 +176,13 @@ def examiner_for(
     """
     found = _run(onnx, manifest, images, metric_tensor(read_graph(onnx)), progress, rewrites="all")
     metric = found.pop("metric", None)
-    own = _evidence(found)
+    own = _outputs(found)
     require_finite(own.logits, images.names, of=onnx)
     prefix = manifest.model.prefix_tokens if manifest.model is not None else 0
     if metric is not None and own.match is not None:
         sources = own.match.shape[1]
         own = dataclasses.replace(own, margin=margins(metric, prefix=prefix, sources=sources))
-    return Examiner(
+    return GraphEvaluator(
         images=images,
         reference=reference or own,
         metric=metric,
@@ -260,8 +267,8 @@ def _run(
     return {role: np.concatenate(values) for role, values in rows.items()}
 
 
-def _evidence(found: Mapping[str, Any]) -> Evidence:
-    return Evidence(logits=found["logits"], match=found.get("match"), size=found.get("size"))
+def _outputs(found: Mapping[str, Any]) -> ModelOutputs:
+    return ModelOutputs(logits=found["logits"], match=found.get("match"), size=found.get("size"))
 
 
 def _rows(values: NDArray[Any] | None, chosen: NDArray[Any]) -> NDArray[Any] | None:

@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration.casts import cast_graph
-from calibration.examine import (
-    Examiner,
-    examiner_for,
+from calibration.evaluator import (
+    GraphEvaluator,
+    evaluator_for,
     margins,
     score_error,
 )
 from calibration.graph_files import Graph, read_graph
 from engines.manifest import read_manifest
-from engines.parity.evidence import tokens_of
-from engines.parity.rows import Evidence, gates_of
+from engines.parity.outputs import tokens_of
+from engines.parity.rows import ModelOutputs, gates_of
 from fpet_export.model import reference
 from tests.calibration.exports import Exports, feed_of, images_of, run
 from tests.fpet_export.tiny import adapted, checkpoint_of, spec_of
@@ -31,8 +31,8 @@ IMAGES = images_of(12)
 
 
 @pytest.fixture(scope="module")
-def examiner(merged: Path) -> Examiner:
-    return examiner_for(merged, read_manifest(merged), IMAGES)
+def evaluator(merged: Path) -> GraphEvaluator:
+    return evaluator_for(merged, read_manifest(merged), IMAGES)
 
 
 def half(path: Path, precision: Any = "fp16") -> Graph:
@@ -112,7 +112,7 @@ def test_a_single_target_leaves_no_doubt() -> None:
     assert np.isinf(margins(np.ones((1, 4, 3)), prefix=1, sources=2)).all()
 
 
-def test_margins_are_those_of_the_float64_model(examiner: Examiner, merged: Path) -> None:
+def test_margins_are_those_of_the_float64_model(evaluator: GraphEvaluator, merged: Path) -> None:
     preprocessing = read_manifest(merged).preprocessing
     assert preprocessing is not None
     spec = spec_of(depth=3)
@@ -121,7 +121,7 @@ def test_margins_are_those_of_the_float64_model(examiner: Examiner, merged: Path
         adapted(spec, checkpoint_of(spec)), pixels, preprocessing.mean, preprocessing.std
     )
 
-    found = examiner.reference
+    found = evaluator.reference
     assert found.margin is not None
     assert found.match is not None
     assert exact.margin is not None
@@ -136,13 +136,15 @@ def test_margins_are_those_of_the_float64_model(examiner: Examiner, merged: Path
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_half_precision_passes_its_gates(precision: str, examiner: Examiner, merged: Path) -> None:
+def test_half_precision_passes_its_gates(
+    precision: str, evaluator: GraphEvaluator, merged: Path
+) -> None:
     counts: list[int] = []
     manifest = read_manifest(merged)
 
-    actual = examiner.evidence(half(merged, precision), manifest, progress=counts.append)
+    actual = evaluator.outputs(half(merged, precision), manifest, progress=counts.append)
 
-    row = examiner.row(precision, actual, precision)
+    row = evaluator.row(precision, actual, precision)
     assert row.failures == ()
     assert 0 < row.relative < gates_of(precision).relative  # type: ignore[operator]
     assert (row.tokens_kept, row.tokens_expected) == (17, 17)
@@ -152,52 +154,52 @@ def test_half_precision_passes_its_gates(precision: str, examiner: Examiner, mer
     assert 1e-5 < actual.score_error.max() < {"fp16": 0.1, "bf16": 0.8}[precision]
 
 
-def test_the_float32_graph_itself_has_no_error(examiner: Examiner, merged: Path) -> None:
-    actual = examiner.evidence(read_graph(merged), read_manifest(merged))
+def test_the_float32_graph_itself_has_no_error(evaluator: GraphEvaluator, merged: Path) -> None:
+    actual = evaluator.outputs(read_graph(merged), read_manifest(merged))
 
-    row = examiner.row("same", actual, "fp16")
+    row = evaluator.row("same", actual, "fp16")
     assert row.failures == ()
     assert row.relative < 1e-5
     assert row.same_partner == 1.0
-    quality = examiner.quality(actual)
+    quality = evaluator.quality(actual)
     assert quality.sqnr_db > 90
     assert quality.agreement == 1.0
 
 
 def test_a_permuted_match_is_unexplained_although_the_keys_were_rounded(
-    examiner: Examiner, merged: Path
+    evaluator: GraphEvaluator, merged: Path
 ) -> None:
-    actual = examiner.evidence(half(merged), read_manifest(merged))
+    actual = evaluator.outputs(half(merged), read_manifest(merged))
     assert actual.match is not None
     wrong = dataclasses.replace(actual, match=(actual.match + 1) % 8)
 
-    assert examiner.row("right", actual, "fp16").unexplained_flips == 0
-    row = examiner.row("wrong", wrong, "fp16")
+    assert evaluator.row("right", actual, "fp16").unexplained_flips == 0
+    row = evaluator.row("wrong", wrong, "fp16")
     assert row.unexplained_flips is not None
     assert row.unexplained_flips > 20
     assert not row.passed
 
 
-def test_a_lost_token_fails_the_audit(examiner: Examiner, merged: Path) -> None:
-    actual = examiner.evidence(half(merged), read_manifest(merged))
+def test_a_lost_token_fails_the_audit(evaluator: GraphEvaluator, merged: Path) -> None:
+    actual = evaluator.outputs(half(merged), read_manifest(merged))
     assert actual.size is not None
     size = actual.size.copy()
     size[0, 3] -= 1
 
-    row = examiner.row("lost", dataclasses.replace(actual, size=size), "int8")
+    row = evaluator.row("lost", dataclasses.replace(actual, size=size), "int8")
     assert any("token audit 16, wanted 17" in failure for failure in row.failures)
 
 
 def test_logits_that_are_not_finite_fail_and_have_no_ratio(
-    examiner: Examiner, merged: Path
+    evaluator: GraphEvaluator, merged: Path
 ) -> None:
-    actual = examiner.evidence(half(merged), read_manifest(merged))
+    actual = evaluator.outputs(half(merged), read_manifest(merged))
     logits = actual.logits.copy()
     logits[0, 0] = np.nan
     broken = dataclasses.replace(actual, logits=logits)
 
-    assert "logits that are not finite" in examiner.row("broken", broken, "int8").failures
-    assert examiner.quality(broken).sqnr_db == -math.inf
+    assert "logits that are not finite" in evaluator.row("broken", broken, "int8").failures
+    assert evaluator.quality(broken).sqnr_db == -math.inf
 
 
 @pytest.mark.parametrize(
@@ -206,19 +208,19 @@ def test_logits_that_are_not_finite_fail_and_have_no_ratio(
      {"input": "uint8-nhwc"}],
     ids=str,
 )  # fmt: skip
-def test_every_kind_of_graph_can_be_examined(variant: dict[str, Any], exports: Exports) -> None:
+def test_every_kind_of_graph_can_be_evaluated(variant: dict[str, Any], exports: Exports) -> None:
     path = exports(**variant)
     manifest = read_manifest(path)
     images = images_of(6)
-    examiner = examiner_for(path, manifest, images)
+    evaluator = evaluator_for(path, manifest, images)
 
-    row = examiner.row("fp16", examiner.evidence(half(path), manifest), "fp16")
+    row = evaluator.row("fp16", evaluator.outputs(half(path), manifest), "fp16")
 
     assert row.failures == ()
     (expected,) = run(path, np.concatenate([feed_of(path, images)] * 2))
-    assert np.allclose(examiner.reference.logits, expected[:6], atol=1e-5)
+    assert np.allclose(evaluator.reference.logits, expected[:6], atol=1e-5)
     if "merge_block" in variant:
-        assert examiner.metric is None
+        assert evaluator.metric is None
         assert row.same_partner is None
         assert tokens_of(manifest) is None
     else:
@@ -228,8 +230,8 @@ def test_every_kind_of_graph_can_be_examined(variant: dict[str, Any], exports: E
 # Fewer images, labels, another reference
 
 
-def test_fewer_images_are_the_same_ones_everywhere(examiner: Examiner) -> None:
-    few = examiner.on_fewer(4)
+def test_fewer_images_are_the_same_ones_everywhere(evaluator: GraphEvaluator) -> None:
+    few = evaluator.on_fewer(4)
 
     chosen = [0, 3, 6, 9]
     assert np.array_equal(few.images.pixels, IMAGES.pixels[chosen])
@@ -237,38 +239,38 @@ def test_fewer_images_are_the_same_ones_everywhere(examiner: Examiner) -> None:
     assert IMAGES.labels is not None
     assert np.array_equal(few.images.labels, IMAGES.labels[chosen])
     assert few.metric is not None
-    assert examiner.metric is not None
-    assert np.array_equal(few.metric, examiner.metric[chosen])
+    assert evaluator.metric is not None
+    assert np.array_equal(few.metric, evaluator.metric[chosen])
     for part in ("logits", "match", "margin", "size"):
         assert np.array_equal(
-            getattr(few.reference, part), getattr(examiner.reference, part)[chosen]
+            getattr(few.reference, part), getattr(evaluator.reference, part)[chosen]
         )
-    assert examiner.on_fewer(12) is examiner
-    assert examiner.on_fewer(99) is examiner
+    assert evaluator.on_fewer(12) is evaluator
+    assert evaluator.on_fewer(99) is evaluator
 
 
 def test_quality_counts_labels_of_both() -> None:
     logits = np.eye(4, dtype=np.float32)
     images = dataclasses.replace(images_of(4), labels=np.array([0, 1, 2, 0]))
-    examiner = Examiner(
-        images=images, reference=Evidence(logits=logits), metric=None, prefix=1, tokens=None
+    evaluator = GraphEvaluator(
+        images=images, reference=ModelOutputs(logits=logits), metric=None, prefix=1, tokens=None
     )
     other = logits.copy()
     other[1] = [0, 0, 0, 2]
 
-    quality = examiner.quality(Evidence(logits=other))
+    quality = evaluator.quality(ModelOutputs(logits=other))
 
     assert (quality.images, quality.agreement) == (4, 0.75)
     assert (quality.accuracy, quality.reference_accuracy) == (0.5, 0.75)
     assert quality.drop_pp == 25
-    unlabelled = dataclasses.replace(examiner, images=dataclasses.replace(images, labels=None))
-    assert unlabelled.quality(Evidence(logits=other)).accuracy is None
+    unlabelled = dataclasses.replace(evaluator, images=dataclasses.replace(images, labels=None))
+    assert unlabelled.quality(ModelOutputs(logits=other)).accuracy is None
 
 
 def test_a_better_reference_takes_the_place_of_the_graphs_own(merged: Path) -> None:
-    better = Evidence(logits=np.ones((12, 5)))
+    better = ModelOutputs(logits=np.ones((12, 5)))
 
-    found = examiner_for(merged, read_manifest(merged), IMAGES, reference=better)
+    found = evaluator_for(merged, read_manifest(merged), IMAGES, reference=better)
 
     assert found.reference is better
     assert found.metric is not None

@@ -21,9 +21,9 @@ from engines.parity.finite import require_finite
 from engines.parity.rounding import rounding_in
 from engines.parity.rows import (
     NO_GATES,
-    Evidence,
     FloatArray,
     Gates,
+    ModelOutputs,
     ParityTable,
     StageParity,
     compare_stage,
@@ -62,11 +62,11 @@ def compare(
     first = Path(reference)
     if images is None:
         images = synthetic_set(preprocessing_of(first).size, DEFAULT_IMAGES)
-    expected = evidence_of(first, images.pixels)
+    expected = outputs_of(first, images.pixels)
     rows = [
         compare_stage(
             Path(other).name,
-            evidence_of(Path(other), images.pixels),
+            outputs_of(Path(other), images.pixels),
             expected,
             gates=gates or Gates(),
             labels=images.labels,
@@ -76,18 +76,18 @@ def compare(
     return ParityTable(**images.in_words(), reference=f"artefact {first.name}", rows=tuple(rows))
 
 
-def evidence_of(path: Path, pixels: PixelArray, *, progress: Progress | None = None) -> Evidence:
+def outputs_of(path: Path, pixels: PixelArray, *, progress: Progress | None = None) -> ModelOutputs:
     """Open an artefact and classify (I, height, width, 3) pixels with it.
 
     A quantized graph runs as it is written: that is what it means. An engine runs as it was built.
     """
     manifest = manifest_of(path)
     with open_engine(path, options=as_written(manifest)) as engine:
-        return engine_evidence(engine, manifest, pixels, progress=progress)
+        return engine_outputs(engine, manifest, pixels, progress=progress)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Expected:
+class ReferenceOutputs:
     """What a graph says about images, and how far an engine built from it may be from that.
 
     Attributes:
@@ -111,14 +111,14 @@ class Expected:
 
     def judge(self, engine: Path, *, progress: Progress | None = None) -> StageParity:
         """Run an engine on the same images and compare."""
-        return self.row(engine.name, evidence_of(engine, self.images.pixels, progress=progress))
+        return self.row(engine.name, outputs_of(engine, self.images.pixels, progress=progress))
 
-    def row(self, name: str, evidence: Evidence) -> StageParity:
+    def row(self, name: str, evidence: ModelOutputs) -> StageParity:
         """Compare what somebody else said about the same images."""
         return compare_stage(
             name,
             evidence,
-            Evidence(logits=self.logits, margin=self.margin),
+            ModelOutputs(logits=self.logits, margin=self.margin),
             gates=self.gates,
             labels=self.images.labels,
         )
@@ -137,7 +137,7 @@ class Expected:
         return int((self.margin > self.gates.margin).all(axis=1).sum())
 
 
-def expected_of(graph: Path, images: ImageSet | None = None) -> Expected:
+def reference_of(graph: Path, images: ImageSet | None = None) -> ReferenceOutputs:
     """Run a graph as it is written.
 
     An engine of a quantized graph is judged by what the graph does to itself. Two correct programs
@@ -155,21 +155,25 @@ def expected_of(graph: Path, images: ImageSet | None = None) -> Expected:
     """
     if images is None:
         images = synthetic_set(preprocessing_of(graph).size, DEFAULT_IMAGES)
-    logits = evidence_of(graph, images.pixels).logits
+    logits = outputs_of(graph, images.pixels).logits
     require_finite(logits, images.names, of=graph)
     manifest = manifest_of(graph)
     precision = manifest.precision
     gates, control = gates_of(precision, rounding=rounding_in(manifest.parity)), None
     if precision in QUANTIZED:
-        other = evidence_of(graph, one_grey_level_off(images.pixels))
+        other = outputs_of(graph, one_grey_level_off(images.pixels))
         control = compare_stage(
-            f"{graph.name} {CONTROL}", other, Evidence(logits=logits), gates=NO_GATES
+            f"{graph.name} {CONTROL}", other, ModelOutputs(logits=logits), gates=NO_GATES
         )
         gates = gates_by_control(control)
-    return Expected(graph=graph.name, images=images, logits=logits, gates=gates, control=control)
+    return ReferenceOutputs(
+        graph=graph.name, images=images, logits=logits, gates=gates, control=control
+    )
 
 
-def compare_built(graph: Path, engine: Path, *, expected: Expected | None = None) -> ParityTable:
+def compare_built(
+    graph: Path, engine: Path, *, expected: ReferenceOutputs | None = None
+) -> ParityTable:
     """Compare an engine with the graph it was built from.
 
     Args:
@@ -181,7 +185,7 @@ def compare_built(graph: Path, engine: Path, *, expected: Expected | None = None
         The engine's row; before it, for a quantized graph, that of the graph on the other images,
         which is not judged.
     """
-    expected = expected or expected_of(graph)
+    expected = expected or reference_of(graph)
     row = expected.judge(engine)
     return ParityTable(
         **{**expected.images.in_words(), "images": expected.description()},
@@ -191,7 +195,7 @@ def compare_built(graph: Path, engine: Path, *, expected: Expected | None = None
 
 
 def as_written(manifest: Manifest) -> OpenOptions:
-    """Return how an artefact is opened to learn what it means, see `evidence_of`.
+    """Return how an artefact is opened to learn what it means, see `outputs_of`.
 
     What failed its check opens, too: how else would anybody find out why.
     """
@@ -253,13 +257,13 @@ def tokens_of(manifest: Manifest) -> int | None:
     return model.prefix_tokens + model.grid[0] * model.grid[1]
 
 
-def engine_evidence(
+def engine_outputs(
     engine: Engine,
     manifest: Manifest,
     pixels: PixelArray,
     *,
     progress: Progress | None = None,
-) -> Evidence:
+) -> ModelOutputs:
     """Classify pixels in batches of the size the engine takes; the last one is filled up."""
     rows: list[Mapping[str, np.ndarray]] = []
     for feeds, count in batches(engine, manifest, pixels):
@@ -270,7 +274,7 @@ def engine_evidence(
     found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     roles = {role: name for role, name in manifest.probes.items() if name in found}
     logits = found[engine.outputs[0].name]
-    return Evidence(
+    return ModelOutputs(
         logits=logits,
         match=found[roles["match"]] if "match" in roles else None,
         size=found[roles["size"]] if "size" in roles else None,
