@@ -314,6 +314,25 @@ class Opening(AllowFailed):
             allow_failed=self.force_failed,
         )
 
+    def running_argv(self) -> list[str]:
+        """Return the same as words for another command line."""
+        argv = [] if self.provider is None else ["--provider", self.provider]
+        argv += ["--no-cuda-graph"] if self.no_cuda_graph else []
+        return [*argv, *(["--zero-copy"] if self.zero_copy else [])]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured(Measuring, Opening):
+    """How a measurement is taken, to the last detail.
+
+    Attributes:
+        seed: Of the order of contenders and of the bootstrap.
+        peak: Measure this CPU's GEMM peak, too.
+    """
+
+    seed: int = 0
+    peak: bool = False
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Elsewhere(Request):

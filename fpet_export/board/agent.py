@@ -1,7 +1,7 @@
 """The board agent: the part of this toolkit that a board needs, as one file for its own Python.
 
-`agent.pyz` is a zipapp (PEP 441) of `engines`, `benchmarks` and seven verbs of the command line:
-the same code as here. It needs Python 3.10, numpy and the runtime that the board has; nothing is
+`agent.pyz` is a zipapp (PEP 441) of seven verbs of the command line and of what they import: the
+same code as here. It needs Python 3.10, numpy and the runtime that the board has; nothing is
 installed. The same sources give the same bytes.
 """
 
@@ -12,25 +12,18 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from fpet_export.board.agent_modules import HOME, file_of, modules_needed
+
 VERBS = ("bench", "build", "check", "doctor", "predict", "targets", "verify")
 
-_PACKAGES = {
-    "engines": ("**/*.py",),
-    "benchmarks": ("*.py", "conditions/*.py", "experiments/__init__.py", "experiments/gemm_peak.py",
-                   "peers/*.py", "report/*"),
-    "fpet_export": (
-        "__init__.py", "provenance.py", "reporter.py", "requests.py", "start.py",
-        "board/__init__.py", "board/remote.py", "cli/*.py", "doctor/*.py",
-        "model/__init__.py", "model/normalisation.py",
-        "tasks/__init__.py", "tasks/build.py", "tasks/measure.py",
-        "workflow/__init__.py",
-        *(f"workflow/{name}.py" for name in (
-            "batches", "engine_steps", "images", "measure", "next_commands", "plain",
-            "steps", "target_facts", "trust", "typed_graph", "usable",
-        )),
-        *(f"cli/verbs/{name}.py" for name in ("__init__", *VERBS)),
-    ),
-}  # fmt: skip
+_ROOTS = (
+    "fpet_export.start",
+    "fpet_export.cli.agent_main",
+    *(f"fpet_export.cli.verbs.{verb}" for verb in VERBS),
+)
+_REGISTRIES = ("engines/backends", "engines/targets", "benchmarks/peers")
+"""Folders whose modules are found by their names, so that nothing imports them."""
+_DATA = ("benchmarks/report/report.css", "benchmarks/report/report.html.jinja")
 _MAIN = """\
 import sys
 
@@ -76,12 +69,17 @@ def build_agent() -> bytes:
 
 
 def _files() -> Iterator[tuple[str, Path]]:
-    home = Path(__file__).resolve().parents[2]
-    for package, patterns in _PACKAGES.items():
-        for pattern in patterns:
-            for path in sorted((home / package).glob(pattern)):
-                if path.is_file():
-                    yield path.relative_to(home).as_posix(), path
+    entries = [
+        ".".join(path.relative_to(HOME).with_suffix("").parts)
+        for folder in _REGISTRIES
+        for path in sorted((HOME / folder).glob("*.py"))
+        if path.name != "__init__.py"
+    ]
+    for module in modules_needed([*_ROOTS, *entries]):
+        path = file_of(module)
+        yield path.relative_to(HOME).as_posix(), path
+    for name in _DATA:
+        yield name, HOME / name
 
 
 def _member(name: str) -> zipfile.ZipInfo:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import tempfile
@@ -17,6 +16,7 @@ from engines.imaging.preparation import preparation_in_words
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.transport.bundle import Bundle, Role, write_bundle
 from fpet_export.reporter import Reporter
+from fpet_export.requests import AllowFailed, AllowForm
 from fpet_export.workflow import plain as _plain
 from fpet_export.workflow import trust, usable
 
@@ -111,14 +111,14 @@ def pack(
 
 
 def checked(
-    artefact: Path, target: str | None, options: argparse.Namespace, reporter: Reporter
+    artefact: Path, target: str | None, request: AllowFailed, reporter: Reporter
 ) -> Item:
     """Check an artefact, and that the target takes it; None is what it was exported for.
 
     Args:
         artefact: A graph or an engine.
         target: Where it is to run.
-        options: Of `_usable.add_failed`, and perhaps of `_usable.add_form`.
+        request: Whether it may have failed its check, and if an `AllowForm` have another form.
         reporter: Hears of it.
 
     Raises:
@@ -145,8 +145,8 @@ def checked(
             fix=f"their folder travels whole: {command('bundle', artefact.parent)}",
         )
     place = load_target(target or found.target)
-    usable.require(artefact, found, options, reporter)
-    any_form = getattr(options, "force_form", False)
+    usable.require(artefact, found, request, reporter)
+    any_form = isinstance(request, AllowForm) and request.force_form
     _require_suited(artefact, found, place, any_form=any_form)
     if found.kind == "graph":
         usable.say_form(artefact, found, place, reporter)

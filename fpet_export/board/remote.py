@@ -6,7 +6,6 @@ folder there is named by the bundle's hash, so the same command finds what an in
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import shlex
@@ -19,6 +18,7 @@ from engines import errors, storage
 from engines.errors import FpetError, RemoteError, UsageError
 from engines.transport.bundle import SUFFIX
 from fpet_export.reporter import Reporter
+from fpet_export.requests import AllowFailed, Elsewhere, Measuring
 
 if TYPE_CHECKING:
     from engines.imaging.images import ImageSet
@@ -31,34 +31,24 @@ T = TypeVar("T")
 _AGENT = ("python3", "agent.pyz")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add where the work is done."""
-    group = parser.add_argument_group("another machine, through ssh")
-    group.add_argument("--remote", metavar="HOST", help="do it on that machine, named as for ssh")
-    group.add_argument(
-        "--remote-dir", metavar="DIR", help="folder there (default: below ~/.cache/fpet-export)"
-    )
-    group.add_argument("--ssh-config", type=Path, metavar="FILE", help="instead of ~/.ssh/config")
-    group.add_argument("--keep-remote", action="store_true", help="leave the folder there")
-
-
-def words(options: argparse.Namespace) -> str:
+def to_argv(request: Elsewhere) -> str:
     """Return the same machine for the next command, quoted."""
-    found = ["--remote", options.remote]
-    if options.remote_dir is not None:
-        found += ["--remote-dir", options.remote_dir]
-    if options.ssh_config is not None:
-        found += ["--ssh-config", str(options.ssh_config)]
+    assert request.remote is not None
+    found = ["--remote", request.remote]
+    if request.remote_dir is not None:
+        found += ["--remote-dir", request.remote_dir]
+    if request.ssh_config is not None:
+        found += ["--ssh-config", str(request.ssh_config)]
     return shlex.join(found)
 
 
-def refuse_peers(options: argparse.Namespace) -> None:
+def refuse_peers(request: Measuring) -> None:
     """Refuse to leave out peers that were asked for.
 
     Raises:
         UsageError: There are some, and the work is done on another machine.
     """
-    if options.remote is not None and options.peers:
+    if isinstance(request, Elsewhere) and request.remote is not None and request.peers:
         raise UsageError(
             "peers run on this machine only: their packages are not on the other one",
             where="--peers",
@@ -66,7 +56,7 @@ def refuse_peers(options: argparse.Namespace) -> None:
         )
 
 
-def require_reachable(options: argparse.Namespace) -> None:
+def require_reachable(request: Elsewhere) -> None:
     """Refuse a machine that cannot be reached or has no Python, before anything is made for it.
 
     Raises:
@@ -75,19 +65,20 @@ def require_reachable(options: argparse.Namespace) -> None:
     """
     from fpet_export.board.ssh import CACHE, Remote
 
-    Remote(options.remote, CACHE, config=options.ssh_config).require("python3")
+    assert request.remote is not None
+    Remote(request.remote, CACHE, config=request.ssh_config).require("python3")
 
 
 @contextlib.contextmanager
 def unpacked_there(
-    items: Sequence[Item], options: argparse.Namespace, reporter: Reporter, *,
+    items: Sequence[Item], request: Elsewhere, reporter: Reporter, *,
     images: ImageSet | None = None, plain: Path | None = None,
 ) -> Iterator[Board]:  # fmt: skip
     """Send artefacts with the agent; the folder there is removed, unless the line breaks.
 
     Args:
         items: What is sent, the first is what the bundle is for.
-        options: Of `add_arguments`.
+        request: Which machine.
         reporter: Hears of each step.
         images: What the engines are checked on; None for a few synthetic ones.
         plain: Graph of the plain model that they are measured against.
@@ -102,26 +93,26 @@ def unpacked_there(
     def pack(bundle: Path) -> Packed:
         return packing.pack(items, bundle, reporter, images=images, plain=plain)
 
-    with sent(items[0].path.stem, pack, options, reporter) as (remote, packed):
+    with sent(items[0].path.stem, pack, request, reporter) as (remote, packed):
         yield Board(
             remote=remote,
             items=tuple(items),
             packed=packed,
             reporter=reporter,
-            allowed=tuple(usable.failed_words(options)),
+            allowed=tuple(usable.failed_words(request)) if isinstance(request, AllowFailed) else (),
         )
 
 
 @contextlib.contextmanager
 def sent(
-    stem: str, pack: Callable[[Path], T], options: argparse.Namespace, reporter: Reporter
+    stem: str, pack: Callable[[Path], T], request: Elsewhere, reporter: Reporter
 ) -> Iterator[tuple[Remote, T]]:
     """Write a bundle, and unpack it there; the folder is removed, unless the line breaks.
 
     Args:
         stem: The bundle's name.
         pack: Writes it, and says what is in it.
-        options: Of `add_arguments`.
+        request: Which machine.
         reporter: Hears of each step.
 
     Raises:
@@ -132,25 +123,26 @@ def sent(
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         bundle = Path(folder) / f"{stem}{SUFFIX}"
         packed = pack(bundle)
-        name = options.remote_dir or f"{CACHE}/{storage.sha256_of(bundle)[:16]}"
-        remote = Remote(options.remote, name, config=options.ssh_config)
+        name = request.remote_dir or f"{CACHE}/{storage.sha256_of(bundle)[:16]}"
+        assert request.remote is not None
+        remote = Remote(request.remote, name, config=request.ssh_config)
         try:
-            with reporter.progress(f"to {options.remote}", bundle.stat().st_size) as advance:
+            with reporter.progress(f"to {request.remote}", bundle.stat().st_size) as advance:
                 remote.upload(bundle, "bundle.tar", progress=advance)
             remote.shell("tar xf bundle.tar")
-            reporter.step("remote", f"{options.remote}:{name}")
+            reporter.step("remote", f"{request.remote}:{name}")
             yield remote, packed
         except ConnectionLostError:
             raise
         except BaseException:
             with contextlib.suppress(RemoteError):
-                _clear(remote, options)
+                _clear(remote, request)
             raise
-    _clear(remote, options)
+    _clear(remote, request)
 
 
-def _clear(remote: Remote, options: argparse.Namespace) -> None:
-    if not options.keep_remote:
+def _clear(remote: Remote, request: Elsewhere) -> None:
+    if not request.keep_remote:
         remote.remove()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shlex
 import tempfile
@@ -15,8 +14,8 @@ from engines.errors import EngineError, FpetError, ParityError
 from engines.manifest import Manifest, manifest_path, read_manifest
 from fpet_export.board import remote as _remote
 from fpet_export.board.packing import Item, Packed
-from fpet_export.cli import arguments
 from fpet_export.reporter import Reporter
+from fpet_export.requests import Measured, Measuring
 from fpet_export.workflow import plain
 
 if TYPE_CHECKING:
@@ -166,14 +165,14 @@ def row_of(table: Mapping[str, Any] | None) -> StageParity | None:
     return None if table is None else row_from_json(table["rows"][0])
 
 
-def bench_words(options: argparse.Namespace) -> list[str]:
-    """Return the options of `bench` that `bench` and `deploy` share."""
-    threads = [] if options.threads is None else ["--threads", str(options.threads)]
-    return ["--rounds", str(options.rounds), "--seconds", str(options.seconds), *threads]
+def bench_words(request: Measuring) -> list[str]:
+    """Return the request of `bench` that `bench` and `deploy` share."""
+    threads = [] if request.threads is None else ["--threads", str(request.threads)]
+    return ["--rounds", str(request.rounds), "--seconds", str(request.seconds), *threads]
 
 
-def measuring_words(options: argparse.Namespace) -> list[str]:
+def measuring_words(request: Measured) -> list[str]:
     """Return every option of `bench` that says how to measure, for the agent's."""
-    words = [*bench_words(options), "--seed", str(options.seed)]
-    words += ["--peak"] if options.peak else []
-    return [*words, *arguments.running_words(options)]
+    words = [*bench_words(request), "--seed", str(request.seed)]
+    words += ["--peak"] if request.peak else []
+    return [*words, *request.running_argv()]

@@ -95,7 +95,7 @@ def _cut(path: Path) -> str:
     """Return a command that writes the backbone in a run's file into one of its own."""
     out = path.with_name(path.name.partition(".")[0] + "-backbone.safetensors")
     program = (
-        "from fpet_export import state_dicts; from pathlib import Path; "
+        "from fpet_export.model import state_dicts; from pathlib import Path; "
         "from safetensors.torch import save_file; "
         f"t = state_dicts.read(Path({str(path)!r}), ['head.weight']).tensors; "
         "save_file({k: v.contiguous() for k, v in t.items() "

@@ -31,7 +31,7 @@ WRITES = """
 import os, pathlib, signal, subprocess, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from engines import storage
-from fpet_export import cli
+from fpet_export.cli import main as cli
 from fpet_export.cli.verbs import targets
 def run(options, console):
     with storage.atomic_path(pathlib.Path("artefact")) as path:
@@ -142,7 +142,8 @@ def test_the_agent_heeds_it_too(tmp_path: Path) -> None:
         act="os.kill(os.getpid(), signal.SIGTERM)"
     ).replace(
         "cli.run()",
-        "from fpet_export import agent_main, start; start.run_process(lambda: agent_main.command)",
+        "from fpet_export import start; from fpet_export.cli import agent_main\n"
+        "start.run_process(lambda: agent_main.command)",
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True)
 
@@ -203,7 +204,9 @@ def test_a_library_may_make_another_error_of_it(name: str, tmp_path: Path) -> No
 
 
 def test_without_it_python_has_a_word_and_a_code_of_its_own(tmp_path: Path) -> None:
-    done = stopped_while_it_loads("SIGINT", tmp_path, "from fpet_export import cli; cli.run()")
+    done = stopped_while_it_loads(
+        "SIGINT", tmp_path, "from fpet_export.cli import main; main.run()"
+    )
 
     assert "Traceback" in done.stderr
 
@@ -225,7 +228,7 @@ def test_the_installed_command_begins_there() -> None:
 
 def test_pytorch_leaves_no_folder_of_its_compiler(tmp_path: Path) -> None:
     program = (
-        "import sys; from fpet_export import cli, start\n"
+        "import sys; from fpet_export import start; from fpet_export.cli import main as cli\n"
         "def main():\n"
         "    import torch._inductor.runtime.cache_dir_utils as utils\n"
         "    assert utils.cache_dir().startswith(sys.argv[1]); return 0\n"

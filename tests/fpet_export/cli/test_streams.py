@@ -95,7 +95,7 @@ def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path: Path) -> No
     """Else what C libraries print on stderr would be written into it."""
     program = (
         "import os\n"
-        "from fpet_export import streams\n"
+        "from fpet_export.cli import streams\n"
         "streams.prepare()\n"
         f"file = open({str(tmp_path / 'artefact')!r}, 'wb')\n"
         "os.write(2, b'a warning')\n"
@@ -136,7 +136,7 @@ def test_signs_that_an_encoding_lacks_are_spelled_out(encoding: str) -> None:
 
 def test_the_name_of_a_file_keeps_its_bytes() -> None:
     program = (
-        "from fpet_export import streams\n"
+        "from fpet_export.cli import streams\n"
         "streams.prepare()\n"
         r"streams.answer('caf\udce9 \u4e2d \u2713')"
     )
@@ -151,7 +151,7 @@ def test_the_name_of_a_file_keeps_its_bytes() -> None:
 def test_a_full_disk_is_one_sentence() -> None:
     program = (
         "import sys, errno\n"
-        "from fpet_export import cli\n"
+        "from fpet_export.cli import main as cli\n"
         "from fpet_export.cli.verbs import targets\n"
         "def run(options, console):\n"
         "    raise OSError(errno.ENOSPC, 'No space left on device', 'full/x')\n"

@@ -267,7 +267,7 @@ def test_the_wrong_match_would_be_seen(export: Export) -> None:
 def test_the_exporter_leaves_no_cache_of_pytorchs_compiler(tmp_path: Path) -> None:
     program = (
         "from pathlib import Path\n"
-        "from fpet_export import to_onnx\n"
+        "from fpet_export.graph import to_onnx\n"
         "from tests.fpet_export.graph.test_to_onnx import fresh\n"
         f"fresh(Path({str(tmp_path)!r}) / 'out')\n"
     )

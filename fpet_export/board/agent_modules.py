@@ -1,0 +1,86 @@
+"""Which modules the board agent needs, found from what they import."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parents[2]
+_OURS = ("fpet_export", "calibration", "engines", "benchmarks")
+_NOT_THERE = ("torch", "timm", "onnx", "onnxscript", "onnx_graphsurgeon", "safetensors", "yaml")
+"""Packages that a board does not have."""
+_STAYS = "fpet_export.board"
+"""What reaches out to a board is not on it."""
+
+
+def modules_needed(roots: Iterable[str]) -> list[str]:
+    """Return every module that the roots import, at their top or when they run, sorted.
+
+    An import inside a function is not followed where it leads to a module that needs, at its own
+    top, a package which a board does not have: a board never gets there.
+    """
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        found.add(module)
+        package, _, _ = module.rpartition(".")
+        if package:
+            waiting.append(package)
+        waiting += _imports(module, inside=False)
+        waiting += [one for one in _imports(module, inside=True) if not _stays_home(one)]
+    return sorted(found)
+
+
+def file_of(module: str) -> Path:
+    """Return the source of a module of ours."""
+    path = HOME / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@functools.cache
+def _stays_home(module: str) -> bool:
+    """Say whether a module cannot be imported on a board, or is none of its business."""
+    if module == _STAYS or module.startswith(f"{_STAYS}."):
+        return True
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        one = waiting.pop()
+        if one.partition(".")[0] in _NOT_THERE:
+            return True
+        if one in seen or one.partition(".")[0] not in _OURS:
+            continue
+        seen.add(one)
+        waiting += _imports(one, inside=False, foreign=True)
+    return False
+
+
+@functools.cache
+def _imports(module: str, *, inside: bool, foreign: bool = False) -> tuple[str, ...]:
+    """Return what a module imports: at its top, or inside its functions."""
+    tree = ast.parse(file_of(module).read_text("utf-8"))
+    found = _names(tree.body, inside=inside)
+    return tuple(dict.fromkeys(one for one in found if foreign or one.partition(".")[0] in _OURS))
+
+
+def _names(body: Iterable[ast.AST], *, inside: bool, deep: bool = False) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.ImportFrom) and inside == deep and node.module:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if _is_module(whole) else node.module
+        elif isinstance(node, ast.Import) and inside == deep:
+            yield from (alias.name for alias in node.names)
+        is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        yield from _names(ast.iter_child_nodes(node), inside=inside, deep=deep or is_function)
+
+
+def _is_module(name: str) -> bool:
+    return name.partition(".")[0] in _OURS and file_of(name).is_file()
