@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from engines.engine import OpenOptions
 
 R = TypeVar("R", bound="Request")
+_NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.+)")
 
 PRECISIONS = ("fp16", "bf16", "int8", "fp8")
 """What a graph can be typed in."""
@@ -363,7 +365,7 @@ def _converted(value: Any, annotation: str) -> Any:
     if isinstance(value, Path) and annotation.startswith("tuple["):
         value = [value]
     if isinstance(value, (list, tuple)) and "tuple[" in annotation:
-        item = Path if "tuple[Path" in annotation else None
+        item = next((kind for kind in (Path, str) if f"tuple[{kind.__name__}" in annotation), None)
         found = tuple(item(one) if item else one for one in value)
         return value if found == value else found
     return value
@@ -404,3 +406,11 @@ def made(kind: type[R], given: Mapping[str, Any]) -> R:
     """
     names = {field.name for field in dataclasses.fields(kind)}
     return kind(**{name: value for name, value in given.items() if name in names})
+
+
+def named(text: str) -> tuple[str | None, str]:
+    """Take `NAME=REST` apart; a path that exists is no name."""
+    found = _NAMED.fullmatch(text)
+    if found is None or Path(text).exists():
+        return None, text
+    return found[1], found[2]

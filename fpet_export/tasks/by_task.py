@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
 from fpet_export.reporter import Reporter
-from fpet_export.requests import CheckImages, TaskImages
+from fpet_export.requests import CheckImages, TaskImages, named
 from fpet_export.workflow import images, next_commands
 
 if TYPE_CHECKING:
     from engines.imaging.class_names import KnownClasses
     from engines.imaging.images import ImageSet
     from engines.manifest import Manifest, Preprocessing
-
-_NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.+)")
-
-
-def named(text: str) -> tuple[str | None, str]:
-    """Take `NAME=REST` apart; a path that exists is no name."""
-    found = _NAMED.fullmatch(text)
-    if found is None or Path(text).exists():
-        return None, text
-    return found[1], found[2]
 
 
 def by_task(texts: Sequence[str], tasks: Sequence[str], option: str) -> dict[str, Path]:

@@ -6,23 +6,19 @@ graphs in the same runtime: what sharing a backbone did to the answers.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from calibration.taps import with_outputs
 from engines import storage
-from engines.backends import ort
-from engines.engine import Engine
 from engines.errors import ParityError
 from engines.imaging.images import ImageSet
 from engines.manifest import Manifest, read_manifest, write_manifest
-from engines.parity.outputs import as_written, engine_outputs
+from engines.parity.outputs import engine_outputs
 from engines.parity.rows import (
     Gates,
     ModelOutputs,
@@ -33,11 +29,12 @@ from engines.parity.rows import (
     gates_of,
     judge,
 )
-from engines.tasks.index import TaskIndex, read_index
-from engines.tasks.open_tasks import TaskSet, open_tasks
+from engines.tasks.index import read_index
+from engines.tasks.open_tasks import TaskSet
 from fpet_export.stages import Adapted
 from fpet_export.tasks.export import Runs, TaskOptions
 from fpet_export.workflow import verify
+from fpet_export.workflow.one_task import audited
 
 PARITY_FILE = "parity.json"
 OWN_EXPORT = "task's own export in float32"
@@ -134,21 +131,6 @@ def require(found: list[TaskParity]) -> None:
     """Raise a ParityError that names the first task which drifted, if one did."""
     for table in tables(found):
         judge(table, fix=f"the tables above and {PARITY_FILE} show every task; report this")
-
-
-@contextlib.contextmanager
-def audited(folder: Path, index: TaskIndex) -> Iterator[TaskSet]:
-    """Open the folder with graphs that show their matches and sizes."""
-    with contextlib.ExitStack() as stack:
-        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-export-"))
-        engines: dict[str, Engine] = {}
-        for number in sorted({task.structure for task in index.tasks}):
-            graph = folder / index.structures[number].graph.file
-            manifest = read_manifest(graph)
-            probed = with_outputs(graph, manifest.probes.values(), Path(place))
-            engine = ort.open_engine(probed, None, options=as_written(manifest))
-            engines[graph.name] = stack.enter_context(engine)
-        yield stack.enter_context(open_tasks(folder, engines=engines))
 
 
 def _compare(

@@ -15,7 +15,7 @@ from engines.imaging.class_names import (
     read_class_names,
 )
 from fpet_export.reporter import Reporter
-from fpet_export.requests import CheckImages, Quantization, SkippingBad, TaskImages
+from fpet_export.requests import CheckImages, Quantization, SkippingBad, TaskImages, named
 
 if TYPE_CHECKING:
     from engines.imaging.images import ImageSet
@@ -43,11 +43,10 @@ def require_inputs(request: CheckImages | TaskImages) -> None:
         UsageError: The class names of `--labels` cannot be read.
     """
     from engines.imaging.source import no_such_set
-    from fpet_export.tasks import by_task
 
     if isinstance(request, TaskImages):
-        sets = [Path(by_task.named(text)[1]) for text in request.data]
-        files = [Path(by_task.named(text)[1]) for text in request.labels]
+        sets = [Path(named(text)[1]) for text in request.data]
+        files = [Path(named(text)[1]) for text in request.labels]
     else:
         calibration = request.calibration if isinstance(request, Quantization) else None
         sets = [path for path in (request.data, calibration) if path is not None]

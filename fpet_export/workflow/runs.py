@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from engines.commands import command
 from engines.errors import UsageError
 from engines.registry import import_or_explain
-from fpet_export.requests import Request, Run, RunFacts
+from fpet_export.requests import Request, Run, RunFacts, made
 
 if TYPE_CHECKING:
+    from fpet_export.model.backbones import Backbone
     from fpet_export.stages import Adapted
 
 _FACTS = tuple(
@@ -27,12 +28,23 @@ def facts_of(request: RunFacts) -> dict[str, Any]:
     return {name: getattr(request, name) for name in _FACTS}
 
 
-def load_run(request: Run, *, instead: str = "{inspect} says what is in it") -> Adapted:
+def run_of(run: str, request: RunFacts) -> Run:
+    """Return a run with what a request says about runs."""
+    return made(Run, {**vars(request), "run": run})
+
+
+def load_run(
+    request: Run,
+    *,
+    instead: str = "{inspect} says what is in it",
+    backbone: Backbone | None = None,
+) -> Adapted:
     """Load the run that a request describes.
 
     Args:
         request: The run.
         instead: What to do with a folder of tasks; {inspect}, {bundle} and {path} are filled in.
+        backbone: One that was read already, in place of the request's.
 
     Raises:
         UsageError: It is a folder of tasks, which holds no runs.
@@ -47,7 +59,10 @@ def load_run(request: Run, *, instead: str = "{inspect} says what is in it") -> 
             fix=instead.format(path=request.run, **known),
         )
     stages = import_or_explain("fpet_export.stages")
-    adapted: Adapted = stages.load(request.run, **facts_of(request))
+    facts = facts_of(request)
+    if backbone is not None:
+        facts["backbone"] = backbone
+    adapted: Adapted = stages.load(request.run, **facts)
     return adapted
 
 

@@ -174,7 +174,7 @@ def _manifest(options: argparse.Namespace) -> Manifest:
         return manifest_of(options.artefact)
     from engines.manifest import read_manifest
     from engines.tasks.index import read_index
-    from fpet_export.tasks.outputs import task_manifest
+    from fpet_export.workflow.one_task import task_manifest
 
     folder = options.artefact
     index = read_index(folder)
@@ -184,7 +184,7 @@ def _manifest(options: argparse.Namespace) -> Manifest:
 
 
 def _outputs(options: argparse.Namespace, pixels: PixelArray) -> ModelOutputs:
-    from fpet_export.tasks.outputs import task_outputs
+    from fpet_export.workflow.one_task import task_outputs
     from fpet_export.workflow.verify import graph_outputs
 
     if options.task is None:

@@ -14,6 +14,7 @@ from engines.errors import UsageError
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
+from fpet_export.requests import named
 from fpet_export.tasks import by_task as _tasks
 from fpet_export.tasks import report
 from fpet_export.workflow import images as _images
@@ -187,7 +188,7 @@ def load(options: argparse.Namespace, reporter: Reporter) -> dict[str, Adapted]:
     """Load the runs by their names; the backbone is read once."""
     from engines.tasks.index import check_names
 
-    given = [_tasks.named(text) for text in options.runs]
+    given = [named(text) for text in options.runs]
     check_names(name for name, _ in given if name is not None)
     loaded: list[tuple[str, Adapted]] = []
     single = argparse.Namespace(**vars(options))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from engines.engine import OpenOptions
+from calibration.taps import with_outputs
+from engines.backends import ort
+from engines.engine import Engine, OpenOptions
 from engines.imaging.images import PixelArray
 from engines.manifest import Manifest, read_manifest
-from engines.parity.outputs import engine_outputs
+from engines.parity.outputs import as_written, engine_outputs
 from engines.parity.rows import ModelOutputs
-from engines.tasks.index import read_index
-from engines.tasks.open_tasks import artefact_of, open_tasks
-from fpet_export.tasks.verify import audited
+from engines.tasks.index import TaskIndex, read_index
+from engines.tasks.open_tasks import TaskSet, artefact_of, open_tasks
 
 Progress = Callable[[int], None]
 
@@ -61,3 +64,18 @@ def task_outputs(
             return engine_outputs(tasks.task(name), manifest, pixels, progress=progress)
     with open_tasks(folder, options=OpenOptions(allow_failed=True)) as tasks:
         return engine_outputs(tasks.task(name), manifest, pixels, progress=progress)
+
+
+@contextlib.contextmanager
+def audited(folder: Path, index: TaskIndex) -> Iterator[TaskSet]:
+    """Open the folder with graphs that show their matches and sizes."""
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-export-"))
+        engines: dict[str, Engine] = {}
+        for number in sorted({task.structure for task in index.tasks}):
+            graph = folder / index.structures[number].graph.file
+            manifest = read_manifest(graph)
+            probed = with_outputs(graph, manifest.probes.values(), Path(place))
+            engine = ort.open_engine(probed, None, options=as_written(manifest))
+            engines[graph.name] = stack.enter_context(engine)
+        yield stack.enter_context(open_tasks(folder, engines=engines))

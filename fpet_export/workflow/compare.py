@@ -1,0 +1,297 @@
+"""Artefacts beside a reference, on the same images: `CompareRequest`, `compare`, `Comparison`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines import storage
+from engines.errors import UsageError
+from engines.imaging.preparation import pixels_in_words
+from engines.manifest import ENDINGS
+from engines.parity.outputs import Progress, manifest_of, outputs_of, preprocessing_of, tokens_of
+from engines.parity.rounding import rounding_in
+from engines.parity.rows import ParityTable, compare_stage, gates_of, judge
+from engines.tasks.index import is_folder
+from fpet_export.reporter import SILENT, Reporter
+from fpet_export.requests import CheckImages, RunFacts, Writing
+from fpet_export.workflow import images as _images
+from fpet_export.workflow import runs, steps, task_names
+
+if TYPE_CHECKING:
+    from calibration.evaluator import GraphEvaluator
+    from engines.imaging.class_names import KnownClasses
+    from engines.imaging.images import ImageSet
+    from engines.manifest import Manifest, Preprocessing
+    from engines.parity.rows import ModelOutputs, StageParity
+    from fpet_export.stages import Adapted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareRequest(RunFacts, CheckImages, Writing):
+    """What is compared, and on what.
+
+    Attributes:
+        artefacts: The reference, a run or an artefact; then graphs, engines, folders of tasks.
+        task: Which task of the folders.
+        limit: Images to compare on, at most.
+        out: Where the table is written as JSON; None writes none.
+        relative: Largest relative difference; None is that of each artefact's precision.
+    """
+
+    artefacts: tuple[str, ...]
+    task: str | None = None
+    limit: int | None = 128
+    out: Path | None = None
+    relative: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What came out; every row of the table kept its gates.
+
+    Attributes:
+        table: A row an artefact behind the reference.
+        out: Where the table was written; None where nowhere.
+    """
+
+    table: ParityTable
+    out: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the table as plain JSON values."""
+        return self.table.to_json()
+
+
+def compare(request: CompareRequest, reporter: Reporter = SILENT) -> Comparison:
+    """Compare artefacts with the first one, and judge each by the gates of its precision.
+
+    Raises:
+        UsageError: There is nothing to compare, or a run is not the reference.
+        InputError: Images or class names are refused.
+        ParityError: An artefact drifts from the reference; the table is written all the same.
+    """
+    if len(request.artefacts) < 2:
+        raise UsageError(
+            "only one artefact was given", where="compare", fix="give the reference and another"
+        )
+    if request.out is not None:
+        storage.refuse_overwrite(request.out, force=request.force)
+    _images.require_inputs(request)
+    first, *others = request.artefacts
+    folders = [name for name in others if is_folder(Path(name))]
+    _require_task(request.task, folders)
+    if any(not name.endswith(ENDINGS) for name in others if name not in folders):
+        raise UsageError(
+            "a run can only be the reference",
+            where=" ".join(others),
+            fix="put it first, or export it",
+        )
+    adapted = None
+    if first.endswith(ENDINGS):
+        preprocessing = preprocessing_of(Path(first))
+        runs.refuse_run_facts(request, first)
+    else:
+        adapted = runs.load_run(
+            runs.run_of(first, request),
+            instead="put the run or its export first, the folder behind it, and name a --task",
+        )
+        preprocessing = adapted.preprocessing
+    known = _known_classes(request, adapted, folders)
+    images = _images.check_set(request, preprocessing, known, reporter, default=8)
+    _say_other_pixels(preprocessing, others, request.task, reporter)
+    reference = _reference(first, adapted, images, reporter)
+    rows = []
+    for name in others:
+        with reporter.progress(Path(name).name, len(images)) as advance:
+            if name in folders:
+                assert request.task is not None, "_require_task has seen it"
+                row = _task_row(Path(name), request.task, reference, request.relative, advance)
+            else:
+                row = _row(Path(name), reference, request.relative, advance)
+            rows.append(row)
+    table = ParityTable(
+        **images.in_words(),
+        reference="adapted model in float64" if adapted else f"artefact {Path(first).name}",
+        rows=tuple(rows),
+    )
+    steps.show_table(table, reporter)
+    if request.out is not None:
+        storage.write_text(request.out, json.dumps(table.to_json(), indent=1) + "\n")
+    judge(table, fix="export or build the artefact again from the run")
+    return Comparison(table=table, out=request.out)
+
+
+def _say_other_pixels(
+    preprocessing: Preprocessing, others: Sequence[str], task: str | None, reporter: Reporter
+) -> None:
+    """Warn of artefacts that would make other pixels of the same files than the first one."""
+    from fpet_export.workflow.one_task import task_manifest
+
+    wanted = pixels_in_words(preprocessing)
+    for name in others:
+        path = Path(name)
+        is_task = task is not None and is_folder(path)
+        manifest = task_manifest(path, str(task)) if is_task else manifest_of(path)
+        own = manifest.preprocessing and pixels_in_words(manifest.preprocessing)
+        if own not in (None, wanted):
+            text = f"{name} takes {own}; here it gets those of the first artefact: {wanted}"
+            reporter.warn("pixels", text, artefact=name, own=own, given=wanted)
+
+
+def _require_task(task: str | None, folders: Sequence[str]) -> None:
+    if folders and task is None:
+        from engines.tasks.index import read_index
+
+        raise task_names.no_task(folders[0], read_index(Path(folders[0])).names)
+    if task is not None and not folders:
+        raise UsageError(
+            "there is no folder of tasks behind the first artefact",
+            where="--task",
+            fix="leave --task out, or name the folder that `fpet-export tasks` wrote",
+        )
+
+
+def _known_classes(
+    request: CompareRequest, adapted: Adapted | None, folders: Sequence[str]
+) -> KnownClasses:
+    """Return what the artefacts say about their classes; two that disagree are refused."""
+    from fpet_export.workflow.one_task import task_manifest
+
+    first, *others = request.artefacts
+    graphs = [name for name in others if name not in folders]
+    if adapted is None:
+        graphs.insert(0, first)
+        model = manifest_of(Path(first)).model
+        count = None if model is None else model.classes
+    else:
+        count = adapted.model.spec.classes
+    manifests = [manifest_of(Path(name)) for name in graphs]
+    manifests += [task_manifest(Path(name), str(request.task)) for name in folders]
+    return _images.known_classes(count, request.labels, manifests)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Reference:
+    """What the first artefact said.
+
+    Attributes:
+        images: What is compared on.
+        evidence: Logits, and match, sizes and margins where it shows them.
+        tokens: What the sizes of the merged tokens must sum to; None without a merge.
+        evaluator: Of a float32 graph, which shows its keys too; None for a run or an engine.
+    """
+
+    images: ImageSet
+    evidence: ModelOutputs
+    tokens: int | None
+    evaluator: GraphEvaluator | None = None
+
+
+def _reference(
+    first: str, adapted: Adapted | None, images: ImageSet, reporter: Reporter
+) -> _Reference:
+    path = Path(first)
+    with reporter.progress(path.name, len(images)) as advance:
+        if adapted is not None:
+            tokens = None if adapted.model.merger is None else adapted.model.spec.tokens
+            evidence = adapted.outputs(images.pixels, progress=advance)
+            return _Reference(images=images, evidence=evidence, tokens=tokens)
+        manifest = manifest_of(path)
+        tokens = tokens_of(manifest)
+        if manifest.kind == "graph" and manifest.precision == "fp32":
+            from calibration.evaluator import evaluator_for
+
+            evaluator = evaluator_for(path, manifest, images, progress=advance)
+            return _Reference(
+                images=images, evidence=evaluator.reference, tokens=tokens, evaluator=evaluator
+            )
+        return _Reference(images=images, evidence=_outputs(path, images, advance), tokens=tokens)
+
+
+def _row(
+    path: Path, reference: _Reference, relative: float | None, advance: Progress
+) -> StageParity:
+    """Compare one artefact with the reference, by the gates of its precision.
+
+    Where the reference does not show its keys, nobody knows which flips of a typed graph's match
+    are rounding: they are counted and not judged.
+    """
+    manifest = manifest_of(path)
+    gates = gates_of(manifest.precision, rounding=rounding_in(manifest.parity))
+    if manifest.kind == "graph" and manifest.precision != "fp32":
+        actual = _typed_outputs(path, reference, advance)
+        if actual.score_error is None:
+            gates = dataclasses.replace(gates, margin=math.inf)
+    else:
+        actual = _outputs(path, reference.images, advance)
+    if relative is not None:
+        gates = dataclasses.replace(gates, relative=relative)
+    return compare_stage(
+        path.name,
+        actual,
+        reference.evidence,
+        gates=gates,
+        patches=reference.tokens,
+        labels=reference.images.labels,
+    )
+
+
+def _task_row(
+    folder: Path, name: str, reference: _Reference, relative: float | None, advance: Progress
+) -> StageParity:
+    """Compare one task with the reference, by the gates of its graph and of its factors."""
+    from fpet_export.workflow.one_task import task_manifest, task_outputs
+
+    manifest = task_manifest(folder, name)
+    _require_classes(manifest, name, reference)
+    is_half = manifest.task is not None and manifest.task.half == "fp16"
+    gates = gates_of("fp16" if is_half else manifest.precision)
+    if relative is not None:
+        gates = dataclasses.replace(gates, relative=relative)
+    evidence = task_outputs(folder, name, reference.images.pixels, progress=advance)
+    return compare_stage(
+        name,
+        evidence,
+        reference.evidence,
+        gates=gates,
+        patches=reference.tokens,
+        labels=reference.images.labels,
+    )
+
+
+def _require_classes(manifest: Manifest, name: str, reference: _Reference) -> None:
+    classes = reference.evidence.logits.shape[1]
+    if manifest.model is not None and manifest.model.classes != classes:
+        raise UsageError(
+            f"the task {name!r} has {manifest.model.classes} classes, the reference {classes}",
+            where="--task",
+            fix="compare it with the run that it was made from",
+        )
+
+
+def _typed_outputs(path: Path, reference: _Reference, advance: Progress) -> ModelOutputs:
+    """Run a typed graph as it is written."""
+    from calibration.evaluator import GraphEvaluator
+    from calibration.graph_files import read_graph
+
+    evaluator = reference.evaluator or GraphEvaluator(
+        images=reference.images,
+        reference=reference.evidence,
+        metric=None,
+        prefix=0,
+        tokens=reference.tokens,
+    )
+    return evaluator.outputs(read_graph(path), manifest_of(path), progress=advance)
+
+
+def _outputs(path: Path, images: ImageSet, advance: Progress) -> ModelOutputs:
+    from fpet_export.workflow.verify import graph_outputs
+
+    if manifest_of(path).kind == "graph":
+        return graph_outputs(path, images.pixels, progress=advance)
+    return outputs_of(path, images.pixels, progress=advance)
