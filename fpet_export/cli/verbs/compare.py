@@ -8,7 +8,7 @@ from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
 from fpet_export.requests import made
-from fpet_export.workflow.compare import CompareRequest, compare
+from fpet_export.workflow import compare
 
 GROUP = "judge"
 HELP = "compare a run, graphs and engines on the same images"
@@ -48,6 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Compare, print the table, and judge it."""
-    found = compare(made(CompareRequest, vars(options)), reporter)
+    found = compare.compare(made(compare.CompareRequest, vars(options)), reporter)
     result = "equal within the gates" if found.out is None else str(found.out)
     return Outcome(document=found.to_json(), result=result)

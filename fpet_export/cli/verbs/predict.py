@@ -9,7 +9,7 @@ from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
 from fpet_export.requests import made
-from fpet_export.workflow.predict import PredictRequest, predict
+from fpet_export.workflow import predict
 
 GROUP = "use"
 HELP = "classify images with a graph or an engine"
@@ -45,6 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Print one line an image: its classes and their probabilities."""
-    found = predict(made(PredictRequest, vars(options)), reporter)
+    found = predict.predict(made(predict.PredictRequest, vars(options)), reporter)
     lines = [one.in_words() for one in found.predictions]
     return Outcome(document=found.to_json(), result="\n".join(lines))
