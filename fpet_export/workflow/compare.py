@@ -181,13 +181,13 @@ class _Reference:
 
     Attributes:
         images: What is compared on.
-        evidence: Logits, and match, sizes and margins where it shows them.
+        outputs: Logits, and match, sizes and margins where it shows them.
         tokens: What the sizes of the merged tokens must sum to; None without a merge.
         evaluator: Of a float32 graph, which shows its keys too; None for a run or an engine.
     """
 
     images: ImageSet
-    evidence: ModelOutputs
+    outputs: ModelOutputs
     tokens: int | None
     evaluator: GraphEvaluator | None = None
 
@@ -199,8 +199,8 @@ def _reference(
     with reporter.progress(path.name, len(images)) as advance:
         if adapted is not None:
             tokens = None if adapted.model.merger is None else adapted.model.spec.tokens
-            evidence = adapted.outputs(images.pixels, progress=advance)
-            return _Reference(images=images, evidence=evidence, tokens=tokens)
+            outputs = adapted.outputs(images.pixels, progress=advance)
+            return _Reference(images=images, outputs=outputs, tokens=tokens)
         manifest = manifest_of(path)
         tokens = tokens_of(manifest)
         if manifest.kind == "graph" and manifest.precision == "fp32":
@@ -208,9 +208,9 @@ def _reference(
 
             evaluator = evaluator_for(path, manifest, images, progress=advance)
             return _Reference(
-                images=images, evidence=evaluator.reference, tokens=tokens, evaluator=evaluator
+                images=images, outputs=evaluator.reference, tokens=tokens, evaluator=evaluator
             )
-        return _Reference(images=images, evidence=_outputs(path, images, advance), tokens=tokens)
+        return _Reference(images=images, outputs=_outputs(path, images, advance), tokens=tokens)
 
 
 def _row(
@@ -234,7 +234,7 @@ def _row(
     return compare_stage(
         path.name,
         actual,
-        reference.evidence,
+        reference.outputs,
         gates=gates,
         patches=reference.tokens,
         labels=reference.images.labels,
@@ -253,11 +253,11 @@ def _task_row(
     gates = gates_of("fp16" if is_half else manifest.precision)
     if relative is not None:
         gates = dataclasses.replace(gates, relative=relative)
-    evidence = task_outputs(folder, name, reference.images.pixels, progress=advance)
+    outputs = task_outputs(folder, name, reference.images.pixels, progress=advance)
     return compare_stage(
         name,
-        evidence,
-        reference.evidence,
+        outputs,
+        reference.outputs,
         gates=gates,
         patches=reference.tokens,
         labels=reference.images.labels,
@@ -265,7 +265,7 @@ def _task_row(
 
 
 def _require_classes(manifest: Manifest, name: str, reference: _Reference) -> None:
-    classes = reference.evidence.logits.shape[1]
+    classes = reference.outputs.logits.shape[1]
     if manifest.model is not None and manifest.model.classes != classes:
         raise UsageError(
             f"the task {name!r} has {manifest.model.classes} classes, the reference {classes}",
@@ -281,7 +281,7 @@ def _typed_outputs(path: Path, reference: _Reference, advance: Progress) -> Mode
 
     evaluator = reference.evaluator or GraphEvaluator(
         images=reference.images,
-        reference=reference.evidence,
+        reference=reference.outputs,
         metric=None,
         prefix=0,
         tokens=reference.tokens,

@@ -367,7 +367,7 @@ def test_predict_skips_what_cannot_be_read_only_where_it_may(
 def test_predict_of_many_images_is_that_of_each(
     shuffled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fpet_export.cli.verbs import predict
+    from fpet_export.workflow import predict
 
     write_images(tmp_path / "some", pixels_of(5))
     whole = call("predict", shuffled, tmp_path / "some", "--json").document()
