@@ -353,6 +353,17 @@ class Elsewhere(Request):
     keep_remote: bool = False
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Deploying(Exporting, Measuring, Elsewhere):
+    """A run to export, build, check and measure, here or on another machine.
+
+    Attributes:
+        bench: Measure the engines that run against the plain ViT.
+    """
+
+    bench: bool = True
+
+
 def _converted(value: Any, annotation: str) -> Any:
     """Return a value as its field holds it: paths from strings, tuples from lists."""
     if isinstance(value, str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 from pathlib import Path
@@ -15,6 +14,7 @@ from engines.parity.rows import StageParity
 from engines.targets import Target
 from fpet_export.board import packing, remote, session
 from fpet_export.reporter import Reporter
+from fpet_export.requests import Deploying
 from fpet_export.workflow import best as _best
 from fpet_export.workflow import plain as _plain
 
@@ -51,7 +51,7 @@ def deploy_there(
     found: _best.Candidates,
     target: Target,
     images: ImageSet,
-    options: argparse.Namespace,
+    request: Deploying,
     reporter: Reporter,
 ) -> Deployed:
     """Build, check and measure the candidates on a board in one run, and fetch the best one.
@@ -60,7 +60,7 @@ def deploy_there(
         found: Graphs that keep the promise here.
         target: Where they run.
         images: What the first engines are checked on.
-        options: Of `deploy`.
+        request: What is deployed, and where.
         reporter: Hears of each step.
 
     Raises:
@@ -74,23 +74,23 @@ def deploy_there(
         for graph in found.graphs.values()
     ]
     names = dict(zip((item.engine for item in items), found.graphs, strict=True))
-    is_choice, host = len(items) > 1, options.remote
+    is_choice, host = len(items) > 1, request.remote
     kind = {engine: f"{precision} " if is_choice else "" for engine, precision in names.items()}
 
     def out(item: Item, error: FpetError) -> None:
         reporter.step(names[item.engine], f"out: {error.what}", passed=None)
 
     with contextlib.ExitStack() as stack:
-        plain = stack.enter_context(packing.plain_of(items[0], reporter)) if options.bench else None
+        plain = stack.enter_context(packing.plain_of(items[0], reporter)) if request.bench else None
         images = images.first(_IMAGES_THERE)
         board = stack.enter_context(
-            remote.unpacked_there(items, options, reporter, images=images, plain=plain)
+            remote.unpacked_there(items, request, reporter, images=images, plain=plain)
         )
         measurement = None
-        if is_choice or options.bench:
+        if is_choice or request.bench:
             trial = board.trial(
-                session.bench_words(options),
-                against=_plain.PLAIN if options.bench else None,
+                session.bench_words(request),
+                against=_plain.PLAIN if request.bench else None,
                 refused=out if is_choice else None,
             )
             rows, measurement = dict(trial.rows), trial.measurement
@@ -100,7 +100,7 @@ def deploy_there(
         if is_choice:
             assert measurement is not None
             left = {engine: names[engine] for engine in rows}
-            best = _choose(measurement, left, found, options, reporter)
+            best = _choose(measurement, left, found, request, reporter)
         (chosen,) = (item for item in items if item.engine == best)
         engine = chosen.path.with_name(best)
         board.fetch(engine)
@@ -122,7 +122,7 @@ def _choose(
     measurement: Measurement,
     precisions: dict[str, str],
     found: _best.Candidates,
-    options: argparse.Namespace,
+    request: Deploying,
     reporter: Reporter,
 ) -> str:
     """Return the engine that is fastest there; the first stays unless another is shown to be.
@@ -131,12 +131,12 @@ def _choose(
         measurement: Of all engines, and perhaps the plain model.
         precisions: By engine, of those that took part.
         found: What each one kept of the promise here.
-        options: Of `deploy`; they say where.
+        request: Which says where.
         reporter: Hears of the choice.
     """
     from benchmarks import rebase
 
-    host = options.remote
+    host = request.remote
     engines = {precision: engine for engine, precision in precisions.items()}
     first = next(iter(engines))
     if len(engines) == 1:
@@ -147,7 +147,7 @@ def _choose(
         measurement,
         where=f"--precision best on {host}",
         fix=f"end what else runs there; the graphs are made, so measure them again: "
-        f"{again} {remote.words(options)}",
+        f"{again} {remote.to_argv(request)}",
     )
     candidates = tuple(
         dataclasses.replace(measurement.result(Path(engine).stem), name=precision)

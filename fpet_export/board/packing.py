@@ -110,9 +110,7 @@ def pack(
     )
 
 
-def checked(
-    artefact: Path, target: str | None, request: AllowFailed, reporter: Reporter
-) -> Item:
+def checked(artefact: Path, target: str | None, request: AllowFailed, reporter: Reporter) -> Item:
     """Check an artefact, and that the target takes it; None is what it was exported for.
 
     Args:

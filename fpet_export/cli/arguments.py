@@ -418,6 +418,14 @@ def batches(text: str) -> tuple[int, int, int]:
     raise argparse.ArgumentTypeError(f"{text!r} is not MIN:OPT:MAX, rising from 1")
 
 
+def sizes(text: str) -> tuple[int, ...]:
+    """Read "1,8,64": each size once, rising."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or not all(word.isdecimal() and int(word) >= 1 for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers from 1, as 1,8,64")
+    return tuple(sorted({int(word) for word in words}))
+
+
 def positive(text: str) -> int:
     """Read a whole number from 1."""
     if not text.isdecimal() or int(text) < 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import statistics
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
-from fpet_export.cli import arguments
 from fpet_export.reporter import Reporter
 from fpet_export.workflow import measure as _bench
 from fpet_export.workflow import plain, usable
@@ -19,17 +17,18 @@ from fpet_export.workflow import plain, usable
 if TYPE_CHECKING:
     from benchmarks import Measurement, Opened
     from engines.engine import OpenOptions
+    from fpet_export.workflow.bench import BenchRequest
 
 _SWITCH = "switch_ms"
 
 
-def measure(options: argparse.Namespace, reporter: Reporter) -> Measurement:
+def measure(request: BenchRequest, reporter: Reporter) -> Measurement:
     """Measure tasks of one folder, and graphs or engines beside them, in the same rounds.
 
     What a contender's runtime records tells the switch to it, too.
 
     Args:
-        options: Of `bench`.
+        request: What to measure, and how.
         reporter: Shows the progress.
 
     Raises:
@@ -43,25 +42,25 @@ def measure(options: argparse.Namespace, reporter: Reporter) -> Measurement:
     from engines.tasks.index import read_index
     from engines.tasks.open_tasks import TaskEngine
 
-    folder = _the_folder(options)
+    folder = _the_folder(request)
     index = read_index(folder)
-    names = index.chosen(options.task, where=str(folder))
-    usable.require_tasks(folder, index, names, options, reporter)
-    if options.remote is not None:
-        return _there(folder, names, options, reporter)
-    threads = options.threads or usable_cores()
-    settings = _bench.Settings.of(options)
-    opening = dataclasses.replace(arguments.open_options(options), threads=threads)
+    names = index.chosen(request.task, where=str(folder))
+    usable.require_tasks(folder, index, names, request, reporter)
+    if request.remote is not None:
+        return _there(folder, names, request, reporter)
+    threads = request.threads or usable_cores()
+    settings = _bench.Settings.of(request)
+    opening = dataclasses.replace(request.open_options(), threads=threads)
     switches = switch_times_ns(folder, names, options=opening)
     peak = settings.gemm_peak()
     with contextlib.ExitStack() as stack:
         tasks = _opened(folder, names, opening, stack, reporter)
-        files = [path for path in options.artefacts if path != folder]
+        files = [path for path in request.artefacts if path != folder]
         manifests = [one.engine.manifest() for one in tasks if isinstance(one.engine, TaskEngine)]
-        with reporter.progress("measuring", options.rounds) as advance:
+        with reporter.progress("measuring", request.rounds) as advance:
             found = bench(
                 [*tasks, *files],
-                against=options.against,
+                against=request.against,
                 batch=_bench.smallest_batch(manifests) if not files else None,
                 threads=threads,
                 options=opening,
@@ -70,53 +69,53 @@ def measure(options: argparse.Namespace, reporter: Reporter) -> Measurement:
                 strict=False,
                 attempts=_bench.ATTEMPTS,
                 again=_bench.saying(reporter),
-                command=options.command,
+                command=request.command,
                 progress=_bench.advancing(advance),
             )
     _say_switches(switches, reporter)
     return _with_switches(found, switches)
 
 
-def _the_folder(options: argparse.Namespace) -> Path:
-    folders = [path for path in options.artefacts if path.is_dir()]
+def _the_folder(request: BenchRequest) -> Path:
+    folders = [path for path in request.artefacts if path.is_dir()]
     for name, is_given, what, fix in (
         ("X", len(folders) > 1, "tasks of one folder are measured at a time", "name one folder"),
         (
-            "X", options.remote is not None and len(options.artefacts) > 1,
+            "X", request.remote is not None and len(request.artefacts) > 1,
             "another machine measures the tasks of a folder by themselves",
             "leave the other artefacts out, or measure them in a run of their own",
         ),
         (
-            "--peers", bool(options.peers), "peers run the plain model of one export, not of tasks",
+            "--peers", bool(request.peers), "peers run the plain model of one export, not of tasks",
             "leave them out, or export one of the runs and bench that graph",
         ),
         (
-            "--against", options.against == plain.PLAIN,
+            "--against", request.against == plain.PLAIN,
             "the plain model is that of one export, not of tasks",
             "name a task or a graph, or export one of the runs and bench that graph",
         ),
     ):  # fmt: skip
         if is_given:
             raise UsageError(what, where=name, fix=fix)
-    return Path(folders[0])
+    return folders[0]
 
 
 def _there(
-    folder: Path, names: tuple[str, ...], options: argparse.Namespace, reporter: Reporter
+    folder: Path, names: tuple[str, ...], request: BenchRequest, reporter: Reporter
 ) -> Measurement:
     """Build and check the folder on another machine, and measure tasks there."""
     from fpet_export.board import session
     from fpet_export.tasks import board as _task_board
 
-    if options.against is not None and options.against not in names:
+    if request.against is not None and request.against not in names:
         raise UsageError(
             "another machine measures the tasks of a folder by themselves",
             where="--against",
             fix=f"name one of the tasks {', '.join(names)}, or leave it out",
         )
-    words = [*session.measuring_words(options), "--task", ",".join(names)]
-    words += [] if options.against is None else ["--against", options.against]
-    with _task_board.unpacked_there(folder, options, reporter) as board:
+    words = [*session.measuring_words(request), "--task", ",".join(names)]
+    words += [] if request.against is None else ["--against", request.against]
+    with _task_board.unpacked_there(folder, request, reporter) as board:
         board.prove()
         return board.measure(words)
 

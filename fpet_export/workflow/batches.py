@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from engines.manifest import Manifest, TensorSpec, manifest_path, read_manifest
 from engines.onnx_header import read_onnx_header
 from engines.targets._lookup import load_target
 from fpet_export.reporter import Reporter
-from fpet_export.workflow import measure as _bench
 from fpet_export.workflow import plain as _plain
 
 if TYPE_CHECKING:
@@ -25,64 +23,6 @@ if TYPE_CHECKING:
 _OPTION = "--batches"
 _SOME = (1, 8, 64)
 """Sizes that are proposed."""
-
-
-def sizes(text: str) -> tuple[int, ...]:
-    """Read "1,8,64": each size once, rising."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words or not all(word.isdecimal() and int(word) >= 1 for word in words):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers from 1, as 1,8,64")
-    return tuple(sorted({int(word) for word in words}))
-
-
-def measure(options: argparse.Namespace, folder: Path, reporter: Reporter) -> list[Measurement]:
-    """Measure what `bench` was given at every size.
-
-    Args:
-        options: Of `bench`.
-        folder: For the plain model; it must outlive the call.
-        reporter: Shows the progress.
-
-    Raises:
-        UsageError: An artefact has a fixed batch, or does not take one of the sizes.
-    """
-    against = [] if options.against in (None, _plain.PLAIN) else [Path(options.against)]
-    plain = [] if options.plain is None else [options.plain]
-    for path in (*options.artefacts, *against, *plain):
-        require_dynamic(path, options.batches)
-    return _bench.measure_batches(
-        options.artefacts,
-        batches=options.batches,
-        against=options.against,
-        peers=options.peers,
-        settings=_bench.Settings.of(options),
-        folder=folder,
-        command=options.command,
-        reporter=reporter,
-        plain=options.plain,
-    )
-
-
-def refuse(options: argparse.Namespace) -> None:
-    """Refuse several sizes where only one can be measured.
-
-    Raises:
-        UsageError: Another machine or a folder of tasks is asked for.
-    """
-    if options.remote is not None:
-        listed = ",".join(map(str, options.batches))
-        raise UsageError(
-            "another machine measures one batch size at a time",
-            where=_OPTION,
-            fix="unpack a bundle there (`fpet-export bundle GRAPH --with-plain`) and type: "
-            f"python3 agent.pyz bench --against plain {_OPTION} {listed}",
-        )
-    if any(path.is_dir() for path in options.artefacts):
-        raise UsageError(
-            "the tasks of a folder are measured at the batch of their graph",
-            where=_OPTION,
-            fix="leave it out, or export one of the runs and bench that graph",
-        )
 
 
 def say(measurements: Sequence[Measurement], reporter: Reporter) -> None:

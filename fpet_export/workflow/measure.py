@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,8 @@ from engines import registry
 from engines.errors import InputError, UnknownNameError, UsageError
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.near_names import did_you_mean, near_names
-from fpet_export.cli import arguments
 from fpet_export.reporter import Reporter
+from fpet_export.requests import Measured, Measuring
 from fpet_export.workflow import plain as _plain
 
 if TYPE_CHECKING:
@@ -49,15 +48,15 @@ class Settings:
     opening: OpenOptions | None = None
 
     @classmethod
-    def of(cls, options: argparse.Namespace) -> Self:
-        """Return what the options of `bench` say."""
+    def of(cls, request: Measured) -> Self:
+        """Return what a request says."""
         return cls(
-            threads=options.threads,
-            rounds=options.rounds,
-            seconds=options.seconds,
-            seed=options.seed,
-            peak=options.peak,
-            opening=arguments.open_options(options),
+            threads=request.threads,
+            rounds=request.rounds,
+            seconds=request.seconds,
+            seed=request.seed,
+            peak=request.peak,
+            opening=request.open_options(),
         )
 
     def schedule(self) -> Schedule:
@@ -213,7 +212,7 @@ def refuse_unknown_baseline(
     )
 
 
-def refuse_few_rounds(options: argparse.Namespace) -> None:
+def refuse_few_rounds(request: Measuring) -> None:
     """Refuse what `validity` would call invalid in the end.
 
     Raises:
@@ -221,9 +220,9 @@ def refuse_few_rounds(options: argparse.Namespace) -> None:
     """
     from benchmarks.conditions.validity import FEWEST_ROUNDS
 
-    if options.rounds < FEWEST_ROUNDS and not options.allow_noise:
+    if request.rounds < FEWEST_ROUNDS and not request.allow_noise:
         raise UsageError(
-            f"{options.rounds} rounds make no valid measurement, {FEWEST_ROUNDS} are needed",
+            f"{request.rounds} rounds make no valid measurement, {FEWEST_ROUNDS} are needed",
             where="--rounds",
             fix=f"--rounds {FEWEST_ROUNDS} or more; or add --allow-noise to get marked numbers",
         )

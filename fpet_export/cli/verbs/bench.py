@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import shlex
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from engines import storage
-from engines.errors import MeasurementError, UsageError
-from fpet_export.board import remote
-from fpet_export.cli import arguments
-from fpet_export.cli.terminal import terminal_width
+from fpet_export.cli import arguments, remote_arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
-from fpet_export.tasks import measure as _task_bench
-from fpet_export.workflow import batches as _batches
-from fpet_export.workflow import measure as _bench
-from fpet_export.workflow import plain as _plain
-from fpet_export.workflow import usable
-
-if TYPE_CHECKING:
-    from benchmarks import Measurement
+from fpet_export.requests import made
+from fpet_export.workflow import bench
 
 GROUP = "judge"
 HELP = "measure latency, paired and interleaved, and say whether it is really faster"
@@ -72,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: written here, which needs torch)",
     )  # fmt: skip
     parser.add_argument(
-        "--batches", type=_batches.sizes, metavar="N,N", help="measure at each of these batch "
+        "--batches", type=arguments.sizes, metavar="N,N", help="measure at each of these batch "
         "sizes (default: the one that the artefacts fix, or their smallest)",
     )  # fmt: skip
     parser.add_argument(
@@ -103,169 +88,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_failed(parser)
     parser.add_argument("--html", type=Path, help="also write one self-contained HTML page")
     arguments.add_output(parser, what="JSON to write (default: only printed)")
-    remote.add_arguments(parser)
+    remote_arguments.add_arguments(parser)
 
 
 def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Measure, print the table, and keep the evidence."""
-    for path in (options.out, options.html):
-        if path is not None:
-            storage.refuse_overwrite(path, force=options.force)
-    _bench.check_peers(options.peers)
-    _refuse_contradictions(options)
-    _bench.refuse_few_rounds(options)
-    _refuse_twice(options.artefacts)
-    if options.remote is None and not any(path.is_dir() for path in options.artefacts):
-        _bench.refuse_unknown_baseline(options.against, options.artefacts, options.peers)
-    if options.batches is not None:
-        _batches.refuse(options)
-        return _run_batches(options, reporter)
-    from benchmarks import format_table, write_measurement
-    from benchmarks.measurement import to_document
-
-    measure = _here if options.remote is None else _there
-    if any(path.is_dir() for path in options.artefacts):
-        measure = _task_bench.measure
-    else:
-        arguments.refuse_tasks(options.artefacts[0], options.task)
-    measurement = measure(options, reporter)
-    if options.remote is None:  # the agent's own table was heard already
-        reporter.line()
-        reporter.line(format_table(measurement, width=terminal_width()))
-        reporter.line()
-    if options.out is not None:
-        write_measurement(options.out, measurement, force=options.force)
-    if options.html is not None:
-        from benchmarks.report.page import report_of, write_report
-
-        page = report_of(measurement, title=_title(options), again=shlex.join(options.command))
-        write_report(options.html, page, force=options.force)
-    _refuse_noise([measurement], options)
-    written = [str(path) for path in (options.out, options.html) if path is not None]
-    if written:
-        _batches.say([measurement], reporter)
-    how = _batches.hint(measurement, options.artefacts)
-    if how:
-        reporter.line(f"From which batch merging pays: {how}")
+    measured = bench.bench(made(bench.BenchRequest, vars(options)), reporter)
     return Outcome(
-        document=to_document(measurement),
-        result="\n".join(written) or _bench.verdict(measurement),
+        document=measured.to_json(),
+        result="\n".join(map(str, measured.written)) or measured.verdict,
     )
-
-
-def _run_batches(options: argparse.Namespace, reporter: Reporter) -> Outcome:
-    """Do the same at several batch sizes."""
-    from benchmarks import batches
-
-    _require_usable(options, reporter)
-    with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
-        measurements = _batches.measure(options, Path(folder), reporter)
-    reporter.line()
-    reporter.line(batches.format_batches(measurements, width=terminal_width()))
-    reporter.line()
-    if options.out is not None:
-        batches.write_batches(options.out, measurements, force=options.force)
-    if options.html is not None:
-        from benchmarks.report.page import write_report
-
-        again = shlex.join(options.command)
-        page = batches.report_of_batches(measurements, title=_title(options), again=again)
-        write_report(options.html, page, force=options.force)
-    _refuse_noise(measurements, options)
-    written = [str(path) for path in (options.out, options.html) if path is not None]
-    if written:
-        _batches.say(measurements, reporter)
-    said = _bench.merging(measurements) or [batches.summary(measurements)]
-    return Outcome(
-        document=batches.batches_document(measurements),
-        result="\n".join(written or said),
-    )
-
-
-def _title(options: argparse.Namespace) -> str:
-    names = [path.name for path in options.artefacts]
-    alike = len(set(names)) < len(names)
-    return f"Latency of {' and '.join(map(str, options.artefacts) if alike else names)}"
-
-
-def _refuse_noise(measurements: Sequence[Measurement], options: argparse.Namespace) -> None:
-    """Refuse measurements that noise has spoiled, unless that is wanted; they are written by now.
-
-    Raises:
-        MeasurementError: There is one.
-    """
-    spoiled = [one for one in measurements if not one.valid]
-    if not spoiled or options.allow_noise:
-        return
-    at = f" at batch {spoiled[0].batch}" if len(measurements) > 1 else ""
-    raise MeasurementError(
-        f"the measurement{at} is not valid: {_bench.reasons(spoiled[0].spoiled_by)}",
-        where="bench",
-        fix=f"{spoiled[0].spoiled_by[0].fix}; then: {shlex.join(options.command)} "
-        "(or add --allow-noise)",
-    )
-
-
-def _require_usable(options: argparse.Namespace, reporter: Reporter) -> None:
-    against = [] if options.against in (None, _plain.PLAIN) else [Path(options.against)]
-    plain = [] if options.plain is None else [options.plain]
-    for path in (*options.artefacts, *against, *plain):
-        usable.require_file(path, options, reporter)
-
-
-def _here(options: argparse.Namespace, reporter: Reporter) -> Measurement:
-    _require_usable(options, reporter)
-    with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
-        return _bench.measure(
-            options.artefacts,
-            against=options.against,
-            peers=options.peers,
-            settings=_bench.Settings.of(options),
-            folder=Path(folder),
-            command=options.command,
-            reporter=reporter,
-            plain=options.plain,
-        )
-
-
-def _there(options: argparse.Namespace, reporter: Reporter) -> Measurement:
-    """Build graphs on another machine, check their engines, and measure all in one run."""
-    from fpet_export.board import packing, session
-
-    items = [packing.checked(path, None, options, reporter) for path in options.artefacts]
-    against = options.against
-    if against not in (None, _plain.PLAIN):
-        against = packing.checked(Path(against), None, options, reporter)
-        items += [] if against in items else [against]
-    remote.require_reachable(options)
-    words = session.measuring_words(options)
-    with contextlib.ExitStack() as stack:
-        plain = options.plain
-        if against == _plain.PLAIN and plain is None:
-            plain = stack.enter_context(packing.plain_of(items[0], reporter))
-        board = stack.enter_context(remote.unpacked_there(items, options, reporter, plain=plain))
-        return board.trial(words, against=against).measurement
-
-
-def _refuse_twice(artefacts: Sequence[Path]) -> None:
-    """Refuse a file beside itself; tasks of one folder are told by their own verb."""
-    seen: set[Path] = set()
-    for path in artefacts:
-        if path.is_file() and path.resolve() in seen:
-            raise UsageError(
-                f"{path} was given twice",
-                where="bench",
-                fix="name each file once; one artefact alone is measured, too",
-            )
-        seen.add(path.resolve())
-
-
-def _refuse_contradictions(options: argparse.Namespace) -> None:
-    """Refuse a plain graph that nothing is measured against, and what a board cannot run."""
-    if options.plain is not None and options.against != _plain.PLAIN:
-        raise UsageError(
-            "the plain graph is there to be measured against",
-            where="--plain",
-            fix="add --against plain",
-        )
-    remote.refuse_peers(options)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
-from engines.commands import command
-from engines.errors import InputError, ParityError, UsageError
-from engines.manifest import NO_TARGET, Manifest, manifest_path, read_manifest, write_manifest
-from fpet_export.board import remote
-from fpet_export.cli import arguments
+from fpet_export.cli import arguments, remote_arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
-from fpet_export.workflow import next_commands, usable
+from fpet_export.requests import made
+from fpet_export.tasks import build as task_builds
+from fpet_export.workflow import build
 
 GROUP = "make"
 HELP = "build an engine from a graph"
@@ -88,155 +85,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     arguments.add_failed(parser)
     arguments.add_form(parser)
-    remote.add_arguments(parser)
+    remote_arguments.add_arguments(parser)
 
 
 def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Build, then compare with the graph where the engine can run."""
-    from fpet_export.tasks import build as _task_builds
-
-    if options.onnx.is_dir():
-        return _task_builds.run(options, reporter)
-    options.target = options.target or _exported_for(options.onnx)
-    if options.remote is not None and not options.print_trtexec:
-        return _there(options, reporter)
-    return build_here(options.onnx, options.target, options, reporter)
-
-
-def _exported_for(graph: Path) -> str:
-    """Return the target that a graph was exported for.
-
-    Raises:
-        InputError: There is no such file.
-        TrustError: Its manifest is damaged.
-        UsageError: Nothing says it.
-    """
-    if not graph.is_file():
-        raise InputError("there is no such graph", where=str(graph), fix="check the path")
-    manifest = read_manifest(graph, verify=False) if manifest_path(graph).exists() else None
-    if manifest is None or manifest.target == NO_TARGET:
-        raise UsageError(
-            f"nothing says for which target {graph.name} was written",
-            where="fpet-export build",
-            fix="add --target NAME; `fpet-export targets` lists what there is",
+    request = made(build.BuildRequest, vars(options))
+    if request.onnx.is_dir():
+        if options.print_trtexec:
+            lines = task_builds.trtexec_lines(request)
+            return Outcome(document={"trtexec": lines}, result="\n".join(lines))
+        tasks = task_builds.build(request, reporter)
+        return Outcome(
+            document=tasks.to_json(), result="\n".join(map(str, tasks.engines)), next=tasks.next
         )
-    return manifest.target
-
-
-def build_here(
-    graph: Path, target: str, options: argparse.Namespace, reporter: Reporter
-) -> Outcome:
-    """Build one graph's engine on this machine, with the options of this verb."""
-    from engines import BuildOptions, build
-    from engines.engine import equivalent_command, load_target
-    from engines.parity.rows import ParityTable, failed_row, judge
-    from fpet_export.workflow import engine_steps as _engines
-
-    place = load_target(target)
-    wanted = BuildOptions(
-        compute_capabilities=options.sm,
-        optimization_level=options.optimization_level,
-        workspace_bytes=options.workspace_mb and options.workspace_mb << 20,
-        batches=options.batch,
-        timing_cache=options.timing_cache,
-        force=options.force,
-        allow_failed=options.force_failed,
-        any_form=options.force_form,
-        command=options.command,
-    )
     if options.print_trtexec:
-        line = equivalent_command(graph, target=place, out=options.out, options=wanted)
+        line = build.trtexec_line(request)
         return Outcome(document={"trtexec": line}, result=line)
-    source = read_manifest(graph, verify=False) if manifest_path(graph).exists() else None
-    if source is not None:
-        usable.require(graph, source, options, reporter)
-    usable.say_form(graph, source, place, reporter)
-    with _engines.build_progress(reporter) as progress:
-        wanted = dataclasses.replace(wanted, progress=progress)
-        artefact = build(graph, target=place, out=options.out, options=wanted)
-    manifest = read_manifest(artefact)
-    reporter.step("build", _engines.describe(artefact, manifest))
-    if options.timing_cache is not None and manifest.runtime is not None:
-        note = manifest.runtime.settings["timing_cache"]
-        reporter.step("timings", f"{options.timing_cache}: {note}")
-    fusion = _engines.report_fusion(artefact, manifest, reporter)
-    try:
-        table = _engines.check_against_graph(graph, artefact, reporter)
-    except ParityError as error:  # the engine lies there: its manifest must say so
-        row = failed_row(artefact.name, 0, error.what)
-        table = ParityTable(images="none", reference=f"artefact {graph.name}", rows=(row,))
-        failed = dataclasses.replace(manifest, parity=table.to_json())
-        write_manifest(artefact, failed)
-        raise
-    check = None if table is None else table.to_json()
-    if table is not None:
-        manifest = write_manifest(artefact, dataclasses.replace(manifest, parity=check))
-        judge(table, fix="build it again; if it stays, report it with the graph's manifest")
-    return Outcome(
-        document={
-            "engine": str(artefact),
-            "manifest": dataclasses.asdict(manifest),
-            "parity": check,
-            "fusion": None if fusion is None else fusion.to_json(),
-        },
-        result=str(artefact),
-        next=[
-            *_used_by(artefact, manifest),
-            *([] if fusion is None else [command("show", artefact, "-o", _picture(artefact))]),
-        ],
-    )
-
-
-def _picture(engine: Path) -> Path:
-    return next_commands.free(engine.with_name(f"{engine.stem}.fusion.png"))
-
-
-def _used_by(artefact: Path, manifest: Manifest) -> list[str]:
-    """Return what to type with an engine; one that tasks share runs through their folder."""
-    used = artefact.parent if manifest.is_shared else artefact
-    if not next_commands.runs_here(manifest):
-        return [usable.go_on(next_commands.bundle(used), manifest)]
-    return [usable.go_on(command("bench", used), manifest)]
-
-
-def _there(options: argparse.Namespace, reporter: Reporter) -> Outcome:
-    """Build and check on another machine, and fetch the engine."""
-    from engines.engine import load_target, refuse_output
-    from fpet_export.board import packing
-
-    if options.timing_cache is not None:
-        raise UsageError(
-            "timings stay on the machine that took them",
-            where="--timing-cache",
-            fix="leave it out, or build there with the agent of a bundle",
-        )
-    item = packing.checked(options.onnx, options.target, options, reporter)
-    out: Path = options.out or options.onnx.with_name(item.engine)
-    refuse_output(out, load_target(options.target), force=options.force)
-    with remote.unpacked_there([item], options, reporter) as board:
-        more = [*words_there(options), *usable.form_words(options)]
-        parity = board.prove(item, engine=out.name, more=more)
-        built = board.fetch(out)
-    return Outcome(
-        document={
-            "engine": str(out),
-            "manifest": dataclasses.asdict(built),
-            "parity": parity,
-            "remote": options.remote,
-        },
-        result=str(out),
-        next=[f"{command('bench', out)} {remote.words(options)}"],
-    )
-
-
-def words_there(options: argparse.Namespace) -> list[str]:
-    """Return the options of `build` that the agent gets, too."""
-    more: list[str] = []
-    for name, value in (
-        ("--sm", options.sm and ",".join(options.sm)),
-        ("--optimization-level", options.optimization_level),
-        ("--workspace-mb", options.workspace_mb),
-        ("--batch", options.batch and ":".join(map(str, options.batch))),
-    ):
-        more += [] if value is None else [name, str(value)]
-    return more
+    built = build.build(request, reporter)
+    return Outcome(document=built.to_json(), result=str(built.engine), next=built.next)

@@ -1,0 +1,285 @@
+"""`bench`: paired, interleaved latency of artefacts, the plain model and peers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines import storage
+from engines.errors import MeasurementError, UsageError
+from fpet_export.board import remote
+from fpet_export.reporter import SILENT, Reporter
+from fpet_export.requests import Elsewhere, Measured, Writing
+from fpet_export.workflow import batches, measure, plain, usable
+from fpet_export.workflow.task_choice import refuse_tasks
+
+if TYPE_CHECKING:
+    from benchmarks import Measurement
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchRequest(Measured, Elsewhere, Writing):
+    """Artefacts to measure in the same rounds.
+
+    Attributes:
+        artefacts: Graphs or engines; a folder of tasks stands for its tasks.
+        task: Which tasks of the folder; None takes all.
+        against: The baseline: "plain", a contender, a peer or a file; None is the first contender.
+        plain: The graph that "plain" builds; None writes it, which needs torch.
+        batches: Batch sizes to measure at; None is the one that the artefacts fix, or their
+            smallest.
+        html: Page to write.
+        out: JSON to write.
+    """
+
+    artefacts: tuple[Path, ...]
+    task: tuple[str, ...] | None = None
+    against: str | None = None
+    plain: Path | None = None
+    batches: tuple[int, ...] | None = None
+    html: Path | None = None
+    out: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Benched:
+    """What was measured.
+
+    Attributes:
+        measurements: One, or one a batch size, rising.
+        written: Files that were written.
+        verdict: What it comes to, a line a contender.
+    """
+
+    measurements: tuple[Measurement, ...]
+    written: tuple[Path, ...]
+    verdict: str
+    by_batch: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as plain values: a measurement, or all of them by batch."""
+        from benchmarks import batches as documents
+        from benchmarks.measurement import to_document
+
+        if self.by_batch:
+            return documents.batches_document(self.measurements)
+        return to_document(self.measurements[0])
+
+
+def bench(request: BenchRequest, reporter: Reporter = SILENT) -> Benched:
+    """Measure artefacts here or on another machine, and keep the evidence.
+
+    Raises:
+        MeasurementError: Noise has spoiled it, and a marked one was not asked for; what was
+            measured is written all the same.
+        FpetError: What is wrong with an artefact, the baseline or the machine.
+    """
+    for path in (request.out, request.html):
+        if path is not None:
+            storage.refuse_overwrite(path, force=request.force)
+    measure.check_peers(request.peers)
+    _refuse_contradictions(request)
+    measure.refuse_few_rounds(request)
+    _refuse_twice(request.artefacts)
+    has_tasks = any(path.is_dir() for path in request.artefacts)
+    if request.remote is None and not has_tasks:
+        measure.refuse_unknown_baseline(request.against, request.artefacts, request.peers)
+    if request.batches is not None:
+        return _at_batches(request, request.batches, reporter)
+    from benchmarks import format_table, write_measurement
+
+    if has_tasks:
+        from fpet_export.tasks import measure as task_measure
+
+        measurement = task_measure.measure(request, reporter)
+    else:
+        refuse_tasks(request.artefacts[0], request.task)
+        way = _here if request.remote is None else _there
+        measurement = way(request, reporter)
+    if request.remote is None:  # the agent's own table was heard already
+        reporter.line()
+        reporter.line(format_table(measurement, width=reporter.width))
+        reporter.line()
+    if request.out is not None:
+        write_measurement(request.out, measurement, force=request.force)
+    if request.html is not None:
+        from benchmarks.report.page import report_of, write_report
+
+        page = report_of(measurement, title=_title(request), again=shlex.join(request.command))
+        write_report(request.html, page, force=request.force)
+    _refuse_noise([measurement], request)
+    if _written(request):
+        batches.say([measurement], reporter)
+    how = batches.hint(measurement, request.artefacts)
+    if how:
+        reporter.line(f"From which batch merging pays: {how}")
+    return Benched(
+        measurements=(measurement,),
+        written=_written(request),
+        verdict=measure.verdict(measurement),
+    )
+
+
+def _at_batches(request: BenchRequest, sizes: Sequence[int], reporter: Reporter) -> Benched:
+    """Do the same at several batch sizes."""
+    from benchmarks import batches as documents
+
+    _refuse_batches(request, sizes)
+    _require_usable(request, reporter)
+    against = [] if request.against in (None, plain.PLAIN) else [Path(str(request.against))]
+    graph = [] if request.plain is None else [request.plain]
+    for path in (*request.artefacts, *against, *graph):
+        batches.require_dynamic(path, sizes)
+    with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
+        found = measure.measure_batches(
+            request.artefacts,
+            batches=sizes,
+            against=request.against,
+            peers=request.peers,
+            settings=measure.Settings.of(request),
+            folder=Path(folder),
+            command=request.command,
+            reporter=reporter,
+            plain=request.plain,
+        )
+    reporter.line()
+    reporter.line(documents.format_batches(found, width=reporter.width))
+    reporter.line()
+    if request.out is not None:
+        documents.write_batches(request.out, found, force=request.force)
+    if request.html is not None:
+        from benchmarks.report.page import write_report
+
+        again = shlex.join(request.command)
+        page = documents.report_of_batches(found, title=_title(request), again=again)
+        write_report(request.html, page, force=request.force)
+    _refuse_noise(found, request)
+    if _written(request):
+        batches.say(found, reporter)
+    said = measure.merging(found) or [documents.summary(found)]
+    return Benched(
+        measurements=tuple(found),
+        written=_written(request),
+        verdict="\n".join(said),
+        by_batch=True,
+    )
+
+
+def _written(request: BenchRequest) -> tuple[Path, ...]:
+    return tuple(path for path in (request.out, request.html) if path is not None)
+
+
+def _refuse_batches(request: BenchRequest, sizes: Sequence[int]) -> None:
+    """Refuse several sizes where only one can be measured.
+
+    Raises:
+        UsageError: Another machine or a folder of tasks is asked for.
+    """
+    if request.remote is not None:
+        listed = ",".join(map(str, sizes))
+        raise UsageError(
+            "another machine measures one batch size at a time",
+            where="--batches",
+            fix="unpack a bundle there (`fpet-export bundle GRAPH --with-plain`) and type: "
+            f"python3 agent.pyz bench --against plain --batches {listed}",
+        )
+    if any(path.is_dir() for path in request.artefacts):
+        raise UsageError(
+            "the tasks of a folder are measured at the batch of their graph",
+            where="--batches",
+            fix="leave it out, or export one of the runs and bench that graph",
+        )
+
+
+def _title(request: BenchRequest) -> str:
+    names = [path.name for path in request.artefacts]
+    alike = len(set(names)) < len(names)
+    return f"Latency of {' and '.join(map(str, request.artefacts) if alike else names)}"
+
+
+def _refuse_noise(measurements: Sequence[Measurement], request: BenchRequest) -> None:
+    """Refuse measurements that noise has spoiled, unless that is wanted; they are written by now.
+
+    Raises:
+        MeasurementError: There is one.
+    """
+    spoiled = [one for one in measurements if not one.valid]
+    if not spoiled or request.allow_noise:
+        return
+    at = f" at batch {spoiled[0].batch}" if len(measurements) > 1 else ""
+    raise MeasurementError(
+        f"the measurement{at} is not valid: {measure.reasons(spoiled[0].spoiled_by)}",
+        where="bench",
+        fix=f"{spoiled[0].spoiled_by[0].fix}; then: {shlex.join(request.command)} "
+        "(or add --allow-noise)",
+    )
+
+
+def _require_usable(request: BenchRequest, reporter: Reporter) -> None:
+    against = [] if request.against in (None, plain.PLAIN) else [Path(request.against)]
+    graph = [] if request.plain is None else [request.plain]
+    for path in (*request.artefacts, *against, *graph):
+        usable.require_file(path, request, reporter)
+
+
+def _here(request: BenchRequest, reporter: Reporter) -> Measurement:
+    _require_usable(request, reporter)
+    with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
+        return measure.measure(
+            request.artefacts,
+            against=request.against,
+            peers=request.peers,
+            settings=measure.Settings.of(request),
+            folder=Path(folder),
+            command=request.command,
+            reporter=reporter,
+            plain=request.plain,
+        )
+
+
+def _there(request: BenchRequest, reporter: Reporter) -> Measurement:
+    """Build graphs on another machine, check their engines, and measure all in one run."""
+    from fpet_export.board import packing, session
+
+    items = [packing.checked(path, None, request, reporter) for path in request.artefacts]
+    against: packing.Item | str | None = request.against
+    if isinstance(against, str) and against != plain.PLAIN:
+        against = packing.checked(Path(against), None, request, reporter)
+        items += [] if against in items else [against]
+    remote.require_reachable(request)
+    words = session.measuring_words(request)
+    with contextlib.ExitStack() as stack:
+        graph = request.plain
+        if against == plain.PLAIN and graph is None:
+            graph = stack.enter_context(packing.plain_of(items[0], reporter))
+        board = stack.enter_context(remote.unpacked_there(items, request, reporter, plain=graph))
+        return board.trial(words, against=against).measurement
+
+
+def _refuse_twice(artefacts: Sequence[Path]) -> None:
+    """Refuse a file beside itself; tasks of one folder are told by their own verb."""
+    seen: set[Path] = set()
+    for path in artefacts:
+        if path.is_file() and path.resolve() in seen:
+            raise UsageError(
+                f"{path} was given twice",
+                where="bench",
+                fix="name each file once; one artefact alone is measured, too",
+            )
+        seen.add(path.resolve())
+
+
+def _refuse_contradictions(request: BenchRequest) -> None:
+    """Refuse a plain graph that nothing is measured against, and what a board cannot run."""
+    if request.plain is not None and request.against != plain.PLAIN:
+        raise UsageError(
+            "the plain graph is there to be measured against",
+            where="--plain",
+            fix="add --against plain",
+        )
+    remote.refuse_peers(request)
