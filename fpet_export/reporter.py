@@ -7,6 +7,8 @@ notebook may bring its own, and `SILENT` is the default everywhere.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -135,6 +137,32 @@ class Silent:
     def phases(self) -> Iterator[Callable[[str, int, int], None]]:
         """Say nothing."""
         yield lambda name, done, total: None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Recorded:
+    name: str
+    text: str
+    passed: bool | None
+    seconds: float
+
+
+class Recorder(Silent):
+    """A reporter that says nothing and remembers the steps."""
+
+    def __init__(self) -> None:
+        self.steps: list[_Recorded] = []
+        self._began = time.monotonic()
+
+    def step(self, name: str, text: str, *, passed: bool | None = True) -> None:
+        """Remember a step."""
+        now = time.monotonic()
+        seconds, self._began = now - self._began, now
+        self.steps.append(_Recorded(name=name, text=text, passed=passed, seconds=seconds))
+
+    def warn(self, name: str, text: str, **facts: Any) -> None:
+        """Remember a step that needs attention."""
+        self.step(name, text, passed=None)
 
 
 SILENT: Reporter = Silent()

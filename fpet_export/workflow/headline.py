@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from benchmarks.measurement import ContenderResult
     from benchmarks.paired_statistics import Comparison
     from engines.parity.rows import ParityTable, StageParity
-    from fpet_export.cli.verbs.deploy import Built
+    from fpet_export.workflow.deployed import DeployedTarget
 
 
 def sentence(
-    table: ParityTable, built: Sequence[Built], measurements: Sequence[Measurement]
+    table: ParityTable, built: Sequence[DeployedTarget], measurements: Sequence[Measurement]
 ) -> str:
     """Return whether answers are equal, the accuracy, and how fast the first engine that ran is.
 

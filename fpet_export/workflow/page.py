@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from benchmarks import Measurement
     from benchmarks.report.page import EngineRow, Picture, State, Step, Tile, Verdict
     from engines.imaging.images import PixelArray
-    from fpet_export.cli.verbs.deploy import Built
     from fpet_export.pictures.merge_groups import MergeGroups
+    from fpet_export.workflow.deployed import DeployedTarget
 
 
 def write(
@@ -28,7 +28,7 @@ def write(
     *,
     started: export.Started,
     table: ParityTable,
-    built: Sequence[Built],
+    built: Sequence[DeployedTarget],
     sentence: str,
     verdict: _verdict.Verdict,
     steps: Sequence[FinishedStep],
@@ -157,7 +157,7 @@ def _state(good: bool | None) -> State:
 
 
 def _tiles(
-    table: ParityTable, built: Sequence[Built], measurements: Sequence[Measurement]
+    table: ParityTable, built: Sequence[DeployedTarget], measurements: Sequence[Measurement]
 ) -> tuple[Tile, ...]:
     """Return the numbers of the first engine that ran; of the last graph where none did."""
     from benchmarks.report.page import Tile
@@ -215,7 +215,9 @@ def _speed_tiles(measurements: Sequence[Measurement]) -> list[Tile]:
     return found[:1] if any(not one.valid for one in measurements) else found
 
 
-def _engine(one: Built, table: ParityTable, measurements: Sequence[Measurement]) -> EngineRow:
+def _engine(
+    one: DeployedTarget, table: ParityTable, measurements: Sequence[Measurement]
+) -> EngineRow:
     from benchmarks.report.page import EngineRow
 
     manifest = read_manifest(one.engine, verify=False)
@@ -249,7 +251,7 @@ def _agreement(row: StageParity) -> str:
     return f"same class on {same} of {counted(row.images, 'image')}{warned}"
 
 
-def _speed(one: Built, measurements: Sequence[Measurement]) -> str:
+def _speed(one: DeployedTarget, measurements: Sequence[Measurement]) -> str:
     from benchmarks.report.speed_words import measured_on
 
     for measurement, result, against in headline.compared(measurements):

@@ -10,7 +10,7 @@ from engines.manifest import manifest_path, read_manifest
 
 if TYPE_CHECKING:
     from benchmarks.report.page import File
-    from fpet_export.cli.verbs.deploy import Built
+    from fpet_export.workflow.deployed import DeployedTarget
 
 _OF_ALL = {
     "parity.json": "how far every stage is from the reference, for programs",
@@ -25,7 +25,7 @@ _BESIDE = {
 }
 
 
-def files(folder: Path, built: Sequence[Built]) -> tuple[File, ...]:
+def files(folder: Path, built: Sequence[DeployedTarget]) -> tuple[File, ...]:
     """Return what a deployment wrote, as names relative to its folder.
 
     Args:
@@ -41,7 +41,7 @@ def files(folder: Path, built: Sequence[Built]) -> tuple[File, ...]:
     return tuple(found)
 
 
-def _of(one: Built) -> Iterable[tuple[Path, str]]:
+def _of(one: DeployedTarget) -> Iterable[tuple[Path, str]]:
     precision = read_manifest(one.typed, verify=False).precision
     yield one.engine, f"the {one.target} engine: this and its manifest are what you deploy"
     yield from _beside(one.engine)

@@ -1,0 +1,103 @@
+"""The part of `deploy` that is done for each target: export, type, build, compare."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from engines.manifest import read_manifest
+from fpet_export.reporter import Reporter
+from fpet_export.requests import Deploying
+from fpet_export.workflow import engine_steps as _engines
+from fpet_export.workflow import steps
+from fpet_export.workflow.deployed import DeployedTarget
+
+if TYPE_CHECKING:
+    from engines.parity.rows import StageParity
+    from engines.targets import Target
+
+
+def deploy_target(
+    started: steps.Started, request: Deploying, reporter: Reporter, target: Target
+) -> DeployedTarget:
+    """Export for one target, build its engine, and compare it where it runs."""
+    from engines import BuildOptions, build
+    from engines.parity.outputs import runnable
+    from fpet_export.workflow import verify
+
+    exported = steps.export(
+        started,
+        request,
+        reporter,
+        path=request.out / target.file_name / "model.onnx",
+        target=target.name,
+    )
+    if request.remote is not None:
+        return _build_there(started, request, reporter, target, exported)
+    typed = steps.type_graph(started, request, reporter, exported, target.name)
+    rows = _named(typed.rows, target)
+    with _engines.build_progress(reporter) as progress:
+        engine = build(
+            typed.path,
+            target=target,
+            options=BuildOptions(
+                force=request.force,
+                command=request.command,
+                progress=progress,
+                allow_failed=True,  # what drifts is built, too, to show where; it stays marked
+            ),
+        )
+    manifest = read_manifest(engine)
+    reporter.step("build", _engines.describe(engine, manifest))
+    _engines.report_fusion(engine, manifest, reporter)
+    problem, row = runnable(engine), None
+    if problem is not None:
+        reporter.step(target.name, f"not run here: {_engines.short_reason(problem)}", passed=None)
+    else:
+        with reporter.progress(f"{target.name} engine", len(started.check.images)) as advance:
+            row = verify.engine_row(started.check, engine, advance)
+        rows += (row,)
+        started.record(engine, (*typed.rows, row))
+    return DeployedTarget(
+        target=target.name,
+        graph=exported.path,
+        typed=typed.path,
+        engine=engine,
+        rows=rows,
+        runs_here=problem is None,
+        row=row,
+        not_run="" if problem is None else _engines.short_reason(problem),
+    )
+
+
+def _build_there(
+    started: steps.Started,
+    request: Deploying,
+    reporter: Reporter,
+    target: Target,
+    exported: steps.Exported,
+) -> DeployedTarget:
+    """Let another machine build, check and measure what `--precision` asks for."""
+    from fpet_export.board.deploy import deploy_there
+
+    steps.require(started.table(exported.rows))
+    found = steps.type_graphs(started, request, reporter, exported, target)
+    steps.require(started.table(made.row for made in found.made.values()))
+    there = deploy_there(found, target, started.check.images, request, reporter)
+    typed = (made.row for made in found.made.values())
+    return DeployedTarget(
+        target=target.name,
+        graph=exported.path,
+        typed=there.typed,
+        engine=there.engine,
+        rows=(*_named((*exported.rows, *typed), target), *there.rows),
+        runs_here=False,
+        row=there.row,
+        not_run="" if there.row is not None else f"{request.remote} could not compare it",
+        measurement=there.measurement,
+    )
+
+
+def _named(rows: Iterable[StageParity], target: Target) -> tuple[StageParity, ...]:
+    return tuple(dataclasses.replace(row, stage=f"{target.name} {row.stage}") for row in rows)
