@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import pytest
 
 from calibration.table import CalibrationTable, seen
 from fpet_export.cli.console import Console
+from fpet_export.requests import Typing
 from fpet_export.workflow.typed_graph import warn_of_clipping
 from tests.calibration.test_table import PREPROCESSING
 
@@ -44,9 +43,7 @@ def table_with(largest: float) -> CalibrationTable:
 def test_a_rule_that_clips_massive_inputs_is_warned_of(
     largest: float, observer: dict[str, str], warns: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = argparse.Namespace(observer=observer)
-
-    warn_of_clipping(table_with(largest), options, Console())
+    warn_of_clipping(table_with(largest), Typing(observer=observer), Console())
 
     said = " ".join(capsys.readouterr().err.split())
     assert ("8 to 11 dB" in said) == warns

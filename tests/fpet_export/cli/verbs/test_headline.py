@@ -12,12 +12,12 @@ from benchmarks.measurement import Measurement
 from benchmarks.paired_statistics import Verdict
 from engines.imaging.class_names import BY_ORDER
 from engines.parity.rows import ParityTable
-from fpet_export.cli.verbs.deploy import Built
 from fpet_export.workflow import headline
+from fpet_export.workflow.deployed import DeployedTarget
 from tests.fpet_export.cli.verbs.test_verdict import GOOD, NOISE, measurement, row, table
 
 
-def built(target: str = "cpu", **changes: Any) -> Built:
+def built(target: str = "cpu", **changes: Any) -> DeployedTarget:
     known: dict[str, Any] = {
         "graph": Path("out") / target / "model.onnx",
         "typed": Path("out") / target / "model.onnx",
@@ -26,14 +26,14 @@ def built(target: str = "cpu", **changes: Any) -> Built:
         "runs_here": True,
         "row": row(f"{target} engine", agreement=1.0, accuracy=0.85),
     }
-    return Built(**{"target": target, **known, **changes})
+    return DeployedTarget(**{"target": target, **known, **changes})
 
 
 RTX = built("rtx", row=None, runs_here=False, not_run="there is no usable CUDA device")
 
 
 def sentence(
-    *engines: Built, rows: ParityTable = GOOD, found: tuple[Measurement, ...] | None = None
+    *engines: DeployedTarget, rows: ParityTable = GOOD, found: tuple[Measurement, ...] | None = None
 ) -> str:
     return headline.sentence(
         rows, engines or (built(),), (measurement(),) if found is None else found
