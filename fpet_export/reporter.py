@@ -32,6 +32,9 @@ class Reporter(Protocol):
     def steps(self) -> Sequence[FinishedStep]:
         """The steps so far, for a report of the whole."""
 
+    def align(self, names: Sequence[str]) -> None:
+        """Hear the names of steps to come, so that their texts may begin in one column."""
+
     def step(self, name: str, text: str, *, passed: bool | None = True) -> None:
         """Hear of a finished step; `passed` is None where it needs attention but did not fail."""
 
@@ -95,6 +98,9 @@ class Silent:
     width = 80
     keeps: Path | None = None
     steps: Sequence[FinishedStep] = ()
+
+    def align(self, names: Sequence[str]) -> None:
+        """Say nothing."""
 
     def step(self, name: str, text: str, *, passed: bool | None = True) -> None:
         """Say nothing."""

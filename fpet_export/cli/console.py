@@ -55,6 +55,10 @@ class Console:
         self.keeps: Path | None = None
         self._heartbeat = Heartbeat(lambda text: self.line(f"   … {text}"))
 
+    def align(self, names: Sequence[str]) -> None:
+        """Make room for the names of steps to come."""
+        self.name_width = max(map(len, names))
+
     def step(self, name: str, text: str, *, passed: bool | None = True) -> None:
         """Print one finished step: a tick, a cross, or "!" where `passed` is None."""
         now = time.monotonic()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from engines.commands import command
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
-from fpet_export.workflow import trust, usable
+from fpet_export.requests import made
+from fpet_export.workflow import signing
 
 GROUP = "pack"
 HELP = "sign a graph, an engine or a bundle with an SSH key"
@@ -33,15 +33,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Check, then sign."""
-    from engines.transport import signature
-
-    found = trust.check(options.artefact, reporter)
-    for manifest in trust.judged(options.artefact, found):
-        usable.require(options.artefact.with_name(manifest.file), manifest, options, reporter)
-    out = signature.sign(options.artefact, options.key, force=options.force)
-    reporter.step("sign", f"{out.name}, for {signature.NAMESPACE}")
-    return Outcome(
-        document={"artefact": str(options.artefact), "signature": str(out)},
-        result=str(out),
-        next=[command("verify", options.artefact)],
-    )
+    found = signing.sign(made(signing.SignRequest, vars(options)), reporter)
+    return Outcome(document=found.to_json(), result=str(found.signature), next=found.next)

@@ -20,9 +20,8 @@ from engines.machine.jetson import Board
 from engines.targets import _lookup
 from fpet_export.board.agent import build_agent
 from fpet_export.cli.console import Console
-from fpet_export.cli.verbs import doctor
 from fpet_export.doctor import board as _doctor_board
-from fpet_export.doctor import providers
+from fpet_export.doctor import providers, workstation
 from fpet_export.doctor.findings import Findings
 from tests.fpet_export.command_line import Done, Exported, call
 
@@ -52,9 +51,11 @@ def test_what_is_installed_is_named_with_its_version() -> None:
 
 
 def test_a_missing_package_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    version = doctor._version
+    version = workstation._version
     monkeypatch.setattr(
-        doctor, "_version", lambda module, name: None if module == "onnx" else version(module, name)
+        workstation,
+        "_version",
+        lambda module, name: None if module == "onnx" else version(module, name),
     )
 
     done = call("doctor")
@@ -66,9 +67,9 @@ def test_a_missing_package_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_missing_extra_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    version = doctor._version
+    version = workstation._version
     monkeypatch.setattr(
-        doctor,
+        workstation,
         "_version",
         lambda module, name: None if module == "jinja2" else version(module, name),
     )

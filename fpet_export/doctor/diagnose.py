@@ -1,0 +1,108 @@
+"""What a machine can do and what is missing: `DoctorRequest`, `diagnose`, `Diagnosis`."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fpet_export.doctor import findings as _findings
+from fpet_export.doctor import workstation
+from fpet_export.doctor.findings import Findings
+from fpet_export.reporter import SILENT, Reporter
+from fpet_export.requests import Request
+
+if TYPE_CHECKING:
+    from benchmarks.conditions.environment import Environment
+    from engines.machine.jetson import Board
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoctorRequest(Request):
+    """What is asked of this machine.
+
+    Attributes:
+        board: Ask for what running needs, not exporting; a Jetson is asked for that anyway.
+        bundle: An unpacked bundle, to see whether it fits this machine.
+    """
+
+    board: bool = False
+    bundle: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        lacking: What every job needs and is not there.
+        problems: Every gap: its name, what is wrong, what mends it, whether nothing works without.
+        facts: Everything else that was found, by its name.
+        exit_code: 0, or that of the first gap that stops every job.
+        next: Commands that mend the gaps, or what to type next where nothing is lacking.
+    """
+
+    lacking: tuple[str, ...]
+    problems: tuple[Mapping[str, Any], ...]
+    facts: Mapping[str, Any]
+    exit_code: int
+    next: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            **self.facts,
+            "lacking": list(self.lacking),
+            "problems": [dict(one) for one in self.problems],
+        }
+
+
+def diagnose(request: DoctorRequest | None = None, reporter: Reporter = SILENT) -> Diagnosis:
+    """Check one thing after the other; a gap is found, not raised."""
+    from benchmarks.conditions.environment import read_environment
+    from engines.machine.jetson import read_board
+    from engines.targets import _lookup
+
+    request = request or DoctorRequest()
+    findings = Findings(reporter)
+    place, board = read_environment(), read_board(_lookup.modules())
+    version, system = platform.python_version(), f"{platform.system()} {platform.machine()}"
+    of_a_board = request.board or request.bundle is not None or board is not None
+    if not of_a_board:
+        reporter.align(workstation.NAMES)
+    findings.fact("python", f"{version} on {system}")
+    builds = False
+    if of_a_board:
+        builds = _check_board(findings, place, board, request.bundle)
+    else:
+        workstation.check_workstation(findings, place)
+    ready = "fpet-export build" if builds else "fpet-export targets"
+    return Diagnosis(
+        lacking=tuple(findings.lacking),
+        problems=tuple(findings.problems),
+        facts=findings.document,
+        exit_code=findings.exit_code,
+        next=tuple(findings.commands or ([] if findings.lacking else [ready])),
+    )
+
+
+def _check_board(
+    findings: Findings, place: Environment, board: Board | None, bundle: Path | None
+) -> bool:
+    """Say what running needs; return whether there is a graph to build an engine from."""
+    from fpet_export.doctor import board as _doctor_board
+    from fpet_export.doctor import bundle as _doctor_bundle
+
+    unpacked = None if bundle is None else _doctor_bundle.open_bundle(findings, bundle)
+    module = None if unpacked is None else unpacked.target.module
+    versions = _doctor_board.check_packages(findings, board, module)
+    _doctor_board.check_board(findings, board, versions.get("tensorrt"))
+    _findings.check_processor(findings, place)
+    _doctor_board.check_memory(findings, place, board)
+    _doctor_board.check_gpu(findings, place, board, of_a_bundle=bundle is not None)
+    _findings.check_ssh(findings, programs={"ssh-keygen": "verify, of signed bundles"})
+    if unpacked is not None:
+        _doctor_bundle.check_fit(findings, unpacked, place, board, versions)
+    return unpacked is not None and unpacked.manifest.kind == "graph"
