@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from fpet_export.board import remote as _remote
 from fpet_export.board.packing import Packed
 from fpet_export.board.session import Board
 from fpet_export.reporter import Reporter
+from fpet_export.requests import AllowFailed, Elsewhere
 from fpet_export.tasks import packing
 from fpet_export.workflow import usable
 
@@ -59,38 +59,27 @@ class TaskBoard:
 
 
 @contextlib.contextmanager
-def unpacked_there(
-    folder: Path, options: argparse.Namespace, reporter: Reporter
-) -> Iterator[TaskBoard]:
+def unpacked_there(folder: Path, request: Elsewhere, reporter: Reporter) -> Iterator[TaskBoard]:
     """Send a folder of tasks with the agent; the folder there is removed, unless the line breaks.
 
     Raises:
         TrustError: It is not a folder of tasks, or a file is not what its index says.
         RemoteError: The machine cannot be reached, or lacks room or a Python.
     """
-    _remote.require_reachable(options)
-    wanted = argparse.Namespace(
-        artefact=folder,
-        target=None,
-        data=[],
-        labels=[],
-        skip_bad=False,
-        limit=IMAGES,
-        force=True,
-        force_failed=options.force_failed,
-        force_form=False,
-    )
+    _remote.require_reachable(request)
+    is_forced = isinstance(request, AllowFailed) and request.force_failed
+    wanted = packing.PackRequest(artefact=folder, limit=IMAGES, force=True, force_failed=is_forced)
 
     def pack(bundle: Path) -> Packed:
         packed = packing.pack(wanted, bundle, reporter)
         return Packed(bundle=packed, checks={}, plain=None)
 
-    with _remote.sent(folder.resolve().name, pack, options, reporter) as (remote, packed):
+    with _remote.sent(folder.resolve().name, pack, request, reporter) as (remote, packed):
         board = Board(
             remote=remote,
             items=(),
             packed=packed,
             reporter=reporter,
-            allowed=tuple(usable.failed_words(options)),
+            allowed=tuple(usable.failed_words(wanted)),
         )
         yield TaskBoard(board=board)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from engines.errors import UsageError
 from engines.manifest import manifest_path
 from engines.transport.bundle import Bundle, Role, write_bundle
 from fpet_export.reporter import Reporter
+from fpet_export.requests import AllowFailed, AllowForm, TaskImages, Writing
 from fpet_export.tasks import by_task
 from fpet_export.workflow import usable
 
@@ -27,13 +27,28 @@ IMAGES = 4
 """Synthetic images a task: enough to see another task's weights, small beside a backbone."""
 
 
-def pack(options: argparse.Namespace, out: Path, reporter: Reporter) -> Bundle:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackRequest(TaskImages, AllowFailed, AllowForm, Writing):
+    """What is packed, and what its answers are recorded on.
+
+    Attributes:
+        artefact: A graph, an engine or a folder of tasks.
+        target: Where it will run; None is what it was exported for.
+        limit: Images to record answers on, at most; of a folder, for each task.
+    """
+
+    artefact: Path
+    target: str | None = None
+    limit: int = dataclasses.field(default=16, metadata={"least": 1})
+
+
+def pack(request: PackRequest, out: Path, reporter: Reporter) -> Bundle:
     """Check a folder of tasks, let every task answer, and write the bundle.
 
     Engines that were built in the folder stay here: the board builds its own.
 
     Args:
-        options: Of `bundle`.
+        request: The folder, its target and images.
         out: `NAME.bundle.tar`.
         reporter: Hears of each part.
 
@@ -46,12 +61,12 @@ def pack(options: argparse.Namespace, out: Path, reporter: Reporter) -> Bundle:
     from engines.tasks.folder import check_folder
     from fpet_export.board.agent import build_agent
 
-    found = check_folder(options.artefact, with_engines=False)
+    found = check_folder(request.artefact, with_engines=False)
     reporter.step("tasks", f"whole: {found.describe()}")
-    target = load_target(options.target or found.index.target)
-    usable.require_tasks(found.path, found.index, found.index.names, options, reporter)
-    _require_suited(found, target, any_form=options.force_form)
-    images = _images(found, options, reporter)
+    target = load_target(request.target or found.index.target)
+    usable.require_tasks(found.path, found.index, found.index.names, request, reporter)
+    _require_suited(found, target, any_form=request.force_form)
+    images = _images(found, request, reporter)
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as place:
         made = Path(place)
         readme, agent = made / "README.txt", made / "agent.pyz"
@@ -70,7 +85,7 @@ def pack(options: argparse.Namespace, out: Path, reporter: Reporter) -> Bundle:
         files.append((_index(found, target, made), "artefact"))
         tools = found.graphs[0].manifest.tools
         bundle = write_bundle(
-            out, files, tasks=tasks, target=target.name, tools=tools, force=options.force
+            out, files, tasks=tasks, target=target.name, tools=tools, force=request.force
         )
     reporter.step("bundle", f"{out.name} {out.stat().st_size / 1e6:.1f} MB for {target.name}")
     return bundle
@@ -96,9 +111,7 @@ def _require_suited(found: TaskFolder, target: Target, *, any_form: bool) -> Non
             require_form(graph.path, graph.manifest, target)
 
 
-def _images(
-    found: TaskFolder, options: argparse.Namespace, reporter: Reporter
-) -> dict[str, ImageSet]:
+def _images(found: TaskFolder, request: PackRequest, reporter: Reporter) -> dict[str, ImageSet]:
     """Return what each task is asked about."""
     preprocessing = {}
     for task in found.index.tasks:
@@ -106,8 +119,8 @@ def _images(
         assert own is not None, "every shared graph states it"
         preprocessing[task.name] = own
     counts = {task.name: task.classes for task in found.index.tasks}
-    known = by_task.known_by_task(options, counts, found.tasks)
-    return by_task.images_by_task(options, preprocessing, known, reporter, default=IMAGES)
+    known = by_task.known_by_task(request, counts, found.tasks)
+    return by_task.images_by_task(request, preprocessing, known, reporter, default=IMAGES)
 
 
 def _answers(
