@@ -21,7 +21,7 @@ from torch.export import ExportedProgram
 from fpet_export import stages
 from fpet_export.graph import freeze, frozen_attention, to_onnx
 from fpet_export.model import vit
-from fpet_export.workflow import naive_export
+from fpet_export.steps import naive_export
 
 _CODE = (freeze, frozen_attention, stages, naive_export, to_onnx, vit)
 

@@ -18,9 +18,9 @@ from engines.imaging.source import read_set
 from engines.manifest import read_manifest
 from engines.parity.outputs import engine_outputs
 from fpet_export.stages import Adapted
+from fpet_export.steps import verify
 from fpet_export.tasks import verify as task_verify
 from fpet_export.tasks.export import TaskOptions, export_tasks
-from fpet_export.workflow import verify
 from tests.fpet_export.tiny import relative
 
 FOLDER = Path(__file__).parents[1] / "examples" / "digits"

@@ -202,7 +202,7 @@ def measure(cell: Cell, images: ImageSet, architecture: str) -> Row:
     Raises:
         ParityError: What was read is not what was written.
     """
-    verify = registry.import_or_explain("fpet_export.workflow.verify")
+    verify = registry.import_or_explain("fpet_export.steps.verify")
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, as_engine_error(str(cell)):
         run = write_run(Path(folder) / "run", cell, architecture)
@@ -242,7 +242,7 @@ def _check_reading(adapted: Any, cell: Cell) -> None:
 
 def _naive_outputs(adapted: Any, images: ImageSet, path: Path) -> ModelOutputs:
     """Export the adapted model as it is and run it, with its sizes where they can be found."""
-    plain = registry.import_or_explain("fpet_export.workflow.naive_export")
+    plain = registry.import_or_explain("fpet_export.steps.naive_export")
     ort = registry.import_or_explain("engines.backends.ort")
     taps = registry.import_or_explain("calibration.taps")
     onnx = registry.import_or_explain("onnx")

@@ -17,7 +17,7 @@ from fpet_export.board.agent_modules import HOME, file_of, modules_needed
 VERBS = ("bench", "build", "check", "doctor", "predict", "targets", "verify")
 
 _ROOTS = (
-    "fpet_export.start",
+    "fpet_export.cli.start",
     "fpet_export.cli.agent_main",
     *(f"fpet_export.cli.verbs.{verb}" for verb in VERBS),
 )
@@ -31,7 +31,7 @@ if sys.version_info < (3, 10):
     sys.stderr.write("error: the agent needs Python 3.10, this is %d.%d\\n" % sys.version_info[:2])
     sys.exit(4)
 
-from fpet_export.start import run_process
+from fpet_export.cli.start import run_process
 
 def load():
     try:

@@ -15,8 +15,8 @@ from engines.targets import Target
 from fpet_export.board import packing, remote, session
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Deploying
-from fpet_export.workflow import best as _best
-from fpet_export.workflow import plain as _plain
+from fpet_export.steps import best as _best
+from fpet_export.steps import plain as _plain
 
 if TYPE_CHECKING:
     from benchmarks import Measurement

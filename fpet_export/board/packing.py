@@ -17,8 +17,8 @@ from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.transport.bundle import Bundle, Role, write_bundle
 from fpet_export.reporter import Reporter
 from fpet_export.requests import AllowFailed, AllowForm
-from fpet_export.workflow import plain as _plain
-from fpet_export.workflow import trust, usable
+from fpet_export.steps import plain as _plain
+from fpet_export.steps import trust, usable
 
 if TYPE_CHECKING:
     from engines.imaging.images import ImageSet
@@ -242,7 +242,7 @@ def _check_files(
 def _check_file(graph: Path, images: ImageSet, reporter: Reporter, folder: Path) -> Path:
     """Write what a graph says about images."""
     from engines.parity.reference_file import write_reference
-    from fpet_export.workflow.expectation import reference_with_margin
+    from fpet_export.steps.expectation import reference_with_margin
 
     expected = reference_with_margin(graph, images)
     path = folder / f"{graph.stem}.check.npz"

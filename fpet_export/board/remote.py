@@ -88,7 +88,7 @@ def unpacked_there(
     """
     from fpet_export.board import packing
     from fpet_export.board.session import Board
-    from fpet_export.workflow import usable
+    from fpet_export.steps import usable
 
     def pack(bundle: Path) -> Packed:
         return packing.pack(items, bundle, reporter, images=images, plain=plain)

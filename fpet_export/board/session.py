@@ -16,7 +16,7 @@ from fpet_export.board import remote as _remote
 from fpet_export.board.packing import Item, Packed
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Measured, Measuring
-from fpet_export.workflow import plain
+from fpet_export.steps import plain
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -133,7 +133,7 @@ class Board:
             TrustError: The bytes are not those that were built.
         """
         from engines.fusion.report import fusion_path
-        from fpet_export.workflow import engine_steps
+        from fpet_export.steps import engine as engine_steps
 
         with storage.atomic_path(out) as engine:
             for path in (engine, manifest_path(engine)):

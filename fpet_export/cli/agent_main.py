@@ -18,7 +18,7 @@ from engines.manifest import ENDINGS
 from engines.tasks import index as task_index
 from engines.transport.bundle import INDEX, Bundle, read_index
 from fpet_export.cli import main, streams
-from fpet_export.workflow.plain import PLAIN
+from fpet_export.steps.plain import PLAIN
 
 _TAKE_ANOTHER_FILE = ("-o", "--out", "--against", "--plain")
 """Options whose value may look like the artefact that a verb is about."""
@@ -29,7 +29,7 @@ _LEFT_AT_HOME = ("fpet_export", "calibration")
 
 
 def command() -> int:
-    """Run what was typed; the zipapp hands it to `fpet_export.start.run_process`."""
+    """Run what was typed; the zipapp hands it to `fpet_export.cli.start.run_process`."""
     agent = Path(sys.argv[0])
     program = shlex.join(("python3", sys.argv[0]))
     try:

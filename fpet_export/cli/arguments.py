@@ -153,7 +153,7 @@ def add_data(
 ) -> None:
     """Add the images that a check runs on, `limit` of them unless the user says otherwise.
 
-    None leaves it to `fpet_export.workflow.parity_images`.
+    None leaves it to `fpet_export.steps.parity_images`.
 
     With `by_task` they may be given for single tasks of a folder; see
     `fpet_export.tasks.by_task`.

@@ -23,8 +23,8 @@ provenance.stop_if_foreign()  # before any package of ours is imported but this 
 from engines import registry
 from engines.errors import FpetError, InputError, MachineError, UsageError
 from engines.near_names import did_you_mean, near_names
-from fpet_export import __version__, start
-from fpet_export.cli import streams, verbs
+from fpet_export import __version__
+from fpet_export.cli import start, streams, verbs
 from fpet_export.cli.arguments_check import refuse_unknown_options
 from fpet_export.cli.console import Console
 from fpet_export.cli.help_text import HelpText, VerbsHelp
@@ -307,7 +307,7 @@ def _with_unreadable(outcome: Outcome, console: Console) -> Outcome:
 
 
 def run() -> NoReturn:
-    """Run the command line as this process; the installed command is `fpet_export.start.run`."""
+    """Run the command line as this process; the installed command is `start.run`."""
     start.run_process(lambda: main)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from engines.near_names import did_you_mean
 from fpet_export import requests
 from fpet_export.cli import arguments
-from fpet_export.workflow.typed_graph import DEFAULT_CALIBRATION, OBSERVERS, SITES
+from fpet_export.steps.typed_graph import DEFAULT_CALIBRATION, OBSERVERS, SITES
 
 DEFAULTS: dict[str, object] = {
     "preset": "vit-linear",

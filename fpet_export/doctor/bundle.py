@@ -19,7 +19,7 @@ from engines.targets._lookup import known_target, load_target
 from engines.tasks import index as task_index
 from engines.transport.bundle import INDEX, read_index
 from fpet_export.doctor.findings import Findings
-from fpet_export.workflow import trust
+from fpet_export.steps import trust
 
 if TYPE_CHECKING:
     from benchmarks.conditions.environment import Environment

@@ -13,8 +13,8 @@ from fpet_export.board.packing import Packed
 from fpet_export.board.session import Board
 from fpet_export.reporter import Reporter
 from fpet_export.requests import AllowFailed, Elsewhere
+from fpet_export.steps import usable
 from fpet_export.tasks import packing
-from fpet_export.workflow import usable
 
 if TYPE_CHECKING:
     from benchmarks import Measurement

@@ -15,9 +15,9 @@ from engines.targets._lookup import load_target
 from engines.tasks.index import TaskIndex, read_index
 from fpet_export.board import remote
 from fpet_export.reporter import SILENT, Reporter
+from fpet_export.steps import usable
 from fpet_export.tasks import board as _task_board
 from fpet_export.workflow import build as one_build
-from fpet_export.workflow import usable
 from fpet_export.workflow.build import BuildRequest, Built
 
 

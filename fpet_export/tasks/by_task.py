@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engines.errors import UsageError
 from fpet_export.reporter import Reporter
 from fpet_export.requests import CheckImages, TaskImages, named
-from fpet_export.workflow import images, next_commands
+from fpet_export.steps import images, next_commands
 
 if TYPE_CHECKING:
     from engines.imaging.class_names import KnownClasses

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
 from fpet_export.reporter import Reporter
-from fpet_export.workflow import measure as _bench
-from fpet_export.workflow import plain, usable
+from fpet_export.steps import measure as _bench
+from fpet_export.steps import plain, usable
 
 if TYPE_CHECKING:
     from benchmarks import Measurement, Opened

@@ -14,8 +14,8 @@ from engines.manifest import manifest_path
 from engines.transport.bundle import Bundle, Role, write_bundle
 from fpet_export.reporter import Reporter
 from fpet_export.requests import AllowFailed, AllowForm, TaskImages, Writing
+from fpet_export.steps import usable
 from fpet_export.tasks import by_task
-from fpet_export.workflow import usable
 
 if TYPE_CHECKING:
     from engines.imaging.images import ImageSet

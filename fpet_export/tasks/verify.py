@@ -32,9 +32,9 @@ from engines.parity.rows import (
 from engines.tasks.index import read_index
 from engines.tasks.open_tasks import TaskSet
 from fpet_export.stages import Adapted
+from fpet_export.steps import verify
+from fpet_export.steps.one_task import audited
 from fpet_export.tasks.export import Runs, TaskOptions
-from fpet_export.workflow import verify
-from fpet_export.workflow.one_task import audited
 
 PARITY_FILE = "parity.json"
 OWN_EXPORT = "task's own export in float32"

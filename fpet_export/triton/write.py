@@ -15,10 +15,10 @@ from engines.imaging.preparation import preparation_in_words
 from engines.manifest import Manifest, Preprocessing
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import AllowFailed, Writing
+from fpet_export.steps import trust, usable
 from fpet_export.triton import config, repository
 from fpet_export.triton.config import Backend, Serving
 from fpet_export.triton.tasks import model_name, write_tasks
-from fpet_export.workflow import trust, usable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 

@@ -15,8 +15,8 @@ from engines.errors import MeasurementError, UsageError
 from fpet_export.board import remote
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Elsewhere, Measured, Writing
-from fpet_export.workflow import batches, measure, plain, usable
-from fpet_export.workflow.task_names import refuse_tasks
+from fpet_export.steps import batches, measure, plain, usable
+from fpet_export.steps.task_names import refuse_tasks
 
 if TYPE_CHECKING:
     from benchmarks import Measurement

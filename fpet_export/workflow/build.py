@@ -17,8 +17,8 @@ from engines.targets._lookup import load_target
 from fpet_export.board import remote
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import AllowFailed, AllowForm, Elsewhere, Writing
-from fpet_export.workflow import engine_steps as _engines
-from fpet_export.workflow import next_commands, usable
+from fpet_export.steps import engine as _engines
+from fpet_export.steps import next_commands, usable
 
 if TYPE_CHECKING:
     from engines.fusion.report import FusionReport

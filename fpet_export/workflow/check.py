@@ -13,7 +13,7 @@ from engines.errors import InputError, UsageError
 from engines.manifest import manifest_path, read_manifest, write_manifest
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import AllowFailed
-from fpet_export.workflow import steps, task_names, usable
+from fpet_export.steps import export, task_names, usable
 
 if TYPE_CHECKING:
     from engines.parity.rows import ParityTable
@@ -67,7 +67,7 @@ def check(request: CheckRequest, reporter: Reporter = SILENT) -> Checked:
 
     is_folder = request.engine.is_dir()
     table, artefacts = (_tasks if is_folder else _engine)(request, reporter)
-    steps.show_table(table, reporter, heading="task" if is_folder else "stage")
+    export.show_table(table, reporter, heading="task" if is_folder else "stage")
     for artefact in artefacts:
         _record(artefact, table, reporter)
     judge(table, fix="build the engine again here; if it stays, report it with the table above")

@@ -19,8 +19,8 @@ from engines.parity.rows import ParityTable, compare_stage, gates_of, judge
 from engines.tasks.index import is_folder
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import CheckImages, RunFacts, Writing
-from fpet_export.workflow import images as _images
-from fpet_export.workflow import runs, steps, task_names
+from fpet_export.steps import export, runs, task_names
+from fpet_export.steps import images as _images
 
 if TYPE_CHECKING:
     from calibration.evaluator import GraphEvaluator
@@ -119,7 +119,7 @@ def compare(request: CompareRequest, reporter: Reporter = SILENT) -> Comparison:
         reference="adapted model in float64" if adapted else f"artefact {Path(first).name}",
         rows=tuple(rows),
     )
-    steps.show_table(table, reporter)
+    export.show_table(table, reporter)
     if request.out is not None:
         storage.write_text(request.out, json.dumps(table.to_json(), indent=1) + "\n")
     judge(table, fix="export or build the artefact again from the run")
@@ -130,7 +130,7 @@ def _say_other_pixels(
     preprocessing: Preprocessing, others: Sequence[str], task: str | None, reporter: Reporter
 ) -> None:
     """Warn of artefacts that would make other pixels of the same files than the first one."""
-    from fpet_export.workflow.one_task import task_manifest
+    from fpet_export.steps.one_task import task_manifest
 
     wanted = pixels_in_words(preprocessing)
     for name in others:
@@ -160,7 +160,7 @@ def _known_classes(
     request: CompareRequest, adapted: Adapted | None, folders: Sequence[str]
 ) -> KnownClasses:
     """Return what the artefacts say about their classes; two that disagree are refused."""
-    from fpet_export.workflow.one_task import task_manifest
+    from fpet_export.steps.one_task import task_manifest
 
     first, *others = request.artefacts
     graphs = [name for name in others if name not in folders]
@@ -245,7 +245,7 @@ def _task_row(
     folder: Path, name: str, reference: _Reference, relative: float | None, advance: Progress
 ) -> StageParity:
     """Compare one task with the reference, by the gates of its graph and of its factors."""
-    from fpet_export.workflow.one_task import task_manifest, task_outputs
+    from fpet_export.steps.one_task import task_manifest, task_outputs
 
     manifest = task_manifest(folder, name)
     _require_classes(manifest, name, reference)
@@ -290,7 +290,7 @@ def _typed_outputs(path: Path, reference: _Reference, advance: Progress) -> Mode
 
 
 def _outputs(path: Path, images: ImageSet, advance: Progress) -> ModelOutputs:
-    from fpet_export.workflow.verify import graph_outputs
+    from fpet_export.steps.verify import graph_outputs
 
     if manifest_of(path).kind == "graph":
         return graph_outputs(path, images.pixels, progress=advance)

@@ -19,15 +19,8 @@ from engines.targets._lookup import load_target
 from fpet_export.board import remote
 from fpet_export.reporter import Recorder, Reporter
 from fpet_export.requests import Deploying
-from fpet_export.workflow import (
-    batches,
-    headline,
-    measure,
-    next_commands,
-    plain,
-    steps,
-    typed_graph,
-)
+from fpet_export.steps import batches, export, measure, next_commands, plain, typed_graph
+from fpet_export.workflow import headline
 from fpet_export.workflow import page as _page
 from fpet_export.workflow import verdict as _verdict
 from fpet_export.workflow.deploy_target import deploy_target
@@ -114,11 +107,11 @@ def deploy(request: DeployRequest, reporter: Reporter | None = None) -> Deployme
     remote.refuse_peers(request)
     if request.remote is not None:
         remote.require_reachable(request)
-    started = steps.start(request, reporter, instead=_TASKS)
+    started = export.start(request, reporter, instead=_TASKS)
     built = [deploy_target(started, request, reporter, target) for target in targets]
     rows = [*started.rows, *(row for one in built for row in one.rows)]
     table = started.check.table(rows)
-    steps.show_table(table, reporter)
+    export.show_table(table, reporter)
     text = json.dumps(table.to_json(), indent=1) + "\n"
     storage.write_text(request.out / "parity.json", text)
     pictures = _pictures(started, built[0].graph, request.out, reporter)
@@ -157,7 +150,7 @@ def deploy(request: DeployRequest, reporter: Reporter | None = None) -> Deployme
     )
     reporter.step("report", str(page))
     verdict.show(reporter)
-    steps.require(table)
+    export.require(table)
     return Deployment(
         report=page,
         parity=table,
@@ -170,14 +163,14 @@ def deploy(request: DeployRequest, reporter: Reporter | None = None) -> Deployme
 
 
 def _pictures(
-    started: steps.Started, graph: Path, folder: Path, reporter: Reporter
+    started: export.Started, graph: Path, folder: Path, reporter: Reporter
 ) -> tuple[Picture, ...]:
     """Draw the merge of the first image as a file and for the page; none without merging."""
     if started.adapted.model.merger is None:
         return ()
     from fpet_export.pictures import merge
     from fpet_export.pictures.merge_groups import groups_of
-    from fpet_export.workflow.verify import graph_outputs
+    from fpet_export.steps.verify import graph_outputs
 
     images = started.check.images
     evidence = graph_outputs(graph, images.pixels[:1])

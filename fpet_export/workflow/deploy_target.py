@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from engines.manifest import read_manifest
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Deploying
-from fpet_export.workflow import engine_steps as _engines
-from fpet_export.workflow import steps
+from fpet_export.steps import engine as _engines
+from fpet_export.steps import export
 from fpet_export.workflow.deployed import DeployedTarget
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def deploy_target(
-    started: steps.Started, request: Deploying, reporter: Reporter, target: Target
+    started: export.Started, request: Deploying, reporter: Reporter, target: Target
 ) -> DeployedTarget:
     """Export for one target, build its engine, and compare it where it runs."""
     from engines import BuildOptions, build
     from engines.parity.outputs import runnable
-    from fpet_export.workflow import verify
+    from fpet_export.steps import verify
 
-    exported = steps.export(
+    exported = export.export(
         started,
         request,
         reporter,
@@ -35,7 +35,7 @@ def deploy_target(
     )
     if request.remote is not None:
         return _build_there(started, request, reporter, target, exported)
-    typed = steps.type_graph(started, request, reporter, exported, target.name)
+    typed = export.type_graph(started, request, reporter, exported, target.name)
     rows = _named(typed.rows, target)
     with _engines.build_progress(reporter) as progress:
         engine = build(
@@ -72,18 +72,18 @@ def deploy_target(
 
 
 def _build_there(
-    started: steps.Started,
+    started: export.Started,
     request: Deploying,
     reporter: Reporter,
     target: Target,
-    exported: steps.Exported,
+    exported: export.Exported,
 ) -> DeployedTarget:
     """Let another machine build, check and measure what `--precision` asks for."""
     from fpet_export.board.deploy import deploy_there
 
-    steps.require(started.table(exported.rows))
-    found = steps.type_graphs(started, request, reporter, exported, target)
-    steps.require(started.table(made.row for made in found.made.values()))
+    export.require(started.table(exported.rows))
+    found = export.type_graphs(started, request, reporter, exported, target)
+    export.require(started.table(made.row for made in found.made.values()))
     there = deploy_there(found, target, started.check.images, request, reporter)
     typed = (made.row for made in found.made.values())
     return DeployedTarget(

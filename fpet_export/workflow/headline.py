@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engines.imaging.class_names import is_sure
 from engines.plurals import counted
-from fpet_export.workflow import plain
+from fpet_export.steps import plain
 
 if TYPE_CHECKING:
     from benchmarks import Measurement

@@ -12,7 +12,8 @@ from engines.plurals import counted
 from engines.tasks.index import is_folder
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Run
-from fpet_export.workflow import inspect_tasks, next_commands, runs, steps
+from fpet_export.steps import export, next_commands, runs
+from fpet_export.workflow import inspect_tasks
 
 if TYPE_CHECKING:
     from fpet_export.model.facts import Fact
@@ -118,7 +119,7 @@ def _inspection(request: InspectRequest, adapted: Adapted, folded: Folded) -> In
 
 
 def _say(found: Inspection, adapted: Adapted, reporter: Reporter) -> None:
-    reporter.step("run", f"{found.name}: {steps.describe(adapted)}")
+    reporter.step("run", f"{found.name}: {export.describe(adapted)}")
     facts = {name: str(fact) for name, fact in found.facts.items()} | {"backbone": found.backbone}
     reporter.table([("fact", "value (source)"), *facts.items()], words=True)
     reporter.line()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engines.commands import command
 from engines.manifest import Manifest
 from fpet_export.reporter import Reporter
-from fpet_export.workflow import next_commands
+from fpet_export.steps import next_commands
 
 if TYPE_CHECKING:
     from engines.tasks.folder import TaskFolder

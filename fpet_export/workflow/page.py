@@ -11,8 +11,8 @@ from engines.manifest import read_manifest
 from engines.parity.rows import ParityTable, StageParity
 from engines.plurals import counted
 from fpet_export.reporter import FinishedStep
+from fpet_export.steps import export
 from fpet_export.workflow import headline, written
-from fpet_export.workflow import steps as export
 from fpet_export.workflow import verdict as _verdict
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 from engines.errors import UsageError
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Opening, SkippingBad
-from fpet_export.workflow import images, task_names, usable
+from fpet_export.steps import images, task_names, usable
 
 if TYPE_CHECKING:
     from engines.engine import Engine

@@ -13,8 +13,8 @@ from engines.parity.rows import ParityTable
 from engines.targets._lookup import load_target
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import BEST, INTEGERS, PRECISIONS, AllowFailed, AllowForm, Typing
-from fpet_export.workflow import images as check_images
-from fpet_export.workflow import next_commands, typed_graph, usable
+from fpet_export.steps import images as check_images
+from fpet_export.steps import next_commands, typed_graph, usable
 
 if TYPE_CHECKING:
     from calibration.accuracy import Kept
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calibration.table import CalibrationTable
     from engines.parity.rows import StageParity
     from engines.targets import Target
-    from fpet_export.workflow.best import Best
+    from fpet_export.steps.best import Best
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Quantized:
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain values."""
         if self.best is not None:
-            from fpet_export.workflow.best import remembered
+            from fpet_export.steps.best import remembered
 
             return {"onnx": str(self.graph), **remembered(self.best)}
         return {
@@ -108,7 +108,7 @@ def quantize(request: QuantizeRequest, reporter: Reporter = SILENT) -> Quantized
             fix="leave --out out",
         )
     if best:
-        from fpet_export.workflow import best as _best
+        from fpet_export.steps import best as _best
 
         _best.require_runnable(request.onnx, target, request, reporter)
     outs = [request.out or typed_graph.typed_path(request.onnx, name) for name in precisions]
@@ -145,7 +145,7 @@ def _prepared(
 ) -> tuple[GraphEvaluator, CalibrationTable | None]:
     """Calibrate where a precision needs it, and run the float32 graph over the check's images."""
     from calibration.evaluator import evaluator_for
-    from fpet_export.workflow.verify import DEFAULT_IMAGES
+    from fpet_export.steps.verify import DEFAULT_IMAGES
 
     assert manifest.preprocessing is not None
     needs = any(name in INTEGERS for name in precisions)
@@ -176,14 +176,14 @@ def _one(
     out: Path,
 ) -> Quantized:
     from calibration import quantize as writing
-    from fpet_export.workflow import steps
+    from fpet_export.steps import export
 
     recipe = typed_graph.recipe_of(request, target, request.precision)
     made = typed_graph.make(request.onnx, recipe, evaluator, request, reporter, table=table)
     typed_graph.say(made, reporter)
     parity = _table(request.onnx, evaluator, made.row)
-    steps.show_table(parity, reporter)
-    steps.require(parity)
+    export.show_table(parity, reporter)
+    export.require(parity)
     writing.write(
         made,
         request.onnx,
@@ -220,7 +220,7 @@ def _fastest(
     evaluator: GraphEvaluator,
     table: CalibrationTable | None,
 ) -> Quantized:
-    from fpet_export.workflow import best as _best
+    from fpet_export.steps import best as _best
 
     found = _best.candidates(
         request.onnx,

@@ -12,8 +12,8 @@ from engines.commands import command, graph_of, rebuild
 from engines.errors import InputError, TrustError, UsageError
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Writing
-from fpet_export.workflow import images as _images
-from fpet_export.workflow import usable
+from fpet_export.steps import images as _images
+from fpet_export.steps import usable
 
 if TYPE_CHECKING:
     from engines.fusion.report import FusionReport
@@ -199,7 +199,7 @@ def _manifest(request: ShowRequest) -> Manifest:
         return manifest_of(request.artefact)
     from engines.manifest import read_manifest
     from engines.tasks.index import read_index
-    from fpet_export.workflow.one_task import task_manifest
+    from fpet_export.steps.one_task import task_manifest
 
     folder = request.artefact
     index = read_index(folder)
@@ -209,8 +209,8 @@ def _manifest(request: ShowRequest) -> Manifest:
 
 
 def _outputs(graph: Path, task: str | None, pixels: PixelArray) -> ModelOutputs:
-    from fpet_export.workflow.one_task import task_outputs
-    from fpet_export.workflow.verify import graph_outputs
+    from fpet_export.steps.one_task import task_outputs
+    from fpet_export.steps.verify import graph_outputs
 
     if task is None:
         return graph_outputs(graph, pixels)

@@ -12,7 +12,7 @@ from engines.tasks.index import FILE, files_of
 from engines.transport.bundle import INDEX, Bundle
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import AllowFailed, Writing
-from fpet_export.workflow import next_commands, trust, usable
+from fpet_export.steps import next_commands, trust, usable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from engines.imaging.class_names import is_sure
 from fpet_export.reporter import Reporter
-from fpet_export.workflow import measure as _bench
+from fpet_export.steps import measure as _bench
 
 if TYPE_CHECKING:
     from benchmarks import Measurement

@@ -13,7 +13,8 @@ from engines.targets import Device, Target, _lookup
 from fpet_export.cli import terminal
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
-from fpet_export.workflow import next_commands, target_facts
+from fpet_export.steps import next_commands
+from fpet_export.workflow import target_facts
 
 GROUP = "machine"
 HELP = "list the boards, GPUs and runtimes that engines are built for"

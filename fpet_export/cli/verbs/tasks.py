@@ -15,10 +15,10 @@ from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
 from fpet_export.requests import named
+from fpet_export.steps import export, next_commands
+from fpet_export.steps import images as _images
 from fpet_export.tasks import by_task as _tasks
 from fpet_export.tasks import report
-from fpet_export.workflow import images as _images
-from fpet_export.workflow import next_commands, steps
 
 if TYPE_CHECKING:
     from engines.imaging.images import ImageSet
@@ -122,11 +122,11 @@ def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
         size = (options.out / task.delta.file).stat().st_size
         reporter.step(
             task.name,
-            f"{steps.describe(runs[task.name])} · {size / 1e3:.0f} kB",
+            f"{export.describe(runs[task.name])} · {size / 1e3:.0f} kB",
             passed=one.reference.passed and one.single.passed,
         )
     for table in verify.tables(found):
-        steps.show_table(table, reporter, heading="task")
+        export.show_table(table, reporter, heading="task")
     if options.html is not None:
         report.write(
             options.html,
@@ -214,8 +214,8 @@ def prepare(
 
     Class names are checked before anything is computed.
     """
+    from fpet_export.steps.verify import DEFAULT_IMAGES
     from fpet_export.tasks.export import TaskOptions
-    from fpet_export.workflow.verify import DEFAULT_IMAGES
 
     known = _tasks.known_by_task(
         options, {name: run.model.spec.classes for name, run in runs.items()}

@@ -175,7 +175,7 @@ def stopped_while_it_loads(
     )  # fmt: skip
 
 
-START = "from fpet_export.start import run; run()"
+START = "from fpet_export.cli.start import run; run()"
 
 
 @pytest.mark.parametrize("name", CODES)
@@ -223,7 +223,7 @@ def test_the_agent_listens_from_the_first_moment(tmp_path: Path) -> None:
 def test_the_installed_command_begins_there() -> None:
     text = (Path(__file__).resolve().parents[3] / "pyproject.toml").read_text()
 
-    assert 'fpet-export = "fpet_export.start:run"' in text
+    assert 'fpet-export = "fpet_export.cli.start:run"' in text
 
 
 def test_pytorch_leaves_no_folder_of_its_compiler(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from engines.backends._ort.operators import use_contrib_operators, with_contrib_
 from fpet_export.graph import to_onnx
 from fpet_export.graph.freeze import FreezeOptions, FrozenVit
 from fpet_export.model.fold import fold
-from fpet_export.workflow import naive_export
+from fpet_export.steps import naive_export
 from tests.fpet_export.graph.contrib_operators import evaluate
 from tests.fpet_export.graph.test_to_onnx import fresh
 from tests.fpet_export.tiny import MEAN, STD, adapted, checkpoint_of, spec_of

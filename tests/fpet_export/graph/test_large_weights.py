@@ -15,7 +15,7 @@ from engines.manifest import read_manifest
 from engines.parity.outputs import engine_outputs
 from fpet_export.graph import large_weights
 from fpet_export.stages import Folded
-from fpet_export.workflow import naive_export
+from fpet_export.steps import naive_export
 from tests.fpet_export.command_line import Exported, call, pixels_of
 from tests.fpet_export.tiny import relative
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engines.manifest import read_manifest
-from fpet_export.workflow import batches, plain
+from fpet_export.steps import batches, plain
 from tests.fpet_export.command_line import Exported, call
 
 SHORT = ("--rounds", "4", "--seconds", "0", "--threads", "1", "--allow-noise")

@@ -17,7 +17,7 @@ from engines.manifest import Manifest, Runtime, read_manifest, write_manifest
 from engines.onnx_header import read_onnx_header
 from fpet_export.cli import arguments
 from fpet_export.cli.console import Console
-from fpet_export.workflow import plain
+from fpet_export.steps import plain
 from tests.fpet_export.command_line import Exported, call
 
 SHORT = ("--rounds", "4", "--seconds", "0", "--threads", "1")
@@ -54,7 +54,7 @@ def test_a_noisy_measurement_exits_9_and_keeps_its_evidence(
     exported: Exported, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "latency.json"
-    monkeypatch.setattr("fpet_export.workflow.measure.refuse_few_rounds", lambda options: None)
+    monkeypatch.setattr("fpet_export.steps.measure.refuse_few_rounds", lambda options: None)
 
     done = call("bench", exported.graph, engine, *SHORT, "-o", out, "--json")
 

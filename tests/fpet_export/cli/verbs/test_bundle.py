@@ -19,7 +19,7 @@ from engines.engine import load_target
 from engines.manifest import manifest_path, read_manifest, write_manifest
 from engines.transport.bundle import INDEX
 from fpet_export.board.agent import VERBS, build_agent
-from fpet_export.workflow import plain as _plain
+from fpet_export.steps import plain as _plain
 from tests.fpet_export.command_line import Done, Exported, call, write_shard
 from tests.fpet_export.unpacked import agent, unpack
 

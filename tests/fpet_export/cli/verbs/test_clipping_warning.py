@@ -8,7 +8,7 @@ import pytest
 from calibration.table import CalibrationTable, seen
 from fpet_export.cli.console import Console
 from fpet_export.requests import Typing
-from fpet_export.workflow.typed_graph import warn_of_clipping
+from fpet_export.steps.typed_graph import warn_of_clipping
 from tests.calibration.test_table import PREPROCESSING
 
 

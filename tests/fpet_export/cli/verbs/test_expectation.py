@@ -14,8 +14,8 @@ from engines.parity.outputs import ReferenceOutputs, reference_of
 from engines.parity.reference_file import write_reference
 from engines.parity.rows import ModelOutputs, gates_of
 from fpet_export.cli.console import Console
-from fpet_export.workflow import engine_steps
-from fpet_export.workflow.expectation import reference_with_margin
+from fpet_export.steps import engine as engine_steps
+from fpet_export.steps.expectation import reference_with_margin
 from tests.fpet_export.command_line import Exported
 
 

@@ -15,7 +15,7 @@ from engines.targets._lookup import load_target
 from fpet_export.cli import main
 from fpet_export.cli.arguments_check import refuse_unknown_options
 from fpet_export.cli.paths_check import require_files, require_outputs
-from fpet_export.workflow import next_commands
+from fpet_export.steps import next_commands
 from tests.fpet_export.command_line import Done, Exported, call, export, pixels_of, write_images
 
 ODD = "a folder's (new)"

@@ -17,7 +17,7 @@ from engines.errors import MissingDependencyError
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest, write_manifest
 from engines.parity.outputs import compare_built
-from fpet_export.workflow import best, measure
+from fpet_export.steps import best, measure
 from tests.fpet_export.command_line import Done, Exported, call
 from tests.fpet_export.tiny import CLASSES, SIDE
 

@@ -19,7 +19,7 @@ from calibration.table import read_table
 from engines.imaging.images import ImageSet
 from engines.manifest import read_manifest, write_manifest
 from fpet_export.cli.console import Console
-from fpet_export.workflow import typed_graph as _quantize
+from fpet_export.steps import typed_graph as _quantize
 from tests.calibration.exports import Exports, images_of, saved, write_shard
 from tests.calibration.test_table import records_of
 from tests.fpet_export.command_line import Done, Exported, call

@@ -21,8 +21,8 @@ from engines.manifest import read_manifest
 from engines.verdict import verdict_of
 from fpet_export.board import ssh as transport
 from fpet_export.cli.console import Console
-from fpet_export.workflow import best
-from fpet_export.workflow import plain as _plain
+from fpet_export.steps import best
+from fpet_export.steps import plain as _plain
 from tests.fpet_export.board.ssh_server import Relay, Server, needs_sshd, start
 from tests.fpet_export.command_line import Done, Exported, call
 from tests.fpet_export.tiny import CLASSES, SIDE

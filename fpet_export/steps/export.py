@@ -14,16 +14,16 @@ from engines.parity.rows import ParityTable, StageParity, failed_row, judge
 from engines.plurals import counted
 from fpet_export.reporter import Reporter
 from fpet_export.requests import BEST, INTEGERS, Exporting
-from fpet_export.workflow import images as _images
-from fpet_export.workflow import runs
-from fpet_export.workflow import typed_graph as _quantize
+from fpet_export.steps import images as _images
+from fpet_export.steps import runs
+from fpet_export.steps import typed_graph as _quantize
 
 if TYPE_CHECKING:
     from engines.imaging.source import ImageSource
     from engines.targets import Target
     from fpet_export.stages import Adapted, Folded
-    from fpet_export.workflow.best import Candidates
-    from fpet_export.workflow.verify import Verification
+    from fpet_export.steps.best import Candidates
+    from fpet_export.steps.verify import Verification
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,8 @@ def start(request: Exporting, reporter: Reporter, *, instead: str) -> Started:
     _images.require_inputs(request)
     _check_targets(request)
     with reporter.working("reading the run and its backbone"):
-        from fpet_export.workflow import verify  # torch comes with it
-        from fpet_export.workflow.parity_images import own_images, synthetic_images
+        from fpet_export.steps import verify  # torch comes with it
+        from fpet_export.steps.parity_images import own_images, synthetic_images
 
         adapted = runs.load_run(request, instead=instead)
     reporter.step("inspect", describe(adapted))
@@ -142,7 +142,7 @@ def type_graph(
 ) -> Exported:
     """Write what `--precision` asks for beside an exported graph; without it, return that graph."""
     from engines.engine import load_target
-    from fpet_export.workflow import best
+    from fpet_export.steps import best
 
     place = load_target(target)
     is_best = request.precision == BEST
@@ -165,7 +165,7 @@ def type_graphs(
     """Write what `--precision` asks for beside an exported graph: one graph, or all of `best`."""
     from calibration import quantize
     from calibration.evaluator import evaluator_for
-    from fpet_export.workflow import best
+    from fpet_export.steps import best
 
     precisions = _quantize.precisions_of(request, target)
     if not precisions:
@@ -216,7 +216,7 @@ def export(
     batch: int | tuple[int, int] | None = None,
 ) -> Exported:
     """Freeze for `target`, write the graph, and compare both stages."""
-    from fpet_export.workflow import verify
+    from fpet_export.steps import verify
 
     frozen = started.folded.freeze(
         batch=request.batch if batch is None else batch,

@@ -33,7 +33,7 @@ from engines.imaging.synthetic import synthetic_set
 from engines.manifest import Manifest, read_manifest
 from engines.parity.outputs import CONTROL, compare_built, engine_outputs
 from tests.fpet_export.command_line import call
-from tests.fpet_export.workflow.int8_graphs import (
+from tests.fpet_export.steps.int8_graphs import (
     SIDE,
     Change,
     quantize,

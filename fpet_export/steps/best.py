@@ -18,9 +18,9 @@ from engines.manifest import read_manifest
 from engines.targets import Target
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Typing
-from fpet_export.workflow import engine_steps as _engines
-from fpet_export.workflow import measure
-from fpet_export.workflow import typed_graph as _quantize
+from fpet_export.steps import engine as _engines
+from fpet_export.steps import measure
+from fpet_export.steps import typed_graph as _quantize
 
 if TYPE_CHECKING:
     from benchmarks import Measurement

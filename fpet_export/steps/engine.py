@@ -141,7 +141,7 @@ def _expected(graph: Path, recorded: Path | None) -> ReferenceOutputs:
         return read_reference(recorded)
     if not _margins_are_known_here():
         return reference_of(graph)
-    from fpet_export.workflow.expectation import reference_with_margin
+    from fpet_export.steps.expectation import reference_with_margin
 
     return reference_with_margin(graph)
 
@@ -156,7 +156,7 @@ def _margins_are_known_here() -> bool:
     """Say whether a graph can be asked how sure its match is; the agent cannot edit graphs."""
     return all(
         util.find_spec(name)
-        for name in ("fpet_export.workflow.expectation", "onnx", "onnx_graphsurgeon")
+        for name in ("fpet_export.steps.expectation", "onnx", "onnx_graphsurgeon")
     )
 
 

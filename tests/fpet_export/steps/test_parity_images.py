@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fpet_export.workflow import parity_images
-from fpet_export.workflow.parity_images import own_images, synthetic_images
+from fpet_export.steps import parity_images
+from fpet_export.steps.parity_images import own_images, synthetic_images
 
 MISSED = 0.05
 

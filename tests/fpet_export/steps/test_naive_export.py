@@ -14,7 +14,7 @@ from engines.engine import load_target
 from engines.manifest import read_manifest
 from fpet_export.model.facts import Fact
 from fpet_export.stages import Adapted
-from fpet_export.workflow import naive_export
+from fpet_export.steps import naive_export
 from tests.fpet_export.tiny import (
     adapted,
     backbone_of,

@@ -13,7 +13,7 @@ from engines.manifest import Preprocessing, read_manifest
 from engines.plurals import counted
 from fpet_export.reporter import Reporter
 from fpet_export.requests import BEST, INTEGERS, PRECISIONS, Quantization, Typing
-from fpet_export.workflow import images as _images
+from fpet_export.steps import images as _images
 
 if TYPE_CHECKING:
     from calibration.accuracy import AccuracyConstraint, Step

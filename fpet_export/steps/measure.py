@@ -13,7 +13,7 @@ from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.near_names import did_you_mean, near_names
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Measured, Measuring
-from fpet_export.workflow import plain as _plain
+from fpet_export.steps import plain as _plain
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing.Self needs Python 3.11

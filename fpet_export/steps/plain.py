@@ -62,7 +62,7 @@ def write(manifest: Manifest, target: Target, folder: Path) -> tuple[PeerSource,
     from fpet_export.model import cost
     from fpet_export.model.backbones import random_weights
     from fpet_export.model.vit import empty_vit
-    from fpet_export.workflow import naive_export as plain
+    from fpet_export.steps import naive_export as plain
 
     spec = _spec(manifest)
     weights = random_weights.draw(spec, 0)
@@ -93,7 +93,7 @@ def built_like(rival: Path, plain: Path, folder: Path, reporter: Reporter) -> Pa
     """Build the plain graph into a folder as its rival was built; beside a graph it stays one."""
     from engines import build
     from engines.engine import default_path, load_target
-    from fpet_export.workflow import engine_steps as _engines
+    from fpet_export.steps import engine as _engines
 
     manifest = read_manifest(rival, verify=False) if manifest_path(rival).exists() else None
     if manifest is None or manifest.kind == "graph":

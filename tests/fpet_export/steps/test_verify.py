@@ -21,8 +21,8 @@ from engines.parity import table as parity_table
 from engines.parity.outputs import engine_outputs, manifest_of
 from engines.parity.rows import ModelOutputs, judge
 from fpet_export.stages import Adapted, Frozen
-from fpet_export.workflow import verify
-from fpet_export.workflow.verify import Verification
+from fpet_export.steps import verify
+from fpet_export.steps.verify import Verification
 from tests.fpet_export.command_line import Exported
 
 

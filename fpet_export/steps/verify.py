@@ -27,7 +27,7 @@ from engines.parity.rows import (
     dropped_by_reference_rule,
     gates_of,
 )
-from fpet_export.workflow.parity_images import FOLD_IMAGES
+from fpet_export.steps.parity_images import FOLD_IMAGES
 
 if TYPE_CHECKING:
     from fpet_export.stages import Adapted, Folded, Frozen
@@ -114,7 +114,7 @@ def until_fold(
     """Run everything up to the fold in one pass over the images.
 
     The float64 reference, the float32 checkpoint and, on the first images, the folded model in
-    float64: see `fpet_export.workflow.parity_images`.
+    float64: see `fpet_export.steps.parity_images`.
 
     Args:
         adapted: The model as it was trained.

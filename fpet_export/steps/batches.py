@@ -15,7 +15,7 @@ from engines.manifest import Manifest, TensorSpec, manifest_path, read_manifest
 from engines.onnx_header import read_onnx_header
 from engines.targets._lookup import load_target
 from fpet_export.reporter import Reporter
-from fpet_export.workflow import plain as _plain
+from fpet_export.steps import plain as _plain
 
 if TYPE_CHECKING:
     from benchmarks import Measurement

@@ -1,0 +1,1 @@
+"""Steps that workflows share: images, checks before use, typing, measuring, the plain ViT."""
