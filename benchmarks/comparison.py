@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks import peers as peer_folder
 from benchmarks.agreement import Agreement, check_agreement
+from benchmarks.conditions.devices import runs_on_gpu
 from benchmarks.conditions.environment import Environment, read_environment
 from benchmarks.conditions.gpu_state import Listed, read_used_gpu
 from benchmarks.conditions.gpu_validity import GpuMeter, check_gpu
@@ -43,8 +44,8 @@ from benchmarks.measurement import (
 )
 from benchmarks.paired_statistics import compare, percentile, summarise
 from benchmarks.peers import PeerSource, load_peer
-from benchmarks.report.speed_words import runs_on_gpu
-from engines.engine import Array, DeviceClock, Engine, Feeds, OpenOptions, open_engine
+from engines.contract import Array, DeviceClock, Engine, Feeds, OpenOptions
+from engines.engine import open_engine
 from engines.errors import (
     EngineError,
     MeasurementError,

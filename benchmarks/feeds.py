@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engines.engine import Array
+from engines.contract import Array
 from engines.errors import InputError
 from engines.manifest import TensorSpec
 

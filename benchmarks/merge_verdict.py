@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from benchmarks.conditions.devices import gpu_name, runs_on_gpu
 from benchmarks.paired_statistics import Comparison
-from benchmarks.report.speed_words import gpu_name, runs_on_gpu
 
 if TYPE_CHECKING:
     from benchmarks.measurement import ContenderResult, Measurement

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from engines.engine import OpenOptions
+from engines.contract import OpenOptions
 from engines.tasks.open_tasks import open_tasks
 
 REPEATS = 5

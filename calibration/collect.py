@@ -21,7 +21,8 @@ from calibration.graph_files import read_graph, write_graph
 from calibration.roles import Site, sites
 from calibration.table import CalibrationTable, Record, Rewrites, SeenImage
 from calibration.taps import with_outputs
-from engines.engine import Engine, Feeds, OpenOptions, open_engine
+from engines.contract import Engine, Feeds, OpenOptions
+from engines.engine import open_engine
 from engines.errors import InputError
 from engines.imaging.images import PixelArray
 from engines.imaging.source import ImageSource

@@ -22,7 +22,8 @@ from calibration.emulate import emulate_bfloat16
 from calibration.graph_files import Graph, read_graph, write_graph
 from calibration.rounding import UNIT_ROUNDOFF, add_rounding_errors
 from calibration.taps import with_outputs
-from engines.engine import OpenOptions, Rewrites, open_engine
+from engines.contract import OpenOptions, Rewrites
+from engines.engine import open_engine
 from engines.imaging.images import ImageSet
 from engines.manifest import Manifest
 from engines.parity.finite import require_finite

@@ -16,7 +16,8 @@ import onnx_graphsurgeon as gs
 
 from calibration.casts import FLOAT32, float32_island
 from calibration.graph_files import Graph, Names, read_graph, write_graph
-from engines.engine import OpenOptions, open_engine
+from engines.contract import OpenOptions
+from engines.engine import open_engine
 from engines.errors import ExportError
 from engines.imaging.images import PixelArray
 from engines.manifest import Manifest

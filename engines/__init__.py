@@ -4,7 +4,8 @@ Needs numpy only. Everything heavier (ONNX Runtime, TensorRT) is imported by the
 that uses it, when that backend is chosen.
 """
 
-from engines.engine import BuildOptions, Engine, OpenOptions, build, open_engine
+from engines.contract import BuildOptions, Engine, OpenOptions
+from engines.engine import build, open_engine
 from engines.engine import open_engine as open
 from engines.parity.outputs import compare
 from engines.tasks.open_tasks import open_tasks

@@ -18,7 +18,7 @@ from engines.errors import UsageError
 from engines.near_names import did_you_mean
 
 if TYPE_CHECKING:
-    from engines.engine import OpenOptions
+    from engines.contract import OpenOptions
 
 R = TypeVar("R", bound="Request")
 _NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.+)")
@@ -306,7 +306,7 @@ class Opening(AllowFailed):
 
     def open_options(self, *, signers: Path | None = None) -> OpenOptions:
         """Return the same for `engines.open`."""
-        from engines.engine import OpenOptions
+        from engines.contract import OpenOptions
 
         return OpenOptions(
             provider=self.provider,

@@ -35,7 +35,8 @@ from benchmarks.measurement import Measurement, describe_artefact, to_document, 
 from benchmarks.peers import PeerSource
 from benchmarks.report.table import format_table
 from engines import registry, storage
-from engines.engine import OpenOptions, build, load_target, open_engine
+from engines.contract import OpenOptions
+from engines.engine import build, load_target, open_engine
 from engines.errors import EngineError, FpetError, MeasurementError, MissingDependencyError
 from engines.manifest import read_manifest
 

@@ -28,7 +28,7 @@ from benchmarks.conditions.failures import as_engine_error
 from benchmarks.experiments.natural_images import natural_set
 from benchmarks.measurement import to_text
 from engines import registry, storage
-from engines.engine import OpenOptions
+from engines.contract import OpenOptions
 from engines.errors import FpetError, ParityError
 from engines.imaging.images import ImageSet, to_input
 from engines.parity.rows import ModelOutputs, StageParity

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.latency import Clock
 from engines import registry
-from engines.engine import OpenOptions
+from engines.contract import OpenOptions
 from engines.errors import MissingDependencyError
 
 Matrix = NDArray[np.float32]

@@ -21,7 +21,7 @@ from benchmarks.measurement import Absent, Measurement
 from benchmarks.paired_statistics import Comparison, compare
 from benchmarks.peers import PeerSource, load_peer
 from benchmarks.report.table import format_table
-from engines.engine import Array
+from engines.contract import Array
 from engines.errors import FpetError
 
 _REFERENCE = "eager"  # in float32 it is what each subject's contenders are compared with

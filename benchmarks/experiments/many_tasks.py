@@ -30,7 +30,8 @@ from benchmarks.latency import Schedule
 from benchmarks.measurement import Measurement, to_document, to_text
 from benchmarks.report.table import format_table
 from engines import registry, storage
-from engines.engine import OpenOptions, open_engine
+from engines.contract import OpenOptions
+from engines.engine import open_engine
 from engines.errors import BudgetError, EngineError, FpetError
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.feeds import synthetic_feeds
-from engines.engine import OpenOptions, open_engine
+from engines.contract import OpenOptions
+from engines.engine import open_engine
 from engines.errors import FpetError, MissingDependencyError
 from engines.tasks.index import read_index
 from engines.tasks.open_tasks import TaskSet, open_tasks

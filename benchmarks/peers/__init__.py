@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, Protocol, cast
 
 from engines import registry
-from engines.engine import Engine
+from engines.contract import Engine
 from engines.errors import UsageError
 
 

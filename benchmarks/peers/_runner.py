@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engines.backends._engine_base import EngineBase
-from engines.engine import Array, Feeds
+from engines.contract import Array, Feeds
 from engines.manifest import TensorSpec
 
 

@@ -11,7 +11,7 @@ import torch
 from benchmarks.conditions.failures import as_engine_error
 from benchmarks.peers import PeerSource
 from benchmarks.peers._runner import Runner
-from engines.engine import Array, Engine
+from engines.contract import Array, Engine
 from engines.manifest import TensorSpec
 
 _FIX = "leave this peer out; torch.compile needs a C++ compiler"

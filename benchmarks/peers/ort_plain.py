@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from benchmarks.peers import PeerSource
 from engines import registry
-from engines.engine import Engine, OpenOptions, open_engine
+from engines.contract import Engine, OpenOptions
+from engines.engine import open_engine
 
 registry.import_or_explain("engines.backends.ort")
 

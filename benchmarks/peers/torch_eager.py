@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.peers import PeerSource
 from benchmarks.peers._torch import open_module
-from engines.engine import Engine
+from engines.contract import Engine
 
 
 def open_peer(source: PeerSource, *, threads: int) -> Engine:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.conditions import gpu_state
+from benchmarks.conditions.devices import runs_on_gpu
 from benchmarks.conditions.environment import Environment
 from benchmarks.conditions.gpu_state import GpuUse
 from benchmarks.measurement import Measurement
 from benchmarks.merge_verdict import merge_verdicts
 from benchmarks.report import charts
-from benchmarks.report.speed_words import hardware, measured_on, runs_on_gpu, speed_sentence
+from benchmarks.report.speed_words import hardware, measured_on, speed_sentence
 from engines import registry, storage
 from engines.parity import table as parity_table
 from engines.parity.rows import ParityTable

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from benchmarks.conditions.devices import gpu_name, runs_on_gpu
 from benchmarks.conditions.gpu_state import in_words as gpu_in_words
 from engines.plurals import counted
 
@@ -23,34 +23,6 @@ def measured_on(measurement: Measurement, result: ContenderResult) -> str:
     detail = f", {counted(int(threads), 'thread')}" if threads.isdecimal() else ""
     board = f"{where.board}, " if where.board else ""
     return f"{board}{where.cpu} (CPU{detail})"
-
-
-def runs_on_gpu(runtime: Mapping[str, str]) -> bool:
-    """Say whether an engine runs on a GPU, from what it says of itself."""
-    return (
-        "compute_capability" in runtime
-        or runtime.get("provider") in ("cuda", "tensorrt")
-        or runtime.get("device", "").startswith("cuda")
-    )
-
-
-def gpu_name(measurement: Measurement, otherwise: str) -> str:
-    """Return the name of the GPU that engines ran on.
-
-    A board's name stands for its GPU, which the driver may not name there. Where it is not certain
-    which of several GPUs it was, all are named.
-
-    Args:
-        measurement: It.
-        otherwise: What the engine itself calls its device.
-    """
-    where = measurement.environment
-    if where.board:
-        return where.board
-    if measurement.gpu is not None:
-        return measurement.gpu.gpu.name
-    names = list(dict.fromkeys(gpu.name for gpu in where.gpus))
-    return f"one of {' and '.join(names)}" if len(names) > 1 else (*names, otherwise)[0]
 
 
 def hardware(measurement: Measurement) -> str:

@@ -1,1 +1,1 @@
-"""Runtimes: one file a backend, imported only when it is chosen. See `engines.engine.Backend`."""
+"""Runtimes: one file a backend, imported only when it is chosen. See `engines.contract.Backend`."""

@@ -12,8 +12,8 @@ from typing import Any
 from engines.backends._engine_base import EngineBase
 from engines.backends._feeds import check_feeds, resolved
 from engines.backends._placement import Given, Placement
+from engines.contract import Array, OpenOptions
 from engines.cuda.device import Cuda, DeviceArray
-from engines.engine import Array, OpenOptions
 from engines.errors import EngineError
 from engines.manifest import TensorSpec
 
@@ -50,7 +50,7 @@ class CudaEngine(EngineBase):
         self._lock = threading.RLock()  # one inference at a time
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once and return the outputs by name; see `engines.engine.Engine`."""
+        """Run once and return the outputs by name; see `engines.contract.Engine`."""
         checked, extents = self._check(feeds)
         with self._alone():
             placement = self._run_placement

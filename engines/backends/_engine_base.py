@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 from engines.backends._feeds import check_feeds
 from engines.closing import Closing
-from engines.engine import Array
+from engines.contract import Array
 from engines.errors import EngineError
 from engines.manifest import TensorSpec
 
 
 class EngineBase(Closing):
-    """The part of `engines.engine.Engine` that does not depend on a runtime.
+    """The part of `engines.contract.Engine` that does not depend on a runtime.
 
     Attributes:
         name: A short name for tables.

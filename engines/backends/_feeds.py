@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from engines.contract import Array
 from engines.cuda.device import DeviceArray
-from engines.engine import Array
 from engines.errors import InputError
 from engines.manifest import Dimension, TensorSpec
 

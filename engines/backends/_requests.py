@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines.engine import BuildOptions, OpenOptions
+from engines.contract import BuildOptions, OpenOptions
 from engines.errors import EngineError, TrustError, UsageError
 from engines.machine import processor
 from engines.manifest import Manifest, Runtime

@@ -30,7 +30,7 @@ from engines.backends._requests import (
     refuse_zero_copy,
     thread_count,
 )
-from engines.engine import BuildOptions, Built, Engine, OpenOptions
+from engines.contract import BuildOptions, Built, Engine, OpenOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
 from engines.machine import processor
 from engines.manifest import Manifest, Runtime, TensorSpec
@@ -42,7 +42,7 @@ _DEFAULT_LEVEL = 3
 
 
 def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Built:
-    """Compile the graph into a package at `out`; see `engines.engine.Backend`.
+    """Compile the graph into a package at `out`; see `engines.contract.Backend`.
 
     Raises:
         InputError: The graph is damaged or does not suit the target, or has an operator that is not

@@ -39,7 +39,7 @@ from engines.backends._requests import (
     report,
     thread_count,
 )
-from engines.engine import BuildOptions, Built, Engine, OpenOptions, Provider, Rewrites
+from engines.contract import BuildOptions, Built, Engine, OpenOptions, Provider, Rewrites
 from engines.errors import EngineError, InputError, TrustError, UsageError
 from engines.machine import processor
 from engines.manifest import Manifest, Runtime
@@ -58,7 +58,7 @@ _NO_PRODUCTS = "none: Q/DQ as written"
 
 
 def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Built:
-    """Write ONNX Runtime's optimised graph to `out`; see `engines.engine.Backend`.
+    """Write ONNX Runtime's optimised graph to `out`; see `engines.contract.Backend`.
 
     The result is bound to this version of ONNX Runtime and to this CPU's instruction sets.
 
@@ -125,7 +125,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
 
 
 def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> Engine:
-    """Open a graph, or a cache that `build` wrote; see `engines.engine.Backend`.
+    """Open a graph, or a cache that `build` wrote; see `engines.contract.Backend`.
 
     Raises:
         InputError: The graph is damaged, its external weights are not where they belong, or it

@@ -39,7 +39,7 @@ from engines.backends._requests import (
     thread_count,
 )
 from engines.commands import requantize
-from engines.engine import Array, BuildOptions, Built, OpenOptions
+from engines.contract import Array, BuildOptions, Built, OpenOptions
 from engines.errors import EngineError, InputError, UsageError
 from engines.machine import processor
 from engines.manifest import Manifest, Runtime, manifest_path, read_manifest
@@ -57,7 +57,7 @@ _OWN_SOURCE = re.compile(r"Exception from \S+:\d+:?$|Check '.*' failed at \S+:\d
 
 
 def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Built:
-    """Compile the graph once and write its bytes to `out`; see `engines.engine.Backend`.
+    """Compile the graph once and write its bytes to `out`; see `engines.contract.Backend`.
 
     Raises:
         InputError: The graph is damaged or does not suit the target or this CPU, its external
@@ -97,7 +97,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
 
 
 def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> OvEngine:
-    """Open a graph, or what `build` wrote; see `engines.engine.Backend`.
+    """Open a graph, or what `build` wrote; see `engines.contract.Backend`.
 
     Raises:
         InputError: The graph is damaged, its external weights are not where they belong, or its
@@ -134,7 +134,7 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
 
 
 class OvEngine(EngineBase):
-    """A model compiled by OpenVINO; implements `engines.engine.Engine`."""
+    """A model compiled by OpenVINO; implements `engines.contract.Engine`."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class OvEngine(EngineBase):
         self._threads = threads
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once and return the outputs by name; see `engines.engine.Engine`."""
+        """Run once and return the outputs by name; see `engines.contract.Engine`."""
         request = self._request(feeds)
         self._infer(request)
         return {
@@ -163,7 +163,7 @@ class OvEngine(EngineBase):
         }
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
-        """Put `feeds` in place; OpenVINO keeps the outputs' memory. See `engines.engine.Engine`."""
+        """Put `feeds` in place; OpenVINO keeps the outputs' memory. See `Engine.bind`."""
         request = self._request(feeds)
 
         def run_once() -> None:

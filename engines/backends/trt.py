@@ -21,8 +21,8 @@ from engines.backends._trt.request import board_facts, request_for, require_devi
 from engines.backends._trt.timing_cache import Maker, read_timings, write_timings
 from engines.backends._trt.trtexec import trtexec_line
 from engines.commands import command
+from engines.contract import BuildOptions, Built
 from engines.cuda.device import open_cuda
-from engines.engine import BuildOptions, Built
 from engines.errors import MissingDependencyError
 from engines.fusion.report import FusionReport, report_on
 from engines.machine.jetson import read_board
@@ -33,7 +33,7 @@ __all__ = ["TrtEngine", "build", "equivalent_command", "open_engine"]
 
 
 def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Built:
-    """Write the plan for `onnx` to `out`; see `engines.engine.Backend`.
+    """Write the plan for `onnx` to `out`; see `engines.contract.Backend`.
 
     TensorRT-RTX needs no GPU; TensorRT builds for the device it runs on.
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from engines.commands import command
-from engines.engine import Engine, Feeds, OpenOptions, open_engine
+from engines.contract import Engine, Feeds, OpenOptions
+from engines.engine import open_engine
 from engines.errors import FpetError, InputError
 from engines.imaging.images import ImageSet, PixelArray, one_grey_level_off, to_input
 from engines.imaging.synthetic import synthetic_set

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engines.commands import command
-from engines.engine import OpenOptions
+from engines.contract import OpenOptions
 from engines.errors import InputError
 from engines.parity.outputs import ReferenceOutputs, engine_outputs
 from engines.parity.reference_file import read_reference

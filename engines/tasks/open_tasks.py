@@ -19,15 +19,8 @@ import numpy as np
 from engines.backends._engine_base import EngineBase
 from engines.closing import Closing
 from engines.commands import command
-from engines.engine import (
-    Array,
-    Engine,
-    Feeds,
-    OpenOptions,
-    default_path,
-    load_target,
-    open_engine,
-)
+from engines.contract import Array, Engine, Feeds, OpenOptions
+from engines.engine import default_path, load_target, open_engine
 from engines.errors import EngineError, TrustError
 from engines.manifest import Manifest, TensorSpec, manifest_path, read_manifest
 from engines.tasks.index import Structure, Task, TaskIndex, read_index
@@ -242,7 +235,7 @@ def _parent_of(manifest: Manifest) -> str:
 
 
 class TaskEngine(EngineBase):
-    """One task of a set; implements `engines.engine.Engine`, with the images as its only input.
+    """One task of a set; implements `engines.contract.Engine`, with the images as its only input.
 
     Closing it frees nothing: the engine belongs to the set.
     """
@@ -270,12 +263,12 @@ class TaskEngine(EngineBase):
         self._tasks.weights(self.task)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once and return the outputs by name; see `engines.engine.Engine`."""
+        """Run once and return the outputs by name; see `engines.contract.Engine`."""
         checked, _ = self._check(feeds)
         return self._cut(self._engine.run({**checked, **self._tasks.weights(self.task)}))
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
-        """Put images and the task's weights in place; see `engines.engine.Engine`."""
+        """Put images and the task's weights in place; see `engines.contract.Engine`."""
         checked, _ = self._check(feeds)
         return self._engine.bind({**checked, **self._tasks.weights(self.task)})
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines.engine import Engine, OpenOptions, open_engine
+from engines.contract import Engine, OpenOptions
+from engines.engine import open_engine
 from engines.imaging.images import ImageSet
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest

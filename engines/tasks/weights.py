@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from engines.engine import Array
+from engines.contract import Array
 from engines.errors import TrustError
 from engines.tasks.delta import Delta, read_delta
 from engines.tasks.index import Structure, Task, TaskIndex, read_stored

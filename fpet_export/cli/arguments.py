@@ -15,7 +15,7 @@ from engines.errors import UsageError
 from fpet_export.model import normalisation
 
 if TYPE_CHECKING:
-    from engines.engine import OpenOptions
+    from engines.contract import OpenOptions
     from fpet_export.stages import Adapted
 
 
@@ -227,7 +227,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
 
 def open_options(options: argparse.Namespace, *, signers: Path | None = None) -> OpenOptions:
     """Return what `add_running` and `_arguments.add_failed` asked for."""
-    from engines.engine import OpenOptions
+    from engines.contract import OpenOptions
 
     return OpenOptions(
         provider=options.provider,

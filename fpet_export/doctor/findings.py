@@ -76,7 +76,7 @@ def has_rtx() -> bool:
 
 def check_processor(findings: Findings, place: Environment) -> None:
     """Say what the CPU is and whether other work runs on it."""
-    from engines.engine import OpenOptions
+    from engines.contract import OpenOptions
     from engines.machine.processor import usable_cores
 
     cores = usable_cores()

@@ -9,7 +9,7 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.engine import Progress
+from engines.contract import Progress
 from engines.errors import FpetError
 from engines.fusion.report import FusionReport, fusion_of, fusion_path
 from engines.manifest import Manifest, manifest_path, read_manifest

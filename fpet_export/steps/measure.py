@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from benchmarks import Measurement, Schedule
     from benchmarks.conditions.validity import Finding
-    from engines.engine import OpenOptions
+    from engines.contract import OpenOptions
 
 ATTEMPTS = 3
 """How often noise may spoil a measurement before it is given up."""

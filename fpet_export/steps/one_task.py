@@ -10,7 +10,7 @@ from pathlib import Path
 
 from calibration.taps import with_outputs
 from engines.backends import ort
-from engines.engine import Engine, OpenOptions
+from engines.contract import Engine, OpenOptions
 from engines.imaging.images import PixelArray
 from engines.manifest import Manifest, read_manifest
 from engines.parity.outputs import as_written, engine_outputs

@@ -23,7 +23,7 @@ from fpet_export.reporter import Reporter
 
 if TYPE_CHECKING:
     from benchmarks import PeerSource
-    from engines.engine import BuildOptions
+    from engines.contract import BuildOptions
 
 PLAIN = "plain"
 _TUNED = re.compile(r"tuned for \((\d+),")

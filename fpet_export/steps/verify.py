@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.engine import OpenOptions, open_engine
+from engines.contract import OpenOptions
+from engines.engine import open_engine
 from engines.errors import InputError
 from engines.imaging.images import ImageSet, PixelArray
 from engines.manifest import read_manifest

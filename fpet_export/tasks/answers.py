@@ -12,7 +12,8 @@ import numpy as np
 from calibration.evaluator import margins, metric_tensor
 from calibration.graph_files import read_graph
 from calibration.taps import with_outputs
-from engines.engine import Engine, open_engine
+from engines.contract import Engine
+from engines.engine import open_engine
 from engines.imaging.images import ImageSet
 from engines.manifest import Manifest
 from engines.parity.finite import require_finite

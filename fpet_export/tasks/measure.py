@@ -16,7 +16,7 @@ from fpet_export.steps import plain, usable
 
 if TYPE_CHECKING:
     from benchmarks import Measurement, Opened
-    from engines.engine import OpenOptions
+    from engines.contract import OpenOptions
     from fpet_export.workflow.bench import BenchRequest
 
 _SWITCH = "switch_ms"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import engines
 from engines.commands import command
-from engines.engine import BuildOptions, equivalent_command, refuse_output
+from engines.contract import BuildOptions
+from engines.engine import equivalent_command, refuse_output
 from engines.errors import InputError, ParityError, UsageError
 from engines.manifest import NO_TARGET, Manifest, manifest_path, read_manifest, write_manifest
 from engines.parity.rows import ParityTable, failed_row, judge

@@ -16,7 +16,7 @@ from fpet_export.requests import Opening, SkippingBad
 from fpet_export.steps import images, task_names, usable
 
 if TYPE_CHECKING:
-    from engines.engine import Engine
+    from engines.contract import Engine
     from engines.imaging.source import ImageSource
     from engines.manifest import Manifest, Preprocessing
     from engines.parity.rows import FloatArray

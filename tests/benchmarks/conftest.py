@@ -14,7 +14,7 @@ import pytest
 from benchmarks.conditions.environment import Environment, read_environment
 from benchmarks.conditions.validity import MachineUse
 from engines.backends._engine_base import EngineBase
-from engines.engine import Array, Feeds
+from engines.contract import Array, Feeds
 from engines.errors import EngineError
 from engines.manifest import TensorSpec
 
@@ -36,7 +36,7 @@ class FakeClock:
 
 
 class FakeEngine(EngineBase):
-    """Implements `engines.engine.Engine`; a run takes the next of `latencies_ns`."""
+    """Implements `engines.contract.Engine`; a run takes the next of `latencies_ns`."""
 
     def __init__(
         self,

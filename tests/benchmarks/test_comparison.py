@@ -18,7 +18,7 @@ from benchmarks.latency import Schedule
 from benchmarks.measurement import read_measurement, to_document, write_measurement
 from benchmarks.peers import PeerSource
 from benchmarks.report.table import format_table
-from engines.engine import OpenOptions
+from engines.contract import OpenOptions
 from engines.errors import (
     InputError,
     MeasurementError,

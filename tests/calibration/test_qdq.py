@@ -21,7 +21,7 @@ from calibration.policy import choose
 from calibration.recipe import Recipe, amax_of, typed_graph
 from calibration.roles import attentions, linears
 from calibration.table import CalibrationTable
-from engines.engine import BuildOptions
+from engines.contract import BuildOptions
 from engines.fusion.report import FusionReport, fusion_path, read_fusion
 from tests.calibration.exports import DEPTH, Exports, feed_of, images_of, run, source_of
 

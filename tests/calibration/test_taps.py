@@ -9,7 +9,8 @@ import onnx
 import pytest
 
 from calibration.taps import with_outputs
-from engines.engine import OpenOptions, open_engine
+from engines.contract import OpenOptions
+from engines.engine import open_engine
 from engines.errors import ExportError
 from tests.calibration.exports import feed_of, images_of, run
 

@@ -11,7 +11,7 @@ import pytest
 import engines
 from engines.backends import ort, trt
 from engines.backends._ort import engine as _ort_engine
-from engines.engine import Backend, BuildOptions, Engine
+from engines.contract import Backend, BuildOptions, Engine
 from engines.errors import InputError, TrustError, UnknownNameError, UsageError
 from engines.manifest import manifest_path, read_manifest
 

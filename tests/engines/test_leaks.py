@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import engines
-from engines.engine import Engine
+from engines.contract import Engine
 
 RUNS, OPENINGS = 10_000, 200
 STATM = Path("/proc/self/statm")

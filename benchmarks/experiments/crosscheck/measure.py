@@ -16,7 +16,8 @@ from benchmarks.experiments.crosscheck.graphs import (
 )
 from benchmarks.experiments.crosscheck.rows import Kernels, Row, kernels_of, quality_of
 from engines import registry
-from engines.engine import OpenOptions, open_engine
+from engines.contract import OpenOptions
+from engines.engine import open_engine
 from engines.errors import EngineError, FpetError
 from engines.fusion.report import fusion_path, read_fusion
 from engines.manifest import read_manifest

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.peers import PeerSource
-from engines.engine import Engine, OpenOptions, build, default_path, load_target, open_engine
+from engines.contract import Engine, OpenOptions
+from engines.engine import build, default_path, load_target, open_engine
 
 
 def open_built(source: PeerSource, target: str, *, name: str, threads: int) -> Engine:

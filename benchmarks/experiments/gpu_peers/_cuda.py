@@ -11,7 +11,7 @@ from benchmarks.conditions.failures import as_engine_error
 from benchmarks.peers import PeerSource
 from benchmarks.peers._runner import Runner
 from engines import registry
-from engines.engine import Array, Feeds
+from engines.contract import Array, Feeds
 from engines.errors import MissingDependencyError
 from engines.manifest import TensorSpec
 

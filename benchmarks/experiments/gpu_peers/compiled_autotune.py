@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.experiments.gpu_peers._cuda import compiled, module_on_device, open_module
 from benchmarks.peers import PeerSource
-from engines.engine import Engine
+from engines.contract import Engine
 
 _MODE = "max-autotune-no-cudagraphs"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.experiments.gpu_peers._cuda import module_on_device, open_module
 from benchmarks.peers import PeerSource
-from engines.engine import Engine
+from engines.contract import Engine
 
 
 def open_peer(source: PeerSource, *, threads: int) -> Engine:

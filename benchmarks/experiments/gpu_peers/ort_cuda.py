@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.experiments.gpu_peers._built import open_built
 from benchmarks.peers import PeerSource
 from engines import registry
-from engines.engine import Engine
+from engines.contract import Engine
 
 registry.import_or_explain("engines.backends.ort")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import errors
-from engines.engine import BuildOptions
+from engines.contract import BuildOptions
 from engines.errors import EngineError, MissingDependencyError
 from engines.manifest import TensorSpec
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from engines.backends._engine_base import EngineBase
-from engines.engine import Array
+from engines.contract import Array
 from engines.errors import EngineError
 from engines.machine import processor
 from engines.manifest import TensorSpec
@@ -24,7 +24,7 @@ Package = Callable[..., Any]
 
 
 class TorchEngine(EngineBase):
-    """A package on the CPU; implements `engines.engine.Engine`."""
+    """A package on the CPU; implements `engines.contract.Engine`."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class TorchEngine(EngineBase):
         self._facts = facts
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once and return the outputs by name; see `engines.engine.Engine`."""
+        """Run once and return the outputs by name; see `engines.contract.Engine`."""
         tensors = self._tensors(feeds)
         with self._failing(), self._threaded():
             found = self._call(tensors)
@@ -53,7 +53,7 @@ class TorchEngine(EngineBase):
         }
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
-        """Put `feeds` in place once; see `engines.engine.Engine`."""
+        """Put `feeds` in place once; see `engines.contract.Engine`."""
         tensors = self._tensors(feeds)
 
         def run_once() -> None:
@@ -157,7 +157,7 @@ class Recorded:
 
 
 class TorchCudaEngine(EngineBase):
-    """A package on a GPU; implements `engines.engine.Engine` and `DeviceClock`.
+    """A package on a GPU; implements `engines.contract.Engine` and `DeviceClock`.
 
     The first run with feeds of certain shapes is recorded as a CUDA graph; what follows is one
     launch of it. TF32 is off while a run is recorded, whatever the process has set: the match
@@ -185,7 +185,7 @@ class TorchCudaEngine(EngineBase):
         self._lock = threading.RLock()  # one stream: one run at a time
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once and return the outputs by name; see `engines.engine.Engine`."""
+        """Run once and return the outputs by name; see `engines.contract.Engine`."""
         checked, _ = self._check(feeds)
         values = list(checked.values())
         key = tuple(tuple(value.shape) for value in values)

@@ -9,8 +9,8 @@ import numpy as np
 from engines.backends._cuda_engine import CudaEngine
 from engines.backends._ort.session import ERRORS, onnxruntime, run_error
 from engines.backends._placement import Given, Placement
+from engines.contract import OpenOptions
 from engines.cuda.device import Cuda
-from engines.engine import OpenOptions
 from engines.manifest import TensorSpec
 
 _GRAPH_ID = "gpu_graph_id"
@@ -23,7 +23,7 @@ Key = tuple[int, frozenset[tuple[str, int]]]
 
 
 class OrtCudaEngine(CudaEngine):
-    """Implements `engines.engine.Engine`.
+    """Implements `engines.contract.Engine`.
 
     The provider records the first run at certain addresses as a CUDA graph of its own, under an
     identifier for those addresses, and launches it in the runs that follow.

@@ -8,8 +8,8 @@ from typing import Any
 from engines.backends._ort.cuda_engine import OrtCudaEngine
 from engines.backends._ort.engine import ON_A_GPU, specs
 from engines.backends._ort.session import open_session, require_provider
+from engines.contract import OpenOptions
 from engines.cuda.device import open_cuda
-from engines.engine import OpenOptions
 from engines.errors import EngineError
 from engines.onnx_header import OnnxHeader
 

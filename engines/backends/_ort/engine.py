@@ -10,7 +10,7 @@ import numpy as np
 from engines.backends._engine_base import EngineBase
 from engines.backends._feeds import resolved
 from engines.backends._ort.session import ERRORS, onnxruntime, run_error
-from engines.engine import Array, Provider
+from engines.contract import Array, Provider
 from engines.machine import processor
 from engines.manifest import TensorSpec
 from engines.onnx_header import OnnxHeader
@@ -26,7 +26,7 @@ _NUMPY_DTYPES = {
 
 
 class OrtEngine(EngineBase):
-    """An ONNX Runtime session; implements `engines.engine.Engine`."""
+    """An ONNX Runtime session; implements `engines.contract.Engine`."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class OrtEngine(EngineBase):
         self._threads: int = session.get_session_options().intra_op_num_threads
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once and return the outputs by name; see `engines.engine.Engine`."""
+        """Run once and return the outputs by name; see `engines.contract.Engine`."""
         checked, _ = self._check(feeds)
         names = [spec.name for spec in self.outputs]
         try:
@@ -59,7 +59,7 @@ class OrtEngine(EngineBase):
         return dict(zip(names, values, strict=True))
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
-        """Put `feeds` and the outputs' memory in place; see `engines.engine.Engine`."""
+        """Put `feeds` and the outputs' memory in place; see `engines.contract.Engine`."""
         checked, extents = self._check(feeds)
         binding = self._session.io_binding()
         device = "cpu" if self._provider == "cpu" else "cuda"

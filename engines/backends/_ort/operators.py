@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.engine import Array
+from engines.contract import Array
 from engines.registry import import_or_explain
 
 DOMAIN = "com.microsoft"

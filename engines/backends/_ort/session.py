@@ -21,7 +21,7 @@ import onnxruntime as onnxruntime  # the other modules take it from here: see ab
 from onnxruntime.capi import onnxruntime_pybind11_state as _native
 
 from engines.backends._ort.packages import require_one
-from engines.engine import Provider
+from engines.contract import Provider
 from engines.errors import EngineError, MissingDependencyError, UsageError
 from engines.machine.installing import FROM_JETPACK, how_to_install
 from engines.machine.jetson import read_board

@@ -15,7 +15,7 @@ from typing import Any
 from engines.backends._trt.log import Message, complaints, kernels_of, recorder
 from engines.backends._trt.request import Request
 from engines.backends._trt.timing_cache import Timings, attach
-from engines.engine import Progress
+from engines.contract import Progress
 from engines.errors import EngineError, UsageError
 from engines.fusion.kernels import Kernel
 

@@ -7,8 +7,8 @@ from typing import Any
 from engines.backends._cuda_engine import CudaEngine
 from engines.backends._placement import Given, Placement
 from engines.backends._trt.log import Recorder, complaints
+from engines.contract import OpenOptions
 from engines.cuda.device import Cuda
-from engines.engine import OpenOptions
 from engines.errors import EngineError
 from engines.manifest import TensorSpec
 
@@ -16,7 +16,7 @@ _REBUILD = "build the engine again from its graph"
 
 
 class TrtEngine(CudaEngine):
-    """A deserialized plan on one device; implements `engines.engine.Engine`.
+    """A deserialized plan on one device; implements `engines.contract.Engine`.
 
     The first run with certain addresses is queued call by call. It is recorded then, and what
     follows is one launch of that CUDA graph, unless the options or TensorRT forbid it.

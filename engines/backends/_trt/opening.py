@@ -11,8 +11,8 @@ from engines.backends._trt.engine import TrtEngine
 from engines.backends._trt.log import Message, complaints, recorder
 from engines.backends._trt.module import EXTRAS, import_tensorrt
 from engines.commands import rebuild
+from engines.contract import OpenOptions
 from engines.cuda.device import Cuda, open_cuda
-from engines.engine import OpenOptions
 from engines.errors import EngineError, MissingDependencyError, TrustError, UsageError
 from engines.manifest import Dimension, Manifest, Runtime, TensorSpec
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engines.backends._provenance import Source
-from engines.engine import BuildOptions, Progress
+from engines.contract import BuildOptions, Progress
 from engines.errors import InputError, UsageError
 from engines.machine.jetson import Board
 from engines.manifest import TensorSpec

@@ -142,7 +142,7 @@ def test_the_agent_heeds_it_too(tmp_path: Path) -> None:
         act="os.kill(os.getpid(), signal.SIGTERM)"
     ).replace(
         "cli.run()",
-        "from fpet_export import start; from fpet_export.cli import agent_main\n"
+        "from fpet_export.cli import agent_main, start\n"
         "start.run_process(lambda: agent_main.command)",
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True)
@@ -228,7 +228,7 @@ def test_the_installed_command_begins_there() -> None:
 
 def test_pytorch_leaves_no_folder_of_its_compiler(tmp_path: Path) -> None:
     program = (
-        "import sys; from fpet_export import start; from fpet_export.cli import main as cli\n"
+        "import sys; from fpet_export.cli import main as cli, start\n"
         "def main():\n"
         "    import torch._inductor.runtime.cache_dir_utils as utils\n"
         "    assert utils.cache_dir().startswith(sys.argv[1]); return 0\n"

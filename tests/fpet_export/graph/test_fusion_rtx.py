@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import engines
-from engines.engine import BuildOptions
+from engines.contract import BuildOptions
 from engines.fusion.report import FusionReport, fusion_path, read_fusion
 from tests.fpet_export.typed_graphs import DEPTH, MERGE_BLOCK, quantize, write_graph
 

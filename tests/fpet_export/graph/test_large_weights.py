@@ -9,7 +9,7 @@ import pytest
 
 import engines
 import fpet_export
-from engines.engine import BuildOptions
+from engines.contract import BuildOptions
 from engines.errors import TrustError
 from engines.manifest import read_manifest
 from engines.parity.outputs import engine_outputs

@@ -27,7 +27,8 @@ from calibration.quantize import recipe_for
 from calibration.roles import linears
 from engines.backends import ort
 from engines.backends._ort import session
-from engines.engine import BuildOptions, OpenOptions, load_target
+from engines.contract import BuildOptions, OpenOptions
+from engines.engine import load_target
 from engines.errors import InputError, UsageError
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import Manifest, read_manifest

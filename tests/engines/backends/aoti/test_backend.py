@@ -28,7 +28,7 @@ import torch
 from engines.backends import aoti
 from engines.backends._aoti import builder
 from engines.backends._aoti import engine as _torch_engine
-from engines.engine import BuildOptions, DeviceClock, Engine, OpenOptions
+from engines.contract import BuildOptions, DeviceClock, Engine, OpenOptions
 from engines.errors import (
     EngineError,
     InputError,

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 
 import engines
 from engines.backends import ort
-from engines.engine import BuildOptions, OpenOptions
+from engines.contract import BuildOptions, OpenOptions
 from engines.errors import (
     EngineError,
     FpetError,

@@ -21,7 +21,7 @@ import pytest
 import engines
 from benchmarks.feeds import synthetic_feeds
 from engines.backends._ort import session as _ort_session
-from engines.engine import OpenOptions
+from engines.contract import OpenOptions
 from engines.errors import MissingDependencyError, UsageError
 from engines.manifest import read_manifest, write_manifest
 from tests.engines.cuda.fake_cuda import FakeCuda
@@ -302,7 +302,7 @@ def test_the_real_package_runs_or_says_what_it_lacks(
 ) -> None:
     program = (
         "import sys, engines\n"
-        "from engines.engine import OpenOptions\n"
+        "from engines.contract import OpenOptions\n"
         "from engines.errors import FpetError\n"
         "try:\n"
         "    engines.open(sys.argv[1], options=OpenOptions(provider=sys.argv[2])).close()\n"

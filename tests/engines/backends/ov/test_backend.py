@@ -22,7 +22,8 @@ if importlib.util.find_spec("openvino") is None:  # importorskip would import it
 from engines import storage
 from engines.backends import ov
 from engines.backends._openvino import openvino
-from engines.engine import BuildOptions, Engine, OpenOptions, backend
+from engines.contract import BuildOptions, Engine, OpenOptions
+from engines.engine import backend
 from engines.errors import EngineError, InputError, TrustError, UsageError
 from engines.machine import processor
 from engines.manifest import read_manifest, write_manifest

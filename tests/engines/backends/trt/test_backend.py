@@ -22,7 +22,7 @@ import engines
 from engines.backends import trt as backend
 from engines.backends._trt import opening
 from engines.backends._trt.log import recorder
-from engines.engine import OpenOptions
+from engines.contract import OpenOptions
 from engines.errors import (
     EngineError,
     FpetError,

@@ -16,7 +16,7 @@ import engines
 import engines.engine
 from engines.backends._trt.builder import compute_capability_names, network_flags
 from engines.backends._trt.request import profile_shapes
-from engines.engine import BuildOptions
+from engines.contract import BuildOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
 from engines.fusion.report import fusion_of, fusion_path
 from engines.manifest import Manifest, TensorSpec, manifest_path, read_manifest, write_manifest

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engines.backends import _placement
-from engines.engine import OpenOptions
+from engines.contract import OpenOptions
 from engines.errors import EngineError
 from tests.engines.backends.trt.test_placed import SHAPES, Context, Plan, X, weight
 from tests.engines.cuda.fake_cuda import NS_OF_ONE_TASK, FakeCuda

@@ -14,8 +14,8 @@ import pytest
 
 from engines.backends._trt.engine import TrtEngine
 from engines.backends._trt.log import Listener, Message
+from engines.contract import OpenOptions
 from engines.cuda.device import DeviceArray
-from engines.engine import OpenOptions
 from engines.errors import EngineError, InputError
 from engines.manifest import TensorSpec
 from tests.engines.cuda.fake_cuda import FakeCuda

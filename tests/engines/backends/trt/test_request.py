@@ -16,7 +16,8 @@ import pytest
 import engines
 from engines.backends import trt as backend
 from engines.backends._trt.timing_cache import Maker, read_timings, side_path, write_timings
-from engines.engine import BuildOptions, equivalent_command
+from engines.contract import BuildOptions
+from engines.engine import equivalent_command
 from engines.errors import (
     EngineError,
     InputError,

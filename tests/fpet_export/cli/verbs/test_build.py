@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from engines import open_engine
-from engines.engine import Feeds, OpenOptions
+from engines.contract import Feeds, OpenOptions
 from engines.errors import ParityError
 from engines.manifest import manifest_path, read_manifest, write_manifest
 from fpet_export.steps import engine as engine_steps

@@ -11,7 +11,7 @@ import pytest
 
 import fpet_export
 from engines import engine as engine_module
-from engines.engine import Engine, OpenOptions
+from engines.contract import Engine, OpenOptions
 from engines.imaging.images import read_files
 from tests.fpet_export.command_line import LABELS, Exported, call, pixels_of, write_images
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fpet_export
-from engines.engine import Engine
+from engines.contract import Engine
 from engines.imaging.images import ImageSet, read_files
 from engines.manifest import read_manifest
 from engines.parity.rows import ModelOutputs

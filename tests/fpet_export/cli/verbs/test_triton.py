@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.engine import OpenOptions, open_engine
+from engines.contract import OpenOptions
+from engines.engine import open_engine
 from engines.manifest import Companion, Runtime, read_manifest, write_manifest
 from tests.fpet_export.command_line import LABELS, Exported, call
 from tests.fpet_export.triton.triton_message import parse_config
