@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from fpet_export.board import ssh
+
 UNPACKED = Path(sys.prefix) / "sshd"
 """Where `.ci/unpack_sshd.sh` leaves a server on a machine that has none installed."""
 
@@ -41,9 +43,23 @@ class Server:
     port: int
     home: Path
 
-    def config(self, *, port: int | None = None, known: bool = True, key: str = "client") -> Path:
-        """A client's configuration in which the server is called "board"."""
-        path = self.folder / f"config-{port}-{known}-{key}"
+    def config(
+        self,
+        *,
+        port: int | None = None,
+        known: bool = True,
+        key: str = "client",
+        shared: bool = False,
+    ) -> Path:
+        """A client's configuration in which the server is called "board".
+
+        Args:
+            port: Of a relay; None for the server itself.
+            known: Whether the client knows the server's key.
+            key: What the client shows.
+            shared: Whether clients share the line of `shared_line`, as a user's may.
+        """
+        path = self.folder / f"config-{port}-{known}-{key}-{shared}"
         hosts = self.folder / ("known_hosts" if known else "other_hosts")
         path.write_text(
             f"Host board\n"
@@ -54,8 +70,25 @@ class Server:
             # What is tested is not the cryptography: the newer exchanges take six times as long.
             f"  KexAlgorithms curve25519-sha256\n  Ciphers aes128-gcm@openssh.com\n"
             f"  IdentitiesOnly yes\n  IdentityAgent none\n  LogLevel ERROR\n"
+            + (f"  ControlPath {self.folder / 'line'}\n" if shared else "")
         )
         return path
+
+    @contextlib.contextmanager
+    def shared_line(self) -> Iterator[None]:
+        """Hold a line that clients of a `shared` configuration use instead of opening their own.
+
+        What a connection costs is not what is tested there: a sixth of a second each.
+        """
+        words = ["ssh", "-F", str(self.config(shared=True))]
+        with subprocess.Popen([*words, "-M", "-N", "board"]) as master:
+            try:
+                while not (self.folder / "line").exists():
+                    assert master.poll() is None, "ssh ended"
+                    time.sleep(0.02)
+                yield
+            finally:
+                master.terminate()
 
 
 def unpacked_environment(root: Path, folder: Path) -> dict[str, str]:
@@ -134,6 +167,15 @@ def start(folder: Path) -> Iterator[Server]:
         if is_new:
             with contextlib.suppress(OSError):  # another server uses it
                 empty.rmdir()
+
+
+def start_quick(folder: Path) -> Iterator[Server]:
+    """Start a server for tests of what is done there: one line for all, and jobs end at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssh, "_POLL_S", 0.05)
+        for server in start(folder):
+            with server.shared_line():
+                yield server
 
 
 def free_port() -> int:

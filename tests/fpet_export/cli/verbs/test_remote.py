@@ -23,7 +23,7 @@ from fpet_export.board import ssh as transport
 from fpet_export.cli.console import Console
 from fpet_export.steps import best
 from fpet_export.steps import plain as _plain
-from tests.fpet_export.board.ssh_server import Relay, Server, needs_sshd, start
+from tests.fpet_export.board.ssh_server import Relay, Server, needs_sshd, start_quick
 from tests.fpet_export.command_line import Done, Exported, call
 from tests.fpet_export.tiny import CLASSES, SIDE
 
@@ -33,11 +33,11 @@ SHORT = ("--rounds", 3, "--seconds", 0.1, "--allow-noise")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from start(tmp_path_factory.mktemp("sshd"))
+    yield from start_quick(tmp_path_factory.mktemp("sshd"))
 
 
 def words(server: Server, *, port: int | None = None) -> tuple[object, ...]:
-    return "--remote", "board", "--ssh-config", server.config(port=port)
+    return "--remote", "board", "--ssh-config", server.config(port=port, shared=port is None)
 
 
 def left(server: Server) -> set[str]:

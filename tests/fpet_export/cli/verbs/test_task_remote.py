@@ -11,7 +11,7 @@ import pytest
 
 from engines.tasks.folder import check_folder
 from fpet_export.tasks import answers
-from tests.fpet_export.board.ssh_server import Server, needs_sshd, start
+from tests.fpet_export.board.ssh_server import Server, needs_sshd, start_quick
 from tests.fpet_export.command_line import call
 from tests.fpet_export.tasks.task_files import TaskFiles
 
@@ -21,7 +21,7 @@ QUICK = ("--rounds", 2, "--seconds", 0.05, "--allow-noise")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from start(tmp_path_factory.mktemp("sshd"))
+    yield from start_quick(tmp_path_factory.mktemp("sshd"))
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def copy(task_files: TaskFiles, tmp_path: Path) -> Path:
 
 
 def words(server: Server) -> tuple[object, ...]:
-    return "--remote", "board", "--ssh-config", server.config()
+    return "--remote", "board", "--ssh-config", server.config(shared=True)
 
 
 def left(server: Server) -> set[str]:
