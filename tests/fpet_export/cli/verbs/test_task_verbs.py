@@ -167,8 +167,8 @@ def test_every_refusal_names_the_command_that_does_it(
 def test_a_task_of_other_classes_than_the_reference_is_refused(
     task_files: TaskFiles, tmp_path: Path
 ) -> None:
-    text = "random:vit_tiny_patch16_224:0"
-    words = ("--method", "lora", "--merge-block", "6", "--limit", "1", "-o", tmp_path / "wide")
+    text = "random:test_vit:0"
+    words = ("--method", "lora", "--merge-block", "3", "--limit", "1", "-o", tmp_path / "wide")
     assert call("export", text, *words).code == 0
 
     error = call(

@@ -218,8 +218,8 @@ def test_a_task_that_drifts_ends_with_7(
 
 
 def test_random_runs_bring_their_backbone(tmp_path: Path) -> None:
-    text = "random:vit_tiny_patch16_224:0"
-    words = ("--method", "lora", "--merge-block", "6", "--limit", "1", "-o", tmp_path, "--json")
+    text = "random:test_vit:0"
+    words = ("--method", "lora", "--merge-block", "3", "--limit", "1", "-o", tmp_path, "--json")
     document = call("tasks", f"a={text}", *words).document()
     assert document["index"]["tasks"][0]["classes"] == 1000
     assert read_manifest(tmp_path / "tasks/a.safetensors").weights == "random"
