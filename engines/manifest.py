@@ -327,6 +327,8 @@ class Manifest:
         return self.size_bytes + sum(companion.size_bytes for companion in self.companions)
 
 
+TASKS_INDEX = "tasks.json"
+"""The file that makes a folder one of tasks; `engines.tasks.index` reads it."""
 ENDING = ".manifest.json"
 
 EXECUTABLE = (".plan", ".pt2")

@@ -40,7 +40,12 @@ def bench(*artefacts: str | Path, reporter: Reporter | None = None, **settings: 
     """
     from fpet_export.workflow.bench import BenchRequest, bench
 
-    return bench(BenchRequest(artefacts=_paths(artefacts), **settings), _or_silent(reporter))
+    request = BenchRequest(artefacts=_paths(artefacts), **settings)
+    if any(path.is_dir() for path in request.artefacts):
+        from fpet_export.tasks.bench import bench as bench_tasks
+
+        return bench_tasks(request, _or_silent(reporter))
+    return bench(request, _or_silent(reporter))
 
 
 def build(

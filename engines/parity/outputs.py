@@ -17,7 +17,7 @@ from engines.engine import open_engine
 from engines.errors import FpetError, InputError
 from engines.imaging.images import ImageSet, PixelArray, one_grey_level_off, to_input
 from engines.imaging.synthetic import synthetic_set
-from engines.manifest import Manifest, Preprocessing, manifest_path, read_manifest
+from engines.manifest import TASKS_INDEX, Manifest, Preprocessing, manifest_path, read_manifest
 from engines.parity.finite import require_finite
 from engines.parity.rounding import rounding_in
 from engines.parity.rows import (
@@ -31,7 +31,6 @@ from engines.parity.rows import (
     gates_by_control,
     gates_of,
 )
-from engines.tasks.index import is_folder
 
 Progress = Callable[[int], None]
 DEFAULT_IMAGES = 4
@@ -227,7 +226,7 @@ def manifest_of(path: Path) -> Manifest:
         InputError: There is none, so nobody knows its preprocessing; or many tasks share the
             artefact, and it does not run without one.
     """
-    if is_folder(path):
+    if (path / TASKS_INDEX).is_file():
         raise InputError(
             "this is a folder of tasks, not a graph or an engine",
             where=str(path),

@@ -16,12 +16,12 @@ from typing import Any
 
 from engines import storage
 from engines.errors import TrustError, UnknownNameError, UsageError
-from engines.manifest import from_json
+from engines.manifest import TASKS_INDEX, from_json
 from engines.near_names import did_you_mean
 from engines.tasks.inputs import TaskInput
 
 SCHEMA = 1
-FILE = "tasks.json"
+FILE = TASKS_INDEX
 FOLDER = "tasks"
 
 _FIX = "export the tasks again, or copy the whole folder"

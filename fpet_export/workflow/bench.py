@@ -74,10 +74,28 @@ class Benched:
 def bench(request: BenchRequest, reporter: Reporter = SILENT) -> Benched:
     """Measure artefacts here or on another machine, and keep the evidence.
 
+    The tasks of a folder are measured by `fpet_export.tasks.bench`.
+
     Raises:
         MeasurementError: Noise has spoiled it, and a marked one was not asked for; what was
             measured is written all the same.
         FpetError: What is wrong with an artefact, the baseline or the machine.
+    """
+    refuse(request)
+    if request.remote is None:
+        measure.refuse_unknown_baseline(request.against, request.artefacts, request.peers)
+    if request.batches is not None:
+        return _at_batches(request, request.batches, reporter)
+    refuse_tasks(request.artefacts[0], request.task)
+    measurement = (_here if request.remote is None else _there)(request, reporter)
+    return keep(measurement, request, reporter)
+
+
+def refuse(request: BenchRequest) -> None:
+    """Refuse what can be refused before anything is opened.
+
+    Raises:
+        UsageError: Settings contradict each other, or make no valid measurement.
     """
     for path in (request.out, request.html):
         if path is not None:
@@ -86,21 +104,12 @@ def bench(request: BenchRequest, reporter: Reporter = SILENT) -> Benched:
     _refuse_contradictions(request)
     measure.refuse_few_rounds(request)
     _refuse_twice(request.artefacts)
-    has_tasks = any(path.is_dir() for path in request.artefacts)
-    if request.remote is None and not has_tasks:
-        measure.refuse_unknown_baseline(request.against, request.artefacts, request.peers)
-    if request.batches is not None:
-        return _at_batches(request, request.batches, reporter)
+
+
+def keep(measurement: Measurement, request: BenchRequest, reporter: Reporter) -> Benched:
+    """Report a measurement, write what is asked for, and judge whether it counts."""
     from benchmarks import format_table, write_measurement
 
-    if has_tasks:
-        from fpet_export.tasks import measure as task_measure
-
-        measurement = task_measure.measure(request, reporter)
-    else:
-        refuse_tasks(request.artefacts[0], request.task)
-        way = _here if request.remote is None else _there
-        measurement = way(request, reporter)
     if request.remote is None:  # the agent's own table was heard already
         reporter.line()
         reporter.line(format_table(measurement, width=reporter.width))
@@ -178,7 +187,7 @@ def _refuse_batches(request: BenchRequest, sizes: Sequence[int]) -> None:
     """Refuse several sizes where only one can be measured.
 
     Raises:
-        UsageError: Another machine or a folder of tasks is asked for.
+        UsageError: Another machine is asked for.
     """
     if request.remote is not None:
         listed = ",".join(map(str, sizes))
@@ -187,12 +196,6 @@ def _refuse_batches(request: BenchRequest, sizes: Sequence[int]) -> None:
             where="--batches",
             fix="unpack a bundle there (`fpet-export bundle GRAPH --with-plain`) and type: "
             f"python3 agent.pyz bench --against plain --batches {listed}",
-        )
-    if any(path.is_dir() for path in request.artefacts):
-        raise UsageError(
-            "the tasks of a folder are measured at the batch of their graph",
-            where="--batches",
-            fix="leave it out, or export one of the runs and bench that graph",
         )
 
 
@@ -211,12 +214,12 @@ def _refuse_noise(measurements: Sequence[Measurement], request: BenchRequest) ->
     spoiled = [one for one in measurements if not one.valid]
     if not spoiled or request.allow_noise:
         return
+    again = shlex.join(request.command) or "measure again"
     at = f" at batch {spoiled[0].batch}" if len(measurements) > 1 else ""
     raise MeasurementError(
         f"the measurement{at} is not valid: {measure.reasons(spoiled[0].spoiled_by)}",
         where="bench",
-        fix=f"{spoiled[0].spoiled_by[0].fix}; then: {shlex.join(request.command)} "
-        "(or add --allow-noise)",
+        fix=f"{spoiled[0].spoiled_by[0].fix}; then: {again} (or add --allow-noise)",
     )
 
 

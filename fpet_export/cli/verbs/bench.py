@@ -9,6 +9,7 @@ from fpet_export.cli import arguments, remote_arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
 from fpet_export.requests import made
+from fpet_export.tasks import bench as task_bench
 from fpet_export.workflow import bench
 
 GROUP = "judge"
@@ -93,7 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
     """Measure, print the table, and keep the evidence."""
-    measured = bench.bench(made(bench.BenchRequest, vars(options)), reporter)
+    request = made(bench.BenchRequest, vars(options))
+    has_tasks = any(path.is_dir() for path in request.artefacts)
+    measured = (task_bench if has_tasks else bench).bench(request, reporter)
     return Outcome(
         document=measured.to_json(),
         result="\n".join(map(str, measured.written)) or measured.verdict,

@@ -10,33 +10,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
-from fpet_export.reporter import Reporter
+from fpet_export.reporter import SILENT, Reporter
 from fpet_export.steps import measure as _bench
 from fpet_export.steps import plain, usable
+from fpet_export.workflow import bench as artefact_bench
+from fpet_export.workflow.bench import Benched, BenchRequest
 
 if TYPE_CHECKING:
     from benchmarks import Measurement, Opened
     from engines.contract import OpenOptions
-    from fpet_export.workflow.bench import BenchRequest
 
 _SWITCH = "switch_ms"
 
 
-def measure(request: BenchRequest, reporter: Reporter) -> Measurement:
-    """Measure tasks of one folder, and graphs or engines beside them, in the same rounds.
-
-    What a contender's runtime records tells the switch to it, too.
-
-    Args:
-        request: What to measure, and how.
-        reporter: Shows the progress.
+def bench(request: BenchRequest, reporter: Reporter = SILENT) -> Benched:
+    """Measure the tasks of a folder, and graphs or engines beside them, and keep the evidence.
 
     Raises:
+        MeasurementError: Noise has spoiled it, and a marked one was not asked for; what was
+            measured is written all the same.
         UsageError: Two folders, peers or the plain model were asked for, or more than the folder
             on another machine.
         UnknownNameError: There is no such task.
     """
-    from benchmarks import bench
+    artefact_bench.refuse(request)
+    if request.batches is not None:
+        raise UsageError(
+            "the tasks of a folder are measured at the batch of their graph",
+            where="--batches",
+            fix="leave it out, or export one of the runs and bench that graph",
+        )
+    return artefact_bench.keep(_measure(request, reporter), request, reporter)
+
+
+def _measure(request: BenchRequest, reporter: Reporter) -> Measurement:
+    """Measure all of them in the same rounds.
+
+    What a contender's runtime records tells the switch to it, too.
+    """
+    from benchmarks import bench as measured
     from benchmarks.task_switch import switch_times_ns
     from engines.machine.processor import usable_cores
     from engines.tasks.index import read_index
@@ -58,7 +70,7 @@ def measure(request: BenchRequest, reporter: Reporter) -> Measurement:
         files = [path for path in request.artefacts if path != folder]
         manifests = [one.engine.manifest() for one in tasks if isinstance(one.engine, TaskEngine)]
         with reporter.progress("measuring", request.rounds) as advance:
-            found = bench(
+            found = measured(
                 [*tasks, *files],
                 against=request.against,
                 batch=_bench.smallest_batch(manifests) if not files else None,
