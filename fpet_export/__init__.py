@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fpet_export.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from fpet_export.workflow.export import Exported
     from fpet_export.workflow.quantize import Quantized
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "bench", "build", "deploy", "export", "load", "quantize"]
 
 

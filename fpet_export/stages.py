@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-import fpet_export
 from engines import storage
 from engines.engine import load_target
 from engines.errors import CheckpointError, UsageError
@@ -43,6 +42,7 @@ from fpet_export.model.checkpoints import Checkpoint, Hints, _agreement
 from fpet_export.model.facts import Fact
 from fpet_export.model.pixels import prepared_pixels, with_decoding
 from fpet_export.model.vit import Vit
+from fpet_export.version import __version__
 
 _AT_ONCE = 8
 
@@ -456,7 +456,7 @@ def tool_versions() -> dict[str, str]:
     from importlib import metadata
 
     names = ("torch", "onnx", "onnxscript", "onnx-graphsurgeon", "numpy")
-    versions = {"fpet-export": fpet_export.__version__, "python": platform.python_version()}
+    versions = {"fpet-export": __version__, "python": platform.python_version()}
     return versions | {name: metadata.version(name) for name in names}
 
 

@@ -23,7 +23,6 @@ provenance.stop_if_foreign()  # before any package of ours is imported but this 
 from engines import registry
 from engines.errors import FpetError, InputError, MachineError, UsageError
 from engines.near_names import did_you_mean, near_names
-from fpet_export import __version__
 from fpet_export.cli import start, streams, verbs
 from fpet_export.cli.arguments_check import refuse_unknown_options
 from fpet_export.cli.console import Console
@@ -31,6 +30,7 @@ from fpet_export.cli.help_text import HelpText, VerbsHelp
 from fpet_export.cli.kinds_check import require_kinds
 from fpet_export.cli.paths_check import require_files, require_outputs
 from fpet_export.cli.verbs import Outcome, Verb
+from fpet_export.version import __version__
 
 PROGRAM = "fpet-export"
 _EXIT_CODES = """\

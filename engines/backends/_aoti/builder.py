@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from engines import errors
+from engines import contract, errors
 from engines.contract import BuildOptions
 from engines.errors import EngineError, MissingDependencyError
 from engines.manifest import TensorSpec
@@ -115,9 +115,7 @@ def require_compiler() -> None:
 
 def _run(request: Path, folder: Path, options: BuildOptions, *, where: str) -> dict[str, Any]:
     """Run the compiler and return its answer; nothing that it writes outlives `folder`."""
-    import engines
-
-    home = str(Path(engines.__file__).resolve().parent.parent)
+    home = str(Path(contract.__file__).resolve().parents[1])
     environment = {
         **os.environ,
         "TMPDIR": str(folder),
