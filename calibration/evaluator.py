@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.accuracy import Quality
 from calibration.emulate import emulate_bfloat16
@@ -26,17 +25,13 @@ from engines.contract import OpenOptions, Rewrites
 from engines.engine import open_engine
 from engines.imaging.images import ImageSet
 from engines.manifest import Manifest
+from engines.parity.comparison import ReferenceOutputs
 from engines.parity.finite import require_finite
+from engines.parity.gates import NO_GATES, gates_of
+from engines.parity.model_outputs import FloatArray, ModelOutputs
 from engines.parity.outputs import batches, tokens_of
 from engines.parity.rounding import image_errors
-from engines.parity.rows import (
-    FloatArray,
-    ModelOutputs,
-    StageParity,
-    compare_stage,
-    gates_of,
-    sqnr_db,
-)
+from engines.parity.rows import StageParity
 
 Progress = Callable[[int], None]
 
@@ -52,20 +47,16 @@ class GraphEvaluator:
     """A set of images, and what the reference said about them.
 
     Attributes:
-        images: What is compared on.
-        reference: Of the float64 model, or of the float32 graph.
+        reference: What the float64 model, or the float32 graph, said about the images.
         metric: (I, N, D) refined keys of the float32 graph; None without a merge.
         prefix: Prefix tokens.
-        tokens: What the sizes of the merged tokens must sum to; None without a merge.
         graph: The float32 graph, on which rounding is modelled; None leaves that out.
         manifest: Of that graph.
     """
 
-    images: ImageSet
-    reference: ModelOutputs
-    metric: FloatArray | None
-    prefix: int
-    tokens: int | None
+    reference: ReferenceOutputs
+    metric: FloatArray | None = None
+    prefix: int = 0
     graph: Path | None = None
     manifest: Manifest | None = None
 
@@ -86,29 +77,26 @@ class GraphEvaluator:
         error = score_error(metric, self.metric, prefix=self.prefix, sources=actual.match.shape[1])
         return dataclasses.replace(actual, score_error=error)
 
+    @property
+    def images(self) -> ImageSet:
+        """What is compared on."""
+        return self.reference.images
+
     def quality(self, actual: ModelOutputs) -> Quality:
         """Say how far a typed graph's answers are from the reference."""
-        found, wanted = (each.logits.argmax(axis=1) for each in (actual, self.reference))
-        labels = self.images.labels
-        finite = bool(np.isfinite(actual.logits).all())
+        row = self.reference.compare("typed", actual, gates=NO_GATES)
         return Quality(
-            images=len(found),
-            sqnr_db=sqnr_db(actual.logits, self.reference.logits) if finite else -math.inf,
-            agreement=float((found == wanted).mean()),
-            accuracy=None if labels is None else float((found == labels).mean()),
-            reference_accuracy=None if labels is None else float((wanted == labels).mean()),
+            images=row.images,
+            sqnr_db=row.sqnr_db,
+            agreement=row.agreement,
+            accuracy=row.accuracy,
+            reference_accuracy=self.reference.accuracy(),
         )
 
     def row(self, stage: str, actual: ModelOutputs, precision: str) -> StageParity:
         """Compare a typed graph with the reference and judge it by its precision's gates."""
-        return compare_stage(
-            stage,
-            actual,
-            self.reference,
-            gates=gates_of(precision, rounding=self.rounding(precision)),
-            patches=self.tokens,
-            labels=self.images.labels,
-        )
+        gates = gates_of(precision, rounding=self.rounding(precision))
+        return self.reference.compare(stage, actual, gates=gates)
 
     def rounding(self, precision: str) -> float | None:
         """Return what rounding to a precision explains in the median image.
@@ -119,7 +107,7 @@ class GraphEvaluator:
         if self.graph is None or self.manifest is None or precision not in UNIT_ROUNDOFF:
             return None
         few = self.on_fewer(MODEL_IMAGES)
-        size = few.reference.logits
+        size = few.reference.outputs.logits
         errors = []
         for seed in range(MODEL_SEEDS):
             graph = read_graph(self.graph)
@@ -137,20 +125,10 @@ class GraphEvaluator:
         if count >= len(self.images):
             return self
         chosen = np.arange(count) * len(self.images) // count
-        images, found = self.images, self.reference
-        labels = images.labels
         return dataclasses.replace(
             self,
-            images=dataclasses.replace(
-                images, pixels=images.pixels[chosen], labels=_rows(labels, chosen), names=()
-            ),
-            reference=ModelOutputs(
-                logits=found.logits[chosen],
-                match=_rows(found.match, chosen),
-                margin=_rows(found.margin, chosen),
-                size=_rows(found.size, chosen),
-            ),
-            metric=_rows(self.metric, chosen),
+            reference=self.reference.at(chosen),
+            metric=None if self.metric is None else self.metric[chosen],
         )
 
 
@@ -184,11 +162,14 @@ def evaluator_for(
         sources = own.match.shape[1]
         own = dataclasses.replace(own, margin=margins(metric, prefix=prefix, sources=sources))
     return GraphEvaluator(
-        images=images,
-        reference=reference or own,
+        reference=ReferenceOutputs(
+            name=onnx.name,
+            images=images,
+            outputs=reference or own,
+            tokens=tokens_of(manifest),
+        ),
         metric=metric,
         prefix=prefix,
-        tokens=tokens_of(manifest),
         graph=onnx,
         manifest=manifest,
     )
@@ -270,7 +251,3 @@ def _run(
 
 def _outputs(found: Mapping[str, Any]) -> ModelOutputs:
     return ModelOutputs(logits=found["logits"], match=found.get("match"), size=found.get("size"))
-
-
-def _rows(values: NDArray[Any] | None, chosen: NDArray[Any]) -> NDArray[Any] | None:
-    return None if values is None else values[chosen]

@@ -37,7 +37,8 @@ from engines.manifest import (
     read_manifest,
     write_manifest,
 )
-from engines.parity.rows import ModelOutputs, StageParity
+from engines.parity.model_outputs import ModelOutputs
+from engines.parity.rows import StageParity
 from engines.plurals import counted
 from engines.targets import Target
 from engines.verdict import graph_as_parent

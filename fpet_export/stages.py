@@ -32,7 +32,7 @@ from engines.manifest import (
     write_manifest,
 )
 from engines.onnx_header import read_onnx_header
-from engines.parity.rows import ModelOutputs
+from engines.parity.model_outputs import ModelOutputs
 from engines.targets import Target
 from fpet_export.graph.freeze import FreezeOptions, FrozenVit, input_shape, preprocessing_for, typed
 from fpet_export.model import adapt, backbones, checkpoints, cost, reference

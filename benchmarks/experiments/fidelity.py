@@ -31,7 +31,8 @@ from engines import registry, storage
 from engines.contract import OpenOptions
 from engines.errors import FpetError, ParityError
 from engines.imaging.images import ImageSet, to_input
-from engines.parity.rows import ModelOutputs, StageParity
+from engines.parity.model_outputs import ModelOutputs
+from engines.parity.rows import StageParity
 
 SCHEMA = 2
 METHODS = ("lora", "adaptformer")
@@ -216,14 +217,14 @@ def measure(cell: Cell, images: ImageSet, architecture: str) -> Row:
         row = verify.onnx_row(check, graph, lambda done: None)
         graph.unlink()
         naive = _naive_outputs(adapted, images, Path(folder) / "naive.onnx")
-    margin = check.reference.margin
+    margin = check.outputs.margin
     tokens = adapted.model.spec.tokens
     del adapted
     gc.collect()
     return Row(
         cell=cell,
-        frozen=outcome(frozen, check.reference, tokens=tokens, row=row),
-        naive=outcome(naive, check.reference, tokens=tokens),
+        frozen=outcome(frozen, check.outputs, tokens=tokens, row=row),
+        naive=outcome(naive, check.outputs, tokens=tokens),
         smallest_margin=None if margin is None else float(margin.min()),
         seconds=time.monotonic() - start,
     )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from engines.errors import ParityError
-from engines.parity.rows import FloatArray
+from engines.parity.model_outputs import FloatArray
 
 
 def require_finite(logits: FloatArray, images: Sequence[str], *, of: Path | str) -> None:

@@ -18,19 +18,12 @@ from engines.errors import FpetError, InputError
 from engines.imaging.images import ImageSet, PixelArray, one_grey_level_off, to_input
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import TASKS_INDEX, Manifest, Preprocessing, manifest_path, read_manifest
+from engines.parity.comparison import ReferenceOutputs
 from engines.parity.finite import require_finite
+from engines.parity.gates import NO_GATES, Gates, gates_by_control, gates_of
+from engines.parity.model_outputs import ModelOutputs
 from engines.parity.rounding import rounding_in
-from engines.parity.rows import (
-    NO_GATES,
-    FloatArray,
-    Gates,
-    ModelOutputs,
-    ParityTable,
-    StageParity,
-    compare_stage,
-    gates_by_control,
-    gates_of,
-)
+from engines.parity.rows import ParityTable
 
 Progress = Callable[[int], None]
 DEFAULT_IMAGES = 4
@@ -62,18 +55,16 @@ def compare(
     first = Path(reference)
     if images is None:
         images = synthetic_set(preprocessing_of(first).size, DEFAULT_IMAGES)
-    expected = outputs_of(first, images.pixels)
-    rows = [
-        compare_stage(
-            Path(other).name,
-            outputs_of(Path(other), images.pixels),
-            expected,
-            gates=gates or Gates(),
-            labels=images.labels,
-        )
+    expected = ReferenceOutputs(
+        name=f"artefact {first.name}",
+        images=images,
+        outputs=outputs_of(first, images.pixels),
+        gates=gates or Gates(),
+    )
+    return expected.table(
+        expected.compare(Path(other).name, outputs_of(Path(other), images.pixels))
         for other in others
-    ]
-    return ParityTable(**images.in_words(), reference=f"artefact {first.name}", rows=tuple(rows))
+    )
 
 
 def outputs_of(path: Path, pixels: PixelArray, *, progress: Progress | None = None) -> ModelOutputs:
@@ -84,57 +75,6 @@ def outputs_of(path: Path, pixels: PixelArray, *, progress: Progress | None = No
     manifest = manifest_of(path)
     with open_engine(path, options=as_written(manifest)) as engine:
         return engine_outputs(engine, manifest, pixels, progress=progress)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReferenceOutputs:
-    """What a graph says about images, and how far an engine built from it may be from that.
-
-    Attributes:
-        graph: Name of the graph.
-        images: What it ran on.
-        logits: (I, K), as it is written.
-        gates: What the engine is held to.
-        control: The graph on images that are the least different, where `gates` come from it.
-        margin: (I, Na) how sure the graph's match was, best score minus second best. An engine
-            shows its logits only, and another CPU rounds otherwise: on images with a margin
-            below that of the gates either match is right, and their logits are not judged. None
-            where the graph does not merge or its gates allow for it.
-    """
-
-    graph: str
-    images: ImageSet
-    logits: FloatArray
-    gates: Gates
-    control: StageParity | None = None
-    margin: FloatArray | None = None
-
-    def judge(self, engine: Path, *, progress: Progress | None = None) -> StageParity:
-        """Run an engine on the same images and compare."""
-        return self.row(engine.name, outputs_of(engine, self.images.pixels, progress=progress))
-
-    def row(self, name: str, evidence: ModelOutputs) -> StageParity:
-        """Compare what somebody else said about the same images."""
-        return compare_stage(
-            name,
-            evidence,
-            ModelOutputs(logits=self.logits, margin=self.margin),
-            gates=self.gates,
-            labels=self.images.labels,
-        )
-
-    def description(self) -> str:
-        """Return the images in words, and how many of them are judged."""
-        count, sure = len(self.images), self.sure_images()
-        if sure in (0, count):  # without a sure one all are judged
-            return self.images.description
-        return f"{self.images.description} ({sure} judged, the match of the others is not certain)"
-
-    def sure_images(self) -> int:
-        """Return the number of images on which there is one right match."""
-        if self.margin is None:
-            return len(self.images)
-        return int((self.margin > self.gates.margin).all(axis=1).sum())
 
 
 def reference_of(graph: Path, images: ImageSet | None = None) -> ReferenceOutputs:
@@ -158,17 +98,17 @@ def reference_of(graph: Path, images: ImageSet | None = None) -> ReferenceOutput
     logits = outputs_of(graph, images.pixels).logits
     require_finite(logits, images.names, of=graph)
     manifest = manifest_of(graph)
-    precision = manifest.precision
-    gates, control = gates_of(precision, rounding=rounding_in(manifest.parity)), None
-    if precision in QUANTIZED:
-        other = outputs_of(graph, one_grey_level_off(images.pixels))
-        control = compare_stage(
-            f"{graph.name} {CONTROL}", other, ModelOutputs(logits=logits), gates=NO_GATES
-        )
-        gates = gates_by_control(control)
-    return ReferenceOutputs(
-        graph=graph.name, images=images, logits=logits, gates=gates, control=control
+    expected = ReferenceOutputs(
+        name=graph.name,
+        images=images,
+        outputs=ModelOutputs(logits=logits),
+        gates=gates_of(manifest.precision, rounding=rounding_in(manifest.parity)),
     )
+    if manifest.precision not in QUANTIZED:
+        return expected
+    other = outputs_of(graph, one_grey_level_off(images.pixels))
+    control = expected.compare(f"{graph.name} {CONTROL}", other, gates=NO_GATES)
+    return dataclasses.replace(expected, gates=gates_by_control(control), control=control)
 
 
 def compare_built(
@@ -186,11 +126,10 @@ def compare_built(
         which is not judged.
     """
     expected = expected or reference_of(graph)
-    row = expected.judge(engine)
-    return ParityTable(
-        **{**expected.images.in_words(), "images": expected.description()},
+    row = expected.compare(engine.name, outputs_of(engine, expected.images.pixels))
+    return expected.table(
+        (row,) if expected.control is None else (expected.control, row),
         reference=f"artefact {graph.name}",
-        rows=(row,) if expected.control is None else (expected.control, row),
     )
 
 

@@ -1,4 +1,4 @@
-"""A few images with what the graph says about them, to check an engine on another machine."""
+"""The reference outputs of a few images in a file, to check an engine on another machine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 from engines import storage
 from engines.errors import TrustError
 from engines.imaging.images import ImageSet
-from engines.parity.outputs import ReferenceOutputs
-from engines.parity.rows import Gates
+from engines.parity.comparison import ReferenceOutputs
+from engines.parity.gates import Gates
+from engines.parity.model_outputs import ModelOutputs
 
 SCHEMA = 1
 _ARRAYS = {
@@ -26,7 +27,7 @@ _FIX = "bundle the graph again, where it was made"
 
 
 def write_reference(path: Path, expected: ReferenceOutputs) -> None:
-    """Write an expectation, atomically; the same one gives the same bytes.
+    """Write reference outputs, atomically; the same ones give the same bytes.
 
     Args:
         path: `NAME.check.npz`.
@@ -35,7 +36,7 @@ def write_reference(path: Path, expected: ReferenceOutputs) -> None:
     gates = expected.gates
     facts = {
         "schema": SCHEMA,
-        "graph": expected.graph,
+        "graph": expected.name,
         "images": expected.images.description,
         "labels": expected.images.labels_found,
         "gates": {
@@ -45,19 +46,19 @@ def write_reference(path: Path, expected: ReferenceOutputs) -> None:
     }  # fmt: skip
     arrays: dict[str, Any] = {
         "pixels": expected.images.pixels,
-        "logits": expected.logits.astype(np.float32),
+        "logits": expected.outputs.logits.astype(np.float32),
         "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
     }
     if expected.images.labels is not None:
         arrays["labels"] = expected.images.labels
-    if expected.margin is not None:
-        arrays["margin"] = expected.margin.astype(np.float32)
+    if expected.outputs.margin is not None:
+        arrays["margin"] = expected.outputs.margin.astype(np.float32)
     with storage.atomic_path(path) as temporary:
         np.savez_compressed(temporary, **arrays)
 
 
 def read_reference(path: Path) -> ReferenceOutputs:
-    """Read an expectation.
+    """Read reference outputs.
 
     Raises:
         TrustError: The file is missing, damaged or of another kind.
@@ -100,9 +101,8 @@ def _expected(facts: dict[str, Any], arrays: dict[str, Any]) -> ReferenceOutputs
         labels_found=None if found is None else str(found),
     )
     return ReferenceOutputs(
-        graph=str(facts["graph"]),
+        name=str(facts["graph"]),
         images=images,
-        logits=arrays["logits"],
+        outputs=ModelOutputs(logits=arrays["logits"], margin=margin),
         gates=Gates(margin=float(facts["gates"]["margin"]), **limits),
-        margin=margin,
     )

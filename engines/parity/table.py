@@ -131,6 +131,7 @@ def remarks(table: ParityTable) -> list[str]:
         for row in table.rows
         if row.tokens_kept != row.tokens_expected
     ]
+    said += [f"{row.stage}: {row.unjudged}" for row in table.rows if row.unjudged]
     said += [f"{row.stage}: {warning}" for row in table.rows for warning in row.warnings]
     if table.tied_images:
         said.append(

@@ -6,24 +6,22 @@ folder holds one for each. Needs numpy and the runtime, so that a board can chec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from engines.commands import command
 from engines.contract import OpenOptions
 from engines.errors import InputError
-from engines.parity.outputs import ReferenceOutputs, engine_outputs
+from engines.parity.comparison import ReferenceOutputs
 from engines.parity.reference_file import read_reference
 from engines.parity.rows import ParityTable
-from engines.tasks.index import FOLDER
+from engines.tasks.index import FOLDER, Task
 from engines.tasks.open_tasks import open_tasks
+from engines.tasks.parity import Progress, compare_each
 
 SUFFIX = ".check.npz"
 
 _ALL = OpenOptions(allow_failed=True)  # what failed before is what one wants to check
-
-Progress = Callable[[str], None]
-"""`progress(task)` after each of them."""
 
 
 def check_path(folder: Path, name: str) -> Path:
@@ -49,44 +47,42 @@ def check_tasks(
         InputError: There are no check files in this folder.
         TrustError: A file is damaged.
     """
-    rows, described, labels, count, judged = [], [], [], 0, 0
     with open_tasks(folder, options=_ALL, resident_bytes=0) as tasks:
-        for name in tasks.index.chosen(names, where=str(folder)):
-            handle = tasks.task(name)
-            path = check_path(folder, name)
-            if not path.is_file():
-                raise InputError(
-                    f"there is no check file of the task {name!r}",
-                    where=str(path),
-                    fix=f"bundle it, and check what was unpacked: {command('bundle', folder)}",
-                )
-            expected = read_reference(path)
-            _require_fitting(expected, handle.task.classes, path)
-            evidence = engine_outputs(handle, handle.manifest(), expected.images.pixels)
-            rows.append(expected.row(name, evidence))
-            described.append(expected.images.description)
-            labels.append(expected.images.labels_found)
-            count += len(expected.images)
-            judged += expected.sure_images() or len(expected.images)
-            if progress is not None:
-                progress(name)
-    unsure = (
-        "" if judged == count else f" ({judged} of {count} judged: the others' match is not sure)"
-    )
-    return ParityTable(
-        images=", ".join(dict.fromkeys(described)) + unsure,
-        labels=", ".join(dict.fromkeys(one for one in labels if one is not None)) or None,
-        reference=f"logits in {FOLDER}/*{SUFFIX}",
-        rows=tuple(rows),
-    )
+        index, where = tasks.index, str(folder)
+        chosen = (index.task(name, where=where) for name in index.chosen(names, where=where))
+        return compare_each(
+            tasks,
+            ((task.name, read_task_reference(folder, task)) for task in chosen),
+            reference=f"logits in {FOLDER}/*{SUFFIX}",
+            progress=progress,
+        )
+
+
+def read_task_reference(folder: Path, task: Task) -> ReferenceOutputs:
+    """Read the check file of a task.
+
+    Raises:
+        InputError: There is none, or it is that of another task.
+        TrustError: It is damaged.
+    """
+    path = check_path(folder, task.name)
+    if not path.is_file():
+        raise InputError(
+            f"there is no check file of the task {task.name!r}",
+            where=str(path),
+            fix=f"bundle it, and check what was unpacked: {command('bundle', folder)}",
+        )
+    expected = read_reference(path)
+    _require_fitting(expected, task.classes, path)
+    return expected
 
 
 def _require_fitting(expected: ReferenceOutputs, classes: int, path: Path) -> None:
     """Refuse the check file of another task, whose answers cannot be compared."""
-    if expected.logits.shape[1] != classes:
+    found = expected.outputs.logits.shape[1]
+    if found != classes:
         raise InputError(
-            f"the check file holds {expected.logits.shape[1]} logits an image, the task has "
-            f"{classes} classes",
+            f"the check file holds {found} logits an image, the task has {classes} classes",
             where=str(path),
             fix="bundle the folder of tasks again, where it was made",
         )

@@ -248,7 +248,7 @@ def _check_file(graph: Path, images: ImageSet, reporter: Reporter, folder: Path)
     path = folder / f"{graph.stem}.check.npz"
     write_reference(path, expected)
     said = f"{path.name}: {graph.name} on {images.description}"
-    if expected.margin is not None:
+    if expected.outputs.margin is not None:
         said += f", {expected.sure_images()} of them with a sure match"
     reporter.step("check", said, passed=None if expected.sure_images() == 0 else True)
     return path

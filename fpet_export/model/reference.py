@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from engines.parity.rows import ModelOutputs
+from engines.parity.model_outputs import ModelOutputs
 from fpet_export.model.vit import Trace, Vit
 
 _AT_ONCE = 8

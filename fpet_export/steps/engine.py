@@ -17,7 +17,7 @@ from engines.parity.rows import ParityTable, StageParity
 from fpet_export.reporter import Reporter
 
 if TYPE_CHECKING:
-    from engines.parity.outputs import ReferenceOutputs
+    from engines.parity.comparison import ReferenceOutputs
 
 
 def describe(path: Path, manifest: Manifest) -> str:
@@ -124,9 +124,9 @@ def check_against_graph(graph: Path, artefact: Path, reporter: Reporter) -> Pari
         reporter.step("parity", f"the graph against itself, {_apart(control, CONTROL)}")
     reporter.step(
         "parity",
-        f"{row.difference} against the graph on {table.images}"
+        f"{row.difference} against the graph on {_on(row, table)}"
         if not controls
-        else f"the engine against its graph as written, {_apart(row, table.images)}",
+        else f"the engine against its graph as written, {_apart(row, _on(row, table))}",
         passed=row.passed,
     )
     return table
@@ -164,11 +164,41 @@ def _check_tasks(graph: Path, artefact: Path, reporter: Reporter) -> ParityTable
     """Compare the engine of a shared graph with it, task by task."""
     from engines.tasks.parity import compare_tasks
 
-    table = compare_tasks(graph, artefact)
+    table = compare_tasks(graph, artefact, references=_task_references(graph))
     for row in table.rows:
-        what = f"{row.difference} against the graph on {table.images}"
+        what = f"{row.difference} against the graph on {_on(row, table)}"
         reporter.step("parity", f"{row.stage}: {what}", passed=row.passed)
     return table
+
+
+def _task_references(graph: Path) -> list[tuple[str, ReferenceOutputs]]:
+    """Return what every task of a graph says, and how sure its match is where that is known."""
+    from engines.imaging.synthetic import synthetic_set
+    from engines.parity.outputs import DEFAULT_IMAGES
+    from engines.tasks.check import check_path, read_task_reference
+    from engines.tasks.index import read_index
+    from engines.tasks.parity import references_of_graph, tasks_of
+
+    folder, names = graph.parent, tasks_of(graph)
+    if _margins_are_known_here():
+        from engines.tasks.folder import check_folder
+        from fpet_export.tasks.answers import references_of_tasks
+
+        found = check_folder(folder, with_engines=False)
+        preprocessing = read_manifest(graph).preprocessing
+        assert preprocessing is not None, "checked by the caller"
+        images = synthetic_set(preprocessing.size, DEFAULT_IMAGES)
+        return list(references_of_tasks(found, dict.fromkeys(names, images)))
+    if all(check_path(folder, name).is_file() for name in names):
+        index = read_index(folder)
+        tasks = (index.task(name, where=str(folder)) for name in names)
+        return [(task.name, read_task_reference(folder, task)) for task in tasks]
+    return list(references_of_graph(graph))
+
+
+def _on(row: StageParity, table: ParityTable) -> str:
+    """Return the images in words, and how many of them were judged."""
+    return f"{table.images} ({row.unjudged})" if row.unjudged else table.images
 
 
 def _apart(row: StageParity, on: str) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from calibration.evaluator import evaluator_for
 from engines.imaging.images import ImageSet
 from engines.manifest import read_manifest
-from engines.parity.outputs import ReferenceOutputs, reference_of
+from engines.parity.comparison import ReferenceOutputs
+from engines.parity.outputs import reference_of
 
 
 def reference_with_margin(graph: Path, images: ImageSet | None = None) -> ReferenceOutputs:
@@ -26,5 +27,6 @@ def reference_with_margin(graph: Path, images: ImageSet | None = None) -> Refere
     expected, manifest = reference_of(graph, images), read_manifest(graph)
     if manifest.precision != "fp32" or "match" not in manifest.probes:
         return expected
-    margin = evaluator_for(graph, manifest, expected.images).reference.margin
-    return dataclasses.replace(expected, margin=margin)
+    margin = evaluator_for(graph, manifest, expected.images).reference.outputs.margin
+    outputs = dataclasses.replace(expected.outputs, margin=margin)
+    return dataclasses.replace(expected, outputs=outputs)

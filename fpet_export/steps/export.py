@@ -20,10 +20,10 @@ from fpet_export.steps import typed_graph as _quantize
 
 if TYPE_CHECKING:
     from engines.imaging.source import ImageSource
+    from engines.parity.comparison import ReferenceOutputs
     from engines.targets import Target
     from fpet_export.stages import Adapted, Folded
     from fpet_export.steps.best import Candidates
-    from fpet_export.steps.verify import Verification
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Started:
 
     adapted: Adapted
     folded: Folded
-    check: Verification
+    check: ReferenceOutputs
     rows: tuple[StageParity, ...]
     calibration: ImageSource | None = None
     labels: tuple[str, ...] = ()
@@ -179,7 +179,7 @@ def type_graphs(
         )
     with reporter.progress("float32 graph", len(images)) as advance:
         evaluator = evaluator_for(
-            exported.path, manifest, images, reference=started.check.reference, progress=advance
+            exported.path, manifest, images, reference=started.check.outputs, progress=advance
         )
     if request.precision == BEST:
         return best.candidates(

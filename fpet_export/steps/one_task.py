@@ -13,8 +13,8 @@ from engines.backends import ort
 from engines.contract import Engine, OpenOptions
 from engines.imaging.images import PixelArray
 from engines.manifest import Manifest, read_manifest
+from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import as_written, engine_outputs
-from engines.parity.rows import ModelOutputs
 from engines.tasks.index import TaskIndex, read_index
 from engines.tasks.open_tasks import TaskSet, artefact_of, open_tasks
 

@@ -6,7 +6,6 @@ first stage that drifted, and with it the file to look at.
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,17 +16,12 @@ from engines.engine import open_engine
 from engines.errors import InputError
 from engines.imaging.images import ImageSet, PixelArray
 from engines.manifest import read_manifest
+from engines.parity.comparison import ReferenceOutputs
+from engines.parity.gates import gates_of
+from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import as_written, engine_outputs, manifest_of
 from engines.parity.rounding import rounding_in
-from engines.parity.rows import (
-    Gates,
-    ModelOutputs,
-    ParityTable,
-    StageParity,
-    compare_stage,
-    dropped_by_reference_rule,
-    gates_of,
-)
+from engines.parity.rows import StageParity
 from fpet_export.steps.parity_images import FOLD_IMAGES
 
 if TYPE_CHECKING:
@@ -39,64 +33,9 @@ _AT_ONCE = 8
 REFERENCE = "adapted model in float64"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Verification:
-    """Everything a comparison needs besides the stages.
-
-    Attributes:
-        images: What to compare on.
-        reference: What the float64 adapted model said about them.
-        tokens: Patches and prefix tokens, which every audit must find; None without a merge.
-        gates: Limits of a float32 stage.
-    """
-
-    images: ImageSet
-    reference: ModelOutputs
-    tokens: int | None
-    gates: Gates = dataclasses.field(default_factory=Gates)
-
-    def row(
-        self,
-        stage: str,
-        actual: ModelOutputs,
-        *,
-        judged: bool = True,
-        gates: Gates | None = None,
-        first: int | None = None,
-    ) -> StageParity:
-        """Compare one stage with the reference.
-
-        Args:
-            stage: Its name.
-            actual: What it said.
-            judged: Whether gates apply.
-            gates: Other ones than those of a float32 stage.
-            first: The stage saw the first so many images alone; an accuracy of so few says nothing.
-        """
-        is_part = first is not None and first < len(self.images)
-        row = compare_stage(
-            stage,
-            actual,
-            self.reference if first is None else self.reference.first(first),
-            gates=gates or self.gates,
-            patches=self.tokens,
-            labels=None if is_part else self.images.labels,
-        )
-        return row if judged else dataclasses.replace(row, failures=())
-
-    def table(self, rows: list[StageParity]) -> ParityTable:
-        """Put rows together, with the number of images on which the published rule drops."""
-        margin = self.reference.margin
-        tied = None if margin is None else int(dropped_by_reference_rule(margin).any(axis=1).sum())
-        return ParityTable(
-            **self.images.in_words(),
-            reference=REFERENCE,
-            rows=tuple(rows),
-            tied_images=tied,
-        )
-
-
-def begin(adapted: Adapted, images: ImageSet, *, progress: Progress | None = None) -> Verification:
+def begin(
+    adapted: Adapted, images: ImageSet, *, progress: Progress | None = None
+) -> ReferenceOutputs:
     """Run the float64 reference over `images`.
 
     Raises:
@@ -106,12 +45,12 @@ def begin(adapted: Adapted, images: ImageSet, *, progress: Progress | None = Non
     check_labels(images, spec.classes)
     reference = adapted.outputs(images.pixels, progress=progress)
     tokens = None if adapted.model.merger is None else spec.tokens
-    return Verification(images=images, reference=reference, tokens=tokens)
+    return ReferenceOutputs(name=REFERENCE, images=images, outputs=reference, tokens=tokens)
 
 
 def until_fold(
     adapted: Adapted, folded: Folded, images: ImageSet, *, progress: Progress | None = None
-) -> tuple[Verification, StageParity, StageParity]:
+) -> tuple[ReferenceOutputs, StageParity, StageParity]:
     """Run everything up to the fold in one pass over the images.
 
     The float64 reference, the float32 checkpoint and, on the first images, the folded model in
@@ -141,16 +80,17 @@ def until_fold(
         for stage, dtype in zip(found, (torch.float64, torch.float32), strict=True):
             stage.append(adapted.outputs(part, dtype=dtype, progress=progress))
     reference, checkpoint = map(ModelOutputs.joined, found)
-    check = Verification(
+    check = ReferenceOutputs(
+        name=REFERENCE,
         images=images,
-        reference=reference,
+        outputs=reference,
         tokens=None if adapted.model.merger is None else spec.tokens,
     )
     return (
         check,
         # The published rule loses tokens to rounding, and that is not our drift: not judged.
-        check.row("checkpoint f32", checkpoint, judged=False),
-        check.row("folded", folded.outputs(images.pixels[:few], progress=progress), first=few),
+        check.compare("checkpoint f32", checkpoint, judged=False),
+        check.compare("folded", folded.outputs(images.pixels[:few], progress=progress), first=few),
     )
 
 
@@ -184,7 +124,7 @@ def check_labels(images: ImageSet, classes: int) -> None:
         )
 
 
-def checkpoint_row(check: Verification, adapted: Adapted, progress: Progress) -> StageParity:
+def checkpoint_row(check: ReferenceOutputs, adapted: Adapted, progress: Progress) -> StageParity:
     """Show the adapted model in float32, as the authors' evaluation runs it.
 
     It is not judged: the published rule loses tokens to rounding, and that is not our drift.
@@ -192,31 +132,31 @@ def checkpoint_row(check: Verification, adapted: Adapted, progress: Progress) ->
     import torch  # predict and build need the rest of this file, and no torch
 
     evidence = adapted.outputs(check.images.pixels, dtype=torch.float32, progress=progress)
-    return check.row("checkpoint f32", evidence, judged=False)
+    return check.compare("checkpoint f32", evidence, judged=False)
 
 
-def folded_row(check: Verification, folded: Folded, progress: Progress) -> StageParity:
+def folded_row(check: ReferenceOutputs, folded: Folded, progress: Progress) -> StageParity:
     """Compare the folded model in float64."""
-    return check.row("folded", folded.outputs(check.images.pixels, progress=progress))
+    return check.compare("folded", folded.outputs(check.images.pixels, progress=progress))
 
 
-def frozen_row(check: Verification, frozen: Frozen, progress: Progress) -> StageParity:
+def frozen_row(check: ReferenceOutputs, frozen: Frozen, progress: Progress) -> StageParity:
     """Compare the frozen module in PyTorch."""
-    return check.row("frozen", frozen.outputs(check.images.pixels, progress=progress))
+    return check.compare("frozen", frozen.outputs(check.images.pixels, progress=progress))
 
 
-def onnx_row(check: Verification, path: Path, progress: Progress) -> StageParity:
+def onnx_row(check: ReferenceOutputs, path: Path, progress: Progress) -> StageParity:
     """Compare the graph in ONNX Runtime, with its match and sizes."""
-    return check.row("onnx", graph_outputs(path, check.images.pixels, progress=progress))
+    return check.compare("onnx", graph_outputs(path, check.images.pixels, progress=progress))
 
 
-def engine_row(check: Verification, path: Path, progress: Progress) -> StageParity:
+def engine_row(check: ReferenceOutputs, path: Path, progress: Progress) -> StageParity:
     """Compare a built engine; it shows its logits only, and is held to its precision's gates."""
     manifest = read_manifest(path)
     with open_engine(path, options=OpenOptions(allow_failed=True)) as engine:
         evidence = engine_outputs(engine, manifest, check.images.pixels, progress=progress)
     gates = gates_of(manifest.precision, rounding=rounding_in(manifest.parity))
-    return check.row(f"{manifest.target} engine", evidence, gates=gates)
+    return check.compare(f"{manifest.target} engine", evidence, gates=gates)
 
 
 def graph_outputs(

@@ -16,9 +16,11 @@ from engines.contract import Engine
 from engines.engine import open_engine
 from engines.imaging.images import ImageSet
 from engines.manifest import Manifest
+from engines.parity.comparison import ReferenceOutputs
 from engines.parity.finite import require_finite
-from engines.parity.outputs import ReferenceOutputs, as_written, batches
-from engines.parity.rows import FloatArray, gates_of
+from engines.parity.gates import gates_of
+from engines.parity.model_outputs import FloatArray, ModelOutputs
+from engines.parity.outputs import as_written, batches
 from engines.tasks.folder import TaskFolder
 from engines.tasks.open_tasks import TaskEngine, open_tasks
 
@@ -36,7 +38,8 @@ def references_of_tasks(
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-export-")))
         engines: dict[str, Engine] = {}
         taps: dict[str, tuple[str, str] | None] = {}
-        for graph in folder.graphs:
+        used = {folder.index.task(name, where=str(folder.path)).structure for name in images}
+        for graph in (folder.graphs[number] for number in sorted(used)):
             name, path = graph.path.name, graph.path
             tensors = taps[name] = _taps_of(path, graph.manifest)
             if tensors is not None:
@@ -50,11 +53,10 @@ def references_of_tasks(
             logits, margin = _run(handle, graph.manifest, own, taps[graph.path.name])
             require_finite(logits, own.names, of=f"{name} on {graph.path.name}")
             expected = ReferenceOutputs(
-                graph=f"{name} on {graph.path.name}",
+                name=f"{name} on {graph.path.name}",
                 images=own,
-                logits=logits,
+                outputs=ModelOutputs(logits=logits, margin=margin),
                 gates=gates_of(graph.manifest.precision),
-                margin=margin,
             )
             yield name, expected
 

@@ -18,17 +18,10 @@ from engines import storage
 from engines.errors import ParityError
 from engines.imaging.images import ImageSet
 from engines.manifest import Manifest, read_manifest, write_manifest
+from engines.parity.gates import Gates, gates_of
+from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import engine_outputs
-from engines.parity.rows import (
-    Gates,
-    ModelOutputs,
-    ParityTable,
-    StageParity,
-    compare_stage,
-    failed_row,
-    gates_of,
-    judge,
-)
+from engines.parity.rows import ParityTable, StageParity, failed_row, joined, judge
 from engines.tasks.index import read_index
 from engines.tasks.open_tasks import TaskSet
 from fpet_export.stages import Adapted
@@ -49,19 +42,23 @@ class TaskParity:
 
     Attributes:
         name: The task.
-        images: What it was compared on, in words.
-        labels: How its labels were found; None without.
-        left_out: Files of its set that are not among the images.
-        reference: Against its adapted model in float64.
-        single: Against the graph that exporting it by itself gives.
+        model: Its row against its adapted model in float64, as a table.
+        export: Its row against the graph that exporting it by itself gives, likewise.
     """
 
     name: str
-    images: str
-    labels: str | None
-    left_out: tuple[str, ...]
-    reference: StageParity
-    single: StageParity
+    model: ParityTable
+    export: ParityTable
+
+    @property
+    def reference(self) -> StageParity:
+        """Against its adapted model in float64."""
+        return self.model.rows[0]
+
+    @property
+    def single(self) -> StageParity:
+        """Against the graph that exporting it by itself gives."""
+        return self.export.rows[0]
 
 
 def verify_tasks(
@@ -93,8 +90,7 @@ def verify_tasks(
             try:
                 one = _compare(tasks, name, runs[name], images[name], options)
             except ParityError as error:  # kept like any other failure, and judged with them
-                row = failed_row(name, len(images[name]), error.what)
-                one = TaskParity(name=name, **images[name].in_words(), reference=row, single=row)
+                one = _failed(name, images[name], error)
             _store(folder / index.tasks[number].delta.file, one)
             found.append(one)
             if progress is not None:
@@ -106,18 +102,9 @@ def verify_tasks(
 
 def tables(found: list[TaskParity]) -> tuple[ParityTable, ParityTable]:
     """Return the tasks as two tables: against float64, and against their own exports."""
-    known = [one.labels for one in found if one.labels is not None]
-    left_out = dict.fromkeys(word for one in found for word in one.left_out)
-    empty = ParityTable(
-        images=", ".join(dict.fromkeys(one.images for one in found)),
-        labels=", ".join(dict.fromkeys(known)) or None,
-        left_out=tuple(left_out),
-        reference=verify.REFERENCE,
-        rows=(),
-    )
     return (
-        dataclasses.replace(empty, rows=tuple(one.reference for one in found)),
-        dataclasses.replace(empty, reference=OWN_EXPORT, rows=tuple(one.single for one in found)),
+        joined([one.model for one in found], reference=verify.REFERENCE),
+        joined([one.export for one in found], reference=OWN_EXPORT),
     )
 
 
@@ -136,25 +123,31 @@ def require(found: list[TaskParity]) -> None:
 def _compare(
     tasks: TaskSet, name: str, run: Adapted, images: ImageSet, options: TaskOptions
 ) -> TaskParity:
-    check = verify.begin(run, images)
+    model = verify.begin(run, images)
     handle = tasks.task(name)
     shared = handle.manifest()
-    evidence = engine_outputs(handle, shared, images.pixels)
-    single = _single_outputs(run, images, options)
     gates = _gates(shared, options, run)
-    margin = check.reference.margin  # a graph does not know how sure its match was
+    export = dataclasses.replace(
+        model,
+        name=OWN_EXPORT,
+        # A graph does not know how sure its match was.
+        outputs=dataclasses.replace(
+            _single_outputs(run, images, options), margin=model.outputs.margin
+        ),
+    )
+    outputs = engine_outputs(handle, shared, images.pixels)
     return TaskParity(
         name=name,
-        **images.in_words(),
-        reference=check.row(name, evidence, gates=gates),
-        single=compare_stage(
-            name,
-            evidence,
-            dataclasses.replace(single, margin=margin),
-            gates=gates,
-            patches=check.tokens,
-            labels=images.labels,
-        ),
+        model=model.table([model.compare(name, outputs, gates=gates)]),
+        export=export.table([export.compare(name, outputs, gates=gates)]),
+    )
+
+
+def _failed(name: str, images: ImageSet, error: ParityError) -> TaskParity:
+    rows = (failed_row(name, len(images), error.what),)
+    table = ParityTable(**images.in_words(), reference=verify.REFERENCE, rows=rows)
+    return TaskParity(
+        name=name, model=table, export=dataclasses.replace(table, reference=OWN_EXPORT)
     )
 
 

@@ -75,21 +75,20 @@ def check(request: CheckRequest, reporter: Reporter = SILENT) -> Checked:
 
 
 def _engine(request: CheckRequest, reporter: Reporter) -> tuple[ParityTable, list[Path]]:
+    from engines.parity.outputs import outputs_of
     from engines.parity.reference_file import read_reference
-    from engines.parity.rows import ParityTable
 
     task_names.refuse_tasks(request.engine, request.task)
     usable.require_file(request.engine, request, reporter)
     path = request.expect or _beside(request.engine)
     expected = read_reference(path)
     with reporter.progress(request.engine.name, len(expected.images)) as advance:
-        row = expected.judge(request.engine, progress=advance)
-    table = ParityTable(
-        **{**expected.images.in_words(), "images": expected.description()},
-        reference=f"logits of {expected.graph} in {path.name}",
-        rows=(row,),
+        found = outputs_of(request.engine, expected.images.pixels, progress=advance)
+    table = expected.table(
+        [expected.compare(request.engine.name, found)],
+        reference=f"logits of {expected.name} in {path.name}",
     )
-    return table, [request.engine] if _is_of(request.engine, expected.graph) else []
+    return table, [request.engine] if _is_of(request.engine, expected.name) else []
 
 
 def _tasks(request: CheckRequest, reporter: Reporter) -> tuple[ParityTable, list[Path]]:

@@ -13,9 +13,11 @@ from engines import storage
 from engines.errors import UsageError
 from engines.imaging.preparation import pixels_in_words
 from engines.manifest import ENDINGS
+from engines.parity.comparison import ReferenceOutputs
+from engines.parity.gates import gates_of
 from engines.parity.outputs import Progress, manifest_of, outputs_of, preprocessing_of, tokens_of
 from engines.parity.rounding import rounding_in
-from engines.parity.rows import ParityTable, compare_stage, gates_of, judge
+from engines.parity.rows import ParityTable, judge
 from engines.tasks.index import is_folder
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import CheckImages, RunFacts, Writing
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from engines.imaging.class_names import KnownClasses
     from engines.imaging.images import ImageSet
     from engines.manifest import Manifest, Preprocessing
-    from engines.parity.rows import ModelOutputs, StageParity
+    from engines.parity.model_outputs import ModelOutputs
+    from engines.parity.rows import StageParity
     from fpet_export.stages import Adapted
 
 
@@ -114,11 +117,7 @@ def compare(request: CompareRequest, reporter: Reporter = SILENT) -> Comparison:
             else:
                 row = _row(Path(name), reference, request.relative, advance)
             rows.append(row)
-    table = ParityTable(
-        **images.in_words(),
-        reference="adapted model in float64" if adapted else f"artefact {Path(first).name}",
-        rows=tuple(rows),
-    )
+    table = reference.outputs.table(rows)
     export.show_table(table, reporter)
     if request.out is not None:
         storage.write_text(request.out, json.dumps(table.to_json(), indent=1) + "\n")
@@ -180,15 +179,11 @@ class _Reference:
     """What the first artefact said.
 
     Attributes:
-        images: What is compared on.
         outputs: Logits, and match, sizes and margins where it shows them.
-        tokens: What the sizes of the merged tokens must sum to; None without a merge.
         evaluator: Of a float32 graph, which shows its keys too; None for a run or an engine.
     """
 
-    images: ImageSet
-    outputs: ModelOutputs
-    tokens: int | None
+    outputs: ReferenceOutputs
     evaluator: GraphEvaluator | None = None
 
 
@@ -198,19 +193,21 @@ def _reference(
     path = Path(first)
     with reporter.progress(path.name, len(images)) as advance:
         if adapted is not None:
-            tokens = None if adapted.model.merger is None else adapted.model.spec.tokens
-            outputs = adapted.outputs(images.pixels, progress=advance)
-            return _Reference(images=images, outputs=outputs, tokens=tokens)
-        manifest = manifest_of(path)
-        tokens = tokens_of(manifest)
+            from fpet_export.steps import verify
+
+            return _Reference(outputs=verify.begin(adapted, images, progress=advance))
+        manifest, evaluator = manifest_of(path), None
         if manifest.kind == "graph" and manifest.precision == "fp32":
             from calibration.evaluator import evaluator_for
 
             evaluator = evaluator_for(path, manifest, images, progress=advance)
-            return _Reference(
-                images=images, outputs=evaluator.reference, tokens=tokens, evaluator=evaluator
-            )
-        return _Reference(images=images, outputs=_outputs(path, images, advance), tokens=tokens)
+            found = evaluator.reference.outputs
+        else:
+            found = _outputs(path, images, advance)
+    outputs = ReferenceOutputs(
+        name=f"artefact {path.name}", images=images, outputs=found, tokens=tokens_of(manifest)
+    )
+    return _Reference(outputs=outputs, evaluator=evaluator)
 
 
 def _row(
@@ -228,17 +225,10 @@ def _row(
         if actual.score_error is None:
             gates = dataclasses.replace(gates, margin=math.inf)
     else:
-        actual = _outputs(path, reference.images, advance)
+        actual = _outputs(path, reference.outputs.images, advance)
     if relative is not None:
         gates = dataclasses.replace(gates, relative=relative)
-    return compare_stage(
-        path.name,
-        actual,
-        reference.outputs,
-        gates=gates,
-        patches=reference.tokens,
-        labels=reference.images.labels,
-    )
+    return reference.outputs.compare(path.name, actual, gates=gates)
 
 
 def _task_row(
@@ -253,19 +243,12 @@ def _task_row(
     gates = gates_of("fp16" if is_half else manifest.precision)
     if relative is not None:
         gates = dataclasses.replace(gates, relative=relative)
-    outputs = task_outputs(folder, name, reference.images.pixels, progress=advance)
-    return compare_stage(
-        name,
-        outputs,
-        reference.outputs,
-        gates=gates,
-        patches=reference.tokens,
-        labels=reference.images.labels,
-    )
+    outputs = task_outputs(folder, name, reference.outputs.images.pixels, progress=advance)
+    return reference.outputs.compare(name, outputs, gates=gates)
 
 
 def _require_classes(manifest: Manifest, name: str, reference: _Reference) -> None:
-    classes = reference.outputs.logits.shape[1]
+    classes = reference.outputs.outputs.logits.shape[1]
     if manifest.model is not None and manifest.model.classes != classes:
         raise UsageError(
             f"the task {name!r} has {manifest.model.classes} classes, the reference {classes}",
@@ -279,13 +262,7 @@ def _typed_outputs(path: Path, reference: _Reference, advance: Progress) -> Mode
     from calibration.evaluator import GraphEvaluator
     from calibration.graph_files import read_graph
 
-    evaluator = reference.evaluator or GraphEvaluator(
-        images=reference.images,
-        reference=reference.outputs,
-        metric=None,
-        prefix=0,
-        tokens=reference.tokens,
-    )
+    evaluator = reference.evaluator or GraphEvaluator(reference=reference.outputs)
     return evaluator.outputs(read_graph(path), manifest_of(path), progress=advance)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engines.contract import Engine
     from engines.imaging.source import ImageSource
     from engines.manifest import Manifest, Preprocessing
-    from engines.parity.rows import FloatArray
+    from engines.parity.model_outputs import FloatArray
 
 _AT_ONCE = 64
 """Images in memory; a folder may hold many."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engines.fusion.report import FusionReport
     from engines.imaging.images import PixelArray
     from engines.manifest import Manifest
-    from engines.parity.rows import ModelOutputs
+    from engines.parity.model_outputs import ModelOutputs
     from fpet_export.pictures.merge_groups import MergeGroups
 
 

@@ -21,8 +21,10 @@ from calibration.evaluator import (
 )
 from calibration.graph_files import Graph, read_graph
 from engines.manifest import read_manifest
+from engines.parity.comparison import ReferenceOutputs
+from engines.parity.gates import gates_of
+from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import tokens_of
-from engines.parity.rows import ModelOutputs, gates_of
 from fpet_export.model import reference
 from tests.calibration.exports import Exports, feed_of, images_of, run
 from tests.fpet_export.tiny import adapted, checkpoint_of, spec_of
@@ -121,7 +123,7 @@ def test_margins_are_those_of_the_float64_model(evaluator: GraphEvaluator, merge
         adapted(spec, checkpoint_of(spec)), pixels, preprocessing.mean, preprocessing.std
     )
 
-    found = evaluator.reference
+    found = evaluator.reference.outputs
     assert found.margin is not None
     assert found.match is not None
     assert exact.margin is not None
@@ -218,7 +220,7 @@ def test_every_kind_of_graph_can_be_evaluated(variant: dict[str, Any], exports: 
 
     assert row.failures == ()
     (expected,) = run(path, np.concatenate([feed_of(path, images)] * 2))
-    assert np.allclose(evaluator.reference.logits, expected[:6], atol=1e-5)
+    assert np.allclose(evaluator.reference.outputs.logits, expected[:6], atol=1e-5)
     if "merge_block" in variant:
         assert evaluator.metric is None
         assert row.same_partner is None
@@ -243,7 +245,8 @@ def test_fewer_images_are_the_same_ones_everywhere(evaluator: GraphEvaluator) ->
     assert np.array_equal(few.metric, evaluator.metric[chosen])
     for part in ("logits", "match", "margin", "size"):
         assert np.array_equal(
-            getattr(few.reference, part), getattr(evaluator.reference, part)[chosen]
+            getattr(few.reference.outputs, part),
+            getattr(evaluator.reference.outputs, part)[chosen],
         )
     assert evaluator.on_fewer(12) is evaluator
     assert evaluator.on_fewer(99) is evaluator
@@ -252,9 +255,10 @@ def test_fewer_images_are_the_same_ones_everywhere(evaluator: GraphEvaluator) ->
 def test_quality_counts_labels_of_both() -> None:
     logits = np.eye(4, dtype=np.float32)
     images = dataclasses.replace(images_of(4), labels=np.array([0, 1, 2, 0]))
-    evaluator = GraphEvaluator(
-        images=images, reference=ModelOutputs(logits=logits), metric=None, prefix=1, tokens=None
+    reference = ReferenceOutputs(
+        name="model.onnx", images=images, outputs=ModelOutputs(logits=logits)
     )
+    evaluator = GraphEvaluator(reference=reference)
     other = logits.copy()
     other[1] = [0, 0, 0, 2]
 
@@ -263,7 +267,8 @@ def test_quality_counts_labels_of_both() -> None:
     assert (quality.images, quality.agreement) == (4, 0.75)
     assert (quality.accuracy, quality.reference_accuracy) == (0.5, 0.75)
     assert quality.drop_pp == 25
-    unlabelled = dataclasses.replace(evaluator, images=dataclasses.replace(images, labels=None))
+    images = dataclasses.replace(images, labels=None)
+    unlabelled = GraphEvaluator(reference=dataclasses.replace(reference, images=images))
     assert unlabelled.quality(ModelOutputs(logits=other)).accuracy is None
 
 
@@ -272,5 +277,5 @@ def test_a_better_reference_takes_the_place_of_the_graphs_own(merged: Path) -> N
 
     found = evaluator_for(merged, read_manifest(merged), IMAGES, reference=better)
 
-    assert found.reference is better
+    assert found.reference.outputs is better
     assert found.metric is not None

@@ -256,8 +256,10 @@ def test_a_graph_whose_match_is_wrong_does_not_pass(
     """The reference says one match, the graph's own keys another: no precision explains that."""
     manifest = read_manifest(merged)
     evaluator = evaluator_for(merged, manifest, images_of(6))
-    assert evaluator.reference.match is not None
-    other = dataclasses.replace(evaluator.reference, match=(evaluator.reference.match + 3) % 8)
+    found = evaluator.reference.outputs
+    assert found.match is not None
+    outputs = dataclasses.replace(found, match=(found.match + 3) % 8)
+    other = dataclasses.replace(evaluator.reference, outputs=outputs)
     wrong = dataclasses.replace(evaluator, reference=other)
 
     made = quantize.integers(

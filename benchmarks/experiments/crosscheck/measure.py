@@ -21,8 +21,8 @@ from engines.engine import open_engine
 from engines.errors import EngineError, FpetError
 from engines.fusion.report import fusion_path, read_fusion
 from engines.manifest import read_manifest
+from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import engine_outputs
-from engines.parity.rows import ModelOutputs
 
 EXECUTOR = (
     "ONNX Runtime on the CPU with every Q/DQ pair and every rounding to half precision executed "

@@ -16,7 +16,8 @@ from engines.errors import InputError
 from engines.fusion.kernels import QUANTIZED
 from engines.fusion.report import FusionReport
 from engines.manifest import from_json
-from engines.parity.rows import ModelOutputs, sqnr_db
+from engines.parity.comparison import sqnr_db
+from engines.parity.model_outputs import ModelOutputs
 
 SCHEMA = 2
 OURS = "fpet-export"

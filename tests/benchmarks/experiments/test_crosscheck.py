@@ -43,7 +43,7 @@ from engines.fusion.kernels import Kernel, Tensor
 from engines.fusion.report import report_on
 from engines.imaging.images import ImageSet
 from engines.manifest import WHITE, Manifest, Preprocessing, TensorSpec, write_manifest
-from engines.parity.rows import ModelOutputs
+from engines.parity.model_outputs import ModelOutputs
 
 ROOT = Path(__file__).resolve().parents[3]
 PREPROCESSING = Preprocessing(

@@ -18,7 +18,7 @@ import fpet_export
 from benchmarks.experiments import fidelity
 from benchmarks.experiments.fidelity import Cell, Outcome, Row, cells, format_rows, missed, outcome
 from engines.errors import ParityError
-from engines.parity.rows import ModelOutputs
+from engines.parity.model_outputs import ModelOutputs
 from fpet_export.model.backbones import random_weights
 
 ARCHITECTURE = "vit_tiny_patch16_64"

@@ -8,15 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines.parity.comparison import compare_stage
+from engines.parity.gates import gates_of
+from engines.parity.model_outputs import ModelOutputs
 from engines.parity.rounding import rounding_in
-from engines.parity.rows import (
-    ModelOutputs,
-    ParityTable,
-    StageParity,
-    compare_stage,
-    gates_of,
-    row_from_json,
-)
+from engines.parity.rows import ParityTable, StageParity, row_from_json
 from engines.parity.table import remarks
 
 IMAGES, CLASSES = 9, 4

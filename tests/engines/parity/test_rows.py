@@ -12,15 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.errors import ParityError
+from engines.parity import comparison
+from engines.parity import gates as gates_module
 from engines.parity import rows as parity
-from engines.parity.rows import (
-    Gates,
-    ModelOutputs,
-    ParityTable,
-    StageParity,
-    compare_stage,
-    row_from_json,
-)
+from engines.parity.comparison import compare_stage
+from engines.parity.gates import Gates
+from engines.parity.model_outputs import ModelOutputs
+from engines.parity.rows import ParityTable, StageParity, row_from_json
 
 LOGITS = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -4.0]])
 MATCH = np.array([[0, 1], [2, 0]])
@@ -86,8 +84,8 @@ def test_a_dropped_token_is_a_flip() -> None:
 def test_a_wider_margin_explains_more() -> None:
     actual = np.array([[1, 1], [2, 0]])
 
-    assert parity.unexplained_flips(actual, MATCH, MARGIN, eps=0.4) == 1
-    assert parity.unexplained_flips(actual, MATCH, MARGIN, eps=0.5) == 0
+    assert comparison.unexplained_flips(actual, MATCH, MARGIN, eps=0.4) == 1
+    assert comparison.unexplained_flips(actual, MATCH, MARGIN, eps=0.5) == 0
 
 
 def test_when_every_image_has_an_explained_flip_all_are_judged() -> None:
@@ -242,7 +240,7 @@ def test_json_has_no_infinity() -> None:
 def test_the_published_rule_drops_what_float32_cannot_tell_apart(
     margin: float, dropped: bool
 ) -> None:
-    assert parity.dropped_by_reference_rule(np.array([[margin]])).item() is dropped
+    assert comparison.dropped_by_reference_rule(np.array([[margin]])).item() is dropped
 
 
 @given(
@@ -270,13 +268,13 @@ def apart(noise: float, *, seed: int = 0, images: int = 8) -> tuple[ModelOutputs
 
 def control_of(noise: float, **settings: int) -> StageParity:
     expected, other = apart(noise, **settings)
-    return compare_stage("control", other, expected, gates=parity.NO_GATES)
+    return compare_stage("control", other, expected, gates=gates_module.NO_GATES)
 
 
 @given(noise=st.floats(1e-3, 0.3), seed=st.integers(0, 99), share=st.floats(0, 1))
 def test_what_is_no_further_than_the_control_passes(noise: float, seed: int, share: float) -> None:
     expected, other = apart(noise, seed=seed)
-    gates = parity.gates_by_control(control_of(noise, seed=seed))
+    gates = gates_module.gates_by_control(control_of(noise, seed=seed))
     between = expected.logits + share * (other.logits - expected.logits)
 
     assert compare_stage("engine", ModelOutputs(logits=between), expected, gates=gates).passed
@@ -285,7 +283,7 @@ def test_what_is_no_further_than_the_control_passes(noise: float, seed: int, sha
 @given(noise=st.floats(1e-3, 0.1), seed=st.integers(0, 99), factor=st.floats(1, 10))
 def test_what_is_further_than_the_factor_fails(noise: float, seed: int, factor: float) -> None:
     expected, other = apart(noise, seed=seed)
-    gates = parity.gates_by_control(control_of(noise, seed=seed), factor=factor)
+    gates = gates_module.gates_by_control(control_of(noise, seed=seed), factor=factor)
     beyond = expected.logits + 1.01 * factor * (other.logits - expected.logits)
 
     failures = compare_stage("engine", ModelOutputs(logits=beyond), expected, gates=gates).failures
@@ -296,7 +294,7 @@ def test_what_is_further_than_the_factor_fails(noise: float, seed: int, factor: 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-7, math.nan])
 def test_a_control_that_shows_nothing_leaves_the_gates_of_float32(noise: float) -> None:
-    assert parity.gates_by_control(control_of(noise)) == Gates()
+    assert gates_module.gates_by_control(control_of(noise)) == Gates()
 
 
 def test_a_control_that_is_not_finite_is_shown_as_failed() -> None:
@@ -305,7 +303,7 @@ def test_a_control_that_is_not_finite_is_shown_as_failed() -> None:
 
 @given(noise=st.floats(0, 1), seed=st.integers(0, 99))
 def test_a_control_never_tightens_the_gates(noise: float, seed: int) -> None:
-    gates = parity.gates_by_control(control_of(noise, seed=seed))
+    gates = gates_module.gates_by_control(control_of(noise, seed=seed))
 
     assert gates.relative is not None
     assert gates.relative >= 1e-4

@@ -19,7 +19,9 @@ import pytest
 
 from calibration.taps import with_outputs
 from engines.errors import ExportError
-from engines.parity.rows import Gates, StageParity, compare_stage
+from engines.parity.comparison import compare_stage
+from engines.parity.gates import Gates
+from engines.parity.rows import StageParity
 from fpet_export.graph import to_onnx
 from fpet_export.graph.freeze import FreezeOptions, FrozenVit
 from fpet_export.graph.passes.keep_static import FORBIDDEN

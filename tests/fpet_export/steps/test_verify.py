@@ -18,11 +18,12 @@ from engines.imaging.images import ImageSet
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import WHITE, Manifest, Preprocessing, TensorSpec, read_manifest
 from engines.parity import table as parity_table
+from engines.parity.comparison import ReferenceOutputs
+from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import engine_outputs, manifest_of
-from engines.parity.rows import ModelOutputs, judge
+from engines.parity.rows import judge
 from fpet_export.stages import Adapted, Frozen
 from fpet_export.steps import verify
-from fpet_export.steps.verify import Verification
 from tests.fpet_export.command_line import Exported
 
 
@@ -32,7 +33,7 @@ def loaded(exported: Exported) -> Adapted:
 
 
 @pytest.fixture(scope="module")
-def check(loaded: Adapted) -> Verification:
+def check(loaded: Adapted) -> ReferenceOutputs:
     return verify.begin(loaded, synthetic_set((16, 16), 4))
 
 
@@ -79,7 +80,7 @@ def test_labels_give_every_stage_its_accuracy(loaded: Adapted) -> None:
 
 
 def test_the_stages_of_a_good_export_pass(
-    exported: Exported, loaded: Adapted, check: Verification
+    exported: Exported, loaded: Adapted, check: ReferenceOutputs
 ) -> None:
     folded = loaded.fold()
 
@@ -100,7 +101,7 @@ def test_the_stages_of_a_good_export_pass(
 
 @pytest.mark.parametrize("layer", ["patch", "qkv", "fc2", "head"])
 def test_one_changed_weight_is_blamed_on_the_frozen_stage(
-    layer: str, loaded: Adapted, check: Verification
+    layer: str, loaded: Adapted, check: ReferenceOutputs
 ) -> None:
     folded = loaded.fold()
     frozen = copy.deepcopy(folded.freeze())  # the stages share their weights
@@ -123,14 +124,14 @@ def drift(frozen: Frozen, layer: str) -> None:
         weight.view(-1)[0] += 1.0
 
 
-def test_the_float32_checkpoint_is_shown_and_not_judged(check: Verification) -> None:
-    wrong = ModelOutputs(logits=check.reference.logits + 1)
+def test_the_float32_checkpoint_is_shown_and_not_judged(check: ReferenceOutputs) -> None:
+    wrong = ModelOutputs(logits=check.outputs.logits + 1)
 
-    assert check.row("checkpoint f32", wrong, judged=False).passed
-    assert not check.row("onnx", wrong).passed
+    assert check.compare("checkpoint f32", wrong, judged=False).passed
+    assert not check.compare("onnx", wrong).passed
 
 
-def test_ties_are_counted_over_the_images(check: Verification) -> None:
+def test_ties_are_counted_over_the_images(check: ReferenceOutputs) -> None:
     assert check.table([]).tied_images == 0
 
 
@@ -191,10 +192,10 @@ def test_one_pass_says_what_the_stages_say_one_by_one(loaded: Adapted) -> None:
     check, checkpoint, row = verify.until_fold(loaded, folded, images, progress=done.append)
 
     alone = verify.begin(loaded, images)
-    np.testing.assert_allclose(check.reference.logits, alone.reference.logits, rtol=1e-12)
-    assert check.reference.match is not None
-    assert alone.reference.match is not None
-    np.testing.assert_array_equal(check.reference.match, alone.reference.match)
+    np.testing.assert_allclose(check.outputs.logits, alone.outputs.logits, rtol=1e-12)
+    assert check.outputs.match is not None
+    assert alone.outputs.match is not None
+    np.testing.assert_array_equal(check.outputs.match, alone.outputs.match)
     assert checkpoint == verify.checkpoint_row(alone, loaded, nothing)
     assert (row.stage, row.images, row.passed) == ("folded", 2, True)
     assert sum(done) == verify.forward_passes(10) == 22

@@ -10,9 +10,12 @@ import pytest
 
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest
-from engines.parity.outputs import ReferenceOutputs, reference_of
+from engines.parity.comparison import ReferenceOutputs
+from engines.parity.gates import gates_of
+from engines.parity.model_outputs import ModelOutputs
+from engines.parity.outputs import reference_of
 from engines.parity.reference_file import write_reference
-from engines.parity.rows import ModelOutputs, gates_of
+from engines.parity.table import remarks
 from fpet_export.cli.console import Console
 from fpet_export.steps import engine as engine_steps
 from fpet_export.steps.expectation import reference_with_margin
@@ -21,27 +24,31 @@ from tests.fpet_export.command_line import Exported
 
 def test_a_float32_graph_says_how_sure_each_token_s_match_is(exported: Exported) -> None:
     expected = reference_with_margin(exported.graph)
-    assert expected.margin is not None
-    assert len(expected.margin) == len(expected.images)
-    assert (expected.margin >= 0).all()
-    np.testing.assert_array_equal(expected.logits, reference_of(exported.graph).logits)
+    assert expected.outputs.margin is not None
+    assert len(expected.outputs.margin) == len(expected.images)
+    assert (expected.outputs.margin >= 0).all()
+    np.testing.assert_array_equal(
+        expected.outputs.logits, reference_of(exported.graph).outputs.logits
+    )
 
 
 def test_an_engine_is_not_refused_for_a_match_that_rounding_decides(exported: Exported) -> None:
     """Four images, the second of which has two best targets for a token."""
     images = synthetic_set(read_manifest(exported.graph).preprocessing.size, 4)  # type: ignore[union-attr]
-    expected = dataclasses.replace(
-        reference_of(exported.graph, images), gates=gates_of("fp32"), margin=np.ones((4, 3))
-    )
-    other = expected.logits.copy()
+    found = reference_of(exported.graph, images)
+    outputs = ModelOutputs(logits=found.outputs.logits, margin=np.ones((4, 3)))
+    expected = dataclasses.replace(found, gates=gates_of("fp32"), outputs=outputs)
+    other = expected.outputs.logits.copy()
     other[1] += 0.01 * np.abs(other).max()
 
-    assert not expected.row("engine", ModelOutputs(logits=other)).passed
-    expected.margin[1, 2] = 1e-7  # type: ignore[index]
-    assert expected.row("engine", ModelOutputs(logits=other)).passed
-    assert expected.description().endswith("(3 judged, the match of the others is not certain)")
+    assert not expected.compare("engine", ModelOutputs(logits=other)).passed
+    expected.outputs.margin[1, 2] = 1e-7  # type: ignore[index]
+    row = expected.compare("engine", ModelOutputs(logits=other))
+    assert row.passed
+    assert row.unjudged == "3 of 4 judged: the match of the others is not certain"
+    assert remarks(expected.table([row])) == [f"engine: {row.unjudged}"]
     other[2] += 0.01 * np.abs(other).max()
-    assert not expected.row("engine", ModelOutputs(logits=other)).passed
+    assert not expected.compare("engine", ModelOutputs(logits=other)).passed
 
 
 def answers(exported: Exported) -> ReferenceOutputs:

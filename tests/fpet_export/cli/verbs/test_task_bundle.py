@@ -200,10 +200,10 @@ def test_each_answer_says_how_sure_its_match_was(
         graph = tmp_path / name / "model.onnx"
         single = evaluator_for(graph, read_manifest(graph), found.images).reference
 
-        assert found.margin is not None and single.margin is not None
+        assert found.outputs.margin is not None and single.outputs.margin is not None
         assert found.sure_images() == count
-        np.testing.assert_allclose(found.margin, single.margin, atol=1e-5)
-        np.testing.assert_allclose(found.logits, single.logits, atol=1e-4)
+        np.testing.assert_allclose(found.outputs.margin, single.outputs.margin, atol=1e-5)
+        np.testing.assert_allclose(found.outputs.logits, single.outputs.logits, atol=1e-4)
 
 
 def test_a_task_of_which_nothing_can_be_judged_is_named(
@@ -326,8 +326,13 @@ def test_a_board_builds_checks_and_predicts(
         arrays = dict(content)
     arrays["margin"][0] = 0
     np.savez(board / "tasks/one.check.npz", **arrays)
-    unsure = agent(board, "check", "--json").document()["parity"]["images"]
-    assert unsure.endswith("(9 of 10 judged: the others' match is not sure)")
+    done = agent(board, "check", "--json")
+    rows = done.document()["parity"]["rows"]
+    assert [(row["stage"], row["images"], row["judged"]) for row in rows] == [
+        ("one", 4, 3),
+        ("two", 6, 6),
+    ]
+    assert "one: 3 of 4 judged: the match of the others is not certain" in done.err
 
 
 def test_a_task_that_answers_otherwise_is_found(board: Path) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import fpet_export
-from engines.contract import Engine
-from engines.imaging.images import ImageSet, read_files
+from engines.imaging.images import read_files
 from engines.manifest import read_manifest
-from engines.parity.rows import ModelOutputs
-from engines.tasks import delta, parity
+from engines.parity.comparison import ReferenceOutputs
+from engines.tasks import delta
+from fpet_export.steps import engine as engine_steps
 from tests.fpet_export.command_line import LABELS, call, pixels_of, write_images
 from tests.fpet_export.tasks.task_files import TaskFiles
 
@@ -179,15 +179,15 @@ def test_an_engine_that_drifts_for_one_task_is_refused(
     folder: TaskFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = Path(shutil.copytree(folder.out, tmp_path / "copy"))
-    found = parity._logits_by_task
+    found = engine_steps._task_references
 
-    def drift(graph: Path, engine: Engine, images: ImageSet) -> dict[str, ModelOutputs]:
-        logits = found(graph, engine, images)
-        if engine.name != graph.stem:
-            logits["two"] = dataclasses.replace(logits["two"], logits=logits["two"].logits * 1.01)
-        return logits
+    def drift(graph: Path) -> list[tuple[str, ReferenceOutputs]]:
+        one, (name, two) = found(graph)
+        assert two.outputs.margin is not None
+        outputs = dataclasses.replace(two.outputs, logits=two.outputs.logits * 1.01)
+        return [one, (name, dataclasses.replace(two, outputs=outputs))]
 
-    monkeypatch.setattr(parity, "_logits_by_task", drift)
+    monkeypatch.setattr(engine_steps, "_task_references", drift)
     done = call("build", copy / "backbone.merge1.onnx", "--target", "cpu", "--json")
     assert done.error()["exit_code"] == 7
     assert done.error()["what"].startswith("two drifts from the reference")

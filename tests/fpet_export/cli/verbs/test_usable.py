@@ -18,7 +18,7 @@ import engines
 from engines import BuildOptions, OpenOptions
 from engines.errors import InputError, ParityError
 from engines.manifest import manifest_path, read_manifest, write_manifest
-from engines.parity.rows import ModelOutputs
+from engines.parity.model_outputs import ModelOutputs
 from engines.verdict import verdict_of
 from fpet_export.steps import engine as engine_steps
 from tests.fpet_export.command_line import (
@@ -175,7 +175,8 @@ def test_an_engine_that_drifts_from_its_graph_is_kept_as_failed(
 
     def other(graph: Path, recorded: Path | None) -> object:
         found = real(graph, recorded)
-        return dataclasses.replace(found, logits=-found.logits)
+        outputs = ModelOutputs(logits=-found.outputs.logits)
+        return dataclasses.replace(found, outputs=outputs)
 
     monkeypatch.setattr(engine_steps, "_expected", other)
     engine = tmp_path / "model.cpu.onnx"
@@ -196,9 +197,8 @@ def test_a_check_that_fails_elsewhere_is_kept(
     shutil.copy(manifest_path(engine), manifest_path(mine))
     expected = reference_of(exported.graph)
     write_reference(tmp_path / "right.check.npz", expected)
-    write_reference(
-        tmp_path / "wrong.check.npz", dataclasses.replace(expected, logits=-expected.logits)
-    )
+    outputs = ModelOutputs(logits=-expected.outputs.logits)
+    write_reference(tmp_path / "wrong.check.npz", dataclasses.replace(expected, outputs=outputs))
     before = manifest_path(mine).read_bytes()
     assert call("check", mine, "--expect", tmp_path / "right.check.npz").code == 0
     assert manifest_path(mine).read_bytes() == before  # it may be signed

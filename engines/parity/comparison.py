@@ -1,0 +1,324 @@
+"""The one comparer: reference outputs, an artefact's outputs and gates give a row of the table.
+
+The token match is discrete. Two correct programs may choose differently where two scores are
+almost equal, and from there on their logits differ a lot. So a stage is judged in two steps:
+flips of the match count only where the reference was sure (`unexplained_flips`), and the logit
+gate applies to the images without any flip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.errors import ParityError
+from engines.imaging.images import ImageSet
+from engines.parity.gates import Gates
+from engines.parity.model_outputs import FloatArray, IntArray, ModelOutputs
+from engines.parity.rounding import FLIP_FACTOR, IMAGE_FACTOR, beyond_rounding, image_errors
+from engines.parity.rows import ParityTable, StageParity
+from engines.plurals import counted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReferenceOutputs:
+    """What a reference said about images, and how far an artefact may be from that.
+
+    Attributes:
+        name: Of the reference: a file such as "model.onnx", or "adapted model in float64".
+        images: What it ran on.
+        outputs: What it said. With margins, it is known where either match is right: on images
+            with a margin below that of the gates, the logits of an artefact that does not show
+            its match are not judged.
+        tokens: Patches and prefix tokens, which the sizes of an artefact must sum to; None
+            without a merge.
+        gates: What an artefact is held to, unless the caller has gates for it.
+        control: The reference on images that are the least different, where `gates` come from it.
+    """
+
+    name: str
+    images: ImageSet
+    outputs: ModelOutputs
+    tokens: int | None = None
+    gates: Gates = dataclasses.field(default_factory=Gates)
+    control: StageParity | None = None
+
+    def compare(
+        self,
+        stage: str,
+        actual: ModelOutputs,
+        *,
+        gates: Gates | None = None,
+        first: int | None = None,
+        judged: bool = True,
+    ) -> StageParity:
+        """Compare what an artefact said about the same images.
+
+        Args:
+            stage: Its name in the table.
+            actual: What it said.
+            gates: Others than those of the reference.
+            first: It saw the first so many images alone; an accuracy of so few says nothing.
+            judged: Whether gates apply.
+
+        Raises:
+            ParityError: The two do not fit, or the reference is empty or not finite.
+        """
+        is_part = first is not None and first < len(self.images)
+        row = compare_stage(
+            stage,
+            actual,
+            self.outputs if first is None else self.outputs.first(first),
+            gates=gates or self.gates,
+            patches=self.tokens,
+            labels=None if is_part else self.images.labels,
+        )
+        return row if judged else dataclasses.replace(row, failures=())
+
+    def table(self, rows: Iterable[StageParity], *, reference: str | None = None) -> ParityTable:
+        """Return rows as a table.
+
+        With a match and its margins, it says on how many images the published rule would drop.
+
+        Args:
+            rows: Of `compare`.
+            reference: The reference in words; None takes its name.
+        """
+        tied, margin = None, self.outputs.margin
+        if margin is not None and self.outputs.match is not None:
+            tied = int(dropped_by_reference_rule(margin).any(axis=1).sum())
+        return ParityTable(
+            **self.images.in_words(),
+            reference=reference or self.name,
+            rows=tuple(rows),
+            tied_images=tied,
+        )
+
+    def sure_images(self) -> int:
+        """Return the number of images on which there is one right match."""
+        return int(sure_images(self.outputs, self.gates).sum())
+
+    def accuracy(self) -> float | None:
+        """Return the share of images whose label the reference predicts; None without labels."""
+        if self.images.labels is None:
+            return None
+        return float((self.outputs.logits.argmax(axis=1) == self.images.labels).mean())
+
+    def at(self, chosen: IntArray) -> ReferenceOutputs:
+        """Return the same on the images with these numbers; they lose their names."""
+        images = dataclasses.replace(
+            self.images,
+            pixels=self.images.pixels[chosen],
+            labels=None if self.images.labels is None else self.images.labels[chosen],
+            names=(),
+        )
+        return dataclasses.replace(self, images=images, outputs=self.outputs.at(chosen))
+
+
+def sure_images(reference: ModelOutputs, gates: Gates) -> NDArray[np.bool_]:
+    """Return (I,): whether there is one right match for every token of an image.
+
+    Where two scores nearly tie, either answer is right. Without margins every image is sure.
+    """
+    if reference.margin is None:
+        return np.ones(len(reference.logits), dtype=bool)
+    return np.asarray((reference.margin > gates.margin).all(axis=1))
+
+
+def unexplained_flips(
+    actual: IntArray, expected: IntArray, margin: FloatArray, *, eps: float | FloatArray
+) -> int:
+    """Count matches that differ although the reference was sure.
+
+    Args:
+        actual: (I, Na) index in set B that the artefact under test chose.
+        expected: (I, Na) index that the float64 reference chose.
+        margin: (I, Na) reference score of the best match minus the second best.
+        eps: Margin below which either choice is right; one for all, or (I, Na).
+    """
+    return int(((actual != expected) & (margin > eps)).sum())
+
+
+def sqnr_db(actual: FloatArray, expected: FloatArray) -> float:
+    """Return the power of `expected` over the power of the difference, in dB."""
+    noise = float(np.square(actual.astype(np.float64) - expected).sum())
+    signal = float(np.square(expected.astype(np.float64)).sum())
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def dropped_by_reference_rule(margin: FloatArray) -> NDArray[np.bool_]:
+    """Return (I, Na): whether `sigmoid((v1 - v2) / 2) > 0.5` fails in float32.
+
+    Args:
+        margin: (I, Na) best score minus second best.
+    """
+    half = margin.astype(np.float32) / np.float32(2)
+    # exp is rounded correctly here; numpy's own float32 exp is off by one at the threshold.
+    exponential = np.exp(-half.astype(np.float64)).astype(np.float32)
+    return np.asarray(np.float32(1) / (np.float32(1) + exponential) <= np.float32(0.5))
+
+
+def compare_stage(
+    stage: str,
+    actual: ModelOutputs,
+    reference: ModelOutputs,
+    *,
+    gates: Gates,
+    patches: int | None = None,
+    labels: IntArray | None = None,
+) -> StageParity:
+    """Compare one stage with the reference and judge it.
+
+    Args:
+        stage: Its name in the table.
+        actual: What the stage said.
+        reference: What the float64 reference said about the same images.
+        gates: Limits.
+        patches: Patches and prefix tokens, which the sizes must sum to; None skips the audit.
+        labels: (I,) true classes, or None.
+
+    Raises:
+        ParityError: The two sets of logits or matches have different shapes, or the reference
+            is empty or not finite.
+    """
+    if actual.logits.shape != reference.logits.shape:
+        raise ParityError(
+            f"{stage} gave logits {actual.logits.shape}, the reference {reference.logits.shape}",
+            where=stage,
+            fix="compare artefacts of the same run on the same images",
+        )
+    if not reference.logits.size or not np.isfinite(reference.logits).all():
+        raise ParityError(
+            f"the reference gave {len(reference.logits)} images with logits that are not finite"
+            if reference.logits.size
+            else "there are no images to compare on",
+            where="the reference",
+            fix="check the images and the checkpoint: nothing can be compared with this",
+        )
+    failures: list[str] = []
+    same_partner = flips = explained = None
+    if actual.match is not None and reference.match is not None and reference.margin is not None:
+        if actual.match.shape != reference.match.shape:
+            raise ParityError(
+                f"{stage} matched {actual.match.shape} tokens, the reference "
+                f"{reference.match.shape}",
+                where=stage,
+                fix="compare artefacts of the same run on the same images",
+            )
+        differs = actual.match != reference.match
+        same_partner = float(1 - differs.mean())
+        eps = np.full(differs.shape, gates.margin)
+        if actual.score_error is not None:
+            eps = np.maximum(eps, actual.score_error)
+        flips = unexplained_flips(actual.match, reference.match, reference.margin, eps=eps)
+        explained = int(differs.sum()) - flips
+        clean = np.asarray(~(differs & (reference.margin <= eps)).any(axis=1))
+        if flips:
+            failures.append(f"{counted(flips, 'unexplained flip')} of the match")
+    else:
+        clean = sure_images(reference, gates)
+    finite = bool(np.isfinite(actual.logits).all())
+    if not finite:
+        failures.append("logits that are not finite")
+    difference = np.abs(actual.logits.astype(np.float64) - reference.logits)
+    peak = float(np.abs(reference.logits).max())
+    judged = difference[clean] if clean.any() else difference  # without a sure one, all are
+    largest = float(judged.max()) if judged.size and finite else (0.0 if finite else math.inf)
+    relative = largest / peak if peak else largest
+    if gates.rounding is not None and finite:
+        known = clean if same_partner is not None else None
+        errors = image_errors(difference, reference.logits)
+        failures += beyond_rounding(errors, known, gates.rounding)
+        gates = _allow_rounding(gates, reference.logits, peak, is_known=known is not None)
+    if gates.relative is not None and relative > gates.relative:
+        failures.append(f"relative difference {relative:.2g}, limit {gates.relative:.2g}")
+    # Logits that are not finite name no class: such an image agrees with nothing.
+    named = np.isfinite(actual.logits).all(axis=1)
+    same = (actual.logits.argmax(axis=1) == reference.logits.argmax(axis=1)) & named
+    if gates.agreement is not None:
+        failures += _judge_agreement(same & clean | ~clean, reference.logits, gates, peak)
+    noise = sqnr_db(actual.logits, reference.logits) if finite else -math.inf
+    if gates.sqnr_db is not None and noise < gates.sqnr_db:
+        failures.append(f"signal to noise (SQNR) {noise:.1f} dB, limit {gates.sqnr_db:.1f} dB")
+    warnings = _warnings(noise, same, gates) if not failures else ()
+    kept = None
+    if actual.size is not None:
+        sums = np.rint(np.nan_to_num(actual.size.astype(np.float64).sum(axis=1), posinf=0.0))
+        kept = int(sums.min())
+        if patches is not None and (sums != patches).any():
+            worst = kept if kept != patches else int(sums.max())
+            failures.append(f"token audit {worst}, wanted {patches}")
+    return StageParity(
+        stage=stage,
+        images=len(reference.logits),
+        judged=len(judged),
+        largest_logit_difference=largest,
+        relative=relative,
+        sqnr_db=noise,
+        agreement=float(same.mean()),
+        same_partner=same_partner,
+        unexplained_flips=flips,
+        explained_flips=explained,
+        tokens_kept=kept,
+        tokens_expected=None if kept is None else patches,
+        accuracy=None
+        if labels is None
+        else float(((actual.logits.argmax(axis=1) == labels) & named).mean()),
+        rounding=gates.rounding,
+        warnings=warnings,
+        failures=tuple(failures),
+    )
+
+
+def _judge_agreement(
+    same: NDArray[np.bool_], logits: FloatArray, gates: Gates, peak: float
+) -> list[str]:
+    """Return the failure sentence when too many images with a clear answer changed theirs."""
+    assert gates.agreement is not None
+    if logits.shape[1] < 2:
+        return []
+    best = np.sort(logits, axis=1)[:, -2:]
+    clear = (best[:, 1] - best[:, 0]) > 2 * (gates.relative or 0.0) * peak
+    share = float(same[clear].mean()) if clear.any() else 1.0
+    if share >= gates.agreement:
+        return []
+    return [f"agreement {share:.2%}, limit {gates.agreement:.2%}"]
+
+
+def _allow_rounding(gates: Gates, logits: FloatArray, peak: float, *, is_known: bool) -> Gates:
+    """Return gates whose relative limit is what rounding explains.
+
+    Args:
+        gates: With `rounding`.
+        logits: Of the reference.
+        peak: The largest of them.
+        is_known: Whether the images whose tokens merge elsewhere are known, and left out.
+    """
+    assert gates.rounding is not None
+    if is_known:
+        size = float(np.sqrt(np.mean(np.square(logits, dtype=np.float64))))
+        # The error of an image is spread over its logits; all of it may lie in one of them.
+        allowed = IMAGE_FACTOR * gates.rounding * size * math.sqrt(logits.shape[1])
+        relative = allowed / peak if peak else allowed
+    else:
+        relative = max(gates.relative or 0.0, FLIP_FACTOR * gates.rounding)
+    return dataclasses.replace(gates, relative=relative, sqnr_db=None)
+
+
+def _warnings(noise: float, same: NDArray[np.bool_], gates: Gates) -> tuple[str, ...]:
+    """Return what a stage that passed should have said about it."""
+    if gates.warn_db is None or noise >= gates.warn_db:
+        return ()
+    explained = "" if gates.rounding is None else ", which the rounding of this network explains"
+    changed = int((~same).sum())
+    return (
+        f"signal to noise (SQNR) {noise:.1f} dB is below {gates.warn_db:.0f} dB{explained}; "
+        f"{counted(changed, 'image')} of {len(same)} changed class: check the accuracy on images "
+        "of your own",
+    )
