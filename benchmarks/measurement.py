@@ -159,7 +159,7 @@ def describe_artefact(manifest: Manifest) -> Artefact:
         weights=manifest.weights,
         target=manifest.target,
         macs=manifest.model.macs if manifest.model else None,
-        merges=None if manifest.model is None else manifest.model.merge_block is not None,
+        merges=None if manifest.model is None else bool(manifest.model.merged_blocks),
     )
 
 

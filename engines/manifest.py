@@ -126,6 +126,11 @@ class ModelFacts:
     tokens: tuple[int, ...]
     macs: int
 
+    @property
+    def merged_blocks(self) -> tuple[int, ...]:
+        """0-based blocks after whose attention tokens merge; empty without merging."""
+        return () if self.merge_block is None else (self.merge_block,)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parent:

@@ -25,7 +25,6 @@ from engines.manifest import (
     Decode,
     Form,
     Manifest,
-    ModelFacts,
     Parent,
     Preprocessing,
     TensorSpec,
@@ -40,6 +39,7 @@ from fpet_export.model import fold as folding
 from fpet_export.model.backbones import Backbone, BackboneOptions
 from fpet_export.model.checkpoints import Checkpoint, Hints, _agreement
 from fpet_export.model.facts import Fact
+from fpet_export.model.merge_plan import MergePlan
 from fpet_export.model.pixels import prepared_pixels, with_decoding
 from fpet_export.model.vit import Vit
 from fpet_export.version import __version__
@@ -91,9 +91,18 @@ class Adapted:
         of_backbone = {f"backbone {name}": fact for name, fact in self.backbone.facts.items()}
         return self.checkpoint.facts | of_backbone | {"normalisation": self.normalisation}
 
-    def tokens(self) -> tuple[int, ...]:
-        """Return the tokens that leave each block."""
-        return cost.tokens_after_blocks(self.model.spec, self.checkpoint.merge_block)
+    def merge_plan(self) -> MergePlan:
+        """Return where tokens merge, and how many leave each block."""
+        return self.checkpoint.merge_plan(self.model.spec)
+
+    def macs(self) -> list[int]:
+        """Return the multiply-adds of one image: patch embedding, each block, head."""
+        return self.checkpoint.macs(self.model.spec, self.merge_plan().tokens)
+
+    def macs_without_merging(self) -> int:
+        """Return the multiply-adds of one image through the plain backbone."""
+        spec = self.model.spec
+        return sum(cost.macs(spec, cost.tokens_after_blocks(spec, None)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,15 +224,7 @@ class Frozen:
     def macs(self) -> int:
         """Return the multiply-adds of one image."""
         checkpoint = self.source.source.checkpoint
-        return sum(
-            cost.macs(
-                self.module.spec,
-                self.module.tokens,
-                merge_block=checkpoint.merge_block,
-                method=checkpoint.method,
-                dim=checkpoint.dim,
-            )
-        )
+        return sum(checkpoint.macs(self.module.spec, self.module.tokens, merges=True))
 
     def to_onnx(
         self,
@@ -275,11 +276,10 @@ class Frozen:
         """Return what is known about a graph that was written to `path`, without its hash."""
         spec, options = self.module.spec, self.module.options
         run = self.source.source
-        checkpoint = run.checkpoint
         batch = options.batch
         rows: int | str = batch if isinstance(batch, int) else "batch"
         shape = (rows, *input_shape(spec, options, 1)[1:])
-        probes = {"match": "match"} if checkpoint.merge_block is not None else {}
+        probes = {"match": "match"} if run.merge_plan().merges else {}
         if probes and "Log" in operators:
             probes["size"] = "size"
         return Manifest(
@@ -294,24 +294,8 @@ class Frozen:
             batch_range=None if isinstance(batch, int) else batch,
             preprocessing=self.preprocessing,
             labels=tuple(labels),
-            model=ModelFacts(
-                architecture=spec.describe(),
-                width=spec.width,
-                depth=spec.depth,
-                heads=spec.heads,
-                hidden=spec.hidden,
-                patch=spec.patch,
-                grid=spec.grid,
-                prefix_tokens=len(spec.prefix),
-                classes=spec.classes,
-                method=checkpoint.method,
-                bit=checkpoint.bit,
-                dim=checkpoint.dim,
-                scale=checkpoint.scale,
-                merge_block=checkpoint.merge_block,
-                ties=options.ties,
-                tokens=self.module.tokens,
-                macs=self.macs(),
+            model=run.checkpoint.model_facts(
+                spec, tokens=self.module.tokens, ties=options.ties, macs=self.macs()
             ),
             form=Form(
                 attention_scale=options.attention_scale,

@@ -191,7 +191,7 @@ def manifest_of(path: Path) -> Manifest:
 def tokens_of(manifest: Manifest) -> int | None:
     """Return patches and prefix tokens, which an audit must find; None without a merge."""
     model = manifest.model
-    if model is None or model.merge_block is None:
+    if model is None or not model.merged_blocks:
         return None
     return model.prefix_tokens + model.grid[0] * model.grid[1]
 

@@ -36,12 +36,3 @@ def _shallow_copy(model: Vit) -> Vit:
     """Copy the modules of `model` but none of its tensors."""
     memo = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, memo)
-
-
-def unfolded(model: Vit) -> list[str]:
-    """Return the module paths of the layers that a method attached and that are still there."""
-    found = []
-    for index, block in enumerate(model.each_block()):
-        found += [f"blocks.{index}.attn"] * len(block.attn.updates)
-        found += [f"blocks.{index}.mlp"] * len(block.branches)
-    return found

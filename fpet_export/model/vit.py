@@ -19,8 +19,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-MLP_RATIO = 4
-
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
 
 

@@ -66,27 +66,16 @@ class Exported:
 
 def describe(adapted: Adapted) -> str:
     """Return the one line that says what a run is."""
-    from fpet_export.model import cost
-
     checkpoint, spec = adapted.checkpoint, adapted.model.spec
-    parts = []
-    if checkpoint.method == "none":
-        parts.append("no adapters")
-    else:
-        parts.append(
-            f"{checkpoint.method} bit={checkpoint.bit} dim={checkpoint.dim} s={checkpoint.scale:g}"
-        )
-    parts += [f"{spec.classes} classes", spec.describe()]
-    plain = sum(cost.macs(spec, cost.tokens_after_blocks(spec, None)))
-    if checkpoint.merge_block is None:
+    parts = [checkpoint.describe_tuning(), f"{spec.classes} classes", spec.describe()]
+    plain, plan = adapted.macs_without_merging(), adapted.merge_plan()
+    if not plan.merges:
         parts += ["no merging", f"{plain / 1e9:.2f} GMAC"]
     else:
-        tokens = adapted.tokens()
         fact = checkpoint.facts["merge block"]
-        macs = sum(cost.macs(spec, tokens, method=checkpoint.method, dim=checkpoint.dim))
         parts.append(f"merge block {fact.value} ({fact.source.partition(':')[0]})")
-        parts.append(f"{spec.tokens}→{tokens[-1]} tokens")
-        parts.append(f"{plain / 1e9:.2f}→{macs / 1e9:.2f} GMAC")
+        parts.append(f"{plan.before}→{plan.tokens[-1]} tokens")
+        parts.append(f"{plain / 1e9:.2f}→{sum(adapted.macs()) / 1e9:.2f} GMAC")
     return " · ".join(parts)
 
 
@@ -115,7 +104,8 @@ def start(request: Exporting, reporter: Reporter, *, instead: str) -> Started:
         needs=_needs_ranges(request),
         limit=limit,
     )
-    least = synthetic_images(adapted.model.spec.tokens - adapted.tokens()[-1])
+    plan = adapted.merge_plan()
+    least = synthetic_images(plan.before - plan.tokens[-1])
     images = found.images(adapted.preprocessing, default=min(least, limit))
     with reporter.working("folding"):
         folded = adapted.fold()
@@ -289,8 +279,9 @@ def _check_targets(request: Exporting) -> None:
 
 
 def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:
-    method, depth = adapted.checkpoint.method, adapted.model.spec.depth
-    if method == "none":
+    run, depth = adapted.checkpoint, adapted.model.spec.depth
+    method = run.describe_tuning().partition(" ")[0]
+    if not run.is_tuned:
         text = "nothing to fold"
     elif folded.stay:
         text = f"{counted(len(folded.stay), f'{method} layer')} stay in the graph, scale folded"

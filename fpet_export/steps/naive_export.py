@@ -21,18 +21,10 @@ from engines.targets import Target
 from fpet_export.graph import large_weights
 from fpet_export.graph.constant_shapes import fix_shapes
 from fpet_export.graph.to_onnx import INPUT, OUTPUT, quiet_exporter
-from fpet_export.model import fold as folding
 from fpet_export.model.vit import Vit
-from fpet_export.stages import Folded, companions_of, tool_versions
+from fpet_export.stages import companions_of, tool_versions
 
 OPSET = 20
-
-
-def without_merging(folded: Folded) -> Vit:
-    """Return the folded model without its token merger; the weights are shared."""
-    model, _ = folding.fold(folded.model, "none")
-    model.merger, model.merge_block = None, None
-    return model
 
 
 def naive_export(

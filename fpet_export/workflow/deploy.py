@@ -176,7 +176,7 @@ def _pictures(
     evidence = graph_outputs(graph, images.pixels[:1])
     assert evidence.match is not None
     groups = groups_of(evidence.match[0], started.adapted.model.spec.grid)
-    block = started.adapted.checkpoint.merge_block
+    block = started.adapted.merge_plan().in_words()
     name = images.names[0] if images.names else "synthetic image 0"
     png = merge.merge_picture(images.pixels[0], groups, f"{name}: merged after block {block}")
     storage.write_bytes(folder / "merge.png", png)

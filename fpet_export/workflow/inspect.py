@@ -96,12 +96,8 @@ def inspect(
 
 def _inspection(request: InspectRequest, adapted: Adapted, folded: Folded) -> Inspection:
     from engines.storage import sha256_of
-    from fpet_export.model import cost
 
     checkpoint, spec = adapted.checkpoint, adapted.model.spec
-    tokens = adapted.tokens()
-    macs = cost.macs(spec, tokens, method=checkpoint.method, dim=checkpoint.dim)
-    plain = cost.macs(spec, cost.tokens_after_blocks(spec, None))
     out = next_commands.free(Path("out"))
     return Inspection(
         name=checkpoint.name,
@@ -109,9 +105,9 @@ def _inspection(request: InspectRequest, adapted: Adapted, folded: Folded) -> In
         backbone=adapted.backbone.source,
         architecture=spec.describe(),
         weights=adapted.quality,
-        tokens=tuple(tokens),
-        macs=tuple(macs),
-        macs_without_merging=sum(plain),
+        tokens=adapted.merge_plan().tokens,
+        macs=tuple(adapted.macs()),
+        macs_without_merging=adapted.macs_without_merging(),
         stays_in_graph=tuple(folded.stay),
         files={str(path): sha256_of(path) for path in (*checkpoint.files, *adapted.backbone.files)},
         next=(command("export", *runs.run_argv(request), "-o", out),),

@@ -91,16 +91,14 @@ def write(
     )
 
 
-def merge_figure(
-    pixels: PixelArray, groups: MergeGroups, *, name: str, block: int | None
-) -> Picture:
+def merge_figure(pixels: PixelArray, groups: MergeGroups, *, name: str, block: str) -> Picture:
     """Return an image and its merged patches, small enough for a page.
 
     Args:
         pixels: (height, width, 3) of the model's input.
         groups: What merged.
         name: Of the image.
-        block: After which the merge is.
+        block: After which the merge is, in words.
     """
     from PIL import Image
 

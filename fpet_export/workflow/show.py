@@ -161,7 +161,8 @@ def _show_merge(request: ShowRequest, image: Path, reporter: Reporter) -> MergeP
     groups = groups_of(outputs.match[0], manifest.model.grid)
     winner = int(outputs.logits[0].argmax())
     name = manifest.labels[winner] if manifest.labels else f"class {winner}"
-    title = f"{image.name}: {name}, merged after block {manifest.model.merge_block}"
+    blocks = ", ".join(map(str, manifest.model.merged_blocks))
+    title = f"{image.name}: {name}, merged after block {blocks}"
     storage.write_bytes(request.out, merge.merge_picture(pixels[0], groups, title))
     reporter.step("show", groups.describe())
     return MergePicture(png=request.out, winner=winner, groups=groups)

@@ -13,7 +13,7 @@ from engines import registry
 from engines.parity.outputs import engine_outputs
 from engines.tasks.open_tasks import open_tasks
 from fpet_export.model import methods
-from fpet_export.model.fold import fold, unfolded
+from fpet_export.model.fold import fold
 from fpet_export.model.methods import Factors, PetMethod
 from fpet_export.model.vit import Block, Vit
 from tests.fpet_export.tasks.task_folders import write
@@ -21,6 +21,15 @@ from tests.fpet_export.tiny import adapted, checkpoint_of, images_of, relative, 
 
 NAMES = registry.available(methods)
 SPEC = spec_of(depth=2)
+
+
+def unfolded(model: Vit) -> list[str]:
+    """Return the module paths of the layers that a method attached and that are still there."""
+    found = []
+    for index, block in enumerate(model.each_block()):
+        found += [f"blocks.{index}.attn"] * len(block.attn.updates)
+        found += [f"blocks.{index}.mlp"] * len(block.branches)
+    return found
 
 
 def forward(model: Vit) -> torch.Tensor:

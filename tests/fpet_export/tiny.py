@@ -14,7 +14,9 @@ from fpet_export.model.backbones import Backbone
 from fpet_export.model.backbones._names import raw_pixels
 from fpet_export.model.backbones.random_weights import draw
 from fpet_export.model.checkpoints import Checkpoint
+from fpet_export.model.fold import fold
 from fpet_export.model.vit import Vit, VitSpec
+from fpet_export.stages import Folded
 from tests.references.fpet_reference import Network
 
 WIDTH, HEADS, DEPTH, PATCH, SIDE, CLASSES = 64, 2, 3, 4, 16, 5
@@ -158,3 +160,10 @@ def relative(actual: np.ndarray, expected: np.ndarray) -> float:
 
 def _wide(tensor: torch.Tensor) -> np.ndarray:
     return tensor.double().numpy()
+
+
+def without_merging(folded: Folded) -> Vit:
+    """Return the folded model without its token merger; the weights are shared."""
+    model, _ = fold(folded.model, "none")
+    model.merger, model.merge_block = None, None
+    return model

@@ -50,7 +50,7 @@ def outputs_of(onnx: Path, prepared: Prepared) -> ModelOutputs:
     if evidence.match is None or manifest.model is None:
         return evidence
     # The argmax runs over all tokens; those of set A, which are the last, are the match.
-    merged = manifest.model.tokens[manifest.model.merge_block or 0]
+    merged = manifest.model.tokens[(manifest.model.merged_blocks or (0,))[0]]
     sources = evidence.match.shape[1] - merged
     return dataclasses.replace(evidence, match=evidence.match[:, -sources:])
 

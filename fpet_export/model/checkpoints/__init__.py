@@ -8,6 +8,7 @@ files say, `Run.decode(spec)` turns it into weights once the backbone is known.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -15,10 +16,12 @@ import torch
 
 from engines import registry
 from engines.errors import CheckpointError
-from fpet_export.model import checkpoints
+from engines.manifest import ModelFacts
+from fpet_export.model import checkpoints, cost
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.checkpoints import _no_run
 from fpet_export.model.facts import Fact
+from fpet_export.model.merge_plan import MergePlan, merge_plan
 from fpet_export.model.vit import VitSpec
 
 
@@ -76,6 +79,74 @@ class Checkpoint:
     quality: Literal["trained", "random"]
     files: tuple[Path, ...]
     facts: dict[str, Fact[Any]]
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether adapters were trained; else only the head was."""
+        return self.method != "none"
+
+    def describe_tuning(self) -> str:
+        """Return what was tuned in one line, such as "lora bit=1 dim=8 s=0.5"."""
+        if not self.is_tuned:
+            return "no adapters"
+        return f"{self.method} bit={self.bit} dim={self.dim} s={self.scale:g}"
+
+    def merge_plan(self, spec: VitSpec) -> MergePlan:
+        """Return where tokens merge in a network."""
+        return merge_plan(spec, self.merge_block)
+
+    def macs(self, spec: VitSpec, tokens: Sequence[int], *, merges: bool = False) -> list[int]:
+        """Return the multiply-adds of one image with the adapters of this run; see `cost.macs`.
+
+        Args:
+            spec: The network.
+            tokens: Tokens that leave each block.
+            merges: Whether they are those of a graph, whose last block may keep the class token
+                alone, so that they do not show where it merges.
+        """
+        return cost.macs(
+            spec,
+            tokens,
+            merge_block=self.merge_block if merges else None,
+            method=self.method,
+            dim=self.dim,
+        )
+
+    def model_facts(
+        self,
+        spec: VitSpec,
+        *,
+        tokens: tuple[int, ...],
+        ties: Literal["argmax", "reference"],
+        macs: int,
+    ) -> ModelFacts:
+        """Return what a manifest records of the network.
+
+        Args:
+            spec: The network.
+            tokens: Tokens that leave each block of the graph.
+            ties: How equal match scores are broken.
+            macs: Multiply-adds of one image.
+        """
+        return ModelFacts(
+            architecture=spec.describe(),
+            width=spec.width,
+            depth=spec.depth,
+            heads=spec.heads,
+            hidden=spec.hidden,
+            patch=spec.patch,
+            grid=spec.grid,
+            prefix_tokens=len(spec.prefix),
+            classes=spec.classes,
+            method=self.method,
+            bit=self.bit,
+            dim=self.dim,
+            scale=self.scale,
+            merge_block=self.merge_block,
+            ties=ties,
+            tokens=tokens,
+            macs=macs,
+        )
 
 
 class Run(Protocol):

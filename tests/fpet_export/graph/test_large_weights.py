@@ -17,7 +17,7 @@ from fpet_export.graph import large_weights
 from fpet_export.stages import Folded
 from fpet_export.steps import naive_export
 from tests.fpet_export.command_line import Exported, call, pixels_of
-from tests.fpet_export.tiny import relative
+from tests.fpet_export.tiny import relative, without_merging
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +110,7 @@ def test_the_command_line_verifies_and_compares_it(exported: Exported, tmp_path:
 
 
 def test_the_plain_peer_may_be_as_large(folded: Folded, tmp_path: Path) -> None:
-    path = naive_export.naive_export(
-        naive_export.without_merging(folded), tmp_path / "plain.onnx", batch=1
-    )
+    path = naive_export.naive_export(without_merging(folded), tmp_path / "plain.onnx", batch=1)
 
     assert [c.file for c in read_manifest(path).companions] == ["plain.onnx.data"]
     with engines.open(path) as engine:

@@ -22,6 +22,7 @@ from tests.fpet_export.tiny import (
     images_of,
     relative,
     spec_of,
+    without_merging,
 )
 
 
@@ -41,7 +42,7 @@ def run() -> Adapted:
 def test_the_plain_model_merges_nothing_and_leaves_the_folded_one_alone(run: Adapted) -> None:
     folded = run.fold()
 
-    model = naive_export.without_merging(folded)
+    model = without_merging(folded)
 
     assert model.merger is None
     assert model.merge_block is None
@@ -54,7 +55,7 @@ def test_the_plain_model_merges_nothing_and_leaves_the_folded_one_alone(run: Ada
 
 
 def test_the_naive_graph_of_the_plain_model_is_right(run: Adapted, tmp_path: Path) -> None:
-    model = naive_export.without_merging(run.fold())
+    model = without_merging(run.fold())
     images = images_of(run.model.spec)
 
     path = naive_export.naive_export(model, tmp_path / "plain.onnx", batch=2, quality="random")
@@ -75,7 +76,7 @@ def test_the_naive_graph_of_the_plain_model_is_right(run: Adapted, tmp_path: Pat
 def test_the_plain_graph_in_half_precision_says_the_same(run: Adapted, tmp_path: Path) -> None:
     images = images_of(run.model.spec)
     graph = naive_export.naive_export(
-        naive_export.without_merging(run.fold()), tmp_path / "plain.onnx", batch=2, quality="random"
+        without_merging(run.fold()), tmp_path / "plain.onnx", batch=2, quality="random"
     )
 
     half = naive_export.in_half_precision(graph, "fp16", load_target("rtx"))
@@ -93,7 +94,7 @@ def test_a_dynamic_plain_graph_computes_no_shape_that_is_known(
     run: Adapted, tmp_path: Path
 ) -> None:
     """The exporter leaves eight operators an attention, which would slow the baseline down."""
-    model = naive_export.without_merging(run.fold())
+    model = without_merging(run.fold())
     images = np.concatenate([images_of(run.model.spec)] * 2)
 
     path = naive_export.naive_export(model, tmp_path / "plain.onnx", batch=(1, 8), quality="random")

@@ -1,0 +1,45 @@
+"""Where tokens merge: a plan over the blocks, known before anything runs.
+
+Everything outside the mergers themselves asks the plan, never for one merge block: a merger that
+merges in several blocks needs another way to make a plan, and no other change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fpet_export.model.cost import tokens_after_blocks
+from fpet_export.model.vit import VitSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MergePlan:
+    """The tokens of a network, block by block.
+
+    Attributes:
+        before: Tokens that enter the first block.
+        tokens: Tokens that leave each block.
+        blocks: 0-based blocks after whose attention tokens merge, rising; empty without merging.
+    """
+
+    before: int
+    tokens: tuple[int, ...]
+    blocks: tuple[int, ...]
+
+    @property
+    def merges(self) -> bool:
+        """Whether any tokens merge."""
+        return bool(self.blocks)
+
+    def in_words(self) -> str:
+        """Return which blocks merge, such as "6"."""
+        return ", ".join(map(str, self.blocks))
+
+
+def merge_plan(spec: VitSpec, merge_block: int | None) -> MergePlan:
+    """Return the plan of FPET's merger, which merges once; None merges nowhere."""
+    return MergePlan(
+        before=spec.tokens,
+        tokens=tokens_after_blocks(spec, merge_block),
+        blocks=() if merge_block is None else (merge_block,),
+    )
