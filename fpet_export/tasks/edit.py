@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.commands import command
 from engines.errors import UsageError
-from fpet_export.cli.verbs import Outcome, tasks
 from fpet_export.reporter import Reporter
-from fpet_export.steps import export, next_commands, usable
 from fpet_export.tasks import by_task
+from fpet_export.tasks.request import TasksOutcome, TasksRequest, load, prepare
+from fpet_export.workflow import next_commands, steps, usable
 
 if TYPE_CHECKING:
     from engines.tasks.index import TaskIndex
@@ -28,25 +26,25 @@ _OF_THE_GRAPHS = {
 """What the folder's graphs have decided, with what an option is when it is not given."""
 
 
-def add(options: argparse.Namespace, reporter: Reporter) -> Outcome:
+def add(request: TasksRequest, reporter: Reporter) -> TasksOutcome:
     """Put runs into the folder, after every one was compared."""
     from engines.tasks.index import read_index
     from fpet_export.tasks import verify
     from fpet_export.tasks.change import staged
 
-    folder = options.out
+    folder = request.out
     before = read_index(folder)  # before a backbone is read
     for name, unset in _OF_THE_GRAPHS.items():
-        if getattr(options, name) != unset:
+        if getattr(request, name) != unset:
             raise UsageError(
-                "the graphs of a folder that exists have decided this",
+                f"--{name} cannot change with --add: the graphs of the folder have settled it",
                 where=f"--{name}",
                 fix="leave it out, or write another folder: without --add",
             )
-    runs = tasks.load(options, reporter)
+    runs = load(request, reporter)
     stay = [name for name in before.names if name not in runs]
-    usable.require_tasks(folder, before, stay, options, reporter)
-    images, how = tasks.prepare(options, runs, reporter)
+    usable.require_tasks(folder, before, stay, request, reporter)
+    images, how = prepare(request, runs, reporter)
     for task in before.tasks:
         if task.labels and task.name in runs and not how.labels[task.name]:
             reporter.step(
@@ -55,7 +53,7 @@ def add(options: argparse.Namespace, reporter: Reporter) -> Outcome:
                 f"says that they are its own; state them: --labels {task.name}=FILE",
                 passed=None,
             )
-    with staged(folder, runs, how, new_graphs=options.new_graph) as change:
+    with staged(folder, runs, how, new_graphs=request.new_graph) as change:
         for file in change.graphs:
             size = (change.path / file).stat().st_size
             reporter.step("graph", f"{file} {size / 1e6:.1f} MB, a further one")
@@ -66,43 +64,35 @@ def add(options: argparse.Namespace, reporter: Reporter) -> Outcome:
             )  # fmt: skip
         for one in found:
             passed = one.reference.passed and one.single.passed
-            reporter.step(one.name, export.describe(runs[one.name]), passed=passed)
+            reporter.step(one.name, steps.describe(runs[one.name]), passed=passed)
         for table in verify.tables(found):
-            export.show_table(table, reporter, heading="task")
+            steps.show_table(table, reporter, heading="task")
         verify.require(found)
         index = change.commit()
     _say_engines(folder, index, reporter)
-    return _outcome(
-        folder,
-        index,
-        parity=verify.tables_json(found),
-        next_=_next(folder, list(runs), options),
+    return TasksOutcome(
+        folder=folder, index=index, found=found, next=tuple(_next(folder, list(runs), request))
     )
 
 
-def drop(options: argparse.Namespace, reporter: Reporter) -> Outcome:
+def drop(request: TasksRequest, names: Sequence[str], reporter: Reporter) -> TasksOutcome:
     """Take tasks out of the folder."""
     from engines.tasks.index import read_index
     from fpet_export.tasks.change import drop_tasks
 
-    folder = options.out
+    folder = request.out
     before = read_index(folder)
-    index = drop_tasks(folder, options.drop, command=options.command)
+    index = drop_tasks(folder, names, command=request.command)
     reporter.step("drop", ", ".join(name for name in before.names if name not in index.names))
     kept = {structure.graph.file for structure in index.structures}
     for structure in before.structures:
         if structure.graph.file not in kept:
             reporter.step("graph", f"{structure.graph.file} served no other task and is removed")
-    return _outcome(
-        folder,
-        index,
-        parity=None,
-        next_=[command("inspect", folder)],
-    )
+    return TasksOutcome(folder=folder, index=index, next=(command("inspect", folder),))
 
 
-def _next(folder: Path, tasks: Sequence[str], options: argparse.Namespace) -> list[str]:
-    return by_task.predict_first(folder, tasks, options) or [command("inspect", folder)]
+def _next(folder: Path, tasks: Sequence[str], request: TasksRequest) -> list[str]:
+    return by_task.predict_first(folder, tasks, request) or [command("inspect", folder)]
 
 
 def _say_engines(folder: Path, index: TaskIndex, reporter: Reporter) -> None:
@@ -124,17 +114,3 @@ def _say_engines(folder: Path, index: TaskIndex, reporter: Reporter) -> None:
                 f"none of {graph.name}: {next_commands.build_or_bundle(graph, target)}",
                 passed=None,
             )
-
-
-def _outcome(
-    folder: Path, index: TaskIndex, *, parity: dict[str, object] | None, next_: list[str]
-) -> Outcome:
-    return Outcome(
-        document={
-            "folder": str(folder),
-            "index": dataclasses.asdict(index),
-            "parity": parity,
-        },
-        result=str(folder),
-        next=next_,
-    )

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from engines import storage
-from engines.commands import command
-from engines.errors import UsageError
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
-from fpet_export.requests import named
-from fpet_export.steps import export, next_commands
-from fpet_export.steps import images as _images
-from fpet_export.tasks import by_task as _tasks
-from fpet_export.tasks import report
-
-if TYPE_CHECKING:
-    from engines.imaging.images import ImageSet
-    from engines.targets import Target
-    from fpet_export.stages import Adapted
-    from fpet_export.tasks.export import TaskOptions
+from fpet_export.requests import made
+from fpet_export.tasks import write
 
 GROUP = "make"
 HELP = "put many runs of one backbone into one folder that shares it"
@@ -89,153 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:
-    """Write the folder, and judge every task."""
-    from engines.tasks.index import FILE
-    from fpet_export.tasks import edit, verify
-    from fpet_export.tasks.export import export_tasks
-
-    _require_one_kind(options)
-    _images.require_inputs(options)
-    if options.drop is not None:
-        return edit.drop(options, reporter)
-    if options.add:
-        return edit.add(options, reporter)
-    pages = [] if options.html is None else [options.html]
-    for path in (options.out / FILE, options.out / verify.PARITY_FILE, *pages):
-        storage.refuse_overwrite(path, force=options.force)
-    runs = load(options, reporter)
-    images, how = prepare(options, runs, reporter)
-    index = export_tasks(runs, options.out, how)
-    for structure in index.structures:
-        size = (options.out / structure.graph.file).stat().st_size
-        count = sum(index.structures[task.structure] is structure for task in index.tasks)
-        reporter.step(
-            "graph",
-            f"{structure.graph.file} {size / 1e6:.1f} MB · {len(structure.inputs)} inputs of a "
-            f"task · serves {count}",
-        )
-    with reporter.progress("parity of every task", len(runs)) as advance:
-        found = verify.verify_tasks(
-            options.out, runs, images, how, progress=lambda name, done, total: advance(1)
-        )
-    for task, one in zip(index.tasks, found, strict=True):
-        size = (options.out / task.delta.file).stat().st_size
-        reporter.step(
-            task.name,
-            f"{export.describe(runs[task.name])} · {size / 1e3:.0f} kB",
-            passed=one.reference.passed and one.single.passed,
-        )
-    for table in verify.tables(found):
-        export.show_table(table, reporter, heading="task")
-    if options.html is not None:
-        report.write(
-            options.html,
-            folder=options.out,
-            index=index,
-            found=found,
-            steps=reporter.steps,
-            is_random=any(adapted.quality == "random" for adapted in runs.values()),
-            force=options.force,
-        )
-        reporter.step("page", str(options.html))
-    verify.require(found)
-    return Outcome(
-        document={
-            "folder": str(options.out),
-            "index": dataclasses.asdict(index),
-            "parity": verify.tables_json(found),
-        },
-        result=str(options.out),
-        next=_next(options, index.names, how.place),
-    )
-
-
-def _next(options: argparse.Namespace, tasks: Sequence[str], target: Target) -> list[str]:
-    """Return how to go on with the folder: with a task of it, and with its engines."""
-    folder = options.out
-    engines = command("build", folder)
-    if not next_commands.builds_here(target):
-        engines = next_commands.bundle(folder)
-    return [engines, *_tasks.predict_first(folder, tasks, options)]
-
-
-def _require_one_kind(options: argparse.Namespace) -> None:
-    """Refuse options that contradict each other."""
-    see = "see `fpet-export tasks --help`"
-    if options.drop is None and not options.runs:
-        raise UsageError(
-            "the following arguments are required: RUN", where="fpet-export tasks", fix=see
-        )
-    if options.drop is not None and (options.runs or options.add):
-        raise UsageError(
-            "tasks are added or dropped, one after the other",
-            where="--drop",
-            fix="leave the runs and --add out, or --drop",
-        )
-    if options.html is not None and (options.add or options.drop is not None):
-        raise UsageError(
-            "a page shows a folder as it is written",
-            where="--html",
-            fix="leave --html out; to see a folder that exists: fpet-export inspect FOLDER",
-        )
-    if options.new_graph and not options.add:
-        raise UsageError(
-            "every graph of a new folder is new", where="--new-graph", fix="leave it out"
-        )
-
-
-def load(options: argparse.Namespace, reporter: Reporter) -> dict[str, Adapted]:
-    """Load the runs by their names; the backbone is read once."""
-    from engines.tasks.index import check_names
-
-    given = [named(text) for text in options.runs]
-    check_names(name for name, _ in given if name is not None)
-    loaded: list[tuple[str, Adapted]] = []
-    single = argparse.Namespace(**vars(options))
-    for name, text in given:
-        single.run = text
-        adapted = arguments.load_run(single)
-        if options.backbone is not None:
-            single.backbone = adapted.backbone
-        loaded.append((name or adapted.checkpoint.name, adapted))
-    check_names(name for name, _ in loaded)
-    runs = dict(loaded)
-    first = next(iter(runs.values()))
-    reporter.step("backbone", f"{first.backbone.source} · {first.model.spec.describe()}")
-    if any(adapted.quality == "random" for adapted in runs.values()):
-        reporter.step("weights", "random: these tasks are good for speed only", passed=None)
-    return runs
-
-
-def prepare(
-    options: argparse.Namespace, runs: dict[str, Adapted], reporter: Reporter
-) -> tuple[dict[str, ImageSet], TaskOptions]:
-    """Return the images of every task, and what the options of this verb ask for.
-
-    Class names are checked before anything is computed.
-    """
-    from fpet_export.steps.verify import DEFAULT_IMAGES
-    from fpet_export.tasks.export import TaskOptions
-
-    known = _tasks.known_by_task(
-        options, {name: run.model.spec.classes for name, run in runs.items()}
-    )
-    images = _tasks.images_by_task(
-        options,
-        {name: adapted.preprocessing for name, adapted in runs.items()},
-        known,
-        reporter,
-        default=DEFAULT_IMAGES,
-    )
-    how = TaskOptions(
-        target=options.target or "cpu",
-        precision=options.precision,
-        half=options.half or "fp32",
-        batch=options.batch,
-        input=arguments.input_kind(options),
-        opset=options.opset,
-        force=options.force,
-        labels={name: images[name].class_names or known[name].names for name in runs},
-        command=options.command,
-    )
-    return images, how
+    """Write the folder, or change it, and judge every task."""
+    found = write.write(made(write.TasksRequest, vars(options)), reporter)
+    return Outcome(document=found.to_json(), result=str(found.folder), next=found.next)
