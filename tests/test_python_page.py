@@ -30,16 +30,20 @@ def output_of(program: str, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_an_export_is_built_and_measured(folder: Path) -> None:
+def test_an_export_is_built_measured_compared_and_used(folder: Path) -> None:
     first, *verdict = output_of(PROGRAMS[0], folder)
 
     assert first == "None"
     assert verdict
     assert (folder / "out/python-export/model.cpu.onnx").is_file()
+    rows, *predictions = output_of(PROGRAMS[1], folder)
+    assert "model.onnx" in rows
+    assert len(predictions) == 3
+    assert all("%" in line for line in predictions)
 
 
 def test_a_reporter_hears_of_a_deployment(folder: Path) -> None:
-    *steps, sentence, engines = output_of(PROGRAMS[1], folder)
+    *steps, sentence, engines = output_of(PROGRAMS[2], folder)
 
     assert any(line.startswith("ok fold ") for line in steps)
     assert any(line.startswith("ok report ") for line in steps)
@@ -49,7 +53,7 @@ def test_a_reporter_hears_of_a_deployment(folder: Path) -> None:
 
 
 def test_a_refusal_says_what_where_and_how_to_mend_it(folder: Path) -> None:
-    what, where, fix, code = output_of(PROGRAMS[2], folder)
+    what, where, fix, code = output_of(PROGRAMS[3], folder)
 
     assert "no-such-graph.onnx" in where
     assert what

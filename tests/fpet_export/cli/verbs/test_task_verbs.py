@@ -262,7 +262,10 @@ def test_ctrl_c_changes_nothing(
         (("{run}", "--add", "--html", "page.html"), "a page shows a folder as it is written"),
         (("--drop", "one", "--html", "page.html"), "a page shows a folder as it is written"),
         (("{run}", "--new-graph"), "every graph of a new folder is new"),
-        (("{run}", "--add", "--target", "cpu"), "graphs of a folder that exists cannot change with --add"),
+        (
+            ("{run}", "--add", "--target", "cpu"),
+            "--target cannot change with --add",
+        ),
         (("{run}", "--add", "--precision", "fp16"), "cannot change with --add"),
         (("{run}", "--add", "--batch", "2"), "cannot change with --add"),
     ],
