@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from engines.commands import command
 from engines.errors import UsageError
 from fpet_export.reporter import Reporter
+from fpet_export.steps import export, next_commands, usable
 from fpet_export.tasks import by_task
 from fpet_export.tasks.request import TasksOutcome, TasksRequest, load, prepare
-from fpet_export.workflow import next_commands, steps, usable
 
 if TYPE_CHECKING:
     from engines.tasks.index import TaskIndex
@@ -64,9 +64,9 @@ def add(request: TasksRequest, reporter: Reporter) -> TasksOutcome:
             )  # fmt: skip
         for one in found:
             passed = one.reference.passed and one.single.passed
-            reporter.step(one.name, steps.describe(runs[one.name]), passed=passed)
+            reporter.step(one.name, export.describe(runs[one.name]), passed=passed)
         for table in verify.tables(found):
-            steps.show_table(table, reporter, heading="task")
+            export.show_table(table, reporter, heading="task")
         verify.require(found)
         index = change.commit()
     _say_engines(folder, index, reporter)

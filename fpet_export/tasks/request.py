@@ -16,8 +16,8 @@ from fpet_export.requests import (
     Writing,
     named,
 )
+from fpet_export.steps.runs import load_run, run_of
 from fpet_export.tasks import by_task
-from fpet_export.workflow.runs import load_run, run_of
 
 if TYPE_CHECKING:
     from engines.imaging.images import ImageSet
@@ -114,8 +114,8 @@ def prepare(
 
     Class names are checked before anything is computed.
     """
+    from fpet_export.steps.verify import DEFAULT_IMAGES
     from fpet_export.tasks.export import TaskOptions
-    from fpet_export.workflow.verify import DEFAULT_IMAGES
 
     known = by_task.known_by_task(
         request, {name: run.model.spec.classes for name, run in runs.items()}

@@ -9,10 +9,10 @@ from engines import storage
 from engines.commands import command
 from engines.errors import UsageError
 from fpet_export.reporter import SILENT, Reporter
+from fpet_export.steps import export, next_commands
+from fpet_export.steps import images as _images
 from fpet_export.tasks import by_task, edit, report
 from fpet_export.tasks.request import TasksOutcome, TasksRequest, load, prepare
-from fpet_export.workflow import images as _images
-from fpet_export.workflow import next_commands, steps
 
 if TYPE_CHECKING:
     from engines.targets import Target
@@ -60,11 +60,11 @@ def write(request: TasksRequest, reporter: Reporter = SILENT) -> TasksOutcome:
         size = (request.out / task.delta.file).stat().st_size
         reporter.step(
             task.name,
-            f"{steps.describe(runs[task.name])} · {size / 1e3:.0f} kB",
+            f"{export.describe(runs[task.name])} · {size / 1e3:.0f} kB",
             passed=one.reference.passed and one.single.passed,
         )
     for table in verify.tables(found):
-        steps.show_table(table, reporter, heading="task")
+        export.show_table(table, reporter, heading="task")
     if request.html is not None:
         report.write(
             request.html,

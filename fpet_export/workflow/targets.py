@@ -11,7 +11,8 @@ from engines.commands import command
 from engines.targets import Device, Target, _lookup
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Request
-from fpet_export.workflow import next_commands, target_facts
+from fpet_export.steps import next_commands
+from fpet_export.workflow import target_facts
 
 Entry = Target | Device
 _EXAMPLE = "jetson-orin-nano-8gb"
