@@ -182,7 +182,7 @@ def _task_references(graph: Path) -> list[tuple[str, ReferenceOutputs]]:
     folder, names = graph.parent, tasks_of(graph)
     if _margins_are_known_here():
         from engines.tasks.folder import check_folder
-        from fpet_export.tasks.answers import references_of_tasks
+        from fpet_export.steps.task_references import references_of_tasks
 
         found = check_folder(folder, with_engines=False)
         preprocessing = read_manifest(graph).preprocessing

@@ -131,7 +131,7 @@ def _answers(
     from engines.plurals import counted
     from engines.tasks.check import check_path
     from engines.tasks.folder import names_in_short
-    from fpet_export.tasks.answers import references_of_tasks
+    from fpet_export.steps.task_references import references_of_tasks
 
     written, unsure, sure = [], [], 0
     with reporter.progress("answers of every task", len(images)) as advance:

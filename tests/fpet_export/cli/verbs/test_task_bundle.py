@@ -212,7 +212,7 @@ def test_a_task_of_which_nothing_can_be_judged_is_named(
     def tied(metric: np.ndarray, *, prefix: int, sources: int) -> np.ndarray:
         return np.zeros((len(metric), sources))
 
-    monkeypatch.setattr("fpet_export.tasks.answers.margins", tied)
+    monkeypatch.setattr("fpet_export.steps.task_references.margins", tied)
     done = call("bundle", task_files.out, "-o", tmp_path / "x.bundle.tar")
 
     assert done.code == 0, done.err

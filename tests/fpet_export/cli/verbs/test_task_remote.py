@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engines.tasks.folder import check_folder
-from fpet_export.tasks import answers
+from fpet_export.steps import task_references
 from tests.fpet_export.board.ssh_server import Server, needs_sshd, start_quick
 from tests.fpet_export.command_line import call
 from tests.fpet_export.tasks.task_files import TaskFiles
@@ -53,13 +53,13 @@ def test_every_graph_is_built_there_and_every_task_is_checked(copy: Path, server
 def test_a_task_that_answers_otherwise_there_brings_nothing_back(
     copy: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = answers._run
+    run = task_references._run
 
     def other(*given: object) -> object:
         logits, margin = run(*given)  # type: ignore[arg-type]
         return logits * 1.01, margin
 
-    monkeypatch.setattr(answers, "_run", other)
+    monkeypatch.setattr(task_references, "_run", other)
     error = call("build", copy, *words(server), "--json").error()
 
     assert error["exit_code"] == 7
