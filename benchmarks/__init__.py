@@ -1,10 +1,32 @@
-"""Measure engines honestly: paired, interleaved, with the evidence beside every number."""
+"""Measure engines honestly: paired, interleaved, with the evidence beside every number.
 
-from benchmarks.comparison import Opened, bench, fastest, rebase
-from benchmarks.latency import Schedule
-from benchmarks.measurement import Measurement, read_measurement, write_measurement
-from benchmarks.peers import PeerSource
-from benchmarks.report.table import format_table
+A name of this page is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.comparison import Opened, bench, fastest, rebase
+    from benchmarks.latency import Schedule
+    from benchmarks.measurement import Measurement, read_measurement, write_measurement
+    from benchmarks.peers import PeerSource
+    from benchmarks.report.table import format_table
+
+_HOME = {
+    "Measurement": "benchmarks.measurement",
+    "Opened": "benchmarks.comparison",
+    "PeerSource": "benchmarks.peers",
+    "Schedule": "benchmarks.latency",
+    "bench": "benchmarks.comparison",
+    "fastest": "benchmarks.comparison",
+    "format_table": "benchmarks.report.table",
+    "read_measurement": "benchmarks.measurement",
+    "rebase": "benchmarks.comparison",
+    "write_measurement": "benchmarks.measurement",
+}
 
 __all__ = [
     "Measurement",
@@ -18,3 +40,10 @@ __all__ = [
     "rebase",
     "write_measurement",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of this page (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

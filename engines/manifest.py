@@ -343,6 +343,11 @@ ENDINGS = (".onnx", *EXECUTABLE)
 """Endings of graphs and engines: an ONNX file, a plan of TensorRT, a package of PyTorch."""
 
 
+def is_task_folder(path: Path) -> bool:
+    """Say whether this is a folder of tasks, or one that was."""
+    return (path / TASKS_INDEX).is_file()
+
+
 def manifest_path(artefact: Path) -> Path:
     """Return the side-car's path: `model.cpu.onnx` has `model.cpu.manifest.json`."""
     return artefact.with_name(artefact.stem + ENDING)

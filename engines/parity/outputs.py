@@ -17,7 +17,7 @@ from engines.engine import open_engine
 from engines.errors import FpetError, InputError
 from engines.imaging.images import ImageSet, PixelArray, one_grey_level_off, to_input
 from engines.imaging.synthetic import synthetic_set
-from engines.manifest import TASKS_INDEX, Manifest, Preprocessing, manifest_path, read_manifest
+from engines.manifest import Manifest, Preprocessing, is_task_folder, manifest_path, read_manifest
 from engines.parity.comparison import ReferenceOutputs
 from engines.parity.finite import require_finite
 from engines.parity.gates import NO_GATES, Gates, gates_by_control, gates_of
@@ -165,7 +165,7 @@ def manifest_of(path: Path) -> Manifest:
         InputError: There is none, so nobody knows its preprocessing; or many tasks share the
             artefact, and it does not run without one.
     """
-    if (path / TASKS_INDEX).is_file():
+    if is_task_folder(path):
         raise InputError(
             "this is a folder of tasks, not a graph or an engine",
             where=str(path),

@@ -158,11 +158,6 @@ def check_names(names: Iterable[str]) -> None:
         seen[name.lower()] = name
 
 
-def is_folder(path: Path) -> bool:
-    """Say whether this is a folder of tasks, or one that was."""
-    return (path / FILE).is_file()
-
-
 def files_of(index: TaskIndex) -> tuple[StoredFile, ...]:
     """Return every file that an index names: graphs, what inputs start from, and deltas."""
     shared = (stored for one in index.structures for stored in (one.graph, one.base))

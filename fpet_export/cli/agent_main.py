@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engines.engine import default_path, load_target
 from engines.errors import InputError, MissingDependencyError
-from engines.manifest import ENDINGS
+from engines.manifest import ENDINGS, is_task_folder
 from engines.tasks import index as task_index
 from engines.transport.bundle import INDEX, Bundle, read_index
 from fpet_export.cli import main, streams
@@ -110,7 +110,7 @@ def _names_an_artefact(words: list[str]) -> bool:
         place for place, word in enumerate(words) if word.startswith("-")
     }
     return any(
-        (word.endswith(ENDINGS) or task_index.is_folder(Path(word))) and place not in of_options
+        (word.endswith(ENDINGS) or is_task_folder(Path(word))) and place not in of_options
         for place, word in enumerate(words[1:], start=1)
     )
 

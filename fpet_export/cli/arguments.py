@@ -302,9 +302,9 @@ def load_run(options: argparse.Namespace) -> Adapted:
     Raises:
         UsageError: It is a folder of tasks, which holds no runs.
     """
-    from engines.tasks.index import is_folder
+    from engines.manifest import is_task_folder
 
-    if is_folder(Path(options.run)):
+    if is_task_folder(Path(options.run)):
         what = _WITH_A_FOLDER.get(options.verb, "{inspect} says what is in it")
         known = {verb: command(verb, options.run) for verb in ("inspect", "bundle")}
         raise UsageError(

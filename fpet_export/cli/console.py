@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engines.parity.finite import json_ready
 from fpet_export.cli import streams, terminal
 from fpet_export.cli.heartbeat import Heartbeat
 
@@ -218,6 +217,8 @@ class Console:
         Raises:
             ParityError: A number in it is not a number.
         """
+        from engines.parity.finite import json_ready  # numpy comes with it
+
         document = json_ready(document)
         streams.answer(json.dumps(document, indent=1, default=str, allow_nan=False))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 _NEXT = " \\"  # a shell reads on behind it
 _HELD = "\ue000"  # stands for a space between an option and its value
@@ -35,7 +35,7 @@ class VerbsHelp(HelpText):
         groups: The verbs of each heading; those that are not there are left out.
     """
 
-    def __init__(self, prog: str, *, groups: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, prog: str, *, groups: Mapping[str, Collection[str]]) -> None:
         super().__init__(prog)
         self._groups = groups
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from engines.commands import PROGRAM, command
 from engines.errors import InputError
-from engines.manifest import ENDINGS
-from engines.tasks.index import is_folder
+from engines.manifest import ENDINGS, is_task_folder
 from engines.transport import bundle
 
 _GRAPHS = {
@@ -45,7 +44,9 @@ def require_kinds(options: argparse.Namespace) -> None:
 def _is_whole(folder: Path) -> bool:
     """Say whether a folder is, or was, one of tasks, or an unpacked bundle."""
     return (
-        is_folder(folder) or (folder / bundle.FOLDER).is_dir() or (folder / bundle.INDEX).is_file()
+        is_task_folder(folder)
+        or (folder / bundle.FOLDER).is_dir()
+        or (folder / bundle.INDEX).is_file()
     )
 
 

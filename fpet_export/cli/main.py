@@ -13,7 +13,7 @@ import functools
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 from fpet_export import provenance
@@ -88,8 +88,8 @@ def main(
 
 
 def _parse(words: Sequence[str], program: str) -> argparse.Namespace:
-    parser = build_parser(program)
     verb, behind = words[0], words[1:]
+    parser = build_parser(program, filled=(verb,))
     parser_of = parsers_of_verbs(parser)
     if verb in parser_of and not {"-h", "--help"} & {*behind}:
         refuse_unknown_options(parser_of[verb], behind)
@@ -181,25 +181,36 @@ class _Parser(argparse.ArgumentParser):
         )
 
 
-def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
-    """Return the parser with one sub-command a verb."""
+def build_parser(
+    program: str = PROGRAM, *, filled: Collection[str] | None = None
+) -> argparse.ArgumentParser:
+    """Return the parser with one sub-command a verb.
+
+    Args:
+        program: What was typed.
+        filled: Verbs that get their arguments, for which they are imported; None fills all.
+    """
     common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     common.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     common.add_argument("-v", "--verbose", action="store_true", help="print details")
+    groups = grouped_verbs()
     parser = _Parser(
         prog=program,
         description="Export, verify, build and measure fine-tuned ViTs with FPET token merging.",
         epilog=_EXIT_CODES,
-        formatter_class=functools.partial(VerbsHelp, groups=grouped_verbs()),
+        formatter_class=functools.partial(VerbsHelp, groups=groups),
     )
     parser.add_argument("--version", action="version", version=f"fpet-export {__version__}")
     commands = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
-    for name in registry.available(verbs):
+    for name, summary in sorted(item for group in groups.values() for item in group.items()):
+        if filled is not None and name not in filled:
+            commands.add_parser(name, help=summary)
+            continue
         verb = load_verb(name)
         sub = commands.add_parser(
             name,
-            help=verb.HELP,
+            help=summary,
             description=_as_typed(verb.DESCRIPTION, program),
             parents=[common],
             formatter_class=HelpText,
@@ -217,14 +228,14 @@ def parsers_of_verbs(parser: argparse.ArgumentParser) -> Mapping[str, argparse.A
     )
 
 
-def grouped_verbs() -> dict[str, list[str]]:
-    """Return the verbs that are here under the headings of `verbs.GROUPS`, each in its order."""
-    group_of = {name: load_verb(name).GROUP for name in registry.available(verbs)}
+def grouped_verbs() -> dict[str, dict[str, str]]:
+    """Return the verbs that are here with what each does, under the headings of `verbs.VERBS`."""
+    here = registry.available(verbs)
     groups = {
-        heading: [name for name, group in group_of.items() if group == key]
-        for key, heading in verbs.GROUPS.items()
+        heading: {name: summary for name, summary in group.items() if name in here}
+        for heading, group in verbs.VERBS.items()
     }
-    return {heading: names for heading, names in groups.items() if names}
+    return {heading: group for heading, group in groups.items() if group}
 
 
 def load_verb(name: str) -> Verb:

@@ -49,9 +49,9 @@ def load_run(
     Raises:
         UsageError: It is a folder of tasks, which holds no runs.
     """
-    from engines.tasks.index import is_folder
+    from engines.manifest import is_task_folder
 
-    if is_folder(Path(request.run)):
+    if is_task_folder(Path(request.run)):
         known = {verb: command(verb, request.run) for verb in ("inspect", "bundle")}
         raise UsageError(
             "this is a folder of tasks and holds no runs",

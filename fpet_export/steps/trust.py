@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from engines.commands import command
 from engines.errors import InputError
-from engines.manifest import ENDING, ENDINGS, Manifest, manifest_path, read_manifest
-from engines.tasks.index import FILE, is_folder
+from engines.manifest import ENDING, ENDINGS, Manifest, is_task_folder, manifest_path, read_manifest
+from engines.tasks.index import FILE
 from engines.transport.bundle import SUFFIX, Bundle, read_bundle, read_files
 from fpet_export.reporter import Reporter
 
@@ -37,7 +37,7 @@ def check(path: Path, reporter: Reporter) -> Bundle | Manifest:
             "this is a folder",
             where=str(path),
             fix=f"bundle it with your --key: {command('bundle', path)} --key KEY"
-            if is_folder(path)
+            if is_task_folder(path)
             else "name a file in it",
         )
     if not path.is_file():

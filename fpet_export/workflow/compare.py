@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from engines import storage
 from engines.errors import UsageError
 from engines.imaging.preparation import pixels_in_words
-from engines.manifest import ENDINGS
+from engines.manifest import ENDINGS, is_task_folder
 from engines.parity.comparison import ReferenceOutputs
 from engines.parity.gates import gates_of
 from engines.parity.outputs import Progress, manifest_of, outputs_of, preprocessing_of, tokens_of
 from engines.parity.rounding import rounding_in
 from engines.parity.rows import ParityTable, judge
-from engines.tasks.index import is_folder
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import CheckImages, RunFacts, Writing
 from fpet_export.steps import export, runs, task_names
@@ -86,7 +85,7 @@ def compare(request: CompareRequest, reporter: Reporter = SILENT) -> Comparison:
         storage.refuse_overwrite(request.out, force=request.force)
     _images.require_inputs(request)
     first, *others = request.artefacts
-    folders = [name for name in others if is_folder(Path(name))]
+    folders = [name for name in others if is_task_folder(Path(name))]
     _require_task(request.task, folders)
     if any(not name.endswith(ENDINGS) for name in others if name not in folders):
         raise UsageError(
@@ -134,7 +133,7 @@ def _say_other_pixels(
     wanted = pixels_in_words(preprocessing)
     for name in others:
         path = Path(name)
-        is_task = task is not None and is_folder(path)
+        is_task = task is not None and is_task_folder(path)
         manifest = task_manifest(path, str(task)) if is_task else manifest_of(path)
         own = manifest.preprocessing and pixels_in_words(manifest.preprocessing)
         if own not in (None, wanted):

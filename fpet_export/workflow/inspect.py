@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.commands import command
+from engines.manifest import is_task_folder
 from engines.plurals import counted
-from engines.tasks.index import is_folder
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Run
 from fpet_export.steps import export, next_commands, runs
@@ -86,7 +86,7 @@ def inspect(
         CheckpointError: The run cannot be read, contradicts itself or leaves a fact open.
         TrustError: A file of the folder is not what its index says.
     """
-    if is_folder(Path(request.run)):
+    if is_task_folder(Path(request.run)):
         return inspect_tasks.inspect_tasks(Path(request.run), reporter)
     adapted = runs.load_run(request)
     found = _inspection(request, adapted, adapted.fold())

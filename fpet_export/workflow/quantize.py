@@ -87,9 +87,9 @@ def quantize(request: QuantizeRequest, reporter: Reporter = SILENT) -> Quantized
         FpetError: What is wrong with the graph, the target or the images; a BudgetError where the
             limits on accuracy cannot be met.
     """
-    from engines.tasks.index import is_folder
+    from engines.manifest import is_task_folder
 
-    if is_folder(request.onnx) or is_folder(request.onnx.parent):
+    if is_task_folder(request.onnx) or is_task_folder(request.onnx.parent):
         raise UsageError(
             "the graphs of a folder of tasks are not quantized",
             where=str(request.onnx),

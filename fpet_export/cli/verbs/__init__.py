@@ -9,14 +9,37 @@ from typing import Any, Protocol
 
 from fpet_export.reporter import Reporter
 
-GROUPS = {
-    "make": "from a run to an engine",
-    "judge": "whether it is right and faster",
-    "use": "to use it",
-    "pack": "for another machine",
-    "machine": "about machines",
+VERBS: dict[str, dict[str, str]] = {
+    "from a run to an engine": {
+        "build": "build an engine from a graph",
+        "deploy": "do all of it: export, check, build, measure, report",
+        "export": "turn a fine-tuned run into a checked ONNX graph",
+        "inspect": "say what a run is and how each fact was found, or what is in a folder of tasks",
+        "quantize": "write a graph's precision into it: FP16, BF16, INT8 or FP8",
+        "tasks": "put many runs of one backbone into one folder that shares it",
+    },
+    "whether it is right and faster": {
+        "bench": "measure latency, paired and interleaved, and say whether it is really faster",
+        "check": "compare an engine with what its graph said where it was bundled",
+        "compare": "compare a run, graphs and engines on the same images",
+        "show": "draw which patches merged into which, or the kernels of a plan",
+    },
+    "to use it": {
+        "predict": "classify images with a graph or an engine",
+        "triton": "write a model repository for Triton Inference Server",
+    },
+    "for another machine": {
+        "bundle": "pack a graph, an engine or tasks for another machine, with the agent that "
+        "builds and checks",
+        "sign": "sign a graph, an engine or a bundle with an SSH key",
+        "verify": "check hashes and signature of an artefact or a bundle, and open nothing",
+    },
+    "about machines": {
+        "doctor": "say what this machine can do and what is missing",
+        "targets": "list the boards, GPUs and runtimes that engines are built for",
+    },
 }
-"""What verbs are for, in the order in which the help lists them."""
+"""What each verb does in one line, under headings, in the order in which the help lists them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,12 +61,6 @@ class Outcome:
 
 class Verb(Protocol):
     """What a file in `fpet_export/cli/verbs/` offers."""
-
-    GROUP: str
-    """One of `GROUPS`."""
-
-    HELP: str
-    """One line for the list of verbs."""
 
     DESCRIPTION: str
     """What it does, what it leaves, and an example."""

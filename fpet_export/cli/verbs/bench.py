@@ -12,8 +12,6 @@ from fpet_export.requests import made
 from fpet_export.tasks import bench as task_bench
 from fpet_export.workflow import bench
 
-GROUP = "judge"
-HELP = "measure latency, paired and interleaved, and say whether it is really faster"
 DESCRIPTION = """\
 Run every contender once in each round, in a shuffled order, and compare each with the baseline by
 the median of the paired ratios with a bootstrap interval. Where noise spoils a measurement it is

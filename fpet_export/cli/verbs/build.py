@@ -12,8 +12,6 @@ from fpet_export.requests import made
 from fpet_export.tasks import build as task_builds
 from fpet_export.workflow import build
 
-GROUP = "make"
-HELP = "build an engine from a graph"
 DESCRIPTION = """\
 Build the engine of a target from an exported graph, with its manifest beside it.
 

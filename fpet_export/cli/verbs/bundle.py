@@ -11,8 +11,6 @@ from fpet_export.reporter import Reporter
 from fpet_export.requests import made
 from fpet_export.tasks import bundle
 
-GROUP = "pack"
-HELP = "pack a graph, an engine or tasks for another machine, with the agent that builds and checks"
 DESCRIPTION = """\
 Pack a graph (better) or an engine with its manifest, a few images with what the graph says about
 them, the board agent and a README into one archive. On the board the system's Python, numpy and

@@ -11,8 +11,6 @@ from fpet_export.reporter import Reporter
 from fpet_export.requests import made
 from fpet_export.workflow import check
 
-GROUP = "judge"
-HELP = "compare an engine with what its graph said where it was bundled"
 DESCRIPTION = """\
 Run an engine on the images of a check file (`bundle` writes one: a few images with the logits of
 the graph, and how far an engine may be from them) and compare. Exits 7 when it drifts. In the

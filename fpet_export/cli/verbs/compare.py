@@ -10,8 +10,6 @@ from fpet_export.reporter import Reporter
 from fpet_export.requests import made
 from fpet_export.workflow import compare
 
-GROUP = "judge"
-HELP = "compare a run, graphs and engines on the same images"
 DESCRIPTION = """\
 Compare artefacts with the first one: a run (its float64 model), graphs (.onnx) or engines.
 

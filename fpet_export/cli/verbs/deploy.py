@@ -10,8 +10,6 @@ from fpet_export.reporter import Reporter
 from fpet_export.requests import made
 from fpet_export.workflow import deploy
 
-GROUP = "make"
-HELP = "do all of it: export, check, build, measure, report"
 DESCRIPTION = """\
 Export a run for each target, prove parity at every stage, build the engines, measure those that
 run here against the plain ViT, and write one HTML page.

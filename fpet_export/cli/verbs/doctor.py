@@ -10,8 +10,6 @@ from fpet_export.doctor import diagnose
 from fpet_export.reporter import Reporter
 from fpet_export.requests import made
 
-GROUP = "machine"
-HELP = "say what this machine can do and what is missing"
 DESCRIPTION = """\
 Check Python, packages, processor, memory, disk and GPU; name what mends each gap.
 

@@ -10,8 +10,6 @@ from fpet_export.reporter import Reporter
 from fpet_export.requests import made
 from fpet_export.workflow import export
 
-GROUP = "make"
-HELP = "turn a fine-tuned run into a checked ONNX graph"
 DESCRIPTION = """\
 Read a run, fold its adapters, freeze its token merge and write ONNX.
 

@@ -10,8 +10,6 @@ from fpet_export.reporter import Reporter
 from fpet_export.requests import made
 from fpet_export.workflow import inspect
 
-GROUP = "make"
-HELP = "say what a run is and how each fact was found, or what is in a folder of tasks"
 DESCRIPTION = """\
 Read a run strictly and print every setting with its source, tokens and multiply-adds of each
 block, what folds, and the SHA-256 of each file. For a folder that `tasks` wrote, check every byte

@@ -11,8 +11,6 @@ from fpet_export.reporter import Reporter
 from fpet_export.requests import made
 from fpet_export.workflow import predict
 
-GROUP = "use"
-HELP = "classify images with a graph or an engine"
 DESCRIPTION = """\
 Classify images with the preprocessing that the artefact's manifest states. A
 folder stands for every image below it; what is left out is counted.

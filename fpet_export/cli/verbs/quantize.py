@@ -11,8 +11,6 @@ from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
 from fpet_export.workflow import quantize
 
-GROUP = "make"
-HELP = "write a graph's precision into it: FP16, BF16, INT8 or FP8"
 DESCRIPTION = """\
 Turn an exported float32 graph into a typed one for the target it was exported for.
 

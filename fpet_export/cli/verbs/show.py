@@ -10,8 +10,6 @@ from fpet_export.reporter import Reporter
 from fpet_export.requests import made
 from fpet_export.workflow import show
 
-GROUP = "judge"
-HELP = "draw which patches merged into which, or the kernels of a plan"
 DESCRIPTION = """\
 For an exported graph and an image, draw the merge: the image, and beside it its patches, those
 that became one token in one colour with one outline. For a TensorRT plan, draw its kernels from

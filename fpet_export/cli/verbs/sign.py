@@ -11,8 +11,6 @@ from fpet_export.reporter import Reporter
 from fpet_export.requests import made
 from fpet_export.workflow import signing
 
-GROUP = "pack"
-HELP = "sign a graph, an engine or a bundle with an SSH key"
 DESCRIPTION = """\
 Check an artefact against its manifest, or a bundle against its list, and sign it with an SSH key.
 

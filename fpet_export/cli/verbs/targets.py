@@ -10,8 +10,6 @@ from fpet_export.reporter import Reporter
 from fpet_export.requests import made
 from fpet_export.workflow import targets
 
-GROUP = "machine"
-HELP = "list the boards, GPUs and runtimes that engines are built for"
 DESCRIPTION = """\
 List the boards, GPUs and runtimes that graphs are written and engines are built
 for.

@@ -11,8 +11,6 @@ from fpet_export.reporter import Reporter
 from fpet_export.requests import made
 from fpet_export.tasks import write
 
-GROUP = "make"
-HELP = "put many runs of one backbone into one folder that shares it"
 DESCRIPTION = """\
 Write the backbone once, as a graph that takes the weights of a task as inputs, and one small file
 for each run: adapters, refinement, head. One engine then serves all of them.

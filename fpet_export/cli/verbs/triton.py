@@ -11,8 +11,6 @@ from fpet_export.reporter import Reporter
 from fpet_export.requests import made
 from fpet_export.triton import write
 
-GROUP = "use"
-HELP = "write a model repository for Triton Inference Server"
 DESCRIPTION = """\
 Write REPO/NAME/config.pbtxt and REPO/NAME/1/model.plan or model.onnx, with the class names and the
 manifest. A plan of TensorRT is served by the tensorrt backend, a graph or an engine of ONNX Runtime

@@ -10,8 +10,6 @@ from fpet_export.reporter import Reporter
 from fpet_export.requests import made
 from fpet_export.workflow import signing
 
-GROUP = "pack"
-HELP = "check hashes and signature of an artefact or a bundle, and open nothing"
 DESCRIPTION = """\
 Check a graph or an engine against its manifest, a bundle against its list, a folder of tasks and
 its engines against its index, and with --signers the signature too. An engine is executable code:

@@ -118,7 +118,7 @@ def test_the_help_lists_every_verb_once_under_what_it_is_for() -> None:
     listed = told[told.index("verbs:") : told.index("exit codes:")].splitlines()
     headings = [line.strip(" :") for line in listed if re.fullmatch(r"  \S.*:", line)]
 
-    assert headings == list(verbs.GROUPS.values())
+    assert headings == list(verbs.VERBS)
     found = [line.split()[0] for line in listed if re.match(r"    \S", line)]
     assert sorted(found) == sorted(VERBS)
     assert found.index("export") < found.index("bench") < found.index("bundle")
@@ -454,3 +454,22 @@ def test_a_refused_run_writes_nothing(tmp_path: Path) -> None:
     assert done.error()["class"] == "CheckpointError"
     assert "--merge-block" in done.error()["fix"]
     assert not out.exists()
+
+
+def test_the_table_of_verbs_is_that_of_their_files() -> None:
+    listed = [name for group in verbs.VERBS.values() for name in group]
+
+    assert sorted(listed) == registry.available(verbs)
+
+
+def test_the_help_loads_neither_numpy_nor_a_verb() -> None:
+    program = (
+        "import sys\n"
+        "from fpet_export.cli.main import main\n"
+        "main(['--help'])\n"
+        "print([n for n in sys.modules if n == 'numpy' or n.startswith('fpet_export.cli.verbs.')])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
