@@ -43,11 +43,12 @@ crosscheck: $(VENV)/.test $(CROSS_VENV)/.ready
 	$(BIN)/python -m benchmarks.experiments.crosscheck run --modelopt-python $(CROSS_VENV)/bin/python \
 	  --work $(OUT)/crosscheck -o $(OUT)/crosscheck.json $(CROSS_FLAGS)
 
+# Hundreds of processes start in the tests: they find the code compiled, whatever a container says.
 test: lint types imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-slow: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS) --slow
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS) --slow
 
 # The root stays in $(OUT)/arm64 for the next time; what was measured is in results.xml beside it.
 test-arm64: $(VENV)/.test
