@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 
 from benchmarks.conditions.devices import gpu_name, runs_on_gpu
 from benchmarks.paired_statistics import Comparison
+from engines import precisions
 
 if TYPE_CHECKING:
     from benchmarks.measurement import ContenderResult, Measurement
-
-_QUANTIZED = ("int8", "fp8")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,7 +180,7 @@ def _what(measurement: Measurement, result: ContenderResult) -> str:
     assert measurement.plain is not None and result.artefact is not None
     plain = measurement.result(measurement.plain).artefact
     own = result.artefact.precision
-    is_other = own in _QUANTIZED and (plain is None or plain.precision != own)
+    is_other = precisions.is_quantized(own) and (plain is None or plain.precision != own)
     return f"Merging with {own.upper()}" if is_other else "Merging"
 
 

@@ -9,7 +9,7 @@ token. The sizes are whole numbers, and bfloat16 counts exactly only up to 256.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from calibration.graph_files import Graph, Names, Node, Tensor, module_path
 from engines.errors import ExportError, UsageError
+from engines.precisions import BF16, FP16, FP32, HalfName, InputOutput
 
 FLOAT32 = np.dtype(np.float32)
-Precision = Literal["fp16", "bf16"]
-HALVES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
+HALVES = {FP16: np.dtype(np.float16), BF16: np.dtype(ml_dtypes.bfloat16)}
 FLOATS = frozenset({FLOAT32, *HALVES.values()})
 
 PIXEL_SCALE = 2.0**-8
@@ -32,9 +32,9 @@ whole 1/255 are so small that half precision stores them with few digits."""
 
 def cast_graph(
     graph: Graph,
-    precision: Precision,
+    precision: HalfName,
     *,
-    io: Literal["fp32", "typed", "uint8"],
+    io: InputOutput,
     typed_inputs: Collection[str] = (),
 ) -> None:
     """Type `graph`, in place; its float tensors are float32 before.
@@ -42,8 +42,8 @@ def cast_graph(
     Args:
         graph: As exported, every node named after its module.
         precision: The type outside the island.
-        io: "fp32" keeps float32 pixels and logits, "typed" gives both the graph's type,
-            "uint8" takes raw pixels and gives float32 logits.
+        io: fp32 keeps float32 pixels and logits, typed gives both the graph's type,
+            uint8 takes raw pixels and gives float32 logits.
         typed_inputs: Names of inputs that take the graph's type whatever `io` says, such as
             weights. One that the island alone reads stays float32.
 
@@ -128,7 +128,7 @@ def take_raw_pixels(graph: Graph, io: str, names: Names) -> None:
             attrs={"to": onnx.TensorProto.FLOAT},
         )
         factor = 1 / 255 / PIXEL_SCALE
-    elif io != "uint8" and io != "fp32":
+    elif io != "uint8" and io != FP32:
         raise UsageError(
             "the graph takes raw pixels", where=f"--io {io}", fix="quantize with --io uint8"
         )

@@ -11,8 +11,9 @@ import onnx_graphsurgeon as gs
 
 from calibration.casts import FLOAT32, HALVES, insert_cast, onnx_type
 from calibration.graph_files import Graph, Names, Tensor
+from engines.precisions import BF16
 
-BFLOAT16 = HALVES["bf16"]
+BFLOAT16 = HALVES[BF16]
 
 
 def emulate_bfloat16(graph: Graph) -> bool:

@@ -19,8 +19,9 @@ import numpy as np
 from calibration.accuracy import Quality
 from calibration.emulate import emulate_bfloat16
 from calibration.graph_files import Graph, read_graph, write_graph
-from calibration.rounding import UNIT_ROUNDOFF, add_rounding_errors
+from calibration.rounding import add_rounding_errors
 from calibration.taps import with_outputs
+from engines import precisions
 from engines.contract import OpenOptions, Rewrites
 from engines.engine import open_engine
 from engines.imaging.images import ImageSet
@@ -104,7 +105,7 @@ class GraphEvaluator:
         None where it is no half precision, there is no graph to ask, or the modelled errors leave
         the range of float32.
         """
-        if self.graph is None or self.manifest is None or precision not in UNIT_ROUNDOFF:
+        if self.graph is None or self.manifest is None or not precisions.is_half(precision):
             return None
         few = self.on_fewer(MODEL_IMAGES)
         size = few.reference.outputs.logits

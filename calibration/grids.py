@@ -8,11 +8,15 @@ beyond is clipped, as ONNX QuantizeLinear states it.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+
+from engines import precisions
+from engines.precisions import Levels, QuantizedName
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -25,14 +29,19 @@ class Grid:
     """One quantized type.
 
     Attributes:
-        name: "int8" or "fp8".
+        name: A quantized precision.
         dtype: How the graph stores it.
-        largest: The largest number, in steps of the scale.
+        levels: What it can hold.
     """
 
-    name: Literal["int8", "fp8"]
+    name: QuantizedName
     dtype: np.dtype[Any]
-    largest: float
+    levels: Levels
+
+    @property
+    def largest(self) -> float:
+        """The largest number, in steps of the scale."""
+        return self.levels.largest
 
     def scale(self, amax: FloatArray | float, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return amax / largest in the type of the graph, at least `SMALLEST_SCALE`."""
@@ -42,20 +51,22 @@ class Grid:
     def quantized(self, values: FloatArray, scale: NDArray[Any]) -> NDArray[Any]:
         """Return what QuantizeLinear stores for `values`; `scale` broadcasts."""
         steps = values.astype(np.float32) / scale.astype(np.float32)
-        if self.name == "int8":
+        if self.levels.are_uniform:
             steps = np.rint(steps)
-        return np.clip(steps, -self._lowest, self.largest).astype(self.dtype)
+        return np.clip(steps, self.levels.lowest, self.largest).astype(self.dtype)
 
     def rounded(self, values: FloatArray, scale: NDArray[Any]) -> NDArray[np.float32]:
         """Return `values` after quantizing and dequantizing."""
         found: NDArray[np.float32] = self.quantized(values, scale).astype(np.float32)
         return found * scale.astype(np.float32)
 
-    @property
-    def _lowest(self) -> float:
-        return 128.0 if self.name == "int8" else self.largest
+
+def _grid(name: QuantizedName) -> Grid:
+    precision = precisions.PRECISIONS[name]
+    assert precision.levels is not None
+    dtype = np.dtype(getattr(ml_dtypes, precision.storage_dtype, precision.storage_dtype))
+    return Grid(name, dtype, precision.levels)
 
 
-INT8 = Grid("int8", np.dtype(np.int8), 127.0)
-FP8 = Grid("fp8", np.dtype(ml_dtypes.float8_e4m3fn), 448.0)
-GRIDS = {"int8": INT8, "fp8": FP8}
+GRIDS: Mapping[str, Grid] = {name: _grid(name) for name in precisions.QUANTIZED}
+INT8, FP8 = GRIDS[precisions.INT8], GRIDS[precisions.FP8]

@@ -23,10 +23,10 @@ from calibration.accuracy import (
 from calibration.evaluator import GraphEvaluator
 from calibration.graph_files import Graph, read_graph, write_graph
 from calibration.policy import Policy, choose
-from calibration.recipe import PRECISIONS, Recipe, amax_of, typed_graph
+from calibration.recipe import Recipe, amax_of, typed_graph
 from calibration.roles import sites
 from calibration.table import CalibrationTable, require_table_of, write_table
-from engines import storage
+from engines import precisions, storage
 from engines.errors import UsageError
 from engines.manifest import (
     Form,
@@ -83,14 +83,16 @@ class Typed:
     warning: str | None = None
 
 
-def recipe_for(target: Target, precision: str, *, io: str = "fp32", half: str = "fp16") -> Recipe:
+def recipe_for(
+    target: Target, precision: str, *, io: str = precisions.FP32, half: str = precisions.FP16
+) -> Recipe:
     """Return how a precision is written for a target.
 
     Raises:
         UsageError: The target has no such precision, or takes no such input.
     """
-    if precision not in PRECISIONS or precision not in target.precisions:
-        offered = [name for name in target.precisions if name in PRECISIONS]
+    if precision not in precisions.TYPED or precision not in target.precisions:
+        offered = [name for name in target.precisions if name in precisions.TYPED]
         raise UsageError(
             f"{target.name} does not run {precision}"
             + (f", it runs {', '.join(offered)}" if offered else ""),
@@ -99,7 +101,7 @@ def recipe_for(target: Target, precision: str, *, io: str = "fp32", half: str = 
             if offered
             else "export the run for another target; `fpet-export targets` lists them",
         )
-    if io != "fp32" and target.integers != "pairs":
+    if io != precisions.FP32 and target.integers != "pairs":
         raise UsageError(
             f"{target.name} computes in float32: its input stays what the graph has",
             where=f"--io {io}",
@@ -107,7 +109,7 @@ def recipe_for(target: Target, precision: str, *, io: str = "fp32", half: str = 
         )
     reduced = target.int8_weights == "reduced"
     return Recipe(
-        precision=precision,  # type: ignore[arg-type]  # checked above
+        precision=precision,
         io=io,  # type: ignore[arg-type]  # checked by argparse
         form=target.integers,
         half=half,  # type: ignore[arg-type]  # likewise
@@ -295,7 +297,7 @@ def table_path(out: Path) -> Path:
 def _scan(onnx: Path, manifest: Manifest, recipe: Recipe, evaluator: GraphEvaluator) -> str | None:
     """Look for what float16 cannot hold, where float16 is used."""
     uses = recipe.half if recipe.quantizes else recipe.precision
-    if recipe.form != "pairs" or uses != "fp16":
+    if recipe.form != "pairs" or uses != precisions.FP16:
         return None
     few = evaluator.on_fewer(SCREENING_IMAGES).images
     reaches = overflow.scan(onnx, manifest, few.pixels)

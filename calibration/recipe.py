@@ -15,10 +15,7 @@ from calibration.grids import GRIDS
 from calibration.policy import Policy
 from calibration.roles import linears, sites
 from calibration.table import CalibrationTable
-from engines import registry
-
-QUANTIZED = frozenset(GRIDS)
-PRECISIONS = ("fp16", "bf16", "int8", "fp8")
+from engines import precisions, registry
 
 OBSERVERS: Mapping[str, str] = {
     "input": "absmax",
@@ -35,7 +32,7 @@ class Recipe:
     """Everything that decides a typed graph, besides the graph it is made from.
 
     Attributes:
-        precision: One of `PRECISIONS`.
+        precision: One of `engines.precisions.TYPED`.
         io: Types of pixels and logits; see `calibration.casts.cast_graph`.
         form: "pairs" puts Q/DQ pairs into a half-precision graph, "gemm" makes integer products
             in a float32 graph (CPU).
@@ -44,17 +41,17 @@ class Recipe:
         largest_weight: Of INT8 weights in the "gemm" form.
     """
 
-    precision: Literal["fp16", "bf16", "int8", "fp8"]
-    io: Literal["fp32", "typed", "uint8"] = "fp32"
+    precision: precisions.TypedName
+    io: precisions.InputOutput = precisions.FP32
     form: Literal["pairs", "gemm"] = "pairs"
-    half: Literal["fp16", "bf16"] = "fp16"
+    half: precisions.HalfName = precisions.FP16
     observers: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(OBSERVERS))
     largest_weight: int = integer_gemm.FULL
 
     @property
     def quantizes(self) -> bool:
         """Whether it needs a calibration."""
-        return self.precision in QUANTIZED
+        return precisions.PRECISIONS[self.precision].needs_ranges
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -83,7 +80,7 @@ def typed_graph(
     graph = read_graph(onnx)
     if not recipe.quantizes:
         if recipe.form == "pairs":
-            casts.cast_graph(graph, cast("casts.Precision", recipe.precision), io=recipe.io)
+            casts.cast_graph(graph, cast("precisions.HalfName", recipe.precision), io=recipe.io)
         return graph
     assert policy is not None
     assert table is not None
@@ -130,11 +127,11 @@ def shifts_of(recipe: Recipe, table: CalibrationTable) -> dict[str, shift.Shift]
 
     Another rule than absmax reads the histogram, which is of the values as they were.
     """
-    symmetric = recipe.precision == "int8" and recipe.form != "gemm"
+    symmetric = recipe.precision == precisions.INT8 and recipe.form != "gemm"
     if not symmetric or recipe.observers["input"] != "absmax" or table.rewrites is None:
         return {}
     return {
-        name: shift.fit(table.records[f"{name}/input"], GRIDS["int8"], recipe.dtype)
+        name: shift.fit(table.records[f"{name}/input"], GRIDS[precisions.INT8], recipe.dtype)
         for name in table.rewrites.inputs
     }
 

@@ -18,8 +18,7 @@ import onnx_graphsurgeon as gs
 
 from calibration.casts import FLOAT32, float32_island
 from calibration.graph_files import Graph, Names, Tensor
-
-UNIT_ROUNDOFF = {"fp16": 2.0**-11, "bf16": 2.0**-8}
+from engines import precisions
 
 _EXACT = frozenset({
     "Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Max", "Min", "Neg", "Relu",
@@ -33,10 +32,11 @@ def add_rounding_errors(graph: Graph, precision: str, *, seed: int = 0) -> None:
 
     Args:
         graph: As exported.
-        precision: "fp16" or "bf16".
+        precision: A half precision.
         seed: Of the errors.
     """
-    unit = UNIT_ROUNDOFF[precision]
+    unit = precisions.PRECISIONS[precision].unit_roundoff
+    assert unit is not None, "a half precision"
     generator = np.random.default_rng(seed)
     names = Names(graph)
     island = float32_island(graph)

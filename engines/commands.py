@@ -46,7 +46,7 @@ def rebuild(artefact: Path, manifest: Manifest | None) -> str:
 def requantize(graph: Path, manifest: Manifest | None, *, precision: str, target: str) -> str:
     """Return how to type the float32 graph, of which `graph` is made or which it is itself."""
     source = graph
-    if manifest is not None and manifest.precision != "fp32":
+    if manifest is not None and not manifest.is_float32:
         parent = graph_of(graph, manifest)
         if parent is None:
             return f"type its float32 graph again, with --precision {precision} --target {target}"

@@ -16,7 +16,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from engines import storage
+from engines import precisions, storage
 from engines.errors import TrustError, UsageError
 
 SCHEMA = 4
@@ -235,7 +235,7 @@ class TaskFacts:
     Attributes:
         name: The task's name.
         backbone: Fingerprint of the backbone that it belongs to.
-        half: How its dense factors are kept, "fp32" or "fp16".
+        half: In which precision its dense factors are kept.
         factor_error: Largest |difference| that keeping them in float16 makes to a factor, over the
             largest |factor| of its layer; 0 where nothing was rounded.
         logit_error: Largest |logit difference| of the task to its own export in float32, over the
@@ -244,7 +244,7 @@ class TaskFacts:
 
     name: str
     backbone: str
-    half: Literal["fp32", "fp16"]
+    half: precisions.FactorName
     factor_error: float
     logit_error: float | None = None
 
@@ -263,7 +263,7 @@ class Manifest:
         preprocessing: None for a graph that was not exported by this toolkit.
         labels: Class names; empty when unknown.
         model: None for a graph that was not exported by this toolkit.
-        precision: "fp32", "fp16", "bf16", "int8" or "fp8".
+        precision: A name of `engines.precisions`.
         opset: ONNX opset of the graph, or of the graph that a plan was built from or that a task
             belongs to.
         target: Target the artefact was made for.
@@ -325,6 +325,16 @@ class Manifest:
         """Whether the artefact takes the weights of a task as inputs."""
         model = self.model
         return self.kind != "task" and model is not None and model.method == SHARED
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether it is in float32, as exported: neither rounded nor quantized."""
+        return self.precision == precisions.FP32
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it stores numbers in 8 bits."""
+        return precisions.is_quantized(self.precision)
 
     @property
     def total_bytes(self) -> int:

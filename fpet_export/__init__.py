@@ -293,7 +293,7 @@ def quantize(
 
     Args:
         graph: An exported float32 graph.
-        precision: "fp16", "bf16", "int8", "fp8" or "best".
+        precision: fp16, bf16, int8, fp8 or "best".
         reporter: Hears of the steps; None is silent.
         settings: Fields of `fpet_export.workflow.quantize.QuantizeRequest`, such as
             `calibration=DIR`.

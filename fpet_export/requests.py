@@ -12,8 +12,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
+from engines import precisions
 from engines.errors import UsageError
 from engines.near_names import did_you_mean
 
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="Request")
 _NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.+)")
 
-PRECISIONS = ("fp16", "bf16", "int8", "fp8")
-"""What a graph can be typed in."""
-INTEGERS = ("int8", "fp8")
-"""Those of them that need ranges, found on images."""
 BEST = "best"
 """The fastest precision that keeps the limits on accuracy."""
 
@@ -197,12 +194,16 @@ class Quantization(Request):
         min_agreement: Smallest share of images with the same class, 0 to 1.
     """
 
-    io: Literal["fp32", "typed", "uint8"] = _one_of("fp32", "typed", "uint8", default="fp32")
+    io: precisions.InputOutput = dataclasses.field(
+        default=precisions.FP32, metadata={"choices": get_args(precisions.InputOutput)}
+    )
     preset: Literal["vit-linear", "vit-attention"] = _one_of(
         "vit-linear", "vit-attention", default="vit-linear"
     )
     keep: tuple[str, ...] = ()
-    half: Literal["fp16", "bf16"] = _one_of("fp16", "bf16", default="fp16")
+    half: precisions.HalfName = dataclasses.field(
+        default=precisions.FP16, metadata={"choices": precisions.HALVES}
+    )
     calibration: Path | None = None
     images: int | None = _from_one(None)
     table: tuple[Path, ...] = ()
@@ -215,10 +216,10 @@ class Quantization(Request):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Precision(Quantization):
-    """The precision of a deployment: float32, one of `PRECISIONS`, or "best"."""
+    """The precision of a deployment: a name of `engines.precisions`, or "best"."""
 
-    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8", "best"] = _one_of(
-        "fp32", *PRECISIONS, BEST, default="fp32"
+    precision: precisions.Name | Literal["best"] = dataclasses.field(
+        default=precisions.FP32, metadata={"choices": (*precisions.PRECISIONS, BEST)}
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from engines import storage
+from engines import precisions, storage
 from engines.engine import load_target
 from engines.errors import CheckpointError, UsageError
 from engines.imaging import images as engine_images
@@ -287,7 +287,7 @@ class Frozen:
             file=path.name,
             inputs=(TensorSpec(name="images", shape=shape, dtype=self.preprocessing.dtype),),
             outputs=(TensorSpec(name="logits", shape=(rows, spec.classes), dtype="float32"),),
-            precision="fp32",
+            precision=precisions.FP32,
             opset=self.target.opset,
             target=self.target.name,
             weights=run.quality,

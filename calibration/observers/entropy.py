@@ -24,7 +24,7 @@ def amax(histogram: Histogram, grid: Grid) -> float:
 
     FP8's steps grow with the value, so that clipping buys nothing there: it keeps everything.
     """
-    if grid.name != "int8" or histogram.largest == 0:
+    if not grid.levels.are_uniform or histogram.largest == 0:
         return histogram.largest
     used = int(np.flatnonzero(histogram.counts)[-1]) + 1
     if used <= _STEPS:

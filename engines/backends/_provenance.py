@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines import storage
+from engines import precisions, storage
 from engines.commands import requantize
 from engines.errors import InputError, TrustError
 from engines.form import export_command, require_form
@@ -26,8 +26,10 @@ from engines.onnx_header import OnnxHeader, read_onnx_header
 from engines.targets import Target
 from engines.verdict import graph_as_parent, require_passed
 
-_PRECISIONS = frozenset(("fp32", "fp16", "bf16", "int8", "fp8"))
-_FLOAT_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
+_FLOATS = {"float64": "fp64"} | {
+    each.compute_dtype: each.name for each in precisions.PRECISIONS.values() if each.compute_dtype
+}
+"""Precision by the type of weights or logits; no graph of ours is in float64."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,15 +106,17 @@ def _check_precision(source: Source, target: Target) -> None:
     where = str(source.path)
     if (
         target.suffix in EXECUTABLE
-        and precision in _PRECISIONS
+        and precision in precisions.PRECISIONS
         and precision not in target.precisions
     ):
         raise InputError(
             f"the graph is {precision}, which {target.name} does not have: it takes "
             f"{', '.join(target.precisions)}",
             where=where,
-            fix=requantize(source.path, source.manifest, precision="fp16", target=target.name)
-            if "fp16" in target.precisions
+            fix=requantize(
+                source.path, source.manifest, precision=precisions.FP16, target=target.name
+            )
+            if precisions.FP16 in target.precisions
             else "build its float32 graph",
         )
 
@@ -191,11 +195,11 @@ def _precision(header: OnnxHeader) -> str:
     The outputs do not tell: a graph in half precision may take and give float32.
     """
     if header.is_quantized:
-        return "fp8" if header.is_fp8 else "int8"
-    floats = {name: n for name, n in header.weights.items() if name in _FLOAT_PRECISIONS}
+        return precisions.FP8 if header.is_fp8 else precisions.INT8
+    floats = {name: n for name, n in header.weights.items() if name in _FLOATS}
     stored = max(floats, key=lambda name: floats[name], default="")
     outputs = {spec.dtype for spec in header.outputs}
-    return _FLOAT_PRECISIONS.get(stored or (outputs.pop() if len(outputs) == 1 else ""), "unknown")
+    return _FLOATS.get(stored or (outputs.pop() if len(outputs) == 1 else ""), "unknown")
 
 
 def _own_version() -> dict[str, str]:

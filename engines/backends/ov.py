@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from engines import storage
+from engines import precisions, storage
 from engines.backends._engine_base import EngineBase
 from engines.backends._openvino import openvino
 from engines.backends._ort.saturation import LARGEST_EXACT, FloatArray, saturates
@@ -229,7 +229,7 @@ def _require_exact_sums(graph: Path, header: OnnxHeader) -> None:
     """
     if _int8_weights(header).get(_WEIGHTS) == _FULL and saturates_here():
         manifest = read_manifest(graph) if manifest_path(graph).exists() else None
-        how = requantize(graph, manifest, precision="int8", target="openvino")
+        how = requantize(graph, manifest, precision=precisions.INT8, target="openvino")
         raise InputError(
             f"INT8 weights go up to {header.largest_int8}; OpenVINO adds them up exactly on this "
             f"CPU, which has no VNNI, only up to {LARGEST_EXACT}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from engines import precisions
 from engines.parity.rows import StageParity
 
 
@@ -37,10 +38,10 @@ NO_GATES = Gates(relative=None, agreement=None)
 
 
 TYPED_GATES = {
-    "fp16": Gates(relative=2e-2, sqnr_db=30.0, warn_db=40.0),
-    "bf16": Gates(relative=1e-1, sqnr_db=15.0, warn_db=25.0),
-    "int8": Gates(relative=None, agreement=None),
-    "fp8": Gates(relative=None, agreement=None),
+    precisions.FP16: Gates(relative=2e-2, sqnr_db=30.0, warn_db=40.0),
+    precisions.BF16: Gates(relative=1e-1, sqnr_db=15.0, warn_db=25.0),
+    precisions.INT8: Gates(relative=None, agreement=None),
+    precisions.FP8: Gates(relative=None, agreement=None),
 }
 """What a typed graph must keep of the float32 one.
 

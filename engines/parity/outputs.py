@@ -27,7 +27,6 @@ from engines.parity.rows import ParityTable
 
 Progress = Callable[[int], None]
 DEFAULT_IMAGES = 4
-QUANTIZED = ("int8", "fp8")
 CONTROL = "one grey level off"
 
 
@@ -104,7 +103,7 @@ def reference_of(graph: Path, images: ImageSet | None = None) -> ReferenceOutput
         outputs=ModelOutputs(logits=logits),
         gates=gates_of(manifest.precision, rounding=rounding_in(manifest.parity)),
     )
-    if manifest.precision not in QUANTIZED:
+    if not manifest.is_quantized:
         return expected
     other = outputs_of(graph, one_grey_level_off(images.pixels))
     control = expected.compare(f"{graph.name} {CONTROL}", other, gates=NO_GATES)
@@ -138,7 +137,7 @@ def as_written(manifest: Manifest) -> OpenOptions:
 
     What failed its check opens, too: how else would anybody find out why.
     """
-    is_quantized = manifest.kind == "graph" and manifest.precision in QUANTIZED
+    is_quantized = manifest.kind == "graph" and manifest.is_quantized
     return OpenOptions(rewrites="keep-qdq" if is_quantized else None, allow_failed=True)
 
 

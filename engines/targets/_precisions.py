@@ -4,6 +4,8 @@ Source: NVIDIA, TensorRT support matrix, "Hardware and Precision": BF16 from com
 FP8 from 8.9; 8.7 (Orin) has no FP8.
 """
 
-TURING = ("fp32", "fp16", "int8")
-AMPERE = ("fp32", "fp16", "bf16", "int8")
-ADA = ("fp32", "fp16", "bf16", "int8", "fp8")
+from engines.precisions import BF16, FP8, FP16, FP32, INT8
+
+TURING = (FP32, FP16, INT8)
+AMPERE = (FP32, FP16, BF16, INT8)
+ADA = (FP32, FP16, BF16, INT8, FP8)

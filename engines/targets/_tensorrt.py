@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from engines.machine.jetpack import NEEDED
+from engines.precisions import FP16, INT8
 from engines.targets import Release
 from engines.targets._precisions import ADA, TURING
 
@@ -95,7 +96,7 @@ RTX = Release(
 )
 RTX_TURING = dataclasses.replace(
     RTX,
-    precisions=("fp16", "int8"),
+    precisions=(FP16, INT8),
     sources=(
         *RTX.sources,
         "rtx precisions: no FP32 and no BF16 matrix products for 7.5, so FP16 and INT8 graphs "

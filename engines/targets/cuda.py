@@ -1,5 +1,6 @@
 """ONNX Runtime on an NVIDIA GPU."""
 
+from engines.precisions import FP16, FP32
 from engines.targets import Target
 
 TARGET = Target(
@@ -12,7 +13,7 @@ TARGET = Target(
     opset_ceiling=21,
     attention_scale="folded",
     last_block="class-token",
-    precisions=("fp32", "fp16"),
+    precisions=(FP32, FP16),
     sources=(
         "opset 20 is the first with the Gelu operator (ONNX operator changelog)",
         "opset ceiling: ONNX Runtime 1.20.0 opens the frozen graph in opsets 17 to 21, not in 22",

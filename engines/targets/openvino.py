@@ -1,5 +1,6 @@
 """OpenVINO on the CPU of this machine."""
 
+from engines.precisions import FP32, INT8
 from engines.targets import Target
 
 TARGET = Target(
@@ -12,7 +13,7 @@ TARGET = Target(
     opset_ceiling=23,
     attention_scale="folded",
     last_block="class-token",
-    precisions=("fp32", "int8"),
+    precisions=(FP32, INT8),
     integers="gemm",
     int8_weights="reduced",
     sources=(

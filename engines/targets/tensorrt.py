@@ -1,5 +1,6 @@
 """TensorRT 10.3 to 11 on the GPU or the Jetson board that will run the plan."""
 
+from engines.precisions import BF16, FP8, FP16, FP32, INT8
 from engines.targets import Target
 
 TARGET = Target(
@@ -12,7 +13,7 @@ TARGET = Target(
     opset_ceiling=20,
     attention_scale="split",
     last_block="all-tokens",
-    precisions=("fp32", "fp16", "bf16", "int8", "fp8"),
+    precisions=(FP32, FP16, BF16, INT8, FP8),
     optimization_level=3,
     sources=(
         "optimization level 3 is the builder's own default in every version; plans name it",

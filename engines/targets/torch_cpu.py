@@ -1,5 +1,6 @@
 """PyTorch on the CPU of this machine, compiled ahead of time."""
 
+from engines.precisions import FP32
 from engines.targets import Target
 
 TARGET = Target(
@@ -12,7 +13,7 @@ TARGET = Target(
     opset_ceiling=23,
     attention_scale="folded",
     last_block="class-token",
-    precisions=("fp32",),
+    precisions=(FP32,),
     sources=(
         "precisions: half precision is emulated on CPUs and slower",
         "opset 20 is the first with the Gelu operator (ONNX operator changelog)",

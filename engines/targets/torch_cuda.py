@@ -1,5 +1,6 @@
 """PyTorch on an NVIDIA GPU, compiled ahead of time."""
 
+from engines.precisions import BF16, FP16, FP32
 from engines.targets import Target
 
 TARGET = Target(
@@ -12,7 +13,7 @@ TARGET = Target(
     opset_ceiling=23,
     attention_scale="folded",
     last_block="class-token",
-    precisions=("fp32", "fp16", "bf16"),
+    precisions=(FP32, FP16, BF16),
     sources=(
         "opset 20 is the first with the Gelu operator (ONNX operator changelog)",
         "opset ceiling: the newest that is written here; the graph's operators are read one by one",

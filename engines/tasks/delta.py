@@ -14,16 +14,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engines import precisions
 from engines.errors import ExportError, TrustError
+from engines.precisions import FactorName
 from engines.tensor_file import Arrays, read_arrays, write_arrays
 
 FORMAT = "fpet-export task 1"
-Half = Literal["fp32", "fp16"]
 FloatArray = NDArray[np.floating[Any]]
 
 _CODES, _LEVELS = ".codes", ".levels"
@@ -96,7 +97,7 @@ def write_delta(
     blocks: Mapping[str, Sequence[FloatArray]],
     single: Mapping[str, FloatArray],
     bits: int | None,
-    half: Half = "fp32",
+    half: FactorName = precisions.FP32,
 ) -> None:
     """Write a task's tensors, atomically.
 
@@ -200,8 +201,8 @@ def _add_packed(
     facts[name] = ",".join(map(str, layers[0].shape))
 
 
-def _dense(name: str, weight: FloatArray, half: Half) -> FloatArray:
-    if half == "fp32":
+def _dense(name: str, weight: FloatArray, half: FactorName) -> FloatArray:
+    if half == precisions.FP32:
         return weight
     with np.errstate(over="ignore"):
         rounded = weight.astype(np.float16)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import get_args
 
+from engines import precisions
 from engines.near_names import did_you_mean
 from fpet_export import requests
 from fpet_export.cli import arguments
@@ -14,7 +16,7 @@ from fpet_export.steps.typed_graph import DEFAULT_CALIBRATION, OBSERVERS, SITES
 DEFAULTS: dict[str, object] = {
     "preset": "vit-linear",
     "keep": (),
-    "half": "fp16",
+    "half": precisions.FP16,
     "calibration": None,
     "images": None,
     "table": [],
@@ -31,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the typed graph")
     group.add_argument(
         "--io",
-        choices=("fp32", "typed", "uint8"),
-        default="fp32",
+        choices=get_args(precisions.InputOutput),
+        default=precisions.FP32,
         help="pixels and logits: float32, the graph's own type, or raw pixels (default: fp32)",
     )
     group.add_argument(
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--half",
-        choices=("fp16", "bf16"),
+        choices=precisions.HALVES,
         help="the type of what INT8 and FP8 leave alone (default: fp16)",
     )
     group = parser.add_argument_group("the calibration (INT8, FP8)")
@@ -110,8 +112,8 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     """Add `--precision` to a verb that exports first, and all that it takes."""
     parser.add_argument(
         "--precision",
-        choices=("fp32", *requests.PRECISIONS, requests.BEST),
-        default="fp32",
+        choices=(*precisions.PRECISIONS, requests.BEST),
+        default=precisions.FP32,
         help="type the graph (default: fp32); `best` measures what meets the limits",
     )
     add_arguments(parser)

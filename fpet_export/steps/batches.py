@@ -80,7 +80,7 @@ def how_to_export(path: Path, manifest: Manifest | None, low: int, high: int) ->
     wanted = f"--batch dyn:{low}-{high}"
     if manifest is None or manifest.form is None:
         return f"export its run with {wanted}"
-    then = "" if manifest.kind == "graph" and manifest.precision == "fp32" else (
+    then = "" if manifest.kind == "graph" and manifest.is_float32 else (
         ", then quantize and build what comes out as before"
     )  # fmt: skip
     if manifest.kind == "engine" and manifest.batch_range is not None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines import precisions
 from engines.errors import (
     BudgetError,
     ExportError,
@@ -92,7 +93,7 @@ def candidates(
     made: dict[str, Typed] = {}
     graphs: dict[str, Path] = {}
     for precision in _quantize.precisions_of(request, target):
-        if precision == "bf16" and "fp16" in made:
+        if precision == precisions.BF16 and precisions.FP16 in made:
             continue  # the same speed and fewer digits: it is for what float16 cannot hold
         recipe = _quantize.recipe_of(request, target, precision)
         try:
@@ -116,8 +117,8 @@ def candidates(
             force=request.force,
             command=request.command,
         )
-    if not {"fp16", "bf16"} & set(graphs):
-        graphs = {"fp32": onnx, **graphs}
+    if precisions.half_in(graphs) is None:
+        graphs = {precisions.FP32: onnx, **graphs}
     found = Candidates(graphs=graphs, made=made)
     if len(graphs) == 1:
         reporter.step("best", f"{found.baseline}: nothing else meets the limits on accuracy")
@@ -165,9 +166,9 @@ def require_runnable(onnx: Path, target: Target, request: Typing, reporter: Repo
     from engines.parity.outputs import runnable
 
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
-        problem = runnable(_built(onnx, target, Path(folder) / "fp32", request, reporter))
+        problem = runnable(_built(onnx, target, Path(folder) / precisions.FP32, request, reporter))
     if problem is not None:
-        named = next(name for name in target.precisions if name != "fp32")
+        named = next(name for name in target.precisions if name != precisions.FP32)
         raise MissingDependencyError(
             f"engines for {target.name} do not run here, so nothing can be measured: "
             f"{_engines.short_reason(problem)}",

@@ -25,7 +25,7 @@ def reference_with_margin(graph: Path, images: ImageSet | None = None) -> Refere
         images: What to run on; by default a few synthetic images.
     """
     expected, manifest = reference_of(graph, images), read_manifest(graph)
-    if manifest.precision != "fp32" or "match" not in manifest.probes:
+    if not manifest.is_float32 or "match" not in manifest.probes:
         return expected
     margin = evaluator_for(graph, manifest, expected.images).reference.outputs.margin
     outputs = dataclasses.replace(expected.outputs, margin=margin)

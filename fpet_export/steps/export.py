@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines import precisions
 from engines.errors import ParityError
 from engines.manifest import read_manifest, write_manifest
 from engines.parity import table as parity_table
 from engines.parity.rows import ParityTable, StageParity, failed_row, judge
 from engines.plurals import counted
 from fpet_export.reporter import Reporter
-from fpet_export.requests import BEST, INTEGERS, Exporting
+from fpet_export.requests import BEST, Exporting
 from fpet_export.steps import images as _images
 from fpet_export.steps import runs
 from fpet_export.steps import typed_graph as _quantize
@@ -157,12 +158,12 @@ def type_graphs(
     from calibration.evaluator import evaluator_for
     from fpet_export.steps import best
 
-    precisions = _quantize.precisions_of(request, target)
-    if not precisions:
-        return best.Candidates(graphs={"fp32": exported.path}, made={})
+    wanted = _quantize.precisions_of(request, target)
+    if not wanted:
+        return best.Candidates(graphs={precisions.FP32: exported.path}, made={})
     manifest = read_manifest(exported.path)
     images, table = started.check.images, None
-    if any(name in INTEGERS for name in precisions):
+    if any(name in precisions.QUANTIZED for name in wanted):
         state = _quantize.state_path(exported.path)
         table = _quantize.calibrated(
             exported.path, request, reporter, started.calibration, state=state
@@ -299,4 +300,4 @@ def _needs_ranges(request: Exporting) -> bool:
         for target in request.targets
         for name in _quantize.precisions_of(request, load_target(target))
     ]
-    return any(name in INTEGERS for name in names)
+    return any(name in precisions.QUANTIZED for name in names)

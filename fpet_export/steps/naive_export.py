@@ -15,7 +15,7 @@ import torch
 from calibration.graph_files import write_graph
 from calibration.quantize import recipe_for
 from calibration.recipe import typed_graph
-from engines import storage
+from engines import precisions, storage
 from engines.manifest import NO_TARGET, Manifest, TensorSpec, read_manifest, write_manifest
 from engines.targets import Target
 from fpet_export.graph import large_weights
@@ -79,7 +79,7 @@ def naive_export(
                     TensorSpec(name=OUTPUT, shape=(rows, model.spec.classes), dtype="float32"),
                 ),
                 batch_range=batch if isinstance(batch, tuple) else None,
-                precision="fp32",
+                precision=precisions.FP32,
                 opset=opset,
                 target=NO_TARGET,
                 companions=companions_of(temporary),
@@ -97,7 +97,7 @@ def in_half_precision(graph: Path, precision: str, target: Target) -> Path:
 
     Args:
         graph: From `naive_export`.
-        precision: "fp16" or "bf16".
+        precision: A half precision.
         target: Where both will run.
     """
     recipe = recipe_for(target, precision)

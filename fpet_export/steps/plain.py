@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from engines import precisions
 from engines.errors import UsageError
 from engines.manifest import (
     Manifest,
@@ -141,10 +142,10 @@ def describe(plain: Path) -> str:
 
 def _half(rival: Manifest, target: Target) -> str | None:
     """Return the half precision that a rival computes in; None for float32."""
-    if rival.precision in ("fp16", "bf16"):
+    if precisions.is_half(rival.precision):
         return rival.precision
-    if rival.precision in ("int8", "fp8"):
-        return next((half for half in ("fp16", "bf16") if half in target.precisions), None)
+    if rival.is_quantized:
+        return precisions.half_in(target.precisions)
     return None
 
 

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines import storage
+from engines import precisions, storage
 from engines.errors import InputError, UsageError
 from engines.manifest import Preprocessing, read_manifest
 from engines.plurals import counted
 from fpet_export.reporter import Reporter
-from fpet_export.requests import BEST, INTEGERS, PRECISIONS, Quantization, Typing
+from fpet_export.requests import BEST, Quantization, Typing
 from fpet_export.steps import images as _images
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Sources:
 
 def judges_accuracy(request: Typing) -> bool:
     """Say whether graphs are limited in, or chosen by, what they answer on the user's images."""
-    return request.precision in (*INTEGERS, BEST)
+    return request.precision in (*precisions.QUANTIZED, BEST)
 
 
 def sources(
@@ -245,9 +245,9 @@ def precisions_of(request: Typing, target: Target) -> tuple[str, ...]:
         UsageError: The target does not run it, or something was asked for that only INT8 and FP8
             have.
     """
-    if request.precision not in (*INTEGERS, BEST):
+    if request.precision not in (*precisions.QUANTIZED, BEST):
         _refuse_what_integers_have(request)
-    if request.precision == "fp32":
+    if request.precision == precisions.FP32:
         if request.io == "uint8":
             raise UsageError(
                 "--io belongs to a typed graph",
@@ -258,7 +258,7 @@ def precisions_of(request: Typing, target: Target) -> tuple[str, ...]:
     if request.precision != BEST:
         recipe_of(request, target, request.precision)
         return (request.precision,)
-    return tuple(name for name in PRECISIONS if name in target.precisions)
+    return tuple(name for name in precisions.TYPED if name in target.precisions)
 
 
 def _refuse_what_integers_have(request: Typing) -> None:
@@ -379,7 +379,7 @@ def refuse_overwrite(out: Path, precision: str, *, force: bool) -> None:
     from calibration.quantize import files_of
     from engines.manifest import refuse_shared_side_car
 
-    for file in files_of(out, quantizes=precision in INTEGERS):
+    for file in files_of(out, quantizes=precision in precisions.QUANTIZED):
         storage.refuse_overwrite(file, force=force)
     if out.suffix != ".onnx":
         raise UsageError(
@@ -392,18 +392,18 @@ def refuse_overwrite(out: Path, precision: str, *, force: bool) -> None:
 
 def graphs_of(onnx: Path, request: Typing) -> tuple[Path, ...]:
     """Return the graphs beside `onnx`, and itself, of which `--precision` builds one."""
-    if request.precision == "fp32":
+    if request.precision == precisions.FP32:
         return (onnx,)
     if request.precision == BEST:
-        return (onnx, *(typed_path(onnx, precision) for precision in PRECISIONS))
+        return (onnx, *(typed_path(onnx, precision) for precision in precisions.TYPED))
     return (typed_path(onnx, request.precision),)
 
 
 def refuse_all(onnx: Path, request: Typing) -> None:
     """Refuse to replace the typed graphs that `--precision` would write beside `onnx`."""
-    named = PRECISIONS if request.precision == BEST else (request.precision,)
+    named = precisions.TYPED if request.precision == BEST else (request.precision,)
     for precision in named:
-        if precision != "fp32":
+        if precision != precisions.FP32:
             refuse_overwrite(typed_path(onnx, precision), precision, force=request.force)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from engines.commands import command
 from engines.errors import UsageError
+from engines.precisions import FP32
 from fpet_export.reporter import Reporter
 from fpet_export.steps import export, next_commands, usable
 from fpet_export.tasks import by_task
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _OF_THE_GRAPHS = {
     "target": None,
-    "precision": "fp32",
+    "precision": FP32,
     "batch": 1,
     "input": "float32",
     "opset": None,

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from engines import storage
 from engines.engine import default_path, load_target
@@ -25,8 +25,8 @@ from engines.manifest import (
     read_manifest,
     write_manifest,
 )
+from engines.precisions import FP16, FP32, FactorName
 from engines.targets import Target
-from engines.tasks.delta import Half
 from engines.tasks.index import (
     FILE,
     Structure,
@@ -54,9 +54,9 @@ class TaskOptions:
 
     Attributes:
         target: What the shared graphs are written for; it decides their form, see docs/tasks.md.
-        precision: "fp16" types the graphs, and what tasks feed to them, in half precision; the
+        precision: FP16 types the graphs, and what tasks feed to them, in half precision; the
             match stays float32.
-        half: "fp16" keeps dense adapter factors in half precision; heads stay float32, and what a
+        half: FP16 keeps dense adapter factors in half precision; heads stay float32, and what a
             run stores in fewer bits stays as it is.
         batch: See `FreezeOptions.batch`.
         input: See `FreezeOptions.input`.
@@ -67,8 +67,8 @@ class TaskOptions:
     """
 
     target: str | Target = "cpu"
-    precision: Literal["fp32", "fp16"] = "fp32"
-    half: Half = "fp32"
+    precision: FactorName = FP32
+    half: FactorName = FP32
     batch: int | tuple[int, int] = 1
     input: Literal["float32", "uint8-nchw", "uint8-nhwc"] = "float32"
     opset: int | None = None
@@ -138,7 +138,7 @@ def _require_precision(options: TaskOptions) -> None:
     """Refuse a graph that its target would not run as it is typed."""
     place, precision = options.place, options.precision
     if precision not in place.precisions:
-        known = [name for name in place.precisions if name in ("fp32", "fp16")]
+        known = [name for name in place.precisions if name in get_args(FactorName)]
         raise UsageError(
             f"{place.name} runs no graph that is typed {precision}",
             where="--precision",
@@ -276,7 +276,7 @@ def write_graph(
     path = folder / f"{stem}.onnx"
     operators = to_onnx.to_onnx(frozen.module, path, opset=frozen.target.opset, last=promotion)
     manifest = _manifest(frozen, path, operators, promotion, options)
-    if options.precision == "fp16":
+    if options.precision == FP16:
         manifest = type_graph(path, manifest)
     manifest = write_manifest(path, manifest)
     stored_base = None

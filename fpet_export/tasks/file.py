@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from engines.manifest import Manifest, TaskFacts, TensorSpec, write_manifest
-from engines.tasks.delta import FloatArray, Half, write_delta
+from engines.precisions import FP16, FP32, FactorName
+from engines.tasks.delta import FloatArray, write_delta
 from engines.tasks.index import FOLDER, Task, store
 from fpet_export.model import cost
 from fpet_export.model.checkpoints import _records
@@ -25,7 +26,7 @@ def write_task(
     structure: int,
     graph: Manifest,
     backbone: str,
-    half: Half,
+    half: FactorName,
     labels: Sequence[str],
     file: str | None = None,
 ) -> Task:
@@ -64,7 +65,7 @@ def write_task(
         bits=found.bit,
         half=half,
     )
-    is_rounded = half == "fp16" and found.bit == 32
+    is_rounded = half == FP16 and found.bit == 32
     classes = run.model.spec.classes
     assert graph.model is not None
     manifest = dataclasses.replace(
@@ -90,7 +91,7 @@ def write_task(
         task=TaskFacts(
             name=name,
             backbone=backbone,
-            half="fp16" if is_rounded else "fp32",
+            half=FP16 if is_rounded else FP32,
             factor_error=_rounding(blocks) if is_rounded else 0.0,
         ),
         operators={},

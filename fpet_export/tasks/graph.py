@@ -16,6 +16,7 @@ from calibration.casts import cast_graph
 from calibration.graph_files import read_graph, write_graph
 from engines.errors import ExportError
 from engines.manifest import Manifest
+from engines.precisions import FP16, FP32
 from engines.tasks.inputs import TaskInput, assemble
 from fpet_export.graph.freeze import FrozenVit
 from fpet_export.graph.passes import Graph
@@ -116,13 +117,13 @@ def type_graph(path: Path, manifest: Manifest) -> Manifest:
     """
     graph = read_graph(path)
     tasks = [spec.name for spec in manifest.inputs[1:]]
-    cast_graph(graph, "fp16", io="fp32", typed_inputs=tasks)
+    cast_graph(graph, FP16, io=FP32, typed_inputs=tasks)
     operators = Counter(node.op for node in graph.nodes)
     dtypes = {tensor.name: np.dtype(tensor.dtype).name for tensor in graph.inputs}
     write_graph(graph, path)
     return dataclasses.replace(
         manifest,
-        precision="fp16",
+        precision=FP16,
         operators=dict(sorted(operators.items())),
         inputs=tuple(
             dataclasses.replace(spec, dtype=dtypes[spec.name]) for spec in manifest.inputs

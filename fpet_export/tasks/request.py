@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
+from engines.precisions import FP16, FP32, FactorName
 from fpet_export.reporter import Reporter
 from fpet_export.requests import (
     AllowFailed,
@@ -42,7 +43,7 @@ class TasksRequest(RunFacts, GraphInput, TaskImages, AllowFailed, Writing):
         drop: Tasks to take out of a folder that exists.
         target: Where the graph will run; None is "cpu".
         precision: Type of the shared graph, and of what tasks feed to it.
-        half: "fp16" keeps dense adapter factors in it; None in float32.
+        half: FP16 keeps dense adapter factors in it; None in float32.
     """
 
     out: Path
@@ -52,10 +53,10 @@ class TasksRequest(RunFacts, GraphInput, TaskImages, AllowFailed, Writing):
     new_graph: bool = False
     drop: tuple[str, ...] | None = None
     target: str | None = None
-    precision: Literal["fp32", "fp16"] = dataclasses.field(
-        default="fp32", metadata={"choices": ("fp32", "fp16")}
+    precision: FactorName = dataclasses.field(
+        default=FP32, metadata={"choices": get_args(FactorName)}
     )
-    half: Literal["fp16"] | None = dataclasses.field(default=None, metadata={"choices": ("fp16",)})
+    half: FactorName | None = dataclasses.field(default=None, metadata={"choices": (FP16,)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,7 +131,7 @@ def prepare(
     how = TaskOptions(
         target=request.target or "cpu",
         precision=request.precision,
-        half=request.half or "fp32",
+        half=request.half or FP32,
         batch=request.batch,
         input=request.input_kind,
         opset=request.opset,

@@ -22,6 +22,7 @@ from engines.parity.gates import Gates, gates_of
 from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import engine_outputs
 from engines.parity.rows import ParityTable, StageParity, failed_row, joined, judge
+from engines.precisions import FP16, FP32
 from engines.tasks.index import read_index
 from engines.tasks.open_tasks import TaskSet
 from fpet_export.stages import Adapted
@@ -153,8 +154,8 @@ def _failed(name: str, images: ImageSet, error: ParityError) -> TaskParity:
 
 def _gates(shared: Manifest, options: TaskOptions, run: Adapted) -> Gates:
     """Return what half precision, of the graph or of the factors, must keep."""
-    is_half = shared.precision == "fp16" or (options.half == "fp16" and run.checkpoint.bit == 32)
-    return gates_of("fp16" if is_half else "fp32")
+    is_half = shared.precision == FP16 or (options.half == FP16 and run.checkpoint.bit == 32)
+    return gates_of(FP16 if is_half else FP32)
 
 
 def _single_outputs(run: Adapted, images: ImageSet, options: TaskOptions) -> ModelOutputs:

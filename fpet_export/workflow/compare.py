@@ -18,6 +18,7 @@ from engines.parity.gates import gates_of
 from engines.parity.outputs import Progress, manifest_of, outputs_of, preprocessing_of, tokens_of
 from engines.parity.rounding import rounding_in
 from engines.parity.rows import ParityTable, judge
+from engines.precisions import FP16
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import CheckImages, RunFacts, Writing
 from fpet_export.steps import export, runs, task_names
@@ -196,7 +197,7 @@ def _reference(
 
             return _Reference(outputs=verify.begin(adapted, images, progress=advance))
         manifest, evaluator = manifest_of(path), None
-        if manifest.kind == "graph" and manifest.precision == "fp32":
+        if manifest.kind == "graph" and manifest.is_float32:
             from calibration.evaluator import evaluator_for
 
             evaluator = evaluator_for(path, manifest, images, progress=advance)
@@ -219,7 +220,7 @@ def _row(
     """
     manifest = manifest_of(path)
     gates = gates_of(manifest.precision, rounding=rounding_in(manifest.parity))
-    if manifest.kind == "graph" and manifest.precision != "fp32":
+    if manifest.kind == "graph" and not manifest.is_float32:
         actual = _typed_outputs(path, reference, advance)
         if actual.score_error is None:
             gates = dataclasses.replace(gates, margin=math.inf)
@@ -238,8 +239,8 @@ def _task_row(
 
     manifest = task_manifest(folder, name)
     _require_classes(manifest, name, reference)
-    is_half = manifest.task is not None and manifest.task.half == "fp16"
-    gates = gates_of("fp16" if is_half else manifest.precision)
+    is_half = manifest.task is not None and manifest.task.half == FP16
+    gates = gates_of(FP16 if is_half else manifest.precision)
     if relative is not None:
         gates = dataclasses.replace(gates, relative=relative)
     outputs = task_outputs(folder, name, reference.outputs.images.pixels, progress=advance)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines.commands import command
 from engines.manifest import Manifest
+from engines.precisions import FP16
 from fpet_export.reporter import Reporter
 from fpet_export.steps import next_commands
 
@@ -229,7 +230,7 @@ def _row(task: TaskFacts) -> tuple[str, ...]:
         return "–" if value is None else f"{value:.1e}"
 
     merges = "no" if task.merge_block is None else f"after {task.merge_block}"
-    bits = "32 → 16" if task.half == "fp16" else said(task.bits)
+    bits = "32 → 16" if task.half == FP16 else said(task.bits)
     verdict = "" if task.passed else " drifts"
     return (
         task.name, task.method, bits, said(task.rank), str(task.classes), merges,

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from engines import precisions
 from engines.errors import InputError, UsageError
 from engines.manifest import Manifest, read_manifest
 from engines.parity.rows import ParityTable
+from engines.precisions import QUANTIZED
 from engines.targets._lookup import load_target
 from fpet_export.reporter import SILENT, Reporter
-from fpet_export.requests import BEST, INTEGERS, PRECISIONS, AllowFailed, AllowForm, Typing
+from fpet_export.requests import BEST, AllowFailed, AllowForm, Typing
 from fpet_export.steps import images as check_images
 from fpet_export.steps import next_commands, typed_graph, usable
 
@@ -38,8 +40,8 @@ class QuantizeRequest(Typing, AllowFailed, AllowForm):
     """
 
     onnx: Path
-    precision: Literal["fp16", "bf16", "int8", "fp8", "best"] = dataclasses.field(
-        metadata={"choices": (*PRECISIONS, BEST)}
+    precision: precisions.TypedName | Literal["best"] = dataclasses.field(
+        metadata={"choices": (*precisions.TYPED, BEST)}
     )
     target: str | None = None
     out: Path | None = None
@@ -99,7 +101,7 @@ def quantize(request: QuantizeRequest, reporter: Reporter = SILENT) -> Quantized
     target = load_target(request.target or manifest.target)
     usable.require(request.onnx, manifest, request, reporter)
     usable.require_form(request.onnx, manifest, target, request, reporter)
-    precisions = typed_graph.precisions_of(request, target)
+    wanted = typed_graph.precisions_of(request, target)
     best = request.precision == BEST
     if best and request.out is not None:
         raise UsageError(
@@ -111,10 +113,10 @@ def quantize(request: QuantizeRequest, reporter: Reporter = SILENT) -> Quantized
         from fpet_export.steps import best as _best
 
         _best.require_runnable(request.onnx, target, request, reporter)
-    outs = [request.out or typed_graph.typed_path(request.onnx, name) for name in precisions]
-    for out, name in zip(outs, precisions, strict=True):
+    outs = [request.out or typed_graph.typed_path(request.onnx, name) for name in wanted]
+    for out, name in zip(outs, wanted, strict=True):
         typed_graph.refuse_overwrite(out, name, force=request.force)
-    evaluator, table = _prepared(request, reporter, manifest, precisions, outs[-1])
+    evaluator, table = _prepared(request, reporter, manifest, wanted, outs[-1])
     if best:
         return _fastest(request, reporter, target, evaluator, table)
     return _one(request, reporter, target, evaluator, table, outs[0])
@@ -126,7 +128,7 @@ def _float32_manifest(onnx: Path) -> Manifest:
 
     preprocessing_of(onnx)
     manifest = read_manifest(onnx)
-    if manifest.kind != "graph" or manifest.precision != "fp32":
+    if manifest.kind != "graph" or not manifest.is_float32:
         raise InputError(
             f"this {manifest.kind} is {manifest.precision} already: a typed graph is made from a "
             "float32 one",
@@ -140,7 +142,7 @@ def _prepared(
     request: QuantizeRequest,
     reporter: Reporter,
     manifest: Manifest,
-    precisions: tuple[str, ...],
+    wanted: tuple[str, ...],
     out: Path,
 ) -> tuple[GraphEvaluator, CalibrationTable | None]:
     """Calibrate where a precision needs it, and run the float32 graph over the check's images."""
@@ -148,7 +150,7 @@ def _prepared(
     from fpet_export.steps.verify import DEFAULT_IMAGES
 
     assert manifest.preprocessing is not None
-    needs = any(name in INTEGERS for name in precisions)
+    needs = any(name in QUANTIZED for name in wanted)
     count = None if manifest.model is None else manifest.model.classes
     known = check_images.known_classes(count, request.labels, [manifest])
     found = typed_graph.sources(

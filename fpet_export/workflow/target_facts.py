@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from engines.precisions import FP8
 from engines.targets import Device, Peaks, Target
 
 _UNKNOWN = "–"
@@ -92,7 +93,7 @@ def _peaks(peaks: Peaks, precisions: Sequence[str]) -> str:
         f"FP16 {_number(peaks.fp16_tflops)} TFLOPS" + _narrow(peaks.fp16_narrow_tflops),
         f"INT8 {_number(peaks.int8_tops)} TOPS",
     ]
-    if "fp8" in precisions:
+    if FP8 in precisions:
         parts.append(f"FP8 {_number(peaks.fp8_tflops)} TFLOPS" + _narrow(peaks.fp8_narrow_tflops))
     return ", ".join([*parts, f"{_number(peaks.bandwidth_gb_s)} GB/s"])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.commands import command
+from engines.precisions import FP16
 from engines.targets import Device, Target, _lookup
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Request
@@ -133,9 +134,7 @@ def _an_example(listed: Sequence[Entry]) -> str:
 
 def _trial(target: Target) -> str:
     """Return how to try a target with random weights, before there is a run."""
-    half = (
-        ["--precision", "fp16"] if target.suffix == ".plan" and "fp16" in target.precisions else []
-    )
+    half = ["--precision", FP16] if target.suffix == ".plan" and FP16 in target.precisions else []
     out = next_commands.free(Path("trial"))
     return command("export", _TRIAL, "--target", target.name, *half, "-o", out)
 

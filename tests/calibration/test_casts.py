@@ -11,10 +11,11 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from calibration.casts import PIXEL_SCALE, Precision, cast_graph, float32_island
+from calibration.casts import PIXEL_SCALE, cast_graph, float32_island
 from calibration.emulate import emulate_bfloat16
 from calibration.graph_files import Graph, read_graph, write_graph
 from engines.errors import ExportError, UsageError
+from engines.precisions import HalfName
 from tests.calibration.exports import (
     MERGE_BLOCK,
     SIDE,
@@ -37,7 +38,7 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-def typed(path: Path, precision: Precision = "fp16", io: Any = "fp32") -> Graph:
+def typed(path: Path, precision: HalfName = "fp16", io: Any = "fp32") -> Graph:
     graph = read_graph(path)
     cast_graph(graph, precision, io=io)
     return graph
@@ -71,7 +72,7 @@ def types_of(model: onnx.ModelProto) -> dict[str, int]:
 @pytest.mark.parametrize("io", ["fp32", "typed", "uint8"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_the_types_are_what_onnx_infers(
-    variant: dict[str, Any], io: str, precision: Precision, exports: Exports, tmp_path: Path
+    variant: dict[str, Any], io: str, precision: HalfName, exports: Exports, tmp_path: Path
 ) -> None:
     graph = typed(exports(**variant), precision, io)
     stated = {
@@ -88,7 +89,7 @@ def test_the_types_are_what_onnx_infers(
 @PRECISIONS
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_no_node_reads_two_float_types(
-    variant: dict[str, Any], precision: Precision, exports: Exports
+    variant: dict[str, Any], precision: HalfName, exports: Exports
 ) -> None:
     floats = {np.dtype(np.float32), *HALVES.values()}
     graph = typed(exports(**variant), precision)
@@ -120,7 +121,7 @@ def test_without_a_merge_there_is_no_island(exports: Exports) -> None:
 
 
 @PRECISIONS
-def test_casts_stand_only_at_the_borders(precision: Precision, merged: Path) -> None:
+def test_casts_stand_only_at_the_borders(precision: HalfName, merged: Path) -> None:
     graph = typed(merged, precision)
     casts = {
         node.name: (node.inputs[0].dtype.name, node.outputs[0].dtype.name)
@@ -149,7 +150,7 @@ def test_casts_stand_only_at_the_borders(precision: Precision, merged: Path) -> 
     [("fp32", "float32", "float32"), ("typed", None, None), ("uint8", "uint8", "float32")],
 )
 def test_io_decides_the_types_of_pixels_and_logits(
-    io: str, pixels: str | None, logits: str | None, precision: Precision, merged: Path
+    io: str, pixels: str | None, logits: str | None, precision: HalfName, merged: Path
 ) -> None:
     graph = typed(merged, precision, io)
     (taken,), (given,) = graph.inputs, graph.outputs
@@ -220,7 +221,7 @@ def test_raw_pixels_keep_the_digits_of_the_embedding(input: str, exports: Export
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize(("precision", "limit"), [("fp16", 1e-2), ("bf16", 8e-2)])
 def test_the_logits_are_those_of_float32(
-    variant: dict[str, Any], precision: Precision, limit: float, exports: Exports, tmp_path: Path
+    variant: dict[str, Any], precision: HalfName, limit: float, exports: Exports, tmp_path: Path
 ) -> None:
     path = exports(**variant)
     feed = feed_of(path, images_of(8))

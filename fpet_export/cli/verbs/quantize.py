@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from engines import precisions
 from fpet_export import requests
 from fpet_export.cli import arguments, quantize_arguments
 from fpet_export.cli.verbs import Outcome
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         required=True,
-        choices=(*requests.PRECISIONS, requests.BEST),
+        choices=(*precisions.TYPED, requests.BEST),
         help="what to write",
     )
     parser.add_argument("--target", help="where it will run (default: what it was exported for)")

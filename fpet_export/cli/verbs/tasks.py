@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
+from engines import precisions
 from fpet_export.cli import arguments
 from fpet_export.cli.verbs import Outcome
 from fpet_export.reporter import Reporter
@@ -56,13 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "fp16"),
-        default="fp32",
+        choices=get_args(precisions.FactorName),
+        default=precisions.FP32,
         help="type of the shared graph, and of what tasks feed to it (default: fp32)",
     )
     parser.add_argument(
         "--half",
-        choices=("fp16",),
+        choices=(precisions.FP16,),
         help="keep dense adapter factors in float16; their error is measured and recorded",
     )
     arguments.add_failed(parser)
