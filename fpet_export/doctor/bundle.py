@@ -160,8 +160,11 @@ def _target_here(findings: Findings, unpacked: Unpacked, board: Board | None) ->
     what = f"the bundle is for {target.name}, this is {board.target}"
     other = _other_target(unpacked, board.target)
     if other is None:
-        again = export_command(unpacked.manifest, known_target(board.target))
-        mend = f"on the workstation: {again}"
+        here = known_target(board.target)
+        if here.release is not None and here.release.refusal:
+            what, mend = f"{what}: {here.release.refusal}", "update JetPack"
+        else:
+            mend = f"on the workstation: {export_command(unpacked.manifest, here)}"
         findings.gap("fits", what, mend, needed=True)
     else:
         mend = (

@@ -251,6 +251,26 @@ def test_a_release_that_nothing_is_built_for_stops(jetson: FakeBoard) -> None:
     assert "update JetPack" in done.err
 
 
+def test_an_old_jetpack_is_told_of_a_module_that_is_not_known(jetson: FakeBoard) -> None:
+    jetson.write("proc/device-tree/compatible", "nvidia,p3668-0001\0nvidia,tegra194\0")
+    jetson.write("etc/nv_tegra_release", "# R35 (release), REVISION: 4.1\n")
+
+    done = call("doctor", "--json")
+
+    assert done.code == 4
+    words = "JetPack 5.1.2 has TensorRT 8.5: JetPack 6.1 or later (TensorRT 10.3) is needed"
+    assert words in done.err
+
+
+def test_an_installed_tensorrt_8_is_told(jetson: FakeBoard) -> None:
+    jetson.versions["tensorrt"] = "8.6.2"
+
+    done = call("doctor", "--json")
+
+    problems = [one["what"] for one in done.document()["problems"] if one["name"] == "tensorrt"]
+    assert "JetPack 6.1 or later (TensorRT 10.3) is needed" in problems[0]
+
+
 def test_a_tensorrt_of_another_release_is_named(jetson: FakeBoard) -> None:
     jetson.versions["tensorrt"] = "10.16.2"
 
@@ -384,19 +404,34 @@ def test_a_graph_for_another_board_is_built_for_this_one(
     assert "python3 agent.pyz build --target jetson-orin-nano-8gb@jp6.2" in done.err
 
 
-def test_a_graph_that_this_board_cannot_read_is_exported_again(
-    graph: Path, exported: Exported, jetson: FakeBoard, tmp_path: Path
+def test_a_bundle_for_another_board_says_that_this_one_is_too_old(
+    graph: Path, jetson: FakeBoard, tmp_path: Path
 ) -> None:
-    out = tmp_path / "newer"
-    assert call("export", *exported.words, "--target", "rtx", "-o", out).code == 0
-    folder = unpacked(out / "model.onnx", "jetson-thor-t5000@jp7.2", tmp_path)
+    folder = unpacked(graph, "jetson-agx-orin-64gb@jp6.2", tmp_path)
     jetson.write("etc/nv_tegra_release", "# R36 (release), REVISION: 3.0\n")  # JetPack 6.0
 
     done = call("doctor", "--bundle", folder, "--json")
 
     assert done.code == 4
     assert done.document()["bundle"]["fits"] is False
-    assert "--target jetson-orin-nano-8gb@jp6.0 -o " in done.err
+    fits = next(one for one in done.document()["problems"] if one["name"] == "fits")
+    assert fits["what"].endswith("JetPack 6.1 or later (TensorRT 10.3) is needed")
+    assert fits["mend"] == "update JetPack"
+
+
+def test_a_graph_that_this_board_cannot_read_is_exported_again(
+    exported: Exported, jetson: FakeBoard, tmp_path: Path
+) -> None:
+    target, out = "jetson-thor-t5000@jp7.2", tmp_path / "newer"
+    words = ("--target", target, "--opset", "22", "-o", out)
+    assert call("export", *exported.words, *words).code == 0
+    folder = unpacked(out / "model.onnx", target, tmp_path)
+
+    done = call("doctor", "--bundle", folder, "--json")
+
+    assert done.code == 4
+    assert done.document()["bundle"]["fits"] is False
+    assert "--target jetson-orin-nano-8gb@jp6.2 -o " in done.err
 
 
 def test_a_board_s_bundle_is_not_for_a_workstation(graph: Path, tmp_path: Path) -> None:
