@@ -1,0 +1,276 @@
+"""Python calls give what the command line gives, and refuse what it refuses."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fpet_export
+from engines.errors import FpetError
+from engines.parity.finite import json_ready
+from fpet_export.cli.main import build_parser, parsers_of_verbs
+from fpet_export.reporter import Silent
+from fpet_export.requests import Request
+from tests.fpet_export.command_line import Exported, call, pixels_of, write_images
+from tests.fpet_export.tasks.task_files import TaskFiles
+
+REQUESTS = {
+    "bench": "workflow.bench.BenchRequest",
+    "build": "workflow.build.BuildRequest",
+    "bundle": "tasks.bundle.BundleRequest",
+    "check": "workflow.check.CheckRequest",
+    "compare": "workflow.compare.CompareRequest",
+    "deploy": "workflow.deploy.DeployRequest",
+    "doctor": "doctor.diagnose.DoctorRequest",
+    "export": "workflow.export.ExportRequest",
+    "inspect": "workflow.inspect.InspectRequest",
+    "predict": "workflow.predict.PredictRequest",
+    "quantize": "workflow.quantize.QuantizeRequest",
+    "show": "workflow.show.ShowRequest",
+    "sign": "workflow.signing.SignRequest",
+    "targets": "workflow.targets.TargetsRequest",
+    "tasks": "tasks.request.TasksRequest",
+    "triton": "triton.write.TritonRequest",
+    "verify": "workflow.signing.VerifyRequest",
+}
+SAID_OTHERWISE = {"json", "quiet", "verbose", "help", "print_trtexec"}
+"""Options of the command line alone; the line of trtexec is a function of its own."""
+
+
+def request_of(verb: str) -> type[Request]:
+    module, _, name = REQUESTS[verb].rpartition(".")
+    found: type[Request] = getattr(importlib.import_module(f"fpet_export.{module}"), name)
+    return found
+
+
+def plain(value: object) -> object:
+    """Return a default as both sides say it: what holds nothing is the same."""
+    return None if value in (None, (), [], {}) else value
+
+
+def default_of(field: dataclasses.Field[Any]) -> object:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def test_every_verb_has_its_request() -> None:
+    assert set(REQUESTS) == set(parsers_of_verbs(build_parser()))
+
+
+@pytest.mark.parametrize("verb", sorted(REQUESTS))
+def test_a_request_has_the_names_and_defaults_of_its_options(verb: str) -> None:
+    actions = {one.dest: one for one in parsers_of_verbs(build_parser())[verb]._actions}
+    options = {name: one for name, one in actions.items() if name not in SAID_OTHERWISE}
+    fields = {one.name: one for one in dataclasses.fields(request_of(verb))}
+    fields.pop("command")
+
+    assert set(fields) == set(options)
+    for name, option in options.items():
+        assert plain(default_of(fields[name])) == plain(option.default), name
+        is_required = option.required and option.nargs not in (argparse.ZERO_OR_MORE, "?")
+        has_none = fields[name].default is dataclasses.MISSING
+        assert is_required == (has_none and fields[name].default_factory is dataclasses.MISSING)
+
+
+class Ear(Silent):
+    """Remembers the names of the steps."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def step(self, name: str, text: str, *, passed: bool | None = True) -> None:
+        self.heard.append(name)
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return TaskFiles(tmp_path_factory.mktemp("tasks")).out
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"), pixels_of(1))[0]
+
+
+def document_of(result: Any) -> Any:
+    """Return a result as one reads it back from the JSON that the command line prints."""
+    text = json.dumps(json_ready(result.to_json()), default=str, allow_nan=False)
+    return json.loads(text)
+
+
+def refusal(words: tuple[object, ...], function: Callable[[], object]) -> str:
+    """Return what both refuse; it fails where they do not refuse the same."""
+    told = call(*words, "--json").error()
+    with pytest.raises(FpetError) as caught:
+        function()
+    error = caught.value
+    said = {"what": error.what, "where": error.where, "fix": error.fix}
+    assert told == {"class": type(error).__name__, "exit_code": error.exit_code, **said}
+    return error.what
+
+
+def test_compare(exported: Exported) -> None:
+    run, _, backbone = exported.words
+
+    found = fpet_export.compare(Path(run), exported.graph, backbone=backbone, limit=2)
+
+    words = ("compare", run, exported.graph, "--backbone", backbone, "--limit", 2)
+    assert document_of(found) == call(*words, "--json").document()
+    assert found.out is None
+    what = refusal(("compare", run), lambda: fpet_export.compare(run))
+    assert what == "only one artefact was given"
+    what = refusal(
+        ("compare", exported.graph, exported.graph, "--heads", 3),
+        lambda: fpet_export.compare(exported.graph, exported.graph, heads=3),
+    )
+    assert "--heads describes a run" in what
+
+
+def test_predict(exported: Exported, image: Path, tasks: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+
+    found = fpet_export.predict(exported.graph, image, top=2)
+    with_bad = fpet_export.predict(exported.graph, image, bad, top=2, skip_bad=True)
+
+    assert (
+        document_of(found)
+        == call("predict", exported.graph, image, "--top", 2, "--json").document()
+    )
+    assert found.unreadable == ()
+    assert len(found.predictions[0].classes) == 2
+    assert with_bad.predictions == found.predictions
+    assert [Path(name).name for name in with_bad.unreadable] == ["bad.png"]
+    refusal(("predict", exported.graph, image, bad),
+            lambda: fpet_export.predict(exported.graph, image, bad))  # fmt: skip
+    what = refusal(("predict", tasks, image), lambda: fpet_export.predict(tasks, image))
+    assert "one, two" in what
+
+
+def test_inspect(exported: Exported, tasks: Path) -> None:
+    run, _, backbone = exported.words
+
+    of_run = fpet_export.inspect(run, backbone=backbone)
+    of_tasks = fpet_export.inspect(tasks)
+
+    document = call("inspect", run, "--backbone", backbone, "--json").document()
+    assert {**of_run.to_json(), "facts": None} == {**document, "facts": None}
+    assert set(of_run.to_json()["facts"]) == set(document["facts"])
+    assert document_of(of_tasks) == call("inspect", tasks, "--json").document()
+    refusal(("inspect", run, "--backbone", backbone, "--method", "adaptformer"),
+            lambda: fpet_export.inspect(run, backbone=backbone, method="adaptformer"))  # fmt: skip
+
+
+def test_show(exported: Exported, image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "merge.png"
+
+    found = fpet_export.show(exported.graph, out, image=image)
+
+    again = call("show", exported.graph, image, "-o", out, "--force", "--json").document()
+    assert document_of(found) == again
+    what = refusal(
+        ("show", exported.graph, "-o", tmp_path / "other.png"),
+        lambda: fpet_export.show(exported.graph, tmp_path / "other.png"),
+    )
+    assert "none was given" in what
+
+
+def test_bundle_check_and_verify(exported: Exported, tmp_path: Path) -> None:
+    archive, folder = tmp_path / "model.bundle.tar", tmp_path / "board"
+
+    bundled = fpet_export.bundle(exported.graph, out=archive)
+    again = call("bundle", exported.graph, "-o", archive, "--force", "--json").document()
+    verified = fpet_export.verify(archive, unpack=folder)
+    engine = fpet_export.build(folder / "model.onnx", target="cpu")
+
+    assert document_of(bundled) == again
+    assert verified.artefact == folder / "model.onnx"
+    checked = fpet_export.check(engine.engine)  # type: ignore[union-attr]
+    words = ("check", engine.engine, "--json")  # type: ignore[union-attr]
+    assert document_of(checked) == call(*words).document()
+    what = refusal(
+        ("verify", exported.graph, "--identity", "me"),
+        lambda: fpet_export.verify(exported.graph, identity="me"),
+    )
+    assert what == "--identity requires --signers"
+    what = refusal(
+        ("bundle", exported.graph, "-o", tmp_path / "model.tar"),
+        lambda: fpet_export.bundle(exported.graph, out=tmp_path / "model.tar"),
+    )
+    assert "is not the name of a bundle" in what
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+def test_sign(exported: Exported, tmp_path: Path) -> None:
+    graph, key = exported.copy(tmp_path / "copy"), tmp_path / "key"
+    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)]
+    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+
+    signed = fpet_export.sign(graph, key)
+
+    assert signed.signature.is_file()
+    again = call("sign", graph, "--key", key, "--force", "--json").document()
+    assert again == document_of(signed)
+
+
+def test_write_triton(exported: Exported, tasks: Path, tmp_path: Path) -> None:
+    out = tmp_path / "models"
+
+    one = fpet_export.write_triton(exported.graph, out, instances=2)
+    many = fpet_export.write_triton(tasks, tmp_path / "tasks")
+
+    words = ("triton", exported.graph, "-o", out, "--instances", 2, "--force", "--json")
+    assert document_of(one) == call(*words).document()
+    again = call("triton", tasks, "-o", tmp_path / "tasks", "--force", "--json").document()
+    assert document_of(many) == again
+    with pytest.raises(FpetError, match="both were asked for"):
+        fpet_export.write_triton(exported.graph, tmp_path / "both", cpu=True, gpus=(0,))
+    with pytest.raises(FpetError, match="not a whole number from 1"):
+        fpet_export.write_triton(exported.graph, tmp_path / "none", instances=0)
+    assert not (tmp_path / "both").exists()
+
+
+def test_export_tasks(exported: Exported, tmp_path: Path) -> None:
+    run, _, backbone = exported.words
+    out, ear = tmp_path / "tasks", Ear()
+
+    found = fpet_export.export_tasks(
+        f"one={run}", out=out, backbone=backbone, limit=1, reporter=ear
+    )
+    dropped = refusal(
+        ("tasks", "-o", out, "--drop", "two"),
+        lambda: fpet_export.export_tasks(out=out, drop=("two",)),
+    )
+
+    assert found.index.names == ("one",)
+    assert [one.name for one in found.found] == ["one"]
+    assert set(found.to_json()) == {"folder", "index", "parity"}
+    assert {"backbone", "graph", "one"} <= set(ear.heard)
+    assert "'two' is not one of the tasks one" in dropped
+
+
+def test_diagnose_and_targets() -> None:
+    found = fpet_export.diagnose()
+    one = fpet_export.targets("rtx")
+
+    document = call("doctor", "--json").document()
+    assert set(found.to_json()) == set(document)
+    assert found.exit_code == 0
+    assert document_of(one) == call("targets", "rtx", "--json").document()
+    assert document_of(fpet_export.targets()) == call("targets", "--json").document()
+    refusal(("targets", "rtx4090"), lambda: fpet_export.targets("rtx4090"))
+
+
+def test_a_setting_that_is_none_is_refused(exported: Exported, image: Path) -> None:
+    with pytest.raises(TypeError, match="tops"):
+        fpet_export.predict(exported.graph, image, tops=3)
