@@ -20,7 +20,7 @@ TEST_SIZE := 3.1 GB are downloaded, 6.5 GB on disk
 DIGITS := examples/digits
 PACKAGES := fpet_export calibration engines benchmarks
 
-.PHONY: help demo test test-slow test-arm64 crosscheck pictures lint types imports format clean
+.PHONY: help demo test test-slow test-arm64 crosscheck pictures architecture lint types imports format clean
 
 help:
 	@echo "make demo        deploy the example run, then a full-size ViT-B/16:"
@@ -31,6 +31,7 @@ help:
 	@echo "                 (a quarter of an hour, as root, with apt)"
 	@echo "make crosscheck  our INT8 and FP8 beside ONNX Runtime's and ModelOpt's (an hour)"
 	@echo "make pictures    draw docs/merge.png anew, with the example run"
+	@echo "make architecture  draw docs/architecture.svg anew, from the imports"
 	@echo "make format      write the code as the formatter wants it"
 	@echo "make clean       remove $(OUT)/ and the caches (the environment stays)"
 
@@ -62,6 +63,10 @@ pictures: $(VENV)/.demo
 	  -o $(OUT)/pictures --force
 	$(BIN)/fpet-export show $(OUT)/pictures/model.onnx $(DIGITS)/images/test_009_six.png \
 	  -o docs/merge.png --force
+
+# The picture of docs/architecture.md: run it after a folder or an import between folders is new.
+architecture: $(VENV)/.test
+	$(BIN)/python -m docs.draw_architecture
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
