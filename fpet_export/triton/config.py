@@ -1,7 +1,7 @@
 """The text of `config.pbtxt`: what Triton Inference Server must know to serve one artefact.
 
 The message is `ModelConfig` of `model_config.proto` (triton-inference-server/common); the rules of
-batching are those of the server's guide, `docs/user_guide/model_configuration.md`.
+batching are those of the page model_configuration.md in the server's user guide.
 """
 
 from __future__ import annotations
