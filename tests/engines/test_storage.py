@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import pytest
 
 from engines import storage
@@ -82,3 +86,121 @@ def test_overwriting_needs_force(tmp_path: Path) -> None:
     assert "--force" in caught.value.fix
     storage.refuse_overwrite(path, force=True)
     storage.refuse_overwrite(tmp_path / "other", force=False)
+
+
+# What was hashed before
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files whose bytes are read for a hash; every size counts as large."""
+    read: list[str] = []
+    real = storage._digest
+
+    def digest(file: BinaryIO) -> str:
+        read.append(Path(file.name).name)
+        return real(file)
+
+    monkeypatch.setattr(storage, "_REMEMBERED_BYTES", 0)
+    monkeypatch.setattr(storage, "_known", {})
+    monkeypatch.setattr(storage, "_digest", digest)
+    return read
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_is_read_for_its_hash_once(tmp_path: Path, hashed: list[str]) -> None:
+    path = tmp_path / "a.bin"
+    with storage.atomic_path(path) as temporary:
+        temporary.write_bytes(b"first")
+        assert storage.sha256_of(temporary) == sha256(b"first")
+    assert storage.sha256_of(path) == sha256(b"first")
+    assert storage.sha256_of(tmp_path / "." / "a.bin") == sha256(b"first")
+    assert hashed == ["a.bin"]
+
+
+def _overwrite(path: Path) -> None:
+    with path.open("rb+") as file:
+        file.write(b"OTHER")
+
+
+def _overwrite_and_set_the_time_back(path: Path) -> None:
+    before = path.stat()
+    _overwrite(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def _replace(path: Path) -> None:
+    other = path.with_name("b.bin")
+    other.write_bytes(b"OTHER")
+    other.replace(path)
+
+
+def _replace_atomically(path: Path) -> None:
+    storage.write_bytes(path, b"OTHER")
+
+
+def _map(path: Path) -> None:
+    np.memmap(path, np.uint8, "r+")[:] = np.frombuffer(b"OTHER", np.uint8)
+
+
+@pytest.mark.parametrize(
+    "change", [_overwrite, _overwrite_and_set_the_time_back, _replace, _replace_atomically, _map]
+)
+def test_a_file_that_changed_is_hashed_again(
+    change: Callable[[Path], None], tmp_path: Path, hashed: list[str]
+) -> None:
+    """At once and with as many bytes: only the time of the change says so."""
+    path = tmp_path / "a.bin"
+    storage.write_bytes(path, b"first")
+    assert storage.sha256_of(path) == sha256(b"first")
+    change(path)
+    assert storage.sha256_of(path) == sha256(b"OTHER")
+    assert len(hashed) == 2
+
+
+def test_what_changes_while_it_is_hashed_is_not_remembered(
+    tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"first")
+    real = storage._digest
+
+    def changing(file: BinaryIO) -> str:
+        found = real(file)
+        _overwrite(path)
+        return found
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(storage, "_digest", changing)
+        storage.sha256_of(path)
+    assert storage.sha256_of(path) == sha256(b"OTHER")
+
+
+def test_what_changed_before_its_rename_is_hashed_again(tmp_path: Path, hashed: list[str]) -> None:
+    path = tmp_path / "a.bin"
+    with storage.atomic_path(path) as temporary:
+        temporary.write_bytes(b"first")
+        storage.sha256_of(temporary)
+        _overwrite_and_set_the_time_back(temporary)
+    assert storage.sha256_of(path) == sha256(b"OTHER")
+
+
+@pytest.mark.parametrize("changed_ns", [1_700_000_000_000_000_000, 2**62])
+def test_without_a_fine_time_of_the_past_nothing_is_remembered(changed_ns: int) -> None:
+    """Whole seconds hide a change within one; a clock ahead of ours says nothing of ours."""
+    stamp = storage._Stamp(1, 2, 3, modified_ns=4, changed_ns=changed_ns)
+    assert not storage._settle(stamp)
+
+
+def test_a_small_file_is_hashed_each_time(
+    tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_REMEMBERED_BYTES", 6)
+    (tmp_path / "a.bin").write_bytes(b"small")
+    storage.sha256_of(tmp_path / "a.bin")
+    storage.sha256_of(tmp_path / "a.bin")
+    assert len(hashed) == 2
