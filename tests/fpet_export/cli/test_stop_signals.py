@@ -157,16 +157,15 @@ def test_the_agent_heeds_it_too(tmp_path: Path) -> None:
 def stopped_while_it_loads(
     name: str, folder: Path, program: str, *words: str, swallowed: bool = False
 ) -> Any:
-    """Run a program in which a signal arrives as the first package of others is imported.
+    """Run a program in which a signal arrives while the command line's own modules are imported.
 
-    With `swallowed` that package makes an ImportError of it, as numpy's own C code does.
+    With `swallowed` the import makes an ImportError of it, as numpy's own C code does.
     """
-    numpy = folder / "numpy" / "__init__.py"
-    numpy.parent.mkdir()
+    module = folder / "difflib.py"  # `engines.near_names` imports it
     act = f"os.kill(os.getpid(), signal.{name}); import fractions"
     if swallowed:
         act = f"\ntry: {act}\nexcept BaseException: raise ImportError('bad install')"
-    numpy.write_text(f"import os, signal; {act}\n")
+    module.write_text(f"import os, signal; {act}\n")
     paths = os.pathsep.join([str(folder), *sys.path])
     program = f"import signal; signal.signal(2, signal.default_int_handler); {program}"
     return subprocess.run(
