@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
+from engines.cuda.device import open_cuda
 from engines.errors import FpetError
 
 _BASE = (
@@ -170,8 +171,6 @@ def read_used_gpu() -> Listed | None:
 
 def cuda_bus_id() -> str | None:
     """Return the PCI address of CUDA's first device; None where CUDA does not tell."""
-    from engines.cuda.device import open_cuda
-
     try:
         return open_cuda().bus_id()
     except FpetError:

@@ -10,11 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.backends._provenance import read_source
 from engines.commands import command
+from engines.engine import default_path, load_target
 from engines.errors import UsageError
 from engines.imaging.preparation import preparation_in_words
+from engines.imaging.synthetic import synthetic_set
 from engines.manifest import Manifest, manifest_path, read_manifest
+from engines.parity.reference_file import write_reference
 from engines.transport.bundle import Bundle, Role, write_bundle
+from fpet_export.board.agent import build_agent
 from fpet_export.reporter import Reporter
 from fpet_export.requests import AllowFailed, AllowForm
 from fpet_export.steps import plain as _plain
@@ -43,8 +48,6 @@ class Item:
     @property
     def engine(self) -> str:
         """Name of the engine: its own, or that which `build` gives it."""
-        from engines.engine import default_path
-
         return (default_path(self.path, self.target) if self.is_graph else self.path).name
 
 
@@ -126,8 +129,6 @@ def checked(artefact: Path, target: str | None, request: AllowFailed, reporter: 
         TrustError: It is not what its manifest says.
         UsageError: It is a bundle, an engine of another target, or shared by tasks.
     """
-    from engines.engine import load_target
-
     if trust.is_bundle(artefact):
         raise UsageError(
             "this is a bundle already",
@@ -167,8 +168,6 @@ def plain_of(item: Item, reporter: Reporter) -> Iterator[Path]:
 
 def _require_suited(artefact: Path, manifest: Manifest, target: Target, *, any_form: bool) -> None:
     """Refuse a graph that the target cannot build or wants otherwise, and another's engine."""
-    from engines.backends._provenance import read_source
-
     if manifest.kind == "graph":
         read_source(artefact, target, allow_failed=True, any_form=any_form)
     elif manifest.target != target.name:
@@ -203,8 +202,6 @@ def _made(
     item: Item, reporter: Reporter, folder: Path, *, has_check: bool, has_plain: bool
 ) -> list[tuple[Path, Role]]:
     """Write what is made for the bundle: README and agent."""
-    from fpet_export.board.agent import build_agent
-
     readme, agent = folder / "README.txt", folder / "agent.pyz"
     agent.write_bytes(build_agent())
     reporter.step("agent", f"{agent.name} {agent.stat().st_size / 1e3:.0f} kB")
@@ -216,8 +213,6 @@ def _check_files(
     items: Sequence[Item], images: ImageSet | None, reporter: Reporter, folder: Path
 ) -> dict[str, Path]:
     """Write what the graphs say about a few images; by name of the artefact that it judges."""
-    from engines.imaging.synthetic import synthetic_set
-
     written: dict[Path, Path] = {}
     found: dict[str, Path] = {}
     for item in items:
@@ -241,7 +236,6 @@ def _check_files(
 
 def _check_file(graph: Path, images: ImageSet, reporter: Reporter, folder: Path) -> Path:
     """Write what a graph says about images."""
-    from engines.parity.reference_file import write_reference
     from fpet_export.steps.expectation import reference_with_margin
 
     expected = reference_with_margin(graph, images)

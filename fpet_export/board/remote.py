@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from engines import errors, storage
 from engines.errors import FpetError, RemoteError, UsageError
 from engines.transport.bundle import SUFFIX
+from fpet_export.board import packing
+from fpet_export.board.ssh import CACHE, ConnectionLostError, Remote
 from fpet_export.reporter import Reporter
 from fpet_export.requests import AllowFailed, Elsewhere, Measuring
+from fpet_export.steps import usable
 
 if TYPE_CHECKING:
     from engines.imaging.images import ImageSet
     from fpet_export.board.packing import Item, Packed
     from fpet_export.board.session import Board
-    from fpet_export.board.ssh import Remote
 
 T = TypeVar("T")
 
@@ -63,8 +65,6 @@ def require_reachable(request: Elsewhere) -> None:
         RemoteError: It cannot be reached.
         MissingDependencyError: It has no Python 3.
     """
-    from fpet_export.board.ssh import CACHE, Remote
-
     assert request.remote is not None
     Remote(request.remote, CACHE, config=request.ssh_config).require("python3")
 
@@ -86,9 +86,7 @@ def unpacked_there(
     Raises:
         RemoteError: The machine cannot be reached, or lacks room or a Python.
     """
-    from fpet_export.board import packing
     from fpet_export.board.session import Board
-    from fpet_export.steps import usable
 
     def pack(bundle: Path) -> Packed:
         return packing.pack(items, bundle, reporter, images=images, plain=plain)
@@ -118,8 +116,6 @@ def sent(
     Raises:
         RemoteError: The machine cannot be reached, or lacks room or a Python.
     """
-    from fpet_export.board.ssh import CACHE, ConnectionLostError, Remote
-
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         bundle = Path(folder) / f"{stem}{SUFFIX}"
         packed = pack(bundle)

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from engines import storage
 from engines.errors import EngineError, FpetError, ParityError
+from engines.fusion.report import fusion_path
 from engines.manifest import Manifest, manifest_path, read_manifest
+from engines.parity.rows import row_from_json
 from fpet_export.board import remote as _remote
 from fpet_export.board.packing import Item, Packed
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Measured, Measuring
+from fpet_export.steps import engine as engine_steps
 from fpet_export.steps import plain
 
 if TYPE_CHECKING:
@@ -132,9 +135,6 @@ class Board:
         Raises:
             TrustError: The bytes are not those that were built.
         """
-        from engines.fusion.report import fusion_path
-        from fpet_export.steps import engine as engine_steps
-
         with storage.atomic_path(out) as engine:
             for path in (engine, manifest_path(engine)):
                 self.remote.download(path.name, path)
@@ -160,8 +160,6 @@ class Board:
 
 def row_of(table: Mapping[str, Any] | None) -> StageParity | None:
     """Return the one row of what `Board.prove` found."""
-    from engines.parity.rows import row_from_json
-
     return None if table is None else row_from_json(table["rows"][0])
 
 

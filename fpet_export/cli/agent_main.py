@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engines.engine import default_path, load_target
 from engines.errors import InputError, MissingDependencyError
-from engines.manifest import ENDINGS, is_task_folder
+from engines.manifest import ENDINGS, is_task_folder, read_manifest
 from engines.tasks import index as task_index
 from engines.transport.bundle import INDEX, Bundle, read_index
 from fpet_export.cli import main, streams
@@ -117,8 +117,6 @@ def _names_an_artefact(words: list[str]) -> bool:
 
 def _engine(bundle: Bundle, artefact: Path) -> Path:
     """Return the bundle's engine, or the one that `build` makes of its graph by default."""
-    from engines.manifest import read_manifest
-
     if read_manifest(artefact, verify=False).kind == "engine":
         return artefact
     target = load_target(bundle.target)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 from engines import form, verdict
 from engines.commands import command
+from engines.contract import OpenOptions
 from engines.errors import UsageError
+from engines.manifest import is_task_folder
+from engines.registry import import_or_explain
 from fpet_export.model import normalisation
 
 if TYPE_CHECKING:
-    from engines.contract import OpenOptions
     from fpet_export.stages import Adapted
 
 
@@ -227,8 +229,6 @@ def add_running(parser: argparse.ArgumentParser) -> None:
 
 def open_options(options: argparse.Namespace, *, signers: Path | None = None) -> OpenOptions:
     """Return what `add_running` and `_arguments.add_failed` asked for."""
-    from engines.contract import OpenOptions
-
     return OpenOptions(
         provider=options.provider,
         cuda_graph=not options.no_cuda_graph,
@@ -302,8 +302,6 @@ def load_run(options: argparse.Namespace) -> Adapted:
     Raises:
         UsageError: It is a folder of tasks, which holds no runs.
     """
-    from engines.manifest import is_task_folder
-
     if is_task_folder(Path(options.run)):
         what = _WITH_A_FOLDER.get(options.verb, "{inspect} says what is in it")
         known = {verb: command(verb, options.run) for verb in ("inspect", "bundle")}
@@ -312,7 +310,6 @@ def load_run(options: argparse.Namespace) -> Adapted:
             where=str(options.run),
             fix=what.format(path=options.run, **known),
         )
-    from engines.registry import import_or_explain
 
     pipeline = import_or_explain("fpet_export.stages")
     adapted: Adapted = pipeline.load(

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from fpet_export.cli import streams
 from fpet_export.cli.stop_signals import Stopped, StopSignals
 
 _TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -70,8 +71,6 @@ def run_process(load: Callable[[], Command]) -> NoReturn:
             if command is None:
                 _say_stopped(stop.received)
             elif not isinstance(error, KeyboardInterrupt):
-                from fpet_export.cli import streams
-
                 streams.tell(f"error: stopped by {stop.received.name}")
         elif isinstance(error, KeyboardInterrupt) or (stop.interrupted and command is None):
             code = INTERRUPTED
@@ -107,8 +106,6 @@ def told(error: KeyboardInterrupt) -> tuple[str, int, str]:
 
 def _ended(command: Command) -> int:
     """Return the exit code of a command once stdout has taken everything."""
-    from fpet_export.cli import streams
-
     streams.prepare()
     try:
         code = command()

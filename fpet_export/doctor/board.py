@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.conditions.environment import output_of
 from engines.backends._trt.module import UPDATE, is_too_old
+from engines.backends._trt.request import require_release
 from engines.errors import FpetError
 from engines.machine import jetpack, state
 from engines.machine.installing import FROM_JETPACK, FROM_PIP
@@ -193,7 +194,6 @@ def _check_target(findings: Findings, board: Board, tensorrt: str | None) -> str
 
 
 def _check_release(findings: Findings, tensorrt: str, name: str) -> None:
-    from engines.backends._trt.request import require_release
 
     try:
         require_release(tensorrt, known_target(name))

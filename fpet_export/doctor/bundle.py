@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines import verdict
+from engines.backends._provenance import read_source
+from engines.backends._trt.request import require_device, require_release
+from engines.cuda.device import open_cuda
 from engines.errors import FpetError, InputError, ParityError, UsageError
 from engines.form import export_command
 from engines.machine import processor
@@ -17,6 +20,7 @@ from engines.manifest import Manifest, Runtime, read_manifest
 from engines.targets import Target
 from engines.targets._lookup import known_target, load_target
 from engines.tasks import index as task_index
+from engines.tasks.folder import check_folder
 from engines.transport.bundle import INDEX, read_index
 from fpet_export.doctor.findings import Findings
 from fpet_export.steps import trust
@@ -91,7 +95,6 @@ def open_bundle(findings: Findings, folder: Path) -> Unpacked | None:
 
 
 def _open_tasks(findings: Findings, folder: Path, target: Target) -> Unpacked:
-    from engines.tasks.folder import check_folder
 
     tasks = check_folder(folder, with_engines=False)
     findings.fact("bundle", f"{tasks.describe()}; every hash is right")
@@ -224,8 +227,6 @@ def _require_buildable(
     board: Board | None,
 ) -> None:
     """Refuse a graph that the runtime or the GPU of this machine does not take."""
-    from engines.backends._trt.request import require_device, require_release
-
     _read(unpacked, target)
     if version is not None:
         require_release(version, target)
@@ -260,7 +261,6 @@ def _check_room(findings: Findings, unpacked: Unpacked, target: Target, place: E
 
 
 def _read(unpacked: Unpacked, target: Target) -> None:
-    from engines.backends._provenance import read_source
 
     for source in unpacked.sources:
         read_source(source, target, allow_failed=True, any_form=True)
@@ -271,7 +271,6 @@ def _refuse(findings: Findings, error: FpetError) -> None:
 
 
 def _compute_capability() -> str | None:
-    from engines.cuda.device import open_cuda
 
     try:
         return open_cuda().compute_capability()

@@ -8,6 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.conditions.environment import read_environment
+from engines.machine.jetson import read_board
+from engines.targets import _lookup
+from fpet_export.doctor import board as _doctor_board
+from fpet_export.doctor import bundle as _doctor_bundle
 from fpet_export.doctor import findings as _findings
 from fpet_export.doctor import workstation
 from fpet_export.doctor.findings import Findings
@@ -61,10 +66,6 @@ class Diagnosis:
 
 def diagnose(request: DoctorRequest | None = None, reporter: Reporter = SILENT) -> Diagnosis:
     """Check one thing after the other; a gap is found, not raised."""
-    from benchmarks.conditions.environment import read_environment
-    from engines.machine.jetson import read_board
-    from engines.targets import _lookup
-
     request = request or DoctorRequest()
     findings = Findings(reporter)
     place, board = read_environment(), read_board(_lookup.modules())
@@ -92,9 +93,6 @@ def _check_board(
     findings: Findings, place: Environment, board: Board | None, bundle: Path | None
 ) -> bool:
     """Say what running needs; return whether there is a graph to build an engine from."""
-    from fpet_export.doctor import board as _doctor_board
-    from fpet_export.doctor import bundle as _doctor_bundle
-
     unpacked = None if bundle is None else _doctor_bundle.open_bundle(findings, bundle)
     module = None if unpacked is None else unpacked.target.module
     versions = _doctor_board.check_packages(findings, board, module)

@@ -8,6 +8,11 @@ import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.conditions.environment import output_of
+from engines.backends._aoti.builder import FIX_COMPILER, compiler
+from engines.contract import OpenOptions
+from engines.machine.processor import usable_cores
+from engines.machine.state import gpu_processes
 from fpet_export.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -76,9 +81,6 @@ def has_rtx() -> bool:
 
 def check_processor(findings: Findings, place: Environment) -> None:
     """Say what the CPU is and whether other work runs on it."""
-    from engines.contract import OpenOptions
-    from engines.machine.processor import usable_cores
-
     cores = usable_cores()
     threads = OpenOptions().threads or cores
     findings.fact("cpu", f"{place.cpu} · {cores} cores usable, engines take {threads} threads")
@@ -137,8 +139,6 @@ def check_ssh(findings: Findings, *, programs: dict[str, str]) -> None:
 
 def check_compiler(findings: Findings) -> None:
     """Say whether there is a C++ compiler, which packages of PyTorch are built with."""
-    from engines.backends._aoti.builder import FIX_COMPILER, compiler
-
     found = compiler()
     findings.document["compiler"] = found
     purpose = "building for the torch-cpu and torch-cuda targets"
@@ -156,9 +156,6 @@ def check_gpu(findings: Findings, place: Environment, *, of_a_bundle: bool = Fal
         place: This machine.
         of_a_bundle: Whether a bundle was named: what other targets could do here is no matter.
     """
-    from benchmarks.conditions.environment import output_of
-    from engines.machine.state import gpu_processes
-
     findings.document["gpus"] = [gpu.name for gpu in place.gpus]
     if not place.gpus:
         rtx = ": rtx plans can be built here, not run" if has_rtx() and not of_a_bundle else ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import metadata, util
 from typing import TYPE_CHECKING
 
+from engines.backends._trt.module import UPDATE, is_too_old
+from engines.machine.jetpack import NEEDED
 from fpet_export.doctor import findings as _findings
 from fpet_export.doctor import providers
 from fpet_export.doctor.findings import Findings
@@ -38,9 +40,6 @@ NAMES = tuple(name for _, name, _, _ in _PACKAGES)
 
 def check_workstation(findings: Findings, place: Environment) -> None:
     """Say what exporting needs, and what is missing."""
-    from engines.backends._trt.module import UPDATE, is_too_old
-    from engines.machine.jetpack import NEEDED
-
     packages = {name: _version(module, name) for module, name, _, _ in _PACKAGES}
     if packages["onnxruntime"] is not None:
         packages["onnxruntime"] = providers.version() or packages["onnxruntime"]

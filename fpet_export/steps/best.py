@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.measurement import to_document
 from engines import precisions
 from engines.errors import (
     BudgetError,
@@ -16,6 +17,7 @@ from engines.errors import (
     MissingDependencyError,
 )
 from engines.manifest import read_manifest
+from engines.parity.outputs import runnable
 from engines.targets import Target
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Typing
@@ -163,8 +165,6 @@ def require_runnable(onnx: Path, target: Target, request: Typing, reporter: Repo
     Raises:
         MissingDependencyError: They do not.
     """
-    from engines.parity.outputs import runnable
-
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         problem = runnable(_built(onnx, target, Path(folder) / precisions.FP32, request, reporter))
     if problem is not None:
@@ -250,8 +250,6 @@ def verdict(measurement: Measurement, chosen: str) -> str:
 
 def remembered(best: Best) -> dict[str, object]:
     """Return what a document says about the choice."""
-    from benchmarks.measurement import to_document
-
     return {
         "precision": best.precision,
         "candidates": {name: typed.row.sqnr_db for name, typed in best.made.items()},

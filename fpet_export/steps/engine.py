@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING
 from engines.contract import Progress
 from engines.errors import FpetError
 from engines.fusion.report import FusionReport, fusion_of, fusion_path
+from engines.imaging.synthetic import synthetic_set
 from engines.manifest import Manifest, manifest_path, read_manifest
+from engines.parity.outputs import CONTROL, DEFAULT_IMAGES, compare_built, reference_of, runnable
+from engines.parity.reference_file import read_reference
 from engines.parity.rows import ParityTable, StageParity
+from engines.tasks.check import check_path, read_task_reference
+from engines.tasks.folder import check_folder
+from engines.tasks.index import read_index
+from engines.tasks.parity import compare_tasks, has_tasks, references_of_graph, tasks_of
 from fpet_export.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -95,9 +102,6 @@ def check_against_graph(graph: Path, artefact: Path, reporter: Reporter) -> Pari
         The parity table, not judged yet; None where the engine cannot run on this machine or
         nobody knows the graph's preprocessing. Both are said.
     """
-    from engines.parity.outputs import CONTROL, compare_built, runnable
-    from engines.tasks.parity import has_tasks
-
     if not manifest_path(graph).exists():
         reporter.step("parity", "not checked: the graph has no manifest", passed=None)
         return None
@@ -134,9 +138,6 @@ def check_against_graph(graph: Path, artefact: Path, reporter: Reporter) -> Pari
 
 def _expected(graph: Path, recorded: Path | None) -> ReferenceOutputs:
     """Return what the graph says, and how sure its match is wherever that can be known."""
-    from engines.parity.outputs import reference_of
-    from engines.parity.reference_file import read_reference
-
     if recorded is not None:
         return read_reference(recorded)
     if not _margins_are_known_here():
@@ -162,8 +163,6 @@ def _margins_are_known_here() -> bool:
 
 def _check_tasks(graph: Path, artefact: Path, reporter: Reporter) -> ParityTable:
     """Compare the engine of a shared graph with it, task by task."""
-    from engines.tasks.parity import compare_tasks
-
     table = compare_tasks(graph, artefact, references=_task_references(graph))
     for row in table.rows:
         what = f"{row.difference} against the graph on {_on(row, table)}"
@@ -173,15 +172,8 @@ def _check_tasks(graph: Path, artefact: Path, reporter: Reporter) -> ParityTable
 
 def _task_references(graph: Path) -> list[tuple[str, ReferenceOutputs]]:
     """Return what every task of a graph says, and how sure its match is where that is known."""
-    from engines.imaging.synthetic import synthetic_set
-    from engines.parity.outputs import DEFAULT_IMAGES
-    from engines.tasks.check import check_path, read_task_reference
-    from engines.tasks.index import read_index
-    from engines.tasks.parity import references_of_graph, tasks_of
-
     folder, names = graph.parent, tasks_of(graph)
     if _margins_are_known_here():
-        from engines.tasks.folder import check_folder
         from fpet_export.steps.task_references import references_of_tasks
 
         found = check_folder(folder, with_engines=False)

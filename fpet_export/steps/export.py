@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines import precisions
+from engines.engine import load_target
 from engines.errors import ParityError
 from engines.manifest import read_manifest, write_manifest
 from engines.parity import table as parity_table
@@ -15,9 +16,10 @@ from engines.parity.rows import ParityTable, StageParity, failed_row, judge
 from engines.plurals import counted
 from fpet_export.reporter import Reporter
 from fpet_export.requests import BEST, Exporting
+from fpet_export.steps import best, runs, verify
 from fpet_export.steps import images as _images
-from fpet_export.steps import runs
 from fpet_export.steps import typed_graph as _quantize
+from fpet_export.steps.parity_images import own_images, synthetic_images
 
 if TYPE_CHECKING:
     from engines.imaging.source import ImageSource
@@ -89,7 +91,6 @@ def start(request: Exporting, reporter: Reporter, *, instead: str) -> Started:
     _check_targets(request)
     with reporter.working("reading the run and its backbone"):
         from fpet_export.steps import verify  # torch comes with it
-        from fpet_export.steps.parity_images import own_images, synthetic_images
 
         adapted = runs.load_run(request, instead=instead)
     reporter.step("inspect", describe(adapted))
@@ -132,9 +133,6 @@ def type_graph(
     target: str,
 ) -> Exported:
     """Write what `--precision` asks for beside an exported graph; without it, return that graph."""
-    from engines.engine import load_target
-    from fpet_export.steps import best
-
     place = load_target(target)
     is_best = request.precision == BEST
     if is_best:
@@ -156,7 +154,6 @@ def type_graphs(
     """Write what `--precision` asks for beside an exported graph: one graph, or all of `best`."""
     from calibration import quantize
     from calibration.evaluator import evaluator_for
-    from fpet_export.steps import best
 
     wanted = _quantize.precisions_of(request, target)
     if not wanted:
@@ -207,8 +204,6 @@ def export(
     batch: int | tuple[int, int] | None = None,
 ) -> Exported:
     """Freeze for `target`, write the graph, and compare both stages."""
-    from fpet_export.steps import verify
-
     frozen = started.folded.freeze(
         batch=request.batch if batch is None else batch,
         target=target,
@@ -271,7 +266,6 @@ def require(table: ParityTable) -> None:
 
 def _check_targets(request: Exporting) -> None:
     """Refuse an unknown target and an opset that it does not read, before anything is computed."""
-    from engines.engine import load_target
     from fpet_export.stages import with_opset
 
     for target in map(load_target, request.targets):
@@ -293,8 +287,6 @@ def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:
 
 def _needs_ranges(request: Exporting) -> bool:
     """Say whether any target gets integers, and refuse a precision that one does not run."""
-    from engines.engine import load_target
-
     names = [
         name
         for target in request.targets

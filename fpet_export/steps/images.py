@@ -14,6 +14,9 @@ from engines.imaging.class_names import (
     is_sure,
     read_class_names,
 )
+from engines.imaging.files import shortened
+from engines.imaging.source import collect, no_such_set, open_source
+from engines.imaging.synthetic import synthetic_set
 from fpet_export.reporter import Reporter
 from fpet_export.requests import CheckImages, Quantization, SkippingBad, TaskImages, named
 
@@ -42,8 +45,6 @@ def require_inputs(request: CheckImages | TaskImages) -> None:
         InputError: What `--data` or `--calibration` names is not there.
         UsageError: The class names of `--labels` cannot be read.
     """
-    from engines.imaging.source import no_such_set
-
     if isinstance(request, TaskImages):
         sets = [Path(named(text)[1]) for text in request.data]
         files = [Path(named(text)[1]) for text in request.labels]
@@ -126,8 +127,6 @@ def checked(
         parts.append(f"left out: {', '.join(left_out)}")
     stated = readable.stated
     if stated is not None and stated.empty:
-        from engines.imaging.files import shortened
-
         parts.append(f"no image of {shortened(stated.empty, 4)}")
     is_whole = not left_out and (stated is None or not stated.empty)
     reporter.step(name, " · ".join(parts), passed=True if is_whole and is_sure(found) else None)
@@ -181,9 +180,6 @@ def check_set(
     Raises:
         InputError: See `checked`.
     """
-    from engines.imaging.source import collect, open_source
-    from engines.imaging.synthetic import synthetic_set
-
     if request.data is None:
         least = default if request.limit is None else min(default, request.limit)
         return synthetic_set(preprocessing.size, least)

@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.conditions.validity import FEWEST_ROUNDS
+from benchmarks.experiments.gemm_peak import measure_gemm_peak
+from benchmarks.merge_verdict import merge_verdicts
 from engines import registry
+from engines.engine import load_target
 from engines.errors import InputError, UnknownNameError, UsageError
+from engines.machine.processor import usable_cores
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.near_names import did_you_mean, near_names
 from fpet_export.reporter import Reporter
@@ -74,8 +79,6 @@ class Settings:
         """Measure this CPU's GEMM peak in multiply-adds a second, where it is asked for."""
         if not self.peak:
             return None
-        from benchmarks.experiments.gemm_peak import measure_gemm_peak
-        from engines.machine.processor import usable_cores
 
         return measure_gemm_peak(threads=self.threads or usable_cores()).macs_per_s
 
@@ -134,7 +137,6 @@ def measure_batches(
 ) -> list[Measurement]:
     """Do the same for each of several batch sizes; None is the one that the artefacts fix."""
     from benchmarks import PeerSource, bench
-    from engines.engine import load_target
 
     peers = ALL_PEERS if tuple(peers) == ("all",) else tuple(peers)
     source: PeerSource | None = None
@@ -218,8 +220,6 @@ def refuse_few_rounds(request: Measuring) -> None:
     Raises:
         UsageError: There are too few rounds, and a marked measurement was not asked for.
     """
-    from benchmarks.conditions.validity import FEWEST_ROUNDS
-
     if request.rounds < FEWEST_ROUNDS and not request.allow_noise:
         raise UsageError(
             f"{request.rounds} rounds make no valid measurement, {FEWEST_ROUNDS} are needed",
@@ -267,8 +267,6 @@ def verdict(measurement: Measurement, *, ours_only: bool = False) -> str:
 
 def merging(measurements: Sequence[Measurement]) -> list[str]:
     """Return a sentence for each merged contender beside the plain model: whether merging pays."""
-    from benchmarks.merge_verdict import merge_verdicts
-
     return [f"{one.sentence()}." for one in merge_verdicts(measurements)]
 
 

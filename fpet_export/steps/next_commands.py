@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.commands import command
+from engines.cuda.device import open_cuda
+from engines.engine import default_path
+from engines.errors import FpetError
+from engines.targets._lookup import known_target
+from engines.transport.bundle import SUFFIX
 
 if TYPE_CHECKING:
     from engines.manifest import Manifest
@@ -47,8 +52,6 @@ def builds_here(target: Target) -> bool:
 
 def runs_here(manifest: Manifest) -> bool:
     """Say whether this machine has the runtime and the device that an artefact needs."""
-    from engines.targets._lookup import known_target
-
     if manifest.kind == "graph":
         return util.find_spec("onnxruntime") is not None
     target = known_target(manifest.target)
@@ -60,8 +63,6 @@ def runs_here(manifest: Manifest) -> bool:
 
 def build_or_bundle(graph: Path, target: Target) -> str:
     """Return how to go on with a graph: build it, or take it to where it can be built."""
-    from engines.engine import default_path
-
     if not builds_here(target):
         return bundle(graph, target.name)
     force = ["--force"] if default_path(graph, target).exists() else []
@@ -70,8 +71,6 @@ def build_or_bundle(graph: Path, target: Target) -> str:
 
 def bundle(artefact: Path, target: str | None = None) -> str:
     """Return how to pack an artefact for another machine, under a name that is free."""
-    from engines.transport.bundle import SUFFIX
-
     stem = artefact.resolve().name if artefact.is_dir() else artefact.stem
     home = artefact.resolve().parent if artefact.is_dir() else artefact.parent
     named = [] if target is None else ["--target", target]
@@ -99,8 +98,6 @@ def show_merge(graph: Path, manifest: Manifest, image: Path | None) -> list[str]
 
 
 def _has_the_gpu(target: Target) -> bool:
-    from engines.cuda.device import open_cuda
-    from engines.errors import FpetError
 
     try:
         capability = open_cuda().compute_capability()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engines import precisions
+from engines.engine import default_path, load_target
 from engines.errors import UsageError
 from engines.manifest import (
     Manifest,
@@ -21,6 +22,7 @@ from engines.manifest import (
 )
 from engines.targets import Target
 from fpet_export.reporter import Reporter
+from fpet_export.steps import engine as _engines
 
 if TYPE_CHECKING:
     from benchmarks import PeerSource
@@ -93,8 +95,6 @@ def write(manifest: Manifest, target: Target, folder: Path) -> tuple[PeerSource,
 def built_like(rival: Path, plain: Path, folder: Path, reporter: Reporter) -> Path:
     """Build the plain graph into a folder as its rival was built; beside a graph it stays one."""
     from engines import build
-    from engines.engine import default_path, load_target
-    from fpet_export.steps import engine as _engines
 
     manifest = read_manifest(rival, verify=False) if manifest_path(rival).exists() else None
     if manifest is None or manifest.kind == "graph":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines.commands import command
 from engines.errors import UsageError
+from engines.manifest import is_task_folder
 from engines.registry import import_or_explain
 from fpet_export.requests import Request, Run, RunFacts, made
 
@@ -49,8 +50,6 @@ def load_run(
     Raises:
         UsageError: It is a folder of tasks, which holds no runs.
     """
-    from engines.manifest import is_task_folder
-
     if is_task_folder(Path(request.run)):
         known = {verb: command(verb, request.run) for verb in ("inspect", "bundle")}
         raise UsageError(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from engines.commands import command
 from engines.errors import InputError
 from engines.manifest import ENDING, ENDINGS, Manifest, is_task_folder, manifest_path, read_manifest
+from engines.plurals import counted
+from engines.tasks.folder import check_folder
 from engines.tasks.index import FILE
 from engines.transport.bundle import SUFFIX, Bundle, read_bundle, read_files
 from fpet_export.reporter import Reporter
@@ -89,8 +91,6 @@ def check_tasks(path: Path, reporter: Reporter) -> TaskFolder:
     Raises:
         TrustError: Something is not what its index says.
     """
-    from engines.tasks.folder import check_folder
-
     found = check_folder(path)
     reporter.step("tasks", f"whole: {found.describe()}")
     for graph in found.graphs:
@@ -103,7 +103,6 @@ def _held(bundle: Bundle) -> str:
     """Name what a bundle carries."""
     if bundle.artefact != FILE:
         return bundle.artefact
-    from engines.plurals import counted
 
     return f"{counted(len(bundle.names('check')), 'task')} on one backbone"
 

@@ -7,9 +7,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from calibration.table import merged_table, read_table, write_table
 from engines import precisions, storage
 from engines.errors import InputError, UsageError
-from engines.manifest import Preprocessing, read_manifest
+from engines.form import differences
+from engines.imaging.source import collect, open_source
+from engines.imaging.synthetic import synthetic_set
+from engines.manifest import Preprocessing, read_manifest, refuse_shared_side_car
 from engines.plurals import counted
 from fpet_export.reporter import Reporter
 from fpet_export.requests import BEST, Quantization, Typing
@@ -59,9 +63,6 @@ class Sources:
 
     def images(self, preprocessing: Preprocessing, *, default: int) -> ImageSet:
         """Read the images to compare on, or make `default` synthetic ones."""
-        from engines.imaging.source import collect
-        from engines.imaging.synthetic import synthetic_set
-
         if self.check is not None:
             return collect(self.check)
         return synthetic_set(preprocessing.size, default)
@@ -113,8 +114,6 @@ def sources(
 
 def _listed(request: Typing, preprocessing: Preprocessing, *, needs: bool) -> Sources:
     """List the images, without reading them."""
-    from engines.imaging.source import open_source
-
     data = None if request.data is None else open_source(request.data, preprocessing)
     if not needs:
         return Sources(calibration=None, check=data)
@@ -151,7 +150,6 @@ def calibrated(
         UsageError: A table was equalised, and that is not wanted.
     """
     from calibration.collect import calibrate
-    from calibration.table import merged_table, read_table, write_table
 
     start = None
     for path in request.table:
@@ -342,8 +340,6 @@ def make(
 
 def target_of(made: Typed, target: Target) -> str:
     """Return the target that a typed graph is for; a form that is forced upon one makes it none."""
-    from engines.form import differences
-
     return made.manifest.target if differences(made.manifest, target) else target.name
 
 
@@ -377,7 +373,6 @@ def refuse_overwrite(out: Path, precision: str, *, force: bool) -> None:
         UsageError: A file exists, or the name is not that of a graph of its own.
     """
     from calibration.quantize import files_of
-    from engines.manifest import refuse_shared_side_car
 
     for file in files_of(out, quantizes=precision in precisions.QUANTIZED):
         storage.refuse_overwrite(file, force=force)

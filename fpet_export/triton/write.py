@@ -13,6 +13,7 @@ from typing import Any
 from engines.errors import InputError, UsageError
 from engines.imaging.preparation import preparation_in_words
 from engines.manifest import Manifest, Preprocessing
+from engines.tasks.index import read_index
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import AllowFailed, Writing
 from fpet_export.steps import trust, usable
@@ -187,8 +188,6 @@ def write(request: TritonRequest, reporter: Reporter = SILENT) -> ModelWritten |
 
 def _write_tasks(request: TritonRequest, reporter: Reporter) -> TasksWritten:
     """Write the backbone and every task of a folder."""
-    from engines.tasks.index import read_index
-
     folder = request.artefact
     if request.name is not None:
         raise UsageError(

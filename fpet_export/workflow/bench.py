@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import batches as documents
+from benchmarks.measurement import to_document
+from benchmarks.report.page import report_of, write_report
 from engines import storage
 from engines.errors import MeasurementError, UsageError
-from fpet_export.board import remote
+from fpet_export.board import packing, remote, session
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Elsewhere, Measured, Writing
 from fpet_export.steps import batches, measure, plain, usable
@@ -63,9 +66,6 @@ class Benched:
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain values: a measurement, or all of them by batch."""
-        from benchmarks import batches as documents
-        from benchmarks.measurement import to_document
-
         if self.by_batch:
             return documents.batches_document(self.measurements)
         return to_document(self.measurements[0])
@@ -117,8 +117,6 @@ def keep(measurement: Measurement, request: BenchRequest, reporter: Reporter) ->
     if request.out is not None:
         write_measurement(request.out, measurement, force=request.force)
     if request.html is not None:
-        from benchmarks.report.page import report_of, write_report
-
         page = report_of(measurement, title=_title(request), again=shlex.join(request.command))
         write_report(request.html, page, force=request.force)
     _refuse_noise([measurement], request)
@@ -136,8 +134,6 @@ def keep(measurement: Measurement, request: BenchRequest, reporter: Reporter) ->
 
 def _at_batches(request: BenchRequest, sizes: Sequence[int], reporter: Reporter) -> Benched:
     """Do the same at several batch sizes."""
-    from benchmarks import batches as documents
-
     _refuse_batches(request, sizes)
     _require_usable(request, reporter)
     against = [] if request.against in (None, plain.PLAIN) else [Path(str(request.against))]
@@ -162,8 +158,6 @@ def _at_batches(request: BenchRequest, sizes: Sequence[int], reporter: Reporter)
     if request.out is not None:
         documents.write_batches(request.out, found, force=request.force)
     if request.html is not None:
-        from benchmarks.report.page import write_report
-
         again = shlex.join(request.command)
         page = documents.report_of_batches(found, title=_title(request), again=again)
         write_report(request.html, page, force=request.force)
@@ -247,8 +241,6 @@ def _here(request: BenchRequest, reporter: Reporter) -> Measurement:
 
 def _there(request: BenchRequest, reporter: Reporter) -> Measurement:
     """Build graphs on another machine, check their engines, and measure all in one run."""
-    from fpet_export.board import packing, session
-
     items = [packing.checked(path, None, request, reporter) for path in request.artefacts]
     against: packing.Item | str | None = request.against
     if isinstance(against, str) and against != plain.PLAIN:

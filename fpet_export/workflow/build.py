@@ -15,7 +15,7 @@ from engines.errors import InputError, ParityError, UsageError
 from engines.manifest import NO_TARGET, Manifest, manifest_path, read_manifest, write_manifest
 from engines.parity.rows import ParityTable, failed_row, judge
 from engines.targets._lookup import load_target
-from fpet_export.board import remote
+from fpet_export.board import packing, remote
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import AllowFailed, AllowForm, Elsewhere, Writing
 from fpet_export.steps import engine as _engines
@@ -211,8 +211,6 @@ def _used_by(artefact: Path, manifest: Manifest) -> list[str]:
 
 def _there(request: BuildRequest, target: str, reporter: Reporter) -> Built:
     """Build and check on another machine, and fetch the engine."""
-    from fpet_export.board import packing
-
     refuse_timings(request)
     item = packing.checked(request.onnx, target, request, reporter)
     out = request.out or request.onnx.with_name(item.engine)

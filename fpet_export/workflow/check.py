@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING, Any
 from engines.commands import command
 from engines.errors import InputError, UsageError
 from engines.manifest import manifest_path, read_manifest, write_manifest
+from engines.parity.outputs import outputs_of
+from engines.parity.reference_file import read_reference
+from engines.parity.rows import judge
+from engines.tasks.check import check_tasks
+from engines.tasks.index import read_index
+from engines.tasks.open_tasks import artefact_of
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import AllowFailed
 from fpet_export.steps import export, task_names, usable
@@ -63,8 +69,6 @@ def check(request: CheckRequest, reporter: Reporter = SILENT) -> Checked:
         ParityError: The engine drifts, or failed an earlier check.
         TrustError: A file is not what its manifest says.
     """
-    from engines.parity.rows import judge
-
     is_folder = request.engine.is_dir()
     table, artefacts = (_tasks if is_folder else _engine)(request, reporter)
     export.show_table(table, reporter, heading="task" if is_folder else "stage")
@@ -75,8 +79,6 @@ def check(request: CheckRequest, reporter: Reporter = SILENT) -> Checked:
 
 
 def _engine(request: CheckRequest, reporter: Reporter) -> tuple[ParityTable, list[Path]]:
-    from engines.parity.outputs import outputs_of
-    from engines.parity.reference_file import read_reference
 
     task_names.refuse_tasks(request.engine, request.task)
     usable.require_file(request.engine, request, reporter)
@@ -93,10 +95,6 @@ def _engine(request: CheckRequest, reporter: Reporter) -> tuple[ParityTable, lis
 
 def _tasks(request: CheckRequest, reporter: Reporter) -> tuple[ParityTable, list[Path]]:
     """Compare tasks, each with its own check file."""
-    from engines.tasks.check import check_tasks
-    from engines.tasks.index import read_index
-    from engines.tasks.open_tasks import artefact_of
-
     if request.expect is not None:
         raise UsageError(
             "every task of a folder has its own check file",

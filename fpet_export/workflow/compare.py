@@ -19,10 +19,12 @@ from engines.parity.outputs import Progress, manifest_of, outputs_of, preprocess
 from engines.parity.rounding import rounding_in
 from engines.parity.rows import ParityTable, judge
 from engines.precisions import FP16
+from engines.tasks.index import read_index
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import CheckImages, RunFacts, Writing
-from fpet_export.steps import export, runs, task_names
+from fpet_export.steps import export, runs, task_names, verify
 from fpet_export.steps import images as _images
+from fpet_export.steps.verify import graph_outputs
 
 if TYPE_CHECKING:
     from calibration.evaluator import GraphEvaluator
@@ -144,8 +146,6 @@ def _say_other_pixels(
 
 def _require_task(task: str | None, folders: Sequence[str]) -> None:
     if folders and task is None:
-        from engines.tasks.index import read_index
-
         raise task_names.no_task(folders[0], read_index(Path(folders[0])).names)
     if task is not None and not folders:
         raise UsageError(
@@ -193,8 +193,6 @@ def _reference(
     path = Path(first)
     with reporter.progress(path.name, len(images)) as advance:
         if adapted is not None:
-            from fpet_export.steps import verify
-
             return _Reference(outputs=verify.begin(adapted, images, progress=advance))
         manifest, evaluator = manifest_of(path), None
         if manifest.kind == "graph" and manifest.is_float32:
@@ -267,7 +265,6 @@ def _typed_outputs(path: Path, reference: _Reference, advance: Progress) -> Mode
 
 
 def _outputs(path: Path, images: ImageSet, advance: Progress) -> ModelOutputs:
-    from fpet_export.steps.verify import graph_outputs
 
     if manifest_of(path).kind == "graph":
         return graph_outputs(path, images.pixels, progress=advance)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.measurement import to_document
 from engines import storage
 from engines.commands import command
 from engines.engine import default_path
@@ -20,6 +21,7 @@ from fpet_export.board import remote
 from fpet_export.reporter import Recorder, Reporter
 from fpet_export.requests import Deploying
 from fpet_export.steps import batches, export, measure, next_commands, plain, typed_graph
+from fpet_export.steps.verify import graph_outputs
 from fpet_export.workflow import headline
 from fpet_export.workflow import page as _page
 from fpet_export.workflow import verdict as _verdict
@@ -64,8 +66,6 @@ class Deployment:
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain values."""
-        from benchmarks.measurement import to_document
-
         return {
             "report": str(self.report),
             "parity": self.parity.to_json(),
@@ -170,7 +170,6 @@ def _pictures(
         return ()
     from fpet_export.pictures import merge
     from fpet_export.pictures.merge_groups import groups_of
-    from fpet_export.steps.verify import graph_outputs
 
     images = started.check.images
     evidence = graph_outputs(graph, images.pixels[:1])

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from engines.manifest import read_manifest
+from engines.parity.outputs import runnable
+from fpet_export.board.deploy import deploy_there
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Deploying
 from fpet_export.steps import engine as _engines
-from fpet_export.steps import export
+from fpet_export.steps import export, verify
 from fpet_export.workflow.deployed import DeployedTarget
 
 if TYPE_CHECKING:
@@ -23,8 +25,6 @@ def deploy_target(
 ) -> DeployedTarget:
     """Export for one target, build its engine, and compare it where it runs."""
     from engines import BuildOptions, build
-    from engines.parity.outputs import runnable
-    from fpet_export.steps import verify
 
     exported = export.export(
         started,
@@ -79,8 +79,6 @@ def _build_there(
     exported: export.Exported,
 ) -> DeployedTarget:
     """Let another machine build, check and measure what `--precision` asks for."""
-    from fpet_export.board.deploy import deploy_there
-
     export.require(started.table(exported.rows))
     found = export.type_graphs(started, request, reporter, exported, target)
     export.require(started.table(made.row for made in found.made.values()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from benchmarks.report.speed_words import speed_clause
 from engines.imaging.class_names import is_sure
 from engines.plurals import counted
 from fpet_export.steps import plain
@@ -92,8 +93,6 @@ def _accuracy(row: StageParity, table: ParityTable) -> list[str]:
 
 def _speed(measurements: Sequence[Measurement], engine: str | None) -> tuple[str, bool]:
     """Return a clause on one engine, and whether it is good news."""
-    from benchmarks.report.speed_words import speed_clause
-
     valid = compared([one for one in measurements if one.valid])
     found = [one for one in valid if one[1].name == engine]
     if not found:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from engines.commands import command
 from engines.manifest import is_task_folder
 from engines.plurals import counted
+from engines.storage import sha256_of
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Run
 from fpet_export.steps import export, next_commands, runs
@@ -95,7 +96,6 @@ def inspect(
 
 
 def _inspection(request: InspectRequest, adapted: Adapted, folded: Folded) -> Inspection:
-    from engines.storage import sha256_of
 
     checkpoint, spec = adapted.checkpoint, adapted.model.spec
     out = next_commands.free(Path("out"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engines.commands import command
 from engines.manifest import Manifest
 from engines.precisions import FP16
+from engines.tasks.folder import check_folder
 from fpet_export.reporter import Reporter
 from fpet_export.steps import next_commands
 
@@ -133,8 +134,6 @@ def inspect_tasks(folder: Path, reporter: Reporter) -> FolderInspection:
     Raises:
         TrustError: A file is not what the index says.
     """
-    from engines.tasks.folder import check_folder
-
     found = check_folder(folder)
     index = found.index
     reporter.step("tasks", f"whole: {found.describe()}")

@@ -6,6 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.report.page import (
+    RANDOM_WEIGHTS,
+    EngineRow,
+    Picture,
+    Report,
+    Statement,
+    Step,
+    Tile,
+    Verdict,
+    write_report,
+)
+from benchmarks.report.speed_words import measured_on
 from engines.imaging.class_names import is_sure
 from engines.manifest import read_manifest
 from engines.parity.rows import ParityTable, StageParity
@@ -17,7 +29,7 @@ from fpet_export.workflow import verdict as _verdict
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
-    from benchmarks.report.page import EngineRow, Picture, State, Step, Tile, Verdict
+    from benchmarks.report.page import State
     from engines.imaging.images import PixelArray
     from fpet_export.pictures.merge_groups import MergeGroups
     from fpet_export.workflow.deployed import DeployedTarget
@@ -54,8 +66,6 @@ def write(
         commands: To type next.
         force: Whether a page that exists is replaced.
     """
-    from benchmarks.report.page import RANDOM_WEIGHTS, Report, write_report
-
     unsure = f"Accuracy is {table.labels}: nothing says which class is which; it may be wrong."
     is_measured = any(one.valid for one in measurements)
     write_report(
@@ -102,7 +112,6 @@ def merge_figure(pixels: PixelArray, groups: MergeGroups, *, name: str, block: s
     """
     from PIL import Image
 
-    from benchmarks.report.page import Picture
     from fpet_export.pictures import merge
 
     merged = merge.merged_panel(pixels, groups)
@@ -123,8 +132,6 @@ def merge_figure(pixels: PixelArray, groups: MergeGroups, *, name: str, block: s
 
 def shown_steps(steps: Sequence[FinishedStep]) -> tuple[Step, ...]:
     """Return the terminal's steps as the page shows them."""
-    from benchmarks.report.page import Step
-
     states = {True: "done", False: "failed", None: "warning"}
     return tuple(
         Step(
@@ -138,7 +145,6 @@ def shown_steps(steps: Sequence[FinishedStep]) -> tuple[Step, ...]:
 
 
 def _shown(verdict: _verdict.Verdict, sentence: str, command: str) -> Verdict:
-    from benchmarks.report.page import Statement, Verdict
 
     statements = tuple(
         Statement(about=about, text=one.text, state=_state(one.good))
@@ -158,8 +164,6 @@ def _tiles(
     table: ParityTable, built: Sequence[DeployedTarget], measurements: Sequence[Measurement]
 ) -> tuple[Tile, ...]:
     """Return the numbers of the first engine that ran; of the last graph where none did."""
-    from benchmarks.report.page import Tile
-
     ran = [one for one in built if one.row is not None]
     row = ran[0].row if ran else table.rows[-1]
     assert row is not None
@@ -181,7 +185,6 @@ def _tiles(
 
 
 def _accuracy_tile(row: StageParity, table: ParityTable) -> Tile:
-    from benchmarks.report.page import Tile
 
     first = table.rows[0].accuracy
     label = f"accuracy ({row.stage})" + (
@@ -194,8 +197,6 @@ def _accuracy_tile(row: StageParity, table: ParityTable) -> Tile:
 
 def _speed_tiles(measurements: Sequence[Measurement]) -> list[Tile]:
     """Return a tile a comparison: no factor that was not shown to be one."""
-    from benchmarks.report.page import Tile
-
     found = []
     for measurement, result, against in headline.compared(measurements)[:2]:
         rival = headline.rival(against)
@@ -216,7 +217,6 @@ def _speed_tiles(measurements: Sequence[Measurement]) -> list[Tile]:
 def _engine(
     one: DeployedTarget, table: ParityTable, measurements: Sequence[Measurement]
 ) -> EngineRow:
-    from benchmarks.report.page import EngineRow
 
     manifest = read_manifest(one.engine, verify=False)
     runtime = manifest.runtime
@@ -250,7 +250,6 @@ def _agreement(row: StageParity) -> str:
 
 
 def _speed(one: DeployedTarget, measurements: Sequence[Measurement]) -> str:
-    from benchmarks.report.speed_words import measured_on
 
     for measurement, result, against in headline.compared(measurements):
         if result.name != one.engine.stem:

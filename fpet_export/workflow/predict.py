@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engines.engine import load_target, open_engine
 from engines.errors import UsageError
+from engines.imaging.source import collect, open_files
+from engines.parity.finite import require_finite
+from engines.parity.outputs import engine_outputs, manifest_of
+from engines.tasks.open_tasks import open_tasks
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Opening, SkippingBad
 from fpet_export.steps import images, task_names, usable
@@ -100,10 +105,6 @@ def predict(request: PredictRequest, reporter: Reporter = SILENT) -> Predictions
         ParityError: The artefact failed its check, or its logits are not finite.
         TrustError: It is not what its manifest says, or none of the signers has signed it.
     """
-    from engines.imaging.source import collect
-    from engines.parity.finite import require_finite
-    from engines.parity.outputs import engine_outputs
-
     if request.top < 1:
         raise UsageError(f"--top is {request.top}", where="--top", fix="give a number from 1")
     with _opened(request, reporter) as (engine, manifest):
@@ -149,10 +150,6 @@ def _best(shares: FloatArray, count: int, labels: Sequence[str]) -> tuple[Guess,
 @contextlib.contextmanager
 def _opened(request: PredictRequest, reporter: Reporter) -> Iterator[tuple[Engine, Manifest]]:
     """Open an artefact, or one task of a folder."""
-    from engines.engine import load_target, open_engine
-    from engines.parity.outputs import manifest_of
-    from engines.tasks.open_tasks import open_tasks
-
     path, name = request.artefact, request.task
     if name is None and not path.is_dir():
         with open_engine(path, options=request.open_options(signers=request.signers)) as engine:
@@ -185,8 +182,6 @@ def _source(
     Raises:
         InputError: One of them cannot be read and `--skip-bad` is not given, or none can.
     """
-    from engines.imaging.source import open_files
-
     source = images.without_bad(open_files(request.images, preprocessing), request, reporter)
     left_out = source.left_out()
     if left_out:

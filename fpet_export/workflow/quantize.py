@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from engines import precisions
 from engines.errors import InputError, UsageError
-from engines.manifest import Manifest, read_manifest
+from engines.manifest import Manifest, is_task_folder, read_manifest
+from engines.parity.outputs import preprocessing_of
 from engines.parity.rows import ParityTable
 from engines.precisions import QUANTIZED
 from engines.targets._lookup import load_target
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import BEST, AllowFailed, AllowForm, Typing
+from fpet_export.steps import best as _best
+from fpet_export.steps import export, next_commands, typed_graph, usable
 from fpet_export.steps import images as check_images
-from fpet_export.steps import next_commands, typed_graph, usable
+from fpet_export.steps.best import remembered
+from fpet_export.steps.verify import DEFAULT_IMAGES
 
 if TYPE_CHECKING:
     from calibration.accuracy import Kept
@@ -71,8 +75,6 @@ class Quantized:
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain values."""
         if self.best is not None:
-            from fpet_export.steps.best import remembered
-
             return {"onnx": str(self.graph), **remembered(self.best)}
         return {
             "onnx": str(self.graph),
@@ -89,8 +91,6 @@ def quantize(request: QuantizeRequest, reporter: Reporter = SILENT) -> Quantized
         FpetError: What is wrong with the graph, the target or the images; a BudgetError where the
             limits on accuracy cannot be met.
     """
-    from engines.manifest import is_task_folder
-
     if is_task_folder(request.onnx) or is_task_folder(request.onnx.parent):
         raise UsageError(
             "the graphs of a folder of tasks are not quantized",
@@ -110,8 +110,6 @@ def quantize(request: QuantizeRequest, reporter: Reporter = SILENT) -> Quantized
             fix="leave --out out",
         )
     if best:
-        from fpet_export.steps import best as _best
-
         _best.require_runnable(request.onnx, target, request, reporter)
     outs = [request.out or typed_graph.typed_path(request.onnx, name) for name in wanted]
     for out, name in zip(outs, wanted, strict=True):
@@ -124,8 +122,6 @@ def quantize(request: QuantizeRequest, reporter: Reporter = SILENT) -> Quantized
 
 def _float32_manifest(onnx: Path) -> Manifest:
     """Return the manifest of a graph that can be typed, and refuse others."""
-    from engines.parity.outputs import preprocessing_of
-
     preprocessing_of(onnx)
     manifest = read_manifest(onnx)
     if manifest.kind != "graph" or not manifest.is_float32:
@@ -147,7 +143,6 @@ def _prepared(
 ) -> tuple[GraphEvaluator, CalibrationTable | None]:
     """Calibrate where a precision needs it, and run the float32 graph over the check's images."""
     from calibration.evaluator import evaluator_for
-    from fpet_export.steps.verify import DEFAULT_IMAGES
 
     assert manifest.preprocessing is not None
     needs = any(name in QUANTIZED for name in wanted)
@@ -178,7 +173,6 @@ def _one(
     out: Path,
 ) -> Quantized:
     from calibration import quantize as writing
-    from fpet_export.steps import export
 
     recipe = typed_graph.recipe_of(request, target, request.precision)
     made = typed_graph.make(request.onnx, recipe, evaluator, request, reporter, table=table)
@@ -208,8 +202,6 @@ def _one(
 
 def _table(onnx: Path, evaluator: GraphEvaluator, row: StageParity) -> ParityTable:
     """Return what is kept in the manifest of a typed graph."""
-    from engines.parity.rows import ParityTable
-
     return ParityTable(
         **evaluator.images.in_words(), reference=f"float32 graph {onnx.name}", rows=(row,)
     )
@@ -222,7 +214,6 @@ def _fastest(
     evaluator: GraphEvaluator,
     table: CalibrationTable | None,
 ) -> Quantized:
-    from fpet_export.steps import best as _best
 
     found = _best.candidates(
         request.onnx,

@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Any
 from engines import storage
 from engines.commands import command, graph_of, rebuild
 from engines.errors import InputError, TrustError, UsageError
+from engines.fusion.report import fusion_of, fusion_path, read_fusion
+from engines.imaging.images import read_files
+from engines.manifest import manifest_path, read_manifest
+from engines.parity.finite import require_finite
+from engines.parity.outputs import manifest_of
+from engines.registry import import_or_explain
+from engines.tasks.index import read_index
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Writing
 from fpet_export.steps import images as _images
 from fpet_export.steps import usable
+from fpet_export.steps.verify import graph_outputs
 
 if TYPE_CHECKING:
     from engines.fusion.report import FusionReport
@@ -100,7 +108,6 @@ def show(request: ShowRequest, reporter: Reporter = SILENT) -> MergePicture | Ke
         raise UsageError(
             f"{request.out.name} is not a PNG file", where="--out", fix="end its name in .png"
         )
-    from engines.registry import import_or_explain
 
     import_or_explain("PIL.Image")
     if is_plan:
@@ -110,8 +117,6 @@ def show(request: ShowRequest, reporter: Reporter = SILENT) -> MergePicture | Ke
 
 
 def _show_plan(request: ShowRequest, reporter: Reporter) -> KernelPicture:
-    from engines.fusion.report import fusion_of, fusion_path, read_fusion
-    from engines.manifest import manifest_path, read_manifest
     from fpet_export.pictures.plan import plan_picture
 
     path = request.artefact
@@ -133,8 +138,6 @@ def _show_plan(request: ShowRequest, reporter: Reporter) -> KernelPicture:
 
 
 def _show_merge(request: ShowRequest, image: Path, reporter: Reporter) -> MergePicture:
-    from engines.imaging.images import read_files
-    from engines.parity.finite import require_finite
     from fpet_export.pictures import merge
     from fpet_export.pictures.merge_groups import groups_of
 
@@ -174,8 +177,6 @@ def _showing(artefact: Path, manifest: Manifest) -> tuple[Path, Manifest]:
     Raises:
         TrustError: The graph beside it is another one.
     """
-    from engines.manifest import read_manifest
-
     while "match" not in manifest.probes or manifest.kind == "engine":
         graph = graph_of(artefact, manifest)
         if graph is None:
@@ -194,12 +195,8 @@ def _showing(artefact: Path, manifest: Manifest) -> tuple[Path, Manifest]:
 
 def _manifest(request: ShowRequest) -> Manifest:
     """Return the manifest of a graph, or of a task with what its graph shows."""
-    from engines.parity.outputs import manifest_of
-
     if request.task is None:
         return manifest_of(request.artefact)
-    from engines.manifest import read_manifest
-    from engines.tasks.index import read_index
     from fpet_export.steps.one_task import task_manifest
 
     folder = request.artefact
@@ -211,7 +208,6 @@ def _manifest(request: ShowRequest) -> Manifest:
 
 def _outputs(graph: Path, task: str | None, pixels: PixelArray) -> ModelOutputs:
     from fpet_export.steps.one_task import task_outputs
-    from fpet_export.steps.verify import graph_outputs
 
     if task is None:
         return graph_outputs(graph, pixels)

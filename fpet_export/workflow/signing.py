@@ -8,8 +8,9 @@ from typing import Any
 
 from engines.commands import command
 from engines.errors import UsageError
+from engines.manifest import read_manifest
 from engines.tasks.index import FILE, files_of
-from engines.transport.bundle import INDEX, Bundle
+from engines.transport.bundle import INDEX, Bundle, check_unpacked
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import AllowFailed, Writing
 from fpet_export.steps import next_commands, trust, usable
@@ -169,7 +170,6 @@ def _next(artefact: Path) -> list[str]:
     """Return what to type with an artefact, or with the folder of an unpacked bundle of tasks."""
     if trust.is_bundle(artefact):
         return []
-    from engines.manifest import read_manifest
 
     if artefact.is_dir():
         return [command("inspect", artefact)]
@@ -182,8 +182,6 @@ def _next(artefact: Path) -> list[str]:
 
 def _verify_unpacked(request: VerifyRequest, reporter: Reporter) -> Verified:
     """Check every file of a bundle that was unpacked."""
-    from engines.transport.bundle import check_unpacked
-
     folder = request.artefact
     if request.signers is not None:
         raise UsageError(

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.merge_verdict import merge_verdicts
+from benchmarks.report.speed_words import measured_on
 from engines.imaging.class_names import is_sure
 from fpet_export.reporter import Reporter
 from fpet_export.steps import measure as _bench
@@ -128,7 +130,6 @@ def _accuracy(table: ParityTable) -> Statement:
 def _speed(
     measurements: Sequence[Measurement], *, again: str, unmeasured: str
 ) -> tuple[Statement, ...]:
-    from benchmarks.report.speed_words import measured_on
 
     if not measurements:
         return (Statement(text=f"not known: {unmeasured or 'not measured'}", good=None),)
@@ -149,7 +150,6 @@ def _speed(
 
 
 def _merging(measurements: Sequence[Measurement], *, hint: str) -> tuple[Statement, ...]:
-    from benchmarks.merge_verdict import merge_verdicts
 
     return tuple(
         Statement(text=one.sentence(), good=one.pays, measure="" if one.pays else hint)

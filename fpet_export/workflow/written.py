@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.report.page import File
 from engines.manifest import manifest_path, read_manifest
 
 if TYPE_CHECKING:
-    from benchmarks.report.page import File
     from fpet_export.workflow.deployed import DeployedTarget
 
 _OF_ALL = {
@@ -32,8 +32,6 @@ def files(folder: Path, built: Sequence[DeployedTarget]) -> tuple[File, ...]:
         folder: Of the deployment.
         built: What it built.
     """
-    from benchmarks.report.page import File
-
     found = [File(name="report.html", purpose="this page")]
     found += _present(folder, ((folder / name, text) for name, text in _OF_ALL.items()))
     for one in built:
@@ -60,7 +58,6 @@ def _beside(path: Path) -> Iterable[tuple[Path, str]]:
 
 
 def _present(folder: Path, wanted: Iterable[tuple[Path, str]]) -> list[File]:
-    from benchmarks.report.page import File
 
     return [
         File(
