@@ -5,35 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from engines import form, verdict
-from engines.commands import command
-from engines.contract import OpenOptions
-from engines.errors import UsageError
-from engines.manifest import is_task_folder
-from engines.registry import import_or_explain
 from fpet_export.model import normalisation
-
-if TYPE_CHECKING:
-    from fpet_export.stages import Adapted
-
-
-_RUN_OPTIONS = (
-    "backbone", "merge_block", "method", "bit", "dim", "scale", "config", "heads", "image",
-    "pool", "weights", "normalisation", "decode", "background",
-)  # fmt: skip
-
-
-_WITH_A_FOLDER = {
-    "export": "its tasks are exported already; {inspect} lists them",
-    "deploy": "take it to a board whole: {bundle}",
-    "tasks": "to put further runs into it, name them and this folder: tasks RUN -o {path} --add",
-    "compare": "put the run or its export first, the folder behind it, and name a --task",
-}
-"""What to type with a folder of tasks, by the verb that was given one as a run."""
 
 
 def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
@@ -92,22 +67,6 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
         metavar="white|black|R,G,B",
         help="colour behind transparent pixels (default: white)",
     )
-
-
-def refuse_run_options(options: argparse.Namespace, artefact: str) -> None:
-    """Refuse what describes a run where an artefact was given, which has settled all of it.
-
-    Raises:
-        UsageError: There is such an option.
-    """
-    named = [name for name in _RUN_OPTIONS if getattr(options, name) is not None]
-    given = [f"--{name.replace('_', '-')}" for name in named]
-    if given:
-        raise UsageError(
-            f"{', '.join(given)} describes a run, and {artefact} was made from one already",
-            where=given[0],
-            fix="leave it out, or export the run again with it",
-        )
 
 
 def add_graph(parser: argparse.ArgumentParser) -> None:
@@ -227,17 +186,6 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_options(options: argparse.Namespace, *, signers: Path | None = None) -> OpenOptions:
-    """Return what `add_running` and `_arguments.add_failed` asked for."""
-    return OpenOptions(
-        provider=options.provider,
-        cuda_graph=not options.no_cuda_graph,
-        zero_copy=options.zero_copy,
-        signers=signers,
-        allow_failed=options.force_failed,
-    )
-
-
 def add_failed(parser: argparse.ArgumentParser) -> None:
     """Add the way to use what failed its check."""
     parser.add_argument(
@@ -264,94 +212,6 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[,NAME]",
         help="which tasks of a folder of tasks (default: all)",
     )
-
-
-def refuse_tasks(path: Path, tasks: object) -> None:
-    """Refuse a task's name where the artefact is not a folder of tasks.
-
-    Raises:
-        UsageError: There is such a name.
-    """
-    if tasks:
-        raise UsageError(
-            f"{path.name} is not a folder of tasks",
-            where="--task",
-            fix="leave --task out, or name the folder that `fpet-export tasks` wrote",
-        )
-
-
-def no_task(folder: object, tasks: Sequence[str]) -> UsageError:
-    """Return the error of a folder of tasks where one of them must be named."""
-    return UsageError(
-        f"this is a folder of the tasks {', '.join(tasks)}",
-        where=str(folder),
-        fix=f"say which one: --task {tasks[0]}",
-    )
-
-
-def running_words(options: argparse.Namespace) -> list[str]:
-    """Return what `add_running` read, for another command line."""
-    words = [] if options.provider is None else ["--provider", options.provider]
-    words += ["--no-cuda-graph"] if options.no_cuda_graph else []
-    return [*words, *(["--zero-copy"] if options.zero_copy else [])]
-
-
-def load_run(options: argparse.Namespace) -> Adapted:
-    """Load the run that the options describe.
-
-    Raises:
-        UsageError: It is a folder of tasks, which holds no runs.
-    """
-    if is_task_folder(Path(options.run)):
-        what = _WITH_A_FOLDER.get(options.verb, "{inspect} says what is in it")
-        known = {verb: command(verb, options.run) for verb in ("inspect", "bundle")}
-        raise UsageError(
-            "this is a folder of tasks and holds no runs",
-            where=str(options.run),
-            fix=what.format(path=options.run, **known),
-        )
-
-    pipeline = import_or_explain("fpet_export.stages")
-    adapted: Adapted = pipeline.load(
-        options.run,
-        backbone=options.backbone,
-        method=options.method,
-        bit=options.bit,
-        dim=options.dim,
-        scale=options.scale,
-        merge_block=options.merge_block,
-        config=options.config,
-        heads=options.heads,
-        image=options.image,
-        pool=options.pool,
-        weights=options.weights,
-        normalisation=options.normalisation,
-        decode=options.decode,
-        background=options.background,
-    )
-    return adapted
-
-
-def input_kind(
-    options: argparse.Namespace,
-) -> Literal["float32", "uint8-nchw", "uint8-nhwc"]:
-    """Return `--input` with its short form spelled out."""
-    kind: Literal["float32", "uint8-nchw", "uint8-nhwc"] = (
-        "uint8-nhwc" if options.input == "uint8" else options.input
-    )
-    return kind
-
-
-def run_words(options: argparse.Namespace) -> list[str]:
-    """Return the words that describe the run again, for the next command."""
-    words = [str(options.run)]
-    for name in _RUN_OPTIONS:
-        value = getattr(options, name)
-        if value is not None:
-            between = {"image": "x", "background": ","}.get(name)
-            text = str(value) if between is None else between.join(map(str, value))
-            words += [f"--{name.replace('_', '-')}", text]
-    return words
 
 
 def _merge_block(text: str) -> int | str:

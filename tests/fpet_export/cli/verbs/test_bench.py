@@ -17,6 +17,7 @@ from engines.manifest import Manifest, Runtime, read_manifest, write_manifest
 from engines.onnx_header import read_onnx_header
 from fpet_export.cli import arguments
 from fpet_export.cli.console import Console
+from fpet_export.requests import Opening, made
 from fpet_export.steps import plain
 from tests.fpet_export.command_line import Exported, call
 
@@ -226,4 +227,4 @@ def test_how_an_artefact_runs_is_said_again_to_a_board() -> None:
     parser = argparse.ArgumentParser()
     arguments.add_running(parser)
     for words in (["--provider", "cuda"], ["--no-cuda-graph", "--zero-copy"], []):
-        assert arguments.running_words(parser.parse_args(words)) == words
+        assert made(Opening, vars(parser.parse_args(words))).running_argv() == words
