@@ -117,6 +117,28 @@ def recipe_for(
     )
 
 
+def require_opset(onnx: Path, manifest: Manifest, precision: str, target: Target) -> None:
+    """Refuse a graph in whose opset the pairs of a quantized precision cannot be written.
+
+    Args:
+        onnx: The float32 graph.
+        manifest: Its manifest.
+        precision: What it is to be typed in.
+        target: For what it is typed.
+
+    Raises:
+        UsageError: It is; no runtime would take what is written.
+    """
+    least = precisions.PRECISIONS[precision].smallest_opset
+    if target.integers == "pairs" and manifest.opset < least:
+        raise UsageError(
+            f"the graph is in opset {manifest.opset}; QuantizeLinear takes half precision, and "
+            f"gives {precision}, from opset {least} on",
+            where=str(onnx),
+            fix=f"export the run again with --opset {least}",
+        )
+
+
 def half_precision(
     onnx: Path,
     manifest: Manifest,

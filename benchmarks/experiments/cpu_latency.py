@@ -39,6 +39,7 @@ from engines.contract import OpenOptions
 from engines.engine import build, load_target, open_engine
 from engines.errors import EngineError, FpetError, MeasurementError, MissingDependencyError
 from engines.manifest import read_manifest
+from engines.precisions import FP32, INT8
 
 SCHEMA = 1
 FLOAT = ("frozen", "frozen_openvino")
@@ -47,11 +48,11 @@ FLOAT = ("frozen", "frozen_openvino")
 OURS = (*FLOAT, "frozen_int8", "frozen_int8_openvino")
 
 _CONTENDERS: dict[str, tuple[str, int | None, str]] = {
-    "frozen": ("cpu", MERGE_BLOCK, "fp32"),
-    "frozen_openvino": ("openvino", MERGE_BLOCK, "fp32"),
-    "frozen_int8": ("cpu", MERGE_BLOCK, "int8"),
-    "frozen_int8_openvino": ("openvino", MERGE_BLOCK, "int8"),
-    "frozen_no_merge": ("cpu", None, "fp32"),
+    "frozen": ("cpu", MERGE_BLOCK, FP32),
+    "frozen_openvino": ("openvino", MERGE_BLOCK, FP32),
+    "frozen_int8": ("cpu", MERGE_BLOCK, INT8),
+    "frozen_int8_openvino": ("openvino", MERGE_BLOCK, INT8),
+    "frozen_no_merge": ("cpu", None, FP32),
 }
 """Name to target, merge block and precision."""
 
@@ -242,7 +243,7 @@ def _open_frozen(
     registry.import_or_explain(f"engines.backends.{load_target(target).backend}")
     graph = folder / f"{name}.b{batch}.onnx"
     freeze(merge_block=merge_block, batch=batch, target=target).to_onnx(graph)
-    if precision != "fp32":
+    if precision != FP32:
         graph = _quantized(graph, precision, folder)
     path = build(graph, target=target)
     graph.unlink()

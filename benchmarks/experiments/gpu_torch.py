@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import registry, storage
+from engines.precisions import FP16
 
 torch: Any = registry.import_or_explain("torch")
 F: Any = torch.nn.functional
@@ -297,7 +298,7 @@ def package_of(options: argparse.Namespace, batch: int, merge: int | None, folde
         gs: Any = registry.import_or_explain("onnx_graphsurgeon")
         onnx: Any = registry.import_or_explain("onnx")
         place: Any = registry.import_or_explain("engines.targets._lookup").load_target(target)
-        made = recipe.typed_graph(graph, quantize.recipe_for(place, "fp16"))
+        made = recipe.typed_graph(graph, quantize.recipe_for(place, FP16))
         graph = folder / f"{name}.fp16.onnx"
         onnx.save(gs.export_onnx(made), str(graph))
     built: Path = engines.build(graph, target=target)

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engines import storage
+from engines.precisions import FP16
 
 _LAST_LINES = 12
 _DIGITS = Path("examples/digits")
@@ -55,7 +56,7 @@ def parts(device: str, out: Path) -> list[Part]:
     """
     gpu = device == "cuda"
     ort, torch = ("cuda", "torch-cuda") if gpu else ("cpu", "torch-cpu")
-    half = ["--precision", "fp16"] if gpu else []
+    half = ["--precision", FP16] if gpu else []
     network = _VIT if gpu else _TRIAL_VIT
     digits = ["--backbone", str(_DIGITS / "backbone.safetensors")]
     data = ["--data", str(_DIGITS / "test.npz"), "--limit", "64"]

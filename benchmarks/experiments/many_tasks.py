@@ -36,6 +36,7 @@ from engines.errors import BudgetError, EngineError, FpetError
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest
 from engines.parity.outputs import outputs_of
+from engines.precisions import FP16, FP32
 from engines.tasks.open_tasks import open_tasks
 
 SCHEMA = 1
@@ -247,9 +248,9 @@ def size(files: Files) -> list[Sized]:
     found = []
     images = synthetic_set(files.backbone.spec.image, 4)
     for name, cell, half in (
-        ("lora fp32", LORA, "fp32"),
-        ("lora fp16", LORA, "fp16"),
-        ("adaptformer 1 bit", ADAPTFORMER, "fp32"),
+        ("lora fp32", LORA, FP32),
+        ("lora fp16", LORA, FP16),
+        ("adaptformer 1 bit", ADAPTFORMER, FP32),
     ):
         run = files.run("sized", cell, _SIZED_CLASSES, 7)
         folder = files.tasks(f"sized-{name}", {"task": run}, half=half)

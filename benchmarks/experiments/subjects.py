@@ -12,11 +12,12 @@ from benchmarks.conditions.failures import as_engine_error
 from engines import registry
 from engines.engine import load_target
 from engines.errors import MissingDependencyError
+from engines.precisions import BF16, FP16
 
 RUN = "random:vit_base_patch16_224:0"
 IMAGE = (3, 224, 224)
 MERGE_BLOCK = 6
-_PRECISION_OF = {"float16": "fp16", "bfloat16": "bf16"}
+_PRECISION_OF = {"float16": FP16, "bfloat16": BF16}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -159,6 +159,8 @@ def type_graphs(
     if not wanted:
         return best.Candidates(graphs={precisions.FP32: exported.path}, made={})
     manifest = read_manifest(exported.path)
+    for name in wanted:
+        quantize.require_opset(exported.path, manifest, name, target)
     images, table = started.check.images, None
     if any(name in precisions.QUANTIZED for name in wanted):
         state = _quantize.state_path(exported.path)

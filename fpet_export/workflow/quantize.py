@@ -97,6 +97,8 @@ def quantize(request: QuantizeRequest, reporter: Reporter = SILENT) -> Quantized
             where=str(request.onnx),
             fix="write them in half precision, from their runs: `tasks` with --precision fp16",
         )
+    from calibration.quantize import require_opset
+
     manifest = _float32_manifest(request.onnx)
     target = load_target(request.target or manifest.target)
     usable.require(request.onnx, manifest, request, reporter)
@@ -113,6 +115,7 @@ def quantize(request: QuantizeRequest, reporter: Reporter = SILENT) -> Quantized
         _best.require_runnable(request.onnx, target, request, reporter)
     outs = [request.out or typed_graph.typed_path(request.onnx, name) for name in wanted]
     for out, name in zip(outs, wanted, strict=True):
+        require_opset(request.onnx, manifest, name, target)
         typed_graph.refuse_overwrite(out, name, force=request.force)
     evaluator, table = _prepared(request, reporter, manifest, wanted, outs[-1])
     if best:

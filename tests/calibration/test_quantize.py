@@ -18,12 +18,12 @@ from calibration.graph_files import read_graph
 from calibration.quantize import Callbacks, Typed, files_of, recipe_for, table_path
 from calibration.recipe import Recipe
 from calibration.table import CalibrationTable, read_table
-from engines import storage
+from engines import precisions, storage
 from engines.engine import load_target
 from engines.errors import BudgetError, ExportError, InputError, ParityError, UsageError
 from engines.manifest import Manifest, read_manifest, write_manifest
 from engines.onnx_header import read_onnx_header
-from tests.calibration.exports import images_of, saved
+from tests.calibration.exports import Exports, images_of, saved
 from tests.calibration.test_overflow import scaled
 from tests.calibration.test_roles import ATTENTIONS, EVERY
 
@@ -360,3 +360,15 @@ def test_a_broken_network_is_not_written_as_half_precision(merged: Path, tmp_pat
 
     with pytest.raises(ParityError, match="not finite for 6 of 6 images"):
         evaluator_for(path, manifest, images_of(6))
+
+
+@pytest.mark.parametrize("precision", precisions.QUANTIZED)
+def test_an_opset_without_half_precision_pairs_is_refused(precision: str, exports: Exports) -> None:
+    path, target = exports(opset=18), load_target("rtx")
+    with pytest.raises(UsageError, match="opset 18; QuantizeLinear takes half") as caught:
+        quantize.require_opset(path, read_manifest(path), precision, target)
+    assert caught.value.fix == "export the run again with --opset 19"
+    quantize.require_opset(path, read_manifest(path), "fp16", target)
+    quantize.require_opset(path, read_manifest(path), "int8", load_target("cpu"))
+    newer = exports(opset=19)
+    quantize.require_opset(newer, read_manifest(newer), precision, target)

@@ -26,6 +26,7 @@ from engines.errors import EngineError, MissingDependencyError
 from engines.imaging.images import ImageSet, to_input
 from engines.imaging.source import read_set
 from engines.manifest import Preprocessing, read_manifest
+from engines.precisions import FP8, FP16, INT8
 
 TARGET = "rtx"
 DIGITS = Path("examples/digits")
@@ -131,7 +132,7 @@ class Attempt:
     Attributes:
         tool: "onnxruntime", "modelopt" or `OURS`.
         settings: For the table.
-        precision: "fp16", "int8" or "fp8".
+        precision: fp16, int8 or fp8.
         output: The graph.
         command: What makes it.
         made_by: Files that decide what comes out, besides the graph and the images; empty for
@@ -198,12 +199,12 @@ def attempts(prepared: Prepared, modelopt_python: Path) -> Iterator[Attempt]:
         yield Attempt(
             tool="onnxruntime",
             settings=_ORT_SETTINGS[form],
-            precision="int8",
+            precision=INT8,
             output=output,
             command=(sys.executable, *module, *words),
             made_by=(Path(ort_quantize.__file__),),
         )
-    for precision in ("int8", "fp8"):
+    for precision in (INT8, FP8):
         output = folder / f"modelopt-{precision}.onnx"
         words = ("--precision", precision, "--calibration", str(prepared.feeds), "-o", str(output))
         yield Attempt(
@@ -222,11 +223,11 @@ def _our_attempts(prepared: Prepared) -> Iterator[Attempt]:
     images = ("--calibration", str(prepared.shard), "--images", str(len(prepared.calibration)))
     table: tuple[str, ...] | None = None
     for precision, preset in (
-        ("fp16", None),
-        ("int8", "vit-linear"),
-        ("int8", "vit-attention"),
-        ("fp8", "vit-linear"),
-        ("fp8", "vit-attention"),
+        (FP16, None),
+        (INT8, "vit-linear"),
+        (INT8, "vit-attention"),
+        (FP8, "vit-linear"),
+        (FP8, "vit-attention"),
     ):
         name = f"ours-{precision}" if preset is None else f"ours-{precision}-{preset}"
         output = prepared.folder / f"{name}.onnx"

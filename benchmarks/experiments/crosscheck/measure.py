@@ -23,12 +23,13 @@ from engines.fusion.report import fusion_path, read_fusion
 from engines.manifest import read_manifest
 from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import engine_outputs
+from engines.precisions import FP8, FP16, INT8
 
 EXECUTOR = (
     "ONNX Runtime on the CPU with every Q/DQ pair and every rounding to half precision executed "
     "as written (rewrites: keep-qdq)"
 )
-CAPABILITIES = {"fp16": "8.6", "int8": "8.6", "fp8": "8.9"}
+CAPABILITIES = {FP16: "8.6", INT8: "8.6", FP8: "8.9"}
 """What each precision is built for; FP8 exists from 8.9 on."""
 
 _MATCH = "ArgMax"

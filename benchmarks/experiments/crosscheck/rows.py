@@ -18,6 +18,7 @@ from engines.fusion.report import FusionReport
 from engines.manifest import from_json
 from engines.parity.comparison import sqnr_db
 from engines.parity.model_outputs import ModelOutputs
+from engines.precisions import INT8
 
 SCHEMA = 2
 OURS = "fpet-export"
@@ -76,7 +77,7 @@ class Row:
     Attributes:
         tool: "onnxruntime", "modelopt" or `OURS`.
         settings: What the tool was told: `DEFAULTS`, a preset.
-        precision: "fp16", "int8" or "fp8".
+        precision: fp16, int8 or fp8.
         file_bytes: Of the graph with its weights; None where there is none.
         quality: None where it could not be run.
         kernels: None where TensorRT-RTX did not build it.
@@ -157,7 +158,7 @@ def gains_db(result: Result) -> dict[str, float]:
     measured = [
         (row, row.quality.sqnr_db)
         for row in result.rows
-        if row.precision == "int8" and row.quality is not None and row.quality.sqnr_db is not None
+        if row.precision == INT8 and row.quality is not None and row.quality.sqnr_db is not None
     ]
     others = [db for row, db in measured if row.tool != OURS and row.settings == DEFAULTS]
     if not others:
