@@ -8,7 +8,7 @@ of the steps (`fpet_export.reporter`). Nothing heavy is imported before one of t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fpet_export.version import __version__ as __version__
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fpet_export.workflow.signing import Signed, Verified
     from fpet_export.workflow.targets import OneTarget, TargetList
 
+R = TypeVar("R")
 __all__ = [
     "__version__",
     "bench",
@@ -73,7 +74,7 @@ def bench(*artefacts: str | Path, reporter: Reporter | None = None, **settings: 
     """
     from fpet_export.workflow.bench import BenchRequest, bench
 
-    request = BenchRequest(artefacts=_paths(artefacts), **settings)
+    request = _ready("bench", BenchRequest(artefacts=_paths(artefacts), **settings))
     if any(path.is_dir() for path in request.artefacts):
         from fpet_export.tasks.bench import bench as bench_tasks
 
@@ -97,7 +98,7 @@ def build(
     from fpet_export.workflow.build import BuildRequest, build
 
     (path,) = _paths((graph,))
-    request = BuildRequest(onnx=path, **settings)
+    request = _ready("build", BuildRequest(onnx=path, **settings))
     if path.is_dir():
         from fpet_export.tasks.build import build as build_tasks
 
@@ -119,7 +120,7 @@ def bundle(artefact: str | Path, *, reporter: Reporter | None = None, **settings
     from fpet_export.tasks.bundle import BundleRequest, bundle
 
     (path,) = _paths((artefact,))
-    return bundle(BundleRequest(artefact=path, **settings), _or_silent(reporter))
+    return bundle(_ready("bundle", BundleRequest(artefact=path, **settings)), _or_silent(reporter))
 
 
 def check(engine: str | Path, *, reporter: Reporter | None = None, **settings: Any) -> Checked:
@@ -136,7 +137,7 @@ def check(engine: str | Path, *, reporter: Reporter | None = None, **settings: A
     from fpet_export.workflow.check import CheckRequest, check
 
     (path,) = _paths((engine,))
-    return check(CheckRequest(engine=path, **settings), _or_silent(reporter))
+    return check(_ready("check", CheckRequest(engine=path, **settings)), _or_silent(reporter))
 
 
 def compare(
@@ -155,7 +156,9 @@ def compare(
     from fpet_export.workflow.compare import CompareRequest, compare
 
     names = tuple(map(str, _paths(artefacts)))
-    return compare(CompareRequest(artefacts=names, **settings), _or_silent(reporter))
+    return compare(
+        _ready("compare", CompareRequest(artefacts=names, **settings)), _or_silent(reporter)
+    )
 
 
 def deploy(
@@ -175,7 +178,7 @@ def deploy(
     from fpet_export.workflow.deploy import DeployRequest, deploy
 
     (folder,) = _paths((out,))
-    return deploy(DeployRequest(run=str(run), out=folder, **settings), reporter)
+    return deploy(_ready("deploy", DeployRequest(run=str(run), out=folder, **settings)), reporter)
 
 
 def diagnose(*, reporter: Reporter | None = None, **settings: Any) -> Diagnosis:
@@ -191,7 +194,7 @@ def diagnose(*, reporter: Reporter | None = None, **settings: Any) -> Diagnosis:
     from fpet_export.doctor.diagnose import DoctorRequest, diagnose
 
     _paths(())
-    return diagnose(DoctorRequest(**settings), _or_silent(reporter))
+    return diagnose(_ready("doctor", DoctorRequest(**settings)), _or_silent(reporter))
 
 
 def export(
@@ -211,7 +214,9 @@ def export(
     from fpet_export.workflow.export import ExportRequest, export
 
     (folder,) = _paths((out,))
-    return export(ExportRequest(run=str(run), out=folder, **settings), _or_silent(reporter))
+    return export(
+        _ready("export", ExportRequest(run=str(run), out=folder, **settings)), _or_silent(reporter)
+    )
 
 
 def export_tasks(
@@ -232,7 +237,9 @@ def export_tasks(
 
     (folder,) = _paths((out,))
     given = tuple(map(str, runs))
-    return write(TasksRequest(runs=given, out=folder, **settings), _or_silent(reporter))
+    return write(
+        _ready("tasks", TasksRequest(runs=given, out=folder, **settings)), _or_silent(reporter)
+    )
 
 
 def inspect(
@@ -251,7 +258,9 @@ def inspect(
     from fpet_export.workflow.inspect import InspectRequest, inspect
 
     _paths(())
-    return inspect(InspectRequest(run=str(run), **settings), _or_silent(reporter))
+    return inspect(
+        _ready("inspect", InspectRequest(run=str(run), **settings)), _or_silent(reporter)
+    )
 
 
 def load(run: str | Path, **options: Any) -> Adapted:
@@ -282,7 +291,7 @@ def predict(
     from fpet_export.workflow.predict import PredictRequest, predict
 
     path, *files = _paths((artefact, *images))
-    request = PredictRequest(artefact=path, images=tuple(files), **settings)
+    request = _ready("predict", PredictRequest(artefact=path, images=tuple(files), **settings))
     return predict(request, _or_silent(reporter))
 
 
@@ -305,7 +314,10 @@ def quantize(
 
     (path,) = _paths((graph,))
     wanted: Any = precision
-    return quantize(QuantizeRequest(onnx=path, precision=wanted, **settings), _or_silent(reporter))
+    return quantize(
+        _ready("quantize", QuantizeRequest(onnx=path, precision=wanted, **settings)),
+        _or_silent(reporter),
+    )
 
 
 def show(
@@ -325,7 +337,9 @@ def show(
     from fpet_export.workflow.show import ShowRequest, show
 
     path, png = _paths((artefact, out))
-    return show(ShowRequest(artefact=path, out=png, **settings), _or_silent(reporter))
+    return show(
+        _ready("show", ShowRequest(artefact=path, out=png, **settings)), _or_silent(reporter)
+    )
 
 
 def sign(
@@ -345,7 +359,9 @@ def sign(
     from fpet_export.workflow.signing import SignRequest, sign
 
     path, own = _paths((artefact, key))
-    return sign(SignRequest(artefact=path, key=own, **settings), _or_silent(reporter))
+    return sign(
+        _ready("sign", SignRequest(artefact=path, key=own, **settings)), _or_silent(reporter)
+    )
 
 
 def targets(name: str | None = None, *, reporter: Reporter | None = None) -> TargetList | OneTarget:
@@ -361,7 +377,7 @@ def targets(name: str | None = None, *, reporter: Reporter | None = None) -> Tar
     from fpet_export.workflow.targets import TargetsRequest, targets
 
     _paths(())
-    return targets(TargetsRequest(target=name), _or_silent(reporter))
+    return targets(_ready("targets", TargetsRequest(target=name)), _or_silent(reporter))
 
 
 def verify(artefact: str | Path, *, reporter: Reporter | None = None, **settings: Any) -> Verified:
@@ -378,7 +394,7 @@ def verify(artefact: str | Path, *, reporter: Reporter | None = None, **settings
     from fpet_export.workflow.signing import VerifyRequest, verify
 
     (path,) = _paths((artefact,))
-    return verify(VerifyRequest(artefact=path, **settings), _or_silent(reporter))
+    return verify(_ready("verify", VerifyRequest(artefact=path, **settings)), _or_silent(reporter))
 
 
 def write_triton(
@@ -398,7 +414,9 @@ def write_triton(
     from fpet_export.triton.write import TritonRequest, write
 
     path, folder = _paths((artefact, out))
-    return write(TritonRequest(artefact=path, out=folder, **settings), _or_silent(reporter))
+    return write(
+        _ready("triton", TritonRequest(artefact=path, out=folder, **settings)), _or_silent(reporter)
+    )
 
 
 def _paths(given: Sequence[str | Path]) -> tuple[Path, ...]:
@@ -409,6 +427,20 @@ def _paths(given: Sequence[str | Path]) -> tuple[Path, ...]:
 
     require_ours()
     return tuple(Path(one) for one in given)
+
+
+def _ready(verb: str, request: R) -> R:
+    """Return a request whose files are there and whose outputs can be written.
+
+    Raises:
+        FpetError: One is not, as on the command line: before anything heavy is loaded.
+    """
+    from fpet_export.steps.given_kinds import require_kinds
+    from fpet_export.steps.given_paths import require_files, require_outputs
+
+    for require in (require_files, require_kinds, require_outputs):
+        require(verb, vars(request))
+    return request
 
 
 def _or_silent(reporter: Reporter | None) -> Reporter:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import re
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from engines import precisions
 from engines.errors import UsageError
@@ -36,6 +38,11 @@ def _from_one(default: int | None) -> Any:
     return dataclasses.field(default=default, metadata={"least": 1})
 
 
+def from_zero(default: float | None) -> Any:
+    """Return a field that holds an amount: a number from 0."""
+    return dataclasses.field(default=default, metadata={"least": 0.0})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
     """What all requests have: strings become paths and lists become tuples, values are checked.
@@ -56,7 +63,7 @@ class Request:
             found = _converted(value, str(field.type))
             if found is not value:
                 object.__setattr__(self, field.name, found)
-            _refuse(field, found)
+            _refuse(field, found, _types_of(type(self))[field.name])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -243,7 +250,7 @@ class Measuring(Rounds):
 
     peers: tuple[str, ...] = ()
     threads: int | None = _from_one(None)
-    seconds: float = 3.0
+    seconds: float = from_zero(3.0)
     allow_noise: bool = False
 
 
@@ -383,32 +390,69 @@ def _converted(value: Any, annotation: str) -> Any:
     return value
 
 
-def _refuse(field: dataclasses.Field[Any], value: Any) -> None:
-    """Refuse a value out of its field's choices or range.
+def _refuse(field: dataclasses.Field[Any], value: Any, wanted: Any) -> None:
+    """Refuse a value out of its field's choices or range, or of another type.
 
     Raises:
         UsageError: It is.
     """
-    choices: Sequence[str] | None = field.metadata.get("choices")
+    choices: Sequence[object] | None = field.metadata.get("choices")
     if choices is not None and value not in choices and value != field.default:
+        names = tuple(map(str, choices))
         raise UsageError(
-            f"{value!r} is not one of {', '.join(choices)}",
+            f"{value!r} is not one of {', '.join(names)}",
             where=field.name,
-            fix=did_you_mean(str(value), choices, otherwise="choose one of the names above"),
+            fix=did_you_mean(str(value), names, otherwise="choose one of the names above"),
         )
     least = field.metadata.get("least")
-    if least is not None and value is not None and not _is_whole(value, least):
+    if least is not None and value is not None and not _is_from(least, value):
+        kind = "whole number" if isinstance(least, int) else "number"
         raise UsageError(
-            f"{value!r} is not a whole number from {least}",
+            f"{value!r} is not a {kind} from {least:g}",
             where=field.name,
-            fix=f"give a number from {least}",
+            fix=f"give a number from {least:g}",
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{value} is not finite", where=field.name, fix="give a finite number")
+    if not _fits(value, wanted):
+        raise UsageError(
+            f"{value!r} is a {type(value).__name__}, wanted {field.type}",
+            where=field.name,
+            fix="give a value of that type",
+        )
 
 
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_from(least: float, value: Any) -> bool:
+    """Say whether a value is a number from `least`, and a whole one where `least` is one."""
+    return _fits(value, type(least)) and value >= least
+
+
+_TYPES: dict[type, dict[str, Any]] = {}
+
+
+def _types_of(kind: type) -> dict[str, Any]:
+    """Return the types of a request's fields, which are resolved once."""
+    if kind not in _TYPES:
+        _TYPES[kind] = get_type_hints(kind)
+    return _TYPES[kind]
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Say whether a value is of a field's type; numbers of numpy are numbers."""
+    origin, parts = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
+        return len(kinds) == len(value) and all(map(_fits, value, kinds))
+    if wanted in (int, float):
+        kind = numbers.Integral if wanted is int else numbers.Real
+        return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, origin or wanted)
 
 
 def made(kind: type[R], given: Mapping[str, Any]) -> R:

@@ -27,9 +27,9 @@ from fpet_export.cli import start, streams, verbs
 from fpet_export.cli.arguments_check import refuse_unknown_options
 from fpet_export.cli.console import Console
 from fpet_export.cli.help_text import HelpText, VerbsHelp
-from fpet_export.cli.kinds_check import require_kinds
-from fpet_export.cli.paths_check import require_files, require_outputs
 from fpet_export.cli.verbs import Outcome, Verb
+from fpet_export.steps.given_kinds import require_kinds
+from fpet_export.steps.given_paths import require_files, require_outputs
 from fpet_export.version import __version__
 
 PROGRAM = "fpet-export"
@@ -64,9 +64,9 @@ def main(
         options = _parse(words, program)
         as_json = options.json
         console = Console(quiet=options.quiet, verbose=options.verbose)
-        require_files(options)
-        require_kinds(options)
-        require_outputs(options)
+        require_files(options.verb, vars(options))
+        require_kinds(options.verb, vars(options))
+        require_outputs(options.verb, vars(options))
         options.command = (PROGRAM, *words)
         with console.alive():
             outcome = load_verb(options.verb).run(options, console)

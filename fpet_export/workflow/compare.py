@@ -21,7 +21,7 @@ from engines.parity.rows import ParityTable, judge
 from engines.precisions import FP16
 from engines.tasks.index import read_index
 from fpet_export.reporter import SILENT, Reporter
-from fpet_export.requests import CheckImages, RunFacts, Writing
+from fpet_export.requests import CheckImages, RunFacts, Writing, from_zero
 from fpet_export.steps import export, runs, task_names, verify
 from fpet_export.steps import images as _images
 from fpet_export.steps.verify import graph_outputs
@@ -50,9 +50,9 @@ class CompareRequest(RunFacts, CheckImages, Writing):
 
     artefacts: tuple[str, ...]
     task: str | None = None
-    limit: int | None = 128
+    limit: int = dataclasses.field(default=128, metadata={"least": 1})
     out: Path | None = None
-    relative: float | None = None
+    relative: float | None = from_zero(None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -107,6 +107,10 @@ def predict(request: PredictRequest, reporter: Reporter = SILENT) -> Predictions
     """
     if request.top < 1:
         raise UsageError(f"--top is {request.top}", where="--top", fix="give a number from 1")
+    if not request.images:
+        raise UsageError(
+            "no image was given", where="images", fix="name image files, or folders of them"
+        )
     with _opened(request, reporter) as (engine, manifest):
         if manifest.preprocessing is None:
             raise UsageError(

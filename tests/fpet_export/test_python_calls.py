@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fpet_export
@@ -274,3 +275,53 @@ def test_diagnose_and_targets() -> None:
 def test_a_setting_that_is_none_is_refused(exported: Exported, image: Path) -> None:
     with pytest.raises(TypeError, match="tops"):
         fpet_export.predict(exported.graph, image, tops=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"top": "3"}, "'3' is a str, wanted int"),
+        ({"top": True}, "True is a bool, wanted int"),
+        ({"skip_bad": "no"}, "'no' is a str, wanted bool"),
+        ({"task": 3}, "3 is a int, wanted str | None"),
+        ({"provider": "gpu"}, "'gpu' is not one of cpu, cuda, tensorrt"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(
+    exported: Exported, image: Path, settings: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(FpetError) as caught:
+        fpet_export.predict(exported.graph, image, **settings)
+
+    assert caught.value.what == what
+    assert caught.value.where == next(iter(settings))
+
+
+def test_numbers_out_of_range_are_refused(exported: Exported) -> None:
+    wrong: list[tuple[str, Any]] = [("relative", -1), ("relative", float("nan")), ("limit", 0)]
+    for name, value in wrong:
+        with pytest.raises(FpetError) as caught:
+            fpet_export.compare(exported.graph, exported.graph, **{name: value})
+        assert caught.value.where == name
+    assert fpet_export.compare(exported.graph, exported.graph, relative=0, limit=np.int64(1))
+
+
+def test_files_that_are_not_there_are_told_as_on_the_command_line(
+    exported: Exported, image: Path, tmp_path: Path
+) -> None:
+    absent, graph = tmp_path / "absent.onnx", exported.graph
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "pets.pth").write_bytes(b"")
+    for words, function in (
+        (("predict", absent, image), lambda: fpet_export.predict(absent, image)),
+        (("compare", graph, absent), lambda: fpet_export.compare(graph, absent)),
+        (("check", absent), lambda: fpet_export.check(absent)),
+        (("verify", graph, "--signers", absent), lambda: fpet_export.verify(graph, signers=absent)),
+        (("show", absent, image, "-o", tmp_path / "x.png"),
+         lambda: fpet_export.show(absent, tmp_path / "x.png", image=image)),
+        (("bundle", tmp_path / "run"), lambda: fpet_export.bundle(tmp_path / "run")),
+        (("triton", graph, "-o", image), lambda: fpet_export.write_triton(graph, image)),
+    ):  # fmt: skip
+        refusal(words, function)
+    with pytest.raises(FpetError, match="no image was given"):
+        fpet_export.predict(graph)

@@ -14,8 +14,8 @@ from engines.manifest import read_manifest
 from engines.targets._lookup import load_target
 from fpet_export.cli import main
 from fpet_export.cli.arguments_check import refuse_unknown_options
-from fpet_export.cli.paths_check import require_files, require_outputs
 from fpet_export.steps import next_commands
+from fpet_export.steps.given_paths import require_files, require_outputs
 from tests.fpet_export.command_line import Done, Exported, call, export, pixels_of, write_images
 
 ODD = "a folder's (new)"
@@ -41,8 +41,8 @@ def require_runnable(words: list[str]) -> None:
     parser = main.build_parser()
     refuse_unknown_options(main.parsers_of_verbs(parser)[words[1]], words[2:])
     options = parser.parse_args(words[1:])
-    require_files(options)
-    require_outputs(options)
+    require_files(options.verb, vars(options))
+    require_outputs(options.verb, vars(options))
 
 
 def checked(done: Done) -> dict[str, list[str]]:

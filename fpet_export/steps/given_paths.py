@@ -5,18 +5,18 @@ Reading a run begins by importing torch, which takes seconds, and writing comes 
 
 from __future__ import annotations
 
-import argparse
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from engines.errors import FpetError, InputError, MachineError, UsageError
 from engines.manifest import ENDINGS
 from engines.near_names import near_names
 
 _FILES = {
-    # destination in the options: how it is typed
+    # name of the setting: how it is typed
     "run": "RUN", "runs": "RUN", "artefact": "X", "artefacts": "X", "onnx": "ONNX",
     "engine": "ENGINE", "images": "IMG", "backbone": "--backbone",
     "config": "--config", "labels": "--labels", "data": "--data", "plain": "--plain",
@@ -37,18 +37,22 @@ _BESIDE = {"build": "onnx", "quantize": "onnx", "bundle": "artefact", "sign": "a
 """What a verb writes beside, unless it is told where."""
 
 
-def require_files(options: argparse.Namespace) -> None:
+def require_files(verb: str, given: Mapping[str, Any]) -> None:
     """Refuse the first file that is named and does not exist.
+
+    Args:
+        verb: What is asked for.
+        given: Its settings by their names.
 
     Raises:
         InputError: There is none of this name; near names in its folder are proposed.
     """
-    against = str(getattr(options, "against", None))
+    against = str(given.get("against"))
     more = {"against": "--against"} if against.endswith(ENDINGS) else {}
-    if options.verb == "show":  # elsewhere --image is a size
+    if verb == "show":  # elsewhere --image is a size
         more["image"] = "IMG"
     for name, typed in (_FILES | more).items():
-        for text in _texts(getattr(options, name, None)):
+        for text in _texts(given.get(name)):
             path = _path(text, has_task=name in _OF_TASKS)
             if _SCHEME.fullmatch(str(path)) or _exists(path, is_run=name in _RUNS):
                 continue
@@ -60,17 +64,21 @@ def require_files(options: argparse.Namespace) -> None:
             )
 
 
-def require_outputs(options: argparse.Namespace) -> None:
+def require_outputs(verb: str, given: Mapping[str, Any]) -> None:
     """Refuse places where the verb could not write what it is to leave.
+
+    Args:
+        verb: What is asked for.
+        given: Its settings by their names.
 
     Raises:
         UsageError: A file stands where a folder is to be, or the other way round.
         MachineError: The folder cannot be written.
     """
-    out = getattr(options, "out", None)
-    folders = [getattr(options, "unpack", None)]
-    files = [getattr(options, "html", None)]
-    (folders if options.verb in _INTO_A_FOLDER else files).append(out)
+    out = given.get("out")
+    folders = [given.get("unpack")]
+    files = [given.get("html")]
+    (folders if verb in _INTO_A_FOLDER else files).append(out)
     for folder in folders:
         if folder is not None:
             _require_writable(folder)
@@ -83,8 +91,8 @@ def require_outputs(options: argparse.Namespace) -> None:
                     fix="name a file in it",
                 )
             _require_writable(file.parent)
-    beside = getattr(options, _BESIDE.get(options.verb, ""), None)
-    is_printed = getattr(options, "print_trtexec", False)
+    beside = given.get(_BESIDE.get(verb, ""))
+    is_printed = given.get("print_trtexec", False)
     if out is None and beside is not None and not is_printed:
         _require_writable(beside if beside.is_dir() else beside.parent)
 

@@ -5,8 +5,9 @@ It follows the check that the path exists, and opens nothing: names alone decide
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from engines.commands import PROGRAM, command
 from engines.errors import InputError
@@ -14,7 +15,7 @@ from engines.manifest import ENDINGS, is_task_folder
 from engines.transport import bundle
 
 _GRAPHS = {
-    # verb: where its options hold what is a graph, an engine or a folder of tasks
+    # verb: the setting that holds what is a graph, an engine or a folder of tasks
     "bench": "artefacts", "build": "onnx", "bundle": "artefact", "check": "engine",
     "predict": "artefact", "quantize": "onnx", "show": "artefact", "sign": "artefact",
     "triton": "artefact", "verify": "artefact",
@@ -24,20 +25,24 @@ _ONLY_GRAPHS = ("build", "quantize")
 """They write no target down for a file that is no graph, and ask for one before they read it."""
 
 
-def require_kinds(options: argparse.Namespace) -> None:
+def require_kinds(verb: str, given: Mapping[str, Any]) -> None:
     """Refuse the first path of another kind than its verb takes.
+
+    Args:
+        verb: What is asked for.
+        given: Its settings by their names.
 
     Raises:
         InputError: It is a run, a file of weights, or a folder with graphs in it; a command or the
             graphs are proposed.
     """
-    found = getattr(options, _GRAPHS.get(options.verb, ""), None)
+    found = given.get(_GRAPHS.get(verb, ""))
     for path in found if isinstance(found, (list, tuple)) else [found]:
         if path is None:
             continue
         if path.is_dir() and not _is_whole(path):
             _refuse_folder(path)
-        elif options.verb in _ONLY_GRAPHS and path.is_file():
+        elif verb in _ONLY_GRAPHS and path.is_file():
             _refuse_no_graph(path)
 
 
