@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import importlib
 import json
 import shutil
 import subprocess
@@ -18,69 +15,9 @@ import pytest
 import fpet_export
 from engines.errors import FpetError
 from engines.parity.finite import json_ready
-from fpet_export.cli.main import build_parser, parsers_of_verbs
 from fpet_export.reporter import Silent
-from fpet_export.requests import Request
 from tests.fpet_export.command_line import Exported, call, pixels_of, write_images
 from tests.fpet_export.tasks.task_files import TaskFiles
-
-REQUESTS = {
-    "bench": "workflow.bench.BenchRequest",
-    "build": "workflow.build.BuildRequest",
-    "bundle": "tasks.bundle.BundleRequest",
-    "check": "workflow.check.CheckRequest",
-    "compare": "workflow.compare.CompareRequest",
-    "deploy": "workflow.deploy.DeployRequest",
-    "doctor": "doctor.diagnose.DoctorRequest",
-    "export": "workflow.export.ExportRequest",
-    "inspect": "workflow.inspect.InspectRequest",
-    "predict": "workflow.predict.PredictRequest",
-    "quantize": "workflow.quantize.QuantizeRequest",
-    "show": "workflow.show.ShowRequest",
-    "sign": "workflow.signing.SignRequest",
-    "targets": "workflow.targets.TargetsRequest",
-    "tasks": "tasks.request.TasksRequest",
-    "triton": "triton.write.TritonRequest",
-    "verify": "workflow.signing.VerifyRequest",
-}
-SAID_OTHERWISE = {"json", "quiet", "verbose", "help", "print_trtexec"}
-"""Options of the command line alone; the line of trtexec is a function of its own."""
-
-
-def request_of(verb: str) -> type[Request]:
-    module, _, name = REQUESTS[verb].rpartition(".")
-    found: type[Request] = getattr(importlib.import_module(f"fpet_export.{module}"), name)
-    return found
-
-
-def plain(value: object) -> object:
-    """Return a default as both sides say it: what holds nothing is the same."""
-    return None if value in (None, (), [], {}) else value
-
-
-def default_of(field: dataclasses.Field[Any]) -> object:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return None if field.default is dataclasses.MISSING else field.default
-
-
-def test_every_verb_has_its_request() -> None:
-    assert set(REQUESTS) == set(parsers_of_verbs(build_parser()))
-
-
-@pytest.mark.parametrize("verb", sorted(REQUESTS))
-def test_a_request_has_the_names_and_defaults_of_its_options(verb: str) -> None:
-    actions = {one.dest: one for one in parsers_of_verbs(build_parser())[verb]._actions}
-    options = {name: one for name, one in actions.items() if name not in SAID_OTHERWISE}
-    fields = {one.name: one for one in dataclasses.fields(request_of(verb))}
-    fields.pop("command")
-
-    assert set(fields) == set(options)
-    for name, option in options.items():
-        assert plain(default_of(fields[name])) == plain(option.default), name
-        is_required = option.required and option.nargs not in (argparse.ZERO_OR_MORE, "?")
-        has_none = fields[name].default is dataclasses.MISSING
-        assert is_required == (has_none and fields[name].default_factory is dataclasses.MISSING)
 
 
 class Ear(Silent):
