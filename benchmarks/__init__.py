@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from benchmarks.comparison import Opened, bench, fastest, rebase
     from benchmarks.latency import Schedule
-    from benchmarks.measurement import Measurement, read_measurement, write_measurement
+    from benchmarks.measurement import Measurement
+    from benchmarks.measurement_file import read_measurement, write_measurement
     from benchmarks.peers import PeerSource
     from benchmarks.report.table import format_table
 
@@ -23,9 +24,9 @@ _HOME = {
     "bench": "benchmarks.comparison",
     "fastest": "benchmarks.comparison",
     "format_table": "benchmarks.report.table",
-    "read_measurement": "benchmarks.measurement",
+    "read_measurement": "benchmarks.measurement_file",
     "rebase": "benchmarks.comparison",
-    "write_measurement": "benchmarks.measurement",
+    "write_measurement": "benchmarks.measurement_file",
 }
 
 __all__ = [

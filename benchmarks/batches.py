@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import merge_verdict
-from benchmarks.measurement import Measurement, to_document, to_text
+from benchmarks.measurement import Measurement
+from benchmarks.measurement_file import to_document, to_text
 from benchmarks.report.page import BatchRow, Report, State, Verdict
 from benchmarks.report.speed_words import hardware
 from benchmarks.report.table import WIDTH, notes, render_columns, shorten, wrapped

@@ -172,7 +172,9 @@ def _at_batch(measurement: Measurement, against: Comparison | None) -> AtBatch:
 def _device(measurement: Measurement, result: ContenderResult) -> str:
     runtime = result.runtime
     if runs_on_gpu(runtime):
-        return gpu_name(measurement, runtime.get("device", "an unnamed GPU"))
+        return gpu_name(
+            measurement.environment, measurement.gpu, runtime.get("device", "an unnamed GPU")
+        )
     return measurement.environment.board or measurement.environment.cpu
 
 

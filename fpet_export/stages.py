@@ -33,7 +33,8 @@ from engines.manifest import (
 from engines.onnx_header import read_onnx_header
 from engines.parity.model_outputs import ModelOutputs
 from engines.targets import Target
-from fpet_export.graph.freeze import FreezeOptions, FrozenVit, input_shape, preprocessing_for, typed
+from fpet_export.graph.freeze import FrozenVit, input_shape, preprocessing_for, typed
+from fpet_export.graph.options import FreezeOptions
 from fpet_export.model import adapt, backbones, checkpoints, cost, reference
 from fpet_export.model import fold as folding
 from fpet_export.model.backbones import Backbone, BackboneOptions

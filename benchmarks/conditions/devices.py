@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.measurement import Measurement
+    from benchmarks.conditions.environment import Environment
+    from benchmarks.conditions.gpu_state import GpuUse
 
 
 def runs_on_gpu(runtime: Mapping[str, str]) -> bool:
@@ -18,20 +19,20 @@ def runs_on_gpu(runtime: Mapping[str, str]) -> bool:
     )
 
 
-def gpu_name(measurement: Measurement, otherwise: str) -> str:
+def gpu_name(place: Environment, use: GpuUse | None, otherwise: str) -> str:
     """Return the name of the GPU that engines ran on.
 
     A board's name stands for its GPU, which the driver may not name there. Where it is not certain
     which of several GPUs it was, all are named.
 
     Args:
-        measurement: It.
+        place: Where they ran.
+        use: The GPU that was watched while they ran; None where none was.
         otherwise: What the engine itself calls its device.
     """
-    where = measurement.environment
-    if where.board:
-        return where.board
-    if measurement.gpu is not None:
-        return measurement.gpu.gpu.name
-    names = list(dict.fromkeys(gpu.name for gpu in where.gpus))
+    if place.board:
+        return place.board
+    if use is not None:
+        return use.gpu.name
+    names = list(dict.fromkeys(gpu.name for gpu in place.gpus))
     return f"one of {' and '.join(names)}" if len(names) > 1 else (*names, otherwise)[0]

@@ -31,7 +31,8 @@ from benchmarks.experiments.gemm_peak import GemmPeak, measure_gemm_peak
 from benchmarks.experiments.natural_images import natural_set
 from benchmarks.experiments.subjects import IMAGE, MERGE_BLOCK, freeze
 from benchmarks.latency import Schedule
-from benchmarks.measurement import Measurement, describe_artefact, to_document, to_text
+from benchmarks.measurement import Measurement, describe_artefact
+from benchmarks.measurement_file import to_document, to_text
 from benchmarks.peers import PeerSource
 from benchmarks.report.table import format_table
 from engines import registry, storage

@@ -21,12 +21,12 @@ from typing import Any
 from benchmarks.conditions.environment import read_environment
 from benchmarks.conditions.failures import last_words
 from benchmarks.experiments.subjects import MERGE_BLOCK, RUN
-from benchmarks.measurement import to_text
+from benchmarks.measurement_file import to_text
 from engines import storage
 from engines.errors import BudgetError, EngineError, FpetError, MissingDependencyError
 
 SCHEMA = 1
-COMMAND_LINE = "import sys; from fpet_export.cli.main import run; sys.exit(run())"
+COMMAND_LINE = "import sys; from fpet_export.cli.start import run; sys.exit(run())"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.conditions.environment import read_environment
 from benchmarks.conditions.failures import as_engine_error
 from benchmarks.experiments.natural_images import natural_set
-from benchmarks.measurement import to_text
+from benchmarks.measurement_file import to_text
 from engines import registry, storage
 from engines.contract import OpenOptions
 from engines.errors import FpetError, ParityError

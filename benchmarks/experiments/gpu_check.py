@@ -32,7 +32,7 @@ from benchmarks.experiments.gpu_batch import check_batch, format_check, source_o
 from benchmarks.experiments.subjects import default_subjects
 from benchmarks.feeds import synthetic_feeds
 from benchmarks.latency import Schedule
-from benchmarks.measurement import to_text
+from benchmarks.measurement_file import to_text
 from benchmarks.peers import load_peer
 from engines import registry, storage
 from engines.errors import FpetError, MeasurementError, MissingDependencyError

@@ -172,7 +172,7 @@ def run(part: Part, out: Path, seconds_left: float) -> dict[str, object]:
     limit = min(part.limit_s, seconds_left)
     words = list(part.words)
     if words[0] == "fpet-export":
-        program = "import sys; from fpet_export.cli.main import run; sys.exit(run())"
+        program = "import sys; from fpet_export.cli.start import run; sys.exit(run())"
         words[:1] = [sys.executable, "-c", program]
     began = time.monotonic()
     log = out / f"{part.name}.txt"

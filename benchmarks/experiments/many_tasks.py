@@ -27,7 +27,8 @@ from benchmarks.experiments.fidelity import Cell, write_run
 from benchmarks.experiments.subjects import MERGE_BLOCK
 from benchmarks.feeds import synthetic_feeds
 from benchmarks.latency import Schedule
-from benchmarks.measurement import Measurement, to_document, to_text
+from benchmarks.measurement import Measurement
+from benchmarks.measurement_file import to_document, to_text
 from benchmarks.report.table import format_table
 from engines import registry, storage
 from engines.contract import OpenOptions

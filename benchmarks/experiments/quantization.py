@@ -25,7 +25,7 @@ from benchmarks.conditions.environment import read_environment
 from benchmarks.experiments.export_cost import COMMAND_LINE, Step, measure
 from benchmarks.experiments.natural_images import natural_set
 from benchmarks.experiments.subjects import IMAGE, MERGE_BLOCK, RUN
-from benchmarks.measurement import to_text
+from benchmarks.measurement_file import to_text
 from engines import storage
 from engines.errors import BudgetError, EngineError, FpetError
 

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.conditions.environment import read_environment
 from benchmarks.experiments.pretrained import OUTPUT
 from benchmarks.experiments.quantization import tool
-from benchmarks.measurement import to_text
+from benchmarks.measurement_file import to_text
 from engines import storage
 from engines.errors import FpetError
 

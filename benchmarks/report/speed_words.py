@@ -18,7 +18,8 @@ def measured_on(measurement: Measurement, result: ContenderResult) -> str:
     where = measurement.environment
     runtime = result.runtime
     if runs_on_gpu(runtime):
-        return f"{gpu_name(measurement, runtime.get('device', 'an unnamed one'))} (GPU)"
+        device = runtime.get("device", "an unnamed one")
+        return f"{gpu_name(where, measurement.gpu, device)} (GPU)"
     threads = runtime.get("threads", "")
     detail = f", {counted(int(threads), 'thread')}" if threads.isdecimal() else ""
     board = f"{where.board}, " if where.board else ""
@@ -32,7 +33,7 @@ def hardware(measurement: Measurement) -> str:
     cpu = f"{place.cpu}, {counted(place.usable_processors, 'processor')}"
     if not any(on_gpu):
         return cpu
-    name = gpu_name(measurement, "an unnamed GPU")
+    name = gpu_name(measurement.environment, measurement.gpu, "an unnamed GPU")
     if measurement.gpu is not None:
         gpu = dataclasses.replace(measurement.gpu.gpu, name=name)
         name = gpu_in_words(gpu, measurement.gpu.after)

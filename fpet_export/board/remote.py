@@ -7,15 +7,14 @@ folder there is named by the bundle's hash, so the same command finds what an in
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from engines import errors, storage
-from engines.errors import FpetError, RemoteError, UsageError
+from engines import storage
+from engines.errors import RemoteError, UsageError
 from engines.transport.bundle import SUFFIX
 from fpet_export.board import packing
 from fpet_export.board.ssh import CACHE, ConnectionLostError, Remote
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from fpet_export.board.session import Board
 
 T = TypeVar("T")
-
-_AGENT = ("python3", "agent.pyz")
 
 
 def to_argv(request: Elsewhere) -> str:
@@ -140,49 +137,3 @@ def sent(
 def _clear(remote: Remote, request: Elsewhere) -> None:
     if not request.keep_remote:
         remote.remove()
-
-
-def agent(remote: Remote, words: Sequence[str], reporter: Reporter) -> Any:
-    """Run a verb of the agent there, with its lines here; return its JSON document.
-
-    Raises:
-        FpetError: What the agent refused, as the same class, with the machine's name.
-        RemoteError: The agent was killed, or gave no document.
-    """
-    done = remote.run((*_AGENT, *words, "--json"), line=_until_its_end(reporter))
-    try:
-        document = json.loads(done.out)
-    except ValueError as error:
-        raise RemoteError(
-            f"python3 agent.pyz {words[0]} ended with {done.code} and no answer on {remote.host}",
-            where=f"{remote.host}:{remote.folder}",
-            fix=f"try it there: ssh {remote.host}, then {shlex.join((*_AGENT, *words))}",
-        ) from error
-    if done.code:
-        raise _same_error(document, remote)
-    return document
-
-
-def _until_its_end(reporter: Reporter) -> Callable[[str], None]:
-    """Return what prints the agent's lines, up to those that say what to type next over there."""
-    has_ended = False
-
-    def line(text: str) -> None:
-        nonlocal has_ended
-        has_ended = has_ended or text.startswith(" next ")
-        if not has_ended:
-            reporter.line(text)
-
-    return line
-
-
-def _same_error(document: Any, remote: Remote) -> FpetError:
-    told = document.get("error", {}) if isinstance(document, dict) else {}
-    kind = getattr(errors, str(told.get("class")), RemoteError)
-    if not (isinstance(kind, type) and issubclass(kind, FpetError)):
-        kind = RemoteError
-    return kind(
-        f"on {remote.host}: {told.get('what', 'the agent failed')}",
-        where=f"{remote.host}: {told.get('where', remote.folder)}",
-        fix=str(told.get("fix", "look at what it printed")),
-    )

@@ -14,7 +14,7 @@ from engines.errors import EngineError, FpetError, ParityError
 from engines.fusion.report import fusion_path
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.parity.rows import row_from_json
-from fpet_export.board import remote as _remote
+from fpet_export.board.agent_call import call_agent
 from fpet_export.board.packing import Item, Packed
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Measured, Measuring
@@ -79,12 +79,12 @@ class Board:
         name = engine or item.engine
         if item.is_graph:
             words = ["build", item.path.name, "--target", item.target.name, "-o", name, "--force"]
-            _remote.agent(self.remote, [*words, *self.allowed, *more], self.reporter)
+            call_agent(self.remote, [*words, *self.allowed, *more], self.reporter)
         check = self.packed.checks.get(item.path.name)
         if check is None:
             return None
         words = ["check", name, "--expect", check, *self.allowed]
-        found = _remote.agent(self.remote, words, self.reporter)
+        found = call_agent(self.remote, words, self.reporter)
         table: Mapping[str, Any] = found["parity"]
         return table
 
@@ -152,7 +152,7 @@ class Board:
 
         file = "bench.json"
         given = ["bench", *engines, "-o", file, "--force", "--allow-noise", *self.allowed, *words]
-        _remote.agent(self.remote, given, self.reporter)
+        call_agent(self.remote, given, self.reporter)
         with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
             self.remote.download(file, Path(folder) / file)
             return read_measurement(Path(folder) / file)

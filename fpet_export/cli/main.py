@@ -23,7 +23,7 @@ provenance.stop_if_foreign()  # before any package of ours is imported but this 
 from engines import registry
 from engines.errors import FpetError, InputError, MachineError, UsageError
 from engines.near_names import did_you_mean, near_names
-from fpet_export.cli import start, streams, verbs
+from fpet_export.cli import stop_signals, streams, verbs
 from fpet_export.cli.arguments_check import refuse_unknown_options
 from fpet_export.cli.console import Console
 from fpet_export.cli.help_text import HelpText, VerbsHelp
@@ -255,7 +255,7 @@ def _refuse(error: FpetError, console: Console, program: str, *, as_json: bool) 
 
 
 def _interrupted(error: KeyboardInterrupt, console: Console, *, as_json: bool) -> int:
-    name, code, how = start.told(error)
+    name, code, how = stop_signals.told(error)
     what, again = f"{how}; nothing half-written was left behind", "run the command again"
     if console.keeps is not None and console.keeps.exists():
         what += f", and {console.keeps} keeps what was calibrated"
@@ -315,12 +315,3 @@ def _with_unreadable(outcome: Outcome, console: Console) -> Outcome:
         document={**outcome.document, "unreadable": list(console.left_out)},
         exit_code=outcome.exit_code or InputError.exit_code,
     )
-
-
-def run() -> NoReturn:
-    """Run the command line as this process; the installed command is `start.run`."""
-    start.run_process(lambda: main)
-
-
-if __name__ == "__main__":
-    run()

@@ -17,12 +17,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from fpet_export.cli import streams
-from fpet_export.cli.stop_signals import Stopped, StopSignals
+from fpet_export.cli.stop_signals import INTERRUPTED, StopSignals, told
 
 _TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
-
 Command = Callable[[], int]
 
 
@@ -95,13 +92,6 @@ def _say_stopped(error: KeyboardInterrupt) -> None:
             sys.stderr.write(f"error: {what}\n")
     except (OSError, ValueError, AttributeError):  # nobody hears it
         return
-
-
-def told(error: KeyboardInterrupt) -> tuple[str, int, str]:
-    """Return the name, the exit code and the words of what stopped a command."""
-    if isinstance(error, Stopped):
-        return type(error).__name__, error.exit_code, f"stopped by {error.name}"
-    return "KeyboardInterrupt", INTERRUPTED, "interrupted"
 
 
 def _ended(command: Command) -> int:

@@ -13,6 +13,10 @@ _SIGNALS = tuple(
 )  # Windows has no SIGHUP
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
 class Stopped(KeyboardInterrupt):  # what heeds Ctrl-C heeds this, too
     """Somebody asked this process to end.
 
@@ -56,3 +60,10 @@ class StopSignals:
             signal.signal(each, signal.SIG_IGN)
         self.received = Stopped(number)
         raise self.received
+
+
+def told(error: KeyboardInterrupt) -> tuple[str, int, str]:
+    """Return the name, the exit code and the words of what stopped a command."""
+    if isinstance(error, Stopped):
+        return type(error).__name__, error.exit_code, f"stopped by {error.name}"
+    return "KeyboardInterrupt", INTERRUPTED, "interrupted"

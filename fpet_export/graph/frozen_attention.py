@@ -17,7 +17,7 @@ from engines.errors import FoldError
 from fpet_export.model.vit import Block
 
 if TYPE_CHECKING:
-    from fpet_export.graph.freeze import FreezeOptions
+    from fpet_export.graph.options import FreezeOptions
 
 
 ALIGNED = 8

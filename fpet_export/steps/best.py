@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.measurement import to_document
+from benchmarks.measurement_file import to_document
 from engines import precisions
 from engines.errors import (
     BudgetError,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpet_export.board import remote as _remote
+from fpet_export.board.agent_call import call_agent
 from fpet_export.board.packing import Packed
 from fpet_export.board.session import Board
 from fpet_export.reporter import Reporter
@@ -44,8 +45,8 @@ class TaskBoard:
         """
         remote, reporter = self.board.remote, self.board.reporter
         allowed = self.board.allowed
-        _remote.agent(remote, ["build", "--force", *allowed, *more], reporter)
-        found = _remote.agent(remote, ["check", *allowed], reporter)
+        call_agent(remote, ["build", "--force", *allowed, *more], reporter)
+        found = call_agent(remote, ["check", *allowed], reporter)
         table: Mapping[str, Any] = found["parity"]
         return table
 

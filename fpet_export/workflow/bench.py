@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import batches as documents
-from benchmarks.measurement import to_document
+from benchmarks.measurement_file import to_document
 from benchmarks.report.page import report_of, write_report
 from engines import storage
 from engines.errors import MeasurementError, UsageError

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.measurement import to_document
+from benchmarks.measurement_file import to_document
 from engines import storage
 from engines.commands import command
 from engines.engine import default_path

@@ -15,7 +15,7 @@ from benchmarks.comparison import bench, fastest, rebase
 from benchmarks.conditions.environment import Environment
 from benchmarks.conditions.validity import MachineUse
 from benchmarks.latency import Schedule
-from benchmarks.measurement import read_measurement, to_document, write_measurement
+from benchmarks.measurement_file import read_measurement, to_document, write_measurement
 from benchmarks.peers import PeerSource
 from benchmarks.report.table import format_table
 from engines.contract import OpenOptions

@@ -10,13 +10,8 @@ import pytest
 from benchmarks.comparison import bench
 from benchmarks.conditions.environment import Environment
 from benchmarks.latency import Schedule
-from benchmarks.measurement import (
-    SCHEMA,
-    Measurement,
-    read_measurement,
-    to_document,
-    write_measurement,
-)
+from benchmarks.measurement import SCHEMA, Measurement
+from benchmarks.measurement_file import read_measurement, to_document, write_measurement
 from benchmarks.report.table import WIDTH, format_table, shorten
 from engines.errors import InputError, UsageError
 

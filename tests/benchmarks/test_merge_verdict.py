@@ -15,7 +15,8 @@ from benchmarks.conditions.environment import Environment
 from benchmarks.conditions.gpu_state import Gpu, GpuState, GpuUse
 from benchmarks.conditions.validity import Finding
 from benchmarks.latency import Schedule
-from benchmarks.measurement import Artefact, Measurement, to_document
+from benchmarks.measurement import Artefact, Measurement
+from benchmarks.measurement_file import to_document
 from benchmarks.merge_verdict import merge_verdicts
 from benchmarks.paired_statistics import Comparison, decide
 from benchmarks.report.page import render_report, report_of

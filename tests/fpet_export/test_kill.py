@@ -25,7 +25,7 @@ from tests.fpet_export.command_line import Exported
 
 KILLS = {"export": 40, "build": 80, "bundle": 80}
 TASK_KILLS = 40
-_PROGRAM = "import sys; from fpet_export.cli.main import run; sys.argv[0] = 'fpet-export'; run()"
+_PROGRAM = "import sys; from fpet_export.cli.start import run; sys.argv[0] = 'fpet-export'; run()"
 
 
 def words_of(verb: str, exported: Exported, out: Path) -> list[str]:

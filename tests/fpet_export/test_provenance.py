@@ -18,7 +18,7 @@ HOME = Path(provenance.__file__).resolve().parents[1]
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the command with a folder in front of the others that Python looks into."""
     return subprocess.run(
-        [sys.executable, "-c", "from fpet_export.cli.main import run; run()", *words],
+        [sys.executable, "-c", "from fpet_export.cli.start import run; run()", *words],
         capture_output=True,
         text=True,
         cwd=os.sep,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fpet_export.graph import frozen_attention
-from fpet_export.graph.freeze import FreezeOptions, FrozenVit
+from fpet_export.graph.freeze import FrozenVit
+from fpet_export.graph.options import FreezeOptions
 from fpet_export.model.fold import fold
 from tests.fpet_export.tiny import MEAN, STD, adapted, checkpoint_of, spec_of
 from tests.shared_exports import SharedExports

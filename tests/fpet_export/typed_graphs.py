@@ -13,7 +13,8 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from fpet_export.graph.freeze import FreezeOptions, FrozenVit, typed
+from fpet_export.graph.freeze import FrozenVit, typed
+from fpet_export.graph.options import FreezeOptions
 from fpet_export.graph.to_onnx import to_onnx
 from fpet_export.model.fold import fold
 from tests.fpet_export.tiny import MEAN, STD, adapted, checkpoint_of, spec_of

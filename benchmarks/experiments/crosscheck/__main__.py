@@ -31,7 +31,7 @@ from benchmarks.experiments.crosscheck.rows import (
     to_json,
     to_markdown,
 )
-from benchmarks.measurement import to_text
+from benchmarks.measurement_file import to_text
 from engines import storage
 from engines.errors import BudgetError, FpetError, UsageError
 

@@ -26,7 +26,7 @@ from benchmarks.conditions.gpu_state import (
 )
 from benchmarks.conditions.gpu_validity import GpuMeter, check_gpu
 from benchmarks.latency import Schedule
-from benchmarks.measurement import read_measurement, write_measurement
+from benchmarks.measurement_file import read_measurement, write_measurement
 from benchmarks.report.page import render_report, report_of
 from benchmarks.report.table import format_table
 

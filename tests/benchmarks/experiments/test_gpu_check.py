@@ -16,7 +16,7 @@ from benchmarks.experiments import gpu_batch, gpu_check, gpu_peers
 from benchmarks.experiments.gpu_batch import check_batch, format_check
 from benchmarks.experiments.subjects import Subject
 from benchmarks.latency import Schedule
-from benchmarks.measurement import to_text
+from benchmarks.measurement_file import to_text
 from engines import registry
 from engines.errors import MissingDependencyError
 

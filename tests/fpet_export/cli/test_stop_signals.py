@@ -31,7 +31,7 @@ WRITES = """
 import os, pathlib, signal, subprocess, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from engines import storage
-from fpet_export.cli import main as cli
+from fpet_export.cli import start
 from fpet_export.cli.verbs import targets
 def run(options, console):
     with storage.atomic_path(pathlib.Path("artefact")) as path:
@@ -41,7 +41,7 @@ def run(options, console):
     raise AssertionError
 targets.run = run
 sys.argv = ["fpet-export", "targets", *sys.argv[1:]]
-cli.run()
+start.run()
 """
 
 
@@ -141,7 +141,7 @@ def test_the_agent_heeds_it_too(tmp_path: Path) -> None:
     program = f"import sys; sys.path.insert(0, {str(agent)!r})\n" + WRITES.format(
         act="os.kill(os.getpid(), signal.SIGTERM)"
     ).replace(
-        "cli.run()",
+        "start.run()",
         "from fpet_export.cli import agent_main, start\n"
         "start.run_process(lambda: agent_main.command)",
     )
@@ -204,7 +204,7 @@ def test_a_library_may_make_another_error_of_it(name: str, tmp_path: Path) -> No
 
 def test_without_it_python_has_a_word_and_a_code_of_its_own(tmp_path: Path) -> None:
     done = stopped_while_it_loads(
-        "SIGINT", tmp_path, "from fpet_export.cli import main; main.run()"
+        "SIGINT", tmp_path, "from fpet_export.cli import main; main.main()"
     )
 
     assert "Traceback" in done.stderr

@@ -11,7 +11,7 @@ import pytest
 
 from fpet_export.board.agent import build_agent
 
-PROGRAM = "import sys; sys.argv[0] = 'fpet-export'; from fpet_export.cli.main import run; run()"
+PROGRAM = "import sys; sys.argv[0] = 'fpet-export'; from fpet_export.cli.start import run; run()"
 COMMANDS = (["targets"], ["targets", "--json"], ["--help"])
 
 

@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 from benchmarks.experiments import subjects
 from engines.errors import UsageError
 from fpet_export.graph import to_onnx
-from fpet_export.graph.freeze import FreezeOptions, FrozenVit, typed
+from fpet_export.graph.freeze import FrozenVit, typed
 from fpet_export.graph.frozen_attention import ALIGNED, aligned
+from fpet_export.graph.options import FreezeOptions
 from fpet_export.model.fold import fold
 from tests.fpet_export.tiny import (
     MEAN,

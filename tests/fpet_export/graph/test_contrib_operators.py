@@ -13,7 +13,8 @@ from onnx.reference import ReferenceEvaluator
 
 from engines.backends._ort.operators import use_contrib_operators, with_contrib_operators
 from fpet_export.graph import to_onnx
-from fpet_export.graph.freeze import FreezeOptions, FrozenVit
+from fpet_export.graph.freeze import FrozenVit
+from fpet_export.graph.options import FreezeOptions
 from fpet_export.model.fold import fold
 from fpet_export.steps import naive_export
 from tests.fpet_export.graph.contrib_operators import evaluate

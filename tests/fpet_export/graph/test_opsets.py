@@ -14,7 +14,8 @@ import torch
 
 from engines.errors import ExportError, UsageError
 from fpet_export.graph import to_onnx
-from fpet_export.graph.freeze import FreezeOptions, FrozenVit, input_shape
+from fpet_export.graph.freeze import FrozenVit, input_shape
+from fpet_export.graph.options import FreezeOptions
 from fpet_export.model.fold import fold
 from tests.fpet_export.tiny import MEAN, STD, adapted, checkpoint_of, relative, spec_of
 

@@ -23,7 +23,8 @@ from engines.parity.comparison import compare_stage
 from engines.parity.gates import Gates
 from engines.parity.rows import StageParity
 from fpet_export.graph import to_onnx
-from fpet_export.graph.freeze import FreezeOptions, FrozenVit
+from fpet_export.graph.freeze import FrozenVit
+from fpet_export.graph.options import FreezeOptions
 from fpet_export.graph.passes.keep_static import FORBIDDEN
 from fpet_export.model import reference
 from fpet_export.model.fold import fold

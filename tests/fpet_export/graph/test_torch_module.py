@@ -20,7 +20,8 @@ from engines.backends._aoti.module import ALIGNED, OnnxModule
 from engines.errors import InputError
 from engines.targets._lookup import load_target
 from fpet_export.graph import to_onnx
-from fpet_export.graph.freeze import FreezeOptions, FrozenVit
+from fpet_export.graph.freeze import FrozenVit
+from fpet_export.graph.options import FreezeOptions
 from fpet_export.model.fold import fold
 from tests.fpet_export.tiny import MEAN, STD, adapted, checkpoint_of, images_of, relative, spec_of
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from fpet_export.graph.freeze import FreezeOptions, FrozenVit, typed
+from fpet_export.graph.freeze import FrozenVit, typed
+from fpet_export.graph.options import FreezeOptions
 from fpet_export.model import reference
 from fpet_export.model.checkpoints import Checkpoint
 from fpet_export.model.fold import fold

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fpet_export.graph.freeze import FreezeOptions, FrozenVit
+from fpet_export.graph.freeze import FrozenVit
+from fpet_export.graph.options import FreezeOptions
 from fpet_export.model import cost
 from fpet_export.model.fold import fold
 from fpet_export.model.vit import VitSpec

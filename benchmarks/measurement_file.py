@@ -1,0 +1,71 @@
+"""A measurement as JSON: with what follows from it, written and read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks import merge_verdict
+from benchmarks.measurement import SCHEMA, Measurement
+from engines import storage
+from engines.errors import InputError
+from engines.manifest import from_json
+
+
+def to_document(measurement: Measurement) -> dict[str, Any]:
+    """Return the measurement as what `json.dumps` takes, with what follows from it.
+
+    That is whether it is valid, and what it says about merging.
+    """
+    merging = merge_verdict.to_json(merge_verdict.merge_verdicts([measurement]))
+    return {"valid": measurement.valid, "merging": merging, **dataclasses.asdict(measurement)}
+
+
+def write_measurement(path: Path, measurement: Measurement, *, force: bool = False) -> None:
+    """Write the measurement atomically.
+
+    Raises:
+        UsageError: The file exists and `force` is not given.
+        InputError: The folder cannot be written.
+    """
+    storage.refuse_overwrite(path, force=force)
+    storage.write_text(path, to_text(to_document(measurement)))
+
+
+def to_text(document: dict[str, Any]) -> str:
+    """Return a document as JSON with each list of whole numbers on one line."""
+    text = json.dumps(document, indent=1, allow_nan=False)
+    return re.sub(r"\[\n[\d,\s]+\]", lambda found: "".join(found.group().split()), text) + "\n"
+
+
+def read_measurement(path: Path) -> Measurement:
+    """Read a measurement.
+
+    Raises:
+        InputError: There is no such file, or it is not a measurement of this schema.
+    """
+    fix = "measure again with `fpet-export bench`"
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the measurement cannot be read: {error}", where=str(path), fix=fix
+        ) from error
+    schema = document.get("schema") if isinstance(document, dict) else type(document).__name__
+    if schema != SCHEMA:
+        raise InputError(
+            f"the measurement has schema {schema!r}, this version reads {SCHEMA}",
+            where=str(path),
+            fix=fix,
+        )
+    for name in ("valid", "merging"):  # follow from the rest
+        document.pop(name, None)
+    try:
+        return from_json(Measurement, document)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the measurement is damaged: {error}", where=str(path), fix=fix
+        ) from error
