@@ -75,7 +75,7 @@ class RunFacts(Request):
         merge_block: 0-based block after whose attention tokens merge, or "none".
         method: "lora" or "adaptformer".
         bit: Bits of the stored adapter: 1, 2, 4, 8 or 32.
-        dim: Rank or bottleneck width.
+        rank: Rank of LoRA or bottleneck width of AdaptFormer.
         scale: The method's scale.
         config: The run's YAML.
         heads: Attention heads of the backbone.
@@ -91,7 +91,7 @@ class RunFacts(Request):
     merge_block: int | str | None = None
     method: str | None = None
     bit: int | None = None
-    dim: int | None = None
+    rank: int | None = None
     scale: float | None = None
     config: Path | None = None
     heads: int | None = None

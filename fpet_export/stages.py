@@ -320,7 +320,7 @@ def load(
     backbone: str | Path | Backbone | None = None,
     method: str | None = None,
     bit: int | None = None,
-    dim: int | None = None,
+    rank: int | None = None,
     scale: float | None = None,
     merge_block: int | Literal["none"] | None = None,
     config: Path | None = None,
@@ -340,7 +340,7 @@ def load(
             `random:NAME:SEED`; or one that was read already, whose weights all its runs then share.
         method: Tuning method, where the files do not say.
         bit: Bits of the stored adapter, likewise.
-        dim: Rank or bottleneck width, likewise.
+        rank: Rank of LoRA or bottleneck width of AdaptFormer, likewise.
         scale: The method's scale, likewise.
         merge_block: 0-based block after whose attention tokens merge, or "none", likewise.
         config: The run's YAML.
@@ -363,7 +363,7 @@ def load(
         merge_block=merge_block,
         method=method,
         bit=bit,
-        dim=dim,
+        rank=rank,
         scale=scale,
         config=config,
         weights=weights,

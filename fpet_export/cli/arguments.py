@@ -31,7 +31,13 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
     )
     group.add_argument("--method", help="lora or adaptformer")
     group.add_argument("--bit", type=int, help="bits of the stored adapter: 1, 2, 4, 8 or 32")
-    group.add_argument("--dim", type=int, help="rank or bottleneck width")
+    group.add_argument(
+        "--rank",
+        "--dim",
+        dest="rank",
+        type=int,
+        help="rank of LoRA, bottleneck width of AdaptFormer",
+    )
     group.add_argument("--scale", type=float, help="the method's scale")
     group.add_argument("--config", type=Path, metavar="YAML", help="the run's configuration")
     group.add_argument("--heads", type=int, help="attention heads of the backbone")

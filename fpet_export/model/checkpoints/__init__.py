@@ -33,7 +33,7 @@ class Hints:
         merge_block: 0-based block, or "none" for no merging.
         method: Name of a file in `fpet_export/model/methods/`.
         bit: Bits of the stored adapter weights.
-        dim: Rank or bottleneck width.
+        rank: Rank of LoRA or bottleneck width of AdaptFormer.
         scale: The method's scale.
         config: The run's YAML file.
         weights: Which set of weights, in a file that holds several.
@@ -42,7 +42,7 @@ class Hints:
     merge_block: int | Literal["none"] | None = None
     method: str | None = None
     bit: int | None = None
-    dim: int | None = None
+    rank: int | None = None
     scale: float | None = None
     config: Path | None = None
     weights: str | None = None
@@ -86,10 +86,10 @@ class Checkpoint:
         return self.method != "none"
 
     def describe_tuning(self) -> str:
-        """Return what was tuned in one line, such as "lora bit=1 dim=8 s=0.5"."""
+        """Return what was tuned in one line, such as "lora bit=1 rank=8 s=0.5"."""
         if not self.is_tuned:
             return "no adapters"
-        return f"{self.method} bit={self.bit} dim={self.dim} s={self.scale:g}"
+        return f"{self.method} bit={self.bit} rank={self.dim} s={self.scale:g}"
 
     def merge_plan(self, spec: VitSpec) -> MergePlan:
         """Return where tokens merge in a network."""

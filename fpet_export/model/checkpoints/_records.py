@@ -129,7 +129,7 @@ def settings_that_fit(length: int, *, depth: int, width: int, head_width: int) -
             for merged, extra in (("FPET", refinement_bytes(head_width)), ("no FPET", 0)):
                 dim = (length - extra - base) / step
                 if dim >= 1 and dim == int(dim):
-                    found.append(f"{name} bit {bits} dim {int(dim)} with {merged}")
+                    found.append(f"{name} bit {bits} rank {int(dim)} with {merged}")
     if length == refinement_bytes(head_width):
         found.append("any method bit 32 with FPET")
     return found
@@ -151,6 +151,6 @@ def check_plausible(stream: bytes, layout: Layout, merge_block: int | None, *, w
             f"blocks.{block}.{name} would have mean {mean:.3g} and deviation {std:.3g}, "
             f"which is not a trained weight{hint}",
             where=where,
-            fix="check --merge-block, --method, --bit and --dim against the run; "
+            fix="check --merge-block, --method, --bit and --rank against the run; "
             "or the file is damaged",
         )

@@ -41,7 +41,7 @@ def find_config(folder: Path, name: str, known: Mapping[str, Fact[Any]]) -> Path
             raise CheckpointError(
                 f"{len(fitting)} configurations fit this run: {listed}",
                 where=str(place / "configs"),
-                fix="say which: --config FILE, or --method, --bit and --dim",
+                fix="say which: --config FILE, or --method, --bit and --rank",
             )
         if fitting:
             return fitting[0]

@@ -107,7 +107,7 @@ def _known(hints: Hints, params_path: Path) -> dict[str, Fact[Any]]:
     options = _side_files.read_params(params_path) if params_path.is_file() else {}
     known: dict[str, Fact[Any]] = {}
     for field in ("method", "bit", "dim"):
-        value: Any = getattr(hints, field)
+        value: Any = getattr(hints, _option(field))
         if value is None and field in options:
             text = options[field]
             value = text if field == "method" or not text.isdecimal() else int(text)
@@ -223,9 +223,10 @@ class FpetRun:
             else:
                 settings[field] = fact
         if open_facts:
-            options = " ".join(f"--{field} …" for field in open_facts)
+            wanted = [_option(field) for field in open_facts]
+            options = " ".join(f"--{name} …" for name in wanted)
             raise CheckpointError(
-                f"nothing says the {' and the '.join(open_facts)} of this run: no YAML, no "
+                f"nothing says the {' and the '.join(wanted)} of this run: no YAML, no "
                 f"params.sh, and the bytes fit more than one{self._fitting()}",
                 where=str(self.path),
                 fix=f"give the run's YAML (--config FILE), or {options}",
@@ -255,9 +256,9 @@ class FpetRun:
         for field, dense in self._claims_of_tensors().items():
             claims[field].append(dense)
         for field, found in claims.items():
-            hint = getattr(self.hints, field)
+            hint = getattr(self.hints, _option(field))
             if hint is not None:
-                found.append(Fact(hint, f"--{field}"))
+                found.append(Fact(hint, f"--{_option(field)}"))
         return claims
 
     def _check_dataset(self) -> None:
@@ -366,7 +367,7 @@ class FpetRun:
                 f"the adapters do not fit {spec.describe()}: {problems}",
                 where=str(self.path),
                 fix="give the backbone the run was trained on (--backbone FILE), or check "
-                "--method and --dim",
+                "--method and --rank",
             )
         return [
             {
@@ -418,7 +419,7 @@ class FpetRun:
                     f"{layer.name} of shape {layer.shape} at {layout.bits} bit is not a whole "
                     "number of bytes; the authors' writer loses its last codes",
                     where=str(self.stream_path),
-                    fix="check --bit and --dim; a run like this cannot be read back",
+                    fix="check --bit and --rank; a run like this cannot be read back",
                 )
         if layers and self.stream is None:
             raise CheckpointError(
@@ -451,7 +452,7 @@ class FpetRun:
         wanted = f"{merged} with FPET or {plain} without" if plain else f"{merged}, or no file"
         raise CheckpointError(
             f"{self.stream_path.name} has {len(stream)} bytes; {settings['method'].value} "
-            f"bit {settings['bit'].value} dim {settings['dim'].value} on {spec.describe()} "
+            f"bit {settings['bit'].value} rank {settings['dim'].value} on {spec.describe()} "
             f"needs {wanted}",
             where=str(self.stream_path),
             fix=f"these settings fit: {'; '.join(fits[:6])}"
@@ -516,8 +517,13 @@ class FpetRun:
         raise CheckpointError(
             "no merge block gives records that make sense",
             where=str(self.stream_path),
-            fix="check --method, --bit and --dim; or the file is damaged",
+            fix="check --method, --bit and --rank; or the file is damaged",
         )
+
+
+def _option(field: str) -> str:
+    """Return the option that states a field of the authors' YAML: their `dim` is our `--rank`."""
+    return {"dim": "rank"}.get(field, field)
 
 
 def _is_tuned(name: str) -> bool:

@@ -39,8 +39,10 @@ def read(text: str, hints: Hints) -> RandomRun:
         raise UsageError(
             f"bit is {hints.bit}, wanted 1, 2, 4, 8 or 32", where="--bit", fix="choose one of them"
         )
-    if hints.dim is not None and hints.dim < 1:
-        raise UsageError(f"dim is {hints.dim}, wanted at least 1", where="--dim", fix="correct it")
+    if hints.rank is not None and hints.rank < 1:
+        raise UsageError(
+            f"rank is {hints.rank}, wanted at least 1", where="--rank", fix="correct it"
+        )
     if hints.scale is not None and not math.isfinite(hints.scale):
         raise UsageError(
             f"scale is {hints.scale}, wanted a number", where="--scale", fix="correct it"
@@ -100,7 +102,7 @@ class RandomRun:
                 fix="count blocks from 0",
             )
         generator = torch.Generator().manual_seed(random_weights.parse(self.text)[1] + 1)
-        bit, dim = hints.bit or _FULL_BITS, hints.dim or _DEFAULT_DIM
+        bit, dim = hints.bit or _FULL_BITS, hints.rank or _DEFAULT_DIM
         factors: list[dict[str, torch.Tensor]] = []
         if hints.method is not None:
             layers = methods.load(hints.method).layers(spec.width, dim)

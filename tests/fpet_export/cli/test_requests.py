@@ -51,6 +51,13 @@ def test_the_fields_are_the_options(verb: str) -> None:
     assert fields - NOT_TYPED == set(actions_of(verb)) - OF_THE_COMMAND_LINE
 
 
+@pytest.mark.parametrize("option", ["--rank", "--dim"])
+def test_the_rank_has_the_name_that_the_authors_code_gives_it_too(option: str) -> None:
+    parsed = build_parser().parse_args(["inspect", "RUN", option, "8"])
+
+    assert parsed.rank == 8
+
+
 @pytest.mark.parametrize("verb", NAMES)
 def test_the_defaults_are_those_of_the_options(verb: str) -> None:
     actions = actions_of(verb)

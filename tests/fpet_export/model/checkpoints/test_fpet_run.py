@@ -119,7 +119,7 @@ def test_a_32_bit_run_takes_its_merge_block_from_the_option(tmp_path: Path) -> N
 def test_options_stand_in_for_a_missing_yaml(tmp_path: Path) -> None:
     run = write_run(tmp_path, "adaptformer", bit=4, config=False, params=False)
 
-    found = decode(run, method="adaptformer", bit=4, dim=8, scale=0.5)
+    found = decode(run, method="adaptformer", bit=4, rank=8, scale=0.5)
 
     assert_same(found, run.written)
 
@@ -269,7 +269,7 @@ def test_a_merge_block_past_the_end_is_refused(block: int, tmp_path: Path) -> No
 def test_a_run_without_yaml_and_params_names_the_options(tmp_path: Path) -> None:
     run = write_run(tmp_path, config=False, params=False)
 
-    refused(lambda: decode(run), "method", "bit", "dim", "scale", "--config", "--method", "--bit")
+    refused(lambda: decode(run), "method", "bit", "rank", "scale", "--config", "--method", "--bit")
 
 
 def test_a_32_bit_run_shows_all_but_its_scale(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_32_bit_run_shows_all_but_its_scale(tmp_path: Path) -> None:
     [
         ({"method": "adaptformer"}, "method"),
         ({"bit": 2}, "bit"),
-        ({"dim": 4}, "dim"),
+        ({"rank": 4}, "dim"),
         ({"scale": 0.25}, "scale"),
     ],
     ids=str,
@@ -394,7 +394,7 @@ def test_a_method_that_is_not_here_is_refused(name: str, tmp_path: Path) -> None
     run = write_run(tmp_path, config=False, params=False)
 
     refused(
-        lambda: decode(run, method=name, bit=1, dim=8, scale=1.0),
+        lambda: decode(run, method=name, bit=1, rank=8, scale=1.0),
         name,
         "adaptformer, lora",
         kind=UnknownNameError,
@@ -419,9 +419,9 @@ def test_a_wrong_length_names_the_settings_that_fit(tmp_path: Path) -> None:
     run = write_run(tmp_path, "adaptformer", bit=1, dim=32, config=False, params=False)
 
     refused(
-        lambda: decode(run, method="lora", bit=1, dim=32, scale=1.0),
-        "adaptformer bit 1 dim 32 with FPET",
-        "adaptformer bit 4 dim 8 with FPET",
+        lambda: decode(run, method="lora", bit=1, rank=32, scale=1.0),
+        "adaptformer bit 1 rank 32 with FPET",
+        "adaptformer bit 4 rank 8 with FPET",
     )
 
 
@@ -432,8 +432,8 @@ def test_open_settings_name_those_that_fit_a_vit_b(tmp_path: Path) -> None:
 
     refused(
         lambda: checkpoints.read(str(tmp_path)).decode(spec_of()),
-        "adaptformer bit 1 dim 32 with FPET",
-        "adaptformer bit 4 dim 8 with FPET",
+        "adaptformer bit 1 rank 32 with FPET",
+        "adaptformer bit 4 rank 8 with FPET",
     )
 
 
@@ -465,14 +465,14 @@ def test_a_stale_bin_beside_a_new_32_bit_run_is_refused(tmp_path: Path) -> None:
     stale = write_run(tmp_path / "old", bit=1)
     shutil.copy(stale.bin, run.bin)
 
-    refused(lambda: decode(run), "cifar.bin", "bytes", "lora bit 1 dim 8 with FPET")
+    refused(lambda: decode(run), "cifar.bin", "bytes", "lora bit 1 rank 8 with FPET")
 
 
 def test_settings_of_the_same_length_are_told_apart_by_params_sh(tmp_path: Path) -> None:
     """1 bit x 32 and 4 bit x 8 have the same records; only a side file tells them apart."""
     run = write_run(tmp_path, "adaptformer", bit=1, dim=32, config=False)
 
-    refused(lambda: decode(run, method="adaptformer", bit=4, dim=8), "bit", "params.sh", "--bit")
+    refused(lambda: decode(run, method="adaptformer", bit=4, rank=8), "bit", "params.sh", "--bit")
 
 
 def test_records_of_one_size_leave_the_merge_block_open(tmp_path: Path) -> None:
@@ -497,7 +497,7 @@ def test_codes_that_are_no_whole_bytes_are_refused(tmp_path: Path) -> None:
     spec = spec_of(width=12, heads=1)
     run = write_run(tmp_path, bit=1, dim=1, merge_block=None, spec=spec)
 
-    refused(lambda: decode(run), "whole number of bytes", "--dim")
+    refused(lambda: decode(run), "whole number of bytes", "--rank")
 
 
 def test_a_wrong_merge_block_names_the_one_that_fits(tmp_path: Path) -> None:
@@ -659,12 +659,12 @@ def test_checksums_that_are_none_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("merge_block", [None, 1])
 def test_a_random_run_has_the_asked_shapes(method: str | None, merge_block: int | None) -> None:
     spec = spec_of()
-    run = checkpoints.read("random:vit_tiny_patch16_224:3", Hints(method=method, dim=4, bit=1))
+    run = checkpoints.read("random:vit_tiny_patch16_224:3", Hints(method=method, rank=4, bit=1))
     assert run.backbone == "random:vit_tiny_patch16_224:3"
 
     found = checkpoints.read(
         "random:vit_tiny_patch16_224:3",
-        Hints(method=method, dim=4, bit=1, merge_block=merge_block),
+        Hints(method=method, rank=4, bit=1, merge_block=merge_block),
     ).decode(spec)
 
     assert found.quality == "random"
@@ -692,8 +692,8 @@ def test_a_random_run_repeats() -> None:
     [
         ({"bit": 3}, "bit is 3"),
         ({"bit": 0}, "bit is 0"),
-        ({"dim": 0}, "dim is 0"),
-        ({"dim": -4}, "dim is -4"),
+        ({"rank": 0}, "rank is 0"),
+        ({"rank": -4}, "rank is -4"),
         ({"scale": math.nan}, "scale is nan"),
         ({"config": Path("x.yaml")}, "--config"),
         ({"merge_block": 3}, "0 to 2"),
