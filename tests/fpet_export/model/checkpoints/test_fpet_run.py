@@ -295,7 +295,8 @@ def test_an_option_that_contradicts_the_files_is_refused(
     run = write_run(tmp_path, params=False)
 
     # method, bit and dim narrow the search for the YAML; then nothing says the scale
-    refused(lambda: decode(run, config=run.config, **hints), word, f"--{word}")
+    (option,) = hints
+    refused(lambda: decode(run, config=run.config, **hints), word, f"--{option}")
 
 
 @pytest.mark.parametrize(
