@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from fpet_export.cli import streams
 from fpet_export.cli.stop_signals import INTERRUPTED, StopSignals, told
 
 _TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -68,6 +67,8 @@ def run_process(load: Callable[[], Command]) -> NoReturn:
             if command is None:
                 _say_stopped(stop.received)
             elif not isinstance(error, KeyboardInterrupt):
+                from fpet_export.cli import streams  # as below
+
                 streams.tell(f"error: stopped by {stop.received.name}")
         elif isinstance(error, KeyboardInterrupt) or (stop.interrupted and command is None):
             code = INTERRUPTED
@@ -96,6 +97,10 @@ def _say_stopped(error: KeyboardInterrupt) -> None:
 
 def _ended(command: Command) -> int:
     """Return the exit code of a command once stdout has taken everything."""
+    from fpet_export.cli import (
+        streams,
+    )  # not before the command has looked whose `engines` it finds
+
     streams.prepare()
     try:
         code = command()
