@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,7 +109,7 @@ def check_against_graph(graph: Path, artefact: Path, reporter: Reporter) -> Pari
     if manifest.preprocessing is None:
         reporter.step("parity", "not checked: the graph's preprocessing is unknown", passed=None)
         return None
-    recorded = None if _margins_are_known_here() else _recorded(graph)
+    recorded = [] if _margins_are_known_here() else _recorded(graph, manifest)
     for what in (artefact,) if recorded else (artefact, graph):
         problem = runnable(what)
         if problem is not None:
@@ -119,10 +119,10 @@ def check_against_graph(graph: Path, artefact: Path, reporter: Reporter) -> Pari
             return None
     if manifest.is_shared:
         if has_tasks(graph):
-            return _check_tasks(graph, artefact, reporter)
+            return _check_tasks(graph, artefact, recorded, reporter)
         reporter.step("parity", "not checked: the graph's tasks are not beside it", passed=None)
         return None
-    table = compare_built(graph, artefact, expected=_expected(graph, recorded))
+    table = compare_built(graph, artefact, expected=_expected(graph, *recorded))
     *controls, row = table.rows
     for control in controls:
         reporter.step("parity", f"the graph against itself, {_apart(control, CONTROL)}")
@@ -136,7 +136,7 @@ def check_against_graph(graph: Path, artefact: Path, reporter: Reporter) -> Pari
     return table
 
 
-def _expected(graph: Path, recorded: Path | None) -> ReferenceOutputs:
+def _expected(graph: Path, recorded: Path | None = None) -> ReferenceOutputs:
     """Return what the graph says, and how sure its match is wherever that can be known."""
     if recorded is not None:
         return read_reference(recorded)
@@ -147,10 +147,16 @@ def _expected(graph: Path, recorded: Path | None) -> ReferenceOutputs:
     return reference_with_margin(graph)
 
 
-def _recorded(graph: Path) -> Path | None:
-    """Return the answers that came with a graph in a bundle."""
-    path = graph.with_name(f"{graph.stem}.check.npz")
-    return path if path.is_file() else None
+def _recorded(graph: Path, manifest: Manifest) -> list[Path]:
+    """Return the answers that came with a graph in a bundle; of a shared one, those of its tasks.
+
+    None of them where one is missing.
+    """
+    paths = [graph.with_name(f"{graph.stem}.check.npz")]
+    if manifest.is_shared:
+        names = tasks_of(graph) if has_tasks(graph) else ()
+        paths = [check_path(graph.parent, name) for name in names]
+    return paths if all(path.is_file() for path in paths) else []
 
 
 def _margins_are_known_here() -> bool:
@@ -161,16 +167,18 @@ def _margins_are_known_here() -> bool:
     )
 
 
-def _check_tasks(graph: Path, artefact: Path, reporter: Reporter) -> ParityTable:
+def _check_tasks(
+    graph: Path, artefact: Path, recorded: Sequence[Path], reporter: Reporter
+) -> ParityTable:
     """Compare the engine of a shared graph with it, task by task."""
-    table = compare_tasks(graph, artefact, references=_task_references(graph))
+    table = compare_tasks(graph, artefact, references=_task_references(graph, recorded))
     for row in table.rows:
         what = f"{row.difference} against the graph on {_on(row, table)}"
         reporter.step("parity", f"{row.stage}: {what}", passed=row.passed)
     return table
 
 
-def _task_references(graph: Path) -> list[tuple[str, ReferenceOutputs]]:
+def _task_references(graph: Path, recorded: Sequence[Path]) -> list[tuple[str, ReferenceOutputs]]:
     """Return what every task of a graph says, and how sure its match is where that is known."""
     folder, names = graph.parent, tasks_of(graph)
     if _margins_are_known_here():
@@ -181,7 +189,7 @@ def _task_references(graph: Path) -> list[tuple[str, ReferenceOutputs]]:
         assert preprocessing is not None, "checked by the caller"
         images = synthetic_set(preprocessing.size, DEFAULT_IMAGES)
         return list(references_of_tasks(found, dict.fromkeys(names, images)))
-    if all(check_path(folder, name).is_file() for name in names):
+    if recorded:
         index = read_index(folder)
         tasks = (index.task(name, where=str(folder)) for name in names)
         return [(task.name, read_task_reference(folder, task)) for task in tasks]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -181,9 +182,8 @@ def test_an_engine_that_drifts_for_one_task_is_refused(
     copy = Path(shutil.copytree(folder.out, tmp_path / "copy"))
     found = engine_steps._task_references
 
-    def drift(graph: Path) -> list[tuple[str, ReferenceOutputs]]:
-        one, (name, two) = found(graph)
-        assert two.outputs.margin is not None
+    def drift(graph: Path, recorded: Sequence[Path]) -> list[tuple[str, ReferenceOutputs]]:
+        one, (name, two) = found(graph, recorded)
         outputs = dataclasses.replace(two.outputs, logits=two.outputs.logits * 1.01)
         return [one, (name, dataclasses.replace(two, outputs=outputs))]
 
@@ -191,6 +191,30 @@ def test_an_engine_that_drifts_for_one_task_is_refused(
     done = call("build", copy / "backbone.merge1.onnx", "--target", "cpu", "--json")
     assert done.error()["exit_code"] == 7
     assert done.error()["what"].startswith("two drifts from the reference")
+
+
+@pytest.mark.parametrize(("margin", "code"), [(1e-7, 0), (1e-3, 7)])
+def test_an_engine_of_tasks_is_not_refused_for_a_match_that_rounding_decides(
+    folder: TaskFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, margin: float, code: int
+) -> None:
+    """Another machine merges elsewhere where two targets nearly tie, and there alone."""
+    copy = Path(shutil.copytree(folder.out, tmp_path / "copy"))
+    found = engine_steps._task_references
+
+    def elsewhere(graph: Path, recorded: Sequence[Path]) -> list[tuple[str, ReferenceOutputs]]:
+        one, (name, two) = found(graph, recorded)
+        assert two.outputs.margin is not None
+        logits, margins = two.outputs.logits.copy(), np.ones_like(two.outputs.margin)
+        logits[1] += 0.01 * np.abs(logits).max()
+        margins[1, 0] = margin
+        outputs = dataclasses.replace(two.outputs, logits=logits, margin=margins)
+        return [one, (name, dataclasses.replace(two, outputs=outputs))]
+
+    monkeypatch.setattr(engine_steps, "_task_references", elsewhere)
+    done = call("build", copy / "backbone.merge1.onnx", "--target", "cpu")
+    assert done.code == code
+    said = "two: largest" in done.err and "(3 of 4 judged" in done.err
+    assert said == (code == 0)
 
 
 def test_a_task_that_drifts_ends_with_7(
