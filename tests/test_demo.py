@@ -11,7 +11,7 @@ import pytest
 
 from examples import demo
 from fpet_export.cli import main
-from fpet_export.workflow.verdict import Statement, Verdict
+from fpet_export.workflow.deployment_verdict import Statement, Verdict
 
 NOISY = Statement(text="not known: noise", good=None, measure="fpet-export bench out/x --against y")
 

@@ -12,11 +12,10 @@ from engines.errors import FpetError
 from engines.manifest import read_manifest
 from engines.parity.rows import StageParity
 from engines.targets import Target
-from fpet_export.board import packing, remote, session
+from fpet_export.board import packing, session, transfer
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Deploying
-from fpet_export.steps import best as _best
-from fpet_export.steps import plain as _plain
+from fpet_export.steps import best_precision, plain_vit
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -48,7 +47,7 @@ class Deployed:
 
 
 def deploy_there(
-    found: _best.Candidates,
+    found: best_precision.Candidates,
     target: Target,
     images: ImageSet,
     request: Deploying,
@@ -84,13 +83,13 @@ def deploy_there(
         plain = stack.enter_context(packing.plain_of(items[0], reporter)) if request.bench else None
         images = images.first(_IMAGES_THERE)
         board = stack.enter_context(
-            remote.unpacked_there(items, request, reporter, images=images, plain=plain)
+            transfer.unpacked_there(items, request, reporter, images=images, plain=plain)
         )
         measurement = None
         if is_choice or request.bench:
             trial = board.trial(
                 session.bench_words(request),
-                against=_plain.PLAIN if request.bench else None,
+                against=plain_vit.PLAIN if request.bench else None,
                 refused=out if is_choice else None,
             )
             rows, measurement = dict(trial.rows), trial.measurement
@@ -121,7 +120,7 @@ def deploy_there(
 def _choose(
     measurement: Measurement,
     precisions: dict[str, str],
-    found: _best.Candidates,
+    found: best_precision.Candidates,
     request: Deploying,
     reporter: Reporter,
 ) -> str:
@@ -143,19 +142,19 @@ def _choose(
         reporter.step("best", f"{first}: nothing else is left")
         return engines[first]
     again = command("bench", *found.graphs.values(), "--against", "plain")
-    _best.require_valid(
+    best_precision.require_valid(
         measurement,
         where=f"--precision best on {host}",
         fix=f"end what else runs there; the graphs are made, so measure them again: "
-        f"{again} {remote.to_argv(request)}",
+        f"{again} {transfer.to_argv(request)}",
     )
     candidates = tuple(
         dataclasses.replace(measurement.result(Path(engine).stem), name=precision)
         for precision, engine in engines.items()
     )
     paired = rebase(dataclasses.replace(measurement, contenders=candidates), first)
-    best = _best.fastest(paired, tuple(engines))
-    reporter.step("best", f"on {host}: {_best.verdict(paired, best)}")
+    best = best_precision.fastest(paired, tuple(engines))
+    reporter.step("best", f"on {host}: {best_precision.verdict(paired, best)}")
     if best in found.made:
         row = found.made[best].row
         known = "" if row.accuracy is None else f" · accuracy {row.accuracy:.1%}"

@@ -22,8 +22,7 @@ from engines.transport.bundle import Bundle, Role, write_bundle
 from fpet_export.board.agent import build_agent
 from fpet_export.reporter import Reporter
 from fpet_export.requests import AllowFailed, AllowForm
-from fpet_export.steps import plain as _plain
-from fpet_export.steps import trust, usable
+from fpet_export.steps import plain_vit, trust, usable
 
 if TYPE_CHECKING:
     from engines.imaging.images import ImageSet
@@ -159,10 +158,10 @@ def plain_of(item: Item, reporter: Reporter) -> Iterator[Path]:
     Raises:
         UsageError: Nothing says its architecture.
     """
-    manifest = _plain.require_described(item.path)
+    manifest = plain_vit.require_described(item.path)
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
-        _, plain = _plain.write(manifest, item.target, Path(folder))
-        reporter.step("plain", _plain.describe(plain))
+        _, plain = plain_vit.write(manifest, item.target, Path(folder))
+        reporter.step("plain", plain_vit.describe(plain))
         yield plain
 
 

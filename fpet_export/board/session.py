@@ -18,8 +18,8 @@ from fpet_export.board.agent_call import call_agent
 from fpet_export.board.packing import Item, Packed
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Measured, Measuring
-from fpet_export.steps import engine as engine_steps
-from fpet_export.steps import plain
+from fpet_export.steps import built_engine as engine_steps
+from fpet_export.steps import plain_vit
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -119,9 +119,9 @@ class Board:
                 where=self.remote.host,
                 fix="read above why each one is out, and export for a target that suits it",
             )
-        if against == plain.PLAIN:
+        if against == plain_vit.PLAIN:
             assert self.packed.plain is not None
-            words = [*words, "--against", plain.PLAIN, "--plain", self.packed.plain]
+            words = [*words, "--against", plain_vit.PLAIN, "--plain", self.packed.plain]
         elif isinstance(against, Item):
             words = [*words, "--against", against.engine]
         return Trial(rows=rows, measurement=self.measure(list(rows), words))

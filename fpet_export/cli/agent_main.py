@@ -18,7 +18,7 @@ from engines.manifest import ENDINGS, is_task_folder, read_manifest
 from engines.tasks import index as task_index
 from engines.transport.bundle import INDEX, Bundle, read_index
 from fpet_export.cli import main, streams
-from fpet_export.steps.plain import PLAIN
+from fpet_export.steps.plain_vit import PLAIN
 
 _TAKE_ANOTHER_FILE = ("-o", "--out", "--against", "--plain")
 """Options whose value may look like the artefact that a verb is about."""

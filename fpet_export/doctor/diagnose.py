@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.conditions.environment import read_environment
 from engines.machine.jetson import read_board
 from engines.targets import _lookup
-from fpet_export.doctor import board as _doctor_board
-from fpet_export.doctor import bundle as _doctor_bundle
+from fpet_export.doctor import board_checks, bundle_checks, workstation
 from fpet_export.doctor import findings as _findings
-from fpet_export.doctor import workstation
 from fpet_export.doctor.findings import Findings
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Request
@@ -93,14 +91,14 @@ def _check_board(
     findings: Findings, place: Environment, board: Board | None, bundle: Path | None
 ) -> bool:
     """Say what running needs; return whether there is a graph to build an engine from."""
-    unpacked = None if bundle is None else _doctor_bundle.open_bundle(findings, bundle)
+    unpacked = None if bundle is None else bundle_checks.open_bundle(findings, bundle)
     module = None if unpacked is None else unpacked.target.module
-    versions = _doctor_board.check_packages(findings, board, module)
-    _doctor_board.check_board(findings, board, versions.get("tensorrt"))
+    versions = board_checks.check_packages(findings, board, module)
+    board_checks.check_board(findings, board, versions.get("tensorrt"))
     _findings.check_processor(findings, place)
-    _doctor_board.check_memory(findings, place, board)
-    _doctor_board.check_gpu(findings, place, board, of_a_bundle=bundle is not None)
+    board_checks.check_memory(findings, place, board)
+    board_checks.check_gpu(findings, place, board, of_a_bundle=bundle is not None)
     _findings.check_ssh(findings, programs={"ssh-keygen": "verify, of signed bundles"})
     if unpacked is not None:
-        _doctor_bundle.check_fit(findings, unpacked, place, board, versions)
+        bundle_checks.check_fit(findings, unpacked, place, board, versions)
     return unpacked is not None and unpacked.manifest.kind == "graph"

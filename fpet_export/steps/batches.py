@@ -15,7 +15,7 @@ from engines.manifest import Manifest, TensorSpec, manifest_path, read_manifest
 from engines.onnx_header import read_onnx_header
 from engines.targets._lookup import load_target
 from fpet_export.reporter import Reporter
-from fpet_export.steps import plain as _plain
+from fpet_export.steps import plain_vit
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -41,7 +41,7 @@ def hint(measurement: Measurement, artefacts: Sequence[Path]) -> str:
     if manifest is not None and manifest.batch_range is not None:
         low, high = manifest.batch_range
         some = sorted({max(low, min(size, high)) for size in (*_SOME, high)})
-        return command("bench", *artefacts, "--against", _plain.PLAIN, _OPTION,
+        return command("bench", *artefacts, "--against", plain_vit.PLAIN, _OPTION,
                        ",".join(map(str, some)))  # fmt: skip
     return how_to_export(path, manifest, _SOME[0], _SOME[-1])
 

@@ -17,7 +17,7 @@ from engines.manifest import Preprocessing, read_manifest, refuse_shared_side_ca
 from engines.plurals import counted
 from fpet_export.reporter import Reporter
 from fpet_export.requests import BEST, Quantization, Typing
-from fpet_export.steps import images as _images
+from fpet_export.steps import check_images
 
 if TYPE_CHECKING:
     from calibration.accuracy import AccuracyConstraint, Step
@@ -100,15 +100,15 @@ def sources(
     found = _listed(request, preprocessing, needs=needs)
     check = found.check
     if check is not None:
-        check = _images.checked(check.spread(limit), known, request, reporter)
+        check = check_images.checked(check.spread(limit), known, request, reporter)
     calibration = found.calibration
     if calibration is not None:
-        calibration = _images.without_bad(calibration, request, reporter)
+        calibration = check_images.without_bad(calibration, request, reporter)
         left_out = calibration.left_out()
         if left_out and request.calibration is not None:
             text = f"{calibration.description} · left out: {', '.join(left_out)}"
             reporter.step("calibrate", text, passed=None)
-        _images.say_remarks(calibration.remarks(), reporter, name="calibrate")
+        check_images.say_remarks(calibration.remarks(), reporter, name="calibrate")
     return Sources(calibration=calibration, check=check)
 
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
 from fpet_export.reporter import SILENT, Reporter
-from fpet_export.steps import measure as _bench
-from fpet_export.steps import plain, usable
+from fpet_export.steps import measuring, plain_vit, usable
 from fpet_export.workflow import bench as artefact_bench
 from fpet_export.workflow.bench import Benched, BenchRequest
 
@@ -61,7 +60,7 @@ def _measure(request: BenchRequest, reporter: Reporter) -> Measurement:
     if request.remote is not None:
         return _there(folder, names, request, reporter)
     threads = request.threads or usable_cores()
-    settings = _bench.Settings.of(request)
+    settings = measuring.Settings.of(request)
     opening = dataclasses.replace(request.open_options(), threads=threads)
     switches = switch_times_ns(folder, names, options=opening)
     peak = settings.gemm_peak()
@@ -73,16 +72,16 @@ def _measure(request: BenchRequest, reporter: Reporter) -> Measurement:
             found = measured(
                 [*tasks, *files],
                 against=request.against,
-                batch=_bench.smallest_batch(manifests) if not files else None,
+                batch=measuring.smallest_batch(manifests) if not files else None,
                 threads=threads,
                 options=opening,
                 schedule=settings.schedule(),
                 gemm_peak_macs_per_s=peak,
                 strict=False,
-                attempts=_bench.ATTEMPTS,
-                again=_bench.saying(reporter),
+                attempts=measuring.ATTEMPTS,
+                again=measuring.saying(reporter),
                 command=request.command,
-                progress=_bench.advancing(advance),
+                progress=measuring.advancing(advance),
             )
     _say_switches(switches, reporter)
     return _with_switches(found, switches)
@@ -102,7 +101,7 @@ def _the_folder(request: BenchRequest) -> Path:
             "leave them out, or export one of the runs and bench that graph",
         ),
         (
-            "--against", request.against == plain.PLAIN,
+            "--against", request.against == plain_vit.PLAIN,
             "the plain model is that of one export, not of tasks",
             "name a task or a graph, or export one of the runs and bench that graph",
         ),
@@ -117,7 +116,7 @@ def _there(
 ) -> Measurement:
     """Build and check the folder on another machine, and measure tasks there."""
     from fpet_export.board import session
-    from fpet_export.tasks import board as _task_board
+    from fpet_export.tasks import remote_tasks
 
     if request.against is not None and request.against not in names:
         raise UsageError(
@@ -127,7 +126,7 @@ def _there(
         )
     words = [*session.measuring_words(request), "--task", ",".join(names)]
     words += [] if request.against is None else ["--against", request.against]
-    with _task_board.unpacked_there(folder, request, reporter) as board:
+    with remote_tasks.unpacked_there(folder, request, reporter) as board:
         board.prove()
         return board.measure(words)
 

@@ -13,10 +13,10 @@ from engines.engine import default_path
 from engines.errors import UsageError
 from engines.targets._lookup import load_target
 from engines.tasks.index import TaskIndex, read_index
-from fpet_export.board import remote
+from fpet_export.board import transfer as remote
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.steps import usable
-from fpet_export.tasks import board as _task_board
+from fpet_export.tasks import remote_tasks
 from fpet_export.workflow import build as one_build
 from fpet_export.workflow.build import BuildRequest, Built
 
@@ -120,7 +120,7 @@ def _there(request: BuildRequest, engines: list[Path], reporter: Reporter) -> Bu
     """Build and check on another machine, and fetch the engines."""
     one_build.refuse_timings(request)
     folder = request.onnx
-    with _task_board.unpacked_there(folder, request, reporter) as board:
+    with remote_tasks.unpacked_there(folder, request, reporter) as board:
         parity = board.prove(more=one_build.build_argv(request))
         built = tuple(
             Built(engine=engine, manifest=board.fetch(engine), parity=None) for engine in engines

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engines.errors import UsageError
 from fpet_export.reporter import Reporter
 from fpet_export.requests import CheckImages, TaskImages, named
-from fpet_export.steps import images, next_commands
+from fpet_export.steps import check_images, next_commands
 
 if TYPE_CHECKING:
     from engines.imaging.class_names import KnownClasses
@@ -68,7 +68,7 @@ def images_by_task(
     found = {}
     for name, own in preprocessing.items():
         single = CheckImages(data=places.get(name), limit=request.limit, skip_bad=request.skip_bad)
-        found[name] = images.check_set(
+        found[name] = check_images.check_set(
             single, own, known[name], reporter, default=default, name=name
         )
     return found
@@ -95,7 +95,7 @@ def known_by_task(
     for name, count in counts.items():
         own = [manifests[name]] if manifests and name in manifests else []
         try:
-            found[name] = images.known_classes(count, files.get(name), own)
+            found[name] = check_images.known_classes(count, files.get(name), own)
         except UsageError as error:
             what = f"{error.what} of {name!r}" if len(counts) > 1 else error.what
             raise UsageError(what, where=error.where, fix=error.fix) from error

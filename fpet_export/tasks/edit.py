@@ -10,7 +10,7 @@ from engines.commands import command
 from engines.errors import UsageError
 from engines.precisions import FP32
 from fpet_export.reporter import Reporter
-from fpet_export.steps import export, next_commands, usable
+from fpet_export.steps import exporting, next_commands, usable
 from fpet_export.tasks import by_task
 from fpet_export.tasks.request import TasksOutcome, TasksRequest, load, prepare
 
@@ -65,9 +65,9 @@ def add(request: TasksRequest, reporter: Reporter) -> TasksOutcome:
             )  # fmt: skip
         for one in found:
             passed = one.reference.passed and one.single.passed
-            reporter.step(one.name, export.describe(runs[one.name]), passed=passed)
+            reporter.step(one.name, exporting.describe(runs[one.name]), passed=passed)
         for table in verify.tables(found):
-            export.show_table(table, reporter, heading="task")
+            exporting.show_table(table, reporter, heading="task")
         verify.require(found)
         index = change.commit()
     _say_engines(folder, index, reporter)

@@ -55,7 +55,7 @@ def report(
     """Return the page's content; see `write`."""
     from benchmarks.report.page import Report, Verdict
     from fpet_export.tasks import verify
-    from fpet_export.workflow import page as _page
+    from fpet_export.workflow import deployment_page
 
     tables = verify.tables(list(found))
     failed = next((row for table in tables for row in table.rows if not row.passed), None)
@@ -73,7 +73,7 @@ def report(
         tiles=_tiles(index, tables[0], files),
         parity=tables,
         rows_are="task",
-        steps=_page.shown_steps(steps),
+        steps=deployment_page.shown_steps(steps),
         files=files,
         next_commands=(
             f"fpet-export predict {shlex.quote(str(folder))} --task {index.names[0]} IMAGE",

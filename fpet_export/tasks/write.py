@@ -9,8 +9,7 @@ from engines import storage
 from engines.commands import command
 from engines.errors import UsageError
 from fpet_export.reporter import SILENT, Reporter
-from fpet_export.steps import export, next_commands
-from fpet_export.steps import images as _images
+from fpet_export.steps import check_images, exporting, next_commands
 from fpet_export.tasks import by_task, edit, report
 from fpet_export.tasks.request import TasksOutcome, TasksRequest, load, prepare
 
@@ -33,7 +32,7 @@ def write(request: TasksRequest, reporter: Reporter = SILENT) -> TasksOutcome:
     from fpet_export.tasks.export import export_tasks
 
     _require_one_kind(request)
-    _images.require_inputs(request)
+    check_images.require_inputs(request)
     if request.drop is not None:
         return edit.drop(request, request.drop, reporter)
     if request.add:
@@ -60,11 +59,11 @@ def write(request: TasksRequest, reporter: Reporter = SILENT) -> TasksOutcome:
         size = (request.out / task.delta.file).stat().st_size
         reporter.step(
             task.name,
-            f"{export.describe(runs[task.name])} · {size / 1e3:.0f} kB",
+            f"{exporting.describe(runs[task.name])} · {size / 1e3:.0f} kB",
             passed=one.reference.passed and one.single.passed,
         )
     for table in verify.tables(found):
-        export.show_table(table, reporter, heading="task")
+        exporting.show_table(table, reporter, heading="task")
     if request.html is not None:
         report.write(
             request.html,

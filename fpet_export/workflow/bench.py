@@ -15,10 +15,11 @@ from benchmarks.measurement_file import to_document
 from benchmarks.report.page import report_of, write_report
 from engines import storage
 from engines.errors import MeasurementError, UsageError
-from fpet_export.board import packing, remote, session
+from fpet_export.board import packing, session, transfer
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Elsewhere, Measured, Writing
-from fpet_export.steps import batches, measure, plain, usable
+from fpet_export.steps import batches, measuring, usable
+from fpet_export.steps import plain_vit as plain
 from fpet_export.steps.task_names import refuse_tasks
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def bench(request: BenchRequest, reporter: Reporter = SILENT) -> Benched:
     """
     refuse(request)
     if request.remote is None:
-        measure.refuse_unknown_baseline(request.against, request.artefacts, request.peers)
+        measuring.refuse_unknown_baseline(request.against, request.artefacts, request.peers)
     if request.batches is not None:
         return _at_batches(request, request.batches, reporter)
     refuse_tasks(request.artefacts[0], request.task)
@@ -100,9 +101,9 @@ def refuse(request: BenchRequest) -> None:
     for path in (request.out, request.html):
         if path is not None:
             storage.refuse_overwrite(path, force=request.force)
-    measure.check_peers(request.peers)
+    measuring.check_peers(request.peers)
     _refuse_contradictions(request)
-    measure.refuse_few_rounds(request)
+    measuring.refuse_few_rounds(request)
     _refuse_twice(request.artefacts)
 
 
@@ -128,7 +129,7 @@ def keep(measurement: Measurement, request: BenchRequest, reporter: Reporter) ->
     return Benched(
         measurements=(measurement,),
         written=_written(request),
-        verdict=measure.verdict(measurement),
+        verdict=measuring.verdict(measurement),
     )
 
 
@@ -141,12 +142,12 @@ def _at_batches(request: BenchRequest, sizes: Sequence[int], reporter: Reporter)
     for path in (*request.artefacts, *against, *graph):
         batches.require_dynamic(path, sizes)
     with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
-        found = measure.measure_batches(
+        found = measuring.measure_batches(
             request.artefacts,
             batches=sizes,
             against=request.against,
             peers=request.peers,
-            settings=measure.Settings.of(request),
+            settings=measuring.Settings.of(request),
             folder=Path(folder),
             command=request.command,
             reporter=reporter,
@@ -164,7 +165,7 @@ def _at_batches(request: BenchRequest, sizes: Sequence[int], reporter: Reporter)
     _refuse_noise(found, request)
     if _written(request):
         batches.say(found, reporter)
-    said = measure.merging(found) or [documents.summary(found)]
+    said = measuring.merging(found) or [documents.summary(found)]
     return Benched(
         measurements=tuple(found),
         written=_written(request),
@@ -211,7 +212,7 @@ def _refuse_noise(measurements: Sequence[Measurement], request: BenchRequest) ->
     again = shlex.join(request.command) or "measure again"
     at = f" at batch {spoiled[0].batch}" if len(measurements) > 1 else ""
     raise MeasurementError(
-        f"the measurement{at} is not valid: {measure.reasons(spoiled[0].spoiled_by)}",
+        f"the measurement{at} is not valid: {measuring.reasons(spoiled[0].spoiled_by)}",
         where="bench",
         fix=f"{spoiled[0].spoiled_by[0].fix}; then: {again} (or add --allow-noise)",
     )
@@ -227,11 +228,11 @@ def _require_usable(request: BenchRequest, reporter: Reporter) -> None:
 def _here(request: BenchRequest, reporter: Reporter) -> Measurement:
     _require_usable(request, reporter)
     with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
-        return measure.measure(
+        return measuring.measure(
             request.artefacts,
             against=request.against,
             peers=request.peers,
-            settings=measure.Settings.of(request),
+            settings=measuring.Settings.of(request),
             folder=Path(folder),
             command=request.command,
             reporter=reporter,
@@ -246,13 +247,13 @@ def _there(request: BenchRequest, reporter: Reporter) -> Measurement:
     if isinstance(against, str) and against != plain.PLAIN:
         against = packing.checked(Path(against), None, request, reporter)
         items += [] if against in items else [against]
-    remote.require_reachable(request)
+    transfer.require_reachable(request)
     words = session.measuring_words(request)
     with contextlib.ExitStack() as stack:
         graph = request.plain
         if against == plain.PLAIN and graph is None:
             graph = stack.enter_context(packing.plain_of(items[0], reporter))
-        board = stack.enter_context(remote.unpacked_there(items, request, reporter, plain=graph))
+        board = stack.enter_context(transfer.unpacked_there(items, request, reporter, plain=graph))
         return board.trial(words, against=against).measurement
 
 
@@ -277,4 +278,4 @@ def _refuse_contradictions(request: BenchRequest) -> None:
             where="--plain",
             fix="add --against plain",
         )
-    remote.refuse_peers(request)
+    transfer.refuse_peers(request)

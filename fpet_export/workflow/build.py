@@ -15,11 +15,11 @@ from engines.errors import InputError, ParityError, UsageError
 from engines.manifest import NO_TARGET, Manifest, manifest_path, read_manifest, write_manifest
 from engines.parity.rows import ParityTable, failed_row, judge
 from engines.targets._lookup import load_target
-from fpet_export.board import packing, remote
+from fpet_export.board import packing
+from fpet_export.board import transfer as remote
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import AllowFailed, AllowForm, Elsewhere, Writing
-from fpet_export.steps import engine as _engines
-from fpet_export.steps import next_commands, usable
+from fpet_export.steps import built_engine, next_commands, usable
 
 if TYPE_CHECKING:
     from engines.fusion.report import FusionReport
@@ -167,17 +167,17 @@ def build_here(
     if source is not None:
         usable.require(graph, source, request, reporter)
     usable.say_form(graph, source, place, reporter)
-    with _engines.build_progress(reporter) as progress:
+    with built_engine.build_progress(reporter) as progress:
         wanted = dataclasses.replace(_options(request), progress=progress)
         artefact = engines.build(graph, target=place, out=request.out, options=wanted)
     manifest = read_manifest(artefact)
-    reporter.step("build", _engines.describe(artefact, manifest))
+    reporter.step("build", built_engine.describe(artefact, manifest))
     if request.timing_cache is not None and manifest.runtime is not None:
         note = manifest.runtime.settings["timing_cache"]
         reporter.step("timings", f"{request.timing_cache}: {note}")
-    fusion = _engines.report_fusion(artefact, manifest, reporter)
+    fusion = built_engine.report_fusion(artefact, manifest, reporter)
     try:
-        table = _engines.check_against_graph(graph, artefact, reporter)
+        table = built_engine.check_against_graph(graph, artefact, reporter)
     except ParityError as error:  # the engine lies there: its manifest must say so
         row = failed_row(artefact.name, 0, error.what)
         table = ParityTable(images="none", reference=f"artefact {graph.name}", rows=(row,))

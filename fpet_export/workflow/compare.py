@@ -22,8 +22,7 @@ from engines.precisions import FP16
 from engines.tasks.index import read_index
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import CheckImages, RunFacts, Writing, from_zero
-from fpet_export.steps import export, runs, task_names, verify
-from fpet_export.steps import images as _images
+from fpet_export.steps import check_images, exporting, runs, task_names, verify
 from fpet_export.steps.verify import graph_outputs
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def compare(request: CompareRequest, reporter: Reporter = SILENT) -> Comparison:
         )
     if request.out is not None:
         storage.refuse_overwrite(request.out, force=request.force)
-    _images.require_inputs(request)
+    check_images.require_inputs(request)
     first, *others = request.artefacts
     folders = [name for name in others if is_task_folder(Path(name))]
     _require_task(request.task, folders)
@@ -107,7 +106,7 @@ def compare(request: CompareRequest, reporter: Reporter = SILENT) -> Comparison:
         )
         preprocessing = adapted.preprocessing
     known = _known_classes(request, adapted, folders)
-    images = _images.check_set(request, preprocessing, known, reporter, default=8)
+    images = check_images.check_set(request, preprocessing, known, reporter, default=8)
     _say_other_pixels(preprocessing, others, request.task, reporter)
     reference = _reference(first, adapted, images, reporter)
     rows = []
@@ -120,7 +119,7 @@ def compare(request: CompareRequest, reporter: Reporter = SILENT) -> Comparison:
                 row = _row(Path(name), reference, request.relative, advance)
             rows.append(row)
     table = reference.outputs.table(rows)
-    export.show_table(table, reporter)
+    exporting.show_table(table, reporter)
     if request.out is not None:
         storage.write_text(request.out, json.dumps(table.to_json(), indent=1) + "\n")
     judge(table, fix="export or build the artefact again from the run")
@@ -171,7 +170,7 @@ def _known_classes(
         count = adapted.model.spec.classes
     manifests = [manifest_of(Path(name)) for name in graphs]
     manifests += [task_manifest(Path(name), str(request.task)) for name in folders]
-    return _images.known_classes(count, request.labels, manifests)
+    return check_images.known_classes(count, request.labels, manifests)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

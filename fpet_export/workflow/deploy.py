@@ -17,14 +17,12 @@ from engines.errors import FpetError
 from engines.manifest import read_manifest
 from engines.parity.rows import ParityTable
 from engines.targets._lookup import load_target
-from fpet_export.board import remote
+from fpet_export.board import transfer
 from fpet_export.reporter import Recorder, Reporter
 from fpet_export.requests import Deploying
-from fpet_export.steps import batches, export, measure, next_commands, plain, typed_graph
+from fpet_export.steps import batches, exporting, measuring, next_commands, plain_vit, typed_graph
 from fpet_export.steps.verify import graph_outputs
-from fpet_export.workflow import headline
-from fpet_export.workflow import page as _page
-from fpet_export.workflow import verdict as _verdict
+from fpet_export.workflow import deployment_page, deployment_verdict, headline
 from fpet_export.workflow.deploy_target import deploy_target
 from fpet_export.workflow.deployed import DeployedTarget
 
@@ -61,7 +59,7 @@ class Deployment:
     targets: tuple[DeployedTarget, ...]
     measurements: tuple[Measurement, ...]
     sentence: str
-    verdict: _verdict.Verdict
+    verdict: deployment_verdict.Verdict
     next: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -90,9 +88,9 @@ def deploy(request: DeployRequest, reporter: Reporter | None = None) -> Deployme
     """
     reporter = Recorder() if reporter is None else reporter
     targets = [load_target(name) for name in request.targets]
-    measure.check_peers(request.peers)
+    measuring.check_peers(request.peers)
     if request.bench:
-        measure.refuse_few_rounds(request)
+        measuring.refuse_few_rounds(request)
     files = [request.out / name for name in _FILES]
     for target in targets:
         graph = request.out / target.file_name / "model.onnx"
@@ -104,14 +102,14 @@ def deploy(request: DeployRequest, reporter: Reporter | None = None) -> Deployme
         files += [_latency_path(request.out, target) for target in targets[1:]]
     for file in files:
         storage.refuse_overwrite(file, force=request.force)
-    remote.refuse_peers(request)
+    transfer.refuse_peers(request)
     if request.remote is not None:
-        remote.require_reachable(request)
-    started = export.start(request, reporter, instead=_TASKS)
+        transfer.require_reachable(request)
+    started = exporting.start(request, reporter, instead=_TASKS)
     built = [deploy_target(started, request, reporter, target) for target in targets]
     rows = [*started.rows, *(row for one in built for row in one.rows)]
     table = started.check.table(rows)
-    export.show_table(table, reporter)
+    exporting.show_table(table, reporter)
     text = json.dumps(table.to_json(), indent=1) + "\n"
     storage.write_text(request.out / "parity.json", text)
     pictures = _pictures(started, built[0].graph, request.out, reporter)
@@ -123,7 +121,7 @@ def deploy(request: DeployRequest, reporter: Reporter | None = None) -> Deployme
     else:
         measurements, unmeasured = _measure(built, request, reporter)
     again = _again(request, built)
-    verdict = _verdict.of_deployment(
+    verdict = deployment_verdict.of_deployment(
         table,
         measurements,
         not_run={one.target: one.not_run for one in built if one.not_run},
@@ -134,7 +132,7 @@ def deploy(request: DeployRequest, reporter: Reporter | None = None) -> Deployme
     sentence = headline.sentence(table, built, measurements)
     commands = _next(request, built)
     page = request.out / "report.html"
-    _page.write(
+    deployment_page.write(
         page,
         started=started,
         table=table,
@@ -150,7 +148,7 @@ def deploy(request: DeployRequest, reporter: Reporter | None = None) -> Deployme
     )
     reporter.step("report", str(page))
     verdict.show(reporter)
-    export.require(table)
+    exporting.require(table)
     return Deployment(
         report=page,
         parity=table,
@@ -163,7 +161,7 @@ def deploy(request: DeployRequest, reporter: Reporter | None = None) -> Deployme
 
 
 def _pictures(
-    started: export.Started, graph: Path, folder: Path, reporter: Reporter
+    started: exporting.Started, graph: Path, folder: Path, reporter: Reporter
 ) -> tuple[Picture, ...]:
     """Draw the merge of the first image as a file and for the page; none without merging."""
     if started.adapted.model.merger is None:
@@ -180,7 +178,7 @@ def _pictures(
     png = merge.merge_picture(images.pixels[0], groups, f"{name}: merged after block {block}")
     storage.write_bytes(folder / "merge.png", png)
     reporter.step("show", f"{folder / 'merge.png'} · {groups.describe()}")
-    return (_page.merge_figure(images.pixels[0], groups, name=name, block=block),)
+    return (deployment_page.merge_figure(images.pixels[0], groups, name=name, block=block),)
 
 
 def _measure(
@@ -203,14 +201,14 @@ def _measure(
         problem = "no engine of this deployment runs on this machine"
         reporter.step("bench", problem, passed=None)
         return [], problem
-    settings = measure.Settings(
+    settings = measuring.Settings(
         threads=request.threads, rounds=request.rounds, seconds=request.seconds
     )
     with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
         try:
-            measurement = measure.measure(
+            measurement = measuring.measure(
                 here,
-                against=plain.PLAIN,
+                against=plain_vit.PLAIN,
                 peers=request.peers,
                 settings=settings,
                 folder=Path(folder),
@@ -233,7 +231,7 @@ def _keep_measurement(
     write_measurement(path, measurement, force=request.force)
     reporter.step(
         "bench",
-        measure.verdict(measurement, ours_only=True).replace("\n", "; "),
+        measuring.verdict(measurement, ours_only=True).replace("\n", "; "),
         passed=True if measurement.valid else None,
     )
     if request.remote is None:  # the agent's own table was heard already
@@ -251,9 +249,9 @@ def _again(request: Deploying, built: list[DeployedTarget]) -> str:
     """Return the command that measures the engines once more; none where no engine runs."""
     if request.remote is not None:
         graphs = [one.typed for one in built]
-        return _verdict.bench_command(graphs, remote.to_argv(request))
+        return deployment_verdict.bench_command(graphs, transfer.to_argv(request))
     here = [one.engine for one in built if one.runs_here]
-    return _verdict.bench_command(here) if here else ""
+    return deployment_verdict.bench_command(here) if here else ""
 
 
 def _batch_hint(measurements: list[Measurement], built: list[DeployedTarget]) -> str:
@@ -267,11 +265,11 @@ def _next(request: Deploying, built: list[DeployedTarget]) -> list[str]:
     """Return what to type next."""
     commands, image = [], next_commands.first_image(request.data)
     for one in built:
-        bench = command("bench", one.engine, "--against", plain.PLAIN)
+        bench = command("bench", one.engine, "--against", plain_vit.PLAIN)
         if one.runs_here:
             commands += [*next_commands.predict(one.engine, image), bench]
         elif request.remote is not None:
-            commands.append(f"{bench} {remote.to_argv(request)}")
+            commands.append(f"{bench} {transfer.to_argv(request)}")
         else:
             commands.append(next_commands.bundle(one.engine))
     graph = built[0].graph

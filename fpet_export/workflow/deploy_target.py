@@ -11,8 +11,7 @@ from engines.parity.outputs import runnable
 from fpet_export.board.deploy import deploy_there
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Deploying
-from fpet_export.steps import engine as _engines
-from fpet_export.steps import export, verify
+from fpet_export.steps import built_engine, exporting, verify
 from fpet_export.workflow.deployed import DeployedTarget
 
 if TYPE_CHECKING:
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def deploy_target(
-    started: export.Started, request: Deploying, reporter: Reporter, target: Target
+    started: exporting.Started, request: Deploying, reporter: Reporter, target: Target
 ) -> DeployedTarget:
     """Export for one target, build its engine, and compare it where it runs."""
     from engines import BuildOptions, build
 
-    exported = export.export(
+    exported = exporting.export(
         started,
         request,
         reporter,
@@ -35,9 +34,9 @@ def deploy_target(
     )
     if request.remote is not None:
         return _build_there(started, request, reporter, target, exported)
-    typed = export.type_graph(started, request, reporter, exported, target.name)
+    typed = exporting.type_graph(started, request, reporter, exported, target.name)
     rows = _named(typed.rows, target)
-    with _engines.build_progress(reporter) as progress:
+    with built_engine.build_progress(reporter) as progress:
         engine = build(
             typed.path,
             target=target,
@@ -49,11 +48,13 @@ def deploy_target(
             ),
         )
     manifest = read_manifest(engine)
-    reporter.step("build", _engines.describe(engine, manifest))
-    _engines.report_fusion(engine, manifest, reporter)
+    reporter.step("build", built_engine.describe(engine, manifest))
+    built_engine.report_fusion(engine, manifest, reporter)
     problem, row = runnable(engine), None
     if problem is not None:
-        reporter.step(target.name, f"not run here: {_engines.short_reason(problem)}", passed=None)
+        reporter.step(
+            target.name, f"not run here: {built_engine.short_reason(problem)}", passed=None
+        )
     else:
         with reporter.progress(f"{target.name} engine", len(started.check.images)) as advance:
             row = verify.engine_row(started.check, engine, advance)
@@ -67,21 +68,21 @@ def deploy_target(
         rows=rows,
         runs_here=problem is None,
         row=row,
-        not_run="" if problem is None else _engines.short_reason(problem),
+        not_run="" if problem is None else built_engine.short_reason(problem),
     )
 
 
 def _build_there(
-    started: export.Started,
+    started: exporting.Started,
     request: Deploying,
     reporter: Reporter,
     target: Target,
-    exported: export.Exported,
+    exported: exporting.Exported,
 ) -> DeployedTarget:
     """Let another machine build, check and measure what `--precision` asks for."""
-    export.require(started.table(exported.rows))
-    found = export.type_graphs(started, request, reporter, exported, target)
-    export.require(started.table(made.row for made in found.made.values()))
+    exporting.require(started.table(exported.rows))
+    found = exporting.type_graphs(started, request, reporter, exported, target)
+    exporting.require(started.table(made.row for made in found.made.values()))
     there = deploy_there(found, target, started.check.images, request, reporter)
     typed = (made.row for made in found.made.values())
     return DeployedTarget(

@@ -14,7 +14,7 @@ from engines.parity.rows import ParityTable
 from engines.targets._lookup import load_target
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Exporting
-from fpet_export.steps import export as steps
+from fpet_export.steps import exporting as steps
 from fpet_export.steps import next_commands, typed_graph
 
 _TASKS = "its tasks are exported already; {inspect} lists them"

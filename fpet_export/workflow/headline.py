@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from benchmarks.report.speed_words import speed_clause
 from engines.imaging.class_names import is_sure
 from engines.plurals import counted
-from fpet_export.steps import plain
+from fpet_export.steps import plain_vit
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -51,7 +51,7 @@ def sentence(
 
 def rival(comparison: Comparison) -> str:
     """Return what an engine was measured against, in words."""
-    if comparison.baseline.partition(".")[0] == plain.PLAIN:
+    if comparison.baseline.partition(".")[0] == plain_vit.PLAIN:
         return "the same ViT without merging"
     return comparison.baseline
 

@@ -18,7 +18,8 @@ from engines.parity.outputs import engine_outputs, manifest_of
 from engines.tasks.open_tasks import open_tasks
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Opening, SkippingBad
-from fpet_export.steps import images, task_names, usable
+from fpet_export.steps import check_images as images
+from fpet_export.steps import task_names, usable
 
 if TYPE_CHECKING:
     from engines.contract import Engine

@@ -16,10 +16,15 @@ from engines.precisions import QUANTIZED
 from engines.targets._lookup import load_target
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import BEST, AllowFailed, AllowForm, Typing
-from fpet_export.steps import best as _best
-from fpet_export.steps import export, next_commands, typed_graph, usable
-from fpet_export.steps import images as check_images
-from fpet_export.steps.best import remembered
+from fpet_export.steps import (
+    best_precision,
+    check_images,
+    exporting,
+    next_commands,
+    typed_graph,
+    usable,
+)
+from fpet_export.steps.best_precision import remembered
 from fpet_export.steps.verify import DEFAULT_IMAGES
 
 if TYPE_CHECKING:
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
     from calibration.table import CalibrationTable
     from engines.parity.rows import StageParity
     from engines.targets import Target
-    from fpet_export.steps.best import Best
+    from fpet_export.steps.best_precision import Best
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +117,7 @@ def quantize(request: QuantizeRequest, reporter: Reporter = SILENT) -> Quantized
             fix="leave --out out",
         )
     if best:
-        _best.require_runnable(request.onnx, target, request, reporter)
+        best_precision.require_runnable(request.onnx, target, request, reporter)
     outs = [request.out or typed_graph.typed_path(request.onnx, name) for name in wanted]
     for out, name in zip(outs, wanted, strict=True):
         require_opset(request.onnx, manifest, name, target)
@@ -181,8 +186,8 @@ def _one(
     made = typed_graph.make(request.onnx, recipe, evaluator, request, reporter, table=table)
     typed_graph.say(made, reporter)
     parity = _table(request.onnx, evaluator, made.row)
-    export.show_table(parity, reporter)
-    export.require(parity)
+    exporting.show_table(parity, reporter)
+    exporting.require(parity)
     writing.write(
         made,
         request.onnx,
@@ -218,7 +223,7 @@ def _fastest(
     table: CalibrationTable | None,
 ) -> Quantized:
 
-    found = _best.candidates(
+    found = best_precision.candidates(
         request.onnx,
         target,
         evaluator,
@@ -227,7 +232,7 @@ def _fastest(
         table=table,
         parity_of=lambda row: _table(request.onnx, evaluator, row).to_json(),
     )
-    chosen = _best.choose(found, target, request, reporter)
+    chosen = best_precision.choose(found, target, request, reporter)
     return Quantized(
         graph=chosen.graph,
         manifest=read_manifest(chosen.graph),

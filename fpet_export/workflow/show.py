@@ -19,8 +19,7 @@ from engines.registry import import_or_explain
 from engines.tasks.index import read_index
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Writing
-from fpet_export.steps import images as _images
-from fpet_export.steps import usable
+from fpet_export.steps import check_images, usable
 from fpet_export.steps.verify import graph_outputs
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def _show_merge(request: ShowRequest, image: Path, reporter: Reporter) -> MergeP
             "that lies beside it",
         )
     images = read_files([image], manifest.preprocessing)
-    _images.say_remarks(images.remarks, reporter)
+    check_images.say_remarks(images.remarks, reporter)
     pixels = images.pixels
     if request.task is None:
         usable.say(graph, manifest, reporter)

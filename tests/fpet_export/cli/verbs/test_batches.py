@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engines.manifest import read_manifest
-from fpet_export.steps import batches, plain
+from fpet_export.steps import batches, plain_vit
 from tests.fpet_export.command_line import Exported, call
 
 SHORT = ("--rounds", "4", "--seconds", "0", "--threads", "1", "--allow-noise")
@@ -150,7 +150,7 @@ def test_the_plain_model_of_a_dynamic_graph_is_dynamic(dynamic: Path, tmp_path: 
     """A static one would be measured with what a fixed batch gains."""
     from engines.engine import load_target
 
-    _, graph = plain.write(read_manifest(dynamic), load_target("cpu"), tmp_path)
+    _, graph = plain_vit.write(read_manifest(dynamic), load_target("cpu"), tmp_path)
 
     manifest = read_manifest(graph)
     assert manifest.batch_range == (1, 4)

@@ -18,7 +18,7 @@ from engines.onnx_header import read_onnx_header
 from fpet_export.cli import arguments
 from fpet_export.cli.console import Console
 from fpet_export.requests import Opening, made
-from fpet_export.steps import plain
+from fpet_export.steps import plain_vit
 from tests.fpet_export.command_line import Exported, call
 
 SHORT = ("--rounds", "4", "--seconds", "0", "--threads", "1")
@@ -55,7 +55,7 @@ def test_a_noisy_measurement_exits_9_and_keeps_its_evidence(
     exported: Exported, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "latency.json"
-    monkeypatch.setattr("fpet_export.steps.measure.refuse_few_rounds", lambda options: None)
+    monkeypatch.setattr("fpet_export.steps.measuring.refuse_few_rounds", lambda options: None)
 
     done = call("bench", exported.graph, engine, *SHORT, "-o", out, "--json")
 
@@ -121,7 +121,7 @@ def test_the_plain_model_has_its_rival_s_half_precision(
     rival = dataclasses.replace(read_manifest(exported.graph), precision=precision)
     place = load_target(target)
 
-    source, graph = plain.write(rival, place, tmp_path)
+    source, graph = plain_vit.write(rival, place, tmp_path)
 
     manifest = read_manifest(graph)
     assert graph.name == name
@@ -201,7 +201,7 @@ def test_the_plain_model_is_built_as_the_plan_was(
     monkeypatch.setattr("engines.build", build)
     (tmp_path / "x.plan").write_bytes(b"")
     write_manifest(tmp_path / "x.plan", plan)
-    out = plain.built_like(tmp_path / "x.plan", tmp_path / "plain.onnx", tmp_path, Console())
+    out = plain_vit.built_like(tmp_path / "x.plan", tmp_path / "plain.onnx", tmp_path, Console())
 
     assert told["target"].name == target
     assert told["options"].compute_capabilities == asked

@@ -17,7 +17,7 @@ from engines import open_engine
 from engines.contract import Feeds, OpenOptions
 from engines.errors import ParityError
 from engines.manifest import manifest_path, read_manifest, write_manifest
-from fpet_export.steps import engine as engine_steps
+from fpet_export.steps import built_engine as engine_steps
 from tests.fpet_export.command_line import LABELS, Exported, call
 
 

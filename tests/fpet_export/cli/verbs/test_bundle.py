@@ -19,7 +19,7 @@ from engines.engine import load_target
 from engines.manifest import manifest_path, read_manifest, write_manifest
 from engines.transport.bundle import INDEX
 from fpet_export.board.agent import VERBS, build_agent
-from fpet_export.steps import plain as _plain
+from fpet_export.steps import plain_vit
 from tests.fpet_export.command_line import Done, Exported, call, write_shard
 from tests.fpet_export.unpacked import agent, unpack
 
@@ -484,7 +484,7 @@ def test_the_same_plain_model_makes_the_same_bundle(exported: Exported, tmp_path
 def test_the_plain_model_of_an_unknown_architecture_is_a_sentence(
     exported: Exported, tmp_path: Path
 ) -> None:
-    _, theirs = _plain.write(read_manifest(exported.graph), load_target("cpu"), tmp_path)
+    _, theirs = plain_vit.write(read_manifest(exported.graph), load_target("cpu"), tmp_path)
     manifest = dataclasses.replace(read_manifest(theirs), target="cpu")
     write_manifest(theirs, manifest)
 

@@ -20,8 +20,7 @@ from engines.machine.jetson import Board
 from engines.targets import _lookup
 from fpet_export.board.agent import build_agent
 from fpet_export.cli.console import Console
-from fpet_export.doctor import board as _doctor_board
-from fpet_export.doctor import providers, workstation
+from fpet_export.doctor import board_checks, providers, workstation
 from fpet_export.doctor.findings import Findings
 from tests.fpet_export.command_line import Done, Exported, call
 
@@ -157,11 +156,11 @@ class FakeBoard:
         self.write("etc/nvpmodel.conf", NVPMODEL_CONF)
         self.write("proc/swaps", ZRAM)
         self.clocks(306_000_000, 1_020_000_000)
-        monkeypatch.setattr(_doctor_board, "ROOT", root)
+        monkeypatch.setattr(board_checks, "ROOT", root)
         monkeypatch.setattr(
-            _doctor_board, "output_of", lambda *words: self.outputs.get(words[0], "")
+            board_checks, "output_of", lambda *words: self.outputs.get(words[0], "")
         )
-        monkeypatch.setattr(_doctor_board, "_imported", self.imported)
+        monkeypatch.setattr(board_checks, "_imported", self.imported)
         read = boards.read_board
         monkeypatch.setattr(boards, "read_board", lambda modules: read(modules, root))
 
@@ -333,10 +332,10 @@ def test_a_package_that_crashes_does_not_take_doctor_along(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
 
-    assert _doctor_board._imported("dies") == (None, "cannot be imported (it ended with -6)")
-    assert "no_such_thing" in _doctor_board._imported("broken")[1]
-    assert _doctor_board._imported("not_there") == (None, "absent")
-    assert _doctor_board._imported("numpy") == (metadata.version("numpy"), "")
+    assert board_checks._imported("dies") == (None, "cannot be imported (it ended with -6)")
+    assert "no_such_thing" in board_checks._imported("broken")[1]
+    assert board_checks._imported("not_there") == (None, "absent")
+    assert board_checks._imported("numpy") == (metadata.version("numpy"), "")
 
 
 def test_a_small_board_without_swap_is_warned(jetson: FakeBoard) -> None:
@@ -348,7 +347,7 @@ def test_a_small_board_without_swap_is_warned(jetson: FakeBoard) -> None:
     )
     findings = Findings(Console(quiet=True))
 
-    _doctor_board.check_memory(findings, place, board)
+    board_checks.check_memory(findings, place, board)
 
     assert [one["name"] for one in findings.problems] == ["swap"]
     assert "swapon /swapfile" in findings.problems[0]["mend"]
@@ -466,7 +465,7 @@ def test_tensorrt_rtx_is_proposed_where_it_exists(
     machine: str, proposed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr(_doctor_board, "_imported", lambda module: (None, "absent"))
+    monkeypatch.setattr(board_checks, "_imported", lambda module: (None, "absent"))
 
     done = call("doctor", "--board")
 

@@ -17,7 +17,7 @@ from engines.parity.outputs import reference_of
 from engines.parity.reference_file import write_reference
 from engines.parity.table import remarks
 from fpet_export.cli.console import Console
-from fpet_export.steps import engine as engine_steps
+from fpet_export.steps import built_engine as engine_steps
 from fpet_export.steps.expectation import reference_with_margin
 from tests.fpet_export.command_line import Exported
 

@@ -9,8 +9,7 @@ import pytest
 
 from benchmarks.paired_statistics import Verdict
 from fpet_export.pictures.merge_groups import groups_of
-from fpet_export.workflow import page
-from fpet_export.workflow import verdict as _verdict
+from fpet_export.workflow import deployment_page, deployment_verdict
 from tests.fpet_export.cli.verbs.test_headline import RTX, built, judged
 from tests.fpet_export.cli.verbs.test_verdict import GOOD, NOISE, measurement, row, table
 
@@ -29,13 +28,13 @@ from tests.fpet_export.cli.verbs.test_verdict import GOOD, NOISE, measurement, r
 def test_no_factor_stands_there_that_was_not_shown(
     ratio: float, verdict: Verdict, value: str, label: str, state: str
 ) -> None:
-    (tile,) = page._speed_tiles([judged(ratio, verdict)])
+    (tile,) = deployment_page._speed_tiles([judged(ratio, verdict)])
 
     assert (tile.value, tile.label, tile.state) == (value, label, state)
 
 
 def test_an_invalid_measurement_has_a_tile_without_a_number() -> None:
-    (tile,) = page._speed_tiles([measurement(NOISE)])
+    (tile,) = deployment_page._speed_tiles([measurement(NOISE)])
 
     assert (tile.value, tile.state) == ("–", "open")
     assert "does not count" in tile.label
@@ -44,7 +43,7 @@ def test_an_invalid_measurement_has_a_tile_without_a_number() -> None:
 def test_the_tiles_are_those_of_the_engine_that_ran() -> None:
     rows = table(*GOOD.rows, row("rtx onnx", accuracy=0.1, largest_logit_difference=9.0))
 
-    tiles = page._tiles(rows, [RTX, built()], [])
+    tiles = deployment_page._tiles(rows, [RTX, built()], [])
 
     assert [tile.value for tile in tiles] == ["20/20", "3.0e-06", "85.0%"]
     assert all("cpu engine" in tile.label for tile in tiles)
@@ -52,22 +51,24 @@ def test_the_tiles_are_those_of_the_engine_that_ran() -> None:
 
 
 def test_where_nothing_ran_the_last_graph_is_named() -> None:
-    tiles = page._tiles(table(row("rtx onnx")), [RTX], [])
+    tiles = deployment_page._tiles(table(row("rtx onnx")), [RTX], [])
 
     assert [tile.value for tile in tiles] == ["19/20", "3.0e-06"]
     assert all("rtx onnx" in tile.label for tile in tiles)
     assert tiles[0].state == "open"
 
 
-def verdict_of(rows: Any, *measurements: Any, **not_run: str) -> _verdict.Verdict:
-    return _verdict.of_deployment(rows, measurements, not_run=not_run, again="measure again")
+def verdict_of(rows: Any, *measurements: Any, **not_run: str) -> deployment_verdict.Verdict:
+    return deployment_verdict.of_deployment(
+        rows, measurements, not_run=not_run, again="measure again"
+    )
 
 
 def test_the_verdict_is_as_good_as_its_worst_sentence() -> None:
     drifted = table(row("cpu onnx", failures=("relative difference 0.3",)))
 
-    def state(verdict: _verdict.Verdict) -> str:
-        return page._shown(verdict, "a sentence", "").state
+    def state(verdict: deployment_verdict.Verdict) -> str:
+        return deployment_page._shown(verdict, "a sentence", "").state
 
     assert state(verdict_of(GOOD, measurement())) == "good"
     assert state(verdict_of(GOOD, measurement(NOISE))) == "open"
@@ -79,7 +80,7 @@ def test_the_merge_is_drawn_small_and_said_in_words() -> None:
     groups = groups_of(np.array([0, 4, 0, 7, 6, 1, 5, 7]), (4, 4))
     pixels = np.zeros((16, 16, 3), np.uint8)
 
-    shown = page.merge_figure(pixels, groups, name="cat.jpg", block="6")
+    shown = deployment_page.merge_figure(pixels, groups, name="cat.jpg", block="6")
 
     (_, name, before), (_, block, after) = shown.pngs
     assert (name, block) == ("cat.jpg", "after the merge, block 6")

@@ -17,7 +17,7 @@ from engines.errors import MissingDependencyError
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest, write_manifest
 from engines.parity.outputs import compare_built
-from fpet_export.steps import best, measure
+from fpet_export.steps import best_precision, measuring
 from tests.fpet_export.command_line import Done, Exported, call
 from tests.fpet_export.tiny import CLASSES, SIDE
 
@@ -212,7 +212,7 @@ def test_only_what_is_shown_to_be_faster_replaces_the_baseline(
 ) -> None:
     measured: Any = Measured("fp16", int8=int8, fp8=fp8)
 
-    assert best.fastest(measured, ("fp16", "int8", "fp8")) == chosen
+    assert best_precision.fastest(measured, ("fp16", "int8", "fp8")) == chosen
 
 
 def test_best_measures_engines_on_this_machine(
@@ -220,7 +220,7 @@ def test_best_measures_engines_on_this_machine(
 ) -> None:
     graph = exported.copy(tmp_path)
     seen: list[list[str]] = []
-    real = measure.measure
+    real = measuring.measure
 
     def measured(paths: list[Path], **options: Any) -> Measurement:
         seen.append([path.name for path in paths])
@@ -242,7 +242,7 @@ def test_best_measures_engines_on_this_machine(
         )
         return dataclasses.replace(found, contenders=contenders, findings=())
 
-    monkeypatch.setattr(measure, "measure", measured)
+    monkeypatch.setattr(measuring, "measure", measured)
 
     done = call("quantize", graph, "--precision", "best", "--data", shards, "--json")
 

@@ -21,8 +21,7 @@ from engines.manifest import read_manifest
 from engines.verdict import verdict_of
 from fpet_export.board import ssh as transport
 from fpet_export.cli.console import Console
-from fpet_export.steps import best
-from fpet_export.steps import plain as _plain
+from fpet_export.steps import best_precision, plain_vit
 from tests.fpet_export.board.ssh_server import Relay, Server, needs_sshd, start_quick
 from tests.fpet_export.command_line import Done, Exported, call
 from tests.fpet_export.tiny import CLASSES, SIDE
@@ -107,7 +106,7 @@ def test_a_graph_is_measured_against_the_plain_model_there(
 def test_a_built_engine_is_measured_against_a_plain_graph_that_is_given(
     engine: Path, server: Server, tmp_path: Path
 ) -> None:
-    _, mine = _plain.write(read_manifest(engine), load_target("cpu"), tmp_path)
+    _, mine = plain_vit.write(read_manifest(engine), load_target("cpu"), tmp_path)
 
     done = bench(server, engine, "--against", "plain", "--plain", mine)
 
@@ -269,7 +268,7 @@ def test_the_best_precision_is_chosen_by_the_board(
         asked.append((measurement.baseline, names, taking_part))
         return chosen
 
-    monkeypatch.setattr(best, "fastest", fastest)
+    monkeypatch.setattr(best_precision, "fastest", fastest)
     monkeypatch.setattr(Measurement, "valid", property(lambda self: True))
 
     done = deploy(exported, server, tmp_path, *BEST, shard)

@@ -17,7 +17,7 @@ from engines.imaging.images import read_files
 from engines.manifest import read_manifest
 from engines.parity.comparison import ReferenceOutputs
 from engines.tasks import delta
-from fpet_export.steps import engine as engine_steps
+from fpet_export.steps import built_engine as engine_steps
 from tests.fpet_export.command_line import LABELS, call, pixels_of, write_images
 from tests.fpet_export.tasks.task_files import TaskFiles
 

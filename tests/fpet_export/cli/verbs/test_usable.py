@@ -20,7 +20,7 @@ from engines.errors import InputError, ParityError
 from engines.manifest import manifest_path, read_manifest, write_manifest
 from engines.parity.model_outputs import ModelOutputs
 from engines.verdict import verdict_of
-from fpet_export.steps import engine as engine_steps
+from fpet_export.steps import built_engine as engine_steps
 from tests.fpet_export.command_line import (
     Exported,
     call,

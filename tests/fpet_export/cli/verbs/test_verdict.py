@@ -16,7 +16,7 @@ from benchmarks.measurement import Artefact, ContenderResult, Measurement
 from benchmarks.paired_statistics import Comparison, LatencySummary, decide
 from engines.parity.rows import ParityTable, StageParity
 from fpet_export.cli.console import Console
-from fpet_export.workflow import verdict as _verdict
+from fpet_export.workflow import deployment_verdict
 
 NOISE = Finding(severity="invalid", what="other programs used 50%", fix="close them")
 AGAIN = "fpet-export bench out/cpu/model.cpu.onnx --against plain"
@@ -60,8 +60,8 @@ def measurement(*findings: Finding) -> Measurement:
 
 def verdict(
     rows: ParityTable, *measurements: Measurement, unmeasured: str = "", **not_run: str
-) -> _verdict.Verdict:
-    return _verdict.of_deployment(
+) -> deployment_verdict.Verdict:
+    return deployment_verdict.of_deployment(
         rows, measurements, not_run=not_run, again=AGAIN, unmeasured=unmeasured
     )
 
@@ -125,7 +125,7 @@ def test_it_is_printed_in_order(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_folder_with_a_space_can_be_pasted() -> None:
-    command = _verdict.bench_command([Path("my out/a.onnx")], "--remote orin1")
+    command = deployment_verdict.bench_command([Path("my out/a.onnx")], "--remote orin1")
 
     assert command == "fpet-export bench 'my out/a.onnx' --against plain --remote orin1"
 
@@ -153,7 +153,7 @@ def test_it_says_whether_merging_pays_and_how_to_find_the_batch(
         ours, against=against, artefact=dataclasses.replace(ours.artefact, merges=True)
     )
     found = dataclasses.replace(one, plain="plain.cpu", contenders=(one.contenders[0], ours))
-    said = _verdict.of_deployment(
+    said = deployment_verdict.of_deployment(
         GOOD, [found], not_run={}, again=AGAIN, hint="export --batch dyn:1-64"
     )
 
@@ -162,4 +162,4 @@ def test_it_says_whether_merging_pays_and_how_to_find_the_batch(
     assert merging.measure == ("" if good else "export --batch dyn:1-64")
     assert ("merging", merging) in said.lines()
     spoiled = dataclasses.replace(found, findings=(NOISE,))
-    assert _verdict.of_deployment(GOOD, [spoiled], not_run={}, again=AGAIN).merging == ()
+    assert deployment_verdict.of_deployment(GOOD, [spoiled], not_run={}, again=AGAIN).merging == ()

@@ -23,9 +23,8 @@ from engines.manifest import read_manifest
 from engines.parity.rows import ParityTable, StageParity
 from engines.plurals import counted
 from fpet_export.reporter import FinishedStep
-from fpet_export.steps import export
-from fpet_export.workflow import headline, written
-from fpet_export.workflow import verdict as _verdict
+from fpet_export.steps import exporting
+from fpet_export.workflow import deployment_verdict, headline, written
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -38,11 +37,11 @@ if TYPE_CHECKING:
 def write(
     path: Path,
     *,
-    started: export.Started,
+    started: exporting.Started,
     table: ParityTable,
     built: Sequence[DeployedTarget],
     sentence: str,
-    verdict: _verdict.Verdict,
+    verdict: deployment_verdict.Verdict,
     steps: Sequence[FinishedStep],
     measurements: Sequence[Measurement],
     again: str,
@@ -73,7 +72,7 @@ def write(
         Report(
             title=f"{started.adapted.checkpoint.name}, exported for "
             f"{' and '.join(one.target for one in built)}",
-            subtitle=export.describe(started.adapted),
+            subtitle=exporting.describe(started.adapted),
             verdict=_shown(
                 verdict,
                 sentence,
@@ -144,7 +143,7 @@ def shown_steps(steps: Sequence[FinishedStep]) -> tuple[Step, ...]:
     )
 
 
-def _shown(verdict: _verdict.Verdict, sentence: str, command: str) -> Verdict:
+def _shown(verdict: deployment_verdict.Verdict, sentence: str, command: str) -> Verdict:
 
     statements = tuple(
         Statement(about=about, text=one.text, state=_state(one.good))

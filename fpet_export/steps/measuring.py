@@ -18,7 +18,7 @@ from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.near_names import did_you_mean, near_names
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Measured, Measuring
-from fpet_export.steps import plain as _plain
+from fpet_export.steps import plain_vit
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing.Self needs Python 3.11
@@ -141,15 +141,15 @@ def measure_batches(
     peers = ALL_PEERS if tuple(peers) == ("all",) else tuple(peers)
     source: PeerSource | None = None
     baseline: Path | str | None = against
-    if peers or (against == _plain.PLAIN and plain is None):
-        rival = _plain.require_described(artefacts[0])
+    if peers or (against == plain_vit.PLAIN and plain is None):
+        rival = plain_vit.require_described(artefacts[0])
         with reporter.working("writing the plain ViT"):
-            source, written = _plain.write(rival, load_target(rival.target), folder)
+            source, written = plain_vit.write(rival, load_target(rival.target), folder)
         plain = plain or written
-    if against == _plain.PLAIN:
+    if against == plain_vit.PLAIN:
         assert plain is not None
-        baseline = _plain.built_like(artefacts[0], plain, folder, reporter)
-        reporter.step("plain", _plain.describe(plain))
+        baseline = plain_vit.built_like(artefacts[0], plain, folder, reporter)
+        reporter.step("plain", plain_vit.describe(plain))
     peak = settings.gemm_peak()
     found = []
     for batch in batches:
@@ -158,7 +158,7 @@ def measure_batches(
             measurement = bench(
                 list(artefacts),
                 against=baseline,
-                against_plain=against == _plain.PLAIN,
+                against_plain=against == plain_vit.PLAIN,
                 batch=batch,
                 peers=peers,
                 peer_source=source,
@@ -186,7 +186,7 @@ def refuse_unknown_baseline(
         InputError: It is no file.
     """
     peers = ALL_PEERS if tuple(peers) == ("all",) else tuple(peers)
-    known = (_plain.PLAIN, *peers, *(path.stem for path in artefacts))
+    known = (plain_vit.PLAIN, *peers, *(path.stem for path in artefacts))
     if against is None or against in known or Path(against).exists():
         return
     folders = {path.parent for path in (*artefacts, Path(against))}
@@ -198,11 +198,11 @@ def refuse_unknown_baseline(
         if path.suffix in (".onnx", ".plan")
     ]
     by_name = {Path(name).name: name for name in beside}
-    by_name |= {name: name for name in (_plain.PLAIN, *peers)}
+    by_name |= {name: name for name in (plain_vit.PLAIN, *peers)}
     near = [by_name[name] for name in near_names(Path(against).name, by_name)]
     if near:
         raise UsageError(
-            f"{against} is neither {_plain.PLAIN!r} nor a file",
+            f"{against} is neither {plain_vit.PLAIN!r} nor a file",
             where="--against",
             fix=f"did you mean {' or '.join(near)}?",
         )

@@ -16,9 +16,7 @@ from engines.parity.rows import ParityTable, StageParity, failed_row, judge
 from engines.plurals import counted
 from fpet_export.reporter import Reporter
 from fpet_export.requests import BEST, Exporting
-from fpet_export.steps import best, runs, verify
-from fpet_export.steps import images as _images
-from fpet_export.steps import typed_graph as _quantize
+from fpet_export.steps import best_precision, check_images, runs, typed_graph, verify
 from fpet_export.steps.parity_images import own_images, synthetic_images
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from engines.parity.comparison import ReferenceOutputs
     from engines.targets import Target
     from fpet_export.stages import Adapted, Folded
-    from fpet_export.steps.best import Candidates
+    from fpet_export.steps.best_precision import Candidates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +85,7 @@ def start(request: Exporting, reporter: Reporter, *, instead: str) -> Started:
 
     `instead` says what to do with a folder of tasks; see `load_run`.
     """
-    _images.require_inputs(request)
+    check_images.require_inputs(request)
     _check_targets(request)
     with reporter.working("reading the run and its backbone"):
         from fpet_export.steps import verify  # torch comes with it
@@ -96,9 +94,9 @@ def start(request: Exporting, reporter: Reporter, *, instead: str) -> Started:
     reporter.step("inspect", describe(adapted))
     if adapted.quality == "random":
         reporter.step("weights", "random: this export is good for speed only", passed=None)
-    known = _images.known_classes(adapted.model.spec.classes, request.labels)
-    limit = own_images(request.limit, judges_accuracy=_quantize.judges_accuracy(request))
-    found = _quantize.sources(
+    known = check_images.known_classes(adapted.model.spec.classes, request.labels)
+    limit = own_images(request.limit, judges_accuracy=typed_graph.judges_accuracy(request))
+    found = typed_graph.sources(
         request,
         adapted.preprocessing,
         known,
@@ -136,11 +134,13 @@ def type_graph(
     place = load_target(target)
     is_best = request.precision == BEST
     if is_best:
-        best.require_runnable(exported.path, place, request, reporter)
+        best_precision.require_runnable(exported.path, place, request, reporter)
     found = type_graphs(started, request, reporter, exported, place)
     rows = (*exported.rows, *(made.row for made in found.made.values()))
     if is_best:
-        return Exported(path=best.choose(found, place, request, reporter).graph, rows=rows)
+        return Exported(
+            path=best_precision.choose(found, place, request, reporter).graph, rows=rows
+        )
     return Exported(path=found.graphs[found.baseline], rows=rows)
 
 
@@ -155,16 +155,16 @@ def type_graphs(
     from calibration import quantize
     from calibration.evaluator import evaluator_for
 
-    wanted = _quantize.precisions_of(request, target)
+    wanted = typed_graph.precisions_of(request, target)
     if not wanted:
-        return best.Candidates(graphs={precisions.FP32: exported.path}, made={})
+        return best_precision.Candidates(graphs={precisions.FP32: exported.path}, made={})
     manifest = read_manifest(exported.path)
     for name in wanted:
         quantize.require_opset(exported.path, manifest, name, target)
     images, table = started.check.images, None
     if any(name in precisions.QUANTIZED for name in wanted):
-        state = _quantize.state_path(exported.path)
-        table = _quantize.calibrated(
+        state = typed_graph.state_path(exported.path)
+        table = typed_graph.calibrated(
             exported.path, request, reporter, started.calibration, state=state
         )
     with reporter.progress("float32 graph", len(images)) as advance:
@@ -172,7 +172,7 @@ def type_graphs(
             exported.path, manifest, images, reference=started.check.outputs, progress=advance
         )
     if request.precision == BEST:
-        return best.candidates(
+        return best_precision.candidates(
             exported.path,
             target,
             evaluator,
@@ -181,19 +181,21 @@ def type_graphs(
             table=table,
             parity_of=lambda row: started.table([*exported.rows, row]).to_json(),
         )
-    recipe = _quantize.recipe_of(request, target, request.precision)
-    made = _quantize.make(exported.path, recipe, evaluator, request, reporter, table=table)
-    _quantize.say(made, reporter)
+    recipe = typed_graph.recipe_of(request, target, request.precision)
+    made = typed_graph.make(exported.path, recipe, evaluator, request, reporter, table=table)
+    typed_graph.say(made, reporter)
     path = quantize.write(
         made,
         exported.path,
-        _quantize.typed_path(exported.path, request.precision),
+        typed_graph.typed_path(exported.path, request.precision),
         table=table,
         parity=started.table([*exported.rows, made.row]).to_json(),
         force=request.force,
         command=request.command,
     )
-    return best.Candidates(graphs={request.precision: path}, made={request.precision: made})
+    return best_precision.Candidates(
+        graphs={request.precision: path}, made={request.precision: made}
+    )
 
 
 def export(
@@ -292,6 +294,6 @@ def _needs_ranges(request: Exporting) -> bool:
     names = [
         name
         for target in request.targets
-        for name in _quantize.precisions_of(request, load_target(target))
+        for name in typed_graph.precisions_of(request, load_target(target))
     ]
     return any(name in precisions.QUANTIZED for name in names)

@@ -14,7 +14,7 @@ from benchmarks.merge_verdict import merge_verdicts
 from benchmarks.report.speed_words import measured_on
 from engines.imaging.class_names import is_sure
 from fpet_export.reporter import Reporter
-from fpet_export.steps import measure as _bench
+from fpet_export.steps import measuring
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -136,7 +136,7 @@ def _speed(
     said: list[Statement] = []
     for measurement in measurements:
         if not measurement.valid:
-            why = _bench.reasons(measurement.spoiled_by)
+            why = measuring.reasons(measurement.spoiled_by)
             said.append(Statement(text=f"not known: {why}", good=None, measure=again))
             continue
         for result in measurement.contenders:

@@ -22,7 +22,7 @@ from engines.manifest import (
 )
 from engines.targets import Target
 from fpet_export.reporter import Reporter
-from fpet_export.steps import engine as _engines
+from fpet_export.steps import built_engine
 
 if TYPE_CHECKING:
     from benchmarks import PeerSource
@@ -100,7 +100,7 @@ def built_like(rival: Path, plain: Path, folder: Path, reporter: Reporter) -> Pa
     if manifest is None or manifest.kind == "graph":
         return plain
     target = load_target(manifest.target)
-    with _engines.build_progress(reporter) as progress:
+    with built_engine.build_progress(reporter) as progress:
         return build(
             plain,
             target=target,

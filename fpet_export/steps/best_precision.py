@@ -21,9 +21,7 @@ from engines.parity.outputs import runnable
 from engines.targets import Target
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Typing
-from fpet_export.steps import engine as _engines
-from fpet_export.steps import measure
-from fpet_export.steps import typed_graph as _quantize
+from fpet_export.steps import built_engine, measuring, typed_graph
 
 if TYPE_CHECKING:
     from benchmarks import Measurement
@@ -94,28 +92,28 @@ def candidates(
 
     made: dict[str, Typed] = {}
     graphs: dict[str, Path] = {}
-    for precision in _quantize.precisions_of(request, target):
+    for precision in typed_graph.precisions_of(request, target):
         if precision == precisions.BF16 and precisions.FP16 in made:
             continue  # the same speed and fewer digits: it is for what float16 cannot hold
-        recipe = _quantize.recipe_of(request, target, precision)
+        recipe = typed_graph.recipe_of(request, target, precision)
         try:
-            typed = _quantize.make(onnx, recipe, evaluator, request, reporter, table=table)
+            typed = typed_graph.make(onnx, recipe, evaluator, request, reporter, table=table)
         except (BudgetError, ExportError) as error:
             reporter.step(precision, f"out: {error.what}", passed=None)
             continue
-        _quantize.say(typed, reporter)
+        typed_graph.say(typed, reporter)
         if not typed.row.passed:
             reporter.step(precision, f"out: {'; '.join(typed.row.failures)}", passed=None)
             continue
         made[precision] = typed
-        out = _quantize.typed_path(onnx, precision)
+        out = typed_graph.typed_path(onnx, precision)
         graphs[precision] = quantize.write(
             typed,
             onnx,
             out,
             table=table if recipe.quantizes else None,
             parity=parity_of(typed.row),
-            target=_quantize.target_of(typed, target),
+            target=typed_graph.target_of(typed, target),
             force=request.force,
             command=request.command,
         )
@@ -171,7 +169,7 @@ def require_runnable(onnx: Path, target: Target, request: Typing, reporter: Repo
         named = next(name for name in target.precisions if name != precisions.FP32)
         raise MissingDependencyError(
             f"engines for {target.name} do not run here, so nothing can be measured: "
-            f"{_engines.short_reason(problem)}",
+            f"{built_engine.short_reason(problem)}",
             where="--precision best",
             fix=f"run it where they do, or name a precision: --precision {named}",
         )
@@ -180,7 +178,7 @@ def require_runnable(onnx: Path, target: Target, request: Typing, reporter: Repo
 def _built(graph: Path, target: Target, stem: Path, request: Typing, reporter: Reporter) -> Path:
     from engines import BuildOptions, build
 
-    with _engines.build_progress(reporter) as progress:
+    with built_engine.build_progress(reporter) as progress:
         return build(
             graph,
             target=target,
@@ -201,14 +199,14 @@ def _measure(
     from engines import OpenOptions
 
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
-        measurement = measure.measure(
+        measurement = measuring.measure(
             [
                 _built(graph, target, Path(folder) / precision, request, reporter)
                 for precision, graph in graphs.items()
             ],
             against=None,
             peers=(),
-            settings=measure.Settings(
+            settings=measuring.Settings(
                 rounds=request.rounds, opening=OpenOptions(allow_failed=True)
             ),
             folder=Path(folder),
@@ -234,7 +232,7 @@ def require_valid(measurement: Measurement, *, where: str, fix: str) -> None:
     """
     if not measurement.valid:
         raise MeasurementError(
-            f"the measurement is not valid: {measure.reasons(measurement.spoiled_by)}",
+            f"the measurement is not valid: {measuring.reasons(measurement.spoiled_by)}",
             where=where,
             fix=fix,
         )
@@ -242,7 +240,7 @@ def require_valid(measurement: Measurement, *, where: str, fix: str) -> None:
 
 def verdict(measurement: Measurement, chosen: str) -> str:
     """Return the choice as one line; `chosen` is a contender."""
-    said = measure.verdict(measurement).replace("\n", "; ")
+    said = measuring.verdict(measurement).replace("\n", "; ")
     if chosen == measurement.baseline:
         return f"{chosen} stays the better choice: {said}"
     return f"{chosen} ({said})"

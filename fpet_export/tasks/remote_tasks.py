@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fpet_export.board import remote as _remote
+from fpet_export.board import transfer
 from fpet_export.board.agent_call import call_agent
 from fpet_export.board.packing import Packed
 from fpet_export.board.session import Board
@@ -67,7 +67,7 @@ def unpacked_there(folder: Path, request: Elsewhere, reporter: Reporter) -> Iter
         TrustError: It is not a folder of tasks, or a file is not what its index says.
         RemoteError: The machine cannot be reached, or lacks room or a Python.
     """
-    _remote.require_reachable(request)
+    transfer.require_reachable(request)
     is_forced = isinstance(request, AllowFailed) and request.force_failed
     wanted = packing.PackRequest(artefact=folder, limit=IMAGES, force=True, force_failed=is_forced)
 
@@ -75,7 +75,7 @@ def unpacked_there(folder: Path, request: Elsewhere, reporter: Reporter) -> Iter
         packed = packing.pack(wanted, bundle, reporter)
         return Packed(bundle=packed, checks={}, plain=None)
 
-    with _remote.sent(folder.resolve().name, pack, request, reporter) as (remote, packed):
+    with transfer.sent(folder.resolve().name, pack, request, reporter) as (remote, packed):
         board = Board(
             remote=remote,
             items=(),
