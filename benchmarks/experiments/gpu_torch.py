@@ -293,7 +293,7 @@ def package_of(options: argparse.Namespace, batch: int, merge: int | None, folde
     graph: Path = found.to_onnx(folder / f"{name}.onnx")
     target = f"torch-{options.device}"
     if options.device == "cuda":
-        quantize: Any = registry.import_or_explain("calibration.quantize")
+        quantize: Any = registry.import_or_explain("calibration.graph_typing")
         recipe: Any = registry.import_or_explain("calibration.recipe")
         gs: Any = registry.import_or_explain("onnx_graphsurgeon")
         onnx: Any = registry.import_or_explain("onnx")

@@ -121,7 +121,7 @@ def _write(frozen: Any, path: Path, target: str, dtype: str) -> None:
         frozen.to_onnx(path)
         return
     recipes: Any = registry.import_or_explain("calibration.recipe")
-    chosen: Any = registry.import_or_explain("calibration.quantize")
+    chosen: Any = registry.import_or_explain("calibration.graph_typing")
     files: Any = registry.import_or_explain("calibration.graph_files")
     recipe = chosen.recipe_for(load_target(target), _PRECISION_OF[dtype])
     with tempfile.TemporaryDirectory(prefix="fpet-subject-") as folder:

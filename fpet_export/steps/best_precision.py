@@ -26,7 +26,7 @@ from fpet_export.steps import built_engine, measuring, typed_graph
 if TYPE_CHECKING:
     from benchmarks import Measurement
     from calibration.evaluator import GraphEvaluator
-    from calibration.quantize import Typed
+    from calibration.graph_typing import Typed
     from calibration.table import CalibrationTable
     from engines.parity.rows import StageParity
 
@@ -88,7 +88,7 @@ def candidates(
         table: Ranges for integers.
         parity_of: Returns what a graph's manifest keeps of its row.
     """
-    from calibration import quantize
+    from calibration import graph_typing
 
     made: dict[str, Typed] = {}
     graphs: dict[str, Path] = {}
@@ -107,7 +107,7 @@ def candidates(
             continue
         made[precision] = typed
         out = typed_graph.typed_path(onnx, precision)
-        graphs[precision] = quantize.write(
+        graphs[precision] = graph_typing.write(
             typed,
             onnx,
             out,

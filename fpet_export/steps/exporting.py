@@ -152,7 +152,7 @@ def type_graphs(
     target: Target,
 ) -> Candidates:
     """Write what `--precision` asks for beside an exported graph: one graph, or all of `best`."""
-    from calibration import quantize
+    from calibration import graph_typing
     from calibration.evaluator import evaluator_for
 
     wanted = typed_graph.precisions_of(request, target)
@@ -160,7 +160,7 @@ def type_graphs(
         return best_precision.Candidates(graphs={precisions.FP32: exported.path}, made={})
     manifest = read_manifest(exported.path)
     for name in wanted:
-        quantize.require_opset(exported.path, manifest, name, target)
+        graph_typing.require_opset(exported.path, manifest, name, target)
     images, table = started.check.images, None
     if any(name in precisions.QUANTIZED for name in wanted):
         state = typed_graph.state_path(exported.path)
@@ -184,7 +184,7 @@ def type_graphs(
     recipe = typed_graph.recipe_of(request, target, request.precision)
     made = typed_graph.make(exported.path, recipe, evaluator, request, reporter, table=table)
     typed_graph.say(made, reporter)
-    path = quantize.write(
+    path = graph_typing.write(
         made,
         exported.path,
         typed_graph.typed_path(exported.path, request.precision),

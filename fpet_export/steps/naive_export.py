@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from calibration.graph_files import write_graph
-from calibration.quantize import recipe_for
+from calibration.graph_typing import recipe_for
 from calibration.recipe import typed_graph
 from engines import precisions, storage
 from engines.manifest import NO_TARGET, Manifest, TensorSpec, read_manifest, write_manifest

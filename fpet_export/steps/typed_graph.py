@@ -22,7 +22,7 @@ from fpet_export.steps import check_images
 if TYPE_CHECKING:
     from calibration.accuracy import AccuracyConstraint, Step
     from calibration.evaluator import GraphEvaluator
-    from calibration.quantize import Typed
+    from calibration.graph_typing import Typed
     from calibration.recipe import Recipe
     from calibration.table import CalibrationTable
     from engines.imaging.class_names import KnownClasses
@@ -277,7 +277,7 @@ def _refuse_what_integers_have(request: Typing) -> None:
 
 def recipe_of(request: Typing, target: Target, precision: str) -> Recipe:
     """Return how the graph is to be typed."""
-    from calibration.quantize import recipe_for
+    from calibration.graph_typing import recipe_for
 
     recipe = recipe_for(target, precision, io=request.io, half=request.half)
     return dataclasses.replace(recipe, observers={**recipe.observers, **request.observer})
@@ -303,15 +303,15 @@ def make(
         BudgetError: The accuracy constraint cannot be satisfied.
         ExportError: Something leaves the range of the type.
     """
-    from calibration import quantize
+    from calibration import graph_typing
     from calibration.graph_files import read_graph
     from calibration.policy import choose
 
     manifest = read_manifest(onnx)
     if not recipe.quantizes:
         with reporter.progress(f"{recipe.precision} graph", len(evaluator.images)) as advance:
-            told = quantize.Callbacks(measured=advance)
-            return quantize.half_precision(onnx, manifest, recipe, evaluator, callbacks=told)
+            told = graph_typing.Callbacks(measured=advance)
+            return graph_typing.half_precision(onnx, manifest, recipe, evaluator, callbacks=told)
     assert table is not None
     warn_of_clipping(table, request, reporter)
     layers = len(choose(read_graph(onnx), request.preset, keep=request.keep).active)
@@ -324,8 +324,8 @@ def make(
         )
 
     with reporter.progress("layers, each alone", layers) as advance:
-        told = quantize.Callbacks(screened=advance, reverted=returned)
-        return quantize.integers(
+        told = graph_typing.Callbacks(screened=advance, reverted=returned)
+        return graph_typing.integers(
             onnx,
             manifest,
             recipe,
@@ -372,7 +372,7 @@ def refuse_overwrite(out: Path, precision: str, *, force: bool) -> None:
     Raises:
         UsageError: A file exists, or the name is not that of a graph of its own.
     """
-    from calibration.quantize import files_of
+    from calibration.graph_typing import files_of
 
     for file in files_of(out, quantizes=precision in precisions.QUANTIZED):
         storage.refuse_overwrite(file, force=force)

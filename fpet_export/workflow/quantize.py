@@ -102,7 +102,7 @@ def quantize(request: QuantizeRequest, reporter: Reporter = SILENT) -> Quantized
             where=str(request.onnx),
             fix="write them in half precision, from their runs: `tasks` with --precision fp16",
         )
-    from calibration.quantize import require_opset
+    from calibration.graph_typing import require_opset
 
     manifest = _float32_manifest(request.onnx)
     target = load_target(request.target or manifest.target)
@@ -180,7 +180,7 @@ def _one(
     table: CalibrationTable | None,
     out: Path,
 ) -> Quantized:
-    from calibration import quantize as writing
+    from calibration import graph_typing as writing
 
     recipe = typed_graph.recipe_of(request, target, request.precision)
     made = typed_graph.make(request.onnx, recipe, evaluator, request, reporter, table=table)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from onnx import helper
 from torch.overrides import TorchFunctionMode
 
-from calibration.quantize import recipe_for
+from calibration.graph_typing import recipe_for
 from calibration.recipe import typed_graph
 from engines.backends._aoti.module import ALIGNED, OnnxModule
 from engines.errors import InputError

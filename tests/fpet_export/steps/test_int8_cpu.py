@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import engines
 from calibration import integer_gemm
 from calibration.graph_files import read_graph
-from calibration.quantize import recipe_for
+from calibration.graph_typing import recipe_for
 from calibration.roles import linears
 from engines.backends import ort
 from engines.backends._ort import session

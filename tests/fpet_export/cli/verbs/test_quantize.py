@@ -268,7 +268,7 @@ def test_a_graph_that_is_broken_ends_with_7(
                 node.inputs[1].values = node.inputs[1].values * 3
         return made
 
-    monkeypatch.setattr("calibration.quantize.typed_graph", drifting)
+    monkeypatch.setattr("calibration.graph_typing.typed_graph", drifting)
     done = quantize(graph, "fp16", "-o", tmp_path / "q.onnx", "--json")
 
     assert done.code == 7

@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration import quantize
+from calibration import graph_typing
 from calibration.accuracy import AccuracyConstraint, Step
 from calibration.evaluator import GraphEvaluator, evaluator_for
 from calibration.graph_files import read_graph
-from calibration.quantize import Callbacks, Typed, files_of, recipe_for, table_path
+from calibration.graph_typing import Callbacks, Typed, files_of, recipe_for, table_path
 from calibration.recipe import Recipe
 from calibration.table import CalibrationTable, read_table
 from engines import precisions, storage
@@ -45,7 +45,7 @@ def int8(
     merged: Path, manifest: Manifest, evaluator: GraphEvaluator, table: CalibrationTable
 ) -> Typed:
     recipe = recipe_for(load_target("rtx"), "int8")
-    return quantize.integers(merged, manifest, recipe, evaluator, table, preset="vit-attention")
+    return graph_typing.integers(merged, manifest, recipe, evaluator, table, preset="vit-attention")
 
 
 # Recipes
@@ -99,7 +99,7 @@ def test_half_precision_is_evaluated(
     counts: list[int] = []
     recipe = recipe_for(load_target("rtx"), precision, io=io)
 
-    made = quantize.half_precision(
+    made = graph_typing.half_precision(
         merged, manifest, recipe, evaluator, callbacks=Callbacks(measured=counts.append)
     )
 
@@ -122,9 +122,9 @@ def test_what_leaves_float16_is_refused_for_fp16_and_taken_as_bf16(
     evaluator = evaluator_for(path, manifest, images_of(6))
 
     with pytest.raises(ExportError, match="float16 ends at"):
-        quantize.half_precision(path, manifest, Recipe(precision="fp16"), evaluator)
+        graph_typing.half_precision(path, manifest, Recipe(precision="fp16"), evaluator)
 
-    made = quantize.half_precision(path, manifest, Recipe(precision="bf16"), evaluator)
+    made = graph_typing.half_precision(path, manifest, Recipe(precision="bf16"), evaluator)
     assert made.warning is None
     assert np.isfinite(made.row.relative)
 
@@ -150,7 +150,7 @@ def test_a_promise_puts_layers_back_until_it_is_kept(
     screened: list[int] = []
 
     def act(constraint: AccuracyConstraint | None) -> Typed:
-        return quantize.integers(
+        return graph_typing.integers(
             merged,
             manifest,
             recipe_for(load_target("rtx"), "int8"),
@@ -180,7 +180,7 @@ def test_a_promise_puts_layers_back_until_it_is_kept(
 def test_layers_may_stay_from_the_start(
     merged: Path, manifest: Manifest, evaluator: GraphEvaluator, table: CalibrationTable
 ) -> None:
-    made = quantize.integers(
+    made = graph_typing.integers(
         merged, manifest, Recipe(precision="fp8"), evaluator, table,
         preset="vit-linear", keep=("blocks/0",),
     )  # fmt: skip
@@ -194,7 +194,7 @@ def test_a_graph_with_nothing_quantized_is_refused(
     merged: Path, manifest: Manifest, evaluator: GraphEvaluator, table: CalibrationTable
 ) -> None:
     with pytest.raises(UsageError, match="nothing is left to quantize") as caught:
-        quantize.integers(
+        graph_typing.integers(
             merged, manifest, Recipe(precision="int8"), evaluator, table,
             preset="vit-linear", keep=("blocks",),
         )  # fmt: skip
@@ -208,7 +208,7 @@ def test_a_promise_that_cannot_be_kept_is_refused(
     keep = tuple(EVERY[1:])
 
     with pytest.raises(BudgetError) as caught:
-        quantize.integers(
+        graph_typing.integers(
             merged, manifest, Recipe(precision="int8"), evaluator, table,
             preset="vit-linear", keep=keep, constraint=AccuracyConstraint(min_sqnr_db=200),
         )  # fmt: skip
@@ -221,12 +221,16 @@ def test_integers_on_a_cpu(on_cpu: Path, cpu_table: CalibrationTable) -> None:
     evaluator = evaluator_for(on_cpu, manifest, images_of(6))
     recipe = recipe_for(load_target("cpu"), "int8")
 
-    made = quantize.integers(on_cpu, manifest, recipe, evaluator, cpu_table, preset="vit-linear")
+    made = graph_typing.integers(
+        on_cpu, manifest, recipe, evaluator, cpu_table, preset="vit-linear"
+    )
 
     assert made.row.failures == ()
     assert made.manifest.operators["Gemm"] == 14
     with pytest.raises(UsageError, match="attention stays in float32") as caught:
-        quantize.integers(on_cpu, manifest, recipe, evaluator, cpu_table, preset="vit-attention")
+        graph_typing.integers(
+            on_cpu, manifest, recipe, evaluator, cpu_table, preset="vit-attention"
+        )
     assert "vit-linear" in caught.value.fix
 
 
@@ -245,7 +249,7 @@ def test_a_table_of_something_else_is_refused(
     other = dataclasses.replace(table, **changes)
 
     with pytest.raises(InputError, match=words):
-        quantize.integers(
+        graph_typing.integers(
             merged, manifest, Recipe(precision="int8"), evaluator, other, preset="vit-linear"
         )
 
@@ -262,7 +266,7 @@ def test_a_graph_whose_match_is_wrong_does_not_pass(
     other = dataclasses.replace(evaluator.reference, outputs=outputs)
     wrong = dataclasses.replace(evaluator, reference=other)
 
-    made = quantize.integers(
+    made = graph_typing.integers(
         merged, manifest, Recipe(precision="int8"), wrong, table, preset="vit-linear"
     )
 
@@ -278,7 +282,7 @@ def test_it_leaves_a_graph_its_manifest_and_its_table(
 ) -> None:
     out = tmp_path / "model.int8.onnx"
 
-    assert quantize.write(int8, merged, out, table=table, command=("fpet-export", "x")) == out
+    assert graph_typing.write(int8, merged, out, table=table, command=("fpet-export", "x")) == out
 
     assert {path.name for path in tmp_path.iterdir()} == {
         "model.int8.onnx", "model.int8.manifest.json", "model.int8.table.json",
@@ -302,7 +306,7 @@ def test_it_leaves_a_graph_its_manifest_and_its_table(
 def test_the_manifest_says_how_it_was_quantized(
     int8: Typed, merged: Path, table: CalibrationTable, tmp_path: Path
 ) -> None:
-    out = quantize.write(int8, merged, tmp_path / "m.int8.onnx", table=table)
+    out = graph_typing.write(int8, merged, tmp_path / "m.int8.onnx", table=table)
     beside = table_path(out)
 
     found = read_manifest(out).quantization
@@ -324,9 +328,9 @@ def test_the_manifest_says_how_it_was_quantized(
 def test_half_precision_leaves_no_table(
     merged: Path, manifest: Manifest, evaluator: GraphEvaluator, tmp_path: Path
 ) -> None:
-    made = quantize.half_precision(merged, manifest, Recipe(precision="fp16"), evaluator)
+    made = graph_typing.half_precision(merged, manifest, Recipe(precision="fp16"), evaluator)
 
-    out = quantize.write(made, merged, tmp_path / "m.fp16.onnx")
+    out = graph_typing.write(made, merged, tmp_path / "m.fp16.onnx")
 
     assert {path.name for path in tmp_path.iterdir()} == {"m.fp16.onnx", "m.fp16.manifest.json"}
     assert read_manifest(out).quantization is None
@@ -340,11 +344,11 @@ def test_no_file_is_replaced_without_force(
     (tmp_path / name).write_text("mine")
 
     with pytest.raises(UsageError, match=f"{name} exists"):
-        quantize.write(int8, merged, tmp_path / "m.onnx", table=table)
+        graph_typing.write(int8, merged, tmp_path / "m.onnx", table=table)
 
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
-    quantize.write(int8, merged, tmp_path / "m.onnx", table=table, force=True)
+    graph_typing.write(int8, merged, tmp_path / "m.onnx", table=table, force=True)
     assert read_manifest(tmp_path / "m.onnx").precision == "int8"
 
 
@@ -366,9 +370,9 @@ def test_a_broken_network_is_not_written_as_half_precision(merged: Path, tmp_pat
 def test_an_opset_without_half_precision_pairs_is_refused(precision: str, exports: Exports) -> None:
     path, target = exports(opset=18), load_target("rtx")
     with pytest.raises(UsageError, match="opset 18; QuantizeLinear takes half") as caught:
-        quantize.require_opset(path, read_manifest(path), precision, target)
+        graph_typing.require_opset(path, read_manifest(path), precision, target)
     assert caught.value.fix == "export the run again with --opset 19"
-    quantize.require_opset(path, read_manifest(path), "fp16", target)
-    quantize.require_opset(path, read_manifest(path), "int8", load_target("cpu"))
+    graph_typing.require_opset(path, read_manifest(path), "fp16", target)
+    graph_typing.require_opset(path, read_manifest(path), "int8", load_target("cpu"))
     newer = exports(opset=19)
-    quantize.require_opset(newer, read_manifest(newer), precision, target)
+    graph_typing.require_opset(newer, read_manifest(newer), precision, target)
