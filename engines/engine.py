@@ -49,7 +49,7 @@ def build(
     stops a build, what was there before is still there, and nothing is under its name half made.
 
     Args:
-        onnx: A graph with its manifest beside it; a graph of someone else's without one is
+        onnx: A graph with its manifest beside it; a graph from elsewhere without one is
             accepted, the side-car then says so.
         target: A name that `engines.targets._lookup.load_target` knows, or a target of the
             caller's.

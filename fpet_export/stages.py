@@ -258,7 +258,7 @@ class Frozen:
             raise UsageError(
                 f"{len(labels)} class names for {classes} classes",
                 where="--labels",
-                fix="give one name a class, in the order of the head's rows",
+                fix="give one name per class, in the order of the head's rows",
             )
         with storage.atomic_path(target) as temporary:
             operators = to_onnx.to_onnx(self.module, temporary, opset=self.target.opset)

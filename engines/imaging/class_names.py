@@ -166,7 +166,7 @@ def agreed(sources: Sequence[KnownClasses]) -> KnownClasses:
         raise InputError(
             f"{len(first.names)} class names for {count} classes: {shortened(first.names)}",
             where=first.source,
-            fix="give one name a class, in the order of the head's rows",
+            fix="give one name per class, in the order of the head's rows",
         )
     for other in named[1:]:
         _require_same(first, other)

@@ -140,7 +140,7 @@ def checked(artefact: Path, target: str | None, request: AllowFailed, reporter: 
         raise UsageError(
             "many tasks share this artefact, and it runs with none of them here",
             where=str(artefact),
-            fix=f"their folder travels whole: {command('bundle', artefact.parent)}",
+            fix=f"bundle their whole folder: {command('bundle', artefact.parent)}",
         )
     place = load_target(target or found.target)
     usable.require(artefact, found, request, reporter)
@@ -261,7 +261,9 @@ def _readme(item: Item, *, has_check: bool, has_plain: bool) -> str:
     manifest, target = item.manifest, item.target
     build = "" if not item.is_graph else "  python3 agent.pyz build       the engine\n"
     check = (
-        "" if not has_check else "  python3 agent.pyz check       are its answers the graph's?\n"
+        ""
+        if not has_check
+        else "  python3 agent.pyz check       does it give the graph's answers?\n"
     )
     plain = (
         ""

@@ -117,7 +117,7 @@ class Board:
             raise EngineError(
                 "no engine is left to measure",
                 where=self.remote.host,
-                fix="read above why each one is out, and export for a target that suits it",
+                fix="read above why each one was dropped, and export for a target that suits it",
             )
         if against == plain_vit.PLAIN:
             assert self.packed.plain is not None

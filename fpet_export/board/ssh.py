@@ -34,13 +34,13 @@ _SSH_OPTIONS = (
 _FINAL = (
     (
         "host key verification failed",
-        "its host key is not the known one",
+        "its host key differs from the known one",
         "if the machine was set up anew: ssh-keygen -R HOST, then connect once by hand",
     ),
     (
         "permission denied",
-        "it does not let this key in",
-        "copy your key there: ssh-copy-id HOST; a key with a passphrase belongs into ssh-agent",
+        "it does not accept this key",
+        "copy your key there: ssh-copy-id HOST; load a key with a passphrase into ssh-agent",
     ),
     ("could not resolve", "there is no such host", "check the name, or add it to ~/.ssh/config"),
     ("bad configuration option", "the ssh configuration is wrong", "run ssh HOST by hand"),
@@ -100,7 +100,7 @@ class Remote:
             raise ConnectionLostError(
                 f"cannot connect to {self.host}: {_last_line(done.stderr)}",
                 where=self.host,
-                fix=f"see that it is on and that `ssh {self.host}` works by itself",
+                fix=f"check that it is switched on and that `ssh {self.host}` works by itself",
             )
         if done.returncode:
             raise MissingDependencyError(
@@ -161,9 +161,9 @@ class Remote:
         if found != wanted:
             self.shell(f"rm -f {final}")
             raise RemoteError(
-                f"{name} arrived at {self.host} with other bytes",
+                f"{name} arrived on {self.host} with different bytes",
                 where=self.host,
-                fix="run the command again; if it stays, its disk or memory is faulty",
+                fix="run the command again; if that does not help, its disk or memory is faulty",
             )
 
     def run(self, words: Sequence[str], *, line: Callable[[str], None]) -> Finished:
@@ -301,7 +301,7 @@ class Remote:
         said = _last_line(stderr)
         room = "no space left" in said.lower()
         return RemoteError(
-            f"{self.host} has no room left: {said}" if room else f"{self.host}: {said}",
+            f"{self.host} has no disk space left: {said}" if room else f"{self.host}: {said}",
             where=f"{self.host}:{self.folder}",
             fix="free space there, or name another folder: --remote-dir DIR"
             if room

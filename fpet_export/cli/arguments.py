@@ -59,13 +59,13 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
         type=_normalisation,
         metavar="none|imagenet|half|clip|M,M,M/S,S,S",
         help="mean and std of pixels in 0..1 (known for runs of the authors' FPET code, which has "
-        "none, and where a file beside the backbone says it; else it must be said)",
+        "none, and where a file beside the backbone states it; otherwise required)",
     )
     group.add_argument(
         "--decode",
         choices=("full", "plain"),
-        help="full obeys EXIF orientation and transparency, plain drops both as the authors' "
-        "code does (default: plain for runs of their format, else full)",
+        help="full applies EXIF orientation and transparency, plain ignores both as the "
+        "authors' code does (default: plain for runs of their format, else full)",
     )
     group.add_argument(
         "--background",
@@ -127,7 +127,7 @@ def add_data(
     """
     group = parser.add_argument_group("the check")
     what = "images: folder, list, CSV or .npz (see docs/data.md); default: a synthetic set"
-    names = "text file with one class name a line, in the order of the head's rows"
+    names = "text file with one class name per line, in the order of the head's rows"
     if by_task:
         several = "With a folder of tasks: for one task, or for all; may be repeated"
         group.add_argument(
@@ -197,7 +197,7 @@ def add_failed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         verdict.FLAG,
         action="store_true",
-        help="use an artefact whose check failed; what is made of it counts as failed, too",
+        help="use an artefact whose check failed; what is made from it counts as failed, too",
     )
 
 
@@ -206,7 +206,7 @@ def add_form(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         form.FLAG,
         action="store_true",
-        help="take a graph that was exported for a target which wants it otherwise",
+        help="accept a graph that was exported in another form than the target's",
     )
 
 

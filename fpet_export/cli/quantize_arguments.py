@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--half",
         choices=precisions.HALVES,
-        help="the type of what INT8 and FP8 leave alone (default: fp16)",
+        help="type of what INT8 and FP8 do not quantize (default: fp16)",
     )
     group = parser.add_argument_group("the calibration (INT8, FP8)")
     group.add_argument(
@@ -114,7 +114,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=(*precisions.PRECISIONS, requests.BEST),
         default=precisions.FP32,
-        help="type the graph (default: fp32); `best` measures what meets the limits",
+        help="precision of the graph (default: fp32); `best` is the fastest that meets the limits",
     )
     add_arguments(parser)
 
@@ -125,7 +125,7 @@ def add_rounds(parser: argparse.ArgumentParser) -> None:
         "--rounds",
         type=arguments.positive,
         default=40,
-        help="rounds that `best` measures at least (default: 40)",
+        help="rounds that `best` measures, at least (default: 40)",
     )
 
 

@@ -103,7 +103,7 @@ def _refusal(reason: str) -> StreamError:
     return StreamError(
         f"the result cannot be printed: {reason}",
         where="stdout",
-        fix="let stdout lead to a file with room, a pipe or /dev/null; written files stay",
+        fix="send stdout to a file with free space, a pipe or /dev/null; written files remain",
     )
 
 

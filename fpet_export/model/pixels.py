@@ -48,13 +48,13 @@ def prepared_pixels(
         mean, std, source = base.mean, base.std, backbone.normalisation
     elif checkpoint.quality == backbone.quality == "random":
         mean, std = normalisation.NORMALISATIONS["none"]
-        source = "random weights, which no normalisation suits better"
+        source = "random weights, for which any normalisation will do"
     else:
         raise CheckpointError(
             "nothing says how the pixels were normalised: no config.json or "
             "preprocessor_config.json with mean and std lies beside the backbone",
             where=backbone.source,
-            fix="say it: --normalisation none, imagenet, half, clip or MEAN/STD as "
+            fix="state it: --normalisation none, imagenet, half, clip or MEAN/STD as "
             "0.5,0.5,0.5/0.5,0.5,0.5",
         )
     prepared = dataclasses.replace(base, mean=mean, std=std)
@@ -81,7 +81,7 @@ def with_decoding(
         UsageError: One of them is none, or the background would have no effect.
     """
     if decode not in (None, "full", "plain"):
-        raise UsageError(f"decode is {decode!r}", where="--decode", fix="say full or plain")
+        raise UsageError(f"decode is {decode!r}", where="--decode", fix="give full or plain")
     if background is not None and not _is_colour(background):
         raise UsageError(
             f"background is {background!r}, wanted (red, green, blue), each from 0 to 255",

@@ -232,7 +232,7 @@ def _refuse_others(chosen: _Candidate, path: Path) -> None:
         raise CheckpointError(
             f"wanted a dictionary of tensors, found tensors beside {key!r}, which is {kind}",
             where=str(path),
-            fix=f"if the model does not need it, keep the tensors alone: {_cut(chosen, path)}",
+            fix=f"if the model does not need it, keep only the tensors: {_cut(chosen, path)}",
         )
 
 
@@ -252,7 +252,7 @@ def _refuse_outsiders(chosen: _Candidate, candidates: list[_Candidate], path: Pa
             f"{counted(len(outside), 'tensor')} outside {chosen.prefix!r}, where the model is: "
             f"{', '.join(outside[:3])}",
             where=str(path),
-            fix=f"if the model does not need them, keep the others alone: {_cut(chosen, path)}",
+            fix=f"if the model does not need them, keep only the others: {_cut(chosen, path)}",
         )
 
 
@@ -285,7 +285,7 @@ def _check_kinds(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     wrong = sorted(name for name, tensor in tensors.items() if tensor.dtype not in _READ)
     if wrong:
         kind = str(tensors[wrong[0]].dtype).removeprefix("torch.")
-        more = f", and {len(wrong) - 1} more are no floats either" if len(wrong) > 1 else ""
+        more = f", and {len(wrong) - 1} more are not floats either" if len(wrong) > 1 else ""
         raise CheckpointError(
             f"{wrong[0]} holds {kind}{more}; float64, float32, float16 and bfloat16 are read. "
             "Quantized weights mean nothing without their scales, so they are not cast",

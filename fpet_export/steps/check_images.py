@@ -78,7 +78,7 @@ def known_classes(
         raise UsageError(
             f"{len(own.names)} class names for {count} classes",
             where=own.source,
-            fix="give one name a class, in the order of the head's rows",
+            fix="give one name per class, in the order of the head's rows",
         )
     stated = [
         KnownClasses(names=manifest.labels, source=f"the labels of {manifest.file}")
@@ -116,7 +116,7 @@ def checked(
         raise InputError(
             f"--max-drop needs to know which class each label is; they are known only {found}",
             where=source.description,
-            fix="say the class names in the order of the head's rows, one a line: --labels FILE",
+            fix="list the class names in the order of the head's rows, one per line: --labels FILE",
         )
     readable = without_bad(matched, request, reporter)
     parts = [readable.description]

@@ -224,7 +224,8 @@ def refuse_few_rounds(request: Measuring) -> None:
         raise UsageError(
             f"{request.rounds} rounds make no valid measurement, {FEWEST_ROUNDS} are needed",
             where="--rounds",
-            fix=f"--rounds {FEWEST_ROUNDS} or more; or add --allow-noise to get marked numbers",
+            fix=f"--rounds {FEWEST_ROUNDS} or more; or add --allow-noise to get numbers that "
+            f"are marked as not valid",
         )
 
 

@@ -40,9 +40,9 @@ def require_described(path: Path) -> Manifest:
     """
     if not manifest_path(path).exists() or read_manifest(path).model is None:
         raise UsageError(
-            "nothing says the architecture of this artefact, so its plain model cannot be built",
+            "this artefact does not record its architecture, so its plain model cannot be built",
             where=str(path),
-            fix="measure against a graph of yours: --against PLAIN.onnx",
+            fix="measure against a graph of your own: --against PLAIN.onnx",
         )
     return read_manifest(path)
 
@@ -135,7 +135,7 @@ def _as_built(manifest: Manifest, target: Target, plain: Path) -> BuildOptions:
 def describe(plain: Path) -> str:
     """Return what the baseline is, as far as its manifest says."""
     if not manifest_path(plain).exists():
-        return f"{plain.name}, a graph of someone else's"
+        return f"{plain.name}, a graph from elsewhere"
     manifest = read_manifest(plain, verify=False)
     return f"{plain.name}: without merging, {manifest.precision}, {manifest.weights} weights"
 

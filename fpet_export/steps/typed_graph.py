@@ -207,8 +207,8 @@ def warn_of_overlap(table: CalibrationTable, check: ImageSource | None, reporter
     if both:
         reporter.step(
             "images",
-            f"{both} of {len(check)} images to check on were calibrated on: the quality below is "
-            "flattered",
+            f"{both} of {len(check)} images to check on were calibrated on: the figures below "
+            "look better than they are",
             passed=None,
         )
 
@@ -346,7 +346,7 @@ def target_of(made: Typed, target: Target) -> str:
 def say(made: Typed, reporter: Reporter) -> None:
     """Print the lines about a typed graph."""
     if made.warning is not None:
-        reporter.step("range", f"near the end of float16: {made.warning}", passed=None)
+        reporter.step("range", f"close to float16's largest value: {made.warning}", passed=None)
     precision = made.recipe.precision
     if made.kept is None:
         text = (
@@ -378,7 +378,7 @@ def refuse_overwrite(out: Path, precision: str, *, force: bool) -> None:
         storage.refuse_overwrite(file, force=force)
     if out.suffix != ".onnx":
         raise UsageError(
-            f"a typed graph ends in .onnx, {out.name} does not",
+            f"the name of a typed graph ends in .onnx, {out.name} does not",
             where=str(out),
             fix=f"call it {out.with_suffix('.onnx')}",
         )

@@ -159,7 +159,7 @@ def _opened(
     missing = [file for file in runs if not file.endswith(load_target(target).suffix)]
     if missing:
         reporter.step(
-            "engine", f"no {target} engine lies here: {', '.join(missing)} runs", passed=None
+            "engine", f"no {target} engine is here: {', '.join(missing)} runs", passed=None
         )
     return found
 

@@ -265,7 +265,7 @@ def _refuse_twice(artefacts: Sequence[Path]) -> None:
             raise UsageError(
                 f"{path} was given twice",
                 where="bench",
-                fix="name each file once; one artefact alone is measured, too",
+                fix="name each file once; a single artefact can be measured, too",
             )
         seen.add(path.resolve())
 

@@ -186,7 +186,9 @@ def build_here(
         raise
     if table is not None:
         manifest = write_manifest(artefact, dataclasses.replace(manifest, parity=table.to_json()))
-        judge(table, fix="build it again; if it stays, report it with the graph's manifest")
+        judge(
+            table, fix="build it again; if that does not help, report it with the graph's manifest"
+        )
     shown = () if fusion is None else (command("show", artefact, "-o", _picture(artefact)),)
     return Built(
         engine=artefact,

@@ -74,7 +74,10 @@ def check(request: CheckRequest, reporter: Reporter = SILENT) -> Checked:
     exporting.show_table(table, reporter, heading="task" if is_folder else "stage")
     for artefact in artefacts:
         _record(artefact, table, reporter)
-    judge(table, fix="build the engine again here; if it stays, report it with the table above")
+    judge(
+        table,
+        fix="build the engine again here; if that does not help, report it with the table above",
+    )
     return Checked(engine=request.engine, table=table, next=(command("bench", request.engine),))
 
 

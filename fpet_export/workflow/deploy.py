@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from engines.targets import Target
 
 _FILES = ("report.html", "parity.json", "latency.json", "merge.png")
-_TASKS = "take it to a board whole: {bundle}"
+_TASKS = "take the whole folder to a board: {bundle}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

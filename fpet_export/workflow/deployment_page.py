@@ -200,7 +200,7 @@ def _speed_tiles(measurements: Sequence[Measurement]) -> list[Tile]:
     for measurement, result, against in headline.compared(measurements)[:2]:
         rival = headline.rival(against)
         if not measurement.valid:
-            label = "speed not known: the measurement does not count"
+            label = "speed not known: the measurement is not valid"
             found.append(Tile(value="–", label=label, state="open"))
         elif against.verdict in ("faster", "slower"):
             factor = f"{max(against.ratio, against.speedup):.2f}×"
@@ -254,7 +254,7 @@ def _speed(one: DeployedTarget, measurements: Sequence[Measurement]) -> str:
         if result.name != one.engine.stem:
             continue
         if not measurement.valid:
-            return "not known: the measurement does not count"
+            return "not known: the measurement is not valid"
         where = measured_on(measurement, result)
         return f"{against.words()} ({where})"
     return ""

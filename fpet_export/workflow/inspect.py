@@ -141,7 +141,7 @@ def _say(found: Inspection, adapted: Adapted, reporter: Reporter) -> None:
     if adapted.checkpoint.files and not has_sums:
         reporter.step(
             "checksums",
-            "none beside the run: a flipped bit in its .bin could not be seen "
+            "none beside the run: a flipped bit in its .bin would go unnoticed "
             "(sha256sum FILES > SHA256SUMS)",
             passed=None,
         )

@@ -175,7 +175,7 @@ def _opened(request: PredictRequest, reporter: Reporter) -> Iterator[tuple[Engin
         handle = tasks.task(name)
         target, runs = tasks.index.target, handle.describe()["artefact"]
         if not runs.endswith(load_target(target).suffix):
-            reporter.step("engine", f"no {target} engine lies here: {runs} runs", passed=None)
+            reporter.step("engine", f"no {target} engine is here: {runs} runs", passed=None)
         yield handle, handle.manifest()
 
 

@@ -105,7 +105,9 @@ def show(request: ShowRequest, reporter: Reporter = SILENT) -> MergePicture | Ke
     storage.refuse_overwrite(request.out, force=request.force)
     if request.out.suffix.lower() != ".png":
         raise UsageError(
-            f"{request.out.name} is not a PNG file", where="--out", fix="end its name in .png"
+            f"{request.out.name} is not a PNG file",
+            where="--out",
+            fix="give it a name that ends in .png",
         )
 
     import_or_explain("PIL.Image")

@@ -20,7 +20,7 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "whether it is right and faster": {
         "bench": "measure latency, paired and interleaved, and say whether it is really faster",
-        "check": "compare an engine with what its graph said where it was bundled",
+        "check": "compare an engine with the answers of its graph on the machine that bundled it",
         "compare": "compare a run, graphs and engines on the same images",
         "show": "draw which patches merged into which, or the kernels of a plan",
     },

@@ -58,7 +58,7 @@ def pool_of(
     claims: list[Fact[str]] = []
     if options.pool is not None:
         if options.pool not in POOLS:
-            raise UsageError(f"pool is {options.pool!r}", where="--pool", fix="say token or avg")
+            raise UsageError(f"pool is {options.pool!r}", where="--pool", fix="give token or avg")
         claims.append(Fact(POOLS[options.pool], "--pool"))
     if named is not None:
         claims.append(Fact(named.value.pool, named.source))
@@ -84,14 +84,14 @@ def pool_of(
             f"the head reads the class token according to {claims[0].source}, but the tensors "
             "have an fc_norm, which that code does not know",
             where=where,
-            fix="say what it reads: --pool token or --pool avg",
+            fix="state what it reads: --pool token or --pool avg",
         )
     if claims[0].value == "class" and "cls" not in seen.prefix:
         raise CheckpointError(
             f"the head reads the class token according to {claims[0].source}, but the tensors "
             "have none (cls_token)",
             where=where,
-            fix="say --pool avg if it reads the mean over the patches, or give the backbone the "
+            fix="add --pool avg if it reads the mean over the patches, or give the backbone the "
             "run was trained on",
         )
     return claims[0]
@@ -168,5 +168,5 @@ def image_of(
     raise CheckpointError(
         f"pos_embed has {positions} rows, which is not a square grid with {prefix} prefix tokens",
         where=where,
-        fix="say the image size: --image HEIGHTxWIDTH",
+        fix="state the image size: --image HEIGHTxWIDTH",
     )

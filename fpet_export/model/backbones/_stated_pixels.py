@@ -123,7 +123,7 @@ def _of_transformers(path: Path, image: tuple[int, int]) -> Stated:
         document: Any = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{NAME} cannot be read: {error}", where=where, fix="mend or remove the file"
+            f"{NAME} cannot be read: {error}", where=where, fix="correct or remove the file"
         ) from error
     if not isinstance(document, dict):
         raise _wrong(NAME, document, "an object", where)

@@ -86,7 +86,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"config.json cannot be read: {error}",
             where=str(path),
-            fix="mend the file; or remove it, and say --heads N and --pool token|avg",
+            fix="correct the file; or remove it, and give --heads N and --pool token|avg",
         ) from error
     if not isinstance(document, dict):
         raise _refusal(
@@ -142,7 +142,7 @@ def _pixels(document: dict[str, Any], path: Path) -> dict[str, Any]:
             raise _refusal(
                 path,
                 f"{key} is {value!r} at the top of the file, but {inner[key]!r} in pretrained_cfg",
-                f"keep the right {key} alone",
+                f"keep only the right {key}",
             )
     return {key: value for key, value in {**top, **(inner or {})}.items() if value is not None}
 

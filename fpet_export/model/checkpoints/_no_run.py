@@ -37,7 +37,7 @@ def _folder(path: Path) -> tuple[str, str]:
         kind = _field(adapter, "peft_type")
         return (
             f"this is a folder of Hugging Face PEFT (adapter_config.json, peft_type {kind!r}); "
-            "only runs of the FPET authors' format are read yet",
+            "only runs in the FPET authors' format can be read so far",
             _CONVERT,
         )
     config = path / "config.json"

@@ -41,7 +41,7 @@ def find_config(folder: Path, name: str, known: Mapping[str, Fact[Any]]) -> Path
             raise CheckpointError(
                 f"{len(fitting)} configurations fit this run: {listed}",
                 where=str(place / "configs"),
-                fix="say which: --config FILE, or --method, --bit and --rank",
+                fix="choose one: --config FILE, or --method, --bit and --rank",
             )
         if fitting:
             return fitting[0]
@@ -120,7 +120,7 @@ def read_params(path: Path) -> dict[str, str]:
         raise CheckpointError(
             f"params.sh cannot be read: {error}",
             where=str(path),
-            fix="mend or remove it, and give its facts as options",
+            fix="correct or remove it, and give its facts as options",
         ) from error
     options: dict[str, str] = {}
     for index, word in enumerate(words):
@@ -134,7 +134,7 @@ def read_params(path: Path) -> dict[str, str]:
             raise CheckpointError(
                 f"--{name} is given as {options[name]!r} and as {value!r}",
                 where=str(path),
-                fix="keep the command line of this run alone",
+                fix="keep only the command line of this run",
             )
         options[name] = value
     return options
@@ -200,7 +200,7 @@ def verify_checksums(folder: Path, weights: list[Path], others: list[Path]) -> P
         lines = listing.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
-            f"SHA256SUMS cannot be read: {error}", where=str(listing), fix="mend or remove it"
+            f"SHA256SUMS cannot be read: {error}", where=str(listing), fix="correct or remove it"
         ) from error
     pairs = [re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in lines if line.strip()]
     if not all(pairs):

@@ -324,7 +324,7 @@ class FpetRun:
         weight = head.get("head.weight")
         if weight is None or weight.ndim != 2 or not len(weight):
             raise CheckpointError(
-                "head.weight is missing, empty or no matrix",
+                "head.weight is missing, empty or not a matrix",
                 where=str(self.path),
                 fix="give the .pth file that the run's training wrote",
             )

@@ -94,7 +94,7 @@ def test_bytes_that_differ_there_are_thrown_away(
     (server.home / JOB).mkdir(parents=True)
     (server.home / JOB / "a.bin.part").write_bytes(bytes(500))
 
-    with pytest.raises(RemoteError, match="arrived at board with other bytes"):
+    with pytest.raises(RemoteError, match="arrived on board with different bytes"):
         remote.upload(tmp_path / "a.bin", "a.bin", progress=count)
 
     remote.upload(tmp_path / "a.bin", "a.bin", progress=count)
@@ -111,7 +111,7 @@ def test_a_full_disk_is_a_sentence(server: Server, tmp_path: Path) -> None:
         (tmp_path / "a.bin").write_bytes(os.urandom(2_000_000))
         remote = Remote("board", "small/work", config=server.config(), patience_s=5)
 
-        with pytest.raises(RemoteError, match="has no room left") as caught:
+        with pytest.raises(RemoteError, match="has no disk space left") as caught:
             remote.upload(tmp_path / "a.bin", "a.bin", progress=count)
 
         assert "--remote-dir" in caught.value.fix
@@ -213,8 +213,8 @@ def test_words_arrive_as_they_were(remote: Remote) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"known": False}, "its host key is not the known one"),
-        ({"key": "stranger"}, "does not let this key in"),
+        ({"known": False}, "its host key differs from the known one"),
+        ({"key": "stranger"}, "does not accept this key"),
     ],
     ids=str,
 )
@@ -235,8 +235,8 @@ def test_a_door_that_stays_shut_is_told_at_once(
     ("changes", "said"),
     [
         ({}, None),
-        ({"known": False}, "its host key is not the known one"),
-        ({"key": "stranger"}, "does not let this key in"),
+        ({"known": False}, "its host key differs from the known one"),
+        ({"key": "stranger"}, "does not accept this key"),
     ],
     ids=str,
 )

@@ -37,7 +37,7 @@ def test_an_invalid_measurement_has_a_tile_without_a_number() -> None:
     (tile,) = deployment_page._speed_tiles([measurement(NOISE)])
 
     assert (tile.value, tile.state) == ("–", "open")
-    assert "does not count" in tile.label
+    assert "is not valid" in tile.label
 
 
 def test_the_tiles_are_those_of_the_engine_that_ran() -> None:

@@ -353,7 +353,7 @@ def test_a_machine_that_cannot_be_reached_is_told_before_the_work(
     )  # fmt: skip
 
     assert done.code == 11
-    assert "its host key is not the known one" in done.error()["what"]
+    assert "its host key differs from the known one" in done.error()["what"]
     assert "inspect" not in done.err
     assert not (tmp_path / "out").exists()
 
@@ -410,7 +410,7 @@ def test_a_full_disk_there_ends_with_11(exported: Exported, server: Server, tmp_
         small.rmdir()
 
     assert done.code == 11
-    assert "no room left" in done.error()["what"]
+    assert "no disk space left" in done.error()["what"]
 
 
 def test_the_folder_stays_when_it_is_asked_for(

@@ -35,7 +35,7 @@ def test_another_file_type_is_a_usage_error(
     done = call("show", exported.graph, images[0], "-o", tmp_path / "merge.jpg", "--json")
 
     assert done.code == 2
-    assert done.error()["fix"] == "end its name in .png"
+    assert done.error()["fix"] == "give it a name that ends in .png"
 
 
 def test_an_engine_without_its_graph_shows_nothing_of_its_inside(

@@ -155,7 +155,7 @@ def test_half_precision_factors_and_graphs(folder: TaskFiles, tmp_path: Path) ->
     image = write_images(tmp_path / "images", pixels_of(1))[0]
     done = call("predict", tmp_path, "--task", "one", image)
     assert done.code == 0
-    assert "no rtx engine lies here: backbone.merge1.lora.onnx runs" in done.err
+    assert "no rtx engine is here: backbone.merge1.lora.onnx runs" in done.err
 
 
 def test_an_engine_of_the_shared_graph_is_checked_with_every_task(
