@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.conditions.environment import read_environment
-from engines.machine.jetson import read_board
+from benchmarks.conditions import environment
+from engines.machine import jetson
 from engines.targets import _lookup
 from fpet_export.doctor import board_checks, bundle_checks, workstation
 from fpet_export.doctor import findings as _findings
@@ -66,7 +66,7 @@ def diagnose(request: DoctorRequest | None = None, reporter: Reporter = SILENT) 
     """Check one thing after the other; a gap is found, not raised."""
     request = request or DoctorRequest()
     findings = Findings(reporter)
-    place, board = read_environment(), read_board(_lookup.modules())
+    place, board = environment.read_environment(), jetson.read_board(_lookup.modules())
     version, system = platform.python_version(), f"{platform.system()} {platform.machine()}"
     of_a_board = request.board or request.bundle is not None or board is not None
     if not of_a_board:

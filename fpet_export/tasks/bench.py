@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.engine import load_target
 from engines.errors import UsageError
+from engines.machine.processor import usable_cores
+from engines.manifest import read_manifest
+from engines.tasks.index import read_index
+from engines.tasks.open_tasks import TaskEngine, open_tasks
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.steps import measuring, plain_vit, usable
 from fpet_export.workflow import bench as artefact_bench
@@ -49,9 +54,6 @@ def _measure(request: BenchRequest, reporter: Reporter) -> Measurement:
     """
     from benchmarks import bench as measured
     from benchmarks.task_switch import switch_times_ns
-    from engines.machine.processor import usable_cores
-    from engines.tasks.index import read_index
-    from engines.tasks.open_tasks import TaskEngine
 
     folder = _the_folder(request)
     index = read_index(folder)
@@ -141,9 +143,6 @@ def _opened(
     """Open the tasks as contenders; all of their weights stay in memory."""
     from benchmarks import Opened
     from benchmarks.measurement import describe_artefact
-    from engines.engine import load_target
-    from engines.manifest import read_manifest
-    from engines.tasks.open_tasks import open_tasks
 
     tasks = stack.enter_context(open_tasks(folder, options=opening))
     found = []

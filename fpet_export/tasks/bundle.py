@@ -11,6 +11,7 @@ from typing import Any
 from engines import storage
 from engines.commands import command
 from engines.errors import UsageError
+from engines.transport import signature
 from engines.transport.bundle import SUFFIX, Bundle
 from fpet_export.board import packing as board_packing
 from fpet_export.reporter import SILENT, Reporter
@@ -67,8 +68,6 @@ def bundle(request: BundleRequest, reporter: Reporter = SILENT) -> Bundled:
         ParityError: Its check failed.
         TrustError: It is not what its manifest or its index says.
     """
-    from engines.transport import signature
-
     artefact = request.artefact
     out = request.out or _beside(artefact)
     _require_name(out)

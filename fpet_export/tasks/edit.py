@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.commands import command
+from engines.engine import default_path, load_target
 from engines.errors import UsageError
 from engines.precisions import FP32
+from engines.tasks.index import read_index
 from fpet_export.reporter import Reporter
 from fpet_export.steps import exporting, next_commands, usable
 from fpet_export.tasks import by_task
@@ -29,7 +31,6 @@ _OF_THE_GRAPHS = {
 
 def add(request: TasksRequest, reporter: Reporter) -> TasksOutcome:
     """Put runs into the folder, after every one was compared."""
-    from engines.tasks.index import read_index
     from fpet_export.tasks import verify
     from fpet_export.tasks.change import staged
 
@@ -78,7 +79,6 @@ def add(request: TasksRequest, reporter: Reporter) -> TasksOutcome:
 
 def drop(request: TasksRequest, names: Sequence[str], reporter: Reporter) -> TasksOutcome:
     """Take tasks out of the folder."""
-    from engines.tasks.index import read_index
     from fpet_export.tasks.change import drop_tasks
 
     folder = request.out
@@ -98,8 +98,6 @@ def _next(folder: Path, tasks: Sequence[str], request: TasksRequest) -> list[str
 
 def _say_engines(folder: Path, index: TaskIndex, reporter: Reporter) -> None:
     """Say which engines serve the new tasks, too, and which graphs have none yet."""
-    from engines.engine import default_path, load_target
-
     paths = [
         (folder / structure.graph.file, load_target(index.target)) for structure in index.structures
     ]

@@ -9,8 +9,16 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.backends._provenance import read_source
+from engines.engine import load_target
 from engines.errors import UsageError
+from engines.form import export_command, require_form
 from engines.manifest import manifest_path
+from engines.parity.reference_file import write_reference
+from engines.plurals import counted
+from engines.tasks.check import check_path
+from engines.tasks.folder import check_folder, names_in_short
+from engines.tasks.index import FILE, write_index
 from engines.transport.bundle import Bundle, Role, write_bundle
 from fpet_export.reporter import Reporter
 from fpet_export.requests import AllowFailed, AllowForm, TaskImages, Writing
@@ -57,8 +65,6 @@ def pack(request: PackRequest, out: Path, reporter: Reporter) -> Bundle:
         UsageError: Its graphs are not what the target builds.
         InputError: The target's runtime does not read them.
     """
-    from engines.engine import load_target
-    from engines.tasks.folder import check_folder
     from fpet_export.board.agent import build_agent
 
     found = check_folder(request.artefact, with_engines=False)
@@ -93,9 +99,6 @@ def pack(request: PackRequest, out: Path, reporter: Reporter) -> Bundle:
 
 def _require_suited(found: TaskFolder, target: Target, *, any_form: bool) -> None:
     """Refuse graphs that the target does not read or build, or that it wants otherwise."""
-    from engines.backends._provenance import read_source
-    from engines.form import export_command, require_form
-
     for graph, structure in zip(found.graphs, found.index.structures, strict=True):
         read_source(graph.path, target, allow_failed=True, any_form=True)
         is_open = any(isinstance(n, str) for wanted in structure.inputs for n in wanted.shape)
@@ -127,10 +130,6 @@ def _answers(
     found: TaskFolder, images: dict[str, ImageSet], made: Path, reporter: Reporter
 ) -> list[Path]:
     """Write what every task says about its images."""
-    from engines.parity.reference_file import write_reference
-    from engines.plurals import counted
-    from engines.tasks.check import check_path
-    from engines.tasks.folder import names_in_short
     from fpet_export.steps.task_references import references_of_tasks
 
     written, unsure, sure = [], [], 0
@@ -170,8 +169,6 @@ def _with_manifest(path: Path, manifest: Manifest) -> list[tuple[Path, Role]]:
 
 def _index(found: TaskFolder, target: Target, made: Path) -> Path:
     """Return the folder's index, for another target rewritten: its engines are looked for there."""
-    from engines.tasks.index import FILE, write_index
-
     if target.name == found.index.target:
         shutil.copy(found.path / FILE, made / FILE)
     else:
@@ -180,7 +177,6 @@ def _index(found: TaskFolder, target: Target, made: Path) -> Path:
 
 
 def _readme(found: TaskFolder, target: Target) -> str:
-    from engines.plurals import counted
 
     rows = [
         f"  {task.name:20}  {' + '.join(task.parts)}, {task.classes} classes"

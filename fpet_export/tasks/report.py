@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from engines.imaging.class_names import is_sure
 from engines.manifest import manifest_path
 from engines.plurals import counted
+from engines.tasks.index import FILE
 from fpet_export.reporter import FinishedStep
 
 if TYPE_CHECKING:
@@ -151,7 +152,6 @@ def _tiles(index: TaskIndex, table: ParityTable, files: Sequence[File]) -> tuple
 
 def _files(folder: Path, index: TaskIndex) -> tuple[File, ...]:
     from benchmarks.report.page import File
-    from engines.tasks.index import FILE
     from fpet_export.tasks.verify import PARITY_FILE
 
     named = {FILE: "which tasks and graphs belong together"}

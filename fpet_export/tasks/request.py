@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from engines.precisions import FP16, FP32, FactorName
+from engines.tasks.index import check_names
 from fpet_export.reporter import Reporter
 from fpet_export.requests import (
     AllowFailed,
@@ -88,8 +89,6 @@ class TasksOutcome:
 
 def load(request: TasksRequest, reporter: Reporter) -> dict[str, Adapted]:
     """Load the runs by their names; the backbone is read once."""
-    from engines.tasks.index import check_names
-
     given = [named(text) for text in request.runs]
     check_names(name for name, _ in given if name is not None)
     loaded: list[tuple[str, Adapted]] = []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from engines import storage
 from engines.commands import command
 from engines.errors import UsageError
+from engines.tasks.index import FILE
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.steps import check_images, exporting, next_commands
 from fpet_export.tasks import by_task, edit, report
@@ -27,7 +28,6 @@ def write(request: TasksRequest, reporter: Reporter = SILENT) -> TasksOutcome:
         CheckpointError: A run cannot be read, contradicts itself or leaves a fact open.
         ParityError: A task drifts from its float64 reference or from its own export.
     """
-    from engines.tasks.index import FILE
     from fpet_export.tasks import verify
     from fpet_export.tasks.export import export_tasks
 

@@ -10,7 +10,8 @@ from engines.commands import command
 from engines.errors import UsageError
 from engines.manifest import read_manifest
 from engines.tasks.index import FILE, files_of
-from engines.transport.bundle import INDEX, Bundle, check_unpacked
+from engines.transport import signature
+from engines.transport.bundle import INDEX, Bundle, check_unpacked, unpack
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import AllowFailed, Writing
 from fpet_export.steps import next_commands, trust, usable
@@ -108,8 +109,6 @@ def sign(request: SignRequest, reporter: Reporter = SILENT) -> Signed:
         ParityError: What is in it failed its check.
         TrustError: It is not what its manifest or its list says.
     """
-    from engines.transport import signature
-
     artefact = request.artefact
     found = trust.check(artefact, reporter)
     for manifest in trust.judged(artefact, found):
@@ -126,9 +125,6 @@ def verify(request: VerifyRequest, reporter: Reporter = SILENT) -> Verified:
         UsageError: What was asked for does not go with what the artefact is.
         TrustError: A hash or a signature does not fit.
     """
-    from engines.transport import signature
-    from engines.transport.bundle import unpack
-
     artefact = request.artefact
     if request.identity and request.signers is None:
         raise UsageError(
