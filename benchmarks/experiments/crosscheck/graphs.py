@@ -262,7 +262,7 @@ def make(attempt: Attempt, prepared: Prepared) -> None:
 
 def command_line(*words: str) -> tuple[str, ...]:
     """Return the command that runs this toolkit's command line in a process of its own."""
-    return (sys.executable, "-m", "fpet_export.cli.main", *words)
+    return (sys.executable, "-c", "from fpet_export.cli.start import run; run()", *words)
 
 
 def run_logged(command: Sequence[str], log: Path) -> None:

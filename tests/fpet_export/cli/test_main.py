@@ -338,8 +338,8 @@ def test_sigint_in_the_middle_of_an_export_leaves_nothing(
     out = tmp_path / "out"
     command = [
         sys.executable,
-        "-m",
-        "fpet_export.cli.main",
+        "-c",
+        "from fpet_export.cli.start import run; run()",
         "export",
         *exported.words,
         "-o",
