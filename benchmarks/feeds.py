@@ -27,10 +27,10 @@ def synthetic_feeds(
     types the raw pixels, others pixels / 255. Any other input gets small normal numbers.
 
     Args:
-        inputs: Of the engine; a name as first extent is the batch.
+        inputs: Inputs of the engine; a name as first extent is the batch.
         batch: Images.
-        seed: Of the pixels, which do not depend on layout and dtype.
-        name: Of the engine, for the message.
+        seed: Seed of the pixels, which do not depend on layout and dtype.
+        name: Name of the engine, for the message.
 
     Raises:
         InputError: An input's batch is fixed to another size, or an extent other than the batch

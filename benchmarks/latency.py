@@ -51,7 +51,7 @@ class Schedule:
         settle_s: Longest wait before each run for the threads of the run before to fall asleep.
             ONNX Runtime's workers spin for some 40 ms after their work and OpenMP's for 10: on
             few cores they would slow down whoever comes next. 0 does not wait.
-        seed: Of the order in each round and of the bootstrap.
+        seed: Seed of the order in each round and of the bootstrap.
     """
 
     min_rounds: int = 40

@@ -40,7 +40,7 @@ class ContenderResult:
 
     Attributes:
         name: Unique within the measurement.
-        latency: Of one run of the whole batch.
+        latency: Time of one run of the whole batch.
         against: Comparison with the baseline; None for the baseline itself.
         agreement: Outputs against those of its reference; None for a reference.
         runtime: What the engine says of itself: runtime, version, provider, threads, device.
@@ -86,7 +86,7 @@ class Measurement:
         schedule: How it was measured.
         rounds: Rounds behind every number.
         warmup_rounds: Rounds thrown away before.
-        duration_ns: Of the measured rounds.
+        duration_ns: Duration of the measured rounds.
         other_load: What others used of the processors meanwhile.
         environment: What it was measured on.
         gemm_peak_macs_per_s: Measured peak of this CPU; None when not measured.

@@ -60,7 +60,7 @@ class Comparison:
         ratio: Median of latency / latency of the baseline; below 1 is faster.
         low: Lower end of the bootstrap interval of `ratio`.
         high: Upper end.
-        confidence: Of the interval, 0.95.
+        confidence: Confidence of the interval, 0.95.
         speedup: 1 / ratio.
         verdict: In words.
     """
@@ -143,7 +143,7 @@ def compare(
         latency_ns: (n,) one sample a round, all positive.
         baseline_ns: (n,) the baseline's sample of the same round, all positive.
         baseline: The baseline's name, for the sentence.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
         margin: How far from 1 the whole interval must lie to be called a difference.
     """
     log_ratio = np.log(latency_ns.astype(np.float64)) - np.log(baseline_ns.astype(np.float64))
@@ -179,7 +179,7 @@ def bootstrap_median(values: FloatArray, *, seed: int = 0) -> tuple[float, float
 
     Args:
         values: (n,) in the order they were measured, n >= 1.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Source: Politis and Romano 1992, circular block bootstrap; blocks of n ** (1/3).
     """

@@ -29,7 +29,7 @@ def switch_times_ns(
     GPU, to upload them. A task whose weights are in memory is another set of pointers.
 
     Args:
-        folder: Of the tasks.
+        folder: Folder of the tasks.
         names: Tasks to turn to.
         options: How the shared engines are opened.
         repeats: Switches to each.

@@ -336,7 +336,7 @@ class Measured(Measuring, Opening):
     """How a measurement is taken, to the last detail.
 
     Attributes:
-        seed: Of the order of contenders and of the bootstrap.
+        seed: Seed of the order of contenders and of the bootstrap.
         peak: Measure this CPU's GEMM peak, too.
     """
 

@@ -40,7 +40,7 @@ class Environment:
         virtual: Whether a hypervisor is present.
         load_1min: Load average before the measurement.
         memory_bytes: Main memory.
-        available_bytes: Of it, free to use.
+        available_bytes: How much of it is free to use.
         container_processors: Processor limit of the container.
         container_memory_bytes: Memory limit of the container.
         board: Name of an embedded board.
@@ -48,7 +48,7 @@ class Environment:
         kernel: Release.
         python: Version.
         packages: Versions of what is installed and takes part.
-        commit: Of the repository that the code lies in, with "+" when it was changed since.
+        commit: Commit of the repository that the code lies in, with "+" when it was changed since.
         gpus: What the driver reports.
         date: UTC, ISO 8601.
     """

@@ -70,7 +70,7 @@ class GpuState:
         memory_mhz: Clock of its memory.
         memory_max_mhz: Likewise.
         power_w: What it draws.
-        temperature_c: Of the chip, in degrees Celsius.
+        temperature_c: Temperature of the chip, in degrees Celsius.
         reasons: Why clocks are not higher, as the driver's bits.
     """
 
@@ -148,7 +148,7 @@ def used_gpu(
 
     Args:
         listed: See `read_gpus`.
-        environ: Of the process.
+        environ: Environment variables of the process.
         bus_id: Returns the PCI address of CUDA's first device; None where CUDA does not tell.
     """
     if len(listed) <= 1:

@@ -59,13 +59,13 @@ class Cost:
     """What one command cost.
 
     Attributes:
-        name: Of the step.
+        name: Name of the step.
         command: What was typed.
         wall_s: From the start of the process to its end.
         cpu_s: User and system time of all threads; above `wall_s` where several worked.
         peak_bytes: Largest resident memory.
-        goal_s: Of the step.
-        goal_bytes: Of the step.
+        goal_s: What the step may take, in seconds.
+        goal_bytes: What the step may take of memory.
     """
 
     name: str

@@ -138,7 +138,7 @@ def write_run(
         folder: Where `drawn.pth`, `drawn.bin`, the YAML and `drawn/params.sh` go.
         cell: Method, bits, merge block.
         architecture: timm's name of the backbone.
-        seed: Of the drawing.
+        seed: Seed of the drawing.
         classes: Rows of the head.
 
     Returns:

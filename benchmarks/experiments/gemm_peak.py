@@ -54,7 +54,7 @@ class GemmPeak:
 
     Attributes:
         rates: Per library and shape, from the fastest of the repeats.
-        threads: Of every library.
+        threads: Threads of every library.
         absent: Libraries that are not installed.
     """
 

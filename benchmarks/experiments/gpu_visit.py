@@ -35,7 +35,7 @@ class Part:
     """A command and what it answers.
 
     Attributes:
-        name: Of its output, too.
+        name: Its name, which is also that of its output.
         question: What it answers.
         words: The command; `fpet-export` stands for this toolkit's.
         limit_s: Seconds after which it is stopped.

@@ -71,7 +71,7 @@ class Served:
     """One set of tasks, served.
 
     Attributes:
-        name: Of the set.
+        name: Name of the set.
         tasks: How many.
         one_bytes: RSS of a process that serves one of them, median over repeats.
         all_bytes: RSS of a process that serves all of them.
@@ -144,7 +144,7 @@ class Priced:
     """Processor time of one inference on one thread, which other work on the machine moves little.
 
     Attributes:
-        method: Of the task.
+        method: Method of the task.
         own_ms: Median of the task's own export.
         shared_ms: Median of the shared graph.
         ratio: Median of paired ratios, shared over own.

@@ -38,7 +38,7 @@ def natural_set(size: tuple[int, int], count: int, *, seed: int = 0) -> ImageSet
     Args:
         size: (height, width).
         count: Number of crops.
-        seed: Of place and extent.
+        seed: Seed of the position and the extent.
 
     Raises:
         UsageError: Fewer than one crop is asked for.

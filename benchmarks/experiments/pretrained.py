@@ -36,7 +36,7 @@ class Package:
 
     Attributes:
         file: Its name, as the registry's client saves it.
-        sha256: Of the file.
+        sha256: SHA-256 of the file.
         command: How the client fetches it into the current folder.
         client: What must be there for that, in words.
     """

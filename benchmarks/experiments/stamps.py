@@ -115,7 +115,7 @@ def write_pictures(stamps: Path, split: Mapping[str, list[str]], folder: Path) -
     Args:
         stamps: The folder with the kinds.
         split: As `deal` returns it.
-        folder: Of the data set.
+        folder: Folder of the data set.
 
     Returns:
         `pixels_digest` of what was written.

@@ -75,7 +75,7 @@ def serve(folder: Path, names: Sequence[str], *, rounds: int, threads: int) -> d
     """Run every task in turn, then switch between them without running.
 
     Args:
-        folder: Of tasks.
+        folder: Folder of tasks.
         names: Those to serve.
         rounds: How often each runs.
         threads: CPU threads of an inference.

@@ -26,7 +26,7 @@ class PeerSource:
         onnx: Its plain graph; None when there is none.
         module: Makes a torch module, (B, 3, H, W) to (B, K) logits, in evaluation mode.
         image: (channels, height, width) of one input image.
-        dtype: Of the module's input, in numpy's spelling.
+        dtype: Type of the module's input, in numpy's spelling.
         macs: Multiply-adds of one image; None when unknown.
     """
 

@@ -87,7 +87,7 @@ class EngineRow:
         name: Its file.
         about: One line: precision, size, runtime.
         answers: Whether it ran, and what it said.
-        state: Of the answers; "open" for an engine that did not run.
+        state: State of the answers; "open" for an engine that did not run.
         accuracy: As text; empty where it is not known.
         speed: As text; empty where it was not measured.
     """
@@ -175,7 +175,7 @@ class Report:
         steps: In order.
         files: What was written.
         next_commands: To type next.
-        environment: Of the run; that of the first measurement when None.
+        environment: Environment of the run; that of the first measurement when None.
     """
 
     title: str
@@ -227,7 +227,7 @@ def report_of(measurement: Measurement, *, title: str, again: str) -> Report:
 
     Args:
         measurement: It.
-        title: Of the page.
+        title: Title of the page.
         again: The command that measures once more.
     """
     verdicts = [one.against.verdict for one in measurement.contenders if one.against is not None]

@@ -45,7 +45,7 @@ def speed_clause(measurement: Measurement, result: ContenderResult, *, rival: st
 
     Args:
         measurement: A valid one.
-        result: Of a contender that was compared.
+        result: Result of a contender that was compared.
         rival: The baseline in words; by default its name.
     """
     against = result.against

@@ -64,7 +64,7 @@ def render_columns(
         rows: A cell a column; the first one may be shortened where nothing else helps.
         words: Columns that are set to the left.
         spared: Names of columns that may be left out, in this order.
-        width: Of the terminal.
+        width: Width of the terminal.
     """
     kept = [
         column for column in range(len(heads)) if column == 0 or any(row[column] for row in rows)

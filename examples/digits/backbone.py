@@ -126,7 +126,7 @@ def pretrain(train: Digits, val: Digits, *, batch_size: int, seed: int, first_ph
         train: Digits to learn from.
         val: Digits on which every phase's result is measured; `PHASES` was chosen on them.
         batch_size: Images a step; a smaller last batch is skipped.
-        seed: Of the weights, the order, the augmentation and the dropped patches.
+        seed: Seed of the weights, the order, the augmentation and the dropped patches.
         first_phase: Phases before this one are taken as done and their backbone is loaded.
     """
     torch.manual_seed(seed)

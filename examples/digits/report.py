@@ -157,7 +157,7 @@ def measure_run(model: TunedViT, files: RunFiles) -> dict[str, Any]:
 
     Args:
         model: Read from `files`.
-        files: Of the run.
+        files: Files of the run.
     """
     images, labels = load_images("test")
     batches = torch.split(to_input(images), 60)

@@ -158,10 +158,10 @@ class TunedViT(nn.Module):
             backbone: Frozen by this call, its head excepted.
             method: LoRA on queries and values, or AdaptFormer beside the MLP.
             width: LoRA's rank, or AdaptFormer's inner size.
-            bits: Of the adapters' weights; 32 means float.
+            bits: Bits of the adapters' weights; 32 means float.
             scale: Factor of the adapters' output, dimensionless.
             merge_block: 0-based index of the block that merges tokens.
-            refinement_bits: Of the refinement adapter; 32 for weights that are decoded already.
+            refinement_bits: Bits of the refinement adapter; 32 for decoded weights.
         """
         super().__init__()
         self.backbone = backbone.requires_grad_(False)
@@ -222,7 +222,7 @@ class TunedViT(nn.Module):
         """Run the attention of one block, with LoRA if that is the method.
 
         Args:
-            index: Of the block.
+            index: Index of the block.
             tokens: (B, N, C).
             size: (B, N, 1) patches that each token stands for; nothing if all stand for one.
 
@@ -267,7 +267,7 @@ class TunedViT(nn.Module):
 
         Args:
             tokens: (B, 1 + P, C), each of them one patch or the class token.
-            match: Of A's patches to B's.
+            match: Match of A's patches to B's.
 
         Returns:
             Tokens (B, 1 + Nb, C) in the order class token, B; and their sizes (B, 1 + Nb, 1).

@@ -29,7 +29,7 @@ class RunSettings:
 
     Attributes:
         method: The tuning method.
-        bits: Of the adapters' weights; 32 means float.
+        bits: Bits of the adapters' weights; 32 means float.
         width: LoRA's rank, or AdaptFormer's inner size.
         scale: Factor of the adapters' output.
         merge_block: 0-based index of the block that merges tokens.
@@ -59,7 +59,7 @@ class RunFiles:
     """The files of one run.
 
     Attributes:
-        folder: Of the run.
+        folder: Folder of the run.
         dataset: Name of the data set, from which the files have theirs.
     """
 

@@ -26,7 +26,7 @@ class Training:
         batch_size: Images a step; a smaller last batch is skipped.
         peak_lr: AdamW's learning rate after the warm-up.
         val_every: Epochs between two looks at the validation images.
-        seed: Of the adapters, the order and what else is random about the training images.
+        seed: Seed of the adapters, the order and what else is random about the training images.
         bfloat16: Whether products are taken in bfloat16, which not every processor does quickly.
     """
 
@@ -44,7 +44,7 @@ class TrainImages:
 
     Attributes:
         labels: (I,) class index.
-        batch: Of (B,) indices and a generator the (B, 3, H, W) input, drawn anew in every epoch.
+        batch: Makes the (B, 3, H, W) input of (B,) indices and a generator, anew in every epoch.
     """
 
     labels: Labels
@@ -64,7 +64,7 @@ def classify(
     Args:
         model: Is put into eval mode.
         count: Number of images.
-        pixels: Of a slice of the images their (B, 3, H, W) input.
+        pixels: Makes the (B, 3, H, W) input of a slice of the images.
         batch_size: Images that go through the model at once.
     """
     model.eval()
@@ -90,7 +90,7 @@ def tune(
 
     Args:
         model: With fresh adapters.
-        files: Of the run; its settings are there already.
+        files: Files of the run; its settings are there already.
         train: What to learn from.
         training: How.
         validate: The accuracy on images that are not learned from, 0..1.

@@ -127,7 +127,7 @@ def _choose(
     """Return the engine that is fastest there; the first stays unless another is shown to be.
 
     Args:
-        measurement: Of all engines, and perhaps the plain model.
+        measurement: Measurement of all engines, and perhaps the plain model.
         precisions: By engine, of those that took part.
         found: What each one kept of the promise here.
         request: Which says where.

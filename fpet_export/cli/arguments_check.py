@@ -18,7 +18,7 @@ def refuse_unknown_options(parser: argparse.ArgumentParser, words: Sequence[str]
     argparse reads "-out" as "-o ut", and tells what is missing before what is misspelt.
 
     Args:
-        parser: Of the verb.
+        parser: Parser of the verb.
         words: Behind the verb.
 
     Raises:

@@ -74,7 +74,7 @@ class Console:
         """Print a "!" step that the JSON document has too, under `warnings`.
 
         Args:
-            name: Of the step.
+            name: Name of the step.
             text: For people.
             facts: The same for programs, plain JSON values.
         """

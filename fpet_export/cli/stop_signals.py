@@ -21,7 +21,7 @@ class Stopped(KeyboardInterrupt):  # what heeds Ctrl-C heeds this, too
     """Somebody asked this process to end.
 
     Attributes:
-        name: Of the signal, as "SIGTERM".
+        name: Name of the signal, as "SIGTERM".
         exit_code: 128 and the signal's number, as a shell says it: 143 or 129.
     """
 

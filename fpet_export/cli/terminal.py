@@ -40,7 +40,7 @@ def wrapped(text: str, *, first: str = "", rest: str = "", width: int | None = N
         text: Line breaks in it are kept.
         first: What the first line begins with.
         rest: What every other line begins with.
-        width: Of a line; by default the terminal's.
+        width: Width of a line; by default the terminal's.
     """
     width = max(width or terminal_width(), len(rest) + _LEAST_WORDS)
     lines = []
@@ -79,7 +79,7 @@ def table(
         rows: Cells.
         indent: What every line begins with.
         words: The last column holds words: it is aligned left and broken into lines.
-        width: Of a line; by default the terminal's.
+        width: Width of a line; by default the terminal's.
     """
     width = (width or terminal_width()) - len(indent)
     heading, *body = [list(row) for row in rows]

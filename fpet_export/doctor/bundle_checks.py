@@ -116,7 +116,7 @@ def check_fit(
         unpacked: The bundle.
         place: This machine.
         board: The Jetson that it is; None elsewhere.
-        versions: Of the runtimes that can be imported here.
+        versions: Versions of the runtimes that can be imported here.
     """
     capability = _compute_capability()
     target = _target_here(findings, unpacked, board)

@@ -59,11 +59,11 @@ class Findings:
         """Say what is missing or wrong.
 
         Args:
-            name: Of what was looked at.
+            name: Name of what was looked at.
             text: What is wrong with it.
             mend: The command that mends it, or what to do where no command does.
             needed: Whether nothing works without it.
-            exit_code: Of the command, where it is needed.
+            exit_code: Exit code of the command, where it is needed.
         """
         self.reporter.step(name, f"{text}: {mend}", passed=False if needed else None)
         self.problems.append({"name": name, "what": text, "mend": mend, "needed": needed})

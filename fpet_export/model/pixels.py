@@ -72,8 +72,8 @@ def with_decoding(
     What the user asks for counts, then what the run's format says, then the backbone's default.
 
     Args:
-        preprocessing: Of `prepared_pixels`.
-        facts: Of the run; its format may say how its own code decodes.
+        preprocessing: As `prepared_pixels` takes it.
+        facts: Facts of the run; its format may say how its own code decodes.
         decode: What the user says; None leaves it to them.
         background: (red, green, blue), likewise.
 

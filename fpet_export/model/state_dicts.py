@@ -62,7 +62,7 @@ class _Candidate:
     """A set of weights in a file.
 
     Attributes:
-        keys: Of the dictionaries and lists around it, from the outermost.
+        keys: Keys of the dictionaries and lists around it, outermost first.
         prefix: What stands in front of each of its names.
         tensors: All tensors of its dictionary, under their full names.
         beside: What else stands in its dictionary, by its key.

@@ -44,7 +44,7 @@ class _Style:
         tint: Share of white in its colour: matrix products and attentions have none.
         hatched: Whether it is hatched: it moves data and computes nothing.
         outline: Its border.
-        width: Of the border in pixels.
+        width: Width of the border in pixels.
     """
 
     tint: float = 0.55

@@ -146,7 +146,7 @@ def fastest(measurement: Measurement, names: tuple[str, ...]) -> str:
     """Return the contender that is shown to be the fastest; the baseline when none is.
 
     Args:
-        measurement: Of the candidates; its baseline is one of them.
+        measurement: Measurement of the candidates; its baseline is one of them.
         names: The candidates.
     """
     best, ratio = measurement.baseline, 1.0

@@ -66,8 +66,8 @@ def known_classes(
 
     Args:
         count: Its logits; None where nobody knows.
-        file: Of `--labels`.
-        manifests: Of artefacts of the model, whose labels count too.
+        file: File of `--labels`.
+        manifests: Manifests of artefacts of the model, whose labels count too.
 
     Raises:
         InputError: Two of them disagree.
@@ -98,12 +98,12 @@ def checked(
     """Return a source whose images can all be read and whose labels are classes of the model.
 
     Args:
-        source: Of `--data`, as many as are looked at.
+        source: Images of `--data`, as many as are looked at.
         known: About the model.
         request: Whether unreadable images are left out; and a limit on the accuracy, if it has one.
         reporter: Hears what the images are, how labels were found, what was left out, and what is
             done with orientation, transparency and depth.
-        name: Of the step.
+        name: Name of the step.
 
     Raises:
         InputError: Labels are no classes of the model, images cannot be read, or `--max-drop` would

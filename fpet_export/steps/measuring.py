@@ -40,7 +40,7 @@ class Settings:
         threads: CPU threads; None takes the physical cores.
         rounds: At least.
         seconds: At least.
-        seed: Of the order and the bootstrap.
+        seed: Seed of the order and the bootstrap.
         peak: Whether this CPU's GEMM peak is measured, too.
         opening: How artefacts are opened; `threads` stands above.
     """

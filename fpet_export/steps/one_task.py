@@ -43,8 +43,8 @@ def task_outputs(
     """Classify (I, height, width, 3) pixels with a task.
 
     Args:
-        folder: Of the tasks.
-        name: Of the task.
+        folder: Folder of the tasks.
+        name: Name of the task.
         pixels: What to classify.
         of_graph: Run the graph, which shows its match too, where an engine was built from it.
         progress: Called after every batch.

@@ -54,7 +54,7 @@ def write(manifest: Manifest, target: Target, folder: Path) -> tuple[PeerSource,
     because what half precision gains is none of the merge's.
 
     Args:
-        manifest: Of the rival.
+        manifest: Manifest of the rival.
         target: Where both run.
         folder: Where `plain.onnx` goes, and `plain.fp16.onnx` for a rival in that type.
 

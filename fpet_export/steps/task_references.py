@@ -31,7 +31,7 @@ def references_of_tasks(
     """Yield what each task says about its images on the shared graphs as they are written.
 
     Args:
-        folder: Of the tasks, checked.
+        folder: Folder of the tasks, checked.
         images: By task; the others are left out.
     """
     with contextlib.ExitStack() as stack:

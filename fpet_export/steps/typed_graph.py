@@ -86,7 +86,7 @@ def sources(
 
     Args:
         request: Which images, and which tables.
-        preprocessing: Of the graph.
+        preprocessing: Preprocessing of the graph.
         known: What is known about the classes of the model.
         reporter: Hears what the images are.
         needs: Whether there is something to calibrate.

@@ -84,7 +84,7 @@ def known_by_task(
     Args:
         request: Which images and class names.
         counts: Logits of each task.
-        manifests: Of the tasks, where they are exported already.
+        manifests: Manifests of the tasks, where they are exported already.
 
     Raises:
         InputError: Two sources disagree.

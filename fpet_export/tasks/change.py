@@ -58,7 +58,7 @@ class Staged:
     Attributes:
         path: A folder of these tasks alone, to be compared before anything changes.
         options: How its graphs were written.
-        index: Of the whole folder with them.
+        index: Index of the whole folder with them.
         graphs: Files of graphs that are new.
     """
 
@@ -95,9 +95,9 @@ def staged(
     """Make tasks for a folder that exists; nothing in it changes before `Staged.commit`.
 
     Args:
-        folder: Of the tasks.
+        folder: Folder of the tasks.
         runs: Name to run.
-        options: Of its fields those count that are a task's own, `half`, `labels` and `command`,
+        options: Only the fields that are a task's own count: `half`, `labels` and `command`,
             and `force`, which replaces tasks of the same names. The rest is the folder's.
         new_graphs: Write a further graph, with its own copy of the backbone, for runs that none of
             the folder's graphs takes.

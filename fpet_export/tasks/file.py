@@ -33,7 +33,7 @@ def write_task(
     """Write one task's file with its manifest.
 
     Args:
-        folder: Of the tasks.
+        folder: Folder of the tasks.
         name: The task's.
         run: It.
         structure: Position of its graph in the index.

@@ -62,7 +62,7 @@ class Promotion:
 
         Args:
             graph: Traced, cleaned up.
-            folder: Of the file that holds its large weights.
+            folder: Folder of the file that holds its large weights.
 
         Raises:
             ExportError: A task's weight is not, or not only once, among the graph's constants.
@@ -107,7 +107,7 @@ def type_graph(path: Path, manifest: Manifest) -> Manifest:
 
     Args:
         path: The graph in float32.
-        manifest: Of the graph in float32.
+        manifest: Manifest of the graph in float32.
 
     Returns:
         The manifest with the types as they are now.

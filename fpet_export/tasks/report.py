@@ -34,9 +34,9 @@ def write(
     """Write the page.
 
     Args:
-        path: Of the page.
-        folder: Of the tasks, where their files lie.
-        index: Of the folder.
+        path: Path of the page.
+        folder: Folder of the tasks, where their files lie.
+        index: Index of the folder.
         found: How every task compares.
         steps: As the terminal showed them.
         is_random: Whether weights are random.

@@ -39,7 +39,7 @@ class Serving:
     """How one model is served.
 
     Attributes:
-        name: Of the model, and of its folder in the repository.
+        name: Name of the model, and of its folder in the repository.
         backend: Who runs it.
         on_gpu: Whether the instances run on GPUs or on the CPU.
         instances: On each GPU, or on the CPU; what runs at the same time.
@@ -67,7 +67,7 @@ def model_config(manifest: Manifest, serving: Serving) -> str:
     """Return the text of `config.pbtxt`.
 
     Args:
-        manifest: Of the artefact.
+        manifest: Manifest of the artefact.
         serving: How to serve it.
 
     Raises:

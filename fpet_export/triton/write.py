@@ -31,7 +31,7 @@ class TritonRequest(AllowFailed, Writing):
     Attributes:
         artefact: A graph, an engine, or a folder of tasks.
         out: The model repository.
-        name: Of the model; None takes the artefact's without its ending, "." as "_".
+        name: Name of the model; None takes the artefact's without its ending, "." as "_".
         instances: How many run at once, on each GPU or on the CPU.
         gpus: Numbers of the GPUs to use; None takes all that the server sees.
         cpu: Run on the CPU.
@@ -54,9 +54,9 @@ class ModelWritten:
     """One model in a repository.
 
     Attributes:
-        repository: Of the models.
+        repository: Repository of the models.
         home: The model's folder.
-        version: Of the model.
+        version: Version of the model.
         serving: How it is served.
         max_batch_size: Images that the server may gather; 0 where one request is one batch.
         config: The model's `config.pbtxt`.
@@ -92,8 +92,8 @@ class TasksWritten:
     """The models of a folder of tasks.
 
     Attributes:
-        repository: Of the models.
-        version: Of each model.
+        repository: Repository of the models.
+        version: Version of each model.
         serving: How they are served; its name is empty.
         backbones: Names of the models that tasks share.
         tasks: Name of each task's model, by the task's name.

@@ -56,7 +56,7 @@ class Built:
 
     Attributes:
         engine: Where it lies.
-        manifest: Of it.
+        manifest: Its manifest.
         parity: It against its graph, as JSON; None where it could not be compared.
         fusion: What TensorRT made of the graph; None for other runtimes.
         remote: The machine that built it; None is this one.

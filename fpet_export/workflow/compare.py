@@ -179,7 +179,7 @@ class _Reference:
 
     Attributes:
         outputs: Logits, and match, sizes and margins where it shows them.
-        evaluator: Of a float32 graph, which shows its keys too; None for a run or an engine.
+        evaluator: Evaluator of a float32 graph, which shows its keys too; None otherwise.
     """
 
     outputs: ReferenceOutputs

@@ -48,7 +48,7 @@ class Deployment:
         report: The HTML page.
         parity: Every stage of every target against the float64 reference.
         targets: What was made for each target.
-        measurements: Of the engines that run, against the plain ViT.
+        measurements: Measurements of the engines that run, against the plain ViT.
         sentence: What it comes to, in one sentence.
         verdict: The same about answers, accuracy, speed and merging.
         next: Commands to type next.

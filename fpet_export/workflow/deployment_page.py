@@ -52,7 +52,7 @@ def write(
     """Write the page; see `benchmarks.report.page.Report` for its parts.
 
     Args:
-        path: Of the page, in the folder of the deployment.
+        path: Path of the page, in the folder of the deployment.
         started: The run.
         table: Parity of all stages.
         built: Every target's engine.
@@ -61,7 +61,7 @@ def write(
         steps: As the terminal showed them.
         measurements: Against the plain ViT.
         again: The command that measures once more.
-        pictures: Of the merge.
+        pictures: Pictures of the merge.
         commands: To type next.
         force: Whether a page that exists is replaced.
     """
@@ -106,7 +106,7 @@ def merge_figure(pixels: PixelArray, groups: MergeGroups, *, name: str, block: s
     Args:
         pixels: (height, width, 3) of the model's input.
         groups: What merged.
-        name: Of the image.
+        name: Name of the image.
         block: After which the merge is, in words.
     """
     from PIL import Image

@@ -42,9 +42,9 @@ class Verdict:
 
     Attributes:
         answers: Whether every stage says what the fine-tuned model says.
-        accuracy: Of the last stage that ran, beside the checkpoint's own.
-        speed: Of each engine that was measured against the plain ViT.
-        merging: Of each whether merging pays on its device at its batch.
+        accuracy: Accuracy of the last stage that ran, beside the checkpoint's own.
+        speed: Speed of each engine that was measured against the plain ViT.
+        merging: For each, whether merging pays on its device at its batch.
     """
 
     answers: Statement
@@ -84,8 +84,8 @@ def of_deployment(
     """Judge a deployment.
 
     Args:
-        table: Of all stages.
-        measurements: Of its engines against the plain ViT.
+        table: Table of all stages.
+        measurements: Measurements of its engines against the plain ViT.
         not_run: Target to the reason why its engine does not run on this machine.
         again: The command that measures its engines once more.
         unmeasured: Why there is no measurement.

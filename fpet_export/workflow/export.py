@@ -32,7 +32,7 @@ class Exported:
     Attributes:
         graph: The graph to build an engine from.
         parity: Every stage against the float64 reference.
-        manifest: Of the graph.
+        manifest: Manifest of the graph.
         next: Commands to type next.
     """
 

@@ -24,7 +24,7 @@ def sentence(
     """Return whether answers are equal, the accuracy, and how fast the first engine that ran is.
 
     Args:
-        table: Of all stages.
+        table: Table of all stages.
         built: Every target's engine.
         measurements: Against the plain ViT.
     """

@@ -31,14 +31,14 @@ class Inspection:
     """What a run is.
 
     Attributes:
-        name: Of the run.
+        name: Name of the run.
         facts: Every setting, with its source.
         backbone: Where the backbone comes from.
         architecture: Its shape, in words.
         weights: Whether the weights are trained or random.
         tokens: Tokens after each block.
         macs: Multiply-adds by part: the stem, each block, the head.
-        macs_without_merging: Of the same network where no tokens merge.
+        macs_without_merging: Multiply-adds of the same network where no tokens merge.
         stays_in_graph: Layers that do not fold into the backbone.
         files: SHA-256 of each file, by its path.
         next: Commands to type next.

@@ -52,9 +52,9 @@ class TaskFacts:
     """One task.
 
     Attributes:
-        name: Of the task.
+        name: Name of the task.
         method: How it was tuned.
-        bits: Of its stored adapter.
+        bits: Bits of its stored adapter.
         rank: Or bottleneck width.
         scale: The method's scale.
         classes: Logits of its head.

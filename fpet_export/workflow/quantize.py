@@ -63,7 +63,7 @@ class Quantized:
 
     Attributes:
         graph: The typed graph; of "best" the fastest.
-        manifest: Of it.
+        manifest: Its manifest.
         parity: It against the float32 graph; None of "best", where `best` says it.
         kept: How limits on accuracy were met; None without layers that could be reverted.
         best: What was chosen, and from what; None where one precision was asked for.

@@ -76,8 +76,8 @@ class Verified:
         files: What was compared, by name.
         target: What it runs on.
         signer: Who has signed it; None where no signature was asked for.
-        tasks: Of a folder of tasks; None of anything else.
-        folder: Of a bundle that was unpacked before; None of anything else.
+        tasks: The folder's tasks; None where it is not a folder of tasks.
+        folder: Folder of a bundle that was unpacked before; None otherwise.
         next: Commands to type next.
     """
 

@@ -29,7 +29,7 @@ def files(folder: Path, built: Sequence[DeployedTarget]) -> tuple[File, ...]:
     """Return what a deployment wrote, as names relative to its folder.
 
     Args:
-        folder: Of the deployment.
+        folder: Folder of the deployment.
         built: What it built.
     """
     found = [File(name="report.html", purpose="this page")]

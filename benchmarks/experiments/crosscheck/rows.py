@@ -35,7 +35,7 @@ class Quality:
 
     Attributes:
         images: How many were compared.
-        sqnr_db: Of the logits; None where a logit is not finite or all are equal.
+        sqnr_db: Signal to noise of the logits; None where a logit is not finite or all are equal.
         agreement: Share of images with the same class.
         same_partner: Share of tokens sent to the same partner; None without a merge, or
             where the graph no longer shows it.
@@ -78,7 +78,7 @@ class Row:
         tool: "onnxruntime", "modelopt" or `OURS`.
         settings: What the tool was told: `DEFAULTS`, a preset.
         precision: fp16, int8 or fp8.
-        file_bytes: Of the graph with its weights; None where there is none.
+        file_bytes: Size of the graph with its weights; None where there is none.
         quality: None where it could not be run.
         kernels: None where TensorRT-RTX did not build it.
         failures: Why something is None, in words.
@@ -103,7 +103,7 @@ class Result:
         weights: "random" or "trained".
         calibration: Images that every tool saw, in words.
         images: Images that were measured on.
-        accuracy: Of the float32 graph; None without labels.
+        accuracy: Accuracy of the float32 graph; None without labels.
         rows: One a graph.
     """
 

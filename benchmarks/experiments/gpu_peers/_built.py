@@ -14,7 +14,7 @@ def open_built(source: PeerSource, target: str, *, name: str, threads: int) -> E
         source: Its graph.
         target: What it is built for.
         name: For tables.
-        threads: Of one inference, on the CPU.
+        threads: Threads of one inference, on the CPU.
     """
     graph = source.graph(name)
     engine = default_path(graph, load_target(target))
