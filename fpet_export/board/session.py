@@ -42,7 +42,7 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Board:
+class RemoteSession:
     """A bundle that lies unpacked on another machine.
 
     Attributes:
@@ -159,7 +159,7 @@ class Board:
 
 
 def row_of(table: Mapping[str, Any] | None) -> StageParity | None:
-    """Return the one row of what `Board.prove` found."""
+    """Return the one row of what `RemoteSession.prove` found."""
     return None if table is None else row_from_json(table["rows"][0])
 
 

@@ -25,7 +25,7 @@ from fpet_export.steps import usable
 if TYPE_CHECKING:
     from engines.imaging.images import ImageSet
     from fpet_export.board.packing import Item, Packed
-    from fpet_export.board.session import Board
+    from fpet_export.board.session import RemoteSession
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def require_reachable(request: Elsewhere) -> None:
 def unpacked_there(
     items: Sequence[Item], request: Elsewhere, reporter: Reporter, *,
     images: ImageSet | None = None, plain: Path | None = None,
-) -> Iterator[Board]:  # fmt: skip
+) -> Iterator[RemoteSession]:  # fmt: skip
     """Send artefacts with the agent; the folder there is removed, unless the line breaks.
 
     Args:
@@ -83,13 +83,13 @@ def unpacked_there(
     Raises:
         RemoteError: The machine cannot be reached, or lacks room or a Python.
     """
-    from fpet_export.board.session import Board
+    from fpet_export.board.session import RemoteSession
 
     def pack(bundle: Path) -> Packed:
         return packing.pack(items, bundle, reporter, images=images, plain=plain)
 
     with sent(items[0].path.stem, pack, request, reporter) as (remote, packed):
-        yield Board(
+        yield RemoteSession(
             remote=remote,
             items=tuple(items),
             packed=packed,

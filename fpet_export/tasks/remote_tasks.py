@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fpet_export.board import transfer
 from fpet_export.board.agent_call import call_agent
 from fpet_export.board.packing import Packed
-from fpet_export.board.session import Board
+from fpet_export.board.session import RemoteSession
 from fpet_export.reporter import Reporter
 from fpet_export.requests import AllowFailed, Elsewhere
 from fpet_export.steps import usable
@@ -28,7 +28,7 @@ IMAGES = 16
 class TaskBoard:
     """A bundle of a folder of tasks that lies unpacked on another machine."""
 
-    board: Board
+    board: RemoteSession
 
     def prove(self, *, more: Sequence[str] = ()) -> Mapping[str, Any]:
         """Build every graph there, and check every task against what it says here.
@@ -55,7 +55,7 @@ class TaskBoard:
         return self.board.measure([], words)
 
     def fetch(self, engine: Path) -> Manifest:
-        """Fetch an engine, see `Board.fetch`."""
+        """Fetch an engine, see `RemoteSession.fetch`."""
         return self.board.fetch(engine)
 
 
@@ -76,7 +76,7 @@ def unpacked_there(folder: Path, request: Elsewhere, reporter: Reporter) -> Iter
         return Packed(bundle=packed, checks={}, plain=None)
 
     with transfer.sent(folder.resolve().name, pack, request, reporter) as (remote, packed):
-        board = Board(
+        board = RemoteSession(
             remote=remote,
             items=(),
             packed=packed,
