@@ -22,7 +22,7 @@ class Fact(Generic[T]):
         return f"{self.value} ({self.source})"
 
 
-def agree(name: str, claims: Sequence[Fact[T]], *, where: str) -> Fact[T] | None:
+def reconcile(name: str, claims: Sequence[Fact[T]], *, where: str) -> Fact[T] | None:
     """Return the first claim when all agree, None when there are none.
 
     Raises:

@@ -10,7 +10,7 @@ import math
 
 from engines.errors import CheckpointError, UsageError
 from fpet_export.model.backbones import BackboneOptions
-from fpet_export.model.facts import Fact, agree
+from fpet_export.model.facts import Fact, reconcile
 from fpet_export.model.vit import VitSpec
 
 
@@ -34,7 +34,7 @@ def heads_of(
     network = options.run_network
     if network is not None and network.value.width == seen.width:
         claims.append(Fact(network.value.heads, network.source))
-    fact = agree("the number of attention heads", claims, where=where)
+    fact = reconcile("the number of attention heads", claims, where=where)
     if fact is not None and (fact.value < 1 or seen.width % fact.value):
         raise CheckpointError(
             f"{fact.value} heads do not divide the token width {seen.width}",
@@ -141,7 +141,7 @@ def image_of(
         claims.append(Fact(options.image, "--image"))
     if named is not None:
         claims.append(Fact(named.value.image, f"img_size in {named.source}"))
-    said = agree("the image size", claims, where=where)
+    said = reconcile("the image size", claims, where=where)
     if said is not None:
         height, width = said.value
         rows, columns = height // patch[0], width // patch[1]

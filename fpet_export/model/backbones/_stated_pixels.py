@@ -18,7 +18,7 @@ from engines.manifest import Preprocessing
 from fpet_export.model import normalisation
 from fpet_export.model.backbones import BackboneOptions, _timm_config
 from fpet_export.model.backbones._names import raw_pixels
-from fpet_export.model.facts import Fact, agree
+from fpet_export.model.facts import Fact, reconcile
 from fpet_export.model.normalisation import Triple
 
 NAME = "preprocessor_config.json"
@@ -78,7 +78,7 @@ def of_file(
     facts = {}
     for field in ("interpolation", "crop", "mean and std"):
         claims = [Fact(stated[field], source) for stated, source in said if field in stated]
-        fact = agree(f"the {field} of the pixels", claims, where=str(weights.parent))
+        fact = reconcile(f"the {field} of the pixels", claims, where=str(weights.parent))
         if fact is not None:
             facts[field] = fact
     prepared = applied({field: fact.value for field, fact in facts.items()}, image)

@@ -17,7 +17,7 @@ from typing import Any
 from engines.errors import CheckpointError
 from engines.registry import import_or_explain
 from fpet_export.model.backbones import _timm_module
-from fpet_export.model.facts import Fact, agree
+from fpet_export.model.facts import Fact, reconcile
 from fpet_export.model.vit import VitSpec
 
 NAME = "config.json"
@@ -167,7 +167,7 @@ def _arguments(document: dict[str, Any], pixels: dict[str, Any], path: Path) -> 
             if place.get(key) is not None:
                 inside = "pretrained_cfg" if place is pixels else "the top of the file"
                 claims.append(Fact(place[key], f"{key} in {inside}"))
-        fact = agree(key, claims, where=str(path))
+        fact = reconcile(key, claims, where=str(path))
         if fact is not None:
             arguments[key] = fact.value
     if "num_classes" in pixels:  # the top of the file wins in timm, so it may differ

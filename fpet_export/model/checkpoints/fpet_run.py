@@ -22,7 +22,7 @@ from fpet_export.model import methods, state_dicts
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.backbones._names import HEAD_NAMES, compare_shapes
 from fpet_export.model.checkpoints import Checkpoint, Hints, _agreement, _records, _side_files
-from fpet_export.model.facts import Fact, agree
+from fpet_export.model.facts import Fact, reconcile
 from fpet_export.model.qlinear import LOW_BITS
 from fpet_export.model.vit import VitSpec
 
@@ -217,7 +217,7 @@ class FpetRun:
         settings: dict[str, Fact[Any]] = {}
         open_facts = []
         for field, found in claims.items():
-            fact = agree(field, found, where=str(self.path))
+            fact = reconcile(field, found, where=str(self.path))
             if fact is None:
                 open_facts.append(field)
             else:
@@ -476,7 +476,7 @@ class FpetRun:
             claims.append(Fact(None, "the bytes: there is no refinement adapter"))
         elif layout.layers:
             claims += self._merge_block_of_bytes(stream, layout, claims)
-        fact = agree("the merge block", claims, where=str(self.path))
+        fact = reconcile("the merge block", claims, where=str(self.path))
         if fact is None:
             raise CheckpointError(
                 "this run merges tokens, but nothing says after which block: there is no "
