@@ -25,7 +25,7 @@ _SOME = (1, 8, 64)
 """Sizes that are proposed."""
 
 
-def say(measurements: Sequence[Measurement], reporter: Reporter) -> None:
+def report(measurements: Sequence[Measurement], reporter: Reporter) -> None:
     """Say whether merging pays, where stdout holds the names of files."""
     for one in merge_verdicts(measurements):
         reporter.step("merging", one.sentence(), passed=True if one.pays else None)

@@ -101,7 +101,7 @@ def candidates(
         except (BudgetError, ExportError) as error:
             reporter.step(precision, f"out: {error.what}", passed=None)
             continue
-        typed_graph.say(typed, reporter)
+        typed_graph.report(typed, reporter)
         if not typed.row.passed:
             reporter.step(precision, f"out: {'; '.join(typed.row.failures)}", passed=None)
             continue

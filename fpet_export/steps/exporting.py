@@ -183,7 +183,7 @@ def type_graphs(
         )
     recipe = typed_graph.recipe_of(request, target, request.precision)
     made = typed_graph.make(exported.path, recipe, evaluator, request, reporter, table=table)
-    typed_graph.say(made, reporter)
+    typed_graph.report(made, reporter)
     path = graph_typing.write(
         made,
         exported.path,

@@ -343,7 +343,7 @@ def target_of(made: Typed, target: Target) -> str:
     return made.manifest.target if differences(made.manifest, target) else target.name
 
 
-def say(made: Typed, reporter: Reporter) -> None:
+def report(made: Typed, reporter: Reporter) -> None:
     """Print the lines about a typed graph."""
     if made.warning is not None:
         reporter.step("range", f"close to float16's largest value: {made.warning}", passed=None)

@@ -29,7 +29,7 @@ def require(path: Path, manifest: Manifest, request: AllowFailed, reporter: Repo
         ParityError: It failed.
     """
     verdict.require_passed(path, manifest, allow_failed=request.force_failed)
-    say(path, manifest, reporter)
+    report(path, manifest, reporter)
 
 
 def require_file(path: Path, request: AllowFailed, reporter: Reporter) -> None:
@@ -41,7 +41,7 @@ def require_file(path: Path, request: AllowFailed, reporter: Reporter) -> None:
         require(path, read_manifest(path, verify=False), request, reporter)
 
 
-def say(path: Path, manifest: Manifest, reporter: Reporter) -> None:
+def report(path: Path, manifest: Manifest, reporter: Reporter) -> None:
     """Say that an artefact failed its check, or had none; nothing where it passed.
 
     A graph that no run of ours is behind has nothing that it could be compared with, and one that

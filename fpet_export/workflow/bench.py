@@ -122,7 +122,7 @@ def keep(measurement: Measurement, request: BenchRequest, reporter: Reporter) ->
         write_report(request.html, page, force=request.force)
     _refuse_noise([measurement], request)
     if _written(request):
-        batches.say([measurement], reporter)
+        batches.report([measurement], reporter)
     how = batches.hint(measurement, request.artefacts)
     if how:
         reporter.line(f"From which batch merging pays: {how}")
@@ -164,7 +164,7 @@ def _at_batches(request: BenchRequest, sizes: Sequence[int], reporter: Reporter)
         write_report(request.html, page, force=request.force)
     _refuse_noise(found, request)
     if _written(request):
-        batches.say(found, reporter)
+        batches.report(found, reporter)
     said = measuring.merging(found) or [documents.summary(found)]
     return Benched(
         measurements=tuple(found),

@@ -91,7 +91,7 @@ def inspect(
         return inspect_tasks.inspect_tasks(Path(request.run), reporter)
     adapted = runs.load_run(request)
     found = _inspection(request, adapted, adapted.fold())
-    _say(found, adapted, reporter)
+    _report(found, adapted, reporter)
     return found
 
 
@@ -114,7 +114,7 @@ def _inspection(request: InspectRequest, adapted: Adapted, folded: Folded) -> In
     )
 
 
-def _say(found: Inspection, adapted: Adapted, reporter: Reporter) -> None:
+def _report(found: Inspection, adapted: Adapted, reporter: Reporter) -> None:
     reporter.step("run", f"{found.name}: {exporting.describe(adapted)}")
     facts = {name: str(fact) for name, fact in found.facts.items()} | {"backbone": found.backbone}
     reporter.table([("fact", "value (source)"), *facts.items()], words=True)

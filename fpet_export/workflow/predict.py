@@ -159,7 +159,7 @@ def _opened(request: PredictRequest, reporter: Reporter) -> Iterator[tuple[Engin
     if name is None and not path.is_dir():
         with open_engine(path, options=request.open_options(signers=request.signers)) as engine:
             manifest = manifest_of(path)
-            usable.say(path, manifest, reporter)
+            usable.report(path, manifest, reporter)
             yield engine, manifest
         return
     if request.signers is not None:

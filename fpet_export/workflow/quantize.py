@@ -184,7 +184,7 @@ def _one(
 
     recipe = typed_graph.recipe_of(request, target, request.precision)
     made = typed_graph.make(request.onnx, recipe, evaluator, request, reporter, table=table)
-    typed_graph.say(made, reporter)
+    typed_graph.report(made, reporter)
     parity = _table(request.onnx, evaluator, made.row)
     exporting.show_table(parity, reporter)
     exporting.require(parity)

@@ -158,7 +158,7 @@ def _show_merge(request: ShowRequest, image: Path, reporter: Reporter) -> MergeP
     check_images.say_remarks(images.remarks, reporter)
     pixels = images.pixels
     if request.task is None:
-        usable.say(graph, manifest, reporter)
+        usable.report(graph, manifest, reporter)
     outputs = _outputs(graph, request.task, pixels)
     require_finite(outputs.logits, [str(image)], of=graph)
     assert outputs.match is not None

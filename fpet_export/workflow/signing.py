@@ -144,7 +144,7 @@ def verify(request: VerifyRequest, reporter: Reporter = SILENT) -> Verified:
         reporter.step("signature", f"of {signer}")
     found = trust.check(artefact, reporter)
     for manifest in trust.judged(artefact, found):
-        usable.say(artefact.with_name(manifest.file), manifest, reporter)
+        usable.report(artefact.with_name(manifest.file), manifest, reporter)
     if signer is None:
         reporter.step("signature", "not checked: --signers was not given", passed=None)
     if request.unpack is not None:
