@@ -125,12 +125,12 @@ def check_against_graph(graph: Path, artefact: Path, reporter: Reporter) -> Pari
     table = compare_built(graph, artefact, expected=_expected(graph, *recorded))
     *controls, row = table.rows
     for control in controls:
-        reporter.step("parity", f"the graph against itself, {_apart(control, CONTROL)}")
+        reporter.step("parity", f"the graph against itself, {_format_difference(control, CONTROL)}")
     reporter.step(
         "parity",
         f"{row.difference} against the graph on {_on(row, table)}"
         if not controls
-        else f"the engine against its graph as written, {_apart(row, _on(row, table))}",
+        else f"the engine against its graph as written, {_format_difference(row, _on(row, table))}",
         passed=row.passed,
     )
     return table
@@ -201,7 +201,7 @@ def _on(row: StageParity, table: ParityTable) -> str:
     return f"{table.images} ({row.unjudged})" if row.unjudged else table.images
 
 
-def _apart(row: StageParity, on: str) -> str:
+def _format_difference(row: StageParity, on: str) -> str:
     noise = "no difference" if row.sqnr_db == math.inf else f"{row.sqnr_db:.1f} dB"
     return f"{on}: {noise}, {row.difference}, agreement {row.agreement:.0%}"
 
