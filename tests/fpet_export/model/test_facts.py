@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from engines.errors import CheckpointError
-from fpet_export.model.facts import Fact, agree
+from fpet_export.model.facts import Fact, reconcile
 
 
 def test_sources_that_agree_give_the_first() -> None:
     first = Fact(6, "params.sh")
 
-    assert agree("the merge block", [first, Fact(6, "the bytes")], where="run") is first
-    assert agree("the merge block", [], where="run") is None
+    assert reconcile("the merge block", [first, Fact(6, "the bytes")], where="run") is first
+    assert reconcile("the merge block", [], where="run") is None
     assert str(first) == "6 (params.sh)"
 
 
@@ -20,7 +20,7 @@ def test_sources_that_disagree_are_both_named() -> None:
     claims = [Fact(6, "params.sh"), Fact(6, "the bytes"), Fact(5, "--merge-block")]
 
     with pytest.raises(CheckpointError) as caught:
-        agree("the merge block", claims, where="run")
+        reconcile("the merge block", claims, where="run")
 
     for word in ("the merge block", "6", "params.sh", "5", "--merge-block", "run"):
         assert word in str(caught.value)
