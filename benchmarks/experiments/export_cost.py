@@ -30,7 +30,7 @@ COMMAND_LINE = "import sys; from fpet_export.cli.start import run; sys.exit(run(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Step:
+class TimedStep:
     """One command and what it may cost.
 
     Attributes:
@@ -88,27 +88,29 @@ class Cost:
         return problems
 
 
-def steps(run: str = RUN, merge_block: int = MERGE_BLOCK) -> list[Step]:
+def steps(run: str = RUN, merge_block: int = MERGE_BLOCK) -> list[TimedStep]:
     """Return the commands in the order in which they need each other's files."""
     form = ("--method", "lora", "--merge-block", str(merge_block))
     return [
-        Step(
+        TimedStep(
             name="export, checked",
             words=("export", run, *form, "-o", "cpu"),
             goal_s=40.0,
             goal_bytes=2_500_000_000,
         ),
-        Step(name="export for rtx", words=("export", run, *form, "--target", "rtx", "-o", "rtx")),
-        Step(
+        TimedStep(
+            name="export for rtx", words=("export", run, *form, "--target", "rtx", "-o", "rtx")
+        ),
+        TimedStep(
             name="build rtx, FP32",
             words=("build", "rtx/model.onnx", "--target", "rtx"),
             goal_s=10.0,
         ),
-        Step(
+        TimedStep(
             name="FP16 graph, checked",
             words=("quantize", "rtx/model.onnx", "--precision", "fp16", "-o", "fp16.onnx"),
         ),
-        Step(
+        TimedStep(
             name="build rtx, FP16",
             words=("build", "fp16.onnx", "--target", "rtx"),
             goal_s=10.0,
@@ -116,7 +118,7 @@ def steps(run: str = RUN, merge_block: int = MERGE_BLOCK) -> list[Step]:
     ]
 
 
-def measure(step: Step, folder: Path) -> Cost:
+def measure(step: TimedStep, folder: Path) -> Cost:
     """Run one command in `folder` and return what it cost.
 
     Raises:

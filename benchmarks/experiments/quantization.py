@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.conditions.environment import read_environment
-from benchmarks.experiments.export_cost import COMMAND_LINE, Step, measure
+from benchmarks.experiments.export_cost import COMMAND_LINE, TimedStep, measure
 from benchmarks.experiments.natural_images import natural_set
 from benchmarks.experiments.subjects import IMAGE, MERGE_BLOCK, RUN
 from benchmarks.measurement_file import to_text
@@ -185,10 +185,10 @@ def memory(folder: Path) -> dict[str, Any]:
     """Calibrate the ViT-B/16 on 32, 128 and 512 images; peak memory and images a second."""
     images = _natural(folder / "calibration.npz", 512, CALIBRATION_SEED)
     words = ("export", RUN, *_FORM, "--merge-block", str(MERGE_BLOCK), "--target", "rtx")
-    measure(Step(name="export", words=(*words, "--limit", "2", "-o", "graph")), folder)
+    measure(TimedStep(name="export", words=(*words, "--limit", "2", "-o", "graph")), folder)
     rows = []
     for count in (32, 128, 512):
-        step = Step(
+        step = TimedStep(
             name=f"{count} images",
             words=("graph/model.onnx", str(images), str(count)),
             program=_CALIBRATE,

@@ -115,7 +115,7 @@ class BatchRow:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Step:
+class StepLine:
     """One stage of the pipeline, as the terminal shows it.
 
     Attributes:
@@ -190,7 +190,7 @@ class Report:
     measurements: tuple[Measurement, ...] = ()
     measure_again: str = ""
     pictures: tuple[Picture, ...] = ()
-    steps: tuple[Step, ...] = ()
+    steps: tuple[StepLine, ...] = ()
     files: tuple[File, ...] = ()
     next_commands: tuple[str, ...] = ()
     environment: Environment | None = None

@@ -12,7 +12,7 @@ from benchmarks.report.page import (
     Picture,
     Report,
     Statement,
-    Step,
+    StepLine,
     Tile,
     Verdict,
     write_report,
@@ -129,11 +129,11 @@ def merge_figure(pixels: PixelArray, groups: MergeGroups, *, name: str, block: s
     )
 
 
-def shown_steps(steps: Sequence[FinishedStep]) -> tuple[Step, ...]:
+def shown_steps(steps: Sequence[FinishedStep]) -> tuple[StepLine, ...]:
     """Return the terminal's steps as the page shows them."""
     states = {True: "done", False: "failed", None: "warning"}
     return tuple(
-        Step(
+        StepLine(
             name=step.name,
             state=states[step.passed],  # type: ignore[arg-type]  # a dict of literals
             detail=step.text,

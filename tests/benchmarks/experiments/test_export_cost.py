@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.experiments import export_cost
-from benchmarks.experiments.export_cost import Cost, Step, format_costs, measure, steps
+from benchmarks.experiments.export_cost import Cost, TimedStep, format_costs, measure, steps
 from engines.errors import BudgetError, EngineError, MissingDependencyError
 
 
-def step_of(program: str, **changes: object) -> Step:
-    return Step(name="a step", words=("one",), program=program, **changes)  # type: ignore[arg-type]
+def step_of(program: str, **changes: object) -> TimedStep:
+    return TimedStep(name="a step", words=("one",), program=program, **changes)  # type: ignore[arg-type]
 
 
 def test_a_command_runs_in_the_folder_with_its_arguments(tmp_path: Path) -> None:
@@ -30,9 +30,9 @@ def test_the_peak_is_the_commands_own(tmp_path: Path) -> None:
     """In a small process: a child's peak starts at what its parent held."""
     program = (
         "import sys; from pathlib import Path\n"
-        "from benchmarks.experiments.export_cost import Step, measure\n"
+        "from benchmarks.experiments.export_cost import TimedStep, measure\n"
         "for words in ('pass', 'x = bytes([1]) * 200_000_000'):\n"
-        "    step = Step(name='a', words=(), program=words)\n"
+        "    step = TimedStep(name='a', words=(), program=words)\n"
         "    print(measure(step, Path(sys.argv[1])).peak_bytes)\n"
         "print('torch' in sys.modules)\n"
     )

@@ -23,7 +23,7 @@ from benchmarks.report.page import (
     Picture,
     Report,
     Statement,
-    Step,
+    StepLine,
     Tile,
     Verdict,
     render_report,
@@ -105,8 +105,8 @@ def report(make_engine: Any, clock: Any, quiet_machine: Any, environment: Enviro
             ),
         ),
         steps=(
-            Step(name="fold", state="done", detail="24 pairs, 3.1e-6", duration_s=1.25),
-            Step(name="build", state="failed", detail="no TensorRT"),
+            StepLine(name="fold", state="done", detail="24 pairs, 3.1e-6", duration_s=1.25),
+            StepLine(name="build", state="failed", detail="no TensorRT"),
         ),
         files=(
             File(name="cpu/model.onnx", purpose="the graph", size_bytes=10_100_000),
@@ -364,7 +364,9 @@ def test_the_steps_are_folded(report: Report) -> None:
 
 
 def test_a_report_of_steps_alone_has_no_empty_sections() -> None:
-    page = render_report(Report(title="t", steps=(Step(name="a", state="warning", detail="b"),)))
+    page = render_report(
+        Report(title="t", steps=(StepLine(name="a", state="warning", detail="b"),))
+    )
 
     assert page.count("<section>") == 1
     assert page.count("<section") == 1
