@@ -23,7 +23,7 @@ _REFINEMENT_BITS = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Layout:
+class StreamLayout:
     """What a stream is believed to hold.
 
     Attributes:
@@ -83,7 +83,9 @@ def plausible(record: bytes) -> bool:
     return math.isfinite(mean) and math.isfinite(std) and 1e-5 < std < 10 and abs(mean) < 10 * std
 
 
-def split(stream: bytes, layout: Layout, merge_block: int | None) -> dict[tuple[int, str], bytes]:
+def split(
+    stream: bytes, layout: StreamLayout, merge_block: int | None
+) -> dict[tuple[int, str], bytes]:
     """Cut the stream into records by (block, layer name); its length must fit exactly."""
     pieces, at = {}, 0
     for block, layer, bits in layout.records(merge_block):
@@ -94,7 +96,7 @@ def split(stream: bytes, layout: Layout, merge_block: int | None) -> dict[tuple[
     return pieces
 
 
-def possible_merge_blocks(stream: bytes, layout: Layout) -> list[int]:
+def possible_merge_blocks(stream: bytes, layout: StreamLayout) -> list[int]:
     """Return the merge blocks for which every record of the stream is plausible."""
     return [
         block
@@ -104,7 +106,7 @@ def possible_merge_blocks(stream: bytes, layout: Layout) -> list[int]:
 
 
 def decode(
-    stream: bytes, layout: Layout, merge_block: int | None
+    stream: bytes, layout: StreamLayout, merge_block: int | None
 ) -> tuple[list[dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor] | None]:
     """Return each block's adapter weights and the refinement's (down, up), all dense float32."""
     records = split(stream, layout, merge_block)
@@ -139,7 +141,9 @@ def _stream_bytes(layers: Sequence[Layer], depth: int, bits: int) -> int:
     return depth * sum(qlinear.record_bytes(layer.shape, bits) for layer in layers)
 
 
-def check_plausible(stream: bytes, layout: Layout, merge_block: int | None, *, where: str) -> None:
+def check_plausible(
+    stream: bytes, layout: StreamLayout, merge_block: int | None, *, where: str
+) -> None:
     """Raise a CheckpointError naming the first record whose statistics cannot be a weight's."""
     for (block, name), record in split(stream, layout, merge_block).items():
         if plausible(record):

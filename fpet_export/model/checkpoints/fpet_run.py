@@ -167,7 +167,7 @@ class FpetRun:
             return None
         settings = self._settings()
         layers = self._stream_layers(settings, width)
-        layout = _records.Layout(
+        layout = _records.StreamLayout(
             layers=layers, depth=depth, bits=settings["bit"].value, head_width=0
         )
         found = _records.head_width_of(len(self.stream) - layout.adapter_bytes())
@@ -399,7 +399,7 @@ class FpetRun:
         self, spec: VitSpec, settings: dict[str, Fact[Any]], facts: dict[str, Fact[Any]]
     ) -> tuple[list[dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor] | None]:
         layers = self._stream_layers(settings, spec.width)
-        layout = _records.Layout(
+        layout = _records.StreamLayout(
             layers=layers,
             depth=spec.depth,
             bits=settings["bit"].value,
@@ -437,7 +437,7 @@ class FpetRun:
     def _has_refinement(
         self,
         stream: bytes,
-        layout: _records.Layout,
+        layout: _records.StreamLayout,
         spec: VitSpec,
         settings: dict[str, Fact[Any]],
     ) -> bool:
@@ -461,7 +461,7 @@ class FpetRun:
         )
 
     def _merge_block(
-        self, stream: bytes, layout: _records.Layout, merges: bool
+        self, stream: bytes, layout: _records.StreamLayout, merges: bool
     ) -> Fact[int | None]:
         """Reconcile what params.sh, the user and the bytes say about the merge."""
         claims: list[Fact[int | None]] = []
@@ -501,7 +501,7 @@ class FpetRun:
         return fact
 
     def _merge_block_of_bytes(
-        self, stream: bytes, layout: _records.Layout, claims: list[Fact[int | None]]
+        self, stream: bytes, layout: _records.StreamLayout, claims: list[Fact[int | None]]
     ) -> list[Fact[int | None]]:
         possible = _records.possible_merge_blocks(stream, layout)
         if len(possible) == 1:

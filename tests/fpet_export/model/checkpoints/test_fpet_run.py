@@ -164,7 +164,7 @@ def test_every_fact_names_its_source(tmp_path: Path) -> None:
 
 def test_a_stream_is_the_records_in_traversal_order(tmp_path: Path) -> None:
     run = write_run(tmp_path, "lora", bit=1, dim=8, merge_block=1)
-    layout = _records.Layout(layers=tuple(LORA.layers(64, 8)), depth=3, bits=1, head_width=32)
+    layout = _records.StreamLayout(layers=tuple(LORA.layers(64, 8)), depth=3, bits=1, head_width=32)
 
     names = [(block, layer.name) for block, layer, _ in layout.records(1)]
 
@@ -180,7 +180,7 @@ def test_the_published_sizes_of_a_vit_b() -> None:
         from fpet_export.model import methods
 
         layers = tuple(methods.load(method).layers(768, dim))
-        layout = _records.Layout(layers=layers, depth=12, bits=bits, head_width=64)
+        layout = _records.StreamLayout(layers=layers, depth=12, bits=bits, head_width=64)
         return layout.adapter_bytes() + _records.refinement_bytes(64)
 
     assert _records.refinement_bytes(64) == 528
@@ -503,7 +503,7 @@ def test_codes_that_are_no_whole_bytes_are_refused(tmp_path: Path) -> None:
 
 def test_a_wrong_merge_block_names_the_one_that_fits(tmp_path: Path) -> None:
     run = write_run(tmp_path, params=False)
-    layout = _records.Layout(layers=tuple(LORA.layers(64, 8)), depth=3, bits=1, head_width=32)
+    layout = _records.StreamLayout(layers=tuple(LORA.layers(64, 8)), depth=3, bits=1, head_width=32)
 
     with pytest.raises(CheckpointError, match="the bytes fit merge block 1"):
         _records.check_plausible(run.bin.read_bytes(), layout, 2, where="cifar.bin")
