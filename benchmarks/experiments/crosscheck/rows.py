@@ -30,7 +30,7 @@ _DASH = "–"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Quality:
+class MeasuredQuality:
     """How far a graph's answers are from those of the float32 graph.
 
     Attributes:
@@ -88,7 +88,7 @@ class Row:
     settings: str
     precision: str
     file_bytes: int | None = None
-    quality: Quality | None = None
+    quality: MeasuredQuality | None = None
     kernels: Kernels | None = None
     failures: tuple[str, ...] = ()
 
@@ -118,7 +118,7 @@ class Result:
 
 def quality_of(
     actual: ModelOutputs, reference: ModelOutputs, labels: NDArray[np.int64] | None = None
-) -> Quality:
+) -> MeasuredQuality:
     """Compare what a graph said with what the float32 graph said about the same images."""
     found, wanted = (each.logits.argmax(axis=1) for each in (actual, reference))
     noise = sqnr_db(actual.logits, reference.logits)
@@ -129,7 +129,7 @@ def quality_of(
     if labels is not None:
         accuracy = float((found == labels).mean())
         drop = 100 * (float((wanted == labels).mean()) - accuracy)
-    return Quality(
+    return MeasuredQuality(
         images=len(found),
         sqnr_db=noise if math.isfinite(noise) else None,
         agreement=float((found == wanted).mean()),
@@ -217,7 +217,7 @@ def _cells(row: Row, labelled: bool) -> list[str]:
     ]
 
 
-def _quality_cells(quality: Quality | None, labelled: bool) -> list[str]:
+def _quality_cells(quality: MeasuredQuality | None, labelled: bool) -> list[str]:
     if quality is None:
         return [_DASH] * (4 if labelled else 3)
     cells = [_text(quality.sqnr_db, lambda db: f"{db:.1f} dB"), f"{quality.agreement:.1%}"]

@@ -21,7 +21,7 @@ from benchmarks.experiments.crosscheck.graphs import Attempt, Prepared, attempts
 from benchmarks.experiments.crosscheck.rows import (
     OURS,
     Kernels,
-    Quality,
+    MeasuredQuality,
     Result,
     Row,
     gains_db,
@@ -60,7 +60,7 @@ PREPROCESSING = Preprocessing(
 def row(
     tool: str = OURS, settings: str = "vit-linear", db: float | None = 30.0, **changes: Any
 ) -> Row:
-    quality = Quality(images=4, sqnr_db=db, agreement=1.0)
+    quality = MeasuredQuality(images=4, sqnr_db=db, agreement=1.0)
     return Row(
         **{"tool": tool, "settings": settings, "precision": "int8", "quality": quality, **changes}
     )
@@ -165,7 +165,7 @@ def test_the_table_has_a_cell_for_everything_and_notes_below() -> None:
         quantized_attentions=7,
         quantized_gemms=48,
     )
-    quality = Quality(
+    quality = MeasuredQuality(
         images=4, sqnr_db=31.25, agreement=0.75, same_partner=0.5, accuracy=0.9, drop_pp=2.5
     )
     rows = (
