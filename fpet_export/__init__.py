@@ -8,38 +8,69 @@ of the steps (`fpet_export.reporter`). Nothing heavy is imported before one of t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+import importlib
+from typing import TYPE_CHECKING, Any
 
+from fpet_export.provenance import require_ours
 from fpet_export.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from fpet_export.calls import (
+        bench as bench,
+    )
+    from fpet_export.calls import (
+        build as build,
+    )
+    from fpet_export.calls import (
+        bundle as bundle,
+    )
+    from fpet_export.calls import (
+        check as check,
+    )
+    from fpet_export.calls import (
+        compare as compare,
+    )
+    from fpet_export.calls import (
+        deploy as deploy,
+    )
+    from fpet_export.calls import (
+        diagnose as diagnose,
+    )
+    from fpet_export.calls import (
+        export as export,
+    )
+    from fpet_export.calls import (
+        export_tasks as export_tasks,
+    )
+    from fpet_export.calls import (
+        inspect as inspect,
+    )
+    from fpet_export.calls import (
+        load as load,
+    )
+    from fpet_export.calls import (
+        predict as predict,
+    )
+    from fpet_export.calls import (
+        quantize as quantize,
+    )
+    from fpet_export.calls import (
+        show as show,
+    )
+    from fpet_export.calls import (
+        sign as sign,
+    )
+    from fpet_export.calls import (
+        targets as targets,
+    )
+    from fpet_export.calls import (
+        verify as verify,
+    )
+    from fpet_export.calls import (
+        write_triton as write_triton,
+    )
 
-    from fpet_export.doctor.diagnose import Diagnosis
-    from fpet_export.reporter import Reporter
-    from fpet_export.stages import Adapted
-    from fpet_export.tasks.build import BuiltTasks
-    from fpet_export.tasks.bundle import Bundled
-    from fpet_export.tasks.request import TasksOutcome
-    from fpet_export.triton.write import ModelWritten, TasksWritten
-    from fpet_export.workflow.bench import Benched
-    from fpet_export.workflow.build import Built
-    from fpet_export.workflow.check import Checked
-    from fpet_export.workflow.compare import Comparison
-    from fpet_export.workflow.deploy import Deployment
-    from fpet_export.workflow.export import Exported
-    from fpet_export.workflow.inspect import Inspection
-    from fpet_export.workflow.inspect_tasks import FolderInspection
-    from fpet_export.workflow.predict import Predictions
-    from fpet_export.workflow.quantize import Quantized
-    from fpet_export.workflow.show import KernelPicture, MergePicture
-    from fpet_export.workflow.signing import Signed, Verified
-    from fpet_export.workflow.targets import OneTarget, TargetList
-
-R = TypeVar("R")
-__all__ = [
-    "__version__",
+_CALLS = (
     "bench",
     "build",
     "bundle",
@@ -58,392 +89,13 @@ __all__ = [
     "targets",
     "verify",
     "write_triton",
-]
-
-
-def bench(*artefacts: str | Path, reporter: Reporter | None = None, **settings: Any) -> Benched:
-    """Measure graphs, engines or the tasks of a folder, paired and interleaved.
-
-    Args:
-        artefacts: Graphs or engines, or a folder of tasks.
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.workflow.bench.BenchRequest`, such as `against="plain"`.
-
-    Raises:
-        FpetError: See `fpet_export.workflow.bench.bench`.
-    """
-    from fpet_export.workflow.bench import BenchRequest, bench
-
-    request = _ready("bench", BenchRequest(artefacts=_paths(artefacts), **settings))
-    if any(path.is_dir() for path in request.artefacts):
-        from fpet_export.tasks.bench import bench as bench_tasks
-
-        return bench_tasks(request, _or_silent(reporter))
-    return bench(request, _or_silent(reporter))
-
-
-def build(
-    graph: str | Path, *, reporter: Reporter | None = None, **settings: Any
-) -> Built | BuiltTasks:
-    """Build an engine of a graph, or the engines of a folder of tasks, and compare.
-
-    Args:
-        graph: A graph, or a folder of tasks.
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.workflow.build.BuildRequest`, such as `target="rtx"`.
-
-    Raises:
-        FpetError: See `fpet_export.workflow.build.build`.
-    """
-    from fpet_export.workflow.build import BuildRequest, build
-
-    (path,) = _paths((graph,))
-    request = _ready("build", BuildRequest(onnx=path, **settings))
-    if path.is_dir():
-        from fpet_export.tasks.build import build as build_tasks
-
-        return build_tasks(request, _or_silent(reporter))
-    return build(request, _or_silent(reporter))
-
-
-def bundle(artefact: str | Path, *, reporter: Reporter | None = None, **settings: Any) -> Bundled:
-    """Pack a graph, an engine or a folder of tasks for another machine.
-
-    Args:
-        artefact: A graph, an engine, or a folder of tasks.
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.tasks.bundle.BundleRequest`, such as `target=NAME`.
-
-    Raises:
-        FpetError: See `fpet_export.tasks.bundle.bundle`.
-    """
-    from fpet_export.tasks.bundle import BundleRequest, bundle
-
-    (path,) = _paths((artefact,))
-    return bundle(_ready("bundle", BundleRequest(artefact=path, **settings)), _or_silent(reporter))
-
-
-def check(engine: str | Path, *, reporter: Reporter | None = None, **settings: Any) -> Checked:
-    """Compare an engine, or a folder of tasks, with what its graph said where it was bundled.
-
-    Args:
-        engine: An engine, a graph, or a folder of tasks.
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.workflow.check.CheckRequest`, such as `expect=FILE`.
-
-    Raises:
-        FpetError: See `fpet_export.workflow.check.check`.
-    """
-    from fpet_export.workflow.check import CheckRequest, check
-
-    (path,) = _paths((engine,))
-    return check(_ready("check", CheckRequest(engine=path, **settings)), _or_silent(reporter))
-
-
-def compare(
-    *artefacts: str | Path, reporter: Reporter | None = None, **settings: Any
-) -> Comparison:
-    """Compare artefacts with the first one on the same images.
-
-    Args:
-        artefacts: The reference, a run or an artefact; then graphs, engines, folders of tasks.
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.workflow.compare.CompareRequest`, such as `data=DIR`.
-
-    Raises:
-        FpetError: See `fpet_export.workflow.compare.compare`.
-    """
-    from fpet_export.workflow.compare import CompareRequest, compare
-
-    names = tuple(map(str, _paths(artefacts)))
-    return compare(
-        _ready("compare", CompareRequest(artefacts=names, **settings)), _or_silent(reporter)
-    )
-
-
-def deploy(
-    run: str | Path, out: str | Path, *, reporter: Reporter | None = None, **settings: Any
-) -> Deployment:
-    """Export a run, prove parity, build engines, measure them and write one HTML page.
-
-    Args:
-        run: A folder, DIR/NAME, NAME.pth or "random:NAME:SEED".
-        out: The folder to write.
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.workflow.deploy.DeployRequest`, such as `target="cpu,rtx"`.
-
-    Raises:
-        FpetError: See `fpet_export.workflow.deploy.deploy`.
-    """
-    from fpet_export.workflow.deploy import DeployRequest, deploy
-
-    (folder,) = _paths((out,))
-    return deploy(_ready("deploy", DeployRequest(run=str(run), out=folder, **settings)), reporter)
-
-
-def diagnose(*, reporter: Reporter | None = None, **settings: Any) -> Diagnosis:
-    """Say what this machine can do and what is missing, as the verb `doctor` does.
-
-    Args:
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.doctor.diagnose.DoctorRequest`, such as `bundle=DIR`.
-
-    Raises:
-        FpetError: See `fpet_export.doctor.diagnose.diagnose`.
-    """
-    from fpet_export.doctor.diagnose import DoctorRequest, diagnose
-
-    _paths(())
-    return diagnose(_ready("doctor", DoctorRequest(**settings)), _or_silent(reporter))
-
-
-def export(
-    run: str | Path, out: str | Path, *, reporter: Reporter | None = None, **settings: Any
-) -> Exported:
-    """Turn a fine-tuned run into a checked ONNX graph.
-
-    Args:
-        run: A folder, DIR/NAME, NAME.pth or "random:NAME:SEED".
-        out: The folder to write.
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.workflow.export.ExportRequest`, such as `backbone=FILE`.
-
-    Raises:
-        FpetError: See `fpet_export.workflow.export.export`.
-    """
-    from fpet_export.workflow.export import ExportRequest, export
-
-    (folder,) = _paths((out,))
-    return export(
-        _ready("export", ExportRequest(run=str(run), out=folder, **settings)), _or_silent(reporter)
-    )
-
-
-def export_tasks(
-    *runs: str | Path, out: str | Path, reporter: Reporter | None = None, **settings: Any
-) -> TasksOutcome:
-    """Put many runs of one backbone into one folder that shares it, as the verb `tasks` does.
-
-    Args:
-        runs: Runs, each as RUN or NAME=RUN.
-        out: The folder to write, or with `add=True` or `drop=NAMES` to change.
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.tasks.write.TasksRequest`, such as `backbone=FILE`.
-
-    Raises:
-        FpetError: See `fpet_export.tasks.write.write`.
-    """
-    from fpet_export.tasks.write import TasksRequest, write
-
-    (folder,) = _paths((out,))
-    given = tuple(map(str, runs))
-    return write(
-        _ready("tasks", TasksRequest(runs=given, out=folder, **settings)), _or_silent(reporter)
-    )
-
-
-def inspect(
-    run: str | Path, *, reporter: Reporter | None = None, **settings: Any
-) -> Inspection | FolderInspection:
-    """Say what a run is and how each fact was found, or what is in a folder of tasks.
-
-    Args:
-        run: A folder, DIR/NAME, NAME.pth, "random:NAME:SEED", or a folder of tasks.
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.workflow.inspect.InspectRequest`, such as `backbone=FILE`.
-
-    Raises:
-        FpetError: See `fpet_export.workflow.inspect.inspect`.
-    """
-    from fpet_export.workflow.inspect import InspectRequest, inspect
-
-    _paths(())
-    return inspect(
-        _ready("inspect", InspectRequest(run=str(run), **settings)), _or_silent(reporter)
-    )
-
-
-def load(run: str | Path, **options: Any) -> Adapted:
-    """Read a fine-tuned run; see `fpet_export.stages.load` for the options."""
-    from fpet_export.provenance import require_ours
-
-    require_ours()
-    from engines.registry import import_or_explain
-
-    adapted: Adapted = import_or_explain("fpet_export.stages").load(run, **options)
-    return adapted
-
-
-def predict(
-    artefact: str | Path, *images: str | Path, reporter: Reporter | None = None, **settings: Any
-) -> Predictions:
-    """Classify images with a graph, an engine, or a task of a folder.
-
-    Args:
-        artefact: A graph, an engine, or a folder of tasks.
-        images: Image files, or folders of them.
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.workflow.predict.PredictRequest`, such as `top=3`.
-
-    Raises:
-        FpetError: See `fpet_export.workflow.predict.predict`.
-    """
-    from fpet_export.workflow.predict import PredictRequest, predict
-
-    path, *files = _paths((artefact, *images))
-    request = _ready("predict", PredictRequest(artefact=path, images=tuple(files), **settings))
-    return predict(request, _or_silent(reporter))
-
-
-def quantize(
-    graph: str | Path, precision: str, *, reporter: Reporter | None = None, **settings: Any
-) -> Quantized:
-    """Write a typed graph of an exported one, within limits on accuracy.
-
-    Args:
-        graph: An exported float32 graph.
-        precision: fp16, bf16, int8, fp8 or "best".
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.workflow.quantize.QuantizeRequest`, such as
-            `calibration=DIR`.
-
-    Raises:
-        FpetError: See `fpet_export.workflow.quantize.quantize`.
-    """
-    from fpet_export.workflow.quantize import QuantizeRequest, quantize
-
-    (path,) = _paths((graph,))
-    wanted: Any = precision
-    return quantize(
-        _ready("quantize", QuantizeRequest(onnx=path, precision=wanted, **settings)),
-        _or_silent(reporter),
-    )
-
-
-def show(
-    artefact: str | Path, out: str | Path, *, reporter: Reporter | None = None, **settings: Any
-) -> MergePicture | KernelPicture:
-    """Draw which patches of an image merged into which, or the kernels of a plan.
-
-    Args:
-        artefact: An exported graph, a plan, or a folder of tasks.
-        out: PNG to write.
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.workflow.show.ShowRequest`, such as `image=FILE`.
-
-    Raises:
-        FpetError: See `fpet_export.workflow.show.show`.
-    """
-    from fpet_export.workflow.show import ShowRequest, show
-
-    path, png = _paths((artefact, out))
-    return show(
-        _ready("show", ShowRequest(artefact=path, out=png, **settings)), _or_silent(reporter)
-    )
-
-
-def sign(
-    artefact: str | Path, key: str | Path, *, reporter: Reporter | None = None, **settings: Any
-) -> Signed:
-    """Sign a graph, an engine or a bundle with an SSH key.
-
-    Args:
-        artefact: A graph, an engine or a bundle.
-        key: A private SSH key, or the .pub file of one that the SSH agent holds.
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.workflow.signing.SignRequest`, such as `force=True`.
-
-    Raises:
-        FpetError: See `fpet_export.workflow.signing.sign`.
-    """
-    from fpet_export.workflow.signing import SignRequest, sign
-
-    path, own = _paths((artefact, key))
-    return sign(
-        _ready("sign", SignRequest(artefact=path, key=own, **settings)), _or_silent(reporter)
-    )
-
-
-def targets(name: str | None = None, *, reporter: Reporter | None = None) -> TargetList | OneTarget:
-    """List the boards, GPUs and runtimes that engines are built for, or show one in full.
-
-    Args:
-        name: NAME or NAME@RELEASE; None lists all.
-        reporter: Hears of the steps; None is silent.
-
-    Raises:
-        FpetError: See `fpet_export.workflow.targets.targets`.
-    """
-    from fpet_export.workflow.targets import TargetsRequest, targets
-
-    _paths(())
-    return targets(_ready("targets", TargetsRequest(target=name)), _or_silent(reporter))
-
-
-def verify(artefact: str | Path, *, reporter: Reporter | None = None, **settings: Any) -> Verified:
-    """Check hashes and signature of an artefact, a bundle or a folder of tasks; open nothing.
-
-    Args:
-        artefact: A graph, an engine, a bundle, or a folder of tasks.
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.workflow.signing.VerifyRequest`, such as `signers=FILE`.
-
-    Raises:
-        FpetError: See `fpet_export.workflow.signing.verify`.
-    """
-    from fpet_export.workflow.signing import VerifyRequest, verify
-
-    (path,) = _paths((artefact,))
-    return verify(_ready("verify", VerifyRequest(artefact=path, **settings)), _or_silent(reporter))
-
-
-def write_triton(
-    artefact: str | Path, out: str | Path, *, reporter: Reporter | None = None, **settings: Any
-) -> ModelWritten | TasksWritten:
-    """Write a model repository for Triton Inference Server, as the verb `triton` does.
-
-    Args:
-        artefact: A graph, an engine, or a folder of tasks.
-        out: The model repository.
-        reporter: Hears of the steps; None is silent.
-        settings: Fields of `fpet_export.triton.write.TritonRequest`, such as `instances=2`.
-
-    Raises:
-        FpetError: See `fpet_export.triton.write.write`.
-    """
-    from fpet_export.triton.write import TritonRequest, write
-
-    path, folder = _paths((artefact, out))
-    return write(
-        _ready("triton", TritonRequest(artefact=path, out=folder, **settings)), _or_silent(reporter)
-    )
-
-
-def _paths(given: Sequence[str | Path]) -> tuple[Path, ...]:
-    """Return paths; whose packages are found is looked at before any of them is used."""
-    from pathlib import Path
-
-    from fpet_export.provenance import require_ours
-
-    require_ours()
-    return tuple(Path(one) for one in given)
-
-
-def _ready(verb: str, request: R) -> R:
-    """Return a request whose files are there and whose outputs can be written.
-
-    Raises:
-        FpetError: One is not, as on the command line: before anything heavy is loaded.
-    """
-    from fpet_export.steps.given_kinds import require_kinds
-    from fpet_export.steps.given_paths import require_files, require_outputs
-
-    for require in (require_files, require_kinds, require_outputs):
-        require(verb, vars(request))
-    return request
-
-
-def _or_silent(reporter: Reporter | None) -> Reporter:
-    from fpet_export.reporter import SILENT
-
-    return SILENT if reporter is None else reporter
+)
+__all__ = ["__version__", *_CALLS]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the calls when the first of them is used (PEP 562)."""
+    if name not in _CALLS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require_ours()  # before any other package of ours is imported
+    return getattr(importlib.import_module("fpet_export.calls"), name)
