@@ -36,14 +36,19 @@ def test_an_export_is_built_measured_compared_and_used(folder: Path) -> None:
     assert first == "None"
     assert verdict
     assert (folder / "out/python-export/model.cpu.onnx").is_file()
-    rows, *predictions = output_of(PROGRAMS[1], folder)
+    asked = "import sys\nprint('torch' in sys.modules)"
+    assert output_of(f"{PROGRAMS[1]}{asked}", folder) == [
+        "out/python-export/model.int8.onnx",
+        "False",
+    ]
+    rows, *predictions = output_of(PROGRAMS[2], folder)
     assert "model.onnx" in rows
     assert len(predictions) == 3
     assert all("%" in line for line in predictions)
 
 
 def test_a_reporter_hears_of_a_deployment(folder: Path) -> None:
-    *steps, sentence, engines = output_of(PROGRAMS[2], folder)
+    *steps, sentence, engines = output_of(PROGRAMS[3], folder)
 
     assert any(line.startswith("ok fold ") for line in steps)
     assert any(line.startswith("ok report ") for line in steps)
@@ -53,7 +58,7 @@ def test_a_reporter_hears_of_a_deployment(folder: Path) -> None:
 
 
 def test_a_refusal_says_what_where_and_how_to_mend_it(folder: Path) -> None:
-    what, where, fix, code = output_of(PROGRAMS[3], folder)
+    what, where, fix, code = output_of(PROGRAMS[4], folder)
 
     assert "no-such-graph.onnx" in where
     assert what

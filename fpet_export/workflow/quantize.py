@@ -210,9 +210,7 @@ def _one(
 
 def _table(onnx: Path, evaluator: GraphEvaluator, row: StageParity) -> ParityTable:
     """Return what is kept in the manifest of a typed graph."""
-    return ParityTable(
-        **evaluator.images.in_words(), reference=f"float32 graph {onnx.name}", rows=(row,)
-    )
+    return evaluator.reference.table([row], reference=f"float32 graph {onnx.name}")
 
 
 def _fastest(
