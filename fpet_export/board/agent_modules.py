@@ -78,7 +78,8 @@ def _names(body: Iterable[ast.AST], *, inside: bool, deep: bool = False) -> Iter
         if isinstance(node, ast.ImportFrom) and inside == deep and node.module:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                yield whole if _is_module(whole) else node.module
+                home = _homes(node.module).get(alias.name, node.module)
+                yield whole if _is_module(whole) else home
         elif isinstance(node, ast.Import) and inside == deep:
             yield from (alias.name for alias in node.names)
         is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
@@ -87,3 +88,15 @@ def _names(body: Iterable[ast.AST], *, inside: bool, deep: bool = False) -> Iter
 
 def _is_module(name: str) -> bool:
     return name.partition(".")[0] in _OURS and file_of(name).is_file()
+
+
+@functools.cache
+def _homes(package: str) -> dict[str, str]:
+    """Return where the names of a package live that it imports when they are first used."""
+    if package.partition(".")[0] not in _OURS or not file_of(package).is_file():
+        return {}
+    for node in ast.parse(file_of(package).read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOME":
+            homes: dict[str, str] = ast.literal_eval(node.value)
+            return homes
+    return {}
