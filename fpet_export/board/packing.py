@@ -19,7 +19,6 @@ from engines.imaging.synthetic import synthetic_set
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.parity.reference_file import write_reference
 from engines.transport.bundle import Bundle, Role, write_bundle
-from fpet_export.board.agent import build_agent
 from fpet_export.reporter import Reporter
 from fpet_export.requests import AllowFailed, AllowForm
 from fpet_export.steps import plain_vit, trust, usable
@@ -201,6 +200,8 @@ def _made(
     item: Item, reporter: Reporter, folder: Path, *, has_check: bool, has_plain: bool
 ) -> list[tuple[Path, Role]]:
     """Write what is made for the bundle: README and agent."""
+    from fpet_export.board.agent import build_agent  # not in the agent itself
+
     readme, agent = folder / "README.txt", folder / "agent.pyz"
     agent.write_bytes(build_agent())
     reporter.step("agent", f"{agent.name} {agent.stat().st_size / 1e3:.0f} kB")

@@ -17,7 +17,6 @@ from engines import storage
 from engines.errors import RemoteError, UsageError
 from engines.transport.bundle import SUFFIX
 from fpet_export.board import packing
-from fpet_export.board.ssh import CACHE, ConnectionLostError, Remote
 from fpet_export.reporter import Reporter
 from fpet_export.requests import AllowFailed, Elsewhere, Measuring
 from fpet_export.steps import usable
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from engines.imaging.images import ImageSet
     from fpet_export.board.packing import Item, Packed
     from fpet_export.board.session import RemoteSession
+    from fpet_export.board.ssh import Remote
 
 T = TypeVar("T")
 
@@ -62,6 +62,8 @@ def require_reachable(request: Elsewhere) -> None:
         RemoteError: It cannot be reached.
         MissingDependencyError: It has no Python 3.
     """
+    from fpet_export.board.ssh import CACHE, Remote  # not in the agent
+
     assert request.remote is not None
     Remote(request.remote, CACHE, config=request.ssh_config).require("python3")
 
@@ -113,6 +115,8 @@ def sent(
     Raises:
         RemoteError: The machine cannot be reached, or lacks room or a Python.
     """
+    from fpet_export.board.ssh import CACHE, ConnectionLostError, Remote
+
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         bundle = Path(folder) / f"{stem}{SUFFIX}"
         packed = pack(bundle)

@@ -491,7 +491,7 @@ def test_the_plain_model_of_an_unknown_architecture_is_a_sentence(
     done = call("bundle", theirs, "--with-plain", "--json")
 
     assert done.code == 2
-    assert "nothing says the architecture" in done.error()["what"]
+    assert "does not record its architecture" in done.error()["what"]
     assert not list(tmp_path.glob("*.tar"))
 
 

@@ -124,7 +124,7 @@ def test_it_opens_as_asked(
         asked.append(options)
         return real(path)
 
-    monkeypatch.setattr(engine_module, "open_engine", seen)
+    monkeypatch.setattr("fpet_export.workflow.predict.open_engine", seen)
     call("predict", engine, images[0])
     call("predict", engine, images[0], "--provider", "tensorrt", "--no-cuda-graph", "--zero-copy")
     assert asked == [
