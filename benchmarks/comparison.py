@@ -158,7 +158,7 @@ def bench(
     schedule = schedule or Schedule()
     threads = threads or usable_cores()
     options = dataclasses.replace(options or OpenOptions(), threads=threads)
-    place = environment()
+    host = environment()
     with contextlib.ExitStack() as stack:
         baseline, opened, absent = _open_all(
             contenders, against, peers, peer_source, threads, options, stack
@@ -195,7 +195,7 @@ def bench(
             load = other_load(before, machine())
             use = None if meter is None else meter.use()
             findings = check(rounds, baseline=baseline, load=load)
-            findings += check_gpu(use, board=place.board) if is_gpu else ()
+            findings += check_gpu(use, board=host.board) if is_gpu else ()
             if attempt == attempts or not is_worth_repeating(
                 findings, rounds=len(rounds.latency_ns)
             ):
@@ -221,7 +221,7 @@ def bench(
         warmup_rounds=rounds.warmup_rounds,
         duration_ns=rounds.duration_ns,
         other_load=load,
-        environment=place,
+        environment=host,
         gemm_peak_macs_per_s=gemm_peak_macs_per_s,
         attempts=attempt,
         command=tuple(command),

@@ -126,11 +126,11 @@ def measure_rounds(
 
     def one_round() -> list[int]:
         elapsed = [0] * len(contenders)
-        for place in next(orders):
+        for index in next(orders):
             _settle(schedule.settle_s, pause, own_clock)
             start = clock()
-            contenders[place].run_once()
-            elapsed[place] = clock() - start
+            contenders[index].run_once()
+            elapsed[index] = clock() - start
         return elapsed
 
     with _without_garbage_collection():
@@ -177,7 +177,7 @@ def _is_over(rounds: int, elapsed_ns: int, schedule: Schedule) -> bool:
 def _orders(contenders: int, seed: int) -> Iterator[list[int]]:
     generator = np.random.default_rng(seed)
     while True:
-        order = [int(place) for place in generator.permutation(contenders)]
+        order = [int(index) for index in generator.permutation(contenders)]
         yield order
         yield order[::-1]
 

@@ -79,8 +79,8 @@ def _found_in(name: str) -> str | None:
         return None
     if spec is None:
         return None
-    places = list(spec.submodule_search_locations or ())
-    path = places[0] if places else spec.origin
+    locations = list(spec.submodule_search_locations or ())
+    path = locations[0] if locations else spec.origin
     return None if path is None else os.path.dirname(os.path.realpath(path))  # noqa: PTH120
 
 

@@ -156,9 +156,9 @@ class Folded:
             UsageError: `ties="reference"` is asked for a distilled model, whose authors' code
                 merges the distillation token away; or the target or this toolkit lacks the opset.
         """
-        place = target if isinstance(target, Target) else load_target(target)
+        resolved = target if isinstance(target, Target) else load_target(target)
         if opset is not None:
-            place = with_opset(place, opset)
+            resolved = with_opset(resolved, opset)
         spec = self.model.spec
         if ties == "reference" and self.model.merger is not None and "dist" in spec.prefix:
             raise UsageError(
@@ -170,8 +170,8 @@ class Folded:
         options = FreezeOptions(
             batch=batch,
             input=input,
-            attention_scale=attention_scale or place.attention_scale,
-            last_block=last_block or place.last_block,
+            attention_scale=attention_scale or resolved.attention_scale,
+            last_block=last_block or resolved.last_block,
             ties=ties,
             updates=updates,
             attention=attention,
@@ -179,7 +179,7 @@ class Folded:
         before = self.source.preprocessing
         module = FrozenVit(self.model, options, before.mean, before.std).eval()
         module.requires_grad_(False)
-        return Frozen(module=module, target=place, source=self)
+        return Frozen(module=module, target=resolved, source=self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,20 +19,20 @@ def runs_on_gpu(runtime: Mapping[str, str]) -> bool:
     )
 
 
-def gpu_name(place: Environment, use: GpuUse | None, otherwise: str) -> str:
+def gpu_name(environment: Environment, use: GpuUse | None, otherwise: str) -> str:
     """Return the name of the GPU that engines ran on.
 
     A board's name stands for its GPU, which the driver may not name there. Where it is not certain
     which of several GPUs it was, all are named.
 
     Args:
-        place: Where they ran.
+        environment: Where they ran.
         use: The GPU that was watched while they ran; None where none was.
         otherwise: What the engine itself calls its device.
     """
-    if place.board:
-        return place.board
+    if environment.board:
+        return environment.board
     if use is not None:
         return use.gpu.name
-    names = list(dict.fromkeys(gpu.name for gpu in place.gpus))
+    names = list(dict.fromkeys(gpu.name for gpu in environment.gpus))
     return f"one of {' and '.join(names)}" if len(names) > 1 else (*names, otherwise)[0]

@@ -161,7 +161,7 @@ def _few_rounds(rounds: Rounds) -> Iterator[Finding]:
 def _drift(rounds: Rounds, baseline: str) -> Iterator[Finding]:
     log_latency = np.log(rounds.latency_ns.astype(np.float64))
     log_baseline = log_latency[:, rounds.names.index(baseline)]
-    for place, name in enumerate(rounds.names):
+    for index, name in enumerate(rounds.names):
         if name == baseline:
             change = _change(log_baseline)
             if change is not None:
@@ -172,7 +172,7 @@ def _drift(rounds: Rounds, baseline: str) -> Iterator[Finding]:
                     fix="let the machine cool down, or fix its clocks",
                 )
             continue
-        change = _change(log_latency[:, place] - log_baseline)
+        change = _change(log_latency[:, index] - log_baseline)
         if change is not None:
             yield Finding(
                 severity="invalid",

@@ -186,14 +186,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     absent: list[str] = []
     try:
         storage.refuse_overwrite(options.output, force=options.force)
-        place = dataclasses.asdict(read_environment())
+        environment = dataclasses.asdict(read_environment())
         with tempfile.TemporaryDirectory() as folder:
             for step in steps():
                 try:
                     costs.append(measure(step, Path(folder)))
                 except MissingDependencyError as error:
                     absent.append(f"{step.name}: {error.what}")
-                storage.write_text(options.output, to_text(_document(costs, absent, place)))
+                storage.write_text(options.output, to_text(_document(costs, absent, environment)))
         sys.stdout.write("\n".join([format_costs(costs), *absent, "", f"{options.output}\n"]))
         problems = [problem for cost in costs for problem in cost.missed()]
         if problems:
@@ -209,14 +209,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _document(
-    costs: Sequence[Cost], absent: Sequence[str], place: dict[str, Any]
+    costs: Sequence[Cost], absent: Sequence[str], environment: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "kind": "export_cost",
         "run": RUN,
         "weights": "random",
-        "environment": place,
+        "environment": environment,
         "command": ["python", "-m", "benchmarks.experiments.export_cost"],
         "costs": [dataclasses.asdict(cost) | {"missed": cost.missed()} for cost in costs],
         "absent": list(absent),

@@ -355,12 +355,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ).spec_of_name(options.arch, where="--arch")
         images = natural_set(spec.image, options.images)
         sys.stdout.write(f"{options.arch}, random weights; {images.description}\n\n")
-        place = dataclasses.asdict(read_environment())
+        environment = dataclasses.asdict(read_environment())
         for row in _rows(images, options):
             rows.append(row)
             sys.stdout.write(f"{format_rows([row]).splitlines()[1]}  {row.seconds:.0f} s\n")
             sys.stdout.flush()
-            storage.write_text(options.output, to_text(_document(rows, images, place, options)))
+            storage.write_text(
+                options.output, to_text(_document(rows, images, environment, options))
+            )
     except FpetError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
@@ -378,7 +380,7 @@ def _rows(images: ImageSet, options: argparse.Namespace) -> Iterator[Row]:
 
 
 def _document(
-    rows: Sequence[Row], images: ImageSet, place: dict[str, Any], options: argparse.Namespace
+    rows: Sequence[Row], images: ImageSet, environment: dict[str, Any], options: argparse.Namespace
 ) -> dict[str, Any]:
     words = [f"--images={len(images)}", f"--arch={options.arch}"]
     for name in ("methods", "bits", "merge_blocks"):
@@ -393,7 +395,7 @@ def _document(
         "reference": "the adapted model in float64, in PyTorch",
         "runtime": "ONNX Runtime on the CPU, float32",
         "goals": {"relative": LIMIT, "unexplained_flips": 0, "tokens_lost": 0},
-        "environment": place,
+        "environment": environment,
         "command": ["python", "-m", "benchmarks.experiments.fidelity", *words],
         "rows": [dataclasses.asdict(row) | {"missed": missed(row)} for row in rows],
     }

@@ -297,8 +297,8 @@ def package_of(options: argparse.Namespace, batch: int, merge: int | None, folde
         recipe: Any = registry.import_or_explain("calibration.recipe")
         gs: Any = registry.import_or_explain("onnx_graphsurgeon")
         onnx: Any = registry.import_or_explain("onnx")
-        place: Any = registry.import_or_explain("engines.targets._lookup").load_target(target)
-        made = recipe.typed_graph(graph, quantize.recipe_for(place, FP16))
+        loaded: Any = registry.import_or_explain("engines.targets._lookup").load_target(target)
+        made = recipe.typed_graph(graph, quantize.recipe_for(loaded, FP16))
         graph = folder / f"{name}.fp16.onnx"
         onnx.save(gs.export_onnx(made), str(graph))
     built: Path = engines.build(graph, target=target)
@@ -457,10 +457,10 @@ def main() -> int:
         for batch, home, process in started:
             (home / "go").touch()
             process.wait()
-            place = home / "report.json"
+            report_path = home / "report.json"
             found = (
-                json.loads(place.read_text())
-                if place.exists()
+                json.loads(report_path.read_text())
+                if report_path.exists()
                 else {"batch": batch, "failed": f"its process ended with {process.returncode}"}
             )
             document["batches"].append(found)

@@ -169,13 +169,13 @@ class Files:
 
     def run(self, name: str, cell: Cell, classes: int, seed: int) -> Any:
         """Write a run as the authors do and read it back."""
-        place = self.folder / "runs" / f"{name}-{cell.method}-{classes}"
-        if place not in self._written:
-            self._written[place] = write_run(
-                place, cell, self.architecture, seed=seed, classes=classes
+        folder = self.folder / "runs" / f"{name}-{cell.method}-{classes}"
+        if folder not in self._written:
+            self._written[folder] = write_run(
+                folder, cell, self.architecture, seed=seed, classes=classes
             )
         load = registry.import_or_explain("fpet_export").load
-        return load(self._written[place], backbone=self.backbone)
+        return load(self._written[folder], backbone=self.backbone)
 
     def tasks(self, name: str, runs: dict[str, Any], **options: Any) -> Path:
         """Write a folder of tasks."""
@@ -193,8 +193,8 @@ def serve(files: Files, name: str, *, threads: int) -> Served:
     """Write one set of nineteen tasks, and measure processes that serve them."""
     cells = SETS[name]
     runs = {
-        task: files.run(task, cells[place % 2], classes, place)
-        for place, (task, classes) in enumerate(CLASSES.items())
+        task: files.run(task, cells[index % 2], classes, index)
+        for index, (task, classes) in enumerate(CLASSES.items())
     }
     folder = files.tasks(f"set-{name}", runs)
     del runs
@@ -286,9 +286,9 @@ def price(
     Other work on the machine moves both latencies alike; what it leaves is an indication.
     """
     measurements, priced = [], []
-    for place, cell in enumerate((LORA, ADAPTFORMER)):
-        task, classes = list(CLASSES.items())[place]
-        run = files.run(task, cell, classes, place)
+    for index, cell in enumerate((LORA, ADAPTFORMER)):
+        task, classes = list(CLASSES.items())[index]
+        run = files.run(task, cell, classes, index)
         single = files.single(f"single-{cell.method}", run)
         options = OpenOptions(threads=threads)
         with contextlib.ExitStack() as stack:
@@ -322,11 +322,11 @@ def _processor_time(method: str, single: Path, folder: Path, task: str) -> Price
         runs = [engine.bind(feeds) for engine in (own, handle)]
         times: list[list[int]] = [[], []]
         for round_ in range(_WARM_UP + _PRICED_ROUNDS):
-            for place, run_once in enumerate(runs):
+            for index, run_once in enumerate(runs):
                 start = time.process_time_ns()
                 run_once()
                 if round_ >= _WARM_UP:
-                    times[place].append(time.process_time_ns() - start)
+                    times[index].append(time.process_time_ns() - start)
     ratios = [shared / one for one, shared in zip(*times, strict=True)]
     return Priced(
         method=method,
@@ -389,7 +389,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         storage.refuse_overwrite(options.output, force=options.force)
-        place = dataclasses.asdict(read_environment())
+        environment = dataclasses.asdict(read_environment())
         with tempfile.TemporaryDirectory() as folder, as_engine_error("many tasks"):
             files = Files(Path(folder), options.arch)
             sized = size(files)
@@ -416,7 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "architecture": options.arch,
             "weights": "random",
             "threads": options.threads,
-            "environment": place,
+            "environment": environment,
             "command": _COMMAND,
             "served": [dataclasses.asdict(entry) | {"ratio": entry.ratio} for entry in served],
             "sizes": [dataclasses.asdict(entry) for entry in sized],

@@ -46,14 +46,14 @@ def draw(measurement: Mapping[str, Any]) -> str:
     axes = figure.add_axes((0.31, 0.17, 0.52, 0.81))
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
-    for place, (text, result) in enumerate(rows):
+    for index, (text, result) in enumerate(rows):
         ratio, low, high = _ratio(result)
         plain = result["name"].endswith("plain")
-        axes.barh(place, ratio, height=0.62, color=_MUTED if plain else _OURS)
-        axes.plot([low, high], [place, place], color=_INK, linewidth=1.3)
+        axes.barh(index, ratio, height=0.62, color=_MUTED if plain else _OURS)
+        axes.plot([low, high], [index, index], color=_INK, linewidth=1.3)
         label = f"{ratio:.2f} · {result['latency']['p50_ns'] / 1e6:.0f} ms"
-        axes.text(max(ratio, high) + 0.02, place, label, va="center", color=_INK, fontsize=9)
-        axes.text(-0.02, place, text, ha="right", va="center", color=_INK, fontsize=9)
+        axes.text(max(ratio, high) + 0.02, index, label, va="center", color=_INK, fontsize=9)
+        axes.text(-0.02, index, text, ha="right", va="center", color=_INK, fontsize=9)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(0, 1.05)
     axes.set_yticks([])

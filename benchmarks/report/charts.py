@@ -98,10 +98,10 @@ def _canvas(results: Any) -> tuple[Any, Any]:
 
 def _label(axes: Any, row: int, name: str, words: str) -> None:
     """Write a contender's name and numbers above its row: no margin that a phone cannot spare."""
-    place = {"transform": axes.get_yaxis_transform(), "va": "bottom", "fontsize": _POINTS}
-    place["bbox"] = {"facecolor": _CARD, "edgecolor": "none", "pad": 1.2}  # hides grid lines
-    axes.text(0.0, row - 0.27, shorten(name, 24), ha="left", color=_INK, weight="bold", **place)
-    axes.text(1.0, row - 0.27, words, ha="right", color=_MUTED, **place)
+    alignment = {"transform": axes.get_yaxis_transform(), "va": "bottom", "fontsize": _POINTS}
+    alignment["bbox"] = {"facecolor": _CARD, "edgecolor": "none", "pad": 1.2}  # hides grid lines
+    axes.text(0.0, row - 0.27, shorten(name, 24), ha="left", color=_INK, weight="bold", **alignment)
+    axes.text(1.0, row - 0.27, words, ha="right", color=_MUTED, **alignment)
 
 
 def _svg(figure: Any, prefix: str, title: str) -> str:

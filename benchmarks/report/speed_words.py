@@ -28,9 +28,9 @@ def measured_on(measurement: Measurement, result: ContenderResult) -> str:
 
 def hardware(measurement: Measurement) -> str:
     """Return what all contenders ran on: the GPU, the CPU where one ran there, or both."""
-    place = measurement.environment
+    environment = measurement.environment
     on_gpu = [runs_on_gpu(result.runtime) for result in measurement.contenders]
-    cpu = f"{place.cpu}, {counted(place.usable_processors, 'processor')}"
+    cpu = f"{environment.cpu}, {counted(environment.usable_processors, 'processor')}"
     if not any(on_gpu):
         return cpu
     name = gpu_name(measurement.environment, measurement.gpu, "an unnamed GPU")

@@ -141,13 +141,13 @@ def checked(artefact: Path, target: str | None, request: AllowFailed, reporter: 
             where=str(artefact),
             fix=f"bundle their whole folder: {command('bundle', artefact.parent)}",
         )
-    place = load_target(target or found.target)
+    chosen = load_target(target or found.target)
     usable.require(artefact, found, request, reporter)
     any_form = isinstance(request, AllowForm) and request.force_form
-    _require_suited(artefact, found, place, any_form=any_form)
+    _require_suited(artefact, found, chosen, any_form=any_form)
     if found.kind == "graph":
-        usable.say_form(artefact, found, place, reporter)
-    return Item(path=artefact, manifest=found, target=place)
+        usable.say_form(artefact, found, chosen, reporter)
+    return Item(path=artefact, manifest=found, target=chosen)
 
 
 @contextlib.contextmanager

@@ -106,12 +106,12 @@ def _plain_graph(bundle: Bundle, agent: Path) -> Path:
 
 def _names_an_artefact(words: list[str]) -> bool:
     """Say whether the verb is told what it is about, beside the files that options take."""
-    of_options = {place + 1 for place, word in enumerate(words) if word in _TAKE_ANOTHER_FILE} | {
-        place for place, word in enumerate(words) if word.startswith("-")
-    }
+    of_options = {
+        position + 1 for position, word in enumerate(words) if word in _TAKE_ANOTHER_FILE
+    } | {position for position, word in enumerate(words) if word.startswith("-")}
     return any(
-        (word.endswith(ENDINGS) or is_task_folder(Path(word))) and place not in of_options
-        for place, word in enumerate(words[1:], start=1)
+        (word.endswith(ENDINGS) or is_task_folder(Path(word))) and position not in of_options
+        for position, word in enumerate(words[1:], start=1)
     )
 
 

@@ -129,8 +129,8 @@ class Console:
 
     def next_commands(self, commands: Sequence[str]) -> None:
         """Print what to type next."""
-        for place, command in enumerate(commands):
-            self.line(f"{' next       ' if place == 0 else '            '} {command}")
+        for index, command in enumerate(commands):
+            self.line(f"{' next       ' if index == 0 else '            '} {command}")
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:

@@ -84,11 +84,11 @@ def table(
     width = (width or terminal_width()) - len(indent)
     heading, *body = [list(row) for row in rows]
     count = len(heading)
-    widths = [max(len(row[place]) for row in rows) for place in range(count)]
+    widths = [max(len(row[column]) for row in rows) for column in range(count)]
     if sum(widths) + _GAP * (count - 1) > width:
         widths = [
-            max([len(row[place]) for row in body] + [_longest_word(heading[place])])
-            for place in range(count)
+            max([len(row[column]) for row in body] + [_longest_word(heading[column])])
+            for column in range(count)
         ]
     if words:
         others = sum(widths[:-1]) + _GAP * (count - 1)
@@ -96,19 +96,19 @@ def table(
     left = {0, count - 1} if words else {0}
     for number, row in enumerate(rows):
         cells = [
-            _broken(cell, widths[place])
-            if number == 0 or (words and place == count - 1)
+            _broken(cell, widths[column])
+            if number == 0 or (words and column == count - 1)
             else [cell]
-            for place, cell in enumerate(row)
+            for column, cell in enumerate(row)
         ]
         tallest = max(len(cell) for cell in cells)
         for line in range(tallest):
             parts = []
-            for place, cell in enumerate(cells):
+            for column, cell in enumerate(cells):
                 above = tallest - len(cell) if number == 0 else 0  # headings stand on the rule
                 text = cell[line - above] if 0 <= line - above < len(cell) else ""
-                align = text.ljust if place in left else text.rjust
-                parts.append(align(widths[place]))
+                align = text.ljust if column in left else text.rjust
+                parts.append(align(widths[column]))
             yield (indent + (" " * _GAP).join(parts)).rstrip()
         if number == 0:
             yield indent + (" " * _GAP).join("─" * each for each in widths)

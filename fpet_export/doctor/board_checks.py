@@ -106,13 +106,13 @@ def check_board(findings: Findings, board: Board | None, tensorrt: str | None) -
     _check_clocks(findings)
 
 
-def check_memory(findings: Findings, place: Environment, board: Board | None) -> None:
+def check_memory(findings: Findings, machine: Environment, board: Board | None) -> None:
     """Say how much memory there is and is free, and whether there is swap."""
-    memory = _doctor.memory_bytes(place)
+    memory = _doctor.memory_bytes(machine)
     if memory is None:
         findings.unknown("memory", "the system does not tell")
     else:
-        free = place.available_bytes
+        free = machine.available_bytes
         rest = "" if free is None else f", {free / 1e9:.1f} GB free"
         findings.fact("memory", f"{memory / 1e9:.1f} GB{rest}")
     try:
@@ -143,13 +143,13 @@ def check_memory(findings: Findings, place: Environment, board: Board | None) ->
 
 
 def check_gpu(
-    findings: Findings, place: Environment, board: Board | None, *, of_a_bundle: bool
+    findings: Findings, machine: Environment, board: Board | None, *, of_a_bundle: bool
 ) -> None:
     """Say which GPU there is and who else works on it."""
     if board is None:
-        _doctor.check_gpu(findings, place, of_a_bundle=of_a_bundle)
+        _doctor.check_gpu(findings, machine, of_a_bundle=of_a_bundle)
         return
-    findings.document["gpus"] = [gpu.name for gpu in place.gpus]
+    findings.document["gpus"] = [gpu.name for gpu in machine.gpus]
     findings.document["gpu_users"] = None
     findings.unknown("gpu users", "a Jetson's driver keeps no list of them; look at tegrastats")
 
@@ -251,7 +251,7 @@ def _imported(module: str) -> tuple[str | None, str]:
         return None, "absent"
     # "" would import what lies in the current folder
     program = (
-        f"import sys; sys.path[:] = [place for place in sys.path if place]; "
+        f"import sys; sys.path[:] = [path for path in sys.path if path]; "
         f"import {module}; print('version', {module}.__version__)"
     )
     command = [sys.executable, "-c", program]

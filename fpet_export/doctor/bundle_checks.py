@@ -105,7 +105,7 @@ def _open_tasks(findings: Findings, folder: Path, target: Target) -> Unpacked:
 def check_fit(
     findings: Findings,
     unpacked: Unpacked,
-    place: Environment,
+    machine: Environment,
     board: Board | None,
     versions: Mapping[str, str | None],
 ) -> None:
@@ -114,7 +114,7 @@ def check_fit(
     Args:
         findings: Where to say it.
         unpacked: The bundle.
-        place: This machine.
+        machine: This machine.
         board: The Jetson that it is; None elsewhere.
         versions: Versions of the runtimes that can be imported here.
     """
@@ -129,7 +129,7 @@ def check_fit(
                 _require_buildable(unpacked, target, version, capability, board)
         except FpetError as error:
             _refuse(findings, error)
-        _check_room(findings, unpacked, target, place)
+        _check_room(findings, unpacked, target, machine)
     is_known = board is None or board.target is not None or not _is_for_jetson(unpacked.target)
     fits = False if findings.lacking else True if is_known else None
     findings.document["bundle"] = {
@@ -234,13 +234,15 @@ def _require_buildable(
         require_device(capability, board, target)
 
 
-def _check_room(findings: Findings, unpacked: Unpacked, target: Target, place: Environment) -> None:
+def _check_room(
+    findings: Findings, unpacked: Unpacked, target: Target, machine: Environment
+) -> None:
     """Warn of too little memory or disk to build."""
     if unpacked.manifest.kind != "graph":
         return
     # The builder holds the weights twice.
     memory = 2 * unpacked.size_bytes + (target.workspace_bytes or 0)
-    free = place.available_bytes
+    free = machine.available_bytes
     if free is not None and free < memory:
         findings.gap(
             "memory",

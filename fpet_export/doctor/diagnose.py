@@ -66,7 +66,7 @@ def diagnose(request: DoctorRequest | None = None, reporter: Reporter = SILENT) 
     """Check one thing after the other; a gap is found, not raised."""
     request = request or DoctorRequest()
     findings = Findings(reporter)
-    place, board = environment.read_environment(), jetson.read_board(_lookup.modules())
+    machine, board = environment.read_environment(), jetson.read_board(_lookup.modules())
     version, system = platform.python_version(), f"{platform.system()} {platform.machine()}"
     of_a_board = request.board or request.bundle is not None or board is not None
     if not of_a_board:
@@ -74,9 +74,9 @@ def diagnose(request: DoctorRequest | None = None, reporter: Reporter = SILENT) 
     findings.fact("python", f"{version} on {system}")
     builds = False
     if of_a_board:
-        builds = _check_board(findings, place, board, request.bundle)
+        builds = _check_board(findings, machine, board, request.bundle)
     else:
-        workstation.check_workstation(findings, place)
+        workstation.check_workstation(findings, machine)
     ready = "fpet-export build" if builds else "fpet-export targets"
     return Diagnosis(
         lacking=tuple(findings.lacking),
@@ -88,17 +88,17 @@ def diagnose(request: DoctorRequest | None = None, reporter: Reporter = SILENT) 
 
 
 def _check_board(
-    findings: Findings, place: Environment, board: Board | None, bundle: Path | None
+    findings: Findings, machine: Environment, board: Board | None, bundle: Path | None
 ) -> bool:
     """Say what running needs; return whether there is a graph to build an engine from."""
     unpacked = None if bundle is None else bundle_checks.open_bundle(findings, bundle)
     module = None if unpacked is None else unpacked.target.module
     versions = board_checks.check_packages(findings, board, module)
     board_checks.check_board(findings, board, versions.get("tensorrt"))
-    _findings.check_processor(findings, place)
-    board_checks.check_memory(findings, place, board)
-    board_checks.check_gpu(findings, place, board, of_a_bundle=bundle is not None)
+    _findings.check_processor(findings, machine)
+    board_checks.check_memory(findings, machine, board)
+    board_checks.check_gpu(findings, machine, board, of_a_bundle=bundle is not None)
     _findings.check_ssh(findings, programs={"ssh-keygen": "verify, of signed bundles"})
     if unpacked is not None:
-        bundle_checks.check_fit(findings, unpacked, place, board, versions)
+        bundle_checks.check_fit(findings, unpacked, machine, board, versions)
     return unpacked is not None and unpacked.manifest.kind == "graph"

@@ -79,15 +79,15 @@ def has_rtx() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
-def check_processor(findings: Findings, place: Environment) -> None:
+def check_processor(findings: Findings, machine: Environment) -> None:
     """Say what the CPU is and whether other work runs on it."""
     cores = usable_cores()
     threads = OpenOptions().threads or cores
-    findings.fact("cpu", f"{place.cpu} · {cores} cores usable, engines take {threads} threads")
-    if place.load_1min is not None and place.load_1min > 0.5 * cores:
+    findings.fact("cpu", f"{machine.cpu} · {cores} cores usable, engines take {threads} threads")
+    if machine.load_1min is not None and machine.load_1min > 0.5 * cores:
         findings.gap(
             "load",
-            f"{place.load_1min:.1f}, latencies would suffer",
+            f"{machine.load_1min:.1f}, latencies would suffer",
             "let the other work finish (top)",
             needed=False,
         )
@@ -101,18 +101,18 @@ def check_processor(findings: Findings, place: Environment) -> None:
             "work in a folder on another disk",
             needed=True,
         )
-    memory = memory_bytes(place)
+    memory = memory_bytes(machine)
     findings.document["machine"] = {
-        "cpu": place.cpu,
+        "cpu": machine.cpu,
         "cores": cores,
         "memory_gb": None if memory is None else round(memory / 1e9, 1),
         "free_disk_gb": round(free_gb, 1),
     }
 
 
-def memory_bytes(place: Environment) -> int | None:
+def memory_bytes(machine: Environment) -> int | None:
     """Return the memory that this process may use at most."""
-    limits = (place.memory_bytes, place.container_memory_bytes)
+    limits = (machine.memory_bytes, machine.container_memory_bytes)
     return min((limit for limit in limits if limit is not None), default=None)
 
 
@@ -148,20 +148,20 @@ def check_compiler(findings: Findings) -> None:
         findings.gap("c++", f"absent, for {purpose}", FIX_COMPILER, needed=False)
 
 
-def check_gpu(findings: Findings, place: Environment, *, of_a_bundle: bool = False) -> None:
+def check_gpu(findings: Findings, machine: Environment, *, of_a_bundle: bool = False) -> None:
     """Say which GPUs the driver shows, and who else works on them.
 
     Args:
         findings: Where to say it.
-        place: This machine.
+        machine: This machine.
         of_a_bundle: Whether a bundle was named: what other targets could do here is no matter.
     """
-    findings.document["gpus"] = [gpu.name for gpu in place.gpus]
-    if not place.gpus:
+    findings.document["gpus"] = [gpu.name for gpu in machine.gpus]
+    if not machine.gpus:
         rtx = ": rtx plans can be built here, not run" if has_rtx() and not of_a_bundle else ""
         findings.reporter.step("gpu", f"none that its driver shows{rtx}", passed=None)
         return
-    for gpu in place.gpus:
+    for gpu in machine.gpus:
         findings.fact("gpu", f"{gpu.name}, driver {gpu.driver}")
     query = "--query-compute-apps=pid,process_name,used_memory"
     others = gpu_processes(output_of("nvidia-smi", query, "--format=csv,noheader,nounits"))

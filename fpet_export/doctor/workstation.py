@@ -38,7 +38,7 @@ NAMES = tuple(name for _, name, _, _ in _PACKAGES)
 """Of the packages, as they are installed."""
 
 
-def check_workstation(findings: Findings, place: Environment) -> None:
+def check_workstation(findings: Findings, machine: Environment) -> None:
     """Say what exporting needs, and what is missing."""
     packages = {name: _version(module, name) for module, name, _, _ in _PACKAGES}
     if packages["onnxruntime"] is not None:
@@ -61,8 +61,8 @@ def check_workstation(findings: Findings, place: Environment) -> None:
         findings.commands[:] = [f"pip install 'fpet-export[{extras}]'"]
     findings.document["packages"] = packages
     providers.check_providers(findings)
-    _findings.check_processor(findings, place)
-    memory = _findings.memory_bytes(place)
+    _findings.check_processor(findings, machine)
+    memory = _findings.memory_bytes(machine)
     if memory is None:
         findings.unknown("memory", "the system does not tell")
     elif memory / 1e9 > _LEAST_MEMORY_GB:
@@ -74,7 +74,7 @@ def check_workstation(findings: Findings, place: Environment) -> None:
             "export on a larger machine, or raise the container's limit",
             needed=False,
         )
-    _findings.check_gpu(findings, place)
+    _findings.check_gpu(findings, machine)
     _findings.check_compiler(findings)
     _findings.check_ssh(
         findings,

@@ -57,7 +57,7 @@ class FrozenMerge(nn.Module):
         self.ties = options.ties
 
     def match(self, x: torch.Tensor) -> torch.Tensor:
-        """Match the A tokens of normalised tokens (B, N, C); return places (B, Na) in set B.
+        """Match the A tokens of normalised tokens (B, N, C); return indices (B, Na) in set B.
 
         Keys and scores are computed for the other tokens too: they are few, and leaving rows out
         before the argmax costs a GPU one more kernel than it saves.
@@ -84,10 +84,10 @@ class FrozenMerge(nn.Module):
             Tokens (B, N', C) in the order prefix, set B; sizes (B, N'); match (B, Na).
         """
         match = self.match(normalised)
-        place = match + self.prefix
+        index = match + self.prefix
         if self.ties == "reference":
-            place = torch.where(match < 0, match, place)
-        merged, sizes = fpet.merge_by_index(tokens, place, self.prefix + self.count_b)
+            index = torch.where(match < 0, match, index)
+        merged, sizes = fpet.merge_by_index(tokens, index, self.prefix + self.count_b)
         return merged, sizes, match
 
 

@@ -75,8 +75,8 @@ def plan_picture(report: FusionReport) -> bytes:
         y += size + 14
     _draw_legend(canvas, legend, y + 4)
     rows = report.rows()
-    for place, (label, kernels) in enumerate(lines):
-        y = top + place * (_BOX[1] + _ROW_GAP)
+    for index, (label, kernels) in enumerate(lines):
+        y = top + index * (_BOX[1] + _ROW_GAP)
         draw.text((_MARGIN, y + _BOX[1] // 2), label, fill=_INK, font=_font(20), anchor="lm")
         whole = rows[kernels[0].row]
         if kernels[-1] is whole[-1]:
@@ -92,10 +92,10 @@ def plan_picture(report: FusionReport) -> bytes:
 
 
 def _title(report: FusionReport) -> list[tuple[str, int, Colour]]:
-    places, how = report.summary()
+    summary, how = report.summary()
     name = " · ".join(filter(None, (report.engine, report.runtime))) or "a plan"
     alarm = report.leaks or report.weight_only
-    return [(name, 30, _INK), (places, 21, _INK), (how, 21, _ALARM if alarm else _INK)]
+    return [(name, 30, _INK), (summary, 21, _INK), (how, 21, _ALARM if alarm else _INK)]
 
 
 def _style(kernel: Kernel, report: FusionReport) -> _Style:
@@ -131,8 +131,8 @@ def _draw_legend(canvas: Image.Image, legend: list[tuple[Colour, _Style, str]], 
     x = _MARGIN
     for colour, style, text in legend:
         _draw_box(canvas, (x, y), (36, 24), colour, style)
-        place = (x + 46, y + 12)
-        ImageDraw.Draw(canvas).text(place, text, fill=_FAINT, font=_font(18), anchor="lm")
+        position = (x + 46, y + 12)
+        ImageDraw.Draw(canvas).text(position, text, fill=_FAINT, font=_font(18), anchor="lm")
         x += _swatch_width(text)
 
 
@@ -191,8 +191,8 @@ def _draw_count(
     uneven = [one for one in report.uneven if (row[0].place, row[0].block) == ("block", one.block)]
     x, middle = corner[0], corner[1] + _BOX[1] // 2
     colour = _INK if uneven else _FAINT
-    place = (x, middle - 10 * len(uneven))
-    draw.text(place, str(len(row)), fill=colour, font=_font(22), anchor="lm")
+    position = (x, middle - 10 * len(uneven))
+    draw.text(position, str(len(row)), fill=colour, font=_font(22), anchor="lm")
     for one in uneven:
         others = " and ".join(map(str, sorted(set(one.neighbours))))
         words = f"neighbours {others}"

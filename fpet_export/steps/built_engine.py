@@ -54,8 +54,8 @@ def report_fusion(artefact: Path, manifest: Manifest, reporter: Reporter) -> Fus
         reporter.step("fusion", "not known: this TensorRT does not list its kernels", passed=None)
         return None
     report = fusion_of(artefact, manifest)
-    places, how = report.summary()
-    reporter.step("fusion", places)
+    summary, how = report.summary()
+    reporter.step("fusion", summary)
     reporter.step("fusion", how, passed=None if report.leaks or report.weight_only else True)
     for line in report.in_words()[2:]:
         reporter.detail(line)

@@ -131,15 +131,15 @@ def type_graph(
     target: str,
 ) -> Exported:
     """Write what `--precision` asks for beside an exported graph; without it, return that graph."""
-    place = load_target(target)
+    resolved = load_target(target)
     is_best = request.precision == BEST
     if is_best:
-        best_precision.require_runnable(exported.path, place, request, reporter)
-    found = type_graphs(started, request, reporter, exported, place)
+        best_precision.require_runnable(exported.path, resolved, request, reporter)
+    found = type_graphs(started, request, reporter, exported, resolved)
     rows = (*exported.rows, *(made.row for made in found.made.values()))
     if is_best:
         return Exported(
-            path=best_precision.choose(found, place, request, reporter).graph, rows=rows
+            path=best_precision.choose(found, resolved, request, reporter).graph, rows=rows
         )
     return Exported(path=found.graphs[found.baseline], rows=rows)
 

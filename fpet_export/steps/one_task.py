@@ -70,12 +70,12 @@ def task_outputs(
 def audited(folder: Path, index: TaskIndex) -> Iterator[TaskSet]:
     """Open the folder with graphs that show their matches and sizes."""
     with contextlib.ExitStack() as stack:
-        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-export-"))
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-export-"))
         engines: dict[str, Engine] = {}
         for number in sorted({task.structure for task in index.tasks}):
             graph = folder / index.structures[number].graph.file
             manifest = read_manifest(graph)
-            probed = with_outputs(graph, manifest.probes.values(), Path(place))
+            probed = with_outputs(graph, manifest.probes.values(), Path(scratch))
             engine = ort.open_engine(probed, None, options=as_written(manifest))
             engines[graph.name] = stack.enter_context(engine)
         yield stack.enter_context(open_tasks(folder, engines=engines))

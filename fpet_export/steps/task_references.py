@@ -35,7 +35,7 @@ def references_of_tasks(
         images: By task; the others are left out.
     """
     with contextlib.ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-export-")))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-export-")))
         engines: dict[str, Engine] = {}
         taps: dict[str, tuple[str, str] | None] = {}
         used = {folder.index.task(name, where=str(folder.path)).structure for name in images}
@@ -43,7 +43,7 @@ def references_of_tasks(
             name, path = graph.path.name, graph.path
             tensors = taps[name] = _taps_of(path, graph.manifest)
             if tensors is not None:
-                path = with_outputs(path, tensors, place)
+                path = with_outputs(path, tensors, scratch)
             engine = open_engine(path, options=as_written(graph.manifest))
             engines[name] = stack.enter_context(engine)
         tasks = stack.enter_context(open_tasks(folder.path, engines=engines, resident_bytes=0))

@@ -80,9 +80,9 @@ def judged(path: Path, found: Bundle | Manifest) -> Iterator[Manifest]:
 def _manifests_in(path: Path) -> Iterator[Manifest]:
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         for number, content in enumerate(read_files(path, ENDING).values()):
-            place = Path(folder) / str(number)
-            manifest_path(place).write_bytes(content)
-            yield read_manifest(place, verify=False)
+            copy = Path(folder) / str(number)
+            manifest_path(copy).write_bytes(content)
+            yield read_manifest(copy, verify=False)
 
 
 def check_tasks(path: Path, reporter: Reporter) -> TaskFolder:

@@ -138,8 +138,8 @@ def _origin(manifest: Manifest) -> Iterator[str]:
     yield f"# {_one_line(manifest.file)}: {manifest.precision}, SHA-256 {manifest.sha256}"
     runtime = manifest.runtime
     if runtime is not None:
-        places = ", ".join(runtime.compute_capabilities)
-        where = f", compute capability {places}" if places else ""
+        capabilities = ", ".join(runtime.compute_capabilities)
+        where = f", compute capability {capabilities}" if capabilities else ""
         yield f"# Built by {runtime.flavour} {runtime.version}{where}: serve it with the same."
 
 

@@ -57,9 +57,9 @@ class TritonPythonModel:
         parts = {name: np.split(self._value(answer, name), ends) for name in self._outputs}
         return [
             triton.InferenceResponse(
-                output_tensors=[triton.Tensor(name, parts[name][place]) for name in self._outputs]
+                output_tensors=[triton.Tensor(name, parts[name][index]) for name in self._outputs]
             )
-            for place in range(len(requests))
+            for index in range(len(requests))
         ]
 
     def _value(self, answer: Any, name: str) -> Any:

@@ -162,14 +162,14 @@ def build_here(
         request: What is asked for.
         reporter: Hears of each step.
     """
-    place = load_target(target)
+    resolved = load_target(target)
     source = read_manifest(graph, verify=False) if manifest_path(graph).exists() else None
     if source is not None:
         usable.require(graph, source, request, reporter)
-    usable.say_form(graph, source, place, reporter)
+    usable.say_form(graph, source, resolved, reporter)
     with built_engine.build_progress(reporter) as progress:
         wanted = dataclasses.replace(_options(request), progress=progress)
-        artefact = engines.build(graph, target=place, out=request.out, options=wanted)
+        artefact = engines.build(graph, target=resolved, out=request.out, options=wanted)
     manifest = read_manifest(artefact)
     reporter.step("build", built_engine.describe(artefact, manifest))
     if request.timing_cache is not None and manifest.runtime is not None:

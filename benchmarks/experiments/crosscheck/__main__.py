@@ -64,12 +64,12 @@ def _run(options: argparse.Namespace) -> None:
             fix=f"choose from {', '.join(subject.name for subject in SUBJECTS)}",
         )
     versions = require_modelopt(options.modelopt_python)
-    place = dataclasses.asdict(read_environment())
+    environment = dataclasses.asdict(read_environment())
     done: list[Result] = []
     for subject in chosen:
         so_far = None
         for so_far in _measured(subject, options):
-            document = _document([*done, so_far], versions, place, options)
+            document = _document([*done, so_far], versions, environment, options)
             storage.write_text(options.output, to_text(document))
         done += [so_far] if so_far else []
     sys.stdout.write(f"\n{to_markdown(done)}\n\n{options.output}\n")
@@ -120,7 +120,7 @@ def _problems(results: Sequence[Result]) -> list[str]:
 def _document(
     results: Sequence[Result],
     versions: dict[str, str],
-    place: dict[str, Any],
+    environment: dict[str, Any],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     words = [f"--calibration={options.calibration}", f"--images={options.images}"]
@@ -132,7 +132,7 @@ def _document(
         "executor": EXECUTOR,
         "reference": f"the float32 graph exported for {TARGET}, in the same executor",
         "goals": {"subject": JUDGED, "int8_gain_db": GAIN_DB},
-        "environment": place,
+        "environment": environment,
         "modelopt_environment": versions,
         "command": ["python", "-m", "benchmarks.experiments.crosscheck", "run", *words],
         "missed": _problems(results),

@@ -16,13 +16,13 @@ def apply(graph: Graph) -> int:
     first: dict[tuple[object, ...], Graph] = {}
     dropped = set()
     for node in graph.nodes:
-        for place, tensor in enumerate(node.inputs):
+        for index, tensor in enumerate(node.inputs):
             key = _key(tensor)
             if key is None:
                 continue
             kept = first.setdefault(key, tensor)
             if kept is not tensor:
-                node.inputs[place] = kept
+                node.inputs[index] = kept
                 dropped.add(tensor.name)
     graph.cleanup().toposort()
     return len(dropped)

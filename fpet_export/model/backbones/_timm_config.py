@@ -128,14 +128,14 @@ def _pixels(document: dict[str, Any], path: Path) -> dict[str, Any]:
         raise _refusal(path, f"pretrained_cfg is {inner!r}, wanted an object", "mend the file")
     top = {k: v for k, v in document.items() if k in fields - _MODEL_KEYS - _LABEL_KEYS}
     unknown = set(document) - fields - _MODEL_KEYS - _LABEL_KEYS - _NOTES - {"pretrained_cfg"}
-    for place, keys in (("the top", unknown), ("pretrained_cfg", set(inner or {}) - fields)):
+    for section, keys in (("the top", unknown), ("pretrained_cfg", set(inner or {}) - fields)):
         for key in sorted(keys - {"global_pool"}):
             if key in _constructor():
                 fix = f"move {key} into model_args, where timm reads it, or remove it"
             else:
                 fix = f"remove {key} if it says nothing about the model"
             value = document.get(key, (inner or {}).get(key))
-            what = f"{key} is {value!r} in {place} of the file, where timm has no such key"
+            what = f"{key} is {value!r} in {section} of the file, where timm has no such key"
             raise _refusal(path, what, fix)
     for key, value in top.items():
         if inner is not None and inner.get(key, value) != value:
@@ -161,12 +161,12 @@ def _arguments(document: dict[str, Any], pixels: dict[str, Any], path: Path) -> 
                 f"remove {key} if it says nothing about the model, or give another backbone",
             )
     arguments = {key: value for key, value in given.items() if value is not None}
-    for key, places in (("global_pool", (pixels, document)), ("num_classes", (document,))):
+    for key, sections in (("global_pool", (pixels, document)), ("num_classes", (document,))):
         claims = [Fact(arguments[key], f"{key} in model_args")] if key in arguments else []
-        for place in places:
-            if place.get(key) is not None:
-                inside = "pretrained_cfg" if place is pixels else "the top of the file"
-                claims.append(Fact(place[key], f"{key} in {inside}"))
+        for section in sections:
+            if section.get(key) is not None:
+                inside = "pretrained_cfg" if section is pixels else "the top of the file"
+                claims.append(Fact(section[key], f"{key} in {inside}"))
         fact = reconcile(key, claims, where=str(path))
         if fact is not None:
             arguments[key] = fact.value

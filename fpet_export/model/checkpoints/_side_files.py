@@ -29,18 +29,18 @@ def find_config(folder: Path, name: str, known: Mapping[str, Fact[Any]]) -> Path
     Raises:
         CheckpointError: More than one fits what is known.
     """
-    places = [folder, *folder.resolve().parents[:_LEVELS_UP]]
-    for place in places:
+    candidates = [folder, *folder.resolve().parents[:_LEVELS_UP]]
+    for candidate in candidates:
         fitting = [
             path
-            for path in sorted(place.glob(f"configs/*/{_literal(name)}-bit*-dim*.yaml"))
+            for path in sorted(candidate.glob(f"configs/*/{_literal(name)}-bit*-dim*.yaml"))
             if _fits(path, known)
         ]
         if len(fitting) > 1:
             listed = ", ".join(f"{path.parent.name}/{path.name}" for path in fitting[:4])
             raise CheckpointError(
                 f"{len(fitting)} configurations fit this run: {listed}",
-                where=str(place / "configs"),
+                where=str(candidate / "configs"),
                 fix="choose one: --config FILE, or --method, --bit and --rank",
             )
         if fitting:
@@ -94,7 +94,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def path_claims(path: Path) -> dict[str, Fact[Any]]:
-    """Return what the place of a YAML says: `configs/METHOD/NAME-bitB-dimH.yaml`; else nothing."""
+    """Return what the path of a YAML says: `configs/METHOD/NAME-bitB-dimH.yaml`; else nothing."""
     named = re.fullmatch(r".*-bit(\d+)-dim(\d+)\.yaml", path.name)
     if named is None or path.parent.parent.name != "configs":
         return {}

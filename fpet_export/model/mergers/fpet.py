@@ -147,7 +147,7 @@ def merge_by_index(
 
     Args:
         tokens: (B, N, C) in the order prefix, set B, set A.
-        match: (B, Na) place among the tokens that stay; a negative one drops its token.
+        match: (B, Na) index among the tokens that stay; a negative one drops its token.
         keep: Tokens that stay, N'.
 
     Returns:
