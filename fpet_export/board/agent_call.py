@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 _AGENT = ("python3", "agent.pyz")
 
 
-def call_agent(remote: Remote, words: Sequence[str], reporter: Reporter) -> Any:
+def call_agent(remote: Remote, argv: Sequence[str], reporter: Reporter) -> Any:
     """Run a verb of the agent there, with its lines here; return its JSON document.
 
     Raises:
         FpetError: What the agent refused, as the same class, with the machine's name.
         RemoteError: The agent was killed, or gave no document.
     """
-    done = remote.run((*_AGENT, *words, "--json"), line=_until_its_end(reporter))
+    done = remote.run((*_AGENT, *argv, "--json"), line=_until_its_end(reporter))
     try:
         document = json.loads(done.out)
     except ValueError as error:
         raise RemoteError(
-            f"python3 agent.pyz {words[0]} ended with {done.code} and no answer on {remote.host}",
+            f"python3 agent.pyz {argv[0]} ended with {done.code} and no answer on {remote.host}",
             where=f"{remote.host}:{remote.folder}",
-            fix=f"try it there: ssh {remote.host}, then {shlex.join((*_AGENT, *words))}",
+            fix=f"try it there: ssh {remote.host}, then {shlex.join((*_AGENT, *argv))}",
         ) from error
     if done.code:
         raise _same_error(document, remote)

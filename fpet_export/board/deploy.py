@@ -88,7 +88,7 @@ def deploy_there(
         measurement = None
         if is_choice or request.bench:
             trial = board.trial(
-                session.bench_words(request),
+                session.bench_argv(request),
                 against=plain_vit.PLAIN if request.bench else None,
                 refused=out if is_choice else None,
             )

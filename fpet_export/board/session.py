@@ -78,19 +78,19 @@ class RemoteSession:
         """
         name = engine or item.engine
         if item.is_graph:
-            words = ["build", item.path.name, "--target", item.target.name, "-o", name, "--force"]
-            call_agent(self.remote, [*words, *self.allowed, *more], self.reporter)
+            argv = ["build", item.path.name, "--target", item.target.name, "-o", name, "--force"]
+            call_agent(self.remote, [*argv, *self.allowed, *more], self.reporter)
         check = self.packed.checks.get(item.path.name)
         if check is None:
             return None
-        words = ["check", name, "--expect", check, *self.allowed]
-        found = call_agent(self.remote, words, self.reporter)
+        argv = ["check", name, "--expect", check, *self.allowed]
+        found = call_agent(self.remote, argv, self.reporter)
         table: Mapping[str, Any] = found["parity"]
         return table
 
     def trial(
         self,
-        words: Sequence[str],
+        argv: Sequence[str],
         *,
         against: Item | str | None = None,
         refused: Callable[[Item, FpetError], None] | None = None,
@@ -100,7 +100,7 @@ class RemoteSession:
         Whether the measurement counts is judged here, so a noisy one comes back too.
 
         Args:
-            words: Options of `bench`.
+            argv: Options of `bench`.
             against: One of the artefacts, "plain", or None for the first.
             refused: Called with an artefact whose engine cannot be built or drifts there, which
                 then does not take part; None raises.
@@ -121,10 +121,10 @@ class RemoteSession:
             )
         if against == plain_vit.PLAIN:
             assert self.packed.plain is not None
-            words = [*words, "--against", plain_vit.PLAIN, "--plain", self.packed.plain]
+            argv = [*argv, "--against", plain_vit.PLAIN, "--plain", self.packed.plain]
         elif isinstance(against, Item):
-            words = [*words, "--against", against.engine]
-        return Trial(rows=rows, measurement=self.measure(list(rows), words))
+            argv = [*argv, "--against", against.engine]
+        return Trial(rows=rows, measurement=self.measure(list(rows), argv))
 
     def fetch(self, out: Path) -> Manifest:
         """Fetch an engine with its side-car and its fusion report, and check it.
@@ -146,12 +146,12 @@ class RemoteSession:
         self.reporter.step("fetch", engine_steps.describe(out, manifest))
         return manifest
 
-    def measure(self, engines: Sequence[str], words: Sequence[str]) -> Measurement:
+    def measure(self, engines: Sequence[str], argv: Sequence[str]) -> Measurement:
         """Measure engines there in the same rounds, and fetch the measurement."""
         from benchmarks import read_measurement
 
         file = "bench.json"
-        given = ["bench", *engines, "-o", file, "--force", "--allow-noise", *self.allowed, *words]
+        given = ["bench", *engines, "-o", file, "--force", "--allow-noise", *self.allowed, *argv]
         call_agent(self.remote, given, self.reporter)
         with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
             self.remote.download(file, Path(folder) / file)
@@ -163,14 +163,14 @@ def row_of(table: Mapping[str, Any] | None) -> StageParity | None:
     return None if table is None else row_from_json(table["rows"][0])
 
 
-def bench_words(request: Measuring) -> list[str]:
+def bench_argv(request: Measuring) -> list[str]:
     """Return the request of `bench` that `bench` and `deploy` share."""
     threads = [] if request.threads is None else ["--threads", str(request.threads)]
     return ["--rounds", str(request.rounds), "--seconds", str(request.seconds), *threads]
 
 
-def measuring_words(request: Measured) -> list[str]:
+def measuring_argv(request: Measured) -> list[str]:
     """Return every option of `bench` that says how to measure, for the agent's."""
-    words = [*bench_words(request), "--seed", str(request.seed)]
-    words += ["--peak"] if request.peak else []
-    return [*words, *request.running_argv()]
+    argv = [*bench_argv(request), "--seed", str(request.seed)]
+    argv += ["--peak"] if request.peak else []
+    return [*argv, *request.running_argv()]

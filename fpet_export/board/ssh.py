@@ -166,22 +166,22 @@ class Remote:
                 fix="run the command again; if that does not help, its disk or memory is faulty",
             )
 
-    def run(self, words: Sequence[str], *, line: Callable[[str], None]) -> Finished:
+    def run(self, argv: Sequence[str], *, line: Callable[[str], None]) -> Finished:
         """Run a command to its end, whatever happens to the connection; find one that runs already.
 
         Args:
-            words: The command, run in the folder.
+            argv: The command, run in the folder.
             line: Called with every line that it writes to stderr.
 
         Raises:
             RemoteError: The machine cannot be reached, or the command was killed there.
         """
-        name = f"job-{hashlib.sha256(shlex.join(words).encode()).hexdigest()[:12]}"
+        name = f"job-{hashlib.sha256(shlex.join(argv).encode()).hexdigest()[:12]}"
         try:
             self.shell(
                 f"if {_runs(name)}; then exit 0; fi; "
                 f"rm -f {name}.*; : > {name}.err; "
-                f"setsid sh -c {shlex.quote(_job(name, words))} < /dev/null > /dev/null 2>&1 & "
+                f"setsid sh -c {shlex.quote(_job(name, argv))} < /dev/null > /dev/null 2>&1 & "
                 f"echo $! > {name}.pid"
             )
             self._follow(name, line)
@@ -191,8 +191,8 @@ class Remote:
         code = self.shell(f"cat {name}.rc 2>/dev/null || true").strip()
         if not code:
             raise RemoteError(
-                f"{words[0]} was killed on {self.host}",
-                where=shlex.join(words),
+                f"{argv[0]} was killed on {self.host}",
+                where=shlex.join(argv),
                 fix="look at its memory (dmesg names what the kernel killed), then run it again",
             )
         return Finished(code=int(code), out=self.shell(f"cat {name}.out"))
@@ -348,10 +348,10 @@ def _refuse_what_stays(host: str, stderr: bytes) -> None:
             )
 
 
-def _job(name: str, words: Sequence[str]) -> str:
+def _job(name: str, argv: Sequence[str]) -> str:
     """Return a script that leaves the exit status of a command only when it has ended."""
     return (
-        f"{shlex.join(words)} > {name}.out 2> {name}.err; "
+        f"{shlex.join(argv)} > {name}.out 2> {name}.err; "
         f"echo $? > {name}.rc.part; mv {name}.rc.part {name}.rc"
     )
 

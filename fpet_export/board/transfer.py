@@ -96,7 +96,7 @@ def unpacked_there(
             items=tuple(items),
             packed=packed,
             reporter=reporter,
-            allowed=tuple(usable.failed_words(request)) if isinstance(request, AllowFailed) else (),
+            allowed=tuple(usable.failed_argv(request)) if isinstance(request, AllowFailed) else (),
         )
 
 

@@ -33,7 +33,7 @@ def command() -> int:
     agent = Path(sys.argv[0])
     program = shlex.join(("python3", sys.argv[0]))
     try:
-        return main.main(complete=lambda words: completed(words, agent), program=program)
+        return main.main(complete=lambda argv: completed(argv, agent), program=program)
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in _LEFT_AT_HOME:
             raise
@@ -44,11 +44,11 @@ def command() -> int:
         return MissingDependencyError.exit_code
 
 
-def completed(words: list[str], agent: Path) -> list[str]:
+def completed(argv: list[str], agent: Path) -> list[str]:
     """Return a command line with what the bundle beside the agent knows.
 
     Args:
-        words: What was typed, the verb first.
+        argv: What was typed, the verb first.
         agent: Where the agent lies.
 
     Raises:
@@ -57,19 +57,19 @@ def completed(words: list[str], agent: Path) -> list[str]:
         TrustError: The bundle's list is damaged.
     """
     index = agent.with_name(INDEX)
-    asks = not words or words[0].startswith("-") or {"-h", "--help"} & set(words)
-    if not asks and words[0] == "doctor":
-        has_bundle = any(word.partition("=")[0] == "--bundle" for word in words)
+    asks = not argv or argv[0].startswith("-") or {"-h", "--help"} & set(argv)
+    if not asks and argv[0] == "doctor":
+        has_bundle = any(word.partition("=")[0] == "--bundle" for word in argv)
         here = ["--bundle", str(agent.parent)] if index.is_file() and not has_bundle else []
-        return [*words, "--board", *here]
+        return [*argv, "--board", *here]
     if asks or not index.is_file():
-        return words
+        return argv
     bundle = read_index(index)
-    if _lacks_the_plain_graph(words) and bundle.artefact != task_index.FILE:
-        words = [*words, "--plain", str(_plain_graph(bundle, agent))]
-    if _names_an_artefact(words):
-        return words
-    verb, *rest = words
+    if _lacks_the_plain_graph(argv) and bundle.artefact != task_index.FILE:
+        argv = [*argv, "--plain", str(_plain_graph(bundle, agent))]
+    if _names_an_artefact(argv):
+        return argv
+    verb, *rest = argv
     if verb == "verify" and not any(not word.startswith("-") for word in rest):
         return [verb, str(agent.parent), *rest]
     artefact = agent.with_name(bundle.artefact)
@@ -83,13 +83,13 @@ def completed(words: list[str], agent: Path) -> list[str]:
         return [verb, str(artefact), *target, *rest]
     if verb in _TAKE_AN_ENGINE:
         return [verb, str(_engine(bundle, artefact)), *rest]
-    return words
+    return argv
 
 
-def _lacks_the_plain_graph(words: list[str]) -> bool:
-    if words[0] != "bench" or any(word.partition("=")[0] == "--plain" for word in words):
+def _lacks_the_plain_graph(argv: list[str]) -> bool:
+    if argv[0] != "bench" or any(word.partition("=")[0] == "--plain" for word in argv):
         return False
-    return f"--against {PLAIN}" in " ".join(words).replace("=", " ")
+    return f"--against {PLAIN}" in " ".join(argv).replace("=", " ")
 
 
 def _plain_graph(bundle: Bundle, agent: Path) -> Path:
@@ -104,14 +104,14 @@ def _plain_graph(bundle: Bundle, agent: Path) -> Path:
     return agent.with_name(brought[0])
 
 
-def _names_an_artefact(words: list[str]) -> bool:
+def _names_an_artefact(argv: list[str]) -> bool:
     """Say whether the verb is told what it is about, beside the files that options take."""
     of_options = {
-        position + 1 for position, word in enumerate(words) if word in _TAKE_ANOTHER_FILE
-    } | {position for position, word in enumerate(words) if word.startswith("-")}
+        position + 1 for position, word in enumerate(argv) if word in _TAKE_ANOTHER_FILE
+    } | {position for position, word in enumerate(argv) if word.startswith("-")}
     return any(
         (word.endswith(ENDINGS) or is_task_folder(Path(word))) and position not in of_options
-        for position, word in enumerate(words[1:], start=1)
+        for position, word in enumerate(argv[1:], start=1)
     )
 
 

@@ -12,20 +12,20 @@ from engines.near_names import did_you_mean
 _NUMBER = re.compile(r"-\.?\d.*")
 
 
-def refuse_unknown_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+def refuse_unknown_options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Refuse the first word that looks like an option and is none of the parser's.
 
     argparse reads "-out" as "-o ut", and tells what is missing before what is misspelt.
 
     Args:
         parser: Parser of the verb.
-        words: Behind the verb.
+        argv: Behind the verb.
 
     Raises:
         UsageError: There is such a word; near options are proposed.
     """
     known = list(parser._option_string_actions)
-    for word in words:
+    for word in argv:
         if word == "--":
             return
         name = word.partition("=")[0]

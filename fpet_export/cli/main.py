@@ -50,24 +50,24 @@ def main(
     """Run one command and return its exit code.
 
     Args:
-        arguments: The words behind the program's name; None takes those of the process.
-        complete: Fills in words that were left out.
+        arguments: Arguments behind the program's name; None takes those of the process.
+        complete: Fills in arguments that were left out.
         program: What was typed, for commands that are proposed.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    console, as_json = Console(), "--json" in words
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    console, as_json = Console(), "--json" in argv
     try:
-        if not words:
+        if not argv:
             console.line(build_parser(program).format_help())
             return UsageError.exit_code
-        words = complete(words)
-        options = _parse(words, program)
+        argv = complete(argv)
+        options = _parse(argv, program)
         as_json = options.json
         console = Console(quiet=options.quiet, verbose=options.verbose)
         require_files(options.verb, vars(options))
         require_kinds(options.verb, vars(options))
         require_outputs(options.verb, vars(options))
-        options.command = (PROGRAM, *words)
+        options.command = (PROGRAM, *argv)
         with console.alive():
             outcome = load_verb(options.verb).run(options, console)
         outcome = _with_unreadable(outcome, console)
@@ -87,15 +87,15 @@ def main(
     return outcome.exit_code
 
 
-def _parse(words: Sequence[str], program: str) -> argparse.Namespace:
-    verb, behind = words[0], words[1:]
+def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
+    verb, behind = argv[0], argv[1:]
     parser = build_parser(program, filled=(verb,))
     parser_of = parsers_of_verbs(parser)
     if verb in parser_of and not {"-h", "--help"} & {*behind}:
         refuse_unknown_options(parser_of[verb], behind)
     elif verb not in parser_of and verb not in parser._option_string_actions:
         raise _no_verb(verb, program, parser_of)
-    options, unknown = parser.parse_known_args(words)
+    options, unknown = parser.parse_known_args(argv)
     if unknown:
         named = f"see `{program} {options.verb} --help`"
         # argparse takes a list of files in one piece only.

@@ -98,8 +98,8 @@ def with_batch(line: str, wanted: str) -> str:
         line: The command.
         wanted: The option with its value.
     """
-    words, kept, skip = shlex.split(line), [], False
-    for word in words:
+    argv, kept, skip = shlex.split(line), [], False
+    for word in argv:
         if skip:
             skip = False
         elif word == "--batch":

@@ -127,7 +127,7 @@ def go_on(line: str, manifest: Manifest) -> str:
     return f"{line} {verdict.FLAG}" if verdict.verdict_of(manifest).state == "failed" else line
 
 
-def failed_words(request: AllowFailed) -> list[str]:
+def failed_argv(request: AllowFailed) -> list[str]:
     """Return the same as words, for the agent's command line."""
     return [verdict.FLAG] if request.force_failed else []
 

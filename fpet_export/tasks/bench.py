@@ -126,7 +126,7 @@ def _there(
             where="--against",
             fix=f"name one of the tasks {', '.join(names)}, or leave it out",
         )
-    words = [*session.measuring_words(request), "--task", ",".join(names)]
+    words = [*session.measuring_argv(request), "--task", ",".join(names)]
     words += [] if request.against is None else ["--against", request.against]
     with remote_tasks.unpacked_there(folder, request, reporter) as board:
         board.prove()

@@ -81,6 +81,6 @@ def unpacked_there(folder: Path, request: Elsewhere, reporter: Reporter) -> Iter
             items=(),
             packed=packed,
             reporter=reporter,
-            allowed=tuple(usable.failed_words(wanted)),
+            allowed=tuple(usable.failed_argv(wanted)),
         )
         yield TaskBoard(board=board)

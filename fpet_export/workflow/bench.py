@@ -248,7 +248,7 @@ def _there(request: BenchRequest, reporter: Reporter) -> Measurement:
         against = packing.checked(Path(against), None, request, reporter)
         items += [] if against in items else [against]
     transfer.require_reachable(request)
-    words = session.measuring_words(request)
+    words = session.measuring_argv(request)
     with contextlib.ExitStack() as stack:
         graph = request.plain
         if against == plain.PLAIN and graph is None:

@@ -115,7 +115,7 @@ def read_params(path: Path) -> dict[str, str]:
     try:
         # shlex keeps the line break of a continued line as part of the next word.
         text = re.sub(r"\\\r?\n", "", path.read_text("utf-8"))
-        words = shlex.split(text, comments=True)
+        argv = shlex.split(text, comments=True)
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise CheckpointError(
             f"params.sh cannot be read: {error}",
@@ -123,12 +123,12 @@ def read_params(path: Path) -> dict[str, str]:
             fix="correct or remove it, and give its facts as options",
         ) from error
     options: dict[str, str] = {}
-    for index, word in enumerate(words):
+    for index, word in enumerate(argv):
         if not word.startswith("--"):
             continue
         name, equals, value = word[2:].partition("=")
         if not equals:
-            following = words[index + 1] if index + 1 < len(words) else ""
+            following = argv[index + 1] if index + 1 < len(argv) else ""
             value = "" if following.startswith("--") else following
         if options.get(name, value) != value:
             raise CheckpointError(
