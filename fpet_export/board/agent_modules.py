@@ -13,8 +13,6 @@ _NOT_THERE = ("torch", "timm", "onnx", "onnxscript", "onnx_graphsurgeon", "safet
 """Packages that a board does not have."""
 _STAYS = "fpet_export.board"
 """What reaches out to a board is not on it."""
-_DOORS = "fpet_export"
-"""Its functions let Python do what verbs do; no verb goes through them."""
 
 
 def modules_needed(roots: Iterable[str]) -> list[str]:
@@ -34,8 +32,7 @@ def modules_needed(roots: Iterable[str]) -> list[str]:
         if package:
             waiting.append(package)
         waiting += _imports(module, inside=False)
-        if module != _DOORS:
-            waiting += [one for one in _imports(module, inside=True) if not _stays_home(one)]
+        waiting += [one for one in _imports(module, inside=True) if not _stays_home(one)]
     return sorted(found)
 
 
