@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from calibration.accuracy import AccuracyConstraint
 from calibration.collect import calibrate
@@ -73,7 +74,7 @@ def quantize(
         `out`. Its parity table stands in its manifest.
 
     Raises:
-        UsageError: The target, the options or the graph's opset do not allow it, or `out` exists.
+        UsageError: An option is unknown or would not be obeyed, the target or the graph's opset do not allow it, or `out` exists.
         InputError: It is no float32 graph of ours, or images or table do not suit it.
         TrustError: The graph is not what its manifest says.
         BudgetError: The constraint cannot be satisfied.
@@ -84,7 +85,14 @@ def quantize(
     manifest = _float32_manifest(source)
     place = load_target(target or manifest.target)
     require_form(source, manifest, place)
-    recipe = recipe_for(place, precision, io=io, half=half)
+    recipe = recipe_for(
+        place,
+        precision,
+        io=_one_of(io, get_args(InputOutput), "io"),
+        half=_one_of(half, precisions.HALVES, "half"),
+    )
+    if not recipe.quantizes:
+        _refuse_unused(precision, calibration=calibration, constraint=constraint, keep=tuple(keep))
     require_opset(source, manifest, precision, place)
     path = source.with_suffix(f".{precision}.onnx") if out is None else Path(out)
     for file in files_of(path, quantizes=recipe.quantizes):
@@ -108,7 +116,28 @@ def quantize(
     )
 
 
+def _one_of(value: str, choices: Sequence[str], name: str) -> str:
+    if value not in choices:
+        raise UsageError(
+            f"{value!r} is not one of {', '.join(choices)}", where=name, fix="give one of these"
+        )
+    return value
+
+
+def _refuse_unused(precision: str, **settings: object) -> None:
+    """Refuse what only a quantized graph obeys: left alone, it would seem to be kept."""
+    for name, value in settings.items():
+        if value not in (None, ()):
+            raise UsageError(
+                f"{precision} is not quantized, so there is nothing that {name} says of it",
+                where=name,
+                fix=f"leave {name} out, or quantize to int8 or fp8",
+            )
+
+
 def _float32_manifest(onnx: Path) -> Manifest:
+    if not onnx.is_file():
+        raise InputError("there is no such file", where=str(onnx), fix="check the path")
     manifest_of(onnx)
     manifest = read_manifest(onnx)
     if manifest.kind != "graph" or not manifest.is_float32:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,27 @@ def test_what_cannot_be_quantized_is_refused(
         calibration.quantize(merged, precision="fp16", out=half)
     assert calibration.quantize(merged, precision="fp16", out=half, force=True) == half
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        ({"half": "int3"}, "half"),
+        ({"io": "uint9"}, "io"),
+        ({"keep": ("blocks/0",)}, "keep"),
+        ({"calibration": "images"}, "calibration"),
+        ({"constraint": calibration.AccuracyConstraint(min_sqnr_db=9.0)}, "constraint"),
+    ],
+)
+def test_what_would_not_be_obeyed_is_refused(
+    settings: dict[str, Any], where: str, merged: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        calibration.quantize(merged, precision="fp16", out=tmp_path / "half.onnx", **settings)
+    assert caught.value.where == where
+    with pytest.raises(InputError, match="no such file"):
+        calibration.quantize(tmp_path / "none.onnx", precision="fp16")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_graph_that_failed_or_changed_is_not_quantized(merged: Path, tmp_path: Path) -> None:
