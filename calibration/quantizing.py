@@ -74,7 +74,8 @@ def quantize(
         `out`. Its parity table stands in its manifest.
 
     Raises:
-        UsageError: An option is unknown or would not be obeyed, the target or the graph's opset do not allow it, or `out` exists.
+        UsageError: An option is unknown or would not be obeyed, the target or the graph's opset
+            does not allow it, or `out` exists.
         InputError: It is no float32 graph of ours, or images or table do not suit it.
         TrustError: The graph is not what its manifest says.
         BudgetError: The constraint cannot be satisfied.
