@@ -63,7 +63,7 @@ def format_batches(measurements: Sequence[Measurement], *, width: int = WIDTH) -
         f"batch {one.batch}: {note}" for one in measurements for note in notes(one)
     ))  # fmt: skip
     if spared:
-        said.append(f"not shown at this width: {', '.join(spared)}")
+        said.append(f"left out at this width: {', '.join(spared)}")
     below = ["", *wrapped(said, width)] if said else []
     return "\n".join([*wrapped([title], width), "", *table, *below])
 

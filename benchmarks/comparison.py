@@ -375,7 +375,7 @@ def _doubts(opened: Sequence[Opened]) -> tuple[Finding, ...]:
         Finding(
             severity="doubtful",
             what=entry.failure,
-            fix="measure what passes its check: the time of a wrong answer says little",
+            fix="measure what passes its check: the time of a wrong answer means little",
         )
         for entry in opened
         if entry.failure

@@ -27,7 +27,7 @@ _UNLIMITED = 1 << 60  # cgroup v1 writes a number near 2**63 for "no limit"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Environment:
-    """The machine and the software of a measurement; None where the system does not tell.
+    """The machine and the software of a measurement; None where the system does not state it.
 
     Attributes:
         cpu: Model name.

@@ -10,7 +10,7 @@ from benchmarks.conditions.validity import Finding
 from benchmarks.latency import Progress
 
 _CLOCK_MOVED = 0.05
-_FIX = "let the GPU cool down and keep other work off it; nvidia-smi -q -d PERFORMANCE says more"
+_FIX = "let the GPU cool down and keep other work off it; nvidia-smi -q -d PERFORMANCE shows more"
 
 
 @dataclasses.dataclass
@@ -59,7 +59,7 @@ def check_gpu(use: GpuUse | None, *, board: str | None) -> tuple[Finding, ...]:
     return (
         Finding(
             severity="doubtful",
-            what="which GPU ran, and at which clocks, is not known: nvidia-smi does not tell",
+            what="which GPU ran, and at which clocks, is not known: nvidia-smi does not show it",
             fix="make nvidia-smi work here; with several GPUs, choose one by its UUID in"
             " CUDA_VISIBLE_DEVICES",
         ),
@@ -72,7 +72,7 @@ def _held_back(use: GpuUse) -> Iterator[Finding]:
         return
     mask = (use.before.reasons or 0) | (use.after.reasons or 0)
     by_hardware = bool(mask & BY_HARDWARE)
-    end = "" if by_hardware else "; ratios are paired and stand"
+    end = "" if by_hardware else "; the paired ratios still hold"
     yield Finding(
         severity="invalid" if by_hardware else "doubtful",
         what=f"the clocks of {use.gpu.name} were held back by {' and '.join(reasons)}{end}",
@@ -89,7 +89,7 @@ def _moved(use: GpuUse) -> Iterator[Finding]:
             yield Finding(
                 severity="doubtful",
                 what=f"the {name} clock of {use.gpu.name} went from {before} to {after} MHz during"
-                " the measurement; ratios are paired and stand",
+                " the measurement; the paired ratios still hold",
                 fix=f"lock it: sudo nvidia-smi -lgc {min(before, after)}"
                 if name == "SM"
                 else f"lock it: sudo nvidia-smi -lmc {min(before, after)}",

@@ -45,7 +45,7 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MachineUse:
-    """Counters of the machine at one moment; None where the system does not tell.
+    """Counters of the machine at one moment; None where the system does not state it.
 
     Attributes:
         wall_s: A steady clock.
@@ -168,7 +168,7 @@ def _drift(rounds: Rounds, baseline: str) -> Iterator[Finding]:
                 yield Finding(
                     severity="doubtful",
                     what=f"the latency of {name} moved by {change:+.0%} from the first third to the"
-                    " last (clock or thermal trend); ratios are paired and stand",
+                    " last (clock or thermal trend); the paired ratios still hold",
                     fix="let the machine cool down, or fix its clocks",
                 )
             continue
@@ -211,7 +211,7 @@ def _foreign_load(load: OtherLoad) -> Iterator[Finding]:
     if load.foreign is None:
         yield Finding(
             severity="doubtful",
-            what="this system does not tell what other programs used of the processors",
+            what="this system does not show how much of the processors other programs used",
             fix="make sure that nothing else runs",
         )
     elif load.foreign > _FOREIGN_DOUBTFUL:

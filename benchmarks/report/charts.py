@@ -46,7 +46,7 @@ def latency_bars(measurement: Measurement, *, prefix: str) -> str:
         axes.plot([p99], [row], marker="|", markersize=8, color=_INK)
         _label(axes, row, result.name, f"{p50:.2f} ms · p99 {p99:.2f}")
     axes.set_xlim(0, longest * 1.03)
-    axes.set_xlabel(f"milliseconds a batch of {measurement.batch}: bar p50, whisker p99")
+    axes.set_xlabel(f"milliseconds per batch of {measurement.batch}: bar p50, whisker p99")
     return _svg(figure, prefix, f"Latency of {len(results)} contenders")
 
 

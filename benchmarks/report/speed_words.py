@@ -59,7 +59,7 @@ def speed_clause(measurement: Measurement, result: ContenderResult, *, rival: st
 def speed_sentence(measurement: Measurement) -> str:
     """Return what a measurement shows of every contender, or that it shows nothing."""
     if not measurement.valid:
-        return "How fast it is, is not known: this measurement does not count."
+        return "Its speed is not known: this measurement is not valid."
     compared = [one for one in measurement.contenders if one.against is not None]
     said = [f"{one.name} {speed_clause(measurement, one)}" for one in compared]
     if not said:

@@ -42,7 +42,7 @@ def format_table(measurement: Measurement, *, width: int = WIDTH) -> str:
     lines, spared = render_columns(_HEADS, rows, words=_LEFT, spared=_SPARED, width=width)
     said = notes(measurement)
     if spared:
-        said.append(f"not shown at this width: {', '.join(spared)}")
+        said.append(f"left out at this width: {', '.join(spared)}")
     below = ["", *wrapped(said, width)] if said else []
     return "\n".join([_title(measurement, width), "", *lines, *below])
 

@@ -145,7 +145,7 @@ def _choose(
     best_precision.require_valid(
         measurement,
         where=f"--precision best on {host}",
-        fix=f"end what else runs there; the graphs are made, so measure them again: "
+        fix=f"close other programs there; the graphs exist, so measure them again: "
         f"{again} {transfer.to_argv(request)}",
     )
     candidates = tuple(

@@ -129,7 +129,7 @@ def checked(artefact: Path, target: str | None, request: AllowFailed, reporter: 
     """
     if trust.is_bundle(artefact):
         raise UsageError(
-            "this is a bundle already",
+            "this is already a bundle",
             where=str(artefact),
             fix="give the graph or the engine, or copy the bundle as it is",
         )

@@ -100,7 +100,7 @@ def check_board(findings: Findings, board: Board | None, tensorrt: str | None) -
         findings.fact("jetpack", f"{board.jetpack}, Jetson Linux {board.l4t}")
     else:
         release = "it states no release" if board.l4t is None else f"Jetson Linux {board.l4t}"
-        findings.unknown("jetpack", f"no JetPack is known for this: {release}")
+        findings.unknown("jetpack", f"no known JetPack has this: {release}")
     fastest = _check_target(findings, board, tensorrt)
     _check_power_mode(findings, fastest)
     _check_clocks(findings)
@@ -110,7 +110,7 @@ def check_memory(findings: Findings, machine: Environment, board: Board | None) 
     """Say how much memory there is and is free, and whether there is swap."""
     memory = _doctor.memory_bytes(machine)
     if memory is None:
-        findings.unknown("memory", "the system does not tell")
+        findings.unknown("memory", "the system does not state it")
     else:
         free = machine.available_bytes
         rest = "" if free is None else f", {free / 1e9:.1f} GB free"
@@ -133,7 +133,7 @@ def check_memory(findings: Findings, machine: Environment, board: Board | None) 
     elif board is not None and (memory is None or memory < _SMALL_MEMORY_BYTES):
         findings.gap(
             "swap",
-            "none, a build that runs out of memory is killed",
+            "none: a build that runs out of memory is killed",
             "sudo sh -c 'fallocate -l 8G /swapfile && chmod 600 /swapfile && mkswap /swapfile "
             "&& swapon /swapfile'",
             needed=False,
@@ -167,12 +167,12 @@ def _check_target(findings: Findings, board: Board, tensorrt: str | None) -> str
         findings.gap(
             "target",
             f"unknown: {board.doubt}",
-            "name one yourself (python3 agent.pyz targets)",
+            "choose one yourself (python3 agent.pyz targets lists them)",
             needed=False,
         )
         return None
     if board.jetpack is None:
-        findings.unknown("target", f"{board.target}, with a JetPack that is not known")
+        findings.unknown("target", f"{board.target}, with an unknown JetPack")
         return None
     try:
         target = known_target(board.target)
@@ -238,7 +238,7 @@ def _check_clocks(findings: Findings) -> None:
     else:
         findings.gap(
             "clocks",
-            f"free to move, the GPU between {gpu.least_hz / 1e6:.0f} and {gpu.most_hz / 1e6:.0f} "
+            f"not held, the GPU between {gpu.least_hz / 1e6:.0f} and {gpu.most_hz / 1e6:.0f} "
             f"MHz, latencies would scatter{rest}",
             "sudo jetson_clocks",
             needed=False,

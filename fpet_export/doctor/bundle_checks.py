@@ -88,7 +88,7 @@ def open_bundle(findings: Findings, folder: Path) -> Unpacked | None:
     findings.fact("bundle", f"{trust.describe(manifest)} for {target.name}, its hash is right")
     found = verdict.verdict_of(manifest)
     if found.state == "failed":
-        mend = f"bundle what passes; {verdict.FLAG} with each verb uses it all the same"
+        mend = f"bundle what passes; {verdict.FLAG} with each verb uses it anyway"
         code = ParityError.exit_code
         findings.gap("bundle", found.in_words(artefact.name), mend, needed=True, exit_code=code)
     return Unpacked(artefact, manifest, target)
@@ -155,7 +155,9 @@ def _target_here(findings: Findings, unpacked: Unpacked, board: Board | None) ->
         findings.commands.clear()  # nothing that is installed here would help
         return None
     if board.target is None:
-        findings.unknown("fits", f"the bundle is for {target.name}, and this Jetson has no name")
+        findings.unknown(
+            "fits", f"the bundle is for {target.name}, and this Jetson is not recognised"
+        )
         return target
     device, _, _ = target.name.partition("@")
     if board.target.partition("@")[0] == device:
@@ -247,7 +249,7 @@ def _check_room(
         findings.gap(
             "memory",
             f"{free / 1e9:.1f} GB free, a build may take {memory / 1e9:.1f} GB",
-            "end other programs; the desktop: sudo systemctl isolate multi-user.target",
+            "close other programs, such as the desktop: sudo systemctl isolate multi-user.target",
             needed=False,
         )
     folder = unpacked.artefact.resolve().parent

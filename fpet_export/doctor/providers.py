@@ -55,7 +55,7 @@ def check_providers(findings: Findings) -> None:
         )
         answers = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError):
-        findings.unknown("providers", "ONNX Runtime did not survive the question")
+        findings.unknown("providers", "ONNX Runtime crashed when it was asked")
         return
     findings.document["providers"] = answers
     for provider, reason in answers.items():

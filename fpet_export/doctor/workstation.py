@@ -64,7 +64,7 @@ def check_workstation(findings: Findings, machine: Environment) -> None:
     _findings.check_processor(findings, machine)
     memory = _findings.memory_bytes(machine)
     if memory is None:
-        findings.unknown("memory", "the system does not tell")
+        findings.unknown("memory", "the system does not state it")
     elif memory / 1e9 > _LEAST_MEMORY_GB:
         findings.fact("memory", f"{memory / 1e9:.1f} GB")
     else:

@@ -121,7 +121,7 @@ def candidates(
         graphs = {precisions.FP32: onnx, **graphs}
     found = Candidates(graphs=graphs, made=made)
     if len(graphs) == 1:
-        reporter.step("best", f"{found.baseline}: nothing else meets the limits on accuracy")
+        reporter.step("best", f"{found.baseline}: no other precision meets the limits on accuracy")
     return found
 
 
@@ -219,7 +219,7 @@ def _measure(
     require_valid(
         measurement,
         where=f"target {target.name}",
-        fix="end what else runs on this machine, and try again",
+        fix="close other programs on this machine, and try again",
     )
     return measurement
 
@@ -242,7 +242,7 @@ def verdict(measurement: Measurement, chosen: str) -> str:
     """Return the choice as one line; `chosen` is a contender."""
     said = measuring.verdict(measurement).replace("\n", "; ")
     if chosen == measurement.baseline:
-        return f"{chosen} stays the better choice: {said}"
+        return f"{chosen} remains the better choice: {said}"
     return f"{chosen} ({said})"
 
 

@@ -127,7 +127,7 @@ def checked(
         parts.append(f"left out: {', '.join(left_out)}")
     stated = readable.stated
     if stated is not None and stated.empty:
-        parts.append(f"no image of {shortened(stated.empty, 4)}")
+        parts.append(f"there is no image of {shortened(stated.empty, 4)}")
     is_whole = not left_out and (stated is None or not stated.empty)
     reporter.step(name, " · ".join(parts), passed=True if is_whole and is_sure(found) else None)
     say_remarks(readable.remarks(), reporter, name=name)

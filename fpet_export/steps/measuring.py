@@ -222,7 +222,8 @@ def refuse_few_rounds(request: Measuring) -> None:
     """
     if request.rounds < FEWEST_ROUNDS and not request.allow_noise:
         raise UsageError(
-            f"{request.rounds} rounds make no valid measurement, {FEWEST_ROUNDS} are needed",
+            f"{request.rounds} rounds are too few for a valid measurement, {FEWEST_ROUNDS} "
+            f"are needed",
             where="--rounds",
             fix=f"--rounds {FEWEST_ROUNDS} or more; or add --allow-noise to get numbers that "
             f"are marked as not valid",

@@ -74,7 +74,7 @@ def refuse_run_facts(request: RunFacts, artefact: str) -> None:
     given = [_flag(name) for name, value in facts_of(request).items() if value is not None]
     if given:
         raise UsageError(
-            f"{', '.join(given)} describes a run, and {artefact} was made from one already",
+            f"{', '.join(given)} describes a run, but {artefact} was already made from one",
             where=given[0],
             fix="leave it out, or export the run again with it",
         )

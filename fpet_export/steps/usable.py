@@ -114,7 +114,7 @@ def require_tasks(
         raise ParityError(
             f"{len(failed)} of the folder's tasks failed the check: {what}",
             where=str(folder),
-            fix=f"take them out: {drop}\n         or add {verdict.FLAG} to use them all the same",
+            fix=f"take them out: {drop}\n         or add {verdict.FLAG} to use them anyway",
         )
     for name, why in failed.items():
         reporter.step("parity", f"{name} failed its check: {why}", passed=False)

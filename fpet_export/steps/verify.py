@@ -119,8 +119,8 @@ def check_labels(images: ImageSet, classes: int) -> None:
         raise InputError(
             f"{len(images.class_names)} classes for a model of {classes} classes",
             where=images.description,
-            fix="give the data set this run was tuned for, with every class (a folder may be "
-            "empty), or images without labels",
+            fix="give the data set that this run was tuned for, with every class (a folder "
+            "may be empty), or images without labels",
         )
 
 

@@ -252,10 +252,10 @@ def _require_same_backbone(index: TaskIndex, graph: Manifest, runs: Runs) -> Non
     wanted = _of_a_run(graph.preprocessing, runs[first].preprocessing)
     if wanted != runs[first].preprocessing:
         raise CheckpointError(
-            f"{first!r} takes other pixels than the tasks of this folder: "
+            f"{first!r} prepares images differently from the tasks of this folder: "
             f"{differing(runs[first].preprocessing, wanted)}",
             where=first,
-            fix="the pixel normalisation is part of the shared graph: export it by itself",
+            fix="the preprocessing is part of the shared graph: export this run by itself",
         )
 
 
@@ -299,7 +299,7 @@ def _unfit(folder: Path, unfit: dict[str, list[str]]) -> UsageError:
     return UsageError(
         f"no graph of this folder takes {name!r}: {'; '.join(reasons)}",
         where=str(folder),
-        fix="let it have a further graph, with a copy of the backbone: --new-graph; or export all "
+        fix="write another graph for it, with a copy of the backbone: --new-graph; or export all "
         "runs again, together",
     )
 

@@ -51,8 +51,8 @@ def add(request: TasksRequest, reporter: Reporter) -> TasksOutcome:
         if task.labels and task.name in runs and not how.labels[task.name]:
             reporter.step(
                 "labels",
-                f"the class names of the task that {task.name} replaces are not taken over: nobody "
-                f"says that they are its own; state them: --labels {task.name}=FILE",
+                f"the class names of the task that {task.name} replaces are not taken over, "
+                f"because they may not be its own; state them: --labels {task.name}=FILE",
                 passed=None,
             )
     with staged(folder, runs, how, new_graphs=request.new_graph) as change:

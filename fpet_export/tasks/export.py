@@ -206,10 +206,10 @@ def common_backbone(runs: Runs) -> str:
             )
         if run.preprocessing != runs[first].preprocessing:
             raise CheckpointError(
-                f"{name!r} takes other pixels than {first!r}: "
+                f"{name!r} prepares images differently from {first!r}: "
                 f"{differing(run.preprocessing, runs[first].preprocessing)}",
                 where=name,
-                fix="how pixels are made is a property of the shared graph: export it by itself",
+                fix="the preprocessing is part of the shared graph: export this run by itself",
             )
     return found[id(runs[first].backbone)]
 

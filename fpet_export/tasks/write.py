@@ -102,13 +102,13 @@ def _require_one_kind(request: TasksRequest) -> None:
         )
     if request.drop is not None and (request.runs or request.add):
         raise UsageError(
-            "tasks are added or dropped, one after the other",
+            "--add and --drop cannot be given together",
             where="--drop",
-            fix="leave the runs and --add out, or --drop",
+            fix="do one after the other: leave out the runs and --add, or --drop",
         )
     if request.html is not None and (request.add or request.drop is not None):
         raise UsageError(
-            "a page shows a folder as it is written",
+            "--html writes the page of a folder that is being written",
             where="--html",
             fix="leave --html out; to see a folder that exists: fpet-export inspect FOLDER",
         )

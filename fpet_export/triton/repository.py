@@ -119,5 +119,5 @@ def _copy(source: Path, target: Path, sha256: str) -> None:
         raise TrustError(
             f"{source.name} changed while it was copied",
             where=str(source),
-            fix="let whatever writes it finish, then run the command again",
+            fix="wait until the program that writes it has finished, then run the command again",
         )

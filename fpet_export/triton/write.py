@@ -151,7 +151,7 @@ def write(request: TritonRequest, reporter: Reporter = SILENT) -> ModelWritten |
     largest = config.max_batch_size(manifest)
     if request.queue_delay is not None and largest <= 1:
         raise UsageError(
-            "there are no batches to wait for: the batch is static, or 1 at most",
+            "the server has no batches to wait for: the batch is static, or 1 at most",
             where="--queue-delay",
             fix="leave it out, or export with --batch dyn:1-8",
         )
@@ -227,7 +227,7 @@ def _serving_of(request: TritonRequest, artefact: Path, manifest: Manifest) -> S
     name = request.name or model_name(artefact.stem)
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{name!r} cannot name a model: letters, digits, '_' and '-' do",
+            f"{name!r} cannot name a model: use letters, digits, '_' and '-'",
             where=str(artefact),
             fix="choose one: --name NAME",
         )

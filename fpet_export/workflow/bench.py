@@ -187,7 +187,7 @@ def _refuse_batches(request: BenchRequest, sizes: Sequence[int]) -> None:
     if request.remote is not None:
         listed = ",".join(map(str, sizes))
         raise UsageError(
-            "another machine measures one batch size at a time",
+            "--remote measures one batch size at a time",
             where="--batches",
             fix="unpack a bundle there (`fpet-export bundle GRAPH --with-plain`) and type: "
             f"python3 agent.pyz bench --against plain --batches {listed}",
@@ -274,7 +274,7 @@ def _refuse_contradictions(request: BenchRequest) -> None:
     """Refuse a plain graph that nothing is measured against, and what a board cannot run."""
     if request.plain is not None and request.against != plain.PLAIN:
         raise UsageError(
-            "the plain graph is there to be measured against",
+            "--plain names the graph that --against plain builds",
             where="--plain",
             fix="add --against plain",
         )

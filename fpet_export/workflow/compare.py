@@ -148,7 +148,7 @@ def _require_task(task: str | None, folders: Sequence[str]) -> None:
         raise task_names.no_task(folders[0], read_index(Path(folders[0])).names)
     if task is not None and not folders:
         raise UsageError(
-            "there is no folder of tasks behind the first artefact",
+            "no folder of tasks follows the first artefact",
             where="--task",
             fix="leave --task out, or name the folder that `fpet-export tasks` wrote",
         )

@@ -17,7 +17,7 @@ from fpet_export.requests import Exporting
 from fpet_export.steps import exporting as steps
 from fpet_export.steps import next_commands, typed_graph
 
-_TASKS = "its tasks are exported already; {inspect} lists them"
+_TASKS = "its tasks are already exported; {inspect} lists them"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

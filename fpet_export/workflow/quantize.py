@@ -134,7 +134,7 @@ def _float32_manifest(onnx: Path) -> Manifest:
     manifest = read_manifest(onnx)
     if manifest.kind != "graph" or not manifest.is_float32:
         raise InputError(
-            f"this {manifest.kind} is {manifest.precision} already: a typed graph is made from a "
+            f"this {manifest.kind} is already {manifest.precision}: a typed graph is made from a "
             "float32 one",
             where=str(onnx),
             fix=f"quantize {manifest.parents[0].file if manifest.parents else 'the export'}",

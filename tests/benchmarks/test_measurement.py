@@ -118,7 +118,7 @@ def test_a_narrow_table_leaves_columns_out_and_says_so(measurement: Measurement)
     assert "p90" in heads
     assert "not shown" not in wide
     assert "p90" not in fewer
-    assert "not shown at this width: p90" in narrow
+    assert "left out at this width: p90" in narrow
     assert "p99" in fewer
 
 

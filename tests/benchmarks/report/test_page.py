@@ -330,7 +330,7 @@ def test_an_invalid_measurement_is_grey_and_claims_nothing(report: Report) -> No
     section = page[page.index('<section class="void">') :].partition("</section>")[0]
     valid = render_report(report)
 
-    assert "This measurement does not count.</b> Others used 50%: close them." in section
+    assert "This measurement is not valid.</b> Others used 50%: close them." in section
     assert "Measure again: <code>fpet-export bench model.cpu.onnx</code>" in section
     assert not re.search(r"faster|slower|0\.73|ratio|images a second", text_of(page))
     assert "var(--accent)" not in section
@@ -350,7 +350,7 @@ def test_a_page_of_a_measurement_alone(report: Report) -> None:
     assert "faster than plain on A CPU of a test (CPU) (batch 1)." in text_of(page)
     assert '<section class="verdict good"' in page
     assert "bench again" not in page
-    assert "How fast it is, is not known" in text_of(noisy)
+    assert "Its speed is not known" in text_of(noisy)
     assert '<section class="verdict open"' in noisy
     assert "Measure again: <code>bench again</code>" in noisy
 

@@ -165,7 +165,11 @@ def other_pixels() -> Adapted:
     ("make", "kind", "said"),
     [
         (other_backbone, CheckpointError, "'new' was tuned on another backbone"),
-        (other_pixels, CheckpointError, "'new' takes other pixels than the tasks of this folder"),
+        (
+            other_pixels,
+            CheckpointError,
+            "'new' prepares images differently from the tasks of this folder",
+        ),
         (lambda: run_of(merge_block=0), UsageError, "merges after block 1, the run after block 0"),
         (lambda: run_of(merge_block=None), UsageError, "merges after block 1, the run nothing"),
     ],

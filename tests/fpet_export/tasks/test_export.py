@@ -180,7 +180,9 @@ def test_runs_of_different_pixels_are_refused(tmp_path: Path) -> None:
     two = dataclasses.replace(
         two, preprocessing=dataclasses.replace(two.preprocessing, mean=(0.5, 0.5, 0.5))
     )
-    with pytest.raises(CheckpointError, match=r"takes other pixels than 'one': mean \(0.5"):
+    with pytest.raises(
+        CheckpointError, match=r"prepares images differently from 'one': mean \(0.5"
+    ):
         export_tasks({"one": one, "two": two}, tmp_path)
 
 

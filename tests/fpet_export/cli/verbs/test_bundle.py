@@ -110,7 +110,7 @@ def test_an_engine_takes_its_graph_s_word_along(
     [
         (("absent.onnx",), 3, "there is no such file"),
         (("{readme}",), 3, "neither a graph, nor an engine, nor a bundle"),
-        (("{bundle}",), 2, "this is a bundle already"),
+        (("{bundle}",), 2, "this is already a bundle"),
         (("{graph}", "--target", "jetson"), 2, "'jetson' is not one of"),
         (("{engine}", "--target", "rtx"), 2, "was built for cpu, not for rtx"),
         (("{graph}", "--data", "absent"), 3, "no such file for --data"),

@@ -219,6 +219,6 @@ def test_few_rounds_are_refused_before_the_work(exported: Exported, tmp_path: Pa
     done = call(*few)
 
     assert done.code == 2
-    assert done.error()["what"] == "19 rounds make no valid measurement, 20 are needed"
+    assert done.error()["what"] == "19 rounds are too few for a valid measurement, 20 are needed"
     assert done.error()["fix"].startswith("--rounds 20 or more")
     assert not (tmp_path / "out").exists()

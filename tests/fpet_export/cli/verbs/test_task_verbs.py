@@ -141,7 +141,7 @@ def test_the_merge_of_a_task_is_drawn(copy: Path, images: list[Path]) -> None:
         (("show", "{out}", "{image}", "--task", "tow", "-o", "y.png"), "'tow' is not", "'two'"),
         (("compare", "{out}", "{graph}"), "folder of tasks and holds no runs", "--task"),
         (("compare", "{run}", "{out}"), "folder of the tasks one, two", "--task one"),
-        (("compare", "{graph}", "{graph}", "--task", "one"), "no folder of tasks behind", "--task"),
+        (("compare", "{graph}", "{graph}", "--task", "one"), "no folder of tasks follows", "--task"),
         (("bundle", "{graph}"), "many tasks share this artefact", "fpet-export bundle"),
     ],
     ids=str,
@@ -256,11 +256,17 @@ def test_ctrl_c_changes_nothing(
     [
         ((), "the following arguments are required: RUN"),
         (("--add",), "the following arguments are required: RUN"),
-        (("--drop", "one", "--add"), "added or dropped, one after the other"),
+        (("--drop", "one", "--add"), "--add and --drop cannot be given together"),
         (("--drop", "tow"), "'tow' is not one of the tasks one, two"),
         (("--drop", "one,two"), "no task would be left"),
-        (("{run}", "--add", "--html", "page.html"), "a page shows a folder as it is written"),
-        (("--drop", "one", "--html", "page.html"), "a page shows a folder as it is written"),
+        (
+            ("{run}", "--add", "--html", "page.html"),
+            "--html writes the page of a folder that is being written",
+        ),
+        (
+            ("--drop", "one", "--html", "page.html"),
+            "--html writes the page of a folder that is being written",
+        ),
         (("{run}", "--new-graph"), "every graph of a new folder is new"),
         (
             ("{run}", "--add", "--target", "cpu"),
