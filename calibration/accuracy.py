@@ -23,7 +23,7 @@ class Quality:
 
     Attributes:
         images: How many.
-        sqnr_db: Of the logits.
+        sqnr_db: Signal to noise ratio of the logits, in decibels.
         agreement: Share of images with the same class, 0..1.
         accuracy: Share of images whose label is predicted; None without labels.
         reference_accuracy: The same of the float32 graph.

@@ -52,7 +52,7 @@ class GraphEvaluator:
         metric: (I, N, D) refined keys of the float32 graph; None without a merge.
         prefix: Prefix tokens.
         graph: The float32 graph, on which rounding is modelled; None leaves that out.
-        manifest: Of that graph.
+        manifest: Manifest of that graph.
     """
 
     reference: ReferenceOutputs

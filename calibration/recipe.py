@@ -38,7 +38,7 @@ class Recipe:
             in a float32 graph (CPU).
         half: The type of what is not quantized, for "pairs".
         observers: Rule by kind of site.
-        largest_weight: Of INT8 weights in the "gemm" form.
+        largest_weight: Largest magnitude of INT8 weights in the "gemm" form.
     """
 
     precision: precisions.TypedName

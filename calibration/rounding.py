@@ -33,7 +33,7 @@ def add_rounding_errors(graph: Graph, precision: str, *, seed: int = 0) -> None:
     Args:
         graph: As exported.
         precision: A half precision.
-        seed: Of the errors.
+        seed: Seed of the errors.
     """
     unit = precisions.PRECISIONS[precision].unit_roundoff
     assert unit is not None, "a half precision"

@@ -42,8 +42,8 @@ def fit(record: Record, grid: Grid, dtype: np.dtype[Any]) -> Shift:
 
     Args:
         record: What was seen, with channels.
-        grid: Of INT8.
-        dtype: Of the scale in the graph.
+        grid: Grid of INT8.
+        dtype: Type of the scale in the graph.
     """
     # Zero stays inside, as everywhere else: other images may have it where these do not.
     lows, highs = np.minimum(record.channel_lowest, 0), np.maximum(record.channel_highest, 0)

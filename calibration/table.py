@@ -33,7 +33,7 @@ class Record:
     """What was seen at one site.
 
     Attributes:
-        histogram: Of the magnitudes.
+        histogram: Histogram of the magnitudes.
         channel_sum: (C,) sum over everything but the last dimension, which are a linear's
             input channels; empty where nobody asks for channels.
         channel_lowest: (C,) smallest value likewise.
@@ -106,7 +106,7 @@ class CalibrationTable:
         description: The images in words.
         records: By site name.
         rewrites: What was moved between the layers before; None for nothing.
-        seed: Of random choices; None where the images were spread evenly, which needs none.
+        seed: Seed of random choices; None where the images were spread evenly, which needs none.
         tools: Versions of what made it.
     """
 
@@ -195,7 +195,7 @@ def require_table_of(table: CalibrationTable, manifest: Manifest, sites: Collect
 
     Args:
         table: What was seen.
-        manifest: Of the graph that is to be calibrated or quantized.
+        manifest: Manifest of the graph that is to be calibrated or quantized.
         sites: Names of that graph's sites.
 
     Raises:

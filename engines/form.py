@@ -75,7 +75,7 @@ def require_form(path: Path, manifest: Manifest, target: Target) -> None:
     """Refuse a graph that was written otherwise than a target wants it.
 
     Args:
-        path: Of the graph.
+        path: Path of the graph.
         manifest: Its own.
         target: Where it is to run.
 
@@ -100,7 +100,7 @@ def export_command(manifest: Manifest | None, target: Target) -> str:
     on this machine.
 
     Args:
-        manifest: Of the graph, or of what was made from it; None where there is none.
+        manifest: Manifest of the graph, or of what was made from it; None where there is none.
         target: What it is to be exported for.
     """
     form = None if manifest is None else manifest.form

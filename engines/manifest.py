@@ -139,7 +139,7 @@ class Parent:
     Attributes:
         role: "run", "backbone", "graph" or "external weights".
         file: Its name.
-        sha256: Of its bytes; "" where there is no file.
+        sha256: SHA-256 of its bytes; "" where there is no file.
         verdict: What its own check had come to by then; "" for a file that no check judges.
         failure: The stage that failed and why; "" unless the verdict is "failed".
     """
@@ -256,7 +256,7 @@ class Manifest:
     Attributes:
         kind: "graph" (ONNX), "engine", or "task" (what a task adds to a shared graph).
         file: Name of the artefact, without its folder.
-        sha256: Of the artefact's bytes; filled in by `write_manifest`.
+        sha256: SHA-256 of the artefact's bytes; filled in by `write_manifest`.
         size_bytes: Likewise.
         inputs: In the graph's order.
         outputs: Likewise.

@@ -27,7 +27,7 @@ class Verdict:
 
     Attributes:
         state: "failed" where one of them failed, else "unchecked" where one is missing.
-        file: Of which artefact that is said; its own unless a parent decides.
+        file: Name of the artefact that failed or passed: its own, unless a parent decides.
         failure: The stage that failed, and why; "" unless `state` is "failed".
     """
 
@@ -78,7 +78,7 @@ def graph_as_parent(path: Path, manifest: Manifest | None) -> Parent:
     """Return a graph as the parent of what is made of it, with its verdict.
 
     Args:
-        path: Of the graph.
+        path: Path of the graph.
         manifest: Its own; None for a graph of somebody else's.
     """
     parity = None if manifest is None else manifest.parity
@@ -96,7 +96,7 @@ def require_passed(path: Path | str, manifest: Manifest, *, allow_failed: bool =
     """Refuse an artefact whose check, or whose parents' check, failed.
 
     Args:
-        path: Of the artefact, for the message.
+        path: Path of the artefact, for the message.
         manifest: Its own.
         allow_failed: Take it all the same.
 

@@ -24,8 +24,8 @@ class Placement:
     detour, and with `zero_copy` it reads and writes it where it lies.
 
     Attributes:
-        input_shapes: Of all feeds, by name.
-        output_shapes: Of all outputs, by name.
+        input_shapes: Shapes of all feeds, by name.
+        output_shapes: Shapes of all outputs, by name.
         addresses: Where the device finds what this placement holds itself.
         given: The addresses that the context has of the other feeds.
     """

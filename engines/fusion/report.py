@@ -103,7 +103,7 @@ class FusionReport:
         stray: Names of the kernels that only convert or only move data.
         uneven: Blocks that differ from their neighbours.
         engine: File name of the plan; empty until it is written.
-        sha256: Of the plan.
+        sha256: SHA-256 of the plan.
         runtime: Name and version of the TensorRT that built it.
         schema: Version of this layout.
     """

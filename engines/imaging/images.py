@@ -84,7 +84,7 @@ def to_input(
     Args:
         pixels: RGB.
         preprocessing: See Preprocessing.
-        dtype: Of the graph's input, which may be half precision where the preprocessing gives
+        dtype: Type of the graph's input, which may be half precision where the preprocessing gives
             float32; None takes the latter's.
 
     Returns:

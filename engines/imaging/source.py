@@ -74,7 +74,7 @@ class ImageSource:
         stated: What the set says about classes, by its own words; None without labels.
         skipped: Files that were left out.
         unreadable: Images that were left out because they could not be read.
-        traits: Of each image, what an ordinary photograph does not have; empty before `readable`.
+        traits: What each image has that ordinary photographs lack; empty before `readable`.
         labels: (I,) classes; of a model only after `matched`. None without labels.
         class_names: Names of the classes by index; empty when unknown.
         labels_found: How `labels` were found; None as above.

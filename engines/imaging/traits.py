@@ -47,7 +47,7 @@ class Remark:
     Attributes:
         trait: ORIENTATION or another one above.
         images: How many images have it.
-        total: Of how many.
+        total: Number of images in all.
         done: What was done, in words.
     """
 
@@ -73,7 +73,7 @@ def remarks_on(
     """Return what is to be said about a set.
 
     Args:
-        traits: Of each of its images.
+        traits: What each of its images has that ordinary photographs lack.
         preprocessing: By which they were decoded.
     """
     every = list(traits)

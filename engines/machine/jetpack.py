@@ -24,7 +24,7 @@ class JetPack(NamedTuple):
         l4t: Revisions of Jetson Linux that belong to it.
         tensorrt: Oldest and newest TensorRT that NVIDIA published for it; None where no page that
             we know says so.
-        python: Of its system.
+        python: Version of its Python.
         families: Jetson modules it runs on.
     """
 

@@ -29,7 +29,7 @@ class ReferenceOutputs:
     """What a reference said about images, and how far an artefact may be from that.
 
     Attributes:
-        name: Of the reference: a file such as "model.onnx", or "adapted model in float64".
+        name: Name of the reference: a file such as "model.onnx", or "adapted model in float64".
         images: What it ran on.
         outputs: What it said. With margins, it is known where either match is right: on images
             with a margin below that of the gates, the logits of an artefact that does not show
@@ -85,7 +85,7 @@ class ReferenceOutputs:
         With a match and its margins, it says on how many images the published rule would drop.
 
         Args:
-            rows: Of `compare`.
+            rows: Rows of `compare`.
             reference: The reference in words; None takes its name.
         """
         tied, margin = None, self.outputs.margin
@@ -296,7 +296,7 @@ def _allow_rounding(gates: Gates, logits: FloatArray, peak: float, *, is_known: 
 
     Args:
         gates: With `rounding`.
-        logits: Of the reference.
+        logits: Logits of the reference.
         peak: The largest of them.
         is_known: Whether the images whose tokens merge elsewhere are known, and left out.
     """

@@ -61,7 +61,7 @@ def gates_of(precision: str, *, rounding: float | None = None) -> Gates:
     """Return what an artefact of a precision must keep of the float32 or float64 reference.
 
     Args:
-        precision: Of the artefact.
+        precision: Precision of the artefact.
         rounding: What rounding explains of it, where that was measured; see `Gates`.
     """
     gates = TYPED_GATES.get(precision, Gates())

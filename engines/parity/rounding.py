@@ -64,7 +64,7 @@ def beyond_rounding(
     """Return a sentence for everything that rounding does not explain.
 
     Args:
-        errors: Of `image_errors`.
+        errors: Errors of `image_errors`.
         clean: (I,) images whose tokens merge as in the reference; None where nobody knows.
         rounding: What it explains in the median image.
     """

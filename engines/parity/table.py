@@ -21,7 +21,7 @@ class Figure:
     """What one column shows.
 
     Attributes:
-        key: Of the figure in code and in JSON.
+        key: Key of the figure in code and in JSON.
         name: Its heading, on the terminal and on the page.
         meaning: One line for someone who reads it for the first time.
         text: The value as text.

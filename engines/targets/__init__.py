@@ -34,7 +34,7 @@ class Peaks:
         fp8_tflops: Tensor cores, sums in float32.
         fp16_narrow_tflops: Sums in float16, where that is faster (GeForce).
         fp8_narrow_tflops: Likewise.
-        bandwidth_gb_s: Of its memory, 10^9 bytes a second.
+        bandwidth_gb_s: Bandwidth of its memory, 10^9 bytes a second.
     """
 
     mode: str = ""

@@ -38,7 +38,7 @@ def load_target(name: str) -> Target:
     """Return the target of this name, to export, quantize or build for.
 
     Args:
-        name: Of a target, as "rtx"; or of a device, as "jetson-orin-nano-8gb" with its usual
+        name: Name of a target, as "rtx"; or of a device, as "jetson-orin-nano-8gb" with its usual
             release or "jetson-orin-nano-8gb@jp7.2" with a named one.
 
     Raises:

@@ -35,8 +35,8 @@ def check_tasks(
     """Run tasks on what runs in this folder, and compare with what their check files expect.
 
     Args:
-        folder: Of the tasks, with their check files.
-        names: Of the tasks; all of them where none is named.
+        folder: Folder of the tasks, with their check files.
+        names: Names of the tasks; all of them where none is named.
         progress: Called after every task.
 
     Returns:

@@ -24,7 +24,7 @@ class Shared:
     """A graph of the folder.
 
     Attributes:
-        path: Of the graph.
+        path: Path of the graph.
         manifest: Its own.
         base: What its inputs start from; None for most.
         engine: What was built from it for the folder's target and lies beside it.
@@ -41,7 +41,7 @@ class TaskFolder:
     """A folder of tasks, all of whose files are what its index says.
 
     Attributes:
-        path: Of the folder.
+        path: Path of the folder.
         index: Its own.
         graphs: In the order of the index's structures.
         tasks: Manifest of each task's file, by name.

@@ -52,7 +52,7 @@ class TaskInput:
     """One input of a graph and how a task fills it.
 
     Attributes:
-        name: Of the input.
+        name: Name of the input.
         shape: Its extents; a name stands for one that differs between tasks.
         dtype: numpy's name.
         pieces: What it is made of.

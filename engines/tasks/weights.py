@@ -31,7 +31,7 @@ def assemble_task(
     """Return what a task feeds to its graph besides the images.
 
     Args:
-        folder: Of the tasks.
+        folder: Folder of the tasks.
         index: Its index.
         task: One of the index.
         base: As `read_base` gives it for the task's structure.

@@ -31,8 +31,8 @@ class Compiled:
     Attributes:
         attentions: Attentions that are one operator.
         linears: Products that are linear layers.
-        settings: Of Inductor.
-        compute_capability: Of the GPU, as "9.0"; "" on a CPU.
+        settings: Settings of Inductor.
+        compute_capability: Compute capability of the GPU, as "9.0"; "" on a CPU.
         gpu: Its name; "" on a CPU.
     """
 

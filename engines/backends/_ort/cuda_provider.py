@@ -34,7 +34,7 @@ def open_on_cuda(
     Args:
         model: A file, or the graph itself.
         settings: ONNX Runtime's SessionOptions.
-        header: Of the graph; each extent of its outputs is a number or an extent of an input.
+        header: Header of the graph; extents of its outputs are numbers or extents of an input.
         batch_range: Smallest and largest dynamic batch; None allows any from 1.
         facts: To record.
         where: For messages.

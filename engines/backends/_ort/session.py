@@ -91,7 +91,7 @@ def open_session(
         settings: ONNX Runtime's SessionOptions.
         provider: What to run on.
         where: For messages.
-        header: Of the graph.
+        header: Header of the graph.
         more: Options of the provider beside its usual ones.
 
     Raises:

@@ -140,7 +140,7 @@ def require_release(version: str, target: Target) -> None:
     """Refuse a runtime of another version than the target's release stands for.
 
     Args:
-        version: Of what is installed.
+        version: Version of what is installed.
         target: What is asked for.
 
     Raises:
@@ -167,7 +167,7 @@ def require_device(compute_capability: str, board: Board | None, target: Target)
     """Refuse a machine that is not the target: TensorRT builds for the GPU it runs on.
 
     Args:
-        compute_capability: Of this machine's GPU.
+        compute_capability: Compute capability of this machine's GPU.
         board: What Jetson this machine is; None for none.
         target: What is asked for.
 

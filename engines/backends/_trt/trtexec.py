@@ -27,8 +27,8 @@ def trtexec_line(
         plan: What to write.
         request: The build.
         module: "tensorrt" or "tensorrt_rtx".
-        version: Of the module, as "10.3.0" or "11"; None where it is open. TensorRT 10 must be told
-            to type strongly; 11 knows nothing else and takes the option without effect.
+        version: Version of the module, as "10.3.0" or "11"; None where it is open. TensorRT 10 has
+            to be told to type strongly; 11 knows nothing else and takes the option without effect.
     """
     is_rtx = module == "tensorrt_rtx"
     words = ["tensorrt_rtx" if is_rtx else "trtexec", f"--onnx={onnx}", f"--saveEngine={plan}"]

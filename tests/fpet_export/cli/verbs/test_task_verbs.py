@@ -141,7 +141,8 @@ def test_the_merge_of_a_task_is_drawn(copy: Path, images: list[Path]) -> None:
         (("show", "{out}", "{image}", "--task", "tow", "-o", "y.png"), "'tow' is not", "'two'"),
         (("compare", "{out}", "{graph}"), "folder of tasks and holds no runs", "--task"),
         (("compare", "{run}", "{out}"), "folder of the tasks one, two", "--task one"),
-        (("compare", "{graph}", "{graph}", "--task", "one"), "no folder of tasks follows", "--task"),
+        (("compare", "{graph}", "{graph}", "--task", "one"), "no folder of tasks "
+            "follows", "--task"),
         (("bundle", "{graph}"), "many tasks share this artefact", "fpet-export bundle"),
     ],
     ids=str,
