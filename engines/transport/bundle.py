@@ -172,7 +172,7 @@ def unpack(path: Path, folder: Path, *, force: bool = False) -> Path:
         storage.write_bytes(folder / INDEX, _index_bytes(bundle))
         archive.seek(0)
         if _read_index(archive, path) != bundle:
-            raise _surprise("it changed while it was read", path)
+            raise _corrupt("it changed while it was read", path)
         for entry, chunks in _contents(archive, bundle, path):
             target = folder / entry.name
             with storage.atomic_path(target) as temporary, temporary.open("wb") as file:
@@ -260,13 +260,13 @@ def _contents(
     """Yield every file with its bytes; what is not read is read over, and all of it is checked."""
     for entry in bundle.entries:
         if archive.read(_BLOCK) != _header(entry.name, entry.size_bytes):
-            raise _surprise(f"{entry.name} does not stand where the index has it", path)
+            raise _corrupt(f"{entry.name} does not stand where the index has it", path)
         chunks = _checked(archive, entry, path)
         yield entry, chunks
         for _ in chunks:
             pass
     if archive.read(len(_END) + 1) != _END:
-        raise _surprise("there is something behind the last file", path)
+        raise _corrupt("there is something behind the last file", path)
 
 
 def _checked(archive: BinaryIO, entry: Entry, path: Path) -> Iterator[bytes]:
@@ -275,7 +275,7 @@ def _checked(archive: BinaryIO, entry: Entry, path: Path) -> Iterator[bytes]:
     while left:
         chunk = archive.read(min(left, _CHUNK_BYTES))
         if not chunk:
-            raise _surprise(f"it ends within {entry.name}", path)
+            raise _corrupt(f"it ends within {entry.name}", path)
         digest.update(chunk)
         left -= len(chunk)
         if held:
@@ -283,7 +283,7 @@ def _checked(archive: BinaryIO, entry: Entry, path: Path) -> Iterator[bytes]:
         held = chunk
     padding = _padding(entry.size_bytes)
     if digest.hexdigest() != entry.sha256 or archive.read(len(padding)) != padding:
-        raise _surprise(f"{entry.name} is not what the index says", path)
+        raise _corrupt(f"{entry.name} is not what the index says", path)
     if held:
         yield held
 
@@ -295,10 +295,10 @@ def _read_index(archive: BinaryIO, path: Path) -> Bundle:
     except ValueError:
         size = -1
     if not 0 < size <= _LARGEST_INDEX_BYTES or header != _header(INDEX, size):
-        raise _surprise(f"it does not begin with {INDEX}", path)
+        raise _corrupt(f"it does not begin with {INDEX}", path)
     text, padding = archive.read(size), _padding(size)
     if len(text) != size or archive.read(len(padding)) != padding:
-        raise _surprise(f"it ends within {INDEX}", path)
+        raise _corrupt(f"it ends within {INDEX}", path)
     return _bundle_from(text, path)
 
 
@@ -306,9 +306,9 @@ def _bundle_from(text: bytes, path: Path) -> Bundle:
     try:
         bundle = _bundle_of(json.loads(text.decode("utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _surprise(f"its index is damaged: {error}", path) from error
+        raise _corrupt(f"its index is damaged: {error}", path) from error
     if _index_bytes(bundle) != text:
-        raise _surprise("its index is damaged: it is not what its own hash says", path)
+        raise _corrupt("its index is damaged: it is not what its own hash says", path)
     return bundle
 
 
@@ -423,5 +423,5 @@ def _padding(size: int) -> bytes:
     return bytes(-size % _BLOCK)
 
 
-def _surprise(what: str, path: Path) -> TrustError:
+def _corrupt(what: str, path: Path) -> TrustError:
     return TrustError(f"the bundle is refused: {what}", where=str(path), fix=_FIX)
