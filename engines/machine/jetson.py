@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from engines.machine import jetpack
 
-__all__ = ["Board", "identify", "l4t_release", "module_numbers", "read_board"]
+__all__ = ["JetsonIdentity", "identify", "l4t_release", "module_numbers", "read_board"]
 
 _RELEASE = re.compile(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)")
 _NUMBER = re.compile(r"p\d{4}-\d{4}")
 
 
-class Board(NamedTuple):
+class JetsonIdentity(NamedTuple):
     """What a Jetson says about itself; None is what it does not say.
 
     Attributes:
@@ -78,7 +78,7 @@ def identify(numbers: tuple[str, ...], modules: Mapping[str, str]) -> tuple[str 
     return None, f"no module of {', '.join(numbers)} is known{near}"
 
 
-def read_board(modules: Mapping[str, str], root: Path = Path("/")) -> Board | None:
+def read_board(modules: Mapping[str, str], root: Path = Path("/")) -> JetsonIdentity | None:
     """Return what board this is; None on a machine that is no Jetson.
 
     Args:
@@ -95,7 +95,7 @@ def read_board(modules: Mapping[str, str], root: Path = Path("/")) -> Board | No
     target, doubt = identify(numbers, modules)
     if target is not None and known is not None:
         target = f"{target}@jp{known.name}"
-    return Board(
+    return JetsonIdentity(
         model=_read(root / "proc/device-tree/model").strip("\0\n ") or None,
         numbers=numbers,
         l4t=l4t,

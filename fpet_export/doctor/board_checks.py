@@ -23,7 +23,7 @@ from fpet_export.doctor.findings import Findings
 
 if TYPE_CHECKING:
     from benchmarks.conditions.environment import Environment
-    from engines.machine.jetson import Board
+    from engines.machine.jetson import JetsonIdentity
     from engines.machine.state import Clock
 
 ROOT = Path("/")
@@ -35,7 +35,7 @@ _IMPORT_SECONDS = 120
 
 
 def check_packages(
-    findings: Findings, board: Board | None, wanted: str | None
+    findings: Findings, board: JetsonIdentity | None, wanted: str | None
 ) -> dict[str, str | None]:
     """Import what running needs, each in a process of its own; return the versions.
 
@@ -82,7 +82,7 @@ def check_packages(
     return versions
 
 
-def check_board(findings: Findings, board: Board | None, tensorrt: str | None) -> None:
+def check_board(findings: Findings, board: JetsonIdentity | None, tensorrt: str | None) -> None:
     """Say which board this is and how it is set; nothing on another machine.
 
     Args:
@@ -106,7 +106,7 @@ def check_board(findings: Findings, board: Board | None, tensorrt: str | None) -
     _check_clocks(findings)
 
 
-def check_memory(findings: Findings, machine: Environment, board: Board | None) -> None:
+def check_memory(findings: Findings, machine: Environment, board: JetsonIdentity | None) -> None:
     """Say how much memory there is and is free, and whether there is swap."""
     memory = _doctor.memory_bytes(machine)
     if memory is None:
@@ -143,7 +143,7 @@ def check_memory(findings: Findings, machine: Environment, board: Board | None) 
 
 
 def check_gpu(
-    findings: Findings, machine: Environment, board: Board | None, *, of_a_bundle: bool
+    findings: Findings, machine: Environment, board: JetsonIdentity | None, *, of_a_bundle: bool
 ) -> None:
     """Say which GPU there is and who else works on it."""
     if board is None:
@@ -154,7 +154,7 @@ def check_gpu(
     findings.unknown("gpu users", "a Jetson's driver keeps no list of them; look at tegrastats")
 
 
-def _check_target(findings: Findings, board: Board, tensorrt: str | None) -> str | None:
+def _check_target(findings: Findings, board: JetsonIdentity, tensorrt: str | None) -> str | None:
     """Say which target this is; return the fastest of its power modes that this board offers."""
     findings.document["fastest_power_mode"] = None
     if board.target is None:

@@ -27,7 +27,7 @@ from fpet_export.steps import trust
 
 if TYPE_CHECKING:
     from benchmarks.conditions.environment import Environment
-    from engines.machine.jetson import Board
+    from engines.machine.jetson import JetsonIdentity
     from engines.tasks.folder import TaskFolder
 
 
@@ -106,7 +106,7 @@ def check_fit(
     findings: Findings,
     unpacked: Unpacked,
     machine: Environment,
-    board: Board | None,
+    board: JetsonIdentity | None,
     versions: Mapping[str, str | None],
 ) -> None:
     """Say whether this machine is what the bundle is for, and what to do if not.
@@ -144,7 +144,9 @@ def check_fit(
         findings.fact("fits", f"{unpacked.name} suits this machine, as {target.name}")
 
 
-def _target_here(findings: Findings, unpacked: Unpacked, board: Board | None) -> Target | None:
+def _target_here(
+    findings: Findings, unpacked: Unpacked, board: JetsonIdentity | None
+) -> Target | None:
     """Return what the artefact becomes here: its own target, or this Jetson where that suits."""
     target = unpacked.target
     if not _is_for_jetson(target):
@@ -226,7 +228,7 @@ def _require_buildable(
     target: Target,
     version: str | None,
     capability: str | None,
-    board: Board | None,
+    board: JetsonIdentity | None,
 ) -> None:
     """Refuse a graph that the runtime or the GPU of this machine does not take."""
     _read(unpacked, target)

@@ -19,7 +19,7 @@ from fpet_export.requests import Request
 
 if TYPE_CHECKING:
     from benchmarks.conditions.environment import Environment
-    from engines.machine.jetson import Board
+    from engines.machine.jetson import JetsonIdentity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def diagnose(request: DoctorRequest | None = None, reporter: Reporter = SILENT) 
 
 
 def _check_board(
-    findings: Findings, machine: Environment, board: Board | None, bundle: Path | None
+    findings: Findings, machine: Environment, board: JetsonIdentity | None, bundle: Path | None
 ) -> bool:
     """Say what running needs; return whether there is a graph to build an engine from."""
     unpacked = None if bundle is None else bundle_checks.open_bundle(findings, bundle)

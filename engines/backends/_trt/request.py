@@ -12,7 +12,7 @@ from pathlib import Path
 from engines.backends._provenance import Source
 from engines.contract import BuildOptions, Progress
 from engines.errors import InputError, UsageError
-from engines.machine.jetson import Board
+from engines.machine.jetson import JetsonIdentity
 from engines.manifest import TensorSpec
 from engines.targets import Target
 
@@ -163,7 +163,7 @@ def require_release(version: str, target: Target) -> None:
     )
 
 
-def require_device(compute_capability: str, board: Board | None, target: Target) -> None:
+def require_device(compute_capability: str, board: JetsonIdentity | None, target: Target) -> None:
     """Refuse a machine that is not the target: TensorRT builds for the GPU it runs on.
 
     Args:
@@ -195,7 +195,7 @@ def require_device(compute_capability: str, board: Board | None, target: Target)
         )
 
 
-def board_facts(board: Board | None) -> dict[str, str]:
+def board_facts(board: JetsonIdentity | None) -> dict[str, str]:
     """Return what a plan's manifest keeps of the Jetson that built it."""
     if board is None:
         return {}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.machine import jetpack, jetson, state
-from engines.machine.jetson import Board
+from engines.machine.jetson import JetsonIdentity
 from engines.targets import _lookup
 
 MODULES = _lookup.modules()
@@ -43,7 +43,7 @@ AGX_ORIN_FIRST_KIT = (  # rbonghi/jetson_stats issue 864
 )
 
 
-def board_at(tmp_path: Path, lines: tuple[str, str, str]) -> Board | None:
+def board_at(tmp_path: Path, lines: tuple[str, str, str]) -> JetsonIdentity | None:
     release, model, compatible = lines
     tree = tmp_path / "proc/device-tree"
     tree.mkdir(parents=True)

@@ -25,7 +25,7 @@ from engines.errors import (
     TrustError,
     UsageError,
 )
-from engines.machine.jetson import Board
+from engines.machine.jetson import JetsonIdentity
 from engines.manifest import Manifest, TensorSpec, read_manifest, write_manifest
 from tests.engines.backends.trt.recorded_tensorrt import Build, tensorrt
 
@@ -161,8 +161,8 @@ def test_another_gpu_than_the_target_is_refused(tiny_vit: TinyVit, install: Inst
         engines.build(tiny_vit(), target=ORIN)
 
 
-def jetson(target: str | None) -> Board:
-    return Board("NVIDIA Jetson X", ("p1234-0000",), "36.4.3", "6.2", target, "")
+def jetson(target: str | None) -> JetsonIdentity:
+    return JetsonIdentity("NVIDIA Jetson X", ("p1234-0000",), "36.4.3", "6.2", target, "")
 
 
 def test_another_jetson_than_the_target_is_refused(

@@ -16,7 +16,7 @@ import pytest
 from benchmarks.conditions.environment import read_environment
 from engines.machine import jetson as boards
 from engines.machine import processor
-from engines.machine.jetson import Board
+from engines.machine.jetson import JetsonIdentity
 from engines.targets import _lookup
 from fpet_export.board.agent import build_agent
 from fpet_export.cli.console import Console
@@ -341,7 +341,7 @@ def test_a_package_that_crashes_does_not_take_doctor_along(
 def test_a_small_board_without_swap_is_warned(jetson: FakeBoard) -> None:
     jetson.write("proc/swaps", "Filename Type Size Used Priority\n")
     board = boards.read_board(_lookup.modules())
-    assert isinstance(board, Board)
+    assert isinstance(board, JetsonIdentity)
     place = dataclasses.replace(
         read_environment(), memory_bytes=8 << 30, container_memory_bytes=None
     )
