@@ -19,7 +19,7 @@ from typing import Literal
 from engines.errors import UnknownNameError
 from engines.near_names import did_you_mean
 
-__all__ = ["Board", "Device", "Gpu", "Peaks", "PowerRails", "Release", "Target"]
+__all__ = ["JetsonModule", "Device", "Gpu", "Peaks", "PowerRails", "Release", "Target"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class PowerRails:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Board:
+class JetsonModule:
     """What a Jetson module has beside its GPU.
 
     Attributes:
@@ -222,7 +222,7 @@ class Device:
     releases: tuple[Release, ...]
     default: str
     sources: tuple[str, ...]
-    board: Board | None = None
+    board: JetsonModule | None = None
 
     @property
     def workspace_bytes(self) -> int | None:

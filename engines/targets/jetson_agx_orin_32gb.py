@@ -1,6 +1,6 @@
 """Jetson AGX Orin with 32 GB, the production module."""
 
-from engines.targets import Board, Device, Gpu, Peaks
+from engines.targets import Device, Gpu, JetsonModule, Peaks
 from engines.targets._jetson import AGX_ORIN, AGX_ORIN_RAILS, AGX_ORIN_SOURCES
 from engines.targets._precisions import AMPERE
 
@@ -22,7 +22,7 @@ TARGET = Device(
             ),
         ),
     ),
-    board=Board(
+    board=JetsonModule(
         modules=("p3701-0004",),
         power_modes=("MAXN", "MODE_15W", "MODE_30W", "MODE_40W"),
         rails=AGX_ORIN_RAILS,

@@ -1,6 +1,6 @@
 """Jetson AGX Orin with 64 GB, also as the developer kit of that size."""
 
-from engines.targets import Board, Device, Gpu, Peaks
+from engines.targets import Device, Gpu, JetsonModule, Peaks
 from engines.targets._jetson import AGX_ORIN, AGX_ORIN_RAILS, AGX_ORIN_SOURCES
 from engines.targets._precisions import AMPERE
 
@@ -25,7 +25,7 @@ TARGET = Device(
             Peaks(mode="MODE_15W", fp16_tflops=3.5, int8_tops=7),
         ),
     ),
-    board=Board(
+    board=JetsonModule(
         modules=("p3701-0005",),
         power_modes=("MAXN", "MODE_15W", "MODE_30W", "MODE_50W"),
         rails=AGX_ORIN_RAILS,

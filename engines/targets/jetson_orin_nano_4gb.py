@@ -1,6 +1,6 @@
 """Jetson Orin Nano with 4 GB."""
 
-from engines.targets import Board, Device, Gpu, Peaks
+from engines.targets import Device, Gpu, JetsonModule, Peaks
 from engines.targets._jetson import ORIN, SMALL_ORIN_RAILS, SMALL_ORIN_SOURCES
 from engines.targets._precisions import AMPERE
 
@@ -23,7 +23,7 @@ TARGET = Device(
             Peaks(mode="10W", multiprocessors=4, fp16_tflops=5.1, int8_tops=10, bandwidth_gb_s=34),
         ),
     ),
-    board=Board(
+    board=JetsonModule(
         modules=("p3767-0004",),
         power_modes=("7W", "10W", "15W", "25W", "MAXN_SUPER"),
         rails=SMALL_ORIN_RAILS,

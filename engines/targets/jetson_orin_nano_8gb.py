@@ -1,6 +1,6 @@
 """Jetson Orin Nano with 8 GB, also as the developer kit."""
 
-from engines.targets import Board, Device, Gpu, Peaks
+from engines.targets import Device, Gpu, JetsonModule, Peaks
 from engines.targets._jetson import ORIN, SMALL_ORIN_RAILS, SMALL_ORIN_SOURCES
 from engines.targets._precisions import AMPERE
 
@@ -29,7 +29,7 @@ TARGET = Device(
             ),
         ),
     ),
-    board=Board(
+    board=JetsonModule(
         modules=("p3767-0003", "p3767-0005"),
         power_modes=("7W", "15W", "25W", "MAXN_SUPER"),
         rails=SMALL_ORIN_RAILS,

@@ -1,6 +1,6 @@
 """Jetson Orin NX with 8 GB."""
 
-from engines.targets import Board, Device, Gpu, Peaks
+from engines.targets import Device, Gpu, JetsonModule, Peaks
 from engines.targets._jetson import ORIN, SMALL_ORIN_RAILS, SMALL_ORIN_SOURCES
 from engines.targets._precisions import AMPERE
 
@@ -25,7 +25,7 @@ TARGET = Device(
             ),
         ),
     ),
-    board=Board(
+    board=JetsonModule(
         modules=("p3767-0001",),
         power_modes=("10W", "15W", "20W", "25W", "40W", "MAXN", "MAXN_SUPER"),
         rails=SMALL_ORIN_RAILS,

@@ -1,6 +1,6 @@
 """Jetson Thor T4000."""
 
-from engines.targets import Board, Device, Gpu, Peaks
+from engines.targets import Device, Gpu, JetsonModule, Peaks
 from engines.targets._jetson import THOR_RAILS, THOR_SOURCES, THOR_T4000
 from engines.targets._precisions import ADA
 
@@ -15,7 +15,7 @@ TARGET = Device(
         memory_is_shared=True,
         peaks=(Peaks(multiprocessors=12, fp16_tflops=150, fp8_tflops=300, bandwidth_gb_s=273),),
     ),
-    board=Board(modules=("p3834-0000",), power_modes=(), rails=THOR_RAILS),
+    board=JetsonModule(modules=("p3834-0000",), power_modes=(), rails=THOR_RAILS),
     releases=THOR_T4000,
     default="jp7.2",
     sources=(

@@ -1,6 +1,6 @@
 """Jetson Thor T5000, also as the AGX Thor developer kit."""
 
-from engines.targets import Board, Device, Gpu, Peaks
+from engines.targets import Device, Gpu, JetsonModule, Peaks
 from engines.targets._jetson import THOR, THOR_RAILS, THOR_SOURCES
 from engines.targets._precisions import ADA
 
@@ -19,7 +19,7 @@ TARGET = Device(
             ),
         ),
     ),
-    board=Board(
+    board=JetsonModule(
         modules=("p3834-0008",), power_modes=("MAXN", "120W", "90W", "70W"), rails=THOR_RAILS
     ),
     releases=THOR,
