@@ -86,7 +86,7 @@ class AccuracyConstraint:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Step:
+class RevertedLayer:
     """One layer that was reverted, and the quality afterwards."""
 
     layer: str
@@ -108,7 +108,7 @@ class Kept:
     policy: Policy
     before: Quality
     quality: Quality
-    steps: tuple[Step, ...] = ()
+    steps: tuple[RevertedLayer, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; an infinite ratio becomes null."""
@@ -130,7 +130,7 @@ class Kept:
 
 
 Measure = Callable[[Policy], Quality]
-Report = Callable[[Step], None]
+Report = Callable[[RevertedLayer], None]
 
 
 def satisfy(
@@ -170,11 +170,11 @@ def satisfy(
             fix="relax the limit: this is what the graph gives without integers",
         )
     ranked = _noisiest_first(policy, screen or measure, progress)
-    steps: list[Step] = []
+    steps: list[RevertedLayer] = []
     for layer, alone in ranked[:-1]:
         policy = policy.without(layer)
         quality = measure(policy)
-        step = Step(layer=layer, alone=alone, after=quality)
+        step = RevertedLayer(layer=layer, alone=alone, after=quality)
         steps.append(step)
         if report is not None:
             report(step)

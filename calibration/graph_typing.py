@@ -16,7 +16,7 @@ from calibration.accuracy import (
     Kept,
     Measure,
     Quality,
-    Step,
+    RevertedLayer,
     quality_json,
     satisfy,
 )
@@ -58,7 +58,7 @@ class Callbacks:
     """
 
     screened: Callable[[int], None] | None = None
-    reverted: Callable[[Step], None] | None = None
+    reverted: Callable[[RevertedLayer], None] | None = None
     measured: Callable[[int], None] | None = None
 
 

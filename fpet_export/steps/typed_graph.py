@@ -20,7 +20,7 @@ from fpet_export.requests import BEST, Quantization, Typing
 from fpet_export.steps import check_images
 
 if TYPE_CHECKING:
-    from calibration.accuracy import AccuracyConstraint, Step
+    from calibration.accuracy import AccuracyConstraint, RevertedLayer
     from calibration.evaluator import GraphEvaluator
     from calibration.graph_typing import Typed
     from calibration.recipe import Recipe
@@ -316,7 +316,7 @@ def make(
     warn_of_clipping(table, request, reporter)
     layers = len(choose(read_graph(onnx), request.preset, keep=request.keep).active)
 
-    def returned(step: Step) -> None:
+    def returned(step: RevertedLayer) -> None:
         reporter.step(
             "reverted",
             f"{step.layer} · alone it gives {step.alone.sqnr_db:.1f} dB · now "

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.accuracy import AccuracyConstraint, Kept, Quality, Step, quality_json, satisfy
+from calibration.accuracy import (
+    AccuracyConstraint,
+    Kept,
+    Quality,
+    RevertedLayer,
+    quality_json,
+    satisfy,
+)
 from calibration.policy import Policy
 from engines.errors import BudgetError
 
@@ -148,7 +155,7 @@ def test_the_worst_of_not_a_number_goes_back_first() -> None:
 
 def test_who_wants_to_know_is_told() -> None:
     network, screened = Network(NOISE), Network(NOISE)
-    steps: list[Step] = []
+    steps: list[RevertedLayer] = []
     counts: list[int] = []
 
     kept = satisfy(

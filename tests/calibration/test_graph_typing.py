@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from calibration import graph_typing
-from calibration.accuracy import AccuracyConstraint, Step
+from calibration.accuracy import AccuracyConstraint, RevertedLayer
 from calibration.evaluator import GraphEvaluator, evaluator_for
 from calibration.graph_files import read_graph
 from calibration.graph_typing import Callbacks, Typed, files_of, recipe_for, table_path
@@ -146,7 +146,7 @@ def test_a_promise_puts_layers_back_until_it_is_kept(
     merged: Path, manifest: Manifest, evaluator: GraphEvaluator, table: CalibrationTable
 ) -> None:
     keep = ("blocks/0", "blocks/1")
-    steps: list[Step] = []
+    steps: list[RevertedLayer] = []
     screened: list[int] = []
 
     def act(constraint: AccuracyConstraint | None) -> Typed:
