@@ -11,6 +11,7 @@ import dataclasses
 import math
 import numbers
 import re
+import shlex
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -359,6 +360,17 @@ class Elsewhere(Request):
     remote_dir: str | None = None
     ssh_config: Path | None = None
     keep_remote: bool = False
+
+    def remote_argv(self) -> str:
+        """Return the same machine for another command, as quoted words; "" for this one."""
+        if self.remote is None:
+            return ""
+        found = ["--remote", self.remote]
+        if self.remote_dir is not None:
+            found += ["--remote-dir", self.remote_dir]
+        if self.ssh_config is not None:
+            found += ["--ssh-config", str(self.ssh_config)]
+        return shlex.join(found)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

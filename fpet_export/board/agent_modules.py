@@ -45,13 +45,11 @@ def file_of(module: str) -> Path:
 @functools.cache
 def _stays_home(module: str) -> bool:
     """Say whether a module cannot be imported on a board, or is none of its business."""
-    if module == _STAYS or module.startswith(f"{_STAYS}."):
-        return True
     seen: set[str] = set()
     waiting = [module]
     while waiting:
         one = waiting.pop()
-        if one.partition(".")[0] in _NOT_THERE:
+        if one.partition(".")[0] in _NOT_THERE or one == _STAYS or one.startswith(f"{_STAYS}."):
             return True
         if one in seen or one.partition(".")[0] not in _OURS:
             continue
@@ -78,7 +76,9 @@ def _names(body: Iterable[ast.AST], *, inside: bool, deep: bool = False) -> Iter
                 home = _homes(node.module).get(alias.name, node.module)
                 yield whole if _is_module(whole) else home
         elif isinstance(node, ast.Import) and inside == deep:
-            yield from (alias.name for alias in node.names)
+            for alias in node.names:
+                yield alias.name
+                yield from _homes(alias.name).values()
         is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         yield from _names(ast.iter_child_nodes(node), inside=inside, deep=deep or is_function)
 

@@ -146,7 +146,7 @@ def _choose(
         measurement,
         where=f"--precision best on {host}",
         fix=f"close other programs there; the graphs exist, so measure them again: "
-        f"{again} {transfer.to_argv(request)}",
+        f"{again} {request.remote_argv()}",
     )
     candidates = tuple(
         dataclasses.replace(measurement.result(Path(engine).stem), name=precision)

@@ -7,18 +7,17 @@ folder there is named by the bundle's hash, so the same command finds what an in
 from __future__ import annotations
 
 import contextlib
-import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from engines import storage
-from engines.errors import RemoteError, UsageError
+from engines.errors import RemoteError
 from engines.transport.bundle import SUFFIX
 from fpet_export.board import packing
 from fpet_export.reporter import Reporter
-from fpet_export.requests import AllowFailed, Elsewhere, Measuring
+from fpet_export.requests import AllowFailed, Elsewhere
 from fpet_export.steps import usable
 
 if TYPE_CHECKING:
@@ -28,31 +27,6 @@ if TYPE_CHECKING:
     from fpet_export.board.ssh import Remote
 
 T = TypeVar("T")
-
-
-def to_argv(request: Elsewhere) -> str:
-    """Return the same machine for the next command, quoted."""
-    assert request.remote is not None
-    found = ["--remote", request.remote]
-    if request.remote_dir is not None:
-        found += ["--remote-dir", request.remote_dir]
-    if request.ssh_config is not None:
-        found += ["--ssh-config", str(request.ssh_config)]
-    return shlex.join(found)
-
-
-def refuse_peers(request: Measuring) -> None:
-    """Refuse to leave out peers that were asked for.
-
-    Raises:
-        UsageError: There are some, and the work is done on another machine.
-    """
-    if isinstance(request, Elsewhere) and request.remote is not None and request.peers:
-        raise UsageError(
-            "peers run on this machine only: their packages are not on the other one",
-            where="--peers",
-            fix="leave --peers out there, and measure them here with `bench` without --remote",
-        )
 
 
 def require_reachable(request: Elsewhere) -> None:

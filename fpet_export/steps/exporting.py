@@ -11,8 +11,7 @@ from engines import precisions
 from engines.engine import load_target
 from engines.errors import ParityError
 from engines.manifest import read_manifest, write_manifest
-from engines.parity import table as parity_table
-from engines.parity.rows import ParityTable, StageParity, failed_row, judge
+from engines.parity.rows import ParityTable, StageParity, failed_row
 from engines.plurals import counted
 from fpet_export.reporter import Reporter
 from fpet_export.requests import BEST, Exporting
@@ -250,22 +249,6 @@ def export(
     )
     started.record(written, (frozen_row, onnx_row))
     return Exported(path=written, rows=(frozen_row, onnx_row))
-
-
-def show_table(table: ParityTable, reporter: Reporter, *, heading: str = "stage") -> None:
-    """Print the parity table, its remarks and what its columns mean; `heading`: what a row is."""
-    reporter.line()
-    reporter.paragraph(f"parity on {table.images}, against the {table.reference}")
-    reporter.table(parity_table.table_rows(table.rows, heading=heading))
-    for remark in parity_table.remarks(table):
-        reporter.paragraph(f"{remark}.")
-    reporter.line()
-    reporter.explain(parity_table.meanings(table.rows))
-
-
-def require(table: ParityTable) -> None:
-    """Raise a ParityError that names the first stage which drifted, if one did."""
-    judge(table, fix="report this with the run; the table above and parity.json show every stage")
 
 
 def _check_targets(request: Exporting) -> None:

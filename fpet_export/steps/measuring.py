@@ -17,7 +17,7 @@ from engines.machine.processor import usable_cores
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.near_names import did_you_mean, near_names
 from fpet_export.reporter import Reporter
-from fpet_export.requests import Measured, Measuring
+from fpet_export.requests import Elsewhere, Measured, Measuring
 from fpet_export.steps import plain_vit
 
 if TYPE_CHECKING:
@@ -309,3 +309,17 @@ def advancing(advance: Any) -> Any:
         return True
 
     return report
+
+
+def refuse_peers(request: Measuring) -> None:
+    """Refuse to leave out peers that were asked for.
+
+    Raises:
+        UsageError: There are some, and the work is done on another machine.
+    """
+    if isinstance(request, Elsewhere) and request.remote is not None and request.peers:
+        raise UsageError(
+            "peers run on this machine only: their packages are not on the other one",
+            where="--peers",
+            fix="leave --peers out there, and measure them here with `bench` without --remote",
+        )

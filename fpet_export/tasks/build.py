@@ -13,10 +13,8 @@ from engines.engine import default_path
 from engines.errors import UsageError
 from engines.targets._lookup import load_target
 from engines.tasks.index import TaskIndex, read_index
-from fpet_export.board import transfer as remote
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.steps import usable
-from fpet_export.tasks import remote_tasks
 from fpet_export.workflow import build as one_build
 from fpet_export.workflow.build import BuildRequest, Built
 
@@ -118,6 +116,8 @@ def _index(request: BuildRequest) -> TaskIndex:
 
 def _there(request: BuildRequest, engines: list[Path], reporter: Reporter) -> BuiltTasks:
     """Build and check on another machine, and fetch the engines."""
+    from fpet_export.tasks import remote_tasks  # not on a board
+
     one_build.refuse_timings(request)
     folder = request.onnx
     with remote_tasks.unpacked_there(folder, request, reporter) as board:
@@ -130,5 +130,5 @@ def _there(request: BuildRequest, engines: list[Path], reporter: Reporter) -> Bu
         built=built,
         parity=parity,
         remote=request.remote,
-        next=(f"{command('bench', folder)} {remote.to_argv(request)}",),
+        next=(f"{command('bench', folder)} {request.remote_argv()}",),
     )

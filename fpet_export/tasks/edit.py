@@ -12,7 +12,7 @@ from engines.errors import UsageError
 from engines.precisions import FP32
 from engines.tasks.index import read_index
 from fpet_export.reporter import Reporter
-from fpet_export.steps import exporting, next_commands, usable
+from fpet_export.steps import exporting, next_commands, parity_report, usable
 from fpet_export.tasks import by_task
 from fpet_export.tasks.request import TasksOutcome, TasksRequest, load, prepare
 
@@ -68,7 +68,7 @@ def add(request: TasksRequest, reporter: Reporter) -> TasksOutcome:
             passed = one.reference.passed and one.single.passed
             reporter.step(one.name, exporting.describe(runs[one.name]), passed=passed)
         for table in verify.tables(found):
-            exporting.show_table(table, reporter, heading="task")
+            parity_report.show_table(table, reporter, heading="task")
         verify.require(found)
         index = change.commit()
     _say_engines(folder, index, reporter)

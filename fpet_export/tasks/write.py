@@ -10,7 +10,7 @@ from engines.commands import command
 from engines.errors import UsageError
 from engines.tasks.index import FILE
 from fpet_export.reporter import SILENT, Reporter
-from fpet_export.steps import check_images, exporting, next_commands
+from fpet_export.steps import check_images, exporting, next_commands, parity_report
 from fpet_export.tasks import by_task, edit, report
 from fpet_export.tasks.request import TasksOutcome, TasksRequest, load, prepare
 
@@ -63,7 +63,7 @@ def write(request: TasksRequest, reporter: Reporter = SILENT) -> TasksOutcome:
             passed=one.reference.passed and one.single.passed,
         )
     for table in verify.tables(found):
-        exporting.show_table(table, reporter, heading="task")
+        parity_report.show_table(table, reporter, heading="task")
     if request.html is not None:
         report.write(
             request.html,

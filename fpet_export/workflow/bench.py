@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shlex
 import tempfile
@@ -15,7 +14,6 @@ from benchmarks.measurement_file import to_document
 from benchmarks.report.page import report_of, write_report
 from engines import storage
 from engines.errors import MeasurementError, UsageError
-from fpet_export.board import packing, session, transfer
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Elsewhere, Measured, Writing
 from fpet_export.steps import batches, measuring, usable
@@ -88,7 +86,12 @@ def bench(request: BenchRequest, reporter: Reporter = SILENT) -> Benched:
     if request.batches is not None:
         return _at_batches(request, request.batches, reporter)
     refuse_tasks(request.artefacts[0], request.task)
-    measurement = (_here if request.remote is None else _there)(request, reporter)
+    if request.remote is None:
+        measurement = _here(request, reporter)
+    else:
+        from fpet_export.board.bench import bench_there  # not on a board
+
+        measurement = bench_there(request, reporter)
     return keep(measurement, request, reporter)
 
 
@@ -240,23 +243,6 @@ def _here(request: BenchRequest, reporter: Reporter) -> Measurement:
         )
 
 
-def _there(request: BenchRequest, reporter: Reporter) -> Measurement:
-    """Build graphs on another machine, check their engines, and measure all in one run."""
-    items = [packing.checked(path, None, request, reporter) for path in request.artefacts]
-    against: packing.Item | str | None = request.against
-    if isinstance(against, str) and against != plain.PLAIN:
-        against = packing.checked(Path(against), None, request, reporter)
-        items += [] if against in items else [against]
-    transfer.require_reachable(request)
-    words = session.measuring_argv(request)
-    with contextlib.ExitStack() as stack:
-        graph = request.plain
-        if against == plain.PLAIN and graph is None:
-            graph = stack.enter_context(packing.plain_of(items[0], reporter))
-        board = stack.enter_context(transfer.unpacked_there(items, request, reporter, plain=graph))
-        return board.trial(words, against=against).measurement
-
-
 def _refuse_twice(artefacts: Sequence[Path]) -> None:
     """Refuse a file beside itself; tasks of one folder are told by their own verb."""
     seen: set[Path] = set()
@@ -278,4 +264,4 @@ def _refuse_contradictions(request: BenchRequest) -> None:
             where="--plain",
             fix="add --against plain",
         )
-    transfer.refuse_peers(request)
+    measuring.refuse_peers(request)

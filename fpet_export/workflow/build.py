@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any
 import engines
 from engines.commands import command
 from engines.contract import BuildOptions
-from engines.engine import equivalent_command, refuse_output
+from engines.engine import equivalent_command
 from engines.errors import InputError, ParityError, UsageError
 from engines.manifest import NO_TARGET, Manifest, manifest_path, read_manifest, write_manifest
 from engines.parity.rows import ParityTable, failed_row, judge
 from engines.targets._lookup import load_target
-from fpet_export.board import packing
-from fpet_export.board import transfer as remote
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import AllowFailed, AllowForm, Elsewhere, Writing
 from fpet_export.steps import built_engine, next_commands, usable
 
 if TYPE_CHECKING:
     from engines.fusion.report import FusionReport
+    from fpet_export.board.build import BuiltThere
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +90,10 @@ def build(request: BuildRequest, reporter: Reporter = SILENT) -> Built:
     """
     target = request.target or exported_for(request.onnx)
     if request.remote is not None:
-        return _there(request, target, reporter)
+        refuse_timings(request)
+        from fpet_export.board.build import build_there  # not on a board
+
+        return _built_there(request, build_there(request, target, build_argv(request), reporter))
     return build_here(request.onnx, target, request, reporter)
 
 
@@ -211,22 +213,13 @@ def _used_by(artefact: Path, manifest: Manifest) -> list[str]:
     return [usable.go_on(command("bench", used), manifest)]
 
 
-def _there(request: BuildRequest, target: str, reporter: Reporter) -> Built:
-    """Build and check on another machine, and fetch the engine."""
-    refuse_timings(request)
-    item = packing.checked(request.onnx, target, request, reporter)
-    out = request.out or request.onnx.with_name(item.engine)
-    refuse_output(out, load_target(target), force=request.force)
-    with remote.unpacked_there([item], request, reporter) as board:
-        more = [*build_argv(request), *usable.form_words(request)]
-        parity = board.prove(item, engine=out.name, more=more)
-        manifest = board.fetch(out)
+def _built_there(request: BuildRequest, found: BuiltThere) -> Built:
     return Built(
-        engine=out,
-        manifest=manifest,
-        parity=parity,
+        engine=found.engine,
+        manifest=found.manifest,
+        parity=found.parity,
         remote=request.remote,
-        next=(f"{command('bench', out)} {remote.to_argv(request)}",),
+        next=(f"{command('bench', found.engine)} {request.remote_argv()}",),
     )
 
 

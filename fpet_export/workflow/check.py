@@ -19,7 +19,7 @@ from engines.tasks.index import read_index
 from engines.tasks.open_tasks import artefact_of
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import AllowFailed
-from fpet_export.steps import exporting, task_names, usable
+from fpet_export.steps import parity_report, task_names, usable
 
 if TYPE_CHECKING:
     from engines.parity.rows import ParityTable
@@ -71,7 +71,7 @@ def check(request: CheckRequest, reporter: Reporter = SILENT) -> Checked:
     """
     is_folder = request.engine.is_dir()
     table, artefacts = (_tasks if is_folder else _engine)(request, reporter)
-    exporting.show_table(table, reporter, heading="task" if is_folder else "stage")
+    parity_report.show_table(table, reporter, heading="task" if is_folder else "stage")
     for artefact in artefacts:
         _record(artefact, table, reporter)
     judge(

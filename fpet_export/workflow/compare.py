@@ -22,7 +22,7 @@ from engines.precisions import FP16
 from engines.tasks.index import read_index
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import CheckImages, RunFacts, Writing, from_zero
-from fpet_export.steps import check_images, exporting, runs, task_names, verify
+from fpet_export.steps import check_images, parity_report, runs, task_names, verify
 from fpet_export.steps.verify import graph_outputs
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def compare(request: CompareRequest, reporter: Reporter = SILENT) -> Comparison:
                 row = _row(Path(name), reference, request.relative, advance)
             rows.append(row)
     table = reference.outputs.table(rows)
-    exporting.show_table(table, reporter)
+    parity_report.show_table(table, reporter)
     if request.out is not None:
         storage.write_text(request.out, json.dumps(table.to_json(), indent=1) + "\n")
     judge(table, fix="export or build the artefact again from the run")

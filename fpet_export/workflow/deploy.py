@@ -20,7 +20,15 @@ from engines.targets._lookup import load_target
 from fpet_export.board import transfer
 from fpet_export.reporter import Recorder, Reporter
 from fpet_export.requests import Deploying
-from fpet_export.steps import batches, exporting, measuring, next_commands, plain_vit, typed_graph
+from fpet_export.steps import (
+    batches,
+    exporting,
+    measuring,
+    next_commands,
+    parity_report,
+    plain_vit,
+    typed_graph,
+)
 from fpet_export.steps.verify import graph_outputs
 from fpet_export.workflow import deployment_page, deployment_verdict, headline
 from fpet_export.workflow.deploy_target import deploy_target
@@ -102,14 +110,14 @@ def deploy(request: DeployRequest, reporter: Reporter | None = None) -> Deployme
         files += [_latency_path(request.out, target) for target in targets[1:]]
     for file in files:
         storage.refuse_overwrite(file, force=request.force)
-    transfer.refuse_peers(request)
+    measuring.refuse_peers(request)
     if request.remote is not None:
         transfer.require_reachable(request)
     started = exporting.start(request, reporter, instead=_TASKS)
     built = [deploy_target(started, request, reporter, target) for target in targets]
     rows = [*started.rows, *(row for one in built for row in one.rows)]
     table = started.check.table(rows)
-    exporting.show_table(table, reporter)
+    parity_report.show_table(table, reporter)
     text = json.dumps(table.to_json(), indent=1) + "\n"
     storage.write_text(request.out / "parity.json", text)
     pictures = _pictures(started, built[0].graph, request.out, reporter)
@@ -148,7 +156,7 @@ def deploy(request: DeployRequest, reporter: Reporter | None = None) -> Deployme
     )
     reporter.step("report", str(page))
     verdict.show(reporter)
-    exporting.require(table)
+    parity_report.require(table)
     return Deployment(
         report=page,
         parity=table,
@@ -249,7 +257,7 @@ def _again(request: Deploying, built: list[DeployedTarget]) -> str:
     """Return the command that measures the engines once more; none where no engine runs."""
     if request.remote is not None:
         graphs = [one.typed for one in built]
-        return deployment_verdict.bench_command(graphs, transfer.to_argv(request))
+        return deployment_verdict.bench_command(graphs, request.remote_argv())
     here = [one.engine for one in built if one.runs_here]
     return deployment_verdict.bench_command(here) if here else ""
 
@@ -269,7 +277,7 @@ def _next(request: Deploying, built: list[DeployedTarget]) -> list[str]:
         if one.runs_here:
             commands += [*next_commands.predict(one.engine, image), bench]
         elif request.remote is not None:
-            commands.append(f"{bench} {transfer.to_argv(request)}")
+            commands.append(f"{bench} {request.remote_argv()}")
         else:
             commands.append(next_commands.bundle(one.engine))
     graph = built[0].graph

@@ -11,7 +11,7 @@ from engines.parity.outputs import runnable
 from fpet_export.board.deploy import deploy_there
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Deploying
-from fpet_export.steps import built_engine, exporting, verify
+from fpet_export.steps import built_engine, exporting, parity_report, verify
 from fpet_export.workflow.deployed import DeployedTarget
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ def _build_there(
     exported: exporting.Exported,
 ) -> DeployedTarget:
     """Let another machine build, check and measure what `--precision` asks for."""
-    exporting.require(started.table(exported.rows))
+    parity_report.require(started.table(exported.rows))
     found = exporting.type_graphs(started, request, reporter, exported, target)
-    exporting.require(started.table(made.row for made in found.made.values()))
+    parity_report.require(started.table(made.row for made in found.made.values()))
     there = deploy_there(found, target, started.check.images, request, reporter)
     typed = (made.row for made in found.made.values())
     return DeployedTarget(

@@ -15,7 +15,7 @@ from engines.targets._lookup import load_target
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Exporting
 from fpet_export.steps import exporting as steps
-from fpet_export.steps import next_commands, typed_graph
+from fpet_export.steps import next_commands, parity_report, typed_graph
 
 _TASKS = "its tasks are already exported; {inspect} lists them"
 
@@ -69,9 +69,9 @@ def export(request: ExportRequest, reporter: Reporter = SILENT) -> Exported:
     exported = steps.export(started, request, reporter, path=path, target=request.target)
     typed = steps.type_graph(started, request, reporter, exported, request.target)
     table = started.table(typed.rows)
-    steps.show_table(table, reporter)
+    parity_report.show_table(table, reporter)
     storage.write_text(table_path, json.dumps(table.to_json(), indent=1) + "\n")
-    steps.require(table)
+    parity_report.require(table)
     graph = read_manifest(path, verify=False)  # compared with its bytes by its check
     return Exported(
         graph=typed.path,

@@ -19,8 +19,8 @@ from fpet_export.requests import BEST, AllowFailed, AllowForm, Typing
 from fpet_export.steps import (
     best_precision,
     check_images,
-    exporting,
     next_commands,
+    parity_report,
     typed_graph,
     usable,
 )
@@ -186,8 +186,8 @@ def _one(
     made = typed_graph.make(request.onnx, recipe, evaluator, request, reporter, table=table)
     typed_graph.report(made, reporter)
     parity = _table(request.onnx, evaluator, made.row)
-    exporting.show_table(parity, reporter)
-    exporting.require(parity)
+    parity_report.show_table(parity, reporter)
+    parity_report.require(parity)
     writing.write(
         made,
         request.onnx,
