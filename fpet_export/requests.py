@@ -15,14 +15,12 @@ import shlex
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from engines import precisions
+from engines.contract import OpenOptions
 from engines.errors import UsageError
 from engines.near_names import did_you_mean
-
-if TYPE_CHECKING:
-    from engines.contract import OpenOptions
 
 R = TypeVar("R", bound="Request")
 _NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.+)")
@@ -315,8 +313,6 @@ class Opening(AllowFailed):
 
     def open_options(self, *, signers: Path | None = None) -> OpenOptions:
         """Return the same for `engines.open`."""
-        from engines.contract import OpenOptions
-
         return OpenOptions(
             provider=self.provider,
             cuda_graph=not self.no_cuda_graph,

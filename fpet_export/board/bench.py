@@ -11,7 +11,7 @@ from fpet_export.reporter import Reporter
 from fpet_export.steps import plain_vit as plain
 
 if TYPE_CHECKING:
-    from benchmarks import Measurement
+    from benchmarks.measurement import Measurement
     from fpet_export.workflow.bench import BenchRequest
 
 

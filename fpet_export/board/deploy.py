@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.comparison import rebase
 from engines.commands import command
 from engines.errors import FpetError
 from engines.manifest import read_manifest
@@ -18,7 +19,7 @@ from fpet_export.requests import Deploying
 from fpet_export.steps import best_precision, plain_vit
 
 if TYPE_CHECKING:
-    from benchmarks import Measurement
+    from benchmarks.measurement import Measurement
     from engines.imaging.images import ImageSet
     from fpet_export.board.packing import Item
 
@@ -133,8 +134,6 @@ def _choose(
         request: Which says where.
         reporter: Hears of the choice.
     """
-    from benchmarks import rebase
-
     host = request.remote
     engines = {precision: engine for engine, precision in precisions.items()}
     first = next(iter(engines))

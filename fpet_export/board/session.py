@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.measurement_file import read_measurement
 from engines import storage
 from engines.errors import EngineError, FpetError, ParityError
 from engines.fusion.report import fusion_path
@@ -22,7 +23,7 @@ from fpet_export.steps import built_engine as engine_steps
 from fpet_export.steps import plain_vit
 
 if TYPE_CHECKING:
-    from benchmarks import Measurement
+    from benchmarks.measurement import Measurement
     from engines.parity.rows import StageParity
     from fpet_export.board.ssh import Remote
 
@@ -148,8 +149,6 @@ class RemoteSession:
 
     def measure(self, engines: Sequence[str], argv: Sequence[str]) -> Measurement:
         """Measure engines there in the same rounds, and fetch the measurement."""
-        from benchmarks import read_measurement
-
         file = "bench.json"
         given = ["bench", *engines, "-o", file, "--force", "--allow-noise", *self.allowed, *argv]
         call_agent(self.remote, given, self.reporter)

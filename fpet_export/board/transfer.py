@@ -16,6 +16,8 @@ from engines import storage
 from engines.errors import RemoteError
 from engines.transport.bundle import SUFFIX
 from fpet_export.board import packing
+from fpet_export.board.session import RemoteSession
+from fpet_export.board.ssh import CACHE, ConnectionLostError, Remote
 from fpet_export.reporter import Reporter
 from fpet_export.requests import AllowFailed, Elsewhere
 from fpet_export.steps import usable
@@ -23,8 +25,6 @@ from fpet_export.steps import usable
 if TYPE_CHECKING:
     from engines.imaging.images import ImageSet
     from fpet_export.board.packing import Item, Packed
-    from fpet_export.board.session import RemoteSession
-    from fpet_export.board.ssh import Remote
 
 T = TypeVar("T")
 
@@ -59,7 +59,6 @@ def unpacked_there(
     Raises:
         RemoteError: The machine cannot be reached, or lacks room or a Python.
     """
-    from fpet_export.board.session import RemoteSession
 
     def pack(bundle: Path) -> Packed:
         return packing.pack(items, bundle, reporter, images=images, plain=plain)
@@ -89,8 +88,6 @@ def sent(
     Raises:
         RemoteError: The machine cannot be reached, or lacks room or a Python.
     """
-    from fpet_export.board.ssh import CACHE, ConnectionLostError, Remote
-
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         bundle = Path(folder) / f"{stem}{SUFFIX}"
         packed = pack(bundle)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from fpet_export.cli.main import main
 from fpet_export.cli.stop_signals import INTERRUPTED, StopSignals, told
 
 _TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -28,7 +29,6 @@ def run() -> NoReturn:
 
 
 def _command_line() -> Command:
-    from fpet_export.cli.main import main
 
     _keep_torch_out_of_the_temporary_folder()
     return main

@@ -18,7 +18,7 @@ from fpet_export.reporter import Reporter
 from fpet_export.steps import plain_vit
 
 if TYPE_CHECKING:
-    from benchmarks import Measurement
+    from benchmarks.measurement import Measurement
 
 _OPTION = "--batches"
 _SOME = (1, 8, 64)

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measurement_file import to_document
+from benchmarks.report.table import format_table
 from engines import precisions
+from engines.contract import BuildOptions, OpenOptions
+from engines.engine import build
 from engines.errors import (
     BudgetError,
     ExportError,
@@ -24,7 +27,7 @@ from fpet_export.requests import Typing
 from fpet_export.steps import built_engine, measuring, typed_graph
 
 if TYPE_CHECKING:
-    from benchmarks import Measurement
+    from benchmarks.measurement import Measurement
     from calibration.evaluator import GraphEvaluator
     from calibration.graph_typing import Typed
     from calibration.table import CalibrationTable
@@ -176,7 +179,6 @@ def require_runnable(onnx: Path, target: Target, request: Typing, reporter: Repo
 
 
 def _built(graph: Path, target: Target, stem: Path, request: Typing, reporter: Reporter) -> Path:
-    from engines import BuildOptions, build
 
     with built_engine.build_progress(reporter) as progress:
         return build(
@@ -195,8 +197,6 @@ def _built(graph: Path, target: Target, stem: Path, request: Typing, reporter: R
 def _measure(
     graphs: dict[str, Path], target: Target, request: Typing, reporter: Reporter
 ) -> Measurement:
-    from benchmarks import format_table
-    from engines import OpenOptions
 
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         measurement = measuring.measure(

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.comparison import bench
 from benchmarks.conditions.validity import FEWEST_ROUNDS
 from benchmarks.experiments.gemm_peak import measure_gemm_peak
+from benchmarks.latency import Schedule
 from benchmarks.merge_verdict import merge_verdicts
+from benchmarks.peers import PeerSource
 from engines import registry
 from engines.engine import load_target
 from engines.errors import InputError, UnknownNameError, UsageError
@@ -23,8 +26,8 @@ from fpet_export.steps import plain_vit
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing.Self needs Python 3.11
 
-    from benchmarks import Measurement, Schedule
     from benchmarks.conditions.validity import Finding
+    from benchmarks.measurement import Measurement
     from engines.contract import OpenOptions
 
 ATTEMPTS = 3
@@ -66,8 +69,6 @@ class Settings:
 
     def schedule(self) -> Schedule:
         """Return how long to measure."""
-        from benchmarks import Schedule
-
         return Schedule(
             min_rounds=self.rounds,
             min_s=self.seconds,
@@ -136,8 +137,6 @@ def measure_batches(
     plain: Path | None = None,
 ) -> list[Measurement]:
     """Do the same for each of several batch sizes; None is the one that the artefacts fix."""
-    from benchmarks import PeerSource, bench
-
     peers = ALL_PEERS if tuple(peers) == ("all",) else tuple(peers)
     source: PeerSource | None = None
     baseline: Path | str | None = against

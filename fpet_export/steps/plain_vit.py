@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from benchmarks.peers import PeerSource
 from engines import precisions
-from engines.engine import default_path, load_target
+from engines.contract import BuildOptions
+from engines.engine import build, default_path, load_target
 from engines.errors import UsageError
 from engines.manifest import (
     Manifest,
@@ -23,10 +25,6 @@ from engines.manifest import (
 from engines.targets import Target
 from fpet_export.reporter import Reporter
 from fpet_export.steps import built_engine
-
-if TYPE_CHECKING:
-    from benchmarks import PeerSource
-    from engines.contract import BuildOptions
 
 PLAIN = "plain"
 _TUNED = re.compile(r"tuned for \((\d+),")
@@ -61,7 +59,6 @@ def write(manifest: Manifest, target: Target, folder: Path) -> tuple[PeerSource,
     Returns:
         The float32 model in the forms that peers read, and the graph for the baseline.
     """
-    from benchmarks import PeerSource
     from fpet_export.model import cost
     from fpet_export.model.backbones import random_weights
     from fpet_export.model.vit import empty_vit
@@ -94,8 +91,6 @@ def write(manifest: Manifest, target: Target, folder: Path) -> tuple[PeerSource,
 
 def built_like(rival: Path, plain: Path, folder: Path, reporter: Reporter) -> Path:
     """Build the plain graph into a folder as its rival was built; beside a graph it stays one."""
-    from engines import build
-
     manifest = read_manifest(rival, verify=False) if manifest_path(rival).exists() else None
     if manifest is None or manifest.kind == "graph":
         return plain
@@ -111,8 +106,6 @@ def built_like(rival: Path, plain: Path, folder: Path, reporter: Reporter) -> Pa
 
 def _as_built(manifest: Manifest, target: Target, plain: Path) -> BuildOptions:
     """Return the choices that an engine was built with, for the plain graph beside it."""
-    from engines import BuildOptions
-
     assert manifest.runtime is not None
     settings = manifest.runtime.settings
     capabilities = None  # TensorRT builds for the GPU it runs on

@@ -9,19 +9,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.comparison import Opened
+from benchmarks.comparison import bench as measured
+from benchmarks.measurement import describe_artefact
+from benchmarks.task_switch import switch_times_ns
 from engines.engine import load_target
 from engines.errors import UsageError
 from engines.machine.processor import usable_cores
 from engines.manifest import read_manifest
 from engines.tasks.index import read_index
 from engines.tasks.open_tasks import TaskEngine, open_tasks
+from fpet_export.board import session
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.steps import measuring, plain_vit, usable
+from fpet_export.tasks import remote_tasks
 from fpet_export.workflow import bench as artefact_bench
 from fpet_export.workflow.bench import Benched, BenchRequest
 
 if TYPE_CHECKING:
-    from benchmarks import Measurement, Opened
+    from benchmarks.measurement import Measurement
     from engines.contract import OpenOptions
 
 _SWITCH = "switch_ms"
@@ -52,9 +58,6 @@ def _measure(request: BenchRequest, reporter: Reporter) -> Measurement:
 
     What a contender's runtime records tells the switch to it, too.
     """
-    from benchmarks import bench as measured
-    from benchmarks.task_switch import switch_times_ns
-
     folder = _the_folder(request)
     index = read_index(folder)
     names = index.chosen(request.task, where=str(folder))
@@ -117,9 +120,6 @@ def _there(
     folder: Path, names: tuple[str, ...], request: BenchRequest, reporter: Reporter
 ) -> Measurement:
     """Build and check the folder on another machine, and measure tasks there."""
-    from fpet_export.board import session
-    from fpet_export.tasks import remote_tasks
-
     if request.against is not None and request.against not in names:
         raise UsageError(
             "another machine measures the tasks of a folder by themselves",
@@ -141,9 +141,6 @@ def _opened(
     reporter: Reporter,
 ) -> list[Opened]:
     """Open the tasks as contenders; all of their weights stay in memory."""
-    from benchmarks import Opened
-    from benchmarks.measurement import describe_artefact
-
     tasks = stack.enter_context(open_tasks(folder, options=opening))
     found = []
     for name in names:

@@ -20,6 +20,7 @@ from engines.tasks.check import check_path
 from engines.tasks.folder import check_folder, names_in_short
 from engines.tasks.index import FILE, write_index
 from engines.transport.bundle import Bundle, Role, write_bundle
+from fpet_export.board.agent import build_agent
 from fpet_export.reporter import Reporter
 from fpet_export.requests import AllowFailed, AllowForm, TaskImages, Writing
 from fpet_export.steps import usable
@@ -65,8 +66,6 @@ def pack(request: PackRequest, out: Path, reporter: Reporter) -> Bundle:
         UsageError: Its graphs are not what the target builds.
         InputError: The target's runtime does not read them.
     """
-    from fpet_export.board.agent import build_agent
-
     found = check_folder(request.artefact, with_engines=False)
     reporter.step("tasks", f"whole: {found.describe()}")
     target = load_target(request.target or found.index.target)

@@ -18,7 +18,7 @@ from fpet_export.steps import usable
 from fpet_export.tasks import packing
 
 if TYPE_CHECKING:
-    from benchmarks import Measurement
+    from benchmarks.measurement import Measurement
     from engines.manifest import Manifest
 
 IMAGES = 16

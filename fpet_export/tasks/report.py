@@ -8,14 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.report.page import (
+    RANDOM_WEIGHTS,
+    File,
+    Report,
+    Statement,
+    Tile,
+    Verdict,
+    write_report,
+)
 from engines.imaging.class_names import is_sure
 from engines.manifest import manifest_path
 from engines.plurals import counted
 from engines.tasks.index import FILE
 from fpet_export.reporter import FinishedStep
+from fpet_export.workflow import deployment_page
 
 if TYPE_CHECKING:
-    from benchmarks.report.page import File, Report, Statement, Tile
     from engines.parity.rows import ParityTable, StageParity
     from engines.tasks.index import TaskIndex
     from fpet_export.tasks.verify import TaskParity
@@ -42,8 +51,6 @@ def write(
         is_random: Whether weights are random.
         force: Whether a page that exists is replaced.
     """
-    from benchmarks.report.page import RANDOM_WEIGHTS, write_report
-
     page = report(folder, index, found, steps)
     if is_random:
         page = dataclasses.replace(page, warnings=(RANDOM_WEIGHTS,))
@@ -54,9 +61,7 @@ def report(
     folder: Path, index: TaskIndex, found: Sequence[TaskParity], steps: Sequence[FinishedStep]
 ) -> Report:
     """Return the page's content; see `write`."""
-    from benchmarks.report.page import Report, Verdict
     from fpet_export.tasks import verify
-    from fpet_export.workflow import deployment_page
 
     tables = verify.tables(list(found))
     failed = next((row for table in tables for row in table.rows if not row.passed), None)
@@ -100,7 +105,6 @@ def _sentence(table: ParityTable, failed: StageParity | None) -> str:
 
 
 def _statement(table: ParityTable) -> Statement:
-    from benchmarks.report.page import Statement
 
     failures = [f"{row.stage}: {'; '.join(row.failures)}" for row in table.rows if not row.passed]
     same, images = _same(table.rows)
@@ -115,7 +119,6 @@ def _statement(table: ParityTable) -> Statement:
 
 
 def _tiles(index: TaskIndex, table: ParityTable, files: Sequence[File]) -> tuple[Tile, ...]:
-    from benchmarks.report.page import Tile
 
     same, images = _same(table.rows)
     worst = max(table.rows, key=lambda row: row.largest_logit_difference)
@@ -151,7 +154,6 @@ def _tiles(index: TaskIndex, table: ParityTable, files: Sequence[File]) -> tuple
 
 
 def _files(folder: Path, index: TaskIndex) -> tuple[File, ...]:
-    from benchmarks.report.page import File
     from fpet_export.tasks.verify import PARITY_FILE
 
     named = {FILE: "which tasks and graphs belong together"}

@@ -19,6 +19,7 @@ from fpet_export.requests import (
     named,
 )
 from fpet_export.steps.runs import load_run, run_of
+from fpet_export.steps.verify import DEFAULT_IMAGES
 from fpet_export.tasks import by_task
 
 if TYPE_CHECKING:
@@ -114,7 +115,6 @@ def prepare(
 
     Class names are checked before anything is computed.
     """
-    from fpet_export.steps.verify import DEFAULT_IMAGES
     from fpet_export.tasks.export import TaskOptions
 
     known = by_task.known_by_task(

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import batches as documents
-from benchmarks.measurement_file import to_document
+from benchmarks.measurement_file import to_document, write_measurement
 from benchmarks.report.page import report_of, write_report
+from benchmarks.report.table import format_table
 from engines import storage
 from engines.errors import MeasurementError, UsageError
 from fpet_export.reporter import SILENT, Reporter
@@ -21,7 +22,7 @@ from fpet_export.steps import plain_vit as plain
 from fpet_export.steps.task_names import refuse_tasks
 
 if TYPE_CHECKING:
-    from benchmarks import Measurement
+    from benchmarks.measurement import Measurement
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,8 +113,6 @@ def refuse(request: BenchRequest) -> None:
 
 def keep(measurement: Measurement, request: BenchRequest, reporter: Reporter) -> Benched:
     """Report a measurement, write what is asked for, and judge whether it counts."""
-    from benchmarks import format_table, write_measurement
-
     if request.remote is None:  # the agent's own table was heard already
         reporter.line()
         reporter.line(format_table(measurement, width=reporter.width))

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.measurement_file import to_document
+from benchmarks.measurement_file import to_document, write_measurement
+from benchmarks.report.table import format_table
 from engines import storage
 from engines.commands import command
 from engines.engine import default_path
@@ -35,7 +36,7 @@ from fpet_export.workflow.deploy_target import deploy_target
 from fpet_export.workflow.deployed import DeployedTarget
 
 if TYPE_CHECKING:
-    from benchmarks import Measurement
+    from benchmarks.measurement import Measurement
     from benchmarks.report.page import Picture
     from engines.targets import Target
 
@@ -234,8 +235,6 @@ def _keep_measurement(
     measurement: Measurement, path: Path, request: Deploying, reporter: Reporter
 ) -> None:
     """Write a measurement, and report its verdict and its table."""
-    from benchmarks import format_table, write_measurement
-
     write_measurement(path, measurement, force=request.force)
     reporter.step(
         "bench",

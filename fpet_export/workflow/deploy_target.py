@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from engines.contract import BuildOptions
+from engines.engine import build
 from engines.manifest import read_manifest
 from engines.parity.outputs import runnable
 from fpet_export.board.deploy import deploy_there
@@ -23,8 +25,6 @@ def deploy_target(
     started: exporting.Started, request: Deploying, reporter: Reporter, target: Target
 ) -> DeployedTarget:
     """Export for one target, build its engine, and compare it where it runs."""
-    from engines import BuildOptions, build
-
     exported = exporting.export(
         started,
         request,

@@ -27,7 +27,7 @@ from fpet_export.steps import exporting
 from fpet_export.workflow import deployment_verdict, headline, written
 
 if TYPE_CHECKING:
-    from benchmarks import Measurement
+    from benchmarks.measurement import Measurement
     from benchmarks.report.page import State
     from engines.imaging.images import PixelArray
     from fpet_export.pictures.merge_groups import MergeGroups

@@ -17,7 +17,7 @@ from fpet_export.reporter import Reporter
 from fpet_export.steps import measuring
 
 if TYPE_CHECKING:
-    from benchmarks import Measurement
+    from benchmarks.measurement import Measurement
     from engines.parity.rows import ParityTable, StageParity
 
 

@@ -11,8 +11,7 @@ from engines.plurals import counted
 from fpet_export.steps import plain_vit
 
 if TYPE_CHECKING:
-    from benchmarks import Measurement
-    from benchmarks.measurement import ContenderResult
+    from benchmarks.measurement import ContenderResult, Measurement
     from benchmarks.paired_statistics import Comparison
     from engines.parity.rows import ParityTable, StageParity
     from fpet_export.workflow.deployed import DeployedTarget
