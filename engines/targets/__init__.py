@@ -19,7 +19,7 @@ from typing import Literal
 from engines.errors import UnknownNameError
 from engines.near_names import did_you_mean
 
-__all__ = ["JetsonModule", "Device", "Gpu", "Peaks", "PowerRails", "Release", "Target"]
+__all__ = ["Device", "Gpu", "JetsonModule", "Peaks", "PowerRails", "Release", "Target"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

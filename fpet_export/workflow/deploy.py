@@ -97,23 +97,7 @@ def deploy(request: DeployRequest, reporter: Reporter | None = None) -> Deployme
     """
     reporter = Recorder() if reporter is None else reporter
     targets = [load_target(name) for name in request.targets]
-    measuring.check_peers(request.peers)
-    if request.bench:
-        measuring.refuse_few_rounds(request)
-    files = [request.out / name for name in _FILES]
-    for target in targets:
-        graph = request.out / target.file_name / "model.onnx"
-        typed_graph.refuse_all(graph, request)
-        files.append(graph)
-        for typed in typed_graph.graphs_of(graph, request):
-            files.append(default_path(typed, target))
-    if request.remote is not None:
-        files += [_latency_path(request.out, target) for target in targets[1:]]
-    for file in files:
-        storage.refuse_overwrite(file, force=request.force)
-    measuring.refuse_peers(request)
-    if request.remote is not None:
-        transfer.require_reachable(request)
+    _refuse(request, targets)
     started = exporting.start(request, reporter, instead=_TASKS)
     built = [deploy_target(started, request, reporter, target) for target in targets]
     rows = [*started.rows, *(row for one in built for row in one.rows)]
@@ -167,6 +151,32 @@ def deploy(request: DeployRequest, reporter: Reporter | None = None) -> Deployme
         verdict=verdict,
         next=tuple(commands),
     )
+
+
+def _refuse(request: Deploying, targets: Sequence[Target]) -> None:
+    """Refuse what can be refused before anything is loaded.
+
+    Raises:
+        UsageError: Settings contradict each other, or a file would be overwritten.
+        RemoteError: The other machine cannot be reached.
+    """
+    measuring.check_peers(request.peers)
+    if request.bench:
+        measuring.refuse_few_rounds(request)
+    files = [request.out / name for name in _FILES]
+    for target in targets:
+        graph = request.out / target.file_name / "model.onnx"
+        typed_graph.refuse_all(graph, request)
+        files.append(graph)
+        for typed in typed_graph.graphs_of(graph, request):
+            files.append(default_path(typed, target))
+    if request.remote is not None:
+        files += [_latency_path(request.out, target) for target in targets[1:]]
+    for file in files:
+        storage.refuse_overwrite(file, force=request.force)
+    measuring.refuse_peers(request)
+    if request.remote is not None:
+        transfer.require_reachable(request)
 
 
 def _pictures(
