@@ -376,7 +376,7 @@ def refuse_shared_side_car(artefact: Path) -> None:
         return  # there is none, or none that describes a file
     if isinstance(other, str) and other != artefact.name and artefact.with_name(other).exists():
         raise UsageError(
-            f"{artefact.name} and {other}, which lies there, would share one manifest, {path.name}",
+            f"{artefact.name} and {other}, which exists, would share one manifest, {path.name}",
             where=str(artefact),
             fix="choose an output whose name differs before its ending, as "
             f"{artefact.stem}-2{artefact.suffix}",
@@ -433,7 +433,7 @@ def read_manifest(artefact: Path, *, verify: bool = True) -> Manifest:
     try:
         manifest = from_json(Manifest, document)
         if _sealed(document) != text:
-            raise ValueError("it is not what its own hash says")
+            raise ValueError("it does not match its own hash")
     except (TypeError, ValueError) as error:
         raise TrustError(f"the manifest is damaged: {error}", where=str(path), fix=fix) from error
     if verify:

@@ -108,8 +108,8 @@ def require_passed(path: Path | str, manifest: Manifest, *, allow_failed: bool =
         raise ParityError(
             found.in_words(Path(path).name),
             where=str(path),
-            fix=f"make it again from what passes, or add {FLAG} to use it all the same (in Python "
-            "allow_failed=True); what is made of it counts as failed, too",
+            fix=f"make it again from one that passes, or add {FLAG} to use it anyway (in Python "
+            "allow_failed=True); what is made from it counts as failed, too",
         )
 
 

@@ -111,7 +111,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     lines = [normal(line) for line in read_lines(path, what="the class names")]
     while lines and not lines[-1]:
         lines.pop()
-    fix = "give a UTF-8 text file with one class name a line, in the order of the logits"
+    fix = "give a UTF-8 text file with one class name per line, in the order of the logits"
     if not lines:
         raise UsageError("there are no class names in this file", where=str(path), fix=fix)
     if "" in lines:
@@ -134,7 +134,7 @@ def read_lines(path: Path, *, what: str) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
         if "\0" in text:
-            raise ValueError("it holds zero bytes, so it is no UTF-8 text")
+            raise ValueError("it holds zero bytes, so it is not UTF-8 text")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
@@ -201,8 +201,8 @@ def match(stated: Stated, known: KnownClasses) -> Matched:
             f"{counted(len(names), 'class', 'classes')} for a model of "
             f"{known.count} classes whose names are unknown: {shortened(names)}",
             where=stated.where,
-            fix="say what the classes are called, in the order of the head's rows, one a line: "
-            "--labels FILE; or give the data set this run was tuned for, with every class (a "
+            fix="list the class names in the order of the head's rows, one per line: --labels "
+            "FILE; or give the data set this run was tuned for, with every class (a "
             "folder may be empty)",
         )
     return Matched(labels=stated.index, names=(), found=BY_ORDER[stated.form])
@@ -284,7 +284,7 @@ def _by_number(stated: Stated, known: KnownClasses) -> Matched:
             where=stated.where,
             fix=("they seem to count from 1: rename them, " if from_1 else "")
             + "count from 0, as the rows of the head; or, where the numbers are names, give "
-            "--labels FILE with one a line, in the order of the head's rows",
+            "--labels FILE with one per line, in the order of the head's rows",
         )
     return Matched(
         labels=np.array(numbers, np.int64)[stated.index],
@@ -305,7 +305,7 @@ def _require_one_reading(stated: Stated, known: KnownClasses, index: NDArray[np.
                 f"{name} may be the index of the class {known.names[as_index]!r} or the name of "
                 f"class {other}" + _listed(known),
                 where=stated.where,
-                fix="put the images into one folder a class, named as the classes; or give an "
+                fix="put the images into one folder for each class, named after it; or give an "
                 ".npz with `labels` and `class_names`",
             )
 
@@ -314,8 +314,8 @@ def _unknown(stated: Stated, known: KnownClasses) -> InputError:
     theirs = {normal(name) for name in known.names} | {_folded(name) for name in known.names}
     strange = [name for name in stated.classes if not {normal(name), _folded(name)} & theirs]
     what = (
-        f"{len(strange)} of the {len(stated.classes)} {_NOUNS[stated.form]} are no class of the "
-        f"model: {shortened(strange)}"
+        f"{len(strange)} of the {len(stated.classes)} {_NOUNS[stated.form]} are not classes of "
+        f"the model: {shortened(strange)}"
         if strange
         else f"the {_NOUNS[stated.form]} differ only in case, blanks or _"
     )

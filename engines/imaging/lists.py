@@ -54,7 +54,9 @@ def read_list(path: Path) -> Listed:
     is_table = path.suffix.lower() in TABLES
     rows = _table_rows(path) if is_table else _list_rows(path)
     if not rows:
-        raise InputError("this list names no image", where=str(path), fix="add a line an image")
+        raise InputError(
+            "this list names no images", where=str(path), fix="add one line for each image"
+        )
     labelled = [label for _, _, label in rows if label]
     if labelled and len(labelled) < len(rows):
         number = next(number for number, _, label in rows if not label)
@@ -71,7 +73,7 @@ def read_list(path: Path) -> Listed:
                 f"{name} has two labels: {before[1]!r} in line {before[0]}, {label!r} in line "
                 f"{number}",
                 where=str(path),
-                fix="keep the right one",
+                fix="keep only the right one",
             )
     return Listed(
         files=tuple(path.parent / name for _, name, _ in rows),
@@ -161,7 +163,7 @@ def _column(columns: list[str], usual: tuple[str, ...], what: str, path: Path) -
     which = (
         f"several columns may hold {what}: {', '.join(columns[index] for index in found)}"
         if found
-        else f"no column is called as one that holds {what}"
+        else f"no column has a name that means {what}"
     )
     raise InputError(
         f"{which}; the columns are {shortened(columns, 12)}",

@@ -81,7 +81,7 @@ def read_head(path: Path) -> ShardHead:
         (lambda: bool(np.prod(shape)), "`images` is empty"),
         (
             lambda: labels is None or labels.shape == shape[:1],
-            "`labels` does not have one entry an image",
+            "`labels` does not have one entry for each image",
         ),
         (lambda: labels is None or labels.dtype.kind in "iu", "`labels` are not whole numbers"),
         (
@@ -149,7 +149,7 @@ def _as_text(names: NDArray[Any], path: Path) -> tuple[str, ...]:
         return tuple(bytes(name).decode("utf-8") for name in names)
     except UnicodeDecodeError as error:
         raise InputError(
-            f"`class_names` are bytes that are no UTF-8: {error}",
+            f"`class_names` are bytes that are not UTF-8: {error}",
             where=str(path),
             fix="write them as text: np.array(names)",
         ) from error

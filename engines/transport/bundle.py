@@ -41,7 +41,7 @@ _LONGEST_NAME = 100
 _END = bytes(2 * _BLOCK)
 _CHUNK_BYTES = 1 << 20
 _LARGEST_INDEX_BYTES = 1 << 20
-_FIX = "get the bundle again from who made it"
+_FIX = "get the bundle again from whoever made it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ def write_bundle(
                 raise InputError(
                     f"{entry.name} changed while it was bundled",
                     where=str(path),
-                    fix="let whatever writes it finish, then bundle again",
+                    fix="wait until the program that writes it has finished, then bundle again",
                 )
             archive.write(_padding(entry.size_bytes))
         archive.write(_END)
@@ -260,13 +260,13 @@ def _contents(
     """Yield every file with its bytes; what is not read is read over, and all of it is checked."""
     for entry in bundle.entries:
         if archive.read(_BLOCK) != _header(entry.name, entry.size_bytes):
-            raise _corrupt(f"{entry.name} does not stand where the index has it", path)
+            raise _corrupt(f"{entry.name} is not where the index places it", path)
         chunks = _checked(archive, entry, path)
         yield entry, chunks
         for _ in chunks:
             pass
     if archive.read(len(_END) + 1) != _END:
-        raise _corrupt("there is something behind the last file", path)
+        raise _corrupt("there is data after the last file", path)
 
 
 def _checked(archive: BinaryIO, entry: Entry, path: Path) -> Iterator[bytes]:
@@ -308,7 +308,7 @@ def _bundle_from(text: bytes, path: Path) -> Bundle:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _corrupt(f"its index is damaged: {error}", path) from error
     if _index_bytes(bundle) != text:
-        raise _corrupt("its index is damaged: it is not what its own hash says", path)
+        raise _corrupt("its index is damaged: it does not match its own hash", path)
     return bundle
 
 

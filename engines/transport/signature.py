@@ -59,7 +59,7 @@ def sign(artefact: Path, key: Path, *, force: bool = False) -> Path:
     done = _ssh_keygen("sign", "-f", str(key), "-n", NAMESPACE, data=signed_file(artefact))
     if done.returncode or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
         raise InputError(
-            f"the key does not sign: {_said(done)}",
+            f"the key cannot sign: {_said(done)}",
             where=str(key),
             fix="name a private key without a passphrase, or load it into the agent (ssh-add) and "
             "name its .pub file",
@@ -103,7 +103,7 @@ def verify(artefact: Path, signers: Path, *, identity: str | None = None) -> str
         raise InputError(
             "there is no such file of allowed signers",
             where=str(signers),
-            fix="write one line a signer: NAME ssh-ed25519 AAAA…, as in the .pub file",
+            fix="write one line for each signer: NAME ssh-ed25519 AAAA…, as in the .pub file",
         )
     if not where.is_file():
         raise TrustError("it is not signed", where=str(where), fix=fix)
@@ -119,7 +119,7 @@ def verify(artefact: Path, signers: Path, *, identity: str | None = None) -> str
         if done.returncode == 0:
             return name
         said = _said(done)
-    raise TrustError(f"the signature does not hold: {said}", where=str(where), fix=fix)
+    raise TrustError(f"the signature is not valid: {said}", where=str(where), fix=fix)
 
 
 def _principals(signature: Path, signers: Path) -> list[str]:

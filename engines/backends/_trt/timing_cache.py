@@ -102,7 +102,7 @@ def _side(cache: Path) -> dict[str, Any]:
     try:
         document = json.loads(side_path(cache).read_text("utf-8"))
     except FileNotFoundError:
-        raise _untrusted(cache, "it has no side file that proves it") from None
+        raise _untrusted(cache, "it has no file beside it that proves what it is") from None
     except (OSError, ValueError, RecursionError) as error:
         raise _untrusted(cache, f"its side file cannot be read: {error}") from error
     if not isinstance(document, dict) or document.get("schema") != _SCHEMA:

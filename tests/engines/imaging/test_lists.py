@@ -110,7 +110,7 @@ def test_a_table_may_hold_names_with_blanks(folder: Path) -> None:
     ("content", "words"),
     [
         ("name,species\nd.png,1\n", "the columns are name, species"),
-        ("path,species\nd.png,1\n", "no column is called as one that holds the label"),
+        ("path,species\nd.png,1\n", "no column has a name that means the label"),
         (
             "path,label,class_name\nd.png,1,ant\n",
             "several columns may hold the label: label, class",

@@ -89,7 +89,7 @@ def no_version(cache: Path) -> None:
     [
         (spoil_bytes, "not the one that its side file describes"),
         (cut, "not the one that its side file describes"),
-        (drop_side, "no side file that proves it"),
+        (drop_side, "no file beside it that proves what it is"),
         (spoil_side, "side file cannot be read"),
         (other_schema, "not the schema 1"),
         (no_version, "does not say its version"),

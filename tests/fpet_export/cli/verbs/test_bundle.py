@@ -208,7 +208,7 @@ def test_a_signature_stops_what_its_hashes_would_let_pass(
     assert trusting.code == 0
     assert "not checked: --signers was not given" in trusting.err
     assert done.code == 10
-    assert "the signature does not hold" in done.error()["what"]
+    assert "the signature is not valid" in done.error()["what"]
     assert not (tmp_path / "b").exists()
 
 
@@ -230,7 +230,7 @@ def test_an_engine_opens_only_with_the_signature_that_is_asked_for(
     assert "it is not signed" in unsigned.error()["what"]
     assert signed.code == 0, signed.err
     assert changed.code == 10
-    assert "the signature does not hold" in changed.error()["what"]
+    assert "the signature is not valid" in changed.error()["what"]
 
 
 def test_a_damaged_bundle_is_refused(archive: tuple[Path, Done], tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_labelled_data_give_an_accuracy_and_class_names(exported: Exported, tmp_
         ({"class_names": np.array(LABELS[:4]), "labels": np.arange(6) % 4}, "4 class names for"),
         ({"images": pixels_of(6).astype(np.float32)}, "`images` is not uint8"),
         ({"labels": np.zeros(6)}, "`labels` are not whole numbers"),
-        ({"labels": np.zeros(5, int)}, "`labels` does not have one entry an image"),
+        ({"labels": np.zeros(5, int)}, "`labels` does not have one entry for each image"),
     ],
 )
 def test_wrong_data_are_refused(
