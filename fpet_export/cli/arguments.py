@@ -17,7 +17,7 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
         parser.add_argument(
             "run", metavar="RUN", help="folder of a run, DIR/NAME, NAME.pth, or random:NAME:SEED"
         )
-    group = parser.add_argument_group("the run (needed only where its files do not say)")
+    group = parser.add_argument_group("the run (needed only where its files do not state it)")
     group.add_argument(
         "--backbone",
         metavar="SPEC",
