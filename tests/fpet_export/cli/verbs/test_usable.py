@@ -173,7 +173,7 @@ def test_an_engine_that_drifts_from_its_graph_is_kept_as_failed(
 ) -> None:
     real = engine_steps._expected
 
-    def other(graph: Path, recorded: Path | None) -> object:
+    def other(graph: Path, recorded: Path | None = None) -> object:
         found = real(graph, recorded)
         outputs = ModelOutputs(logits=-found.outputs.logits)
         return dataclasses.replace(found, outputs=outputs)
