@@ -137,7 +137,7 @@ def bench(
             they run one model.
         agree_limit: Largest difference within a group, relative to the largest logit.
         schedule: How long to measure.
-        gemm_peak_macs_per_s: From `benchmarks.experiments.gemm_peak`, to say how near each
+        gemm_peak_macs_per_s: From `benchmarks.gemm_peak`, to say how near each
             contender comes.
         strict: Raise when the measurement is invalid; else the findings only mark it.
         attempts: How often to measure at most, until noise spoils nothing; the last one counts.

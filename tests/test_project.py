@@ -59,6 +59,7 @@ def test_the_wheel_holds_exactly_the_four_packages(tmp_path: Path) -> None:
         assert f"{package}/py.typed" in names
     assert {"benchmarks/report/report.css", "benchmarks/report/report.html.jinja"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not [name for name in names if name.startswith("benchmarks/experiments")]
     assert not [name for name in names if name.endswith((".pth", ".bin", ".safetensors", ".npz"))]
 
 

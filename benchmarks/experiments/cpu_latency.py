@@ -27,9 +27,9 @@ import numpy as np
 from benchmarks import peers as peer_folder
 from benchmarks.comparison import Opened, bench, fastest, rebase
 from benchmarks.conditions.failures import as_engine_error
-from benchmarks.experiments.gemm_peak import GemmPeak, measure_gemm_peak
 from benchmarks.experiments.natural_images import natural_set
 from benchmarks.experiments.subjects import IMAGE, MERGE_BLOCK, freeze
+from benchmarks.gemm_peak import GemmPeak, measure_gemm_peak
 from benchmarks.latency import Schedule
 from benchmarks.measurement import Measurement, describe_artefact
 from benchmarks.measurement_file import to_document, to_text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.comparison import bench
 from benchmarks.conditions.validity import FEWEST_ROUNDS
-from benchmarks.experiments.gemm_peak import measure_gemm_peak
+from benchmarks.gemm_peak import measure_gemm_peak
 from benchmarks.latency import Schedule
 from benchmarks.merge_verdict import merge_verdicts
 from benchmarks.peers import PeerSource

@@ -13,7 +13,7 @@ from benchmarks.conditions.environment import Environment
 from benchmarks.conditions.validity import Finding
 from benchmarks.experiments import cpu_latency
 from benchmarks.experiments.cpu_latency import plain_macs, summarise_batch
-from benchmarks.experiments.gemm_peak import GemmPeak, GemmRate, GemmShape
+from benchmarks.gemm_peak import GemmPeak, GemmRate, GemmShape
 from benchmarks.latency import Schedule
 from benchmarks.measurement import Artefact, Measurement
 from engines.errors import EngineError, FpetError, MeasurementError

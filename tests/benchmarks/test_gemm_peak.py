@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from benchmarks.experiments.gemm_peak import (
+from benchmarks.gemm_peak import (
     LIBRARIES,
     GemmShape,
     Matrix,
