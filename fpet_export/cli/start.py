@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from fpet_export.cli.main import main
 from fpet_export.cli.stop_signals import INTERRUPTED, StopSignals, told
 
 _TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -29,6 +28,7 @@ def run() -> NoReturn:
 
 
 def _command_line() -> Command:
+    from fpet_export.cli.main import main  # takes its time: signals are heeded by now
 
     _keep_torch_out_of_the_temporary_folder()
     return main

@@ -198,7 +198,7 @@ def test_the_plain_model_is_built_as_the_plan_was(
         told.update(settings)
         return Path(settings["out"])
 
-    monkeypatch.setattr("engines.build", build)
+    monkeypatch.setattr("fpet_export.steps.plain_vit.build", build)
     (tmp_path / "x.plan").write_bytes(b"")
     write_manifest(tmp_path / "x.plan", plan)
     out = plain_vit.built_like(tmp_path / "x.plan", tmp_path / "plain.onnx", tmp_path, Console())

@@ -286,7 +286,7 @@ def test_a_typed_graph_is_not_typed_again(int8: tuple[Path, Done]) -> None:
     done = quantize(int8[0], "fp16", "--json")
 
     assert done.code == 3
-    assert "is int8 already" in done.error()["what"]
+    assert "is already int8" in done.error()["what"]
     assert done.error()["fix"] == "quantize model.onnx"
 
 
