@@ -370,6 +370,55 @@ class Elsewhere(Request):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchRequest(Measured, Elsewhere, Writing):
+    """Artefacts to measure in the same rounds.
+
+    Attributes:
+        artefacts: Graphs or engines; a folder of tasks stands for its tasks.
+        task: Which tasks of the folder; None takes all.
+        against: The baseline: "plain", a contender, a peer or a file; None is the first contender.
+        plain: The graph that "plain" builds; None writes it, which needs torch.
+        batches: Batch sizes to measure at; None is the one that the artefacts fix, or their
+            smallest.
+        html: Page to write.
+        out: JSON to write.
+    """
+
+    artefacts: tuple[Path, ...]
+    task: tuple[str, ...] | None = None
+    against: str | None = None
+    plain: Path | None = None
+    batches: tuple[int, ...] | None = None
+    html: Path | None = None
+    out: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildRequest(AllowFailed, AllowForm, Elsewhere, Writing):
+    """A graph to build an engine from.
+
+    Attributes:
+        onnx: The graph, or a folder of tasks.
+        target: Where it will run; None is what the graph was exported for.
+        out: File to write; None is beside the graph.
+        sm: GPU generations to build for, as "8.6" (rtx).
+        optimization_level: Effort of TensorRT or PyTorch, 0 to 5.
+        workspace_mb: Limit of scratch memory in MiB; None is the target's.
+        batch: Smallest, tuned and largest batch of a graph with a dynamic one.
+        timing_cache: Timings of kernels to start from and to keep.
+    """
+
+    onnx: Path
+    target: str | None = None
+    out: Path | None = None
+    sm: tuple[str, ...] | None = None
+    optimization_level: int | None = dataclasses.field(default=None, metadata={"choices": range(6)})
+    workspace_mb: int | None = dataclasses.field(default=None, metadata={"least": 1})
+    batch: tuple[int, int, int] | None = None
+    timing_cache: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Deploying(Exporting, Measuring, Elsewhere):
     """A run to export, build, check and measure, here or on another machine.
 

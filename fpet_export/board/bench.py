@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from fpet_export.board import packing, session, transfer
 from fpet_export.reporter import Reporter
+from fpet_export.requests import BenchRequest
 from fpet_export.steps import plain_vit as plain
 
 if TYPE_CHECKING:
     from benchmarks.measurement import Measurement
-    from fpet_export.workflow.bench import BenchRequest
 
 
 def bench_there(request: BenchRequest, reporter: Reporter) -> Measurement:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engines.engine import refuse_output
 from engines.manifest import Manifest
 from engines.targets._lookup import load_target
 from fpet_export.board import packing, transfer
 from fpet_export.reporter import Reporter
+from fpet_export.requests import BuildRequest
 from fpet_export.steps import usable
-
-if TYPE_CHECKING:
-    from fpet_export.workflow.build import BuildRequest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

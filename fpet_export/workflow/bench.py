@@ -16,37 +16,13 @@ from benchmarks.report.table import format_table
 from engines import storage
 from engines.errors import MeasurementError, UsageError
 from fpet_export.reporter import SILENT, Reporter
-from fpet_export.requests import Elsewhere, Measured, Writing
+from fpet_export.requests import BenchRequest as BenchRequest
 from fpet_export.steps import batches, measuring, usable
 from fpet_export.steps import plain_vit as plain
 from fpet_export.steps.task_names import refuse_tasks
 
 if TYPE_CHECKING:
     from benchmarks.measurement import Measurement
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchRequest(Measured, Elsewhere, Writing):
-    """Artefacts to measure in the same rounds.
-
-    Attributes:
-        artefacts: Graphs or engines; a folder of tasks stands for its tasks.
-        task: Which tasks of the folder; None takes all.
-        against: The baseline: "plain", a contender, a peer or a file; None is the first contender.
-        plain: The graph that "plain" builds; None writes it, which needs torch.
-        batches: Batch sizes to measure at; None is the one that the artefacts fix, or their
-            smallest.
-        html: Page to write.
-        out: JSON to write.
-    """
-
-    artefacts: tuple[Path, ...]
-    task: tuple[str, ...] | None = None
-    against: str | None = None
-    plain: Path | None = None
-    batches: tuple[int, ...] | None = None
-    html: Path | None = None
-    out: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

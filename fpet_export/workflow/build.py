@@ -16,37 +16,12 @@ from engines.manifest import NO_TARGET, Manifest, manifest_path, read_manifest, 
 from engines.parity.rows import ParityTable, failed_row, judge
 from engines.targets._lookup import load_target
 from fpet_export.reporter import SILENT, Reporter
-from fpet_export.requests import AllowFailed, AllowForm, Elsewhere, Writing
+from fpet_export.requests import BuildRequest as BuildRequest
 from fpet_export.steps import built_engine, next_commands, usable
 
 if TYPE_CHECKING:
     from engines.fusion.report import FusionReport
     from fpet_export.board.build import BuiltThere
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BuildRequest(AllowFailed, AllowForm, Elsewhere, Writing):
-    """A graph to build an engine from.
-
-    Attributes:
-        onnx: The graph, or a folder of tasks.
-        target: Where it will run; None is what the graph was exported for.
-        out: File to write; None is beside the graph.
-        sm: GPU generations to build for, as "8.6" (rtx).
-        optimization_level: Effort of TensorRT or PyTorch, 0 to 5.
-        workspace_mb: Limit of scratch memory in MiB; None is the target's.
-        batch: Smallest, tuned and largest batch of a graph with a dynamic one.
-        timing_cache: Timings of kernels to start from and to keep.
-    """
-
-    onnx: Path
-    target: str | None = None
-    out: Path | None = None
-    sm: tuple[str, ...] | None = None
-    optimization_level: int | None = dataclasses.field(default=None, metadata={"choices": range(6)})
-    workspace_mb: int | None = dataclasses.field(default=None, metadata={"least": 1})
-    batch: tuple[int, int, int] | None = None
-    timing_cache: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
