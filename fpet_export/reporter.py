@@ -72,24 +72,17 @@ class Reporter(Protocol):
         """Hear of phases as (name, done, total), which may be nested."""
 
 
-class FinishedStep(Protocol):
-    """One finished step: its name, what it found, whether it passed, and how long it took."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinishedStep:
+    """One finished step: what was done in one word, what it found, and whether it passed.
 
-    @property
-    def name(self) -> str:
-        """What was done, in one word."""
+    `passed` is None where the step needs attention; `seconds` count since the step before.
+    """
 
-    @property
-    def text(self) -> str:
-        """What it found."""
-
-    @property
-    def passed(self) -> bool | None:
-        """None where it needs attention."""
-
-    @property
-    def seconds(self) -> float:
-        """Since the step before."""
+    name: str
+    text: str
+    passed: bool | None
+    seconds: float
 
 
 class Silent:
@@ -145,26 +138,18 @@ class Silent:
         yield lambda name, done, total: None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Recorded:
-    name: str
-    text: str
-    passed: bool | None
-    seconds: float
-
-
 class Recorder(Silent):
     """A reporter that says nothing and remembers the steps."""
 
     def __init__(self) -> None:
-        self.steps: list[_Recorded] = []
+        self.steps: list[FinishedStep] = []
         self._began = time.monotonic()
 
     def step(self, name: str, text: str, *, passed: bool | None = True) -> None:
         """Remember a step."""
         now = time.monotonic()
         seconds, self._began = now - self._began, now
-        self.steps.append(_Recorded(name=name, text=text, passed=passed, seconds=seconds))
+        self.steps.append(FinishedStep(name=name, text=text, passed=passed, seconds=seconds))
 
     def warn(self, name: str, text: str, **facts: Any) -> None:
         """Remember a step that needs attention."""

@@ -6,7 +6,6 @@ Everything for people goes to stderr; stdout carries one result, a path or one J
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,18 +14,9 @@ from typing import Any
 
 from fpet_export.cli import streams, terminal
 from fpet_export.cli.heartbeat import Heartbeat
+from fpet_export.reporter import FinishedStep
 
 _COLOURS = {"✓": "32", "✗": "31", "!": "33", "·": "2"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StepRecord:
-    """One finished step: its name, what it found, and whether it passed."""
-
-    name: str
-    text: str
-    passed: bool | None
-    seconds: float
 
 
 class Console:
@@ -44,7 +34,7 @@ class Console:
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet, self.verbose = quiet, verbose
-        self.steps: list[StepRecord] = []
+        self.steps: list[FinishedStep] = []
         self.left_out: list[str] = []
         self.warnings: list[dict[str, Any]] = []
         self._terminal = streams.is_terminal()
@@ -62,7 +52,7 @@ class Console:
         """Print one finished step: a tick, a cross, or "!" where `passed` is None."""
         now = time.monotonic()
         self.steps.append(
-            StepRecord(name=name, text=text, passed=passed, seconds=now - self._started)
+            FinishedStep(name=name, text=text, passed=passed, seconds=now - self._started)
         )
         self._started = now
         mark = {True: "✓", False: "✗", None: "!"}[passed]
