@@ -5,74 +5,58 @@ Each call takes the fields of its request as keywords, and a `reporter` that hea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engines.registry import import_or_explain
-from fpet_export.doctor.diagnose import DoctorRequest
+from fpet_export.doctor.diagnose import Diagnosis, DoctorRequest
 from fpet_export.doctor.diagnose import diagnose as run_diagnose
-from fpet_export.reporter import SILENT
+from fpet_export.reporter import Recorder, Reporter
 from fpet_export.steps.given_kinds import require_kinds
 from fpet_export.steps.given_paths import require_files, require_outputs
 from fpet_export.tasks.bench import bench as bench_tasks
+from fpet_export.tasks.build import BuiltTasks
 from fpet_export.tasks.build import build as build_tasks
-from fpet_export.tasks.bundle import BundleRequest
+from fpet_export.tasks.bundle import Bundled, BundleRequest
 from fpet_export.tasks.bundle import bundle as run_bundle
+from fpet_export.tasks.request import TasksOutcome
 from fpet_export.tasks.write import TasksRequest
 from fpet_export.tasks.write import write as run_tasks
-from fpet_export.triton.write import TritonRequest
+from fpet_export.triton.write import ModelWritten, TasksWritten, TritonRequest
 from fpet_export.triton.write import write as run_triton
-from fpet_export.workflow.bench import BenchRequest
+from fpet_export.workflow.bench import Benched, BenchRequest
 from fpet_export.workflow.bench import bench as run_bench
-from fpet_export.workflow.build import BuildRequest
+from fpet_export.workflow.build import BuildRequest, Built
 from fpet_export.workflow.build import build as run_build
-from fpet_export.workflow.check import CheckRequest
+from fpet_export.workflow.check import Checked, CheckRequest
 from fpet_export.workflow.check import check as run_check
-from fpet_export.workflow.compare import CompareRequest
+from fpet_export.workflow.compare import CompareRequest, Comparison
 from fpet_export.workflow.compare import compare as run_compare
-from fpet_export.workflow.deploy import DeployRequest
+from fpet_export.workflow.deploy import Deployment, DeployRequest
 from fpet_export.workflow.deploy import deploy as run_deploy
-from fpet_export.workflow.export import ExportRequest
+from fpet_export.workflow.export import Exported, ExportRequest
 from fpet_export.workflow.export import export as run_export
-from fpet_export.workflow.inspect import InspectRequest
+from fpet_export.workflow.inspect import Inspection, InspectRequest
 from fpet_export.workflow.inspect import inspect as run_inspect
-from fpet_export.workflow.predict import PredictRequest
+from fpet_export.workflow.inspect_tasks import FolderInspection
+from fpet_export.workflow.predict import Predictions, PredictRequest
 from fpet_export.workflow.predict import predict as run_predict
-from fpet_export.workflow.quantize import QuantizeRequest
+from fpet_export.workflow.quantize import Quantized, QuantizeRequest
 from fpet_export.workflow.quantize import quantize as run_quantize
-from fpet_export.workflow.show import ShowRequest
+from fpet_export.workflow.show import KernelPicture, MergePicture, ShowRequest
 from fpet_export.workflow.show import show as run_show
-from fpet_export.workflow.signing import SignRequest, VerifyRequest
+from fpet_export.workflow.signing import Signed, SignRequest, Verified, VerifyRequest
 from fpet_export.workflow.signing import sign as run_sign
 from fpet_export.workflow.signing import verify as run_verify
-from fpet_export.workflow.targets import TargetsRequest
+from fpet_export.workflow.targets import OneTarget, TargetList, TargetsRequest
 from fpet_export.workflow.targets import targets as run_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from fpet_export.doctor.diagnose import Diagnosis
-    from fpet_export.reporter import Reporter
     from fpet_export.stages import Adapted
-    from fpet_export.tasks.build import BuiltTasks
-    from fpet_export.tasks.bundle import Bundled
-    from fpet_export.tasks.request import TasksOutcome
-    from fpet_export.triton.write import ModelWritten, TasksWritten
-    from fpet_export.workflow.bench import Benched
-    from fpet_export.workflow.build import Built
-    from fpet_export.workflow.check import Checked
-    from fpet_export.workflow.compare import Comparison
-    from fpet_export.workflow.deploy import Deployment
-    from fpet_export.workflow.export import Exported
-    from fpet_export.workflow.inspect import Inspection
-    from fpet_export.workflow.inspect_tasks import FolderInspection
-    from fpet_export.workflow.predict import Predictions
-    from fpet_export.workflow.quantize import Quantized
-    from fpet_export.workflow.show import KernelPicture, MergePicture
-    from fpet_export.workflow.signing import Signed, Verified
-    from fpet_export.workflow.targets import OneTarget, TargetList
 
-R = TypeVar("R")
+Request = TypeVar("Request")
+Result = TypeVar("Result")
 
 
 def bench(*artefacts: str | Path, reporter: Reporter | None = None, **settings: Any) -> Benched:
@@ -86,10 +70,9 @@ def bench(*artefacts: str | Path, reporter: Reporter | None = None, **settings: 
     Raises:
         FpetError: See `fpet_export.workflow.bench.bench`.
     """
-    request = _ready("bench", BenchRequest(artefacts=_paths(artefacts), **settings))
-    if any(path.is_dir() for path in request.artefacts):
-        return bench_tasks(request, _or_silent(reporter))
-    return run_bench(request, _or_silent(reporter))
+    request = BenchRequest(artefacts=tuple(map(Path, artefacts)), **settings)
+    has_tasks = any(path.is_dir() for path in request.artefacts)
+    return _call("bench", bench_tasks if has_tasks else run_bench, request, reporter)
 
 
 def build(
@@ -105,11 +88,10 @@ def build(
     Raises:
         FpetError: See `fpet_export.workflow.build.build`.
     """
-    (path,) = _paths((graph,))
-    request = _ready("build", BuildRequest(onnx=path, **settings))
-    if path.is_dir():
-        return build_tasks(request, _or_silent(reporter))
-    return run_build(request, _or_silent(reporter))
+    request = BuildRequest(onnx=Path(graph), **settings)
+    if request.onnx.is_dir():
+        return _call("build", build_tasks, request, reporter)
+    return _call("build", run_build, request, reporter)
 
 
 def bundle(artefact: str | Path, *, reporter: Reporter | None = None, **settings: Any) -> Bundled:
@@ -123,10 +105,8 @@ def bundle(artefact: str | Path, *, reporter: Reporter | None = None, **settings
     Raises:
         FpetError: See `fpet_export.tasks.bundle.bundle`.
     """
-    (path,) = _paths((artefact,))
-    return run_bundle(
-        _ready("bundle", BundleRequest(artefact=path, **settings)), _or_silent(reporter)
-    )
+    request = BundleRequest(artefact=Path(artefact), **settings)
+    return _call("bundle", run_bundle, request, reporter)
 
 
 def check(engine: str | Path, *, reporter: Reporter | None = None, **settings: Any) -> Checked:
@@ -140,8 +120,8 @@ def check(engine: str | Path, *, reporter: Reporter | None = None, **settings: A
     Raises:
         FpetError: See `fpet_export.workflow.check.check`.
     """
-    (path,) = _paths((engine,))
-    return run_check(_ready("check", CheckRequest(engine=path, **settings)), _or_silent(reporter))
+    request = CheckRequest(engine=Path(engine), **settings)
+    return _call("check", run_check, request, reporter)
 
 
 def compare(
@@ -157,10 +137,8 @@ def compare(
     Raises:
         FpetError: See `fpet_export.workflow.compare.compare`.
     """
-    names = tuple(map(str, _paths(artefacts)))
-    return run_compare(
-        _ready("compare", CompareRequest(artefacts=names, **settings)), _or_silent(reporter)
-    )
+    request = CompareRequest(artefacts=tuple(map(str, artefacts)), **settings)
+    return _call("compare", run_compare, request, reporter)
 
 
 def deploy(
@@ -177,10 +155,8 @@ def deploy(
     Raises:
         FpetError: See `fpet_export.workflow.deploy.deploy`.
     """
-    (folder,) = _paths((out,))
-    return run_deploy(
-        _ready("deploy", DeployRequest(run=str(run), out=folder, **settings)), reporter
-    )
+    request = DeployRequest(run=str(run), out=Path(out), **settings)
+    return _call("deploy", run_deploy, request, reporter)
 
 
 def diagnose(*, reporter: Reporter | None = None, **settings: Any) -> Diagnosis:
@@ -193,8 +169,7 @@ def diagnose(*, reporter: Reporter | None = None, **settings: Any) -> Diagnosis:
     Raises:
         FpetError: See `fpet_export.doctor.diagnose.diagnose`.
     """
-    _paths(())
-    return run_diagnose(_ready("doctor", DoctorRequest(**settings)), _or_silent(reporter))
+    return _call("doctor", run_diagnose, DoctorRequest(**settings), reporter)
 
 
 def export(
@@ -211,10 +186,8 @@ def export(
     Raises:
         FpetError: See `fpet_export.workflow.export.export`.
     """
-    (folder,) = _paths((out,))
-    return run_export(
-        _ready("export", ExportRequest(run=str(run), out=folder, **settings)), _or_silent(reporter)
-    )
+    request = ExportRequest(run=str(run), out=Path(out), **settings)
+    return _call("export", run_export, request, reporter)
 
 
 def export_tasks(
@@ -231,11 +204,8 @@ def export_tasks(
     Raises:
         FpetError: See `fpet_export.tasks.write.write`.
     """
-    (folder,) = _paths((out,))
-    given = tuple(map(str, runs))
-    return run_tasks(
-        _ready("tasks", TasksRequest(runs=given, out=folder, **settings)), _or_silent(reporter)
-    )
+    request = TasksRequest(runs=tuple(map(str, runs)), out=Path(out), **settings)
+    return _call("tasks", run_tasks, request, reporter)
 
 
 def inspect(
@@ -251,10 +221,8 @@ def inspect(
     Raises:
         FpetError: See `fpet_export.workflow.inspect.inspect`.
     """
-    _paths(())
-    return run_inspect(
-        _ready("inspect", InspectRequest(run=str(run), **settings)), _or_silent(reporter)
-    )
+    request = InspectRequest(run=str(run), **settings)
+    return _call("inspect", run_inspect, request, reporter)
 
 
 def load(run: str | Path, **options: Any) -> Adapted:
@@ -277,9 +245,9 @@ def predict(
     Raises:
         FpetError: See `fpet_export.workflow.predict.predict`.
     """
-    path, *files = _paths((artefact, *images))
-    request = _ready("predict", PredictRequest(artefact=path, images=tuple(files), **settings))
-    return run_predict(request, _or_silent(reporter))
+    files = tuple(map(Path, images))
+    request = PredictRequest(artefact=Path(artefact), images=files, **settings)
+    return _call("predict", run_predict, request, reporter)
 
 
 def quantize(
@@ -297,12 +265,9 @@ def quantize(
     Raises:
         FpetError: See `fpet_export.workflow.quantize.quantize`.
     """
-    (path,) = _paths((graph,))
-    wanted: Any = precision
-    return run_quantize(
-        _ready("quantize", QuantizeRequest(onnx=path, precision=wanted, **settings)),
-        _or_silent(reporter),
-    )
+    wanted: Any = precision  # the request says which there are
+    request = QuantizeRequest(onnx=Path(graph), precision=wanted, **settings)
+    return _call("quantize", run_quantize, request, reporter)
 
 
 def show(
@@ -319,10 +284,8 @@ def show(
     Raises:
         FpetError: See `fpet_export.workflow.show.show`.
     """
-    path, png = _paths((artefact, out))
-    return run_show(
-        _ready("show", ShowRequest(artefact=path, out=png, **settings)), _or_silent(reporter)
-    )
+    request = ShowRequest(artefact=Path(artefact), out=Path(out), **settings)
+    return _call("show", run_show, request, reporter)
 
 
 def sign(
@@ -339,10 +302,8 @@ def sign(
     Raises:
         FpetError: See `fpet_export.workflow.signing.sign`.
     """
-    path, own = _paths((artefact, key))
-    return run_sign(
-        _ready("sign", SignRequest(artefact=path, key=own, **settings)), _or_silent(reporter)
-    )
+    request = SignRequest(artefact=Path(artefact), key=Path(key), **settings)
+    return _call("sign", run_sign, request, reporter)
 
 
 def targets(name: str | None = None, *, reporter: Reporter | None = None) -> TargetList | OneTarget:
@@ -355,8 +316,7 @@ def targets(name: str | None = None, *, reporter: Reporter | None = None) -> Tar
     Raises:
         FpetError: See `fpet_export.workflow.targets.targets`.
     """
-    _paths(())
-    return run_targets(_ready("targets", TargetsRequest(target=name)), _or_silent(reporter))
+    return _call("targets", run_targets, TargetsRequest(target=name), reporter)
 
 
 def verify(artefact: str | Path, *, reporter: Reporter | None = None, **settings: Any) -> Verified:
@@ -370,10 +330,8 @@ def verify(artefact: str | Path, *, reporter: Reporter | None = None, **settings
     Raises:
         FpetError: See `fpet_export.workflow.signing.verify`.
     """
-    (path,) = _paths((artefact,))
-    return run_verify(
-        _ready("verify", VerifyRequest(artefact=path, **settings)), _or_silent(reporter)
-    )
+    request = VerifyRequest(artefact=Path(artefact), **settings)
+    return _call("verify", run_verify, request, reporter)
 
 
 def write_triton(
@@ -390,26 +348,21 @@ def write_triton(
     Raises:
         FpetError: See `fpet_export.triton.write.write`.
     """
-    path, folder = _paths((artefact, out))
-    return run_triton(
-        _ready("triton", TritonRequest(artefact=path, out=folder, **settings)), _or_silent(reporter)
-    )
+    request = TritonRequest(artefact=Path(artefact), out=Path(out), **settings)
+    return _call("triton", run_triton, request, reporter)
 
 
-def _paths(given: Sequence[str | Path]) -> tuple[Path, ...]:
-    return tuple(Path(one) for one in given)
-
-
-def _ready(verb: str, request: R) -> R:
-    """Return a request whose files are there and whose outputs can be written.
+def _call(
+    verb: str,
+    workflow: Callable[[Request, Reporter], Result],
+    request: Request,
+    reporter: Reporter | None,
+) -> Result:
+    """Do what a verb does, once the request's files are there and its outputs can be written.
 
     Raises:
-        FpetError: One is not, as on the command line: before anything heavy is loaded.
+        FpetError: They are not, as on the command line: before anything heavy is loaded.
     """
     for require in (require_files, require_kinds, require_outputs):
         require(verb, vars(request))
-    return request
-
-
-def _or_silent(reporter: Reporter | None) -> Reporter:
-    return SILENT if reporter is None else reporter
+    return workflow(request, Recorder() if reporter is None else reporter)

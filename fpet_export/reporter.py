@@ -86,11 +86,22 @@ class FinishedStep:
 
 
 class Silent:
-    """A reporter that says nothing. What went wrong is raised as an error all the same."""
+    """A reporter that says and remembers nothing, so one can serve everybody.
+
+    What went wrong is raised as an error all the same.
+    """
 
     width = 80
-    keeps: Path | None = None
     steps: Sequence[FinishedStep] = ()
+
+    @property
+    def keeps(self) -> Path | None:
+        """None: what interrupted work left is not remembered."""
+        return None
+
+    @keeps.setter
+    def keeps(self, path: Path | None) -> None:
+        """Forget it."""
 
     def align(self, names: Sequence[str]) -> None:
         """Say nothing."""
@@ -139,7 +150,9 @@ class Silent:
 
 
 class Recorder(Silent):
-    """A reporter that says nothing and remembers the steps."""
+    """A reporter that says nothing and remembers the steps, and what interrupted work left."""
+
+    keeps: Path | None = None
 
     def __init__(self) -> None:
         self.steps: list[FinishedStep] = []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import pytest
 import fpet_export
 from engines.errors import FpetError
 from engines.parity.finite import json_ready
-from fpet_export.reporter import Silent
+from fpet_export.reporter import SILENT, Recorder, Silent
+from fpet_export.workflow.quantize import QuantizeRequest
+from fpet_export.workflow.quantize import quantize as run_quantize
 from tests.fpet_export.command_line import Exported, call, pixels_of, write_images
 from tests.fpet_export.tasks.task_files import TaskFiles
 
@@ -262,3 +265,29 @@ def test_files_that_are_not_there_are_told_as_on_the_command_line(
         refusal(words, function)
     with pytest.raises(FpetError, match="no image was given"):
         fpet_export.predict(graph)
+
+
+def test_an_interrupted_call_leaves_nothing_on_what_all_calls_share(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = exported.copy(tmp_path / "copy")
+    images = tmp_path / "images"
+    write_images(images, pixels_of(8))
+
+    @contextlib.contextmanager
+    def interrupted(self: Silent, text: str, total: int) -> Iterator[Callable[[int], None]]:
+        assert text == "calibrate"
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(Silent, "progress", interrupted)
+    own = Recorder()
+    for reporter in (None, own):
+        with pytest.raises(KeyboardInterrupt):
+            fpet_export.quantize(graph, "int8", calibration=images, reporter=reporter)
+    with pytest.raises(KeyboardInterrupt):
+        run_quantize(QuantizeRequest(onnx=graph, precision="int8", calibration=images))
+
+    assert own.keeps == graph.with_name("model.int8.partial.json")
+    assert Recorder().keeps is None
+    assert SILENT.keeps is None
