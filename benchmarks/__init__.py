@@ -5,8 +5,9 @@ A name of this page is imported when it is first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from engines.lazy_names import imported_when_used
 
 if TYPE_CHECKING:
     from benchmarks.comparison import Opened, bench, fastest, rebase
@@ -17,16 +18,16 @@ if TYPE_CHECKING:
     from benchmarks.report.table import format_table
 
 _HOME = {
-    "Measurement": "benchmarks.measurement",
-    "Opened": "benchmarks.comparison",
-    "PeerSource": "benchmarks.peers",
-    "Schedule": "benchmarks.latency",
-    "bench": "benchmarks.comparison",
-    "fastest": "benchmarks.comparison",
-    "format_table": "benchmarks.report.table",
-    "read_measurement": "benchmarks.measurement_file",
-    "rebase": "benchmarks.comparison",
-    "write_measurement": "benchmarks.measurement_file",
+    "Measurement": "benchmarks.measurement.Measurement",
+    "Opened": "benchmarks.comparison.Opened",
+    "PeerSource": "benchmarks.peers.PeerSource",
+    "Schedule": "benchmarks.latency.Schedule",
+    "bench": "benchmarks.comparison.bench",
+    "fastest": "benchmarks.comparison.fastest",
+    "format_table": "benchmarks.report.table.format_table",
+    "read_measurement": "benchmarks.measurement_file.read_measurement",
+    "rebase": "benchmarks.comparison.rebase",
+    "write_measurement": "benchmarks.measurement_file.write_measurement",
 }
 
 __all__ = [
@@ -42,9 +43,4 @@ __all__ = [
     "write_measurement",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name of this page (PEP 562)."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+__getattr__ = imported_when_used(__name__, _HOME)

@@ -6,8 +6,9 @@ first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from engines.lazy_names import imported_when_used
 
 if TYPE_CHECKING:
     from calibration.accuracy import AccuracyConstraint
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     from calibration.table import CalibrationTable, read_table, write_table
 
 _HOME = {
-    "AccuracyConstraint": "calibration.accuracy",
-    "CalibrationTable": "calibration.table",
-    "calibrate": "calibration.collect",
-    "quantize": "calibration.quantizing",
-    "read_table": "calibration.table",
-    "write_table": "calibration.table",
+    "AccuracyConstraint": "calibration.accuracy.AccuracyConstraint",
+    "CalibrationTable": "calibration.table.CalibrationTable",
+    "calibrate": "calibration.collect.calibrate",
+    "quantize": "calibration.quantizing.quantize",
+    "read_table": "calibration.table.read_table",
+    "write_table": "calibration.table.write_table",
 }
 
 __all__ = [
@@ -33,9 +34,4 @@ __all__ = [
     "write_table",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name of this page (PEP 562)."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+__getattr__ = imported_when_used(__name__, _HOME)

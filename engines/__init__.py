@@ -6,8 +6,9 @@ that uses it, when that backend is chosen. A name of this page is imported when 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from engines.lazy_names import imported_when_used
 
 if TYPE_CHECKING:
     from engines.contract import BuildOptions, Engine, OpenOptions
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from engines.tasks.open_tasks import open_tasks
 
 _HOME = {
-    "BuildOptions": "engines.contract",
-    "Engine": "engines.contract",
-    "OpenOptions": "engines.contract",
-    "build": "engines.engine",
-    "compare": "engines.parity.outputs",
-    "open_engine": "engines.engine",
-    "open_tasks": "engines.tasks.open_tasks",
+    "BuildOptions": "engines.contract.BuildOptions",
+    "Engine": "engines.contract.Engine",
+    "OpenOptions": "engines.contract.OpenOptions",
+    "build": "engines.engine.build",
+    "compare": "engines.parity.outputs.compare",
+    "open": "engines.engine.open_engine",
+    "open_engine": "engines.engine.open_engine",
+    "open_tasks": "engines.tasks.open_tasks.open_tasks",
 }
 
 __all__ = [
@@ -37,10 +39,4 @@ __all__ = [
     "open_tasks",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name of this page (PEP 562)."""
-    wanted = "open_engine" if name == "open" else name
-    if wanted not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[wanted]), wanted)
+__getattr__ = imported_when_used(__name__, _HOME)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -58,42 +59,70 @@ def _stays_home(module: str) -> bool:
     return False
 
 
-@functools.cache
 def _imports(module: str, *, inside: bool, foreign: bool = False) -> tuple[str, ...]:
     """Return what a module imports: at its top, or inside its functions."""
-    tree = ast.parse(file_of(module).read_text("utf-8"))
-    found = _names(tree.body, inside=inside)
-    return tuple(dict.fromkeys(one for one in found if foreign or one.partition(".")[0] in _OURS))
-
-
-def _names(body: Iterable[ast.AST], *, inside: bool, deep: bool = False) -> Iterator[str]:
-    for node in body:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+    found: list[str] = []
+    for statement in _source(module).imports:
+        if statement.inside != inside:
             continue
-        if isinstance(node, ast.ImportFrom) and inside == deep and node.module:
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                home = _homes(node.module).get(alias.name, node.module)
-                yield whole if _is_module(whole) else home
-        elif isinstance(node, ast.Import) and inside == deep:
-            for alias in node.names:
-                yield alias.name
-                yield from _homes(alias.name).values()
-        is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        yield from _names(ast.iter_child_nodes(node), inside=inside, deep=deep or is_function)
+        homes = _source(statement.module).homes if _is_module(statement.module) else {}
+        if statement.names is None:
+            found += [statement.module, *homes.values()]
+        for name in statement.names or ():
+            whole = f"{statement.module}.{name}"
+            found.append(whole if _is_module(whole) else homes.get(name, statement.module))
+    return tuple(dict.fromkeys(one for one in found if foreign or one.partition(".")[0] in _OURS))
 
 
 def _is_module(name: str) -> bool:
     return name.partition(".")[0] in _OURS and file_of(name).is_file()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Import:
+    """One import: the module, and what of it; `names` is None for `import module`."""
+
+    module: str
+    names: tuple[str, ...] | None
+    inside: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Source:
+    """What a file says of imports.
+
+    Attributes:
+        imports: At its top and inside its functions; those for type checkers are left out.
+        homes: Of a package: the modules of the names that it imports when they are first used.
+    """
+
+    imports: tuple[_Import, ...]
+    homes: dict[str, str]
+
+
 @functools.cache
-def _homes(package: str) -> dict[str, str]:
-    """Return where the names of a package live that it imports when they are first used."""
-    if package.partition(".")[0] not in _OURS or not file_of(package).is_file():
-        return {}
-    for node in ast.parse(file_of(package).read_text("utf-8")).body:
+def _source(module: str) -> _Source:
+    """Read a module of ours."""
+    body = ast.parse(file_of(module).read_text("utf-8")).body
+    homes: dict[str, str] = {}
+    for node in body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOME":
-            homes: dict[str, str] = ast.literal_eval(node.value)
-            return homes
-    return {}
+            homes = ast.literal_eval(node.value)
+    return _Source(
+        imports=tuple(_statements(body)),
+        homes={name: home.rpartition(".")[0] for name, home in homes.items()},
+    )
+
+
+def _statements(body: Iterable[ast.AST], *, inside: bool = False) -> Iterator[_Import]:
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = tuple(alias.name for alias in node.names)
+            yield _Import(module=node.module, names=names, inside=inside)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield _Import(module=alias.name, names=None, inside=inside)
+        is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        yield from _statements(ast.iter_child_nodes(node), inside=inside or is_function)
