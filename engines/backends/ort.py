@@ -8,12 +8,12 @@ holds layouts of this very CPU and operators of this very version, so both are r
 cache that meets others is refused.
 
 A quantized graph is special twice. Rewritten, its products are integers, and a CPU without VNNI
-clips them unless the weights are made unsigned first (`_saturation.py`); that is slower, so it is
-asked for only where a trial shows that it is needed. And FP8 pairs cannot be rewritten at all:
+clips them unless the weights are made unsigned first (`_ort/saturation.py`). That is slower, so it
+is asked for only where a trial shows that it is needed. And FP8 pairs cannot be rewritten at all:
 ONNX Runtime moves them past a Transpose, which has no FP8 kernel. They run as they are written.
 
-For its CUDA provider a graph gets ONNX Runtime's own operators first (`_ort_operators.py`), and
-runs are recorded as CUDA graphs (`_ort_cuda_engine.py`). Not run on hardware yet: the TensorRT
+For its CUDA provider a graph gets ONNX Runtime's own operators first (`_ort/operators.py`), and
+runs are recorded as CUDA graphs (`_ort/cuda_engine.py`). Not run on hardware yet: the TensorRT
 provider.
 """
 

@@ -12,7 +12,8 @@ default computes a float32 graph in bfloat16, in which two near-equal scores of 
 are one.
 
 An INT8 graph is refused where OpenVINO would clip its sums without a word: on a CPU without VNNI,
-unless the weights keep to half the range (`_saturation.py`). OpenVINO has no setting against it.
+unless the weights keep to half the range (`_ort/saturation.py`). OpenVINO has no setting against
+it.
 """
 
 from __future__ import annotations
