@@ -11,6 +11,7 @@ import torch
 from benchmarks.conditions.failures import as_engine_error
 from benchmarks.peers import PeerSource
 from benchmarks.peers._runner import Runner
+from engines.backends._engine_base import EngineSpec
 from engines.contract import Array, Engine
 from engines.manifest import TensorSpec
 
@@ -56,12 +57,10 @@ def open_module(
 
         return run_once
 
-    return Runner(
+    spec = EngineSpec(
         name=name,
         inputs=(TensorSpec(name="images", shape=("batch", *source.image), dtype=source.dtype),),
         outputs=(TensorSpec(name="logits", shape=("batch", "classes"), dtype=source.dtype),),
-        run=run,
-        bind=bind,
         facts={
             "runtime": "torch",
             "version": torch.__version__,
@@ -70,3 +69,4 @@ def open_module(
             **facts,
         },
     )
+    return Runner(spec, run=run, bind=bind)

@@ -9,13 +9,12 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from engines.backends._engine_base import EngineBase
+from engines.backends._engine_base import EngineBase, EngineSpec
 from engines.backends._feeds import check_feeds, resolved
 from engines.backends._placement import Given, Placement
 from engines.contract import Array, OpenOptions
 from engines.cuda.device import Cuda, DeviceArray
 from engines.errors import EngineError
-from engines.manifest import TensorSpec
 
 
 class CudaEngine(EngineBase):
@@ -25,19 +24,9 @@ class CudaEngine(EngineBase):
     so that a runtime can record a run as a CUDA graph and launch it again.
     """
 
-    def __init__(
-        self,
-        cuda: Cuda,
-        *,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
-        batch_range: tuple[int, int] | None,
-        name: str,
-        stream: int,
-        options: OpenOptions,
-    ) -> None:
+    def __init__(self, cuda: Cuda, spec: EngineSpec, *, stream: int, options: OpenOptions) -> None:
         """Take over a stream of the device, which `close` destroys."""
-        super().__init__(name=name, inputs=inputs, outputs=outputs, batch_range=batch_range)
+        super().__init__(spec)
         self._cuda = cuda
         self._stream = stream
         self._zero_copy = options.zero_copy
@@ -115,11 +104,11 @@ class CudaEngine(EngineBase):
             self._placed = [finalizer for finalizer in self._placed if finalizer.alive]
         return placed
 
-    def device_facts(self) -> dict[str, str]:
-        """Return what a measurement must record about the device's memory and graphs."""
+    def describe(self) -> dict[str, str]:
+        """Return what a measurement must record about this engine."""
         graph = "yes" if self._no_graph is None else f"no: {self._no_graph}"
         copies = "zero-copy" if self._zero_copy else "page-locked"
-        return {"cuda_graph": graph, "host_memory": copies}
+        return {**self._facts, "cuda_graph": graph, "host_memory": copies}
 
     def _free(self) -> None:
         for placement in list(self._placements):

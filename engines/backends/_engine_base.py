@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Mapping
 
 from engines.backends._feeds import check_feeds
@@ -10,6 +11,25 @@ from engines.closing import Closing
 from engines.contract import Array
 from engines.errors import EngineError
 from engines.manifest import TensorSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """What an engine of any runtime is opened with.
+
+    Attributes:
+        name: A short name for tables.
+        inputs: In the graph's order.
+        outputs: Likewise.
+        batch_range: Smallest and largest dynamic batch; None allows any from 1.
+        facts: What a measurement must record and is known before the engine runs.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batch_range: tuple[int, int] | None = None
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class EngineBase(Closing):
@@ -21,26 +41,13 @@ class EngineBase(Closing):
         outputs: Likewise.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
-        batch_range: tuple[int, int] | None = None,
-    ) -> None:
-        """Keep what an engine is known by.
-
-        Args:
-            name: A short name for tables.
-            inputs: In the graph's order.
-            outputs: Likewise.
-            batch_range: Smallest and largest dynamic batch; None allows any from 1.
-        """
-        self.name = name
-        self.inputs = inputs
-        self.outputs = outputs
-        self._batch_range = batch_range
+    def __init__(self, spec: EngineSpec) -> None:
+        """Keep what an engine is opened with."""
+        self.name = spec.name
+        self.inputs = spec.inputs
+        self.outputs = spec.outputs
+        self._batch_range = spec.batch_range
+        self._facts = spec.facts
         self._closed = False
 
     def close(self) -> None:
@@ -52,6 +59,10 @@ class EngineBase(Closing):
     def place(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Return the feeds as they are: a runtime on the CPU reads them where they lie."""
         return feeds
+
+    def describe(self) -> dict[str, str]:
+        """Return what a measurement must record about this engine."""
+        return dict(self._facts)
 
     @abc.abstractmethod
     def _free(self) -> None:

@@ -23,6 +23,7 @@ from engines import commands, registry, storage
 from engines.backends._aoti.builder import compile_graph
 from engines.backends._aoti.cache import inductor_cache
 from engines.backends._aoti.engine import TorchCudaEngine, TorchEngine, capability_here
+from engines.backends._engine_base import EngineSpec
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._requests import (
     built_by,
@@ -131,21 +132,21 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
                 f"({runtime.settings.get('gpu', 'GPU unknown')})",
                 f"{here} ({torch.cuda.get_device_name()})",
             )
-    parts: dict[str, Any] = {
-        "name": options.name or artefact.stem,
-        "inputs": manifest.inputs,
-        "outputs": manifest.outputs,
-        "batch_range": manifest.batch_range,
-        "facts": {
+    spec = EngineSpec(
+        name=options.name or artefact.stem,
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        batch_range=manifest.batch_range,
+        facts={
             "runtime": _FLAVOUR,
             "version": str(torch.__version__),
             "fused_attentions": runtime.settings.get("fused_attentions", ""),
         },
-    }
+    )
     package = _load(artefact, alone=device == "cuda")
     if device == "cuda":
-        return TorchCudaEngine(package, cuda_graph=options.cuda_graph, **parts)
-    return TorchEngine(package, threads=thread_count(options.threads), **parts)
+        return TorchCudaEngine(spec, package, cuda_graph=options.cuda_graph)
+    return TorchEngine(spec, package, threads=thread_count(options.threads))
 
 
 def _load(artefact: Path, *, alone: bool) -> Any:

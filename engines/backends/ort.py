@@ -26,11 +26,18 @@ from pathlib import Path
 from typing import Any
 
 from engines import commands, storage
+from engines.backends._engine_base import EngineSpec
 from engines.backends._ort.cuda_provider import open_on_cuda
-from engines.backends._ort.engine import PRODUCTS, OrtEngine, products_fact, session_facts
+from engines.backends._ort.engine import (
+    PRODUCTS,
+    OrtEngine,
+    of_session,
+    products_fact,
+    session_facts,
+)
 from engines.backends._ort.operators import count_operators, with_contrib_operators
 from engines.backends._ort.saturation import FloatArray, probe, saturates
-from engines.backends._ort.session import onnxruntime, open_session
+from engines.backends._ort.session import Model, onnxruntime, open_session
 from engines.backends._provenance import engine_manifest, read_source
 from engines.backends._requests import (
     built_by,
@@ -94,7 +101,10 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-build-")))
             graph, replaced = with_contrib_operators(onnx, folder)
         try:
-            open_session(str(graph), settings, provider, where=str(onnx), header=source.header)
+            open_session(
+                Model(source=str(graph), header=source.header, settings=settings, where=str(onnx)),
+                provider,
+            )
         except EngineError as error:
             if "Protobuf serialization failed" not in error.what:
                 raise
@@ -142,17 +152,20 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
     provider = _check_cache(artefact, manifest, options)
     assert manifest.runtime is not None
     products = manifest.runtime.settings.get(PRODUCTS)
-    return _start(
-        str(artefact),
-        _session_options(options.threads, rewrites="none", products=None),
-        provider,
+    model = Model(
+        source=str(artefact),
         header=header,
+        settings=_session_options(options.threads, rewrites="none", products=None),
+        where=str(artefact),
+    )
+    spec = EngineSpec(
+        name=options.name or artefact.stem,
+        inputs=header.inputs,
+        outputs=header.outputs,
         batch_range=manifest.batch_range,
         facts=session_facts(provider, rewrites="done at build", header=header, products=products),
-        where=str(artefact),
-        name=options.name or artefact.stem,
-        options=options,
     )
+    return _start(model, spec, provider, options=options)
 
 
 def open_bytes(model: bytes, *, name: str, options: OpenOptions | None = None) -> Engine:
@@ -181,57 +194,40 @@ def open_bytes(model: bytes, *, name: str, options: OpenOptions | None = None) -
 
 
 def _open(
-    model: Path | bytes,
+    graph: Path | bytes,
     header: OnnxHeader,
     manifest: Manifest | None,
     options: OpenOptions,
     *,
     name: str,
 ) -> Engine:
-    where = str(model) if isinstance(model, Path) else name
+    where = str(graph) if isinstance(graph, Path) else name
     _refuse_bfloat16(header, where)
     provider: Provider = options.provider or "cpu"
     rewrites = _rewrites(options, header, where)
     products = _int8_products(header, provider, rewrites)
-    return _start(
-        str(model) if isinstance(model, Path) else model,
-        _session_options(options.threads, rewrites=rewrites, products=products),
-        provider,
+    model = Model(
+        source=str(graph) if isinstance(graph, Path) else graph,
         header=header,
+        settings=_session_options(options.threads, rewrites=rewrites, products=products),
+        where=where,
+    )
+    spec = EngineSpec(
+        name=options.name or name,
+        inputs=header.inputs,
+        outputs=header.outputs,
         batch_range=manifest.batch_range if manifest else None,
         facts=session_facts(provider, rewrites=rewrites, header=header, products=products),
-        where=where,
-        name=options.name or name,
-        options=options,
     )
+    return _start(model, spec, provider, options=options)
 
 
-def _start(
-    model: str | bytes,
-    settings: Any,
-    provider: Provider,
-    *,
-    header: OnnxHeader,
-    batch_range: tuple[int, int] | None,
-    facts: dict[str, str],
-    where: str,
-    name: str,
-    options: OpenOptions,
-) -> Engine:
+def _start(model: Model, spec: EngineSpec, provider: Provider, *, options: OpenOptions) -> Engine:
     """Open a session; on CUDA, one that records its runs where shapes follow from the inputs."""
-    if provider == "cuda" and _shapes_follow(header):
-        return open_on_cuda(
-            model,
-            settings,
-            header=header,
-            batch_range=batch_range,
-            facts=facts,
-            where=where,
-            name=name,
-            options=options,
-        )
-    session = open_session(model, settings, provider, where=where, header=header)
-    return OrtEngine(session, name=name, provider=provider, batch_range=batch_range, facts=facts)
+    if provider == "cuda" and _shapes_follow(model.header):
+        return open_on_cuda(model, spec, options=options)
+    session = open_session(model, provider)
+    return OrtEngine(of_session(spec, session), session, provider=provider)
 
 
 def _shapes_follow(header: OnnxHeader) -> bool:

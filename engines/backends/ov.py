@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from engines import precisions, storage
-from engines.backends._engine_base import EngineBase
+from engines.backends._engine_base import EngineBase, EngineSpec
 from engines.backends._openvino import openvino
 from engines.backends._ort.saturation import LARGEST_EXACT, FloatArray, saturates
 from engines.backends._provenance import engine_manifest, read_source
@@ -125,34 +125,32 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
         )
     _require_exact_sums(artefact, header)
     threads = thread_count(options.threads)
-    return OvEngine(
-        _compile(artefact, threads=threads),
+    spec = EngineSpec(
         name=options.name or artefact.stem,
-        header=header,
-        threads=threads,
+        inputs=header.inputs,
+        outputs=header.outputs,
         batch_range=manifest.batch_range if manifest else None,
+        facts={
+            "runtime": _FLAVOUR,
+            "version": _VERSION,
+            "provider": "cpu",
+            "threads": str(threads),
+            "hint": "latency",
+            "precision": _PRECISION,
+            "opset": str(header.opset),
+            **_int8_weights(header),
+            "device": processor.processor_name(),
+        },
     )
+    return OvEngine(spec, _compile(artefact, threads=threads))
 
 
 class OvEngine(EngineBase):
     """A model compiled by OpenVINO; implements `engines.contract.Engine`."""
 
-    def __init__(
-        self,
-        compiled: Any,
-        *,
-        name: str,
-        header: OnnxHeader,
-        threads: int,
-        batch_range: tuple[int, int] | None,
-    ) -> None:
-        super().__init__(
-            name=name, inputs=header.inputs, outputs=header.outputs, batch_range=batch_range
-        )
+    def __init__(self, spec: EngineSpec, compiled: Any) -> None:
+        super().__init__(spec)
         self._compiled = compiled
-        self._opset = header.opset
-        self._int8_weights = _int8_weights(header)
-        self._threads = threads
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once and return the outputs by name; see `engines.contract.Engine`."""
@@ -172,20 +170,6 @@ class OvEngine(EngineBase):
             self._infer(request)
 
         return run_once
-
-    def describe(self) -> dict[str, str]:
-        """Return what a measurement must record about this engine."""
-        return {
-            "runtime": "openvino",
-            "version": _VERSION,
-            "provider": "cpu",
-            "threads": str(self._threads),
-            "hint": "latency",
-            "precision": _PRECISION,
-            "opset": str(self._opset),
-            **self._int8_weights,
-            "device": processor.processor_name(),
-        }
 
     def _free(self) -> None:
         self._compiled = None

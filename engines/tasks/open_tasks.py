@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.backends._engine_base import EngineBase
+from engines.backends._engine_base import EngineBase, EngineSpec
 from engines.closing import Closing
 from engines.commands import command
 from engines.contract import Array, Engine, Feeds, OpenOptions
@@ -249,10 +249,12 @@ class TaskEngine(EngineBase):
             for spec in engine.outputs
         )
         super().__init__(
-            name=task.name,
-            inputs=tuple(spec for spec in engine.inputs if spec.name not in shared.filled),
-            outputs=outputs,
-            batch_range=shared.manifest.batch_range,
+            EngineSpec(
+                name=task.name,
+                inputs=tuple(spec for spec in engine.inputs if spec.name not in shared.filled),
+                outputs=outputs,
+                batch_range=shared.manifest.batch_range,
+            )
         )
         self.task = task
         self._tasks, self._engine = tasks, engine

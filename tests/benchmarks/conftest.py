@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.conditions.environment import Environment, read_environment
 from benchmarks.conditions.validity import MachineUse
-from engines.backends._engine_base import EngineBase
+from engines.backends._engine_base import EngineBase, EngineSpec
 from engines.contract import Array, Feeds
 from engines.errors import EngineError
 from engines.manifest import TensorSpec
@@ -48,11 +48,9 @@ class FakeEngine(EngineBase):
         error: float = 0.0,
         fails: bool = False,
     ) -> None:
-        super().__init__(
-            name=name,
-            inputs=(TensorSpec(name="images", shape=(batch, 3, 8, 8), dtype="float32"),),
-            outputs=(TensorSpec(name="logits", shape=(batch, 4), dtype="float32"),),
-        )
+        images = TensorSpec(name="images", shape=(batch, 3, 8, 8), dtype="float32")
+        logits = TensorSpec(name="logits", shape=(batch, 4), dtype="float32")
+        super().__init__(EngineSpec(name=name, inputs=(images,), outputs=(logits,)))
         self.closed = False
         self.runs = 0
         self._clock = clock

@@ -11,6 +11,7 @@ from benchmarks.conditions.failures import as_engine_error
 from benchmarks.peers import PeerSource
 from benchmarks.peers._runner import Runner
 from engines import registry
+from engines.backends._engine_base import EngineSpec
 from engines.contract import Array, Feeds
 from engines.errors import MissingDependencyError
 from engines.manifest import TensorSpec
@@ -28,8 +29,15 @@ Enqueue = Callable[[], Any]
 class CudaRunner(Runner):
     """A Runner that also measures with CUDA events."""
 
-    def __init__(self, *, enqueue: Callable[[Array], Enqueue], **parts: object) -> None:
-        super().__init__(**parts)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        spec: EngineSpec,
+        *,
+        run: Callable[[Array], Array],
+        bind: Callable[[Array], Callable[[], None]],
+        enqueue: Callable[[Array], Enqueue],
+    ) -> None:
+        super().__init__(spec, run=run, bind=bind)
         self._enqueue = enqueue
 
     def device_times_ns(self, feeds: Feeds, *, runs: int) -> list[int]:
@@ -85,13 +93,10 @@ def open_module(
 
         return run_once
 
-    return CudaRunner(
-        enqueue=enqueue,
+    spec = EngineSpec(
         name=name,
         inputs=(TensorSpec(name="images", shape=("batch", *source.image), dtype=source.dtype),),
         outputs=(TensorSpec(name="logits", shape=("batch", "classes"), dtype="float32"),),
-        run=run,
-        bind=bind,
         facts={
             "runtime": "torch",
             "version": torch.__version__,
@@ -102,6 +107,7 @@ def open_module(
             **facts,
         },
     )
+    return CudaRunner(spec, run=run, bind=bind, enqueue=enqueue)
 
 
 def module_on_device(source: PeerSource, name: str) -> Module:

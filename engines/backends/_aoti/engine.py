@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from engines.backends._engine_base import EngineBase
+from engines.backends._engine_base import EngineBase, EngineSpec
 from engines.contract import Array
 from engines.errors import EngineError
 from engines.machine import processor
-from engines.manifest import TensorSpec
 
 _WARM_CALLS = 3  # PyTorch asks for a few calls on a side stream before a capture
 _KEPT = 32  # recorded runs by the shapes of their feeds, as for a plan
@@ -26,21 +25,10 @@ Package = Callable[..., Any]
 class TorchEngine(EngineBase):
     """A package on the CPU; implements `engines.contract.Engine`."""
 
-    def __init__(
-        self,
-        package: Package,
-        *,
-        name: str,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
-        batch_range: tuple[int, int] | None,
-        threads: int,
-        facts: dict[str, str],
-    ) -> None:
-        super().__init__(name=name, inputs=inputs, outputs=outputs, batch_range=batch_range)
+    def __init__(self, spec: EngineSpec, package: Package, *, threads: int) -> None:
+        super().__init__(spec)
         self._package: Package | None = package
         self._threads = threads
-        self._facts = facts
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once and return the outputs by name; see `engines.contract.Engine`."""
@@ -164,20 +152,9 @@ class TorchCudaEngine(EngineBase):
     compares float32 scores.
     """
 
-    def __init__(
-        self,
-        package: Package,
-        *,
-        name: str,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
-        batch_range: tuple[int, int] | None,
-        cuda_graph: bool,
-        facts: dict[str, str],
-    ) -> None:
-        super().__init__(name=name, inputs=inputs, outputs=outputs, batch_range=batch_range)
+    def __init__(self, spec: EngineSpec, package: Package, *, cuda_graph: bool) -> None:
+        super().__init__(spec)
         self._package: Package | None = package
-        self._facts = facts
         self._cuda_graph = cuda_graph
         self._device = torch.device("cuda", torch.cuda.current_device())
         self._stream = cuda.Stream(self._device)

@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any
 
+from engines.backends._engine_base import EngineSpec
 from engines.backends._ort.cuda_engine import OrtCudaEngine
-from engines.backends._ort.engine import ON_A_GPU, specs
-from engines.backends._ort.session import open_session, require_provider
+from engines.backends._ort.engine import ON_A_GPU, of_session
+from engines.backends._ort.session import Model, open_session, require_provider
 from engines.contract import OpenOptions
 from engines.cuda.device import open_cuda
 from engines.errors import EngineError
-from engines.onnx_header import OnnxHeader
 
 _CANNOT_RECORD = "graph capture"  # in what the provider says of a graph that is not its alone
 
 
-def open_on_cuda(
-    model: str | bytes,
-    settings: Any,
-    *,
-    header: OnnxHeader,
-    batch_range: tuple[int, int] | None,
-    facts: dict[str, str],
-    where: str,
-    name: str,
-    options: OpenOptions,
-) -> OrtCudaEngine:
+def open_on_cuda(model: Model, spec: EngineSpec, *, options: OpenOptions) -> OrtCudaEngine:
     """Open a graph so that its runs are recorded as CUDA graphs, where the provider can do that.
 
     It cannot where some operator runs on the CPU; the engine then says so in `describe`.
 
     Args:
-        model: A file, or the graph itself.
-        settings: ONNX Runtime's SessionOptions.
-        header: Header of the graph; extents of its outputs are numbers or extents of an input.
-        batch_range: Smallest and largest dynamic batch; None allows any from 1.
-        facts: To record.
-        where: For messages.
-        name: A short name for tables.
+        model: The graph; extents of its outputs are numbers or extents of an input.
+        spec: What is known of the engine before the session is there.
         options: How the engine is opened.
 
     Raises:
@@ -46,7 +32,7 @@ def open_on_cuda(
         MissingDependencyError: There is no device, the provider is not in this package, or it
             does not start.
     """
-    require_provider("cuda", where)
+    require_provider("cuda", model.where)
     cuda = open_cuda()
     with contextlib.ExitStack() as undo:
         stream = cuda.create_stream()
@@ -56,7 +42,7 @@ def open_on_cuda(
             more = {"user_compute_stream": str(stream)}
             if recorded:
                 more["enable_cuda_graph"] = "1"
-            return open_session(model, settings, "cuda", where=where, header=header, more=more)
+            return open_session(model, "cuda", more=more)
 
         no_graph = None
         try:
@@ -66,15 +52,12 @@ def open_on_cuda(
                 raise
             no_graph = "an operator of the graph runs on the CPU"
             session = start(recorded=False)
+        spec = dataclasses.replace(spec, facts={**spec.facts, **ON_A_GPU})
         engine = OrtCudaEngine(
             cuda,
+            of_session(spec, session),
             session,
-            inputs=specs(session.get_inputs()),
-            outputs=specs(session.get_outputs()),
-            batch_range=batch_range,
-            name=name,
             stream=stream,
-            facts={**facts, **ON_A_GPU},
             no_graph=no_graph,
             options=options,
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from engines.backends._engine_base import EngineBase
+from engines.backends._engine_base import EngineBase, EngineSpec
 from engines.backends._feeds import resolved
 from engines.backends._ort.session import ERRORS, onnxruntime, run_error
 from engines.contract import Array, Provider
@@ -28,24 +29,10 @@ _NUMPY_DTYPES = {
 class OrtEngine(EngineBase):
     """An ONNX Runtime session; implements `engines.contract.Engine`."""
 
-    def __init__(
-        self,
-        session: Any,
-        *,
-        name: str,
-        provider: Provider,
-        batch_range: tuple[int, int] | None,
-        facts: dict[str, str],
-    ) -> None:
-        super().__init__(
-            name=name,
-            inputs=specs(session.get_inputs()),
-            outputs=specs(session.get_outputs()),
-            batch_range=batch_range,
-        )
+    def __init__(self, spec: EngineSpec, session: Any, *, provider: Provider) -> None:
+        super().__init__(spec)
         self._session = session
         self._provider = provider
-        self._facts = facts
         self._threads: int = session.get_session_options().intra_op_num_threads
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -123,12 +110,17 @@ def products_fact(products: str | None) -> dict[str, str]:
     return {} if products is None else {PRODUCTS: products}
 
 
-def specs(nodes: Iterable[Any]) -> tuple[TensorSpec, ...]:
-    """Return what a session says of its inputs or outputs."""
-    return tuple(map(_spec, nodes))
+def of_session(spec: EngineSpec, session: Any) -> EngineSpec:
+    """Return a spec with a session's inputs and outputs, whose shapes ONNX Runtime has inferred."""
+    inputs, outputs = map(_tensors, (session.get_inputs(), session.get_outputs()))
+    return dataclasses.replace(spec, inputs=inputs, outputs=outputs)
 
 
-def _spec(node: Any) -> TensorSpec:
+def _tensors(nodes: Iterable[Any]) -> tuple[TensorSpec, ...]:
+    return tuple(map(_tensor, nodes))
+
+
+def _tensor(node: Any) -> TensorSpec:
     shape = tuple(
         extent if isinstance(extent, int | str) else f"unnamed_{axis}"
         for axis, extent in enumerate(node.shape)

@@ -7,6 +7,7 @@ here, with the words in which the system's loader said what is missing; ONNX Run
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import os
@@ -71,15 +72,24 @@ _PROVIDERS: dict[Provider, tuple[Any, ...]] = {
 _TF32 = "NVIDIA_TF32_OVERRIDE"
 
 
-def open_session(
-    model: str | bytes,
-    settings: Any,
-    provider: Provider,
-    *,
-    where: str,
-    header: OnnxHeader,
-    more: Mapping[str, str] | None = None,
-) -> Any:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A graph that ONNX Runtime is to open.
+
+    Attributes:
+        source: A file, or the graph itself.
+        header: What the graph says of itself.
+        settings: ONNX Runtime's SessionOptions.
+        where: For messages.
+    """
+
+    source: str | bytes
+    header: OnnxHeader
+    settings: Any
+    where: str
+
+
+def open_session(model: Model, provider: Provider, *, more: Mapping[str, str] | None = None) -> Any:
     """Open a graph on a provider.
 
     For "tensorrt", TF32 is switched off for the whole process: ONNX Runtime has no setting of its
@@ -87,11 +97,8 @@ def open_session(
     is set here unless it is set.
 
     Args:
-        model: A file, or the graph itself.
-        settings: ONNX Runtime's SessionOptions.
+        model: The graph.
         provider: What to run on.
-        where: For messages.
-        header: Header of the graph.
         more: Options of the provider beside its usual ones.
 
     Raises:
@@ -100,7 +107,7 @@ def open_session(
             packages of ONNX Runtime are installed.
         UsageError: TF32 is forced on.
     """
-    require_provider(provider, where)
+    require_provider(provider, model.where)
     providers = list(_PROVIDERS[provider])
     wanted = _name(providers[0])
     if more:
@@ -110,8 +117,8 @@ def open_session(
 
     def start() -> Any:
         return onnxruntime.InferenceSession(
-            model,
-            settings,
+            model.source,
+            model.settings,
             providers=providers,
             enable_fallback=0,  # it would print to stdout and try again on the CPU
         )
@@ -120,10 +127,10 @@ def open_session(
         session = start()
     except ERRORS as error:
         if "TensorRT libraries" in str(error):
-            raise _absent(start, provider, where) from error
-        raise _open_error(error, where, header) from error
+            raise _absent(start, provider, model.where) from error
+        raise _open_error(error, model) from error
     if wanted not in session.get_providers():
-        raise _absent(start, provider, where)
+        raise _absent(start, provider, model.where)
     return session
 
 
@@ -244,18 +251,19 @@ def _stderr() -> Iterator[list[str]]:
             lines.append(log.read().decode("utf-8", "replace"))
 
 
-def _open_error(error: BaseException, where: str, header: OnnxHeader) -> EngineError:
+def _open_error(error: BaseException, model: Model) -> EngineError:
     text = one_line(error)
     version = onnxruntime.__version__
     newest = re.search(r"official support for domain \S+ is till opset (\d+)", text)
     if newest:
         return EngineError(
-            f"the graph has opset {header.opset}, ONNX Runtime {version} reads up to {newest[1]}",
-            where=where,
+            f"the graph has opset {model.header.opset}, ONNX Runtime {version} reads up to "
+            f"{newest[1]}",
+            where=model.where,
             fix="export with --opset 20, or: pip install -U onnxruntime",
         )
     return EngineError(
         f"ONNX Runtime {version} refuses the graph: {text}",
-        where=where,
+        where=model.where,
         fix="the message names the node; check the graph with onnx.checker, or export it again",
     )

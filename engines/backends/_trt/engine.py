@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from engines.backends._cuda_engine import CudaEngine
+from engines.backends._engine_base import EngineSpec
 from engines.backends._placement import Given, Placement
 from engines.backends._trt.log import Recorder, complaints
 from engines.contract import OpenOptions
 from engines.cuda.device import Cuda
 from engines.errors import EngineError
-from engines.manifest import TensorSpec
 
 _REBUILD = "build the engine again from its graph"
 
@@ -27,35 +27,28 @@ class TrtEngine(CudaEngine):
     def __init__(
         self,
         cuda: Cuda,
-        owners: tuple[Any, Any],
+        spec: EngineSpec,
         context: Any,
         *,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
-        batch_range: tuple[int, int] | None,
-        name: str,
-        facts: dict[str, str],
+        owners: tuple[Any, Any],
         log: Recorder,
         options: OpenOptions,
     ) -> None:
-        super().__init__(
-            cuda,
-            inputs=inputs,
-            outputs=outputs,
-            batch_range=batch_range,
-            name=name,
-            stream=cuda.create_stream(),
-            options=options,
-        )
-        self._owners = list(owners)  # TensorRT's runtime and engine outlive the context
+        """Take a context that runs.
+
+        Args:
+            cuda: The device.
+            spec: As the manifest has it.
+            context: TensorRT's execution context.
+            owners: TensorRT's runtime and engine, which must outlive the context.
+            log: What TensorRT logs to.
+            options: How the engine is opened.
+        """
+        super().__init__(cuda, spec, stream=cuda.create_stream(), options=options)
+        self._owners = list(owners)
         self._context = context
-        self._facts = facts
         self._log, self._heard = log, log.listen()
         self._active: Placement | None = None
-
-    def describe(self) -> dict[str, str]:
-        """Return what a measurement must record about this engine."""
-        return {**self._facts, **self.device_facts()}
 
     def _free_runtime(self) -> None:
         self._context = None

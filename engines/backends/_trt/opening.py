@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from engines.backends._engine_base import EngineSpec
 from engines.backends._trt.engine import TrtEngine
 from engines.backends._trt.log import Message, complaints, recorder
 from engines.backends._trt.module import EXTRAS, import_tensorrt
@@ -111,23 +112,20 @@ def _open_on(
             fix=rebuild(artefact, manifest),
         )
     inputs, outputs = tensor_specs(trt, trt_engine, manifest, where=str(artefact))
-    return TrtEngine(
-        cuda,
-        (deserializer, trt_engine),
-        context,
+    spec = EngineSpec(
+        name=options.name or artefact.stem,
         inputs=inputs,
         outputs=outputs,
         batch_range=manifest.batch_range,
-        name=options.name or artefact.stem,
         facts={
             "runtime": manifest.runtime.flavour if manifest.runtime else "",
             "version": str(trt.__version__),
             "driver": cuda.driver_version(),
             "compute_capability": cuda.compute_capability(),
         },
-        log=log,
-        options=options,
     )
+    owners = (deserializer, trt_engine)
+    return TrtEngine(cuda, spec, context, owners=owners, log=log, options=options)
 
 
 def tensor_specs(

@@ -238,9 +238,10 @@ def test_build_exits_7_when_the_engine_is_wrong(
     )
     real = session.open_session
 
-    def swapped(model: str | bytes, settings: Any, *words: Any, **named: Any) -> Any:
-        optimising = model == str(graphs.full) and settings.optimized_model_filepath
-        return real(str(wrong) if optimising else model, settings, *words, **named)
+    def swapped(model: session.Model, *words: Any, **named: Any) -> Any:
+        if model.source == str(graphs.full) and model.settings.optimized_model_filepath:
+            model = dataclasses.replace(model, source=str(wrong))
+        return real(model, *words, **named)
 
     monkeypatch.setattr(ort, "open_session", swapped)
     done = call("build", graphs.full, "--target", "cpu", "-o", tmp_path / "e.onnx", "--json")

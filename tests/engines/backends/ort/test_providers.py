@@ -179,6 +179,20 @@ def test_each_size_of_a_dynamic_batch_has_a_graph_of_its_own(
     assert package.library.left == 0
 
 
+def test_what_follows_the_last_graph_runs_call_by_call_and_says_so(
+    package: Package, tiny_vit: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.backends._ort.cuda_engine._GRAPHS", 2)
+    options = OpenOptions(provider="cuda")
+    with engines.open(tiny_vit(batch="batch"), options=options) as engine:
+        for batch in (1, 2):
+            engine.run(images(engine, 1, batch))
+        assert engine.describe()["cuda_graph"] == "yes"
+        assert len(engine.run(images(engine, 1, 3))["logits"]) == 3
+        assert engine.describe()["cuda_graph"] == "for the first 2 of 3 sets of addresses"
+    assert [entry["gpu_graph_id"] for entry in package.run_options] == ["1", "2", "-1"]
+
+
 def test_cuda_graphs_can_be_switched_off(package: Package, tiny_vit: Callable[..., Path]) -> None:
     options = OpenOptions(provider="cuda", cuda_graph=False)
     with engines.open(tiny_vit(), options=options) as engine:
@@ -324,5 +338,6 @@ def test_zero_copy_is_for_plans(tiny_vit: Callable[..., Path]) -> None:
 def test_a_graph_that_is_refused_is_blamed_itself(package: Package, tmp_path: Path) -> None:
     package.raises = "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : no kernel for Foo"
     header: Any = SimpleNamespace(opset=20)
+    model = _ort_session.Model(source=b"", header=header, settings=None, where="here")
     with pytest.raises(engines.errors.EngineError, match="refuses the graph: no kernel for Foo"):
-        _ort_session.open_session(b"", None, "cuda", where="here", header=header)
+        _ort_session.open_session(model, "cuda")

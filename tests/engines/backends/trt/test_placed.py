@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines.backends._engine_base import EngineSpec
 from engines.backends._trt.engine import TrtEngine
 from engines.backends._trt.log import Listener, Message
 from engines.contract import OpenOptions
@@ -96,13 +97,9 @@ class Plan:
         specs = {n: TensorSpec(name=n, shape=s, dtype="float32") for n, s in SHAPES.items()}
         self.engine = TrtEngine(
             self.library.opened(),
-            (object(), object()),
+            EngineSpec(name="plan", inputs=(specs["x"], specs["w"]), outputs=(specs["y"],)),
             self.context,
-            inputs=(specs["x"], specs["w"]),
-            outputs=(specs["y"],),
-            batch_range=None,
-            name="plan",
-            facts={},
+            owners=(object(), object()),
             log=SilentLog(),
             options=options or OpenOptions(),
         )
