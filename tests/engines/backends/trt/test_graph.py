@@ -11,7 +11,7 @@ import pytest
 from engines.backends import _placement
 from engines.contract import OpenOptions
 from engines.errors import EngineError
-from tests.engines.backends.trt.test_placed import SHAPES, Context, Plan, X, weight
+from tests.engines.backends.trt.fake_context import SHAPES, FakeContext, FakePlan, X, weight
 from tests.engines.cuda.fake_cuda import NS_OF_ONE_TASK, FakeCuda
 
 
@@ -20,7 +20,7 @@ def launches(library: FakeCuda) -> int:
 
 
 def test_the_second_run_is_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, feeds = Plan(), weight(1)
+    plan, feeds = FakePlan(), weight(1)
     enqueued: list[int] = []
     execute = plan.context.execute_async_v3
 
@@ -39,7 +39,7 @@ def test_the_second_run_is_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_graphs_every_run_is_queued() -> None:
-    plan = Plan(OpenOptions(cuda_graph=False))
+    plan = FakePlan(OpenOptions(cuda_graph=False))
     with plan.engine as engine:
         for seed in (1, 2):
             np.testing.assert_allclose(plan.run(weight(seed)), X @ weight(seed)["w"], rtol=1e-6)
@@ -51,7 +51,7 @@ def test_without_graphs_every_run_is_queued() -> None:
 def test_a_plan_that_cannot_be_recorded_runs_without_a_graph(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plan = Plan()
+    plan = FakePlan()
     execute = plan.context.execute_async_v3
 
     def allocates(stream: int) -> bool:
@@ -72,9 +72,9 @@ def test_a_plan_that_cannot_be_recorded_runs_without_a_graph(
 
 def test_tensorrt_rtx_is_asked_until_it_may_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """It refuses while it compiles kernels for the shapes that it has just met."""
-    plan, answers = Plan(), [False, False, True]
+    plan, answers = FakePlan(), [False, False, True]
     monkeypatch.setattr(
-        Context, "is_stream_capturable", lambda self, stream: answers.pop(0), raising=False
+        FakeContext, "is_stream_capturable", lambda self, stream: answers.pop(0), raising=False
     )
     with plan.engine as engine:
         for _ in range(4):
@@ -85,7 +85,7 @@ def test_tensorrt_rtx_is_asked_until_it_may_be_recorded(monkeypatch: pytest.Monk
 
 
 def test_a_graph_is_never_used_for_another_shape_or_address() -> None:
-    plan = Plan()
+    plan = FakePlan()
     with plan.engine:
         placed = [plan.engine.place(weight(seed)) for seed in range(3)]
         for seed in (0, 1, 2, 1, 0, 2, 2):
@@ -98,7 +98,7 @@ def test_a_graph_is_never_used_for_another_shape_or_address() -> None:
 
 def test_only_so_many_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_placement, "_GRAPHS", 2)
-    plan = Plan()
+    plan = FakePlan()
     with plan.engine:
         placed = [plan.engine.place(weight(seed)) for seed in range(4)]
         for seed in (0, 1, 2, 3, 0, 1):
@@ -110,7 +110,7 @@ def test_only_so_many_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_that_the_collector_frees_during_a_capture_does_not_break_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plan = Plan()
+    plan = FakePlan()
     with plan.engine as engine:
         kept: list[Any] = [plan.engine.place(weight(5))]
         address = kept[0]["w"].address
@@ -130,7 +130,7 @@ def test_memory_that_the_collector_frees_during_a_capture_does_not_break_it(
 
 
 def test_zero_copy_queues_no_copy_and_holds_no_device_memory() -> None:
-    plan = Plan(OpenOptions(zero_copy=True))
+    plan = FakePlan(OpenOptions(zero_copy=True))
     with plan.engine as engine:
         for seed in (1, 2):
             np.testing.assert_allclose(plan.run(weight(seed)), X @ weight(seed)["w"], rtol=1e-6)
@@ -145,7 +145,7 @@ def test_zero_copy_queues_no_copy_and_holds_no_device_memory() -> None:
 
 @pytest.mark.parametrize("function", ["cudaHostAlloc", "cudaMalloc"])
 def test_too_little_memory_leaves_nothing_behind(function: str) -> None:
-    plan = Plan()
+    plan = FakePlan()
     plan.library.fails[function] = 2
     with plan.engine, pytest.raises(EngineError, match="out of memory") as caught:
         plan.run(weight(1))
@@ -155,7 +155,7 @@ def test_too_little_memory_leaves_nothing_behind(function: str) -> None:
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
 def test_the_devices_clock_sees_the_run_and_not_the_copies(cuda_graph: bool) -> None:
-    plan = Plan(OpenOptions(cuda_graph=cuda_graph))
+    plan = FakePlan(OpenOptions(cuda_graph=cuda_graph))
     with plan.engine as engine:
         times = engine.device_times_ns({"x": X, **weight(1)}, runs=3)
         assert times == [NS_OF_ONE_TASK] * 3
@@ -164,7 +164,7 @@ def test_the_devices_clock_sees_the_run_and_not_the_copies(cuda_graph: bool) -> 
 
 def test_ten_thousand_runs_of_many_tasks_leave_what_one_left() -> None:
     """The device counts every object; 40 tasks take turns for 32 places of graphs."""
-    plan = Plan()
+    plan = FakePlan()
     with plan.engine as engine:
         tasks = [engine.place(weight(seed)) for seed in range(40)]
         bound = engine.bind({"x": X, **tasks[0]})

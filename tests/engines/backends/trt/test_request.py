@@ -260,19 +260,6 @@ def test_batches_narrow_the_profile_and_the_manifest(tiny_vit: TinyVit, install:
     assert "--optShapes=image:4x3x32x32 --maxShapes=image:8x3x32x32" in settings["trtexec"]
 
 
-def test_batches_of_a_graph_without_a_manifest_are_the_caller_s(
-    tiny_vit: TinyVit, install: Install
-) -> None:
-    build = install("10.3.0")
-
-    plan = engines.build(
-        tiny_vit(batch="batch"), target=ORIN, options=BuildOptions(batches=(1, 8, 8))
-    )
-
-    assert [shape[0] for shape in build.profiles[0]["image"]] == [1, 8, 8]
-    assert read_manifest(plan).batch_range == (1, 8)
-
-
 @pytest.mark.usefixtures("absent")
 def test_batches_beyond_the_graph_s_range_are_refused(tiny_vit: TinyVit) -> None:
     graph = stated(tiny_vit(batch="batch"), batch_range=(1, 16))
