@@ -17,8 +17,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from calibration.graph_files import Graph, Names, Node, Tensor, module_path
 from engines.errors import ExportError, UsageError
+from engines.onnx_graph.files import Graph, Names, Node, Tensor, module_path
 from engines.precisions import BF16, FP16, FP32, HalfName, InputOutput
 
 FLOAT32 = np.dtype(np.float32)

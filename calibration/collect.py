@@ -17,16 +17,16 @@ import numpy as np
 
 from calibration import equalise
 from calibration import table as tables
-from calibration.graph_files import read_graph, write_graph
 from calibration.roles import Site, sites
 from calibration.table import CalibrationTable, Record, Rewrites, SeenImage
-from calibration.taps import with_outputs
 from engines.contract import Engine, Feeds, OpenOptions
 from engines.engine import open_engine
 from engines.errors import InputError
 from engines.imaging.images import PixelArray
 from engines.imaging.source import ImageSource
 from engines.manifest import Manifest, read_manifest
+from engines.onnx_graph.files import read_graph, write_graph
+from engines.onnx_graph.taps import with_outputs
 from engines.parity.outputs import batch_sizes, batches
 from engines.plurals import counted
 

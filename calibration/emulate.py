@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from calibration.casts import FLOAT32, HALVES, insert_cast, onnx_type
-from calibration.graph_files import Graph, Names, Tensor
+from engines.onnx_graph.files import Graph, Names, Tensor
 from engines.precisions import BF16
 
 BFLOAT16 = HALVES[BF16]

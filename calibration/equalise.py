@@ -21,10 +21,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from calibration.graph_files import Graph, Names, Node, Tensor
 from calibration.roles import Linear, linears
 from calibration.table import CalibrationTable, Record, Rewrites, Vector
 from engines.errors import InputError
+from engines.onnx_graph.files import Graph, Names, Node, Tensor
 
 ALPHA = 0.5
 """How much of a channel's range moves into the weights; the paper's choice."""

@@ -18,14 +18,14 @@ import numpy as np
 
 from calibration.accuracy import Quality
 from calibration.emulate import emulate_bfloat16
-from calibration.graph_files import Graph, read_graph, write_graph
 from calibration.rounding import add_rounding_errors
-from calibration.taps import with_outputs
 from engines import precisions
 from engines.contract import OpenOptions, Rewrites
 from engines.engine import open_engine
 from engines.imaging.images import ImageSet
 from engines.manifest import Manifest
+from engines.onnx_graph.files import Graph, read_graph, write_graph
+from engines.onnx_graph.taps import with_outputs
 from engines.parity.comparison import ReferenceOutputs
 from engines.parity.finite import require_finite
 from engines.parity.gates import NO_GATES, gates_of

@@ -21,7 +21,6 @@ from calibration.accuracy import (
     satisfy,
 )
 from calibration.evaluator import GraphEvaluator
-from calibration.graph_files import Graph, read_graph, write_graph
 from calibration.policy import Policy, choose
 from calibration.recipe import Recipe, amax_of, typed_graph
 from calibration.roles import sites
@@ -37,6 +36,7 @@ from engines.manifest import (
     read_manifest,
     write_manifest,
 )
+from engines.onnx_graph.files import Graph, read_graph, write_graph
 from engines.parity.model_outputs import ModelOutputs
 from engines.parity.rows import StageParity
 from engines.plurals import counted

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from calibration.graph_files import Graph, Names, Tensor
 from calibration.policy import Policy
 from calibration.roles import Linear, linears
+from engines.onnx_graph.files import Graph, Names, Tensor
 
 FULL, REDUCED = 127, 64
 """Largest magnitude of an INT8 weight; `REDUCED` is exact on every x86 CPU."""

@@ -15,12 +15,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from calibration.casts import FLOAT32, float32_island
-from calibration.graph_files import Graph, Names, read_graph, write_graph
 from engines.contract import OpenOptions
 from engines.engine import open_engine
 from engines.errors import ExportError
 from engines.imaging.images import PixelArray
 from engines.manifest import Manifest
+from engines.onnx_graph.files import Graph, Names, read_graph, write_graph
 from engines.parity.outputs import batches
 
 LARGEST_FLOAT16 = 65504.0

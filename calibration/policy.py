@@ -11,9 +11,9 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Literal
 
-from calibration.graph_files import Graph
 from calibration.roles import attentions, linears
 from engines.errors import UsageError
+from engines.onnx_graph.files import Graph
 
 Preset = Literal["vit-linear", "vit-attention"]
 PRESETS: dict[str, str] = {

@@ -22,10 +22,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from calibration.graph_files import Graph, Names, Node, Tensor, module_path
 from calibration.grids import Grid
 from calibration.policy import Policy
 from calibration.roles import attentions, linears
+from engines.onnx_graph.files import Graph, Names, Node, Tensor, module_path
 
 
 def insert(graph: Graph, policy: Policy, amax: Mapping[str, float], grid: Grid) -> None:

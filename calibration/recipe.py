@@ -10,12 +10,12 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from calibration import casts, equalise, integer_gemm, observers, qdq, shift
-from calibration.graph_files import Graph, Names, read_graph
 from calibration.grids import GRIDS
 from calibration.policy import Policy
 from calibration.roles import linears, sites
 from calibration.table import CalibrationTable
 from engines import precisions, registry
+from engines.onnx_graph.files import Graph, Names, read_graph
 
 OBSERVERS: Mapping[str, str] = {
     "input": "absmax",

@@ -11,8 +11,8 @@ from typing import Literal
 
 import onnx_graphsurgeon as gs
 
-from calibration.graph_files import Graph, Node, Tensor, block_of, module_path
 from engines.errors import InputError
+from engines.onnx_graph.files import Graph, Node, Tensor, block_of, module_path
 
 LINEARS = ("qkv", "query", "key_value", "proj", "fc1", "fc2")
 """Last parts of the module paths of a block's linears; the last block may split qkv."""

@@ -17,8 +17,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from calibration.casts import FLOAT32, float32_island
-from calibration.graph_files import Graph, Names, Tensor
 from engines import precisions
+from engines.onnx_graph.files import Graph, Names, Tensor
 
 _EXACT = frozenset({
     "Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Max", "Min", "Neg", "Relu",

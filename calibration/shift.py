@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.equalise import add_to_bias, pointwise
-from calibration.graph_files import Graph, Names
 from calibration.grids import Grid
 from calibration.roles import Linear
 from calibration.table import Record, Vector
+from engines.onnx_graph.files import Graph, Names
 
 
 @dataclasses.dataclass(frozen=True)

@@ -245,7 +245,7 @@ def _naive_outputs(adapted: Any, images: ImageSet, path: Path) -> ModelOutputs:
     """Export the adapted model as it is and run it, with its sizes where they can be found."""
     plain = registry.import_or_explain("fpet_export.steps.naive_export")
     ort = registry.import_or_explain("engines.backends.ort")
-    taps = registry.import_or_explain("calibration.taps")
+    taps = registry.import_or_explain("engines.onnx_graph.taps")
     onnx = registry.import_or_explain("onnx")
     (path.parent / "probed").mkdir()
     plain.naive_export(adapted.model, path, batch=1, quality="random")

@@ -122,7 +122,7 @@ def _write(frozen: Any, path: Path, target: str, dtype: str) -> None:
         return
     recipes: Any = registry.import_or_explain("calibration.recipe")
     chosen: Any = registry.import_or_explain("calibration.graph_typing")
-    files: Any = registry.import_or_explain("calibration.graph_files")
+    files: Any = registry.import_or_explain("engines.onnx_graph.files")
     recipe = chosen.recipe_for(load_target(target), _PRECISION_OF[dtype])
     with tempfile.TemporaryDirectory(prefix="fpet-subject-") as folder:
         graph = frozen.to_onnx(Path(folder) / "float32.onnx")

@@ -23,10 +23,10 @@ import onnx
 import onnx_graphsurgeon as gs
 import torch
 
-from calibration.graph_files import require_valid
 from engines import storage
 from engines.backends._aoti.cache import inductor_cache
 from engines.errors import ExportError, UsageError
+from engines.onnx_graph.files import require_valid
 from fpet_export.graph import large_weights, passes
 from fpet_export.graph.freeze import FrozenVit, input_shape
 

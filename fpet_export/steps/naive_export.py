@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from calibration.graph_files import write_graph
 from calibration.graph_typing import recipe_for
 from calibration.recipe import typed_graph
 from engines import precisions, storage
 from engines.manifest import NO_TARGET, Manifest, TensorSpec, read_manifest, write_manifest
+from engines.onnx_graph.files import write_graph
 from engines.targets import Target
 from fpet_export.graph import large_weights
 from fpet_export.graph.constant_shapes import fix_shapes

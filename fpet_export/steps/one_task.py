@@ -8,11 +8,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from calibration.taps import with_outputs
 from engines.backends import ort
 from engines.contract import Engine, OpenOptions
 from engines.imaging.images import PixelArray
 from engines.manifest import Manifest, read_manifest
+from engines.onnx_graph.taps import with_outputs
 from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import as_written, engine_outputs
 from engines.tasks.index import TaskIndex, read_index

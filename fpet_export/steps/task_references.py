@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from calibration.evaluator import margins, metric_tensor
-from calibration.graph_files import read_graph
-from calibration.taps import with_outputs
 from engines.contract import Engine
 from engines.engine import open_engine
 from engines.imaging.images import ImageSet
 from engines.manifest import Manifest
+from engines.onnx_graph.files import read_graph
+from engines.onnx_graph.taps import with_outputs
 from engines.parity.comparison import ReferenceOutputs
 from engines.parity.finite import require_finite
 from engines.parity.gates import gates_of

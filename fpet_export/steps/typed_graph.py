@@ -304,8 +304,8 @@ def make(
         ExportError: Something leaves the range of the type.
     """
     from calibration import graph_typing
-    from calibration.graph_files import read_graph
     from calibration.policy import choose
+    from engines.onnx_graph.files import read_graph
 
     manifest = read_manifest(onnx)
     if not recipe.quantizes:

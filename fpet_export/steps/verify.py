@@ -163,8 +163,8 @@ def graph_outputs(
     path: Path, pixels: PixelArray, *, progress: Progress | None = None
 ) -> ModelOutputs:
     """Run a graph with its probes as additional outputs."""
-    from calibration.taps import with_outputs
     from engines.backends import ort
+    from engines.onnx_graph.taps import with_outputs
 
     manifest = manifest_of(path)
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:

@@ -13,9 +13,9 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from calibration.casts import cast_graph
-from calibration.graph_files import read_graph, write_graph
 from engines.errors import ExportError
 from engines.manifest import Manifest
+from engines.onnx_graph.files import read_graph, write_graph
 from engines.precisions import FP16, FP32
 from engines.tasks.inputs import TaskInput, assemble
 from fpet_export.graph.freeze import FrozenVit

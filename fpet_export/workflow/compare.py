@@ -257,7 +257,7 @@ def _require_classes(manifest: Manifest, name: str, reference: _Reference) -> No
 def _typed_outputs(path: Path, reference: _Reference, advance: Progress) -> ModelOutputs:
     """Run a typed graph as it is written."""
     from calibration.evaluator import GraphEvaluator
-    from calibration.graph_files import read_graph
+    from engines.onnx_graph.files import read_graph
 
     evaluator = reference.evaluator or GraphEvaluator(reference=reference.outputs)
     return evaluator.outputs(read_graph(path), manifest_of(path), progress=advance)

@@ -17,12 +17,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from calibration.graph_files import Graph, read_graph, write_graph
 from engines.engine import load_target
 from engines.imaging.images import ImageSet, to_input
 from engines.imaging.source import ImageSource, open_source
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import Preprocessing, read_manifest
+from engines.onnx_graph.files import Graph, read_graph, write_graph
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.facts import Fact
 from fpet_export.stages import Adapted

@@ -13,8 +13,8 @@ import pytest
 
 from calibration.casts import PIXEL_SCALE, cast_graph, float32_island
 from calibration.emulate import emulate_bfloat16
-from calibration.graph_files import Graph, read_graph, write_graph
 from engines.errors import ExportError, UsageError
+from engines.onnx_graph.files import Graph, read_graph, write_graph
 from engines.precisions import HalfName
 from tests.calibration.exports import (
     MERGE_BLOCK,

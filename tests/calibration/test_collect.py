@@ -13,12 +13,12 @@ import pytest
 from calibration import collect as collecting
 from calibration import histogram
 from calibration.collect import calibrate, collect, is_noise, pixel_hash
-from calibration.graph_files import read_graph
 from calibration.roles import sites
 from calibration.table import CalibrationTable, merged_table, read_table, write_table
 from engines.errors import InputError
 from engines.imaging.images import ImageSet
 from engines.manifest import read_manifest, write_manifest
+from engines.onnx_graph.files import read_graph
 from tests.calibration.exports import (
     Exports,
     feed_of,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from calibration.casts import cast_graph
 from calibration.emulate import emulate_bfloat16
-from calibration.graph_files import Graph, read_graph, write_graph
+from engines.onnx_graph.files import Graph, read_graph, write_graph
 from tests.calibration.exports import feed_of, images_of, run
 
 BF16 = np.dtype(ml_dtypes.bfloat16)

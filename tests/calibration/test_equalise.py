@@ -12,11 +12,11 @@ import pytest
 
 from calibration import equalise
 from calibration.collect import collect
-from calibration.graph_files import Graph, read_graph
 from calibration.roles import linears
 from calibration.table import CalibrationTable, Rewrites
 from engines.errors import InputError
 from engines.manifest import read_manifest, write_manifest
+from engines.onnx_graph.files import Graph, read_graph
 from tests.calibration.exports import (
     DEPTH,
     MERGE_BLOCK,

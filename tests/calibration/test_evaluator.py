@@ -19,8 +19,8 @@ from calibration.evaluator import (
     margins,
     score_error,
 )
-from calibration.graph_files import Graph, read_graph
 from engines.manifest import read_manifest
+from engines.onnx_graph.files import Graph, read_graph
 from engines.parity.comparison import ReferenceOutputs
 from engines.parity.gates import gates_of
 from engines.parity.model_outputs import ModelOutputs

@@ -14,7 +14,6 @@ import pytest
 from calibration import graph_typing
 from calibration.accuracy import AccuracyConstraint, RevertedLayer
 from calibration.evaluator import GraphEvaluator, evaluator_for
-from calibration.graph_files import read_graph
 from calibration.graph_typing import Callbacks, Typed, files_of, recipe_for, table_path
 from calibration.recipe import Recipe
 from calibration.table import CalibrationTable, read_table
@@ -22,6 +21,7 @@ from engines import precisions, storage
 from engines.engine import load_target
 from engines.errors import BudgetError, ExportError, InputError, ParityError, UsageError
 from engines.manifest import Manifest, read_manifest, write_manifest
+from engines.onnx_graph.files import read_graph
 from engines.onnx_header import read_onnx_header
 from tests.calibration.exports import Exports, images_of, saved
 from tests.calibration.test_overflow import scaled

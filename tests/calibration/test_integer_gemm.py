@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from calibration import integer_gemm
 from calibration.collect import calibrate
-from calibration.graph_files import Graph, read_graph, write_graph
 from calibration.integer_gemm import FULL, REDUCED
 from calibration.policy import Policy, choose
 from calibration.recipe import Recipe, typed_graph
 from calibration.roles import linears
 from calibration.table import CalibrationTable
+from engines.onnx_graph.files import Graph, read_graph, write_graph
 from tests.calibration.exports import (
     DEPTH,
     Exports,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from calibration import overflow
-from calibration.graph_files import Graph, read_graph
 from calibration.overflow import LARGEST_FLOAT16, Reach, judge, scan
 from engines.errors import ExportError
 from engines.manifest import read_manifest, write_manifest
+from engines.onnx_graph.files import Graph, read_graph
 from tests.calibration.exports import MERGE_BLOCK, feed_of, images_of, run, saved
 
 IMAGES = images_of(6)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from calibration.graph_files import read_graph
 from calibration.policy import PRESETS, Policy, choose
 from engines.errors import UsageError
+from engines.onnx_graph.files import read_graph
 from tests.calibration.test_roles import ATTENTIONS, EVERY
 
 

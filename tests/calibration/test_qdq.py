@@ -15,7 +15,6 @@ import pytest
 import engines
 from calibration import qdq
 from calibration.collect import calibrate
-from calibration.graph_files import Graph, read_graph, write_graph
 from calibration.grids import GRIDS, INT8, Grid
 from calibration.policy import choose
 from calibration.recipe import Recipe, amax_of, typed_graph
@@ -23,6 +22,7 @@ from calibration.roles import attentions, linears
 from calibration.table import CalibrationTable
 from engines.contract import BuildOptions
 from engines.fusion.report import FusionReport, fusion_path, read_fusion
+from engines.onnx_graph.files import Graph, read_graph, write_graph
 from tests.calibration.exports import DEPTH, Exports, feed_of, images_of, run, source_of
 
 PRESETS = ["vit-linear", "vit-attention"]

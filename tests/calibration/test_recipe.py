@@ -9,11 +9,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from calibration.graph_files import Graph, read_graph
 from calibration.policy import choose
 from calibration.recipe import OBSERVERS, Recipe, amax_of, typed_graph
 from calibration.roles import sites
 from calibration.table import CalibrationTable
+from engines.onnx_graph.files import Graph, read_graph
 
 
 def types_of(graph: Graph) -> set[str]:

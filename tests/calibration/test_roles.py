@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from calibration import roles
-from calibration.graph_files import read_graph
 from engines.errors import InputError
+from engines.onnx_graph.files import read_graph
 from tests.calibration.exports import DEPTH, MERGE_BLOCK, Exports
 
 FOUR = ("attn/qkv", "attn/proj", "fc1", "fc2")

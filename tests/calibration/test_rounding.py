@@ -11,9 +11,9 @@ import pytest
 
 from calibration.casts import cast_graph
 from calibration.evaluator import GraphEvaluator, evaluator_for
-from calibration.graph_files import Graph, read_graph
 from engines.imaging.source import read_set
 from engines.manifest import Manifest, read_manifest
+from engines.onnx_graph.files import Graph, read_graph
 from engines.parity.rows import StageParity
 from fpet_export.stages import load
 

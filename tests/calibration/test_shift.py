@@ -12,12 +12,12 @@ import pytest
 
 from calibration import shift
 from calibration.equalise import bias_of
-from calibration.graph_files import Graph, Names, read_graph
 from calibration.grids import INT8
 from calibration.policy import choose
 from calibration.recipe import OBSERVERS, Recipe, amax_of, shifts_of, typed_graph
 from calibration.roles import linears, sites
 from calibration.table import CalibrationTable, Record, seen
+from engines.onnx_graph.files import Graph, Names, read_graph
 from tests.calibration.exports import DEPTH, feed_of, images_of, run, saved
 
 FLOAT32 = np.dtype(np.float32)

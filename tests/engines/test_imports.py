@@ -23,6 +23,7 @@ ABSENT = (
     "calibration",
     "benchmarks",
 )
+NEEDS_ONNX = ("engines.onnx_graph.files", "engines.onnx_graph.taps")
 NEEDS_ITS_RUNTIME = {
     f"engines.backends.{name}"
     for name in (
@@ -43,7 +44,7 @@ NEEDS_ITS_RUNTIME = {
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(engines.__path__, "engines.")
-    if module.name not in NEEDS_ITS_RUNTIME
+    if module.name not in NEEDS_ITS_RUNTIME and module.name not in NEEDS_ONNX
 )
 
 

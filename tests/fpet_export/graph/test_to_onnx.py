@@ -17,8 +17,8 @@ import onnx_graphsurgeon as gs
 import onnxruntime
 import pytest
 
-from calibration.taps import with_outputs
 from engines.errors import ExportError
+from engines.onnx_graph.taps import with_outputs
 from engines.parity.comparison import compare_stage
 from engines.parity.gates import Gates
 from engines.parity.rows import StageParity

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from calibration import collect, policy, recipe
-from calibration.graph_files import read_graph, write_graph
 from calibration.table import CalibrationTable
 from engines.imaging.source import open_source
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest, write_manifest
+from engines.onnx_graph.files import read_graph, write_graph
 from engines.onnx_header import read_onnx_header
 from fpet_export import stages
 from fpet_export.model.facts import Fact

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 import engines
 from calibration import integer_gemm
-from calibration.graph_files import read_graph
 from calibration.graph_typing import recipe_for
 from calibration.roles import linears
 from engines.backends import ort
@@ -32,6 +31,7 @@ from engines.engine import load_target
 from engines.errors import InputError, UsageError
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import Manifest, read_manifest
+from engines.onnx_graph.files import read_graph
 from engines.parity.outputs import CONTROL, compare_built, engine_outputs
 from tests.fpet_export.command_line import call
 from tests.fpet_export.steps.int8_graphs import (

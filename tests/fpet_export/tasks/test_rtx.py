@@ -9,10 +9,10 @@ import pytest
 
 import engines
 from calibration.casts import cast_graph
-from calibration.graph_files import read_graph, write_graph
 from engines.contract import BuildOptions
 from engines.fusion.report import FusionReport, fusion_path, read_fusion
 from engines.manifest import read_manifest
+from engines.onnx_graph.files import read_graph, write_graph
 from tests.fpet_export.tasks.task_folders import run_of, write
 
 pytestmark = pytest.mark.tensorrt

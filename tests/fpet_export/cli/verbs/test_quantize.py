@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from calibration import collect as collecting
-from calibration.graph_files import read_graph
 from calibration.recipe import typed_graph
 from calibration.table import read_table
 from engines.imaging.images import ImageSet
 from engines.manifest import read_manifest, write_manifest
+from engines.onnx_graph.files import read_graph
 from fpet_export.cli.console import Console
 from fpet_export.steps import typed_graph as _quantize
 from tests.calibration.exports import Exports, images_of, saved, write_shard

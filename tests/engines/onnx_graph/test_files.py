@@ -9,9 +9,9 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from calibration import graph_files
-from calibration.graph_files import Names, block_of, module_path, read_graph, write_graph
 from engines.errors import ExportError, InputError
+from engines.onnx_graph import files
+from engines.onnx_graph.files import Names, block_of, module_path, read_graph, write_graph
 from tests.calibration.exports import feed_of, images_of, run
 
 
@@ -44,7 +44,7 @@ def test_too_many_weights_lie_beside_the_graph(
     merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = feed_of(merged, images_of(2))
-    monkeypatch.setattr(graph_files, "LARGEST_BYTES", 100_000)
+    monkeypatch.setattr(files, "LARGEST_BYTES", 100_000)
 
     write_graph(read_graph(merged), tmp_path / "large.onnx")
 

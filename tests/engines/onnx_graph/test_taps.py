@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.taps import with_outputs
 from engines.contract import OpenOptions
 from engines.engine import open_engine
 from engines.errors import ExportError
+from engines.onnx_graph.taps import with_outputs
 from tests.calibration.exports import feed_of, images_of, run
 
 
