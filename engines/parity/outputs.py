@@ -52,8 +52,7 @@ def compare(
         EngineError: One of them does not run here.
     """
     first = Path(reference)
-    if images is None:
-        images = synthetic_set(preprocessing_of(first).size, DEFAULT_IMAGES)
+    images = default_images(first) if images is None else images
     expected = ReferenceOutputs(
         name=f"artefact {first.name}",
         images=images,
@@ -66,6 +65,15 @@ def compare(
     )
 
 
+def default_images(path: Path) -> ImageSet:
+    """Return a few synthetic images of the size that an artefact takes.
+
+    Raises:
+        InputError: Its manifest does not say which.
+    """
+    return synthetic_set(preprocessing_of(path).size, DEFAULT_IMAGES)
+
+
 def outputs_of(path: Path, pixels: PixelArray, *, progress: Progress | None = None) -> ModelOutputs:
     """Open an artefact and classify (I, height, width, 3) pixels with it.
 
@@ -76,8 +84,10 @@ def outputs_of(path: Path, pixels: PixelArray, *, progress: Progress | None = No
         return engine_outputs(engine, manifest, pixels, progress=progress)
 
 
-def reference_of(graph: Path, images: ImageSet | None = None) -> ReferenceOutputs:
-    """Run a graph as it is written.
+def reference_of(
+    graph: Path, images: ImageSet | None = None, *, outputs: ModelOutputs | None = None
+) -> ReferenceOutputs:
+    """Run a graph as it is written, and say within which limits its engines must answer.
 
     An engine of a quantized graph is judged by what the graph does to itself. Two correct programs
     differ in the last bit before a rounding, some values round the other way, and the layers after
@@ -88,19 +98,20 @@ def reference_of(graph: Path, images: ImageSet | None = None) -> ReferenceOutput
     Args:
         graph: With its manifest.
         images: What to run on; by default a few synthetic images.
+        outputs: What the graph says about these images, where it has run already; None runs it
+            and keeps its logits alone.
 
     Raises:
         ParityError: Its logits are not finite.
     """
-    if images is None:
-        images = synthetic_set(preprocessing_of(graph).size, DEFAULT_IMAGES)
-    logits = outputs_of(graph, images.pixels).logits
-    require_finite(logits, images.names, of=graph)
+    images = default_images(graph) if images is None else images
+    outputs = outputs or ModelOutputs(logits=outputs_of(graph, images.pixels).logits)
+    require_finite(outputs.logits, images.names, of=graph)
     manifest = manifest_of(graph)
     expected = ReferenceOutputs(
         name=graph.name,
         images=images,
-        outputs=ModelOutputs(logits=logits),
+        outputs=outputs,
         gates=gates_of(manifest.precision, rounding=rounding_in(manifest.parity)),
     )
     if not manifest.is_quantized:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from calibration.evaluator import evaluator_for
 from engines.imaging.images import ImageSet
 from engines.manifest import read_manifest
 from engines.parity.comparison import ReferenceOutputs
-from engines.parity.outputs import reference_of
+from engines.parity.model_outputs import ModelOutputs
+from engines.parity.outputs import default_images, reference_of
 
 
 def reference_with_margin(graph: Path, images: ImageSet | None = None) -> ReferenceOutputs:
-    """Run a graph as it is written, and a float32 one that merges also for its margins.
+    """Run a graph as it is written; a float32 one that merges says its margins in the same run.
 
     Another CPU or GPU adds up in another order. Where the two best targets of a token differ by
     less than that, either is right, and one of two correct engines merges otherwise: on emulated
@@ -24,9 +24,10 @@ def reference_with_margin(graph: Path, images: ImageSet | None = None) -> Refere
         graph: With its manifest.
         images: What to run on; by default a few synthetic images.
     """
-    expected, manifest = reference_of(graph, images), read_manifest(graph)
+    images = default_images(graph) if images is None else images
+    manifest = read_manifest(graph)
     if not manifest.is_float32 or "match" not in manifest.probes:
-        return expected
-    margin = evaluator_for(graph, manifest, expected.images).reference.outputs.margin
-    outputs = dataclasses.replace(expected.outputs, margin=margin)
-    return dataclasses.replace(expected, outputs=outputs)
+        return reference_of(graph, images)
+    found = evaluator_for(graph, manifest, images).reference.outputs
+    outputs = ModelOutputs(logits=found.logits, margin=found.margin)
+    return reference_of(graph, images, outputs=outputs)

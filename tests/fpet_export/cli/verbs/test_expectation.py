@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from engines.engine import open_engine
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest
 from engines.parity.comparison import ReferenceOutputs
@@ -30,6 +32,19 @@ def test_a_float32_graph_says_how_sure_each_token_s_match_is(exported: Exported)
     np.testing.assert_array_equal(
         expected.outputs.logits, reference_of(exported.graph).outputs.logits
     )
+
+
+def test_a_float32_graph_runs_once(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def counted(path: Path, **options: Any) -> Any:
+        opened.append(path.name)
+        return open_engine(path, **options)
+
+    for module in ("calibration.evaluator", "engines.parity.outputs"):
+        monkeypatch.setattr(f"{module}.open_engine", counted)
+    reference_with_margin(exported.graph)
+    assert opened == [f"tapped_{exported.graph.name}"]
 
 
 def test_an_engine_is_not_refused_for_a_match_that_rounding_decides(exported: Exported) -> None:
