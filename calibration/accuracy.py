@@ -95,7 +95,7 @@ class RevertedLayer:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Kept:
+class LayerChoice:
     """A policy that satisfies its constraint.
 
     Attributes:
@@ -141,7 +141,7 @@ def satisfy(
     screen: Measure | None = None,
     report: Report | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Kept:
+) -> LayerChoice:
     """Revert the worst layers to high precision until `constraint` is satisfied.
 
     What the graph with nothing quantized does not satisfy is given up at once: a policy that did so
@@ -161,7 +161,7 @@ def satisfy(
     """
     before = quality = measure(policy)
     if not constraint.missed(quality):
-        return Kept(policy=policy, before=before, quality=quality)
+        return LayerChoice(policy=policy, before=before, quality=quality)
     floor = constraint.missed(measure(policy.only()))
     if floor:
         raise BudgetError(
@@ -179,7 +179,7 @@ def satisfy(
         if report is not None:
             report(step)
         if not constraint.missed(quality):
-            return Kept(policy=policy, before=before, quality=quality, steps=tuple(steps))
+            return LayerChoice(policy=policy, before=before, quality=quality, steps=tuple(steps))
     raise BudgetError(
         "the limit on accuracy is met only with no layer quantized",
         where=f"{counted(len(ranked), 'layer')} of {policy.preset}, on "

@@ -51,7 +51,7 @@ def cast_graph(
         ExportError: A weight is too large for the type.
         UsageError: The graph takes raw pixels and `io` asks for others.
     """
-    half = HALVES[precision]
+    half_dtype = HALVES[precision]
     names = Names(graph)
     if io == "uint8" or graph.inputs[0].dtype == np.uint8:
         take_raw_pixels(graph, io, names)
@@ -59,7 +59,7 @@ def cast_graph(
     for node in graph.nodes:
         for tensor in node.outputs:
             if tensor.dtype in FLOATS:
-                tensor.dtype = FLOAT32 if id(node) in island else half
+                tensor.dtype = FLOAT32 if id(node) in island else half_dtype
             if node.op == "Cast":
                 node.attrs["to"] = onnx_type(node.outputs[0].dtype)
     for tensor in graph.inputs:
@@ -67,12 +67,12 @@ def cast_graph(
             continue
         is_outside = any(id(node) not in island for node in tensor.outputs)
         if io == "typed" or (tensor.name in typed_inputs and is_outside):
-            tensor.dtype = half
-    _type_constants(graph, island, half, names)
+            tensor.dtype = half_dtype
+    _type_constants(graph, island, half_dtype, names)
     made: dict[tuple[str, np.dtype[Any]], Tensor] = {}
     for node in list(graph.nodes):
-        wanted = FLOAT32 if id(node) in island else half
-        for place, tensor in enumerate(node.inputs):
+        wanted = FLOAT32 if id(node) in island else half_dtype
+        for index, tensor in enumerate(node.inputs):
             if node.op == "Cast" or tensor.dtype not in FLOATS or tensor.dtype == wanted:
                 continue
             key = (tensor.name, wanted)
@@ -81,7 +81,7 @@ def cast_graph(
                 owner = node if wanted == FLOAT32 or not tensor.inputs else tensor.inputs[0]
                 name = names.new(f"{module_path(owner)}/Cast")
                 made[key] = insert_cast(graph, tensor, wanted, name=name)
-            node.inputs[place] = made[key]
+            node.inputs[index] = made[key]
     if io != "typed":
         for tensor in graph.outputs:
             if tensor.dtype in FLOATS:
@@ -148,25 +148,27 @@ def take_raw_pixels(graph: Graph, io: str, names: Names) -> None:
     graph.toposort()
 
 
-def _type_constants(graph: Graph, island: set[int], half: np.dtype[Any], names: Names) -> None:
+def _type_constants(
+    graph: Graph, island: set[int], half_dtype: np.dtype[Any], names: Names
+) -> None:
     """Convert every constant that is read outside the island; one read on both sides is copied."""
     readers: dict[str, list[tuple[Node, int]]] = {}
     for node in graph.nodes:
-        for place, tensor in enumerate(node.inputs):
+        for index, tensor in enumerate(node.inputs):
             if isinstance(tensor, gs.Constant) and tensor.dtype in FLOATS:
-                readers.setdefault(tensor.name, []).append((node, place))
-    for places in readers.values():
-        outside = [(node, place) for node, place in places if id(node) not in island]
+                readers.setdefault(tensor.name, []).append((node, index))
+    for uses in readers.values():
+        outside = [(node, index) for node, index in uses if id(node) not in island]
         if not outside:
             continue
         tensor = outside[0][0].inputs[outside[0][1]]
-        values = converted(tensor, half)
-        if len(outside) == len(places):
+        values = converted(tensor, half_dtype)
+        if len(outside) == len(uses):
             tensor.values = values
             continue
-        copied = gs.Constant(names.new(f"{tensor.name}.{half.name}"), values)
-        for node, place in outside:
-            node.inputs[place] = copied
+        copied = gs.Constant(names.new(f"{tensor.name}.{half_dtype.name}"), values)
+        for node, index in outside:
+            node.inputs[index] = copied
 
 
 def insert_cast(graph: Graph, tensor: Tensor, dtype: np.dtype[Any], *, name: str) -> Tensor:

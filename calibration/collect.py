@@ -174,8 +174,8 @@ def _batches(
     noisy = 0
     images: list[SeenImage] = []
     waiting: list[PixelArray] = []
-    both = zip(source.places, source.pixels(), strict=True)
-    for looked, (place, pixels) in enumerate(both, start=1):
+    both = zip(source.locations, source.pixels(), strict=True)
+    for looked, (location, pixels) in enumerate(both, start=1):
         noisy += is_noise(pixels)
         if noisy * 2 > looked and looked >= LEAST_IMAGES:
             raise InputError(
@@ -186,7 +186,7 @@ def _batches(
         found = pixel_hash(pixels)
         if found not in hashes:
             hashes.add(found)
-            images.append(SeenImage(place.name, found))
+            images.append(SeenImage(location.name, found))
             waiting.append(pixels)
         if waiting and (len(waiting) == size or looked == len(source)):
             yield tuple(images), np.stack(waiting)

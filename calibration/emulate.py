@@ -44,7 +44,7 @@ def _round(graph: Graph, tensor: Tensor, names: Names) -> None:
     low = insert_cast(graph, tensor, BFLOAT16, name=names.new(f"{tensor.name}/low"))
     back = insert_cast(graph, low, FLOAT32, name=names.new(f"{tensor.name}/rounded"))
     for reader in readers:
-        for place, found in enumerate(reader.inputs):
+        for index, found in enumerate(reader.inputs):
             if found is tensor:
-                reader.inputs[place] = back
+                reader.inputs[index] = back
     graph.outputs = [back if found is tensor else found for found in graph.outputs]

@@ -106,16 +106,16 @@ def fit(graph: Graph, table: CalibrationTable) -> Rewrites:
 
 def bias_of(linear: Linear) -> Tensor:
     """Return the (out,) constant that is added behind a linear's product."""
-    addition, place = _bias_place(linear)
-    return addition.inputs[place]
+    addition, index = _bias_input(linear)
+    return addition.inputs[index]
 
 
 def add_to_bias(linear: Linear, values: Vector, names: Names) -> None:
     """Add (out,) to what is added behind a linear's product."""
-    _give(*_bias_place(linear), bias_of(linear).values.astype(np.float64) + values, names)
+    _give(*_bias_input(linear), bias_of(linear).values.astype(np.float64) + values, names)
 
 
-def _bias_place(linear: Linear) -> tuple[Node, int]:
+def _bias_input(linear: Linear) -> tuple[Node, int]:
     (addition,) = linear.product.outputs[0].outputs
     constants = [isinstance(tensor, gs.Constant) for tensor in addition.inputs]
     return addition, constants.index(True)
@@ -161,8 +161,8 @@ def _factors(record: Record, fed: list[Linear], alpha: float = ALPHA) -> Vector:
 
 
 def _scale(norm: Node, products: list[Node], factor: Vector, names: Names) -> None:
-    for place in range(1, len(norm.inputs)):
-        _give(norm, place, norm.inputs[place].values / factor, names)
+    for index in range(1, len(norm.inputs)):
+        _give(norm, index, norm.inputs[index].values / factor, names)
     for node in products:
         _give(node, 1, node.inputs[1].values * factor[:, None], names)
 
@@ -184,11 +184,11 @@ def pointwise(graph: Graph, op: str, linear: Linear, values: Vector, names: Name
     return result
 
 
-def _give(node: Node, place: int, values: Vector, names: Names) -> None:
+def _give(node: Node, index: int, values: Vector, names: Names) -> None:
     """Replace a node's constant; another node that reads the same one, as it may, keeps it."""
-    tensor = node.inputs[place]
+    tensor = node.inputs[index]
     narrow = values.astype(np.float32)
     if len(tensor.outputs) == 1:
         tensor.values = narrow
     else:
-        node.inputs[place] = gs.Constant(names.new(tensor.name), narrow)
+        node.inputs[index] = gs.Constant(names.new(tensor.name), narrow)

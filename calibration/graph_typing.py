@@ -13,7 +13,7 @@ from typing import Any
 from calibration import integer_gemm, overflow
 from calibration.accuracy import (
     AccuracyConstraint,
-    Kept,
+    LayerChoice,
     Measure,
     Quality,
     RevertedLayer,
@@ -71,7 +71,7 @@ class Typed:
         manifest: Its manifest, without hashes.
         recipe: How it was made.
         row: Its parity with the reference.
-        kept: What is quantized and what was reverted; None for half precision.
+        choice: What is quantized and what was reverted; None for half precision.
         warning: What the overflow scan found near the end of the range, or None.
     """
 
@@ -79,7 +79,7 @@ class Typed:
     manifest: Manifest
     recipe: Recipe
     row: StageParity
-    kept: Kept | None = None
+    choice: LayerChoice | None = None
     warning: str | None = None
 
 
@@ -112,7 +112,7 @@ def recipe_for(
         precision=precision,
         io=io,  # type: ignore[arg-type]  # checked by argparse
         form=target.integers,
-        half=half,  # type: ignore[arg-type]  # likewise
+        float_precision=half,  # type: ignore[arg-type]  # likewise
         largest_weight=integer_gemm.REDUCED if reduced else integer_gemm.FULL,
     )
 
@@ -222,7 +222,7 @@ def integers(
 
         return measure
 
-    kept = satisfy(
+    choice = satisfy(
         policy,
         constraint or AccuracyConstraint(),
         measure_on(evaluator),
@@ -230,13 +230,13 @@ def integers(
         report=told.reverted,
         progress=told.screened,
     )
-    graph = typed_graph(onnx, recipe, policy=kept.policy, table=table)
+    graph = typed_graph(onnx, recipe, policy=choice.policy, table=table)
     return Typed(
         graph=graph,
         manifest=_typed_manifest(manifest, recipe, graph),
         recipe=recipe,
         row=evaluator.row(recipe.precision, last[0], recipe.precision),
-        kept=kept,
+        choice=choice,
         warning=warning,
     )
 
@@ -267,22 +267,22 @@ def write(
     Returns:
         `out`.
     """
-    for file in files_of(out, quantizes=made.kept is not None):
+    for file in files_of(out, quantizes=made.choice is not None):
         storage.refuse_overwrite(file, force=force)
     with storage.atomic_path(out) as temporary:
         quantization = None
-        if made.kept is not None and table is not None:
+        if made.choice is not None and table is not None:
             beside = table_path(temporary)
             write_table(beside, table, chosen=_chosen(made, source, table))
             quantization = Quantization(
-                preset=made.kept.policy.preset,
-                quantized=made.kept.policy.active,
-                kept=made.kept.policy.kept,
+                preset=made.choice.policy.preset,
+                quantized=made.choice.policy.active,
+                kept=made.choice.policy.kept,
                 observers=dict(made.recipe.observers),
                 images=len(table.images),
                 table=beside.name,
                 table_sha256=storage.sha256_of(beside),
-                quality=quality_json(made.kept.quality),
+                quality=quality_json(made.choice.quality),
             )
         write_graph(made.graph, temporary)
         write_manifest(
@@ -318,7 +318,7 @@ def table_path(out: Path) -> Path:
 
 def _scan(onnx: Path, manifest: Manifest, recipe: Recipe, evaluator: GraphEvaluator) -> str | None:
     """Look for what float16 cannot hold, where float16 is used."""
-    uses = recipe.half if recipe.quantizes else recipe.precision
+    uses = recipe.float_precision if recipe.quantizes else recipe.precision
     if recipe.form != "pairs" or uses != precisions.FP16:
         return None
     few = evaluator.on_fewer(SCREENING_IMAGES).images
@@ -360,7 +360,7 @@ def _specs(specs: tuple[TensorSpec, ...], tensors: list[Any]) -> tuple[TensorSpe
 
 def _chosen(made: Typed, source: Path, table: CalibrationTable) -> Mapping[str, Any]:
     """Return how the ranges were chosen from the table, for people and other tools."""
-    assert made.kept is not None
+    assert made.choice is not None
     graph = read_graph(source)
     names = {site.tensor: site.name for site in sites(graph)}
     amax = amax_of(graph, made.recipe, table)
@@ -368,7 +368,7 @@ def _chosen(made: Typed, source: Path, table: CalibrationTable) -> Mapping[str, 
         "precision": made.recipe.precision,
         "observers": dict(made.recipe.observers),
         "amax": {names[tensor]: value for tensor, value in amax.items()},
-        **made.kept.to_json(),
+        **made.choice.to_json(),
     }
 
 

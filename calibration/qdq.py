@@ -52,9 +52,9 @@ def insert(graph: Graph, policy: Policy, amax: Mapping[str, float], grid: Grid) 
         if attention.name not in active:
             continue
         for node in (attention.scores, attention.mix):
-            for place, tensor in enumerate(node.inputs):
+            for index, tensor in enumerate(node.inputs):
                 scale = grid.scale(amax[tensor.name], tensor.dtype)
-                node.inputs[place] = pairs.around(tensor, scale, beside=node)
+                node.inputs[index] = pairs.around(tensor, scale, beside=node)
     graph.toposort()
 
 

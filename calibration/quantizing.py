@@ -84,17 +84,17 @@ def quantize(
     """
     source = Path(onnx)
     manifest = _float32_manifest(source)
-    place = load_target(target or manifest.target)
-    require_form(source, manifest, place)
+    chosen = load_target(target or manifest.target)
+    require_form(source, manifest, chosen)
     recipe = recipe_for(
-        place,
+        chosen,
         precision,
         io=_one_of(io, get_args(InputOutput), "io"),
         half=_one_of(half, precisions.HALVES, "half"),
     )
     if not recipe.quantizes:
         _refuse_unused(precision, calibration=calibration, constraint=constraint, keep=tuple(keep))
-    require_opset(source, manifest, precision, place)
+    require_opset(source, manifest, precision, chosen)
     path = source.with_suffix(f".{precision}.onnx") if out is None else Path(out)
     for file in files_of(path, quantizes=recipe.quantizes):
         storage.refuse_overwrite(file, force=force)
@@ -113,7 +113,7 @@ def quantize(
     parity = evaluator.reference.table([made.row], reference=f"float32 graph {source.name}")
     judge(parity, fix="its row says what differs; try another precision, or keep layers out")
     return write(
-        made, source, path, table=table, parity=parity.to_json(), target=place.name, force=force
+        made, source, path, table=table, parity=parity.to_json(), target=chosen.name, force=force
     )
 
 

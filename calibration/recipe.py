@@ -36,7 +36,7 @@ class Recipe:
         io: Types of pixels and logits; see `calibration.casts.cast_graph`.
         form: "pairs" puts Q/DQ pairs into a half-precision graph, "gemm" makes integer products
             in a float32 graph (CPU).
-        half: The type of what is not quantized, for "pairs".
+        float_precision: The type of what is not quantized, for "pairs".
         observers: Rule by kind of site.
         largest_weight: Largest magnitude of INT8 weights in the "gemm" form.
     """
@@ -44,7 +44,7 @@ class Recipe:
     precision: precisions.TypedName
     io: precisions.InputOutput = precisions.FP32
     form: Literal["pairs", "gemm"] = "pairs"
-    half: precisions.HalfName = precisions.FP16
+    float_precision: precisions.HalfName = precisions.FP16
     observers: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(OBSERVERS))
     largest_weight: int = integer_gemm.FULL
 
@@ -56,7 +56,7 @@ class Recipe:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of what is not quantized."""
-        return casts.HALVES[self.half] if self.form == "pairs" else casts.FLOAT32
+        return casts.HALVES[self.float_precision] if self.form == "pairs" else casts.FLOAT32
 
 
 def typed_graph(
@@ -103,7 +103,7 @@ def typed_graph(
             )
     kept = amax_of(graph, recipe, table)
     if recipe.form == "pairs":
-        casts.cast_graph(graph, recipe.half, io=recipe.io)
+        casts.cast_graph(graph, recipe.float_precision, io=recipe.io)
     qdq.insert(graph, policy, kept, GRIDS[recipe.precision])
     return graph
 

@@ -61,7 +61,7 @@ def add_rounding_errors(graph: Graph, precision: str, *, seed: int = 0) -> None:
 
 def _disturb(graph: Graph, tensor: Tensor, unit: float, seed: float, names: Names) -> None:
     """Let everything that reads `tensor` read it with a relative error of at most `unit`."""
-    readers = [(node, place) for node in tensor.outputs for place in _places(node, tensor)]
+    readers = [(node, index) for node in tensor.outputs for index in _indices(node, tensor)]
     stem = names.new(f"{tensor.name}/rounding")
     error, part, sum_ = (
         gs.Variable(names.new(f"{stem}/{word}"), dtype=FLOAT32, shape=tensor.shape)
@@ -73,10 +73,10 @@ def _disturb(graph: Graph, tensor: Tensor, unit: float, seed: float, names: Name
     )
     graph.layer(name=part.name, op="Mul", inputs=[tensor, error], outputs=[part])
     graph.layer(name=sum_.name, op="Add", inputs=[tensor, part], outputs=[sum_])
-    for node, place in readers:
-        node.inputs[place] = sum_
+    for node, index in readers:
+        node.inputs[index] = sum_
     graph.outputs = [sum_ if found is tensor else found for found in graph.outputs]
 
 
-def _places(node: object, tensor: Tensor) -> list[int]:
-    return [place for place, found in enumerate(node.inputs) if found is tensor]  # type: ignore[attr-defined]
+def _indices(node: object, tensor: Tensor) -> list[int]:
+    return [index for index, found in enumerate(node.inputs) if found is tensor]  # type: ignore[attr-defined]

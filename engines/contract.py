@@ -103,7 +103,7 @@ class OpenOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Built:
+class BuildRecord:
     """What a backend hands back after it wrote an engine; the caller writes these beside it.
 
     Attributes:
@@ -181,7 +181,7 @@ class DeviceClock(Protocol):
 class Backend(Protocol):
     """What a file in `engines/backends/` offers."""
 
-    def build(self, onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Built:
+    def build(self, onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> BuildRecord:
         """Write the engine for `onnx` to `out`, atomically, and return what belongs beside it."""
 
     def open_engine(

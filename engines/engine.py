@@ -69,15 +69,15 @@ def build(
         MissingDependencyError: The runtime is not installed.
     """
     graph = Path(onnx)
-    place = target if isinstance(target, Target) else load_target(target)
+    chosen = target if isinstance(target, Target) else load_target(target)
     options = options or BuildOptions()
-    artefact = Path(out) if out else default_path(graph, place)
-    refuse_output(artefact, place, force=options.force)
+    artefact = Path(out) if out else default_path(graph, chosen)
+    refuse_output(artefact, chosen, force=options.force)
     earlier = fusion_path(artefact) if artefact.suffix == ".plan" else None
     if earlier is not None:
         storage.refuse_overwrite(earlier, force=options.force)
     with storage.atomic_path(artefact) as temporary:
-        built = backend(place.backend).build(graph, place, temporary, options=options)
+        built = backend(chosen.backend).build(graph, chosen, temporary, options=options)
         manifest = write_manifest(temporary, built.manifest)
         if built.fusion is not None:
             write_fusion(temporary, manifest, built.fusion)
@@ -124,16 +124,18 @@ def equivalent_command(
         UsageError: The target is not of TensorRT, so there is no such tool.
     """
     graph = Path(onnx)
-    place = target if isinstance(target, Target) else load_target(target)
-    if place.suffix != ".plan":
+    chosen = target if isinstance(target, Target) else load_target(target)
+    if chosen.suffix != ".plan":
         raise UsageError(
-            f"{place.name} is built by {place.module}, which has no command of its own",
-            where=place.name,
+            f"{chosen.name} is built by {chosen.module}, which has no command of its own",
+            where=chosen.name,
             fix="leave --print-trtexec out, or choose a TensorRT target",
         )
-    artefact = Path(out) if out else default_path(graph, place)
-    module: Any = backend(place.backend)
-    line: str = module.equivalent_command(graph, place, artefact, options=options or BuildOptions())
+    artefact = Path(out) if out else default_path(graph, chosen)
+    module: Any = backend(chosen.backend)
+    line: str = module.equivalent_command(
+        graph, chosen, artefact, options=options or BuildOptions()
+    )
     return line
 
 
@@ -180,7 +182,7 @@ def _backend_of(path: Path, manifest: Manifest | None) -> str:
     if path.suffix == ".pt2":
         return "aoti"
     flavour = manifest.runtime.flavour if manifest and manifest.runtime else None
-    for place in map(_lookup.entry, _lookup.target_names()):
-        if isinstance(place, Target) and (place.suffix, place.module) == (path.suffix, flavour):
-            return place.backend
+    for chosen in map(_lookup.entry, _lookup.target_names()):
+        if isinstance(chosen, Target) and (chosen.suffix, chosen.module) == (path.suffix, flavour):
+            return chosen.backend
     return "ort"

@@ -275,9 +275,9 @@ def _parse_tensor(content: memoryview, found: _Found) -> str:
 
 
 def _packed(content: memoryview) -> Iterator[int]:
-    place = 0
-    while place < len(content):
-        number, place = _varint(content, place)
+    offset = 0
+    while offset < len(content):
+        number, offset = _varint(content, offset)
         yield number
 
 
@@ -323,37 +323,37 @@ def _parse_dimension(content: memoryview, *, axis: int) -> Dimension:
 
 def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Walk the fields of one message: number, and its integer or its bytes."""
-    place, end = 0, len(content)
-    while place < end:
-        key, place = _varint(content, place)
+    offset, end = 0, len(content)
+    while offset < end:
+        key, offset = _varint(content, offset)
         field, kind = key >> 3, key & 7
         if kind == _VARINT:
-            number, place = _varint(content, place)
+            number, offset = _varint(content, offset)
             yield field, number
             continue
         if kind == _BYTES:
-            length, place = _varint(content, place)
+            length, offset = _varint(content, offset)
         elif kind in (_FIXED64, _FIXED32):
             length = 8 if kind == _FIXED64 else 4
         else:
-            raise _DamagedError(f"wire type {kind} at byte {place}")
-        if length > end - place:
-            raise _DamagedError(f"{length - (end - place)} bytes are missing")
-        yield field, content[place : place + length]
-        place += length
+            raise _DamagedError(f"wire type {kind} at byte {offset}")
+        if length > end - offset:
+            raise _DamagedError(f"{length - (end - offset)} bytes are missing")
+        yield field, content[offset : offset + length]
+        offset += length
 
 
-def _varint(content: memoryview, place: int) -> tuple[int, int]:
+def _varint(content: memoryview, offset: int) -> tuple[int, int]:
     number = 0
     for shift in range(0, 70, 7):
-        if place >= len(content):
+        if offset >= len(content):
             raise _DamagedError("it ends in the middle of a field")
-        byte = content[place]
-        place += 1
+        byte = content[offset]
+        offset += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return number, place
-    raise _DamagedError(f"a number at byte {place} has more than 10 bytes")
+            return number, offset
+    raise _DamagedError(f"a number at byte {offset} has more than 10 bytes")
 
 
 def _as_bytes(value: int | memoryview) -> memoryview:

@@ -49,10 +49,10 @@ class Precision:
         name: As users and manifests write it.
         storage_dtype: In what weights are stored, as numpy and ml_dtypes name it.
         compute_dtype: The type of activations; None where they are quantized, too: what is not
-            quantized is then of the type of `half`, or float32 on a CPU.
+            quantized is then in `float_precision`, or float32 on a CPU.
         unit_roundoff: Largest relative error of rounding one number to a half precision.
         levels: What a quantized tensor can hold; None for floating point.
-        half: The precision beside a quantized one unless the user names another.
+        float_precision: Of what is not quantized, unless the user names another.
         smallest_opset: ONNX opset from which QuantizeLinear takes half-precision numbers and
             gives this type; 1 where nothing is quantized.
     """
@@ -62,7 +62,7 @@ class Precision:
     compute_dtype: str | None = None
     unit_roundoff: float | None = None
     levels: Levels | None = None
-    half: HalfName | None = None
+    float_precision: HalfName | None = None
     smallest_opset: int = 1
 
     @property
@@ -89,14 +89,14 @@ _ALL = (
         name=INT8,
         storage_dtype="int8",
         levels=Levels(lowest=-128.0, largest=127.0, are_uniform=True),
-        half=FP16,
+        float_precision=FP16,
         smallest_opset=19,
     ),
     Precision(
         name=FP8,
         storage_dtype="float8_e4m3fn",
         levels=Levels(lowest=-448.0, largest=448.0, are_uniform=False),
-        half=FP16,
+        float_precision=FP16,
         smallest_opset=19,
     ),
 )

@@ -1,6 +1,6 @@
 """Named arrays in one file, in the safetensors layout, with numpy alone.
 
-Eight bytes with the length of a JSON header, the header (name to dtype, shape and place of the
+Eight bytes with the length of a JSON header, the header (name to dtype, shape and offset of the
 bytes), the bytes of all arrays one after the other. Reading is strict: a file that was cut off,
 or whose arrays overlap, leave gaps or reach past the end, is refused before an array exists.
 

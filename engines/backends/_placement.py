@@ -76,18 +76,18 @@ class Placement:
 
     def fill(self, feeds: Mapping[str, Any], stream: int) -> None:
         """Take over the host's feeds; on the device they are there for what is queued next."""
-        for name, place in self._inputs.items():
-            np.copyto(place, feeds[name])
+        for name, host in self._inputs.items():
+            np.copyto(host, feeds[name])
             if not self._zero_copy:
-                self._cuda.upload(self.addresses[name], place, stream)
+                self._cuda.upload(self.addresses[name], host, stream)
 
     def fetch(self, stream: int) -> dict[str, Array]:
         """Wait for what is queued and return copies of the outputs."""
         if not self._zero_copy:
-            for name, place in self._outputs.items():
-                self._cuda.download(place, self.addresses[name], stream)
+            for name, host in self._outputs.items():
+                self._cuda.download(host, self.addresses[name], stream)
         self._cuda.synchronize(stream)
-        return {name: place.copy() for name, place in self._outputs.items()}
+        return {name: host.copy() for name, host in self._outputs.items()}
 
     def graph(self, given: Given) -> int | None:
         """Return the graph that was recorded with these addresses."""
@@ -114,8 +114,8 @@ class Placement:
     def _reserve(
         self, arrays: dict[str, Array], name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> None:
-        place = arrays[name] = self._cuda.allocate_host(shape, dtype)
+        host = arrays[name] = self._cuda.allocate_host(shape, dtype)
         if self._zero_copy:
-            self.addresses[name] = self._cuda.address_on_device(place)
+            self.addresses[name] = self._cuda.address_on_device(host)
         else:
-            self.addresses[name] = self._cuda.allocate(place.nbytes)
+            self.addresses[name] = self._cuda.allocate(host.nbytes)

@@ -31,7 +31,7 @@ from engines.backends._requests import (
     refuse_zero_copy,
     thread_count,
 )
-from engines.contract import BuildOptions, Built, Engine, OpenOptions
+from engines.contract import BuildOptions, BuildRecord, Engine, OpenOptions
 from engines.errors import EngineError, InputError, MissingDependencyError, TrustError, UsageError
 from engines.machine import processor
 from engines.manifest import Manifest, Runtime, TensorSpec
@@ -42,7 +42,7 @@ _FLAVOUR = "torch"
 _DEFAULT_LEVEL = 3
 
 
-def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Built:
+def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> BuildRecord:
     """Compile the graph into a package at `out`; see `engines.contract.Backend`.
 
     Raises:
@@ -86,7 +86,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         },
     )
     manifest = engine_manifest(source, target, runtime=runtime, command=options.command)
-    return Built(manifest=dataclasses.replace(manifest, batch_range=batches))
+    return BuildRecord(manifest=dataclasses.replace(manifest, batch_range=batches))
 
 
 def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> Engine:

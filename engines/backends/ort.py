@@ -46,7 +46,7 @@ from engines.backends._requests import (
     report,
     thread_count,
 )
-from engines.contract import BuildOptions, Built, Engine, OpenOptions, Provider, Rewrites
+from engines.contract import BuildOptions, BuildRecord, Engine, OpenOptions, Provider, Rewrites
 from engines.errors import EngineError, InputError, TrustError, UsageError
 from engines.machine import processor
 from engines.manifest import Manifest, Runtime
@@ -64,7 +64,7 @@ _UNSIGNED = "u8 x u8, because this CPU clips sums of u8 x s8"
 _NO_PRODUCTS = "none: Q/DQ as written"
 
 
-def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Built:
+def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> BuildRecord:
     """Write ONNX Runtime's optimised graph to `out`; see `engines.contract.Backend`.
 
     The result is bound to this version of ONNX Runtime and to this CPU's instruction sets.
@@ -131,7 +131,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     manifest = engine_manifest(
         source, target, runtime=runtime, command=options.command, companions=companions
     )
-    return Built(manifest=manifest)
+    return BuildRecord(manifest=manifest)
 
 
 def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> Engine:

@@ -40,7 +40,7 @@ from engines.backends._requests import (
     thread_count,
 )
 from engines.commands import requantize
-from engines.contract import Array, BuildOptions, Built, OpenOptions
+from engines.contract import Array, BuildOptions, BuildRecord, OpenOptions
 from engines.errors import EngineError, InputError, UsageError
 from engines.machine import processor
 from engines.manifest import Manifest, Runtime, manifest_path, read_manifest
@@ -57,7 +57,7 @@ _OV_ERRORS = (RuntimeError, ValueError)  # ValueError: a message that is not UTF
 _OWN_SOURCE = re.compile(r"Exception from \S+:\d+:?$|Check '.*' failed at \S+:\d+:?$|FrontEnd API")
 
 
-def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Built:
+def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> BuildRecord:
     """Compile the graph once and write its bytes to `out`; see `engines.contract.Backend`.
 
     Raises:
@@ -94,7 +94,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     manifest = engine_manifest(
         source, target, runtime=runtime, command=options.command, companions=external
     )
-    return Built(manifest=manifest)
+    return BuildRecord(manifest=manifest)
 
 
 def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> OvEngine:

@@ -21,7 +21,7 @@ from engines.backends._trt.request import board_facts, request_for, require_devi
 from engines.backends._trt.timing_cache import Maker, read_timings, write_timings
 from engines.backends._trt.trtexec import trtexec_line
 from engines.commands import command
-from engines.contract import BuildOptions, Built
+from engines.contract import BuildOptions, BuildRecord
 from engines.cuda.device import open_cuda
 from engines.errors import MissingDependencyError
 from engines.fusion.report import FusionReport, report_on
@@ -32,7 +32,7 @@ from engines.targets import Target, _lookup
 __all__ = ["TrtEngine", "build", "equivalent_command", "open_engine"]
 
 
-def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Built:
+def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> BuildRecord:
     """Write the plan for `onnx` to `out`; see `engines.contract.Backend`.
 
     TensorRT-RTX needs no GPU; TensorRT builds for the device it runs on.
@@ -90,7 +90,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     if request.batches is not None:
         low, _, high = request.batches
         manifest = dataclasses.replace(manifest, batch_range=(low, high))
-    return Built(manifest=manifest, fusion=fusion)
+    return BuildRecord(manifest=manifest, fusion=fusion)
 
 
 def equivalent_command(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> str:

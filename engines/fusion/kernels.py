@@ -3,7 +3,7 @@
 TensorRT lists for every kernel its tensors and the ONNX nodes it holds. This toolkit names its
 nodes `<module path>/<operator>` (`blocks/3/attn/qkv/MatMul`, `blocks/6/merge/ArgMax`, `head/Gemm`;
 what lies in no module is `graph/…`), and quantization and casts stay under the path they belong
-to, so path and operator tell place and role. For kernels of its code generator TensorRT lists the
+to, so path and operator tell section and role. For kernels of its code generator TensorRT lists the
 operations in the name, four letters each, `__myl_SlicConcCast_myl0_67`: that tells a kernel that
 computes from one that only moves data, which the nodes do not (the second half of a dequantized
 matrix product names the product's nodes too). Abbreviations as TensorRT-RTX 1.7 writes them.
@@ -18,7 +18,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
-Place = Literal["embedding", "block", "merge", "head", "other"]
+Section = Literal["embedding", "block", "merge", "head", "other"]
 Work = Literal["attention", "product", "other"]
 
 QUANTIZED = frozenset({"Int8", "FP8"})
@@ -64,7 +64,7 @@ class Kernel:
         constants: Weights and scales that it reads.
         nodes: ONNX nodes that it holds, by name; a node may lie in several kernels.
         dtype: What it computes in, spelled as in `Tensor`.
-        place: The part of the network it belongs to; "other" where the names do not tell.
+        section: The part of the network it belongs to; "other" where the names do not tell.
         block: Index of its block, also for a merge that lies in one; None elsewhere.
         role: What it does, in plain words.
         work: "attention" is one that was fused whole, "product" a matrix product or convolution.
@@ -80,7 +80,7 @@ class Kernel:
     constants: tuple[Tensor, ...] = ()
     nodes: tuple[str, ...] = ()
     dtype: str = ""
-    place: Place = "other"
+    section: Section = "other"
     block: int | None = None
     role: str = ""
     work: Work = "other"
@@ -90,7 +90,7 @@ class Kernel:
     @property
     def row(self) -> str:
         """The part of the network, with its number: "block 3", "merge", "head"."""
-        return f"block {self.block}" if self.place == "block" else self.place
+        return f"block {self.block}" if self.section == "block" else self.section
 
     @property
     def touches_float32(self) -> bool:
@@ -127,10 +127,10 @@ def node_of(name: str) -> _Node:
 
 
 def classify(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
-    """Return the kernels, in their order, with type, place and role."""
+    """Return the kernels, in their order, with type, section and role."""
     flow = _Flow(kernels)
     placed = _place(kernels, flow)
-    searches = [k for k in placed if _SEARCHES & _operators(k) and k.place == "merge"]
+    searches = [k for k in placed if _SEARCHES & _operators(k) and k.section == "merge"]
     before_search = flow.ancestors(searches)
     named = [_named(kernel, flow, kernel.name in before_search) for kernel in placed]
     return tuple(_number_parts(named))
@@ -182,25 +182,27 @@ class _Flow:
 
 def _place(kernels: Sequence[Kernel], flow: _Flow) -> list[Kernel]:
     """Place every kernel by its nodes; what holds no telling node belongs where it is read."""
-    places = {kernel.name: _place_by_nodes(kernel) for kernel in kernels}
-    blocks = [i for i, kernel in enumerate(kernels) if places[kernel.name][0] == "block"]
+    sections = {kernel.name: _section_by_nodes(kernel) for kernel in kernels}
+    blocks = [i for i, kernel in enumerate(kernels) if sections[kernel.name][0] == "block"]
     for index, kernel in enumerate(kernels):
-        if not blocks or places[kernel.name][0] != "other":
+        if not blocks or sections[kernel.name][0] != "other":
             continue
         if index < blocks[0]:
-            places[kernel.name] = ("embedding", None)
+            sections[kernel.name] = ("embedding", None)
         elif index > blocks[-1]:
-            places[kernel.name] = ("head", None)
+            sections[kernel.name] = ("head", None)
         else:
-            readers = [places[reader.name] for reader in flow.after(kernel)]
-            places[kernel.name] = next((p for p in readers if p[0] != "other"), ("other", None))
+            readers = [sections[reader.name] for reader in flow.after(kernel)]
+            sections[kernel.name] = next((p for p in readers if p[0] != "other"), ("other", None))
     return [
-        dataclasses.replace(kernel, place=places[kernel.name][0], block=places[kernel.name][1])
+        dataclasses.replace(
+            kernel, section=sections[kernel.name][0], block=sections[kernel.name][1]
+        )
         for kernel in kernels
     ]
 
 
-def _place_by_nodes(kernel: Kernel) -> tuple[Place, int | None]:
+def _section_by_nodes(kernel: Kernel) -> tuple[Section, int | None]:
     """A block's own nodes decide first, then the merge's, then those before and after the blocks.
 
     A kernel with nodes of two blocks (the end of one fused with the norm of the next) belongs to
@@ -266,7 +268,7 @@ def _computes_nothing(kernel: Kernel) -> bool:
 def _role(kernel: Kernel, flow: _Flow, before_search: bool) -> tuple[str, Work]:
     """Say what a kernel does, in plain words."""
     part = ""
-    if kernel.place == "merge":
+    if kernel.section == "merge":
         matches = before_search or {"Equal", "OneHot"} & _operators(kernel)
         part = "match " if matches else "merge "
     if _is_attention(kernel):
@@ -294,10 +296,10 @@ def _product(kernel: Kernel) -> str:
     """Name a matrix product by its module, and what was fused behind it."""
     nodes = [node_of(name) for name in kernel.nodes]
     if any(node.operator == "Conv" for node in nodes):
-        return "patch embedding" if kernel.place == "embedding" else "convolution"
+        return "patch embedding" if kernel.section == "embedding" else "convolution"
     own = [node for node in nodes if node.operator in ("MatMul", "Gemm")]
     modules = list(dict.fromkeys(n.module for n in own if n.module != "merge"))
-    fused = [word for word in _fused(nodes, kernel.place) if word in ("bias", "residual", "GELU")]
+    fused = [word for word in _fused(nodes, kernel.section) if word in ("bias", "residual", "GELU")]
     return " + ".join([" ".join(["GEMM", *modules]), *fused])
 
 
@@ -315,18 +317,18 @@ def _computation(kernel: Kernel, before_search: bool) -> str:
         "normalise": {"ReduceSum", "Sqrt"} <= operators,
     }
     words = [word for word, holds in main.items() if holds][:1]
-    words += [word for word in _fused(nodes, kernel.place) if word not in words]
-    if any(node.in_merge for node in nodes) and kernel.place == "block":
+    words += [word for word in _fused(nodes, kernel.section) if word not in words]
+    if any(node.in_merge for node in nodes) and kernel.section == "block":
         words.append(MATCH_INPUT if before_search else "merge")
     return " + ".join(words) or "elementwise"
 
 
-def _fused(nodes: Collection[_Node], place: Place) -> list[str]:
+def _fused(nodes: Collection[_Node], section: Section) -> list[str]:
     """Say what else the nodes do, in the order in which a block does it."""
     adds = [node for node in nodes if node.operator == "Add" and not node.in_merge]
     operators = {node.operator for node in nodes}
     holds = {
-        "embedding": place == "block"
+        "embedding": section == "block"
         and any(node.path == ("graph",) and node.operator == "Concat" for node in nodes),
         "dequantize": "DequantizeLinear" in operators,
         "key bias": any(node.path[2:] == ("attn",) for node in adds),

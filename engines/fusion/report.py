@@ -160,7 +160,7 @@ class FusionReport:
         def position(row: str) -> tuple[float, int]:
             first = rows[row][0]
             ends = {"embedding": -1.0, "head": 1e6, "other": 2e6}
-            return ends.get(first.place, first.block or 0), int(first.place == "merge")
+            return ends.get(first.section, first.block or 0), int(first.section == "merge")
 
         return {row: rows[row] for row in sorted(rows, key=position)}
 
@@ -208,7 +208,7 @@ class FusionReport:
         )
         parts = [f"{blocks} blocks of {count}" for count, blocks in usual.items()]
         parts += [f"block {block} of {self.per_block[block]}" for block in sorted(flagged)]
-        parts += [f"{place} {count}" for place, count in self.elsewhere.items()]
+        parts += [f"{section} {count}" for section, count in self.elsewhere.items()]
         return ", ".join(parts)
 
     def _attentions(self) -> str:
@@ -247,8 +247,10 @@ class FusionReport:
 def report_on(kernels: Sequence[Kernel], source: Source) -> FusionReport:
     """Return the report on the kernels as TensorRT listed them."""
     named = classify(kernels)
-    places = collections.Counter(kernel.place for kernel in named)
-    own = collections.Counter(k.block for k in named if k.place == "block" and k.block is not None)
+    sections = collections.Counter(kernel.section for kernel in named)
+    own = collections.Counter(
+        k.block for k in named if k.section == "block" and k.block is not None
+    )
     products = [kernel for kernel in named if kernel.work == "product"]
     softmaxes = {name for k in named for name in k.nodes if node_of(name).operator == "Softmax"}
     attentions = tuple(
@@ -267,9 +269,9 @@ def report_on(kernels: Sequence[Kernel], source: Source) -> FusionReport:
         kernels=named,
         per_block=per_block,
         elsewhere={
-            str(place): places[place]
-            for place in ("embedding", "merge", "head", "other")
-            if places[place]
+            str(section): sections[section]
+            for section in ("embedding", "merge", "head", "other")
+            if sections[section]
         },
         attentions=attentions,
         attentions_in_graph=len(softmaxes) or None,
@@ -338,7 +340,7 @@ def _uneven(kernels: Sequence[Kernel], per_block: Sequence[int]) -> tuple[Uneven
             (_roles(kernels, index) for index in beside),
             key=lambda roles: (here - roles).total() + (roles - here).total(),
         )
-        nodes = {k.role: k.nodes for k in kernels if k.place == "block" and k.block == block}
+        nodes = {k.role: k.nodes for k in kernels if k.section == "block" and k.block == block}
         found.append(
             Uneven(
                 block=block,
@@ -352,7 +354,7 @@ def _uneven(kernels: Sequence[Kernel], per_block: Sequence[int]) -> tuple[Uneven
 
 
 def _roles(kernels: Sequence[Kernel], block: int) -> collections.Counter[str]:
-    return collections.Counter(k.role for k in kernels if k.place == "block" and k.block == block)
+    return collections.Counter(k.role for k in kernels if k.section == "block" and k.block == block)
 
 
 def fusion_path(artefact: Path) -> Path:

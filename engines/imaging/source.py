@@ -36,7 +36,7 @@ from engines.registry import import_or_explain
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ImageLocation:
     """Where one image lies: a file, or a row of a shard's `images`."""
 
     path: Path
@@ -52,7 +52,7 @@ MOST_KEPT_BYTES = 64_000_000
 """Of pixels between `ImageSource.readable` and their use: 425 images of 224 x 224."""
 
 
-class Kept(NamedTuple):
+class DecodedImages(NamedTuple):
     """Images that were decoded already, by file, with what each has.
 
     `preprocessing` is how; with another one they count for nothing.
@@ -67,7 +67,7 @@ class ImageSource:
     """Images that can be read one by one.
 
     Attributes:
-        places: One an image; the rows of a shard are neighbours and ascend.
+        locations: One an image; the rows of a shard are neighbours and ascend.
         preprocessing: Size, filter and crop.
         name: What they are called in reports.
         seen: Images that were found, with those that were not chosen or left out.
@@ -78,10 +78,10 @@ class ImageSource:
         labels: (I,) classes; of a model only after `matched`. None without labels.
         class_names: Names of the classes by index; empty when unknown.
         labels_found: How `labels` were found; None as above.
-        kept: What `readable` decoded, up to `MOST_KEPT_BYTES`; see `decoded`.
+        cache: What `readable` decoded, up to `MOST_KEPT_BYTES`; see `decoded`.
     """
 
-    places: tuple[Place, ...]
+    locations: tuple[ImageLocation, ...]
     preprocessing: Preprocessing
     name: str
     seen: int
@@ -92,12 +92,12 @@ class ImageSource:
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] = ()
     labels_found: str | None = None
-    kept: Kept = dataclasses.field(
-        default_factory=lambda: Kept(None, {}), repr=False, compare=False
+    cache: DecodedImages = dataclasses.field(
+        default_factory=lambda: DecodedImages(None, {}), repr=False, compare=False
     )
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.locations)
 
     @property
     def description(self) -> str:
@@ -157,24 +157,24 @@ class ImageSource:
         traits: list[frozenset[str]] = [frozenset()] * len(self)
         stored: dict[Path, tuple[PixelArray, frozenset[str]]] = {}
         room = MOST_KEPT_BYTES
-        for index, place in enumerate(self.places):
-            if place.row is None:
+        for index, location in enumerate(self.locations):
+            if location.row is None:
                 try:
-                    found = decode(place.path, self.preprocessing)
+                    found = decode(location.path, self.preprocessing)
                     traits[index] = found.traits
                     if room > 0:
                         pixels = resize(found.image, self.preprocessing)
-                        stored[place.path] = pixels, found.traits
+                        stored[location.path] = pixels, found.traits
                         room -= pixels.nbytes
                 except InputError as error:
                     errors[index] = error
         looked = dataclasses.replace(
-            self, traits=tuple(traits), kept=Kept(self.preprocessing, stored)
+            self, traits=tuple(traits), cache=DecodedImages(self.preprocessing, stored)
         )
         if not errors:
             return looked
         first = next(iter(errors.values()))
-        names = [str(self.places[index].path) for index in errors]
+        names = [str(self.locations[index].path) for index in errors]
         if skip_bad and len(errors) < len(self):
             kept = np.array([i for i in range(len(self)) if i not in errors], np.int64)
             chosen = looked._chosen(kept)
@@ -197,7 +197,7 @@ class ImageSource:
         stated = self.stated
         return dataclasses.replace(
             self,
-            places=tuple(self.places[index] for index in indices),
+            locations=tuple(self.locations[index] for index in indices),
             stated=stated and dataclasses.replace(stated, index=stated.index[indices]),
             traits=tuple(self.traits[index] for index in indices) if self.traits else (),
             labels=None if self.labels is None else self.labels[indices],
@@ -214,8 +214,8 @@ class ImageSource:
     def decoded(self, *, skip: int = 0) -> Iterator[tuple[PixelArray, frozenset[str]]]:
         """Yield the same with what each file has; see `engines.imaging.traits`."""
         pil = import_or_explain("PIL.Image")
-        kept = self.kept.images if self.kept.preprocessing == self.preprocessing else {}
-        for path, rows in _by_file(self.places[skip:]):
+        kept = self.cache.images if self.cache.preprocessing == self.preprocessing else {}
+        for path, rows in _by_file(self.locations[skip:]):
             if rows is None and path in kept:
                 yield kept[path]
                 continue
@@ -268,7 +268,7 @@ def open_files(paths: Sequence[Path], preprocessing: Preprocessing) -> ImageSour
         files += listing.files
         skipped += listing.skipped
     return ImageSource(
-        places=tuple(Place(file) for file in files),
+        locations=tuple(ImageLocation(file) for file in files),
         preprocessing=preprocessing,
         name=", ".join(_name(path) for path in paths[:2]) + (", …" if len(paths) > 2 else ""),
         seen=len(files) + sum(one.count for one in skipped if one.are_images),
@@ -299,7 +299,7 @@ def collect(source: ImageSource) -> ImageSet:
         labels_found=source.labels_found,
         left_out=source.left_out(),
         remarks=remarks_on(traits, source.preprocessing),
-        names=tuple(place.name for place in source.places),
+        names=tuple(location.name for location in source.locations),
     )
 
 
@@ -325,24 +325,26 @@ def _opened(path: Path, preprocessing: Preprocessing) -> ImageSource:
         return _of_list(path, preprocessing)
     require_opener(path)
     decode(path, preprocessing)
-    return ImageSource(places=(Place(path),), preprocessing=preprocessing, name=path.name, seen=1)
+    return ImageSource(
+        locations=(ImageLocation(path),), preprocessing=preprocessing, name=path.name, seen=1
+    )
 
 
 def _of_folder(path: Path, preprocessing: Preprocessing) -> ImageSource:
     listing = list_images(path)
     stated = None
     if listing.folders:
-        place = {name: index for index, name in enumerate(listing.folders)}
+        index_of = {name: index for index, name in enumerate(listing.folders)}
         with_images = set(listing.classes)
         stated = Stated(
             form="folders",
-            index=np.array([place[name] for name in listing.classes], np.int64),
+            index=np.array([index_of[name] for name in listing.classes], np.int64),
             classes=listing.folders,
             empty=tuple(name for name in listing.folders if name not in with_images),
             where=str(path),
         )
     return ImageSource(
-        places=tuple(Place(file) for file in listing.files),
+        locations=tuple(ImageLocation(file) for file in listing.files),
         preprocessing=preprocessing,
         name=_name(path),
         seen=len(listing.files) + sum(one.count for one in listing.skipped if one.are_images),
@@ -366,15 +368,15 @@ def _of_list(path: Path, preprocessing: Preprocessing) -> ImageSource:
     stated = None
     if listed.classes:
         classes = ordered(listed.classes)
-        place = {name: index for index, name in enumerate(classes)}
+        index_of = {name: index for index, name in enumerate(classes)}
         stated = Stated(
             form=listed.form,
-            index=np.array([place[name] for name in listed.classes], np.int64),
+            index=np.array([index_of[name] for name in listed.classes], np.int64),
             classes=classes,
             where=str(path),
         )
     return ImageSource(
-        places=tuple(Place(file) for file in listed.files),
+        locations=tuple(ImageLocation(file) for file in listed.files),
         preprocessing=preprocessing,
         name=path.name,
         seen=len(listed.files),
@@ -389,8 +391,8 @@ def _of_shards(
     beside: tuple[Skipped, ...] = (),
 ) -> ImageSource:
     heads = read_heads(paths, whole.name)
-    places = tuple(
-        Place(path, row)
+    locations = tuple(
+        ImageLocation(path, row)
         for path, head in zip(paths, heads, strict=True)
         for row in range(head.count)
     )
@@ -406,10 +408,10 @@ def _of_shards(
             where=str(whole),
         )
     return ImageSource(
-        places=places,
+        locations=locations,
         preprocessing=preprocessing,
         name=_name(whole),
-        seen=len(places),
+        seen=len(locations),
         stated=stated,
         skipped=beside,
         class_names=heads[0].class_names,
@@ -420,17 +422,17 @@ def _name(path: Path) -> str:
     return path.name or path.resolve().name
 
 
-def _by_file(places: tuple[Place, ...]) -> Iterator[tuple[Path, list[int] | None]]:
+def _by_file(locations: tuple[ImageLocation, ...]) -> Iterator[tuple[Path, list[int] | None]]:
     """Group neighbouring rows of one shard; a file of its own comes alone, with None."""
     rows: list[int] = []
-    for index, place in enumerate(places):
-        if place.row is None:
-            yield place.path, None
+    for index, location in enumerate(locations):
+        if location.row is None:
+            yield location.path, None
             continue
-        rows.append(place.row)
-        last = index + 1 == len(places) or places[index + 1].path != place.path
+        rows.append(location.row)
+        last = index + 1 == len(locations) or locations[index + 1].path != location.path
         if last:
-            yield place.path, rows
+            yield location.path, rows
             rows = []
 
 

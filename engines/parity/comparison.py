@@ -158,9 +158,9 @@ def dropped_by_reference_rule(margin: FloatArray) -> NDArray[np.bool_]:
     Args:
         margin: (I, Na) best score minus second best.
     """
-    half = margin.astype(np.float32) / np.float32(2)
+    half_margin = margin.astype(np.float32) / np.float32(2)
     # exp is rounded correctly here; numpy's own float32 exp is off by one at the threshold.
-    exponential = np.exp(-half.astype(np.float64)).astype(np.float32)
+    exponential = np.exp(-half_margin.astype(np.float64)).astype(np.float32)
     return np.asarray(np.float32(1) / (np.float32(1) + exponential) <= np.float32(0.5))
 
 

@@ -97,7 +97,7 @@ def write_delta(
     blocks: Mapping[str, Sequence[FloatArray]],
     single: Mapping[str, FloatArray],
     bits: int | None,
-    half: FactorName = precisions.FP32,
+    factor_precision: FactorName = precisions.FP32,
 ) -> None:
     """Write a task's tensors, atomically.
 
@@ -109,7 +109,7 @@ def write_delta(
         single: Everything that exists once: the refinement's layers (1 bit) and the head's
             ("head.weight", "head.bias"), which stay float32.
         bits: Bits of the adapter; None or 32 keeps its layers dense.
-        half: How dense layers of the adapter are kept.
+        factor_precision: How dense layers of the adapter are kept.
 
     Raises:
         ExportError: A layer takes more values than its bits allow, or float16 cannot hold it.
@@ -118,7 +118,7 @@ def write_delta(
     facts = {"format": FORMAT, "task": task, "backbone": backbone}
     for name, layers in blocks.items():
         if bits is None or bits >= 32:
-            arrays[name] = _dense(name, np.stack(layers), half)
+            arrays[name] = _dense(name, np.stack(layers), factor_precision)
         else:
             _add_packed(arrays, facts, name, layers, bits)
     for name, weight in single.items():
@@ -201,8 +201,8 @@ def _add_packed(
     facts[name] = ",".join(map(str, layers[0].shape))
 
 
-def _dense(name: str, weight: FloatArray, half: FactorName) -> FloatArray:
-    if half == precisions.FP32:
+def _dense(name: str, weight: FloatArray, factor_precision: FactorName) -> FloatArray:
+    if factor_precision == precisions.FP32:
         return weight
     with np.errstate(over="ignore"):
         rounded = weight.astype(np.float16)

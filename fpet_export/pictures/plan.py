@@ -188,7 +188,9 @@ def _draw_count(
     draw: ImageDraw.ImageDraw, report: FusionReport, row: list[Kernel], corner: Corner
 ) -> None:
     """Write the number of kernels behind a row, and of its neighbours where it differs."""
-    uneven = [one for one in report.uneven if (row[0].place, row[0].block) == ("block", one.block)]
+    uneven = [
+        one for one in report.uneven if (row[0].section, row[0].block) == ("block", one.block)
+    ]
     x, middle = corner[0], corner[1] + _BOX[1] // 2
     colour = _INK if uneven else _FAINT
     position = (x, middle - 10 * len(uneven))

@@ -348,16 +348,16 @@ def report(made: Typed, reporter: Reporter) -> None:
     if made.warning is not None:
         reporter.step("range", f"close to float16's largest value: {made.warning}", passed=None)
     precision = made.recipe.precision
-    if made.kept is None:
+    if made.choice is None:
         text = (
             f"signal to noise (SQNR) {made.row.sqnr_db:.1f} dB · agreement {made.row.agreement:.1%}"
         )
     else:
-        policy = made.kept.policy
+        policy = made.choice.policy
         text = f"{policy.preset}, {counted(len(policy.active), 'layer')}"
         if policy.kept:
             text += f", {len(policy.kept)} kept in high precision"
-        text += f" · {made.kept.quality.in_words()}"
+        text += f" · {made.choice.quality.in_words()}"
     reporter.step(precision, text, passed=made.row.passed)
 
 

@@ -63,7 +63,7 @@ def write_task(
         blocks=blocks,
         single=single,
         bits=found.bit,
-        half=half,
+        factor_precision=half,
     )
     is_rounded = half == FP16 and found.bit == 32
     classes = run.model.spec.classes

@@ -126,15 +126,17 @@ def predict(request: PredictRequest, reporter: Reporter = SILENT) -> Predictions
                 for part in source.parts(_AT_ONCE)
             ]
         ).astype(np.float64)
-    require_finite(logits, [str(place.path) for place in source.places], of=request.artefact)
+    require_finite(
+        logits, [str(location.path) for location in source.locations], of=request.artefact
+    )
     if manifest.weights == "random":
         reporter.step("weights", "random: these classes mean nothing", passed=None)
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     return Predictions(
         predictions=tuple(
-            Prediction(image=place.path, classes=_best(row, request.top, manifest.labels))
-            for place, row in zip(source.places, shares, strict=True)
+            Prediction(image=location.path, classes=_best(row, request.top, manifest.labels))
+            for location, row in zip(source.locations, shares, strict=True)
         ),
         unreadable=tuple(source.unreadable),
     )

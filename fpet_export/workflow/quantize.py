@@ -28,7 +28,7 @@ from fpet_export.steps.best_precision import remembered
 from fpet_export.steps.verify import DEFAULT_IMAGES
 
 if TYPE_CHECKING:
-    from calibration.accuracy import Kept
+    from calibration.accuracy import LayerChoice
     from calibration.evaluator import GraphEvaluator
     from calibration.table import CalibrationTable
     from engines.parity.rows import StageParity
@@ -65,7 +65,7 @@ class Quantized:
         graph: The typed graph; of "best" the fastest.
         manifest: Its manifest.
         parity: It against the float32 graph; None of "best", where `best` says it.
-        kept: How limits on accuracy were met; None without layers that could be reverted.
+        choice: How limits on accuracy were met; None without layers that could be reverted.
         best: What was chosen, and from what; None where one precision was asked for.
         next: Commands to type next.
     """
@@ -73,7 +73,7 @@ class Quantized:
     graph: Path
     manifest: Manifest
     parity: ParityTable | None = None
-    kept: Kept | None = None
+    choice: LayerChoice | None = None
     best: Best | None = None
     next: Sequence[str] = ()
 
@@ -85,7 +85,7 @@ class Quantized:
             "onnx": str(self.graph),
             "parity": None if self.parity is None else self.parity.to_json(),
             "manifest": dataclasses.asdict(self.manifest),
-            "promise": None if self.kept is None else self.kept.to_json(),
+            "promise": None if self.choice is None else self.choice.to_json(),
         }
 
 
@@ -203,7 +203,7 @@ def _one(
         graph=out,
         manifest=final,
         parity=parity,
-        kept=made.kept,
+        choice=made.choice,
         next=(usable.go_on(next_commands.build_or_bundle(out, target), final),),
     )
 

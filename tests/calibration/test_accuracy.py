@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from calibration.accuracy import (
     AccuracyConstraint,
-    Kept,
+    LayerChoice,
     Quality,
     RevertedLayer,
     quality_json,
@@ -51,7 +51,7 @@ def quality_of(noise: float) -> Quality:
     )
 
 
-def keep(noise: Mapping[str, float], constraint: AccuracyConstraint) -> tuple[Kept, Network]:
+def keep(noise: Mapping[str, float], constraint: AccuracyConstraint) -> tuple[LayerChoice, Network]:
     network = Network(noise)
     return satisfy(network.policy, constraint, network.measure), network
 

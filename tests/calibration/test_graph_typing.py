@@ -65,7 +65,7 @@ def int8(
 def test_the_target_decides_the_form(target: str, precision: str, form: str) -> None:
     recipe = recipe_for(load_target(target), precision, half="bf16")
 
-    assert (recipe.form, recipe.precision, recipe.half) == (form, precision, "bf16")
+    assert (recipe.form, recipe.precision, recipe.float_precision) == (form, precision, "bf16")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_half_precision_is_evaluated(
 
     assert made.row.failures == ()
     assert made.row.stage == precision
-    assert (made.kept, made.warning) == (None, None)
+    assert (made.choice, made.warning) == (None, None)
     assert sum(counts) == len(IMAGES)
     assert made.manifest.inputs[0].dtype == made.graph.inputs[0].dtype.name
     assert made.manifest.outputs[0].dtype == made.graph.outputs[0].dtype.name
@@ -133,10 +133,10 @@ def test_what_leaves_float16_is_refused_for_fp16_and_taken_as_bf16(
 
 
 def test_integers_say_what_is_quantized(int8: Typed) -> None:
-    assert int8.kept is not None
-    assert int8.kept.policy.active == (*EVERY, *ATTENTIONS)
-    assert int8.kept.quality.sqnr_db == pytest.approx(int8.row.sqnr_db)
-    assert int8.kept.quality.images == len(IMAGES)
+    assert int8.choice is not None
+    assert int8.choice.policy.active == (*EVERY, *ATTENTIONS)
+    assert int8.choice.quality.sqnr_db == pytest.approx(int8.row.sqnr_db)
+    assert int8.choice.quality.images == len(IMAGES)
     assert int8.row.failures == ()
     assert int8.manifest.precision == "int8"
     assert int8.manifest.operators["QuantizeLinear"] == 8 * 3 + 4 * 3
@@ -165,15 +165,15 @@ def test_a_promise_puts_layers_back_until_it_is_kept(
     constraint = AccuracyConstraint(min_sqnr_db=act(None).row.sqnr_db + 1)
     made = act(constraint)
 
-    assert made.kept is not None
-    assert constraint.missed(made.kept.quality) == ()
-    assert constraint.missed(made.kept.before) != ()
-    assert made.kept.policy.kept[10:] == tuple(step.layer for step in steps)
+    assert made.choice is not None
+    assert constraint.missed(made.choice.quality) == ()
+    assert constraint.missed(made.choice.before) != ()
+    assert made.choice.policy.kept[10:] == tuple(step.layer for step in steps)
     assert 0 < len(steps) < 5
     assert sum(screened) == 5
-    assert made.row.sqnr_db == pytest.approx(made.kept.quality.sqnr_db)
+    assert made.row.sqnr_db == pytest.approx(made.choice.quality.sqnr_db)
     quantizers = {n.name for n in made.graph.nodes if n.op == "QuantizeLinear"}
-    for name in made.kept.policy.kept:
+    for name in made.choice.policy.kept:
         assert f"{name}/weight/QuantizeLinear" not in quantizers
 
 
@@ -185,8 +185,8 @@ def test_layers_may_stay_from_the_start(
         preset="vit-linear", keep=("blocks/0",),
     )  # fmt: skip
 
-    assert made.kept is not None
-    assert made.kept.policy.active == tuple(EVERY[4:])
+    assert made.choice is not None
+    assert made.choice.policy.active == tuple(EVERY[4:])
     assert made.manifest.precision == "fp8"
 
 

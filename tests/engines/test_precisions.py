@@ -48,7 +48,7 @@ def test_the_levels_are_the_range_of_the_type(name: str) -> None:
     limits = limits_of(found.storage_dtype)
     assert found.levels.are_uniform == (dtype_of(found.storage_dtype).kind == "i")
     assert (found.levels.lowest, found.levels.largest) == (float(limits.min), float(limits.max))
-    assert found.half in precisions.HALVES
+    assert found.float_precision in precisions.HALVES
 
 
 def test_the_first_half_precision_is_float16() -> None:

@@ -82,7 +82,7 @@ class OnnxModule(nn.Module):
             values[name] = getattr(self, buffer)
         values |= dict(zip(self._inputs, inputs, strict=True))
         masks: dict[str, torch.Tensor] = {}
-        for place, node in enumerate(self._nodes):
+        for index, node in enumerate(self._nodes):
             given = [values[name] if name else None for name in node.inputs]
             if node.op == "Expand":  # of a constant, nothing else says on which device
                 given[0] = tensor(given[0], inputs[0])
@@ -97,7 +97,7 @@ class OnnxModule(nn.Module):
             several = found if isinstance(found, (list, tuple)) and len(node.outputs) > 1 else None
             for index, name in enumerate(node.outputs):
                 values[name] = found if several is None else several[index]
-            for name in self._last_use.get(place, ()):
+            for name in self._last_use.get(index, ()):
                 del values[name]
         results = tuple(values[name] for name in self._outputs)
         return results[0] if len(results) == 1 else results
@@ -251,15 +251,15 @@ def _node(proto: Any) -> Node:
 
 
 def _last_uses(nodes: Sequence[Node], outputs: Sequence[str]) -> dict[int, list[str]]:
-    """Map the place of a node to the values of nodes that nothing reads after it."""
+    """Map the index of a node to the values of nodes that nothing reads after it."""
     made = {name for node in nodes for name in node.outputs}
     last: dict[str, int] = {}
-    for place, node in enumerate(nodes):
+    for index, node in enumerate(nodes):
         for name in (*node.inputs, *node.outputs):
             if name in made:
-                last[name] = place
+                last[name] = index
     found: dict[int, list[str]] = {}
-    for name, place in last.items():
+    for name, index in last.items():
         if name not in outputs:
-            found.setdefault(place, []).append(name)
+            found.setdefault(index, []).append(name)
     return found

@@ -84,12 +84,12 @@ class OrtCudaEngine(CudaEngine):
         addresses = {**placement.addresses, **given}
         for spec in self.inputs:
             shape = placement.input_shapes[spec.name]
-            place = (np.dtype(spec.dtype), shape, addresses[spec.name])
-            binding.bind_input(spec.name, _DEVICE, 0, *place)
+            memory = (np.dtype(spec.dtype), shape, addresses[spec.name])
+            binding.bind_input(spec.name, _DEVICE, 0, *memory)
         for spec in self.outputs:
             shape = placement.output_shapes[spec.name]
-            place = (np.dtype(spec.dtype), shape, addresses[spec.name])
-            binding.bind_output(spec.name, _DEVICE, 0, *place)
+            memory = (np.dtype(spec.dtype), shape, addresses[spec.name])
+            binding.bind_output(spec.name, _DEVICE, 0, *memory)
         return binding
 
     def _run_options(self) -> Any:

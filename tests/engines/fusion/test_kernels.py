@@ -80,7 +80,7 @@ def test_the_ends_and_the_merge_have_kernels_of_their_own() -> None:
     assert "match argmax" in merge
     assert "match one-hot" in merge
     assert merge[-2:] == ["merge GEMM", "merge log size"]
-    assert {kernel.block for kernel in kernels if kernel.place == "merge"} == {1}
+    assert {kernel.block for kernel in kernels if kernel.section == "merge"} == {1}
 
 
 def test_a_norm_that_two_kernels_share_says_so() -> None:
@@ -109,14 +109,14 @@ def test_an_int8_block_quantizes_in_its_norms_and_epilogues() -> None:
 def test_products_and_attentions_compute_in_the_type_of_what_they_read(
     kind: str, dtype: str
 ) -> None:
-    work = [k for k in recorded(kind) if k.place == "block" and k.work != "other"]
+    work = [k for k in recorded(kind) if k.section == "block" and k.work != "other"]
 
     assert {kernel.dtype for kernel in work} == {dtype}
     assert len(work) == 4 * 5
 
 
 def test_the_match_is_in_float32_and_the_merge_is_not() -> None:
-    merge = [kernel for kernel in recorded("fp16") if kernel.place == "merge"]
+    merge = [kernel for kernel in recorded("fp16") if kernel.section == "merge"]
 
     assert {k.dtype for k in merge if k.role.startswith("match GEMM")} == {"Float"}
     assert {k.dtype for k in merge if k.role.startswith("merge")} == {"Half"}
@@ -125,7 +125,7 @@ def test_the_match_is_in_float32_and_the_merge_is_not() -> None:
 def test_every_kernel_of_a_recorded_build_has_a_place_and_a_role() -> None:
     for kind in ("fp16", "int8"):
         for one in recorded(kind):
-            assert one.place != "other", one
+            assert one.section != "other", one
             assert one.role not in ("", "elementwise"), one
             assert one.dtype in ("Float", "Half", "Int8"), one
 
@@ -176,7 +176,7 @@ def test_conversions_at_the_ends_of_the_graph_are_not_stray() -> None:
         "GEMM fc1",
         "cast of the graph's output",
     ]
-    assert [k.place for k in kernels] == ["embedding", "block", "head"]
+    assert [k.section for k in kernels] == ["embedding", "block", "head"]
     assert [k.at_border for k in kernels] == [True, False, True]
     assert not any(k.stray for k in kernels)
 

@@ -265,7 +265,7 @@ def test_files_and_folders_are_listed_together(tmp_path: Path) -> None:
 
     source = open_files([tmp_path / "c.png", tmp_path / "a"], WANTED)
 
-    assert [place.name for place in source.places] == ["c.png", "2.png", "1.png"]
+    assert [location.name for location in source.locations] == ["c.png", "2.png", "1.png"]
     assert [len(part) for part in source.parts(2)] == [2, 1]
     assert len(collect(source)) == 3
 

@@ -45,7 +45,7 @@ def test_a_folder_of_shards_is_all_of_them_in_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack(list(source.pixels())), images)
     assert source.labels is not None
     assert source.labels.tolist() == list(range(8))
-    assert [place.name for place in source.places[2:5]] == ["0[2]", "1[0]", "2[0]"]
+    assert [location.name for location in source.locations[2:5]] == ["0[2]", "1[0]", "2[0]"]
     assert source.description == f"8 of 8 images in {tmp_path.name}"
 
 

@@ -83,7 +83,7 @@ def test_float16_is_refused_where_it_overflows(tmp_path: Path) -> None:
         write(
             tmp_path / "t",
             blocks={"down": [np.full((1, 1), 7e4, np.float32)]},
-            half="fp16",
+            factor_precision="fp16",
         )
 
 

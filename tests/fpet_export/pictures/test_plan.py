@@ -111,7 +111,7 @@ def test_the_legend_names_what_is_there() -> None:
 def test_a_long_row_goes_on_in_the_next_line() -> None:
     report = recorded("fp16")
     many = dataclasses.replace(
-        report, kernels=tuple(dataclasses.replace(k, place="other") for k in report.kernels)
+        report, kernels=tuple(dataclasses.replace(k, section="other") for k in report.kernels)
     )
     lines = -(-len(report.kernels) // plan._MOST_IN_A_LINE)
 

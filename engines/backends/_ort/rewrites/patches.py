@@ -86,13 +86,13 @@ def _add_to_positions(graph: EditedGraph, tokens: str, bias: Array) -> bool:
         reader = graph.only_reader(reader.output[0])
     if reader is None or reader.op_type != "Add":
         return False
-    place = int(reader.input[0] not in graph.constants)
-    positions = graph.values(reader.input[place])
+    index = int(reader.input[0] not in graph.constants)
+    positions = graph.values(reader.input[index])
     whole = graph.shapes.get(reader.output[0], ())
     if positions is None or positions.ndim != 3 or [*positions.shape[1:]] != whole[1:]:
         return False
     moved = positions.astype(np.float64)
     moved[:, before:] += bias
-    name = graph.constant(f"{reader.input[place]}.with_bias", moved.astype(positions.dtype))
-    reader.input[place] = name
+    name = graph.constant(f"{reader.input[index]}.with_bias", moved.astype(positions.dtype))
+    reader.input[index] = name
     return True
