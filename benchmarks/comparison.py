@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,12 @@ from benchmarks import peers as peer_folder
 from benchmarks.agreement import Agreement, check_agreement
 from benchmarks.conditions.devices import runs_on_gpu
 from benchmarks.conditions.environment import Environment, read_environment
-from benchmarks.conditions.gpu_state import Listed, read_used_gpu
+from benchmarks.conditions.gpu_state import GpuUse, Listed, read_used_gpu
 from benchmarks.conditions.gpu_validity import GpuMeter, check_gpu
 from benchmarks.conditions.validity import (
     Finding,
     MachineUse,
+    OtherLoad,
     check,
     is_worth_repeating,
     machine_use,
@@ -182,7 +184,8 @@ def bench(
             for entry in opened
         ]
         is_gpu = any(runs_on_gpu(entry.engine.describe()) for entry in opened)
-        for attempt in range(1, attempts + 1):
+
+        def attempt_once() -> _Attempt:
             meter = GpuMeter(read_gpu) if is_gpu else None
             before = machine()
             rounds = measure_rounds(
@@ -196,38 +199,73 @@ def bench(
             use = None if meter is None else meter.use()
             findings = check(rounds, baseline=baseline, load=load)
             findings += check_gpu(use, board=host.board) if is_gpu else ()
-            if attempt == attempts or not is_worth_repeating(
-                findings, rounds=len(rounds.latency_ns)
-            ):
-                break
-            if again is not None:
-                again(findings, attempt + 1)
+            return _Attempt(rounds=rounds, load=load, gpu=use, findings=findings)
+
+        taken, attempt = _until_quiet(attempt_once, attempts, again)
         device = {
             entry.name: _device_p50_ns(entry.engine, all_feeds[entry.name]) for entry in opened
         }
         results = _results(
-            opened, rounds, device, baseline, batch, agreements, schedule.seed, gemm_peak_macs_per_s
+            opened,
+            taken.rounds,
+            device,
+            baseline,
+            batch,
+            agreements,
+            schedule.seed,
+            gemm_peak_macs_per_s,
         )
     if strict:
-        refuse_invalid(findings)
+        refuse_invalid(taken.findings)
     return Measurement(
         baseline=baseline,
         batch=batch,
         contenders=results,
         absent=(*absent, *failed),
-        findings=(*findings, *_doubts(opened)),
+        findings=(*taken.findings, *_doubts(opened)),
         schedule=schedule,
-        rounds=len(rounds.latency_ns),
-        warmup_rounds=rounds.warmup_rounds,
-        duration_ns=rounds.duration_ns,
-        other_load=load,
+        rounds=len(taken.rounds.latency_ns),
+        warmup_rounds=taken.rounds.warmup_rounds,
+        duration_ns=taken.rounds.duration_ns,
+        other_load=taken.load,
         environment=host,
         gemm_peak_macs_per_s=gemm_peak_macs_per_s,
         attempts=attempt,
         command=tuple(command),
         plain=baseline if against_plain else None,
-        gpu=use,
+        gpu=taken.gpu,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """One measurement of all rounds, and what spoils it.
+
+    Attributes:
+        rounds: The latencies.
+        load: What others used of the machine meanwhile.
+        gpu: What the GPU did meanwhile; None without one.
+        findings: What is wrong.
+    """
+
+    rounds: Rounds
+    load: OtherLoad
+    gpu: GpuUse | None
+    findings: tuple[Finding, ...]
+
+
+def _until_quiet(
+    attempt_once: Callable[[], _Attempt], attempts: int, again: Again | None
+) -> tuple[_Attempt, int]:
+    """Measure until noise spoils nothing, or for the last time; return how often, too."""
+    for attempt in itertools.count(1):
+        taken = attempt_once()
+        rounds = len(taken.rounds.latency_ns)
+        if attempt >= attempts or not is_worth_repeating(taken.findings, rounds=rounds):
+            return taken, attempt
+        if again is not None:
+            again(taken.findings, attempt + 1)
+    raise AssertionError("attempts never end by themselves")
 
 
 def rebase(measurement: Measurement, baseline: str) -> Measurement:
@@ -292,21 +330,11 @@ def _open_all(
         for source, entry in zip(contenders, opened, strict=True)
         if isinstance(source, (str, Path))
     }
+    joined: list[Opened] = []
     absent: list[Absent] = []
-    for name in peers:
-        assert peer_source is not None
-        try:
-            engine = stack.enter_context(
-                load_peer(peer_folder, name).open_peer(peer_source, threads=threads)
-            )
-        except MissingDependencyError as error:
-            absent.append(Absent(name=name, reason="not installed", fix=error.fix))
-        except (EngineError, UsageError) as error:
-            if isinstance(error, UnknownNameError):
-                raise
-            absent.append(Absent(name=name, reason=error.what, fix=error.fix))
-        else:
-            opened.append(Opened(name=name, engine=engine, macs=peer_source.macs))
+    if peer_source is not None:
+        joined, absent = _open_peers(peers, peer_source, threads, stack)
+    opened += joined
     by_name = {entry.name: entry for entry in opened}
     if against is None:
         baseline = opened[0] if opened else None
@@ -327,6 +355,27 @@ def _open_all(
     if baseline is None:
         raise UsageError("nothing to measure", where="contenders", fix="name an artefact")
     return baseline.name, [baseline, *(e for e in opened if e is not baseline)], absent
+
+
+def _open_peers(
+    peers: Sequence[str], source: PeerSource, threads: int, stack: contextlib.ExitStack
+) -> tuple[list[Opened], list[Absent]]:
+    """Open the peers that are installed and take the model; return the others with the reason."""
+    joined, absent = [], []
+    for name in peers:
+        try:
+            engine = stack.enter_context(
+                load_peer(peer_folder, name).open_peer(source, threads=threads)
+            )
+        except MissingDependencyError as error:
+            absent.append(Absent(name=name, reason="not installed", fix=error.fix))
+        except (EngineError, UsageError) as error:
+            if isinstance(error, UnknownNameError):
+                raise
+            absent.append(Absent(name=name, reason=error.what, fix=error.fix))
+        else:
+            joined.append(Opened(name=name, engine=engine, macs=source.macs))
+    return joined, absent
 
 
 def _distinct_names(paths: Sequence[Path]) -> dict[Path, str]:

@@ -187,6 +187,66 @@ def compare_stage(
         ParityError: The two sets of logits or matches have different shapes, or the reference
             is empty or not finite.
     """
+    _require_comparable(stage, actual, reference)
+    match = _compare_match(stage, actual, reference, gates)
+    failures = [f"{counted(match.flips, 'unexplained flip')} of the match"] if match.flips else []
+    finite = bool(np.isfinite(actual.logits).all())
+    if not finite:
+        failures.append("logits that are not finite")
+    difference = np.abs(actual.logits.astype(np.float64) - reference.logits)
+    peak = float(np.abs(reference.logits).max())
+    sure = match.sure
+    judged = difference[sure] if sure.any() else difference  # without a sure one, all are
+    largest = float(judged.max()) if judged.size and finite else (0.0 if finite else math.inf)
+    relative = largest / peak if peak else largest
+    if gates.rounding is not None and finite:
+        known = sure if match.is_known else None
+        errors = image_errors(difference, reference.logits)
+        failures += beyond_rounding(errors, known, gates.rounding)
+        gates = _allow_rounding(gates, reference.logits, peak, is_known=known is not None)
+    if gates.relative is not None and relative > gates.relative:
+        failures.append(f"relative difference {relative:.2g}, limit {gates.relative:.2g}")
+    # Logits that are not finite name no class: such an image agrees with nothing.
+    named = np.isfinite(actual.logits).all(axis=1)
+    same = (actual.logits.argmax(axis=1) == reference.logits.argmax(axis=1)) & named
+    if gates.agreement is not None:
+        failures += _judge_agreement(same & sure | ~sure, reference.logits, gates, peak)
+    noise = sqnr_db(actual.logits, reference.logits) if finite else -math.inf
+    if gates.sqnr_db is not None and noise < gates.sqnr_db:
+        failures.append(f"signal to noise (SQNR) {noise:.1f} dB, limit {gates.sqnr_db:.1f} dB")
+    warnings = _warnings(noise, same, gates) if not failures else ()
+    kept = None
+    if actual.size is not None:
+        kept, missed = _audit_tokens(actual.size, patches)
+        failures += missed
+    return StageParity(
+        stage=stage,
+        images=len(reference.logits),
+        judged=len(judged),
+        largest_logit_difference=largest,
+        relative=relative,
+        sqnr_db=noise,
+        agreement=float(same.mean()),
+        same_partner=match.same_partner,
+        unexplained_flips=match.flips,
+        explained_flips=match.explained,
+        tokens_kept=kept,
+        tokens_expected=None if kept is None else patches,
+        accuracy=None
+        if labels is None
+        else float(((actual.logits.argmax(axis=1) == labels) & named).mean()),
+        rounding=gates.rounding,
+        warnings=warnings,
+        failures=tuple(failures),
+    )
+
+
+def _require_comparable(stage: str, actual: ModelOutputs, reference: ModelOutputs) -> None:
+    """Refuse logits that cannot be compared.
+
+    Raises:
+        ParityError: Their shapes differ, or the reference is empty or not finite.
+    """
     if actual.logits.shape != reference.logits.shape:
         raise ParityError(
             f"{stage} gave logits {actual.logits.shape}, the reference {reference.logits.shape}",
@@ -201,79 +261,68 @@ def compare_stage(
             where="the reference",
             fix="check the images and the checkpoint: nothing can be compared with this",
         )
-    failures: list[str] = []
-    same_partner = flips = explained = None
-    if actual.match is not None and reference.match is not None and reference.margin is not None:
-        if actual.match.shape != reference.match.shape:
-            raise ParityError(
-                f"{stage} matched {actual.match.shape} tokens, the reference "
-                f"{reference.match.shape}",
-                where=stage,
-                fix="compare artefacts of the same run on the same images",
-            )
-        differs = actual.match != reference.match
-        same_partner = float(1 - differs.mean())
-        eps = np.full(differs.shape, gates.margin)
-        if actual.score_error is not None:
-            eps = np.maximum(eps, actual.score_error)
-        flips = unexplained_flips(actual.match, reference.match, reference.margin, eps=eps)
-        explained = int(differs.sum()) - flips
-        clean = np.asarray(~(differs & (reference.margin <= eps)).any(axis=1))
-        if flips:
-            failures.append(f"{counted(flips, 'unexplained flip')} of the match")
-    else:
-        clean = sure_images(reference, gates)
-    finite = bool(np.isfinite(actual.logits).all())
-    if not finite:
-        failures.append("logits that are not finite")
-    difference = np.abs(actual.logits.astype(np.float64) - reference.logits)
-    peak = float(np.abs(reference.logits).max())
-    judged = difference[clean] if clean.any() else difference  # without a sure one, all are
-    largest = float(judged.max()) if judged.size and finite else (0.0 if finite else math.inf)
-    relative = largest / peak if peak else largest
-    if gates.rounding is not None and finite:
-        known = clean if same_partner is not None else None
-        errors = image_errors(difference, reference.logits)
-        failures += beyond_rounding(errors, known, gates.rounding)
-        gates = _allow_rounding(gates, reference.logits, peak, is_known=known is not None)
-    if gates.relative is not None and relative > gates.relative:
-        failures.append(f"relative difference {relative:.2g}, limit {gates.relative:.2g}")
-    # Logits that are not finite name no class: such an image agrees with nothing.
-    named = np.isfinite(actual.logits).all(axis=1)
-    same = (actual.logits.argmax(axis=1) == reference.logits.argmax(axis=1)) & named
-    if gates.agreement is not None:
-        failures += _judge_agreement(same & clean | ~clean, reference.logits, gates, peak)
-    noise = sqnr_db(actual.logits, reference.logits) if finite else -math.inf
-    if gates.sqnr_db is not None and noise < gates.sqnr_db:
-        failures.append(f"signal to noise (SQNR) {noise:.1f} dB, limit {gates.sqnr_db:.1f} dB")
-    warnings = _warnings(noise, same, gates) if not failures else ()
-    kept = None
-    if actual.size is not None:
-        sums = np.rint(np.nan_to_num(actual.size.astype(np.float64).sum(axis=1), posinf=0.0))
-        kept = int(sums.min())
-        if patches is not None and (sums != patches).any():
-            worst = kept if kept != patches else int(sums.max())
-            failures.append(f"token audit {worst}, wanted {patches}")
-    return StageParity(
-        stage=stage,
-        images=len(reference.logits),
-        judged=len(judged),
-        largest_logit_difference=largest,
-        relative=relative,
-        sqnr_db=noise,
-        agreement=float(same.mean()),
-        same_partner=same_partner,
-        unexplained_flips=flips,
-        explained_flips=explained,
-        tokens_kept=kept,
-        tokens_expected=None if kept is None else patches,
-        accuracy=None
-        if labels is None
-        else float(((actual.logits.argmax(axis=1) == labels) & named).mean()),
-        rounding=gates.rounding,
-        warnings=warnings,
-        failures=tuple(failures),
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _MatchComparison:
+    """How a stage's match differs from the reference's.
+
+    Attributes:
+        sure: (I,) images on which rounding did not decide the match.
+        same_partner: Share of tokens with the same partner; None, as what follows, where one of
+            the two has no match.
+        flips: Tokens with another partner although the reference was sure.
+        explained: Tokens with another partner where it was not.
+    """
+
+    sure: NDArray[np.bool_]
+    same_partner: float | None = None
+    flips: int | None = None
+    explained: int | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether both have a match."""
+        return self.same_partner is not None
+
+
+def _compare_match(
+    stage: str, actual: ModelOutputs, reference: ModelOutputs, gates: Gates
+) -> _MatchComparison:
+    """Compare what was matched, with what the reference's margin and rounding allow.
+
+    Raises:
+        ParityError: The matches have different shapes.
+    """
+    if actual.match is None or reference.match is None or reference.margin is None:
+        return _MatchComparison(sure=sure_images(reference, gates))
+    if actual.match.shape != reference.match.shape:
+        raise ParityError(
+            f"{stage} matched {actual.match.shape} tokens, the reference {reference.match.shape}",
+            where=stage,
+            fix="compare artefacts of the same run on the same images",
+        )
+    differs = actual.match != reference.match
+    eps = np.full(differs.shape, gates.margin)
+    if actual.score_error is not None:
+        eps = np.maximum(eps, actual.score_error)
+    flips = unexplained_flips(actual.match, reference.match, reference.margin, eps=eps)
+    return _MatchComparison(
+        sure=np.asarray(~(differs & (reference.margin <= eps)).any(axis=1)),
+        same_partner=float(1 - differs.mean()),
+        flips=flips,
+        explained=int(differs.sum()) - flips,
     )
+
+
+def _audit_tokens(size: FloatArray, patches: int | None) -> tuple[int, list[str]]:
+    """Return how many patches and prefix tokens the sizes sum to, and what is wrong with that."""
+    sums = np.rint(np.nan_to_num(size.astype(np.float64).sum(axis=1), posinf=0.0))
+    least = int(sums.min())
+    if patches is None or not (sums != patches).any():
+        return least, []
+    worst = least if least != patches else int(sums.max())
+    return least, [f"token audit {worst}, wanted {patches}"]
 
 
 def _judge_agreement(

@@ -8,6 +8,7 @@ and the bias of the product moves into the operator.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from engines.backends._ort.rewrites.graph import DOMAIN, EditedGraph, attribute
 from engines.contract import Array
 
+_SCORE_BIAS = 5  # the operator's input for what is added to the scores
 _HEADS_FIRST = (2, 0, 3, 1, 4)  # (B, N, parts, H, D) to (parts, B, H, N, D)
 
 
@@ -49,10 +51,45 @@ class _Projection:
     bias: str
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Attention:
+    """An attention in the form that the operator has.
+
+    Attributes:
+        q: Its queries.
+        k: Its keys; its values come right behind them in the same projection.
+        scale: What the scores are multiplied by.
+        bias: What is added to them, (B, 1, 1, N); "" without.
+        output: The tensor (B, N, C) that it makes.
+        name: Of the new node.
+    """
+
+    q: _Part
+    k: _Part
+    scale: float
+    bias: str
+    output: str
+    name: str
+
+
 def replace_attention(graph: EditedGraph, softmax: Any) -> bool:
     """Replace the attention around a softmax; return whether it has the known form."""
-    if attribute(softmax, "axis") not in (None, -1, 3):
+    found = _attention(graph, softmax)
+    if found is None:
         return False
+    if (found.q.projected, found.q.index, found.q.parts) == (found.k.projected, 0, 3):
+        _replace_packed(graph, found)
+        return True
+    if (found.q.parts, found.k.parts) == (1, 2):
+        _replace_apart(graph, found)
+        return True
+    return False
+
+
+def _attention(graph: EditedGraph, softmax: Any) -> _Attention | None:
+    """Return the attention around a softmax, None where something in it has another form."""
+    if attribute(softmax, "axis") not in (None, -1, 3):
+        return None
     score, bias = softmax.input[0], ""
     added = graph.made_by(score, "Add")
     if added is not None:
@@ -60,62 +97,87 @@ def replace_attention(graph: EditedGraph, softmax: Any) -> bool:
         if graph.made_by(score, "MatMul") is None:
             score, bias = bias, score
         if len(graph.shapes.get(bias, ())) != 4:
-            return False
+            return None
     product = graph.made_by(score, "MatMul")
     mixing = graph.only_reader(softmax.output[0])
     if product is None or mixing is None or mixing.op_type != "MatMul":
-        return False
+        return None
     query, query_scale = _without_scale(graph, product.input[0])
     columns, column_scale = _without_scale(graph, product.input[1])
     key, key_scale = _without_scale(graph, _before_turn(graph, columns))
-    scale = query_scale * column_scale * key_scale
     q, k, v = (_part(graph, name) for name in (query, key, mixing.input[1]))
     back = graph.only_reader(mixing.output[0])
     if back is None or attribute(back, "perm") != [0, 2, 1, 3]:
-        return False
+        return None
     flat = graph.only_reader(back.output[0])
     if q is None or k is None or v is None or flat is None or flat.op_type != "Reshape":
-        return False
+        return None
     if k.projected != v.projected or (k.index + 1, v.index + 1) != (v.index, v.parts):
-        return False
+        return None
     if len({(part.heads, part.width) for part in (q, k, v)}) > 1 or k.tokens != v.tokens:
-        return False
+        return None
     if len(graph.shapes.get(flat.output[0], ())) != 3:
-        return False
+        return None
     if bias and bias not in graph.maker:
-        return False  # a caller's, whose type and extents are not ours to say
-    name = "/".join([*softmax.name.split("/")[:-1], "MultiHeadAttention"])
-    output = flat.output[0]
-    options: dict[str, Any] = {"num_heads": q.heads, "scale": scale, "domain": DOMAIN, "name": name}
-    bias = _for_each_query(graph, bias, q.tokens) if bias else ""
-    if (q.projected, q.index, q.parts) == (k.projected, 0, 3):
-        found = _projection(graph, q.projected)
-        if found is not None:
-            inputs = [_reordered(graph, q, found), "", "", found.bias, "", bias]
-        else:
-            inputs = [*_split(graph, q), "", "", bias]
-        graph.add("MultiHeadAttention", inputs, [output], **options)
-        return True
-    if (q.parts, k.parts) != (1, 2):
-        return False
-    found = _projection(graph, k.projected)
-    if found is None:
-        inputs = [q.projected, *_split(graph, k), "", "", bias]
-        graph.add("MultiHeadAttention", inputs, [output], **options)
-        return True
+        return None  # a caller's, whose type and extents are not ours to say
+    return _Attention(
+        q=q,
+        k=k,
+        scale=query_scale * column_scale * key_scale,
+        bias=bias,
+        output=flat.output[0],
+        name="/".join([*softmax.name.split("/")[:-1], "MultiHeadAttention"]),
+    )
+
+
+def _replace_packed(graph: EditedGraph, found: _Attention) -> None:
+    """Replace an attention whose queries, keys and values are cut from one projection."""
+    projection = _projection(graph, found.q.projected)
+    if projection is None:
+        _add_attention(graph, found, _split(graph, found.q))
+        return
+    packed = _reordered(graph, found.q, projection)
+    _add_attention(graph, found, [packed, "", "", projection.bias])
+
+
+def _replace_apart(graph: EditedGraph, found: _Attention) -> None:
+    """Replace an attention whose queries come from a projection of their own."""
+    projection = _projection(graph, found.k.projected)
+    if projection is None:
+        _add_attention(graph, found, [found.q.projected, *_split(graph, found.k)])
+        return
     # One constant added to all scores of a query changes no softmax, so the bias of the keys has
     # no effect; that of the values is added to what they are mixed to, as their weights sum to 1.
-    mixed = graph.add(
-        "MultiHeadAttention",
-        [q.projected, _reordered(graph, k, found), "", "", "", bias],
-        [f"{output}/mixed"],
-        **options,
-    )
-    values = graph.values(found.bias)
+    inputs = [found.q.projected, _reordered(graph, found.k, projection)]
+    mixed = _add_attention(graph, found, inputs, output=f"{found.output}/mixed")
+    values = graph.values(projection.bias)
     assert values is not None
-    shift = graph.constant(f"{name}/value_bias", values[values.size // 2 :])
-    graph.add("Add", [mixed, shift], [output], name=f"{name}/Add")
-    return True
+    shift = graph.constant(f"{found.name}/value_bias", values[values.size // 2 :])
+    graph.add("Add", [mixed, shift], [found.output], name=f"{found.name}/Add")
+
+
+def _add_attention(
+    graph: EditedGraph, found: _Attention, inputs: Sequence[str], *, output: str = ""
+) -> str:
+    """Add the operator; return what it makes.
+
+    Args:
+        graph: What is changed.
+        found: What is replaced.
+        inputs: Queries, keys, values and the bias of their projection, as far as they are given.
+        output: The tensor to make; "" takes that of the attention.
+    """
+    bias = _for_each_query(graph, found.bias, found.q.tokens) if found.bias else ""
+    absent = [""] * (_SCORE_BIAS - len(inputs))
+    return graph.add(
+        "MultiHeadAttention",
+        [*inputs, *absent, bias],
+        [output or found.output],
+        name=found.name,
+        domain=DOMAIN,
+        num_heads=found.q.heads,
+        scale=found.scale,
+    )
 
 
 def _split(graph: EditedGraph, part: _Part) -> list[str]:
