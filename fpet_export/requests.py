@@ -8,38 +8,50 @@ refusals. Nothing here is heavy: a request is made before anything is loaded.
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 import re
 import shlex
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args
 
 from engines import precisions
 from engines.contract import OpenOptions
 from engines.errors import UsageError
 from engines.near_names import did_you_mean
+from fpet_export.request_fields import (
+    convert_and_check,
+    from_one,
+    from_zero,
+    judged_by,
+    one_of,
+    require_batch,
+    require_colour,
+    require_merge_block,
+    require_profile,
+    require_share,
+    require_sizes,
+)
 
 R = TypeVar("R", bound="Request")
 _NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.+)")
 
 BEST = "best"
 """The fastest precision that keeps the limits on accuracy."""
+OBSERVERS = ("absmax", "percentile", "entropy", "mse")
+"""Rules that find a range, the files of `calibration/observers`."""
+SITES = ("input", "q", "k", "v", "probabilities")
+"""Kinds of tensors that have a rule each."""
 
 
-def _one_of(*choices: str, default: str | None = None) -> Any:
-    return dataclasses.field(default=default, metadata={"choices": choices})
-
-
-def _from_one(default: int | None) -> Any:
-    return dataclasses.field(default=default, metadata={"least": 1})
-
-
-def from_zero(default: float | None) -> Any:
-    """Return a field that holds an amount: a number from 0."""
-    return dataclasses.field(default=default, metadata={"least": 0.0})
+def _require_observers(value: Mapping[str, str], where: str) -> None:
+    for kind, rule in value.items():
+        for name, known in ((kind, SITES), (rule, OBSERVERS)):
+            if name not in known:
+                raise UsageError(
+                    f"{name!r} is not one of {', '.join(known)}",
+                    where=where,
+                    fix=did_you_mean(str(name), known, otherwise="choose one of the names above"),
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,12 +69,7 @@ class Request:
 
     def __post_init__(self) -> None:
         """Convert and check every field; see the class."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            found = _converted(value, str(field.type))
-            if found is not value:
-                object.__setattr__(self, field.name, found)
-            _refuse(field, found, _types_of(type(self))[field.name])
+        convert_and_check(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +94,7 @@ class RunFacts(Request):
     """
 
     backbone: str | None = None
-    merge_block: int | str | None = None
+    merge_block: int | str | None = judged_by(require_merge_block)
     method: str | None = None
     bit: int | None = None
     rank: int | None = None
@@ -95,11 +102,11 @@ class RunFacts(Request):
     config: Path | None = None
     heads: int | None = None
     image: tuple[int, int] | None = None
-    pool: Literal["token", "avg"] | None = _one_of("token", "avg")
+    pool: Literal["token", "avg"] | None = one_of("token", "avg")
     weights: str | None = None
     normalisation: str | None = None
-    decode: Literal["full", "plain"] | None = _one_of("full", "plain")
-    background: tuple[int, int, int] | None = None
+    decode: Literal["full", "plain"] | None = one_of("full", "plain")
+    background: tuple[int, int, int] | None = judged_by(require_colour)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,11 +126,11 @@ class GraphInput(Request):
         opset: ONNX opset; None takes the target's.
     """
 
-    batch: int | tuple[int, int] = 1
-    input: Literal["float32", "uint8", "uint8-nchw", "uint8-nhwc"] = _one_of(
+    batch: int | tuple[int, int] = judged_by(require_batch, 1)
+    input: Literal["float32", "uint8", "uint8-nchw", "uint8-nhwc"] = one_of(
         "float32", "uint8", "uint8-nchw", "uint8-nhwc", default="float32"
     )
-    opset: int | None = _from_one(None)
+    opset: int | None = from_one(None)
 
     @property
     def input_kind(self) -> Literal["float32", "uint8-nchw", "uint8-nhwc"]:
@@ -140,8 +147,8 @@ class Graph(GraphInput):
         last_block: What the last block computes; None is the target's choice.
     """
 
-    ties: Literal["argmax", "reference"] = _one_of("argmax", "reference", default="argmax")
-    last_block: Literal["class-token", "all-tokens"] | None = _one_of("class-token", "all-tokens")
+    ties: Literal["argmax", "reference"] = one_of("argmax", "reference", default="argmax")
+    last_block: Literal["class-token", "all-tokens"] | None = one_of("class-token", "all-tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,7 +170,7 @@ class CheckImages(SkippingBad):
 
     data: Path | None = None
     labels: Path | None = None
-    limit: int | None = _from_one(None)
+    limit: int | None = from_one(None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,7 +185,7 @@ class TaskImages(SkippingBad):
 
     data: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    limit: int = _from_one(128)
+    limit: int = from_one(128)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,7 +210,7 @@ class Quantization(Request):
     io: precisions.InputOutput = dataclasses.field(
         default=precisions.FP32, metadata={"choices": get_args(precisions.InputOutput)}
     )
-    preset: Literal["vit-linear", "vit-attention"] = _one_of(
+    preset: Literal["vit-linear", "vit-attention"] = one_of(
         "vit-linear", "vit-attention", default="vit-linear"
     )
     keep: tuple[str, ...] = ()
@@ -211,13 +218,15 @@ class Quantization(Request):
         default=precisions.FP16, metadata={"choices": precisions.HALVES}
     )
     calibration: Path | None = None
-    images: int | None = _from_one(None)
+    images: int | None = from_one(None)
     table: tuple[Path, ...] = ()
-    observer: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    observer: Mapping[str, str] = dataclasses.field(
+        default_factory=dict, metadata={"require": _require_observers}
+    )
     equalise: bool = True
     max_drop: float | None = None
     min_sqnr: float | None = None
-    min_agreement: float | None = None
+    min_agreement: float | None = judged_by(require_share)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,7 +242,7 @@ class Precision(Quantization):
 class Rounds(Request):
     """How many rounds a measurement has at least."""
 
-    rounds: int = _from_one(40)
+    rounds: int = from_one(40)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -248,7 +257,7 @@ class Measuring(Rounds):
     """
 
     peers: tuple[str, ...] = ()
-    threads: int | None = _from_one(None)
+    threads: int | None = from_one(None)
     seconds: float = from_zero(3.0)
     allow_noise: bool = False
 
@@ -307,7 +316,7 @@ class Opening(AllowFailed):
         zero_copy: Let the GPU use the host's memory in place of copies.
     """
 
-    provider: Literal["cpu", "cuda", "tensorrt"] | None = _one_of("cpu", "cuda", "tensorrt")
+    provider: Literal["cpu", "cuda", "tensorrt"] | None = one_of("cpu", "cuda", "tensorrt")
     no_cuda_graph: bool = False
     zero_copy: bool = False
 
@@ -388,9 +397,15 @@ class BenchRequest(Measured, Elsewhere, Writing):
     task: tuple[str, ...] | None = None
     against: str | None = None
     plain: Path | None = None
-    batches: tuple[int, ...] | None = None
+    batches: tuple[int, ...] | None = judged_by(require_sizes)
     html: Path | None = None
     out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field, and put each batch size once, rising."""
+        super().__post_init__()
+        if self.batches is not None:
+            object.__setattr__(self, "batches", tuple(sorted(set(self.batches))))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -414,7 +429,7 @@ class BuildRequest(AllowFailed, AllowForm, Elsewhere, Writing):
     sm: tuple[str, ...] | None = None
     optimization_level: int | None = dataclasses.field(default=None, metadata={"choices": range(6)})
     workspace_mb: int | None = dataclasses.field(default=None, metadata={"least": 1})
-    batch: tuple[int, int, int] | None = None
+    batch: tuple[int, int, int] | None = judged_by(require_profile)
     timing_cache: Path | None = None
 
 
@@ -427,89 +442,6 @@ class Deploying(Exporting, Measuring, Elsewhere):
     """
 
     bench: bool = True
-
-
-def _converted(value: Any, annotation: str) -> Any:
-    """Return a value as its field holds it: paths from strings, tuples from lists."""
-    if isinstance(value, str):
-        if annotation.startswith("Path"):
-            return Path(value)
-        if annotation.startswith("tuple["):  # "cpu,rtx", as on the command line
-            value = [part.strip() for part in value.split(",") if part.strip()]
-    if isinstance(value, Path) and annotation.startswith("str"):
-        return str(value)
-    if isinstance(value, Path) and annotation.startswith("tuple["):
-        value = [value]
-    if isinstance(value, (list, tuple)) and "tuple[" in annotation:
-        item = next((kind for kind in (Path, str) if f"tuple[{kind.__name__}" in annotation), None)
-        found = tuple(item(one) if item else one for one in value)
-        return value if found == value else found
-    return value
-
-
-def _refuse(field: dataclasses.Field[Any], value: Any, wanted: Any) -> None:
-    """Refuse a value out of its field's choices or range, or of another type.
-
-    Raises:
-        UsageError: It is.
-    """
-    choices: Sequence[object] | None = field.metadata.get("choices")
-    if choices is not None and value not in choices and value != field.default:
-        names = tuple(map(str, choices))
-        raise UsageError(
-            f"{value!r} is not one of {', '.join(names)}",
-            where=field.name,
-            fix=did_you_mean(str(value), names, otherwise="choose one of the names above"),
-        )
-    least = field.metadata.get("least")
-    if least is not None and value is not None and not _is_from(least, value):
-        kind = "whole number" if isinstance(least, int) else "number"
-        raise UsageError(
-            f"{value!r} is not a {kind} from {least:g}",
-            where=field.name,
-            fix=f"give a number from {least:g}",
-        )
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{value} is not finite", where=field.name, fix="give a finite number")
-    if not _fits(value, wanted):
-        raise UsageError(
-            f"{value!r} is a {type(value).__name__}, wanted {field.type}",
-            where=field.name,
-            fix="give a value of that type",
-        )
-
-
-def _is_from(least: float, value: Any) -> bool:
-    """Say whether a value is a number from `least`, and a whole one where `least` is one."""
-    return _fits(value, type(least)) and value >= least
-
-
-_TYPES: dict[type, dict[str, Any]] = {}
-
-
-def _types_of(kind: type) -> dict[str, Any]:
-    """Return the types of a request's fields, which are resolved once."""
-    if kind not in _TYPES:
-        _TYPES[kind] = get_type_hints(kind)
-    return _TYPES[kind]
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    """Say whether a value is of a field's type; numbers of numpy are numbers."""
-    origin, parts = get_origin(wanted), get_args(wanted)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, part) for part in parts)
-    if origin is Literal:
-        return value in parts
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
-        return len(kinds) == len(value) and all(map(_fits, value, kinds))
-    if wanted in (int, float):
-        kind = numbers.Integral if wanted is int else numbers.Real
-        return isinstance(value, kind) and not isinstance(value, bool)
-    return isinstance(value, origin or wanted)
 
 
 def made(kind: type[R], given: Mapping[str, Any]) -> R:

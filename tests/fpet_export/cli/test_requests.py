@@ -13,10 +13,26 @@ from typing import Any
 
 import pytest
 
+from calibration import observers, recipe
 from engines.errors import UsageError
+from engines.registry import available
 from fpet_export.cli.main import build_parser, load_verb, parsers_of_verbs
 from fpet_export.cli.verbs import VERBS
-from fpet_export.requests import CheckImages, Exporting, Precision, Request, Rounds, Run, made
+from fpet_export.requests import (
+    OBSERVERS,
+    SITES,
+    BenchRequest,
+    BuildRequest,
+    CheckImages,
+    Exporting,
+    GraphInput,
+    Precision,
+    Request,
+    Rounds,
+    Run,
+    RunFacts,
+    made,
+)
 
 NAMES = sorted(name for group in VERBS.values() for name in group)
 OF_THE_COMMAND_LINE = {"verb", "json", "quiet", "verbose", "help", "print_trtexec"}
@@ -114,6 +130,23 @@ def test_strings_become_paths_and_lists_tuples() -> None:
         (Rounds, {"rounds": 0}, "0 is not a whole number from 1", "rounds"),
         (Rounds, {"rounds": True}, "True is not a whole number from 1", "rounds"),
         (Precision, {"max_drop": float("nan")}, "nan is not finite", "max_drop"),
+        (Precision, {"min_agreement": 99}, "99 is not a share from 0 to 1", "min_agreement"),
+        (Precision, {"min_agreement": -0.1}, "-0.1 is not a share from 0 to 1", "min_agreement"),
+        (Precision, {"observer": {"inputs": "mse"}}, "'inputs' is not one of input", "observer"),
+        (Precision, {"observer": {"input": "mean"}}, "'mean' is not one of absmax", "observer"),
+        (Precision, {"preset": "vit"}, "'vit' is not one of vit-linear", "preset"),
+        (GraphInput, {"batch": 0}, "0 is neither a number from 1", "batch"),
+        (GraphInput, {"batch": (0, 4)}, "(0, 4) is neither a number from 1", "batch"),
+        (GraphInput, {"batch": [8, 1]}, "(8, 1) is neither a number from 1", "batch"),
+        (GraphInput, {"batch": (4, 4)}, "(4, 4) is neither a number from 1", "batch"),
+        (GraphInput, {"batch": True}, "True is a bool", "batch"),
+        (BuildRequest, {"onnx": "a.onnx", "batch": (1, 9, 8)}, "does not rise from 1", "batch"),
+        (BuildRequest, {"onnx": "a.onnx", "batch": (1, 8)}, "is a tuple", "batch"),
+        (BenchRequest, {"artefacts": ["a"], "batches": (8, 0)}, "numbers from 1", "batches"),
+        (BenchRequest, {"artefacts": ["a"], "batches": ()}, "numbers from 1", "batches"),
+        (RunFacts, {"merge_block": "six"}, "'six' is neither a block's number", "merge_block"),
+        (RunFacts, {"merge_block": -1}, "-1 is neither a block's number", "merge_block"),
+        (RunFacts, {"background": (0, 0, 256)}, "(0, 0, 256) is no colour", "background"),
     ],
 )
 def test_a_value_that_the_command_line_refuses_is_refused(
@@ -124,6 +157,22 @@ def test_a_value_that_the_command_line_refuses_is_refused(
 
     assert what in refused.value.what
     assert refused.value.where == where
+
+
+def test_what_the_command_line_takes_is_taken() -> None:
+    for share in (0, 1, 0.99):
+        assert Precision(min_agreement=share).min_agreement == share
+    assert Precision(observer={"input": "percentile"}).observer == {"input": "percentile"}
+    assert GraphInput(batch=(1, 8)).batch == (1, 8)
+    assert BuildRequest(onnx=Path("a.onnx"), batch=(1, 1, 8)).batch == (1, 1, 8)
+    assert BenchRequest(artefacts=(Path("a"),), batches=(8, 1, 8)).batches == (1, 8)
+    for block in (0, 11, "none"):
+        assert RunFacts(merge_block=block).merge_block == block
+
+
+def test_the_rules_are_the_observers_there_are() -> None:
+    assert set(OBSERVERS) == set(available(observers))
+    assert set(SITES) == set(recipe.OBSERVERS)
 
 
 def test_a_near_choice_is_proposed() -> None:
