@@ -23,8 +23,15 @@ from calibration.accuracy import (
 from calibration.evaluator import GraphEvaluator
 from calibration.policy import Policy, choose
 from calibration.recipe import Recipe, amax_of, typed_graph
+from calibration.requirements import require_precision
 from calibration.roles import sites
-from calibration.table import CalibrationTable, require_table_of, write_table
+from calibration.table import (
+    CalibrationTable,
+    files_of,
+    require_table_of,
+    table_path,
+    write_table,
+)
 from engines import precisions, storage
 from engines.errors import UsageError
 from engines.manifest import (
@@ -91,52 +98,15 @@ def recipe_for(
     Raises:
         UsageError: The target has no such precision, or takes no such input.
     """
-    if precision not in precisions.TYPED or precision not in target.precisions:
-        offered = [name for name in target.precisions if name in precisions.TYPED]
-        raise UsageError(
-            f"{target.name} does not run {precision}"
-            + (f", it runs {', '.join(offered)}" if offered else ""),
-            where=f"--precision {precision}",
-            fix="choose one of these, or export the run for another target"
-            if offered
-            else "export the run for another target; `fpet-export targets` lists them",
-        )
-    if io != precisions.FP32 and target.integers != "pairs":
-        raise UsageError(
-            f"{target.name} computes in float32: its input stays what the graph has",
-            where=f"--io {io}",
-            fix="leave --io out; `export --input uint8` makes a graph that takes raw pixels",
-        )
+    require_precision(target, precision, io=io)
     reduced = target.int8_weights == "reduced"
     return Recipe(
-        precision=precision,
+        precision=precision,  # type: ignore[arg-type]  # checked above
         io=io,  # type: ignore[arg-type]  # checked by argparse
         form=target.integers,
         float_precision=half,  # type: ignore[arg-type]  # likewise
         largest_weight=integer_gemm.REDUCED if reduced else integer_gemm.FULL,
     )
-
-
-def require_opset(onnx: Path, manifest: Manifest, precision: str, target: Target) -> None:
-    """Refuse a graph in whose opset the pairs of a quantized precision cannot be written.
-
-    Args:
-        onnx: The float32 graph.
-        manifest: Its manifest.
-        precision: What it is to be typed in.
-        target: For what it is typed.
-
-    Raises:
-        UsageError: It is; no runtime would take what is written.
-    """
-    least = precisions.PRECISIONS[precision].smallest_opset
-    if target.integers == "pairs" and manifest.opset < least:
-        raise UsageError(
-            f"the graph is in opset {manifest.opset}; QuantizeLinear takes half precision, and "
-            f"gives {precision}, from opset {least} on",
-            where=str(onnx),
-            fix=f"export the run again with --opset {least}",
-        )
 
 
 def half_precision(
@@ -304,16 +274,6 @@ def write(
 def _manifest_of(source: Path) -> Manifest | None:
     """Return the manifest of the float32 graph as it is now, with what its check came to."""
     return read_manifest(source, verify=False) if manifest_path(source).exists() else None
-
-
-def files_of(out: Path, *, quantizes: bool) -> tuple[Path, ...]:
-    """Return every file that `write` leaves."""
-    return (out, manifest_path(out), *((table_path(out),) if quantizes else ()))
-
-
-def table_path(out: Path) -> Path:
-    """Return the calibration table's path: `model.int8.onnx` has `model.int8.table.json`."""
-    return out.with_name(f"{out.stem}.table.json")
 
 
 def _scan(onnx: Path, manifest: Manifest, recipe: Recipe, evaluator: GraphEvaluator) -> str | None:

@@ -9,17 +9,10 @@ from typing import get_args
 from calibration.accuracy import AccuracyConstraint
 from calibration.collect import calibrate
 from calibration.evaluator import evaluator_for
-from calibration.graph_typing import (
-    Typed,
-    files_of,
-    half_precision,
-    integers,
-    recipe_for,
-    require_opset,
-    write,
-)
+from calibration.graph_typing import Typed, half_precision, integers, recipe_for, write
 from calibration.policy import Preset
-from calibration.table import CalibrationTable, read_table
+from calibration.requirements import require_opset
+from calibration.table import CalibrationTable, files_of, read_table
 from engines import precisions, storage
 from engines.engine import load_target
 from engines.errors import InputError, UsageError

@@ -20,7 +20,7 @@ from calibration import histogram as histograms
 from calibration.histogram import Histogram
 from engines import storage
 from engines.errors import InputError, TrustError
-from engines.manifest import Manifest, Preprocessing, from_json
+from engines.manifest import Manifest, Preprocessing, from_json, manifest_path
 from engines.plurals import counted
 
 SCHEMA = 3
@@ -360,3 +360,13 @@ def _packed(values: Vector) -> str:
 
 def _unpacked(text: Any) -> Vector:
     return np.frombuffer(base64.b64decode(str(text), validate=True), "<f8").astype(np.float64)
+
+
+def files_of(out: Path, *, quantizes: bool) -> tuple[Path, ...]:
+    """Return every file of a typed graph; the table lies beside one that `quantizes`."""
+    return (out, manifest_path(out), *((table_path(out),) if quantizes else ()))
+
+
+def table_path(out: Path) -> Path:
+    """Return the calibration table's path: `model.int8.onnx` has `model.int8.table.json`."""
+    return out.with_name(f"{out.stem}.table.json")

@@ -34,7 +34,7 @@ from engines.onnx_header import read_onnx_header
 from engines.parity.model_outputs import ModelOutputs
 from engines.targets import Target
 from fpet_export.graph.freeze import FrozenVit, input_shape, preprocessing_for, typed
-from fpet_export.graph.options import FreezeOptions
+from fpet_export.graph.options import FreezeOptions, with_opset
 from fpet_export.model import adapt, backbones, checkpoints, cost, reference
 from fpet_export.model import fold as folding
 from fpet_export.model.backbones import Backbone, BackboneOptions
@@ -410,25 +410,6 @@ def load(
         preprocessing=dataclasses.replace(preprocessing, in_graph=False),
         normalisation=fact,
     )
-
-
-def with_opset(target: Target, opset: int) -> Target:
-    """Return `target` with another opset.
-
-    Raises:
-        UsageError: Its runtime does not read that opset, or this toolkit does not write it.
-    """
-    from fpet_export.graph.to_onnx import require_opset
-
-    if opset > target.opset_ceiling:
-        raise UsageError(
-            f"{target.name} reads opsets up to {target.opset_ceiling}, not {opset}",
-            where="--opset",
-            fix=f"leave --opset out ({target.opset} suits {target.name} best), or choose another "
-            "target",
-        )
-    require_opset(opset)
-    return dataclasses.replace(target, opset=opset)
 
 
 def companions_of(graph: Path) -> tuple[Companion, ...]:

@@ -19,8 +19,10 @@ from engines.manifest import read_manifest
 from engines.parity.outputs import engine_outputs
 from fpet_export.stages import Adapted
 from fpet_export.steps import verify
+from fpet_export.steps.float64_reference import begin
 from fpet_export.tasks import verify as task_verify
-from fpet_export.tasks.export import TaskOptions, export_tasks
+from fpet_export.tasks.export import export_tasks
+from fpet_export.tasks.options import TaskOptions
 from tests.fpet_export.tiny import relative
 
 FOLDER = Path(__file__).parents[1] / "examples" / "digits"
@@ -61,7 +63,7 @@ def test_the_reference_is_the_model_that_was_trained(
 def test_the_engine_gives_its_answers(
     run: Adapted, pixels: PixelArray, expected: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    check = verify.begin(run, ImageSet(pixels=pixels, description="the first test digits"))
+    check = begin(run, ImageSet(pixels=pixels, description="the first test digits"))
     graph = run.fold().freeze(batch=COUNT, target="cpu").to_onnx(tmp_path)
 
     row = verify.onnx_row(check, graph, lambda done: None)

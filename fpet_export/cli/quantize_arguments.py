@@ -11,7 +11,8 @@ from engines import precisions
 from engines.near_names import did_you_mean
 from fpet_export import requests
 from fpet_export.cli import arguments
-from fpet_export.steps.typed_graph import DEFAULT_CALIBRATION, OBSERVERS, SITES
+from fpet_export.requests import OBSERVERS, SITES
+from fpet_export.steps.typing_images import DEFAULT_CALIBRATION
 
 DEFAULTS: dict[str, object] = {
     "preset": "vit-linear",

@@ -1,9 +1,15 @@
-"""How a frozen graph is written."""
+"""How a frozen graph is written, and in which opset."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Literal
+
+from engines.errors import UsageError
+from engines.targets import Target
+
+OLDEST_OPSET, NEWEST_OPSET = 17, 23
+"""What this toolkit writes: from the first opset with LayerNormalization to the last one tried."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,3 +36,34 @@ class FreezeOptions:
     ties: Literal["argmax", "reference"] = "argmax"
     updates: Literal["folded", "low-rank"] = "folded"
     attention: Literal["primitive", "fused"] = "primitive"
+
+
+def with_opset(target: Target, opset: int) -> Target:
+    """Return `target` with another opset.
+
+    Raises:
+        UsageError: Its runtime does not read that opset, or this toolkit does not write it.
+    """
+    if opset > target.opset_ceiling:
+        raise UsageError(
+            f"{target.name} reads opsets up to {target.opset_ceiling}, not {opset}",
+            where="--opset",
+            fix=f"leave --opset out ({target.opset} suits {target.name} best), or choose another "
+            "target",
+        )
+    require_opset(opset)
+    return dataclasses.replace(target, opset=opset)
+
+
+def require_opset(opset: int) -> None:
+    """Refuse an opset that this toolkit does not write.
+
+    Raises:
+        UsageError: It is too old or too new.
+    """
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise UsageError(
+            f"graphs are written in the opsets {OLDEST_OPSET} to {NEWEST_OPSET}, not in {opset}",
+            where="--opset",
+            fix="20 suits every target",
+        )

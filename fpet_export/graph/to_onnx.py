@@ -29,11 +29,9 @@ from engines.errors import ExportError, UsageError
 from engines.onnx_graph.files import require_valid
 from fpet_export.graph import large_weights, passes
 from fpet_export.graph.freeze import FrozenVit, input_shape
+from fpet_export.graph.options import require_opset
 
 INPUT, OUTPUT = "images", "logits"
-
-OLDEST_OPSET, NEWEST_OPSET = 17, 23
-"""What this toolkit writes: from the first opset with LayerNormalization to the last one tried."""
 
 _OLDEST_TRACED = 18
 """What PyTorch's exporter writes natively; its conversion below that loses the nodes' names."""
@@ -54,7 +52,7 @@ def to_onnx(
     Args:
         module: Frozen, in eval mode.
         path: The `.onnx` file to write.
-        opset: ONNX opset, from `OLDEST_OPSET` to `NEWEST_OPSET`.
+        opset: ONNX opset; see `fpet_export.graph.options`.
         last: Changes the graph once it is what was planned.
 
     Returns:
@@ -98,20 +96,6 @@ def to_onnx(
                 temporary, fix="report this with the versions of torch, onnx and onnxscript"
             )
     return dict(sorted(operators.items()))
-
-
-def require_opset(opset: int) -> None:
-    """Refuse an opset that this toolkit does not write.
-
-    Raises:
-        UsageError: It is too old or too new.
-    """
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        raise UsageError(
-            f"graphs are written in the opsets {OLDEST_OPSET} to {NEWEST_OPSET}, not in {opset}",
-            where="--opset",
-            fix="20 suits every target",
-        )
 
 
 def trace(module: FrozenVit, path: Path, *, opset: int) -> onnx.ModelProto:

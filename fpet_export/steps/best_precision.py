@@ -6,10 +6,15 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks.measurement import Measurement
 from benchmarks.measurement_file import to_document
 from benchmarks.report.table import format_table
+from calibration import graph_typing
+from calibration.evaluator import GraphEvaluator
+from calibration.graph_typing import Typed
+from calibration.table import CalibrationTable
 from engines import precisions
 from engines.contract import BuildOptions, OpenOptions
 from engines.engine import build
@@ -21,17 +26,11 @@ from engines.errors import (
 )
 from engines.manifest import read_manifest
 from engines.parity.outputs import runnable
+from engines.parity.rows import StageParity
 from engines.targets import Target
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Typing
-from fpet_export.steps import built_engine, measuring, typed_graph
-
-if TYPE_CHECKING:
-    from benchmarks.measurement import Measurement
-    from calibration.evaluator import GraphEvaluator
-    from calibration.graph_typing import Typed
-    from calibration.table import CalibrationTable
-    from engines.parity.rows import StageParity
+from fpet_export.steps import built_engine, measuring, typed_graph, typing_request
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +68,15 @@ class Best:
     made: dict[str, Typed]
     measurement: Measurement | None
 
+    def to_json(self) -> dict[str, object]:
+        """Return what a document says about the choice."""
+        return {
+            "precision": self.precision,
+            "candidates": {name: typed.row.sqnr_db for name, typed in self.made.items()},
+            "manifest": dataclasses.asdict(read_manifest(self.graph)),
+            "latency": None if self.measurement is None else to_document(self.measurement),
+        }
+
 
 def candidates(
     onnx: Path,
@@ -91,11 +99,9 @@ def candidates(
         table: Ranges for integers.
         parity_of: Returns what a graph's manifest keeps of its row.
     """
-    from calibration import graph_typing
-
     made: dict[str, Typed] = {}
     graphs: dict[str, Path] = {}
-    for precision in typed_graph.precisions_of(request, target):
+    for precision in typing_request.precisions_of(request, target):
         if precision == precisions.BF16 and precisions.FP16 in made:
             continue  # the same speed and fewer digits: it is for what float16 cannot hold
         recipe = typed_graph.recipe_of(request, target, precision)
@@ -109,7 +115,7 @@ def candidates(
             reporter.step(precision, f"out: {'; '.join(typed.row.failures)}", passed=None)
             continue
         made[precision] = typed
-        out = typed_graph.typed_path(onnx, precision)
+        out = typing_request.typed_path(onnx, precision)
         graphs[precision] = graph_typing.write(
             typed,
             onnx,
@@ -244,13 +250,3 @@ def verdict(measurement: Measurement, chosen: str) -> str:
     if chosen == measurement.baseline:
         return f"{chosen} remains the better choice: {said}"
     return f"{chosen} ({said})"
-
-
-def remembered(best: Best) -> dict[str, object]:
-    """Return what a document says about the choice."""
-    return {
-        "precision": best.precision,
-        "candidates": {name: typed.row.sqnr_db for name, typed in best.made.items()},
-        "manifest": dataclasses.asdict(read_manifest(best.graph)),
-        "latency": None if best.measurement is None else to_document(best.measurement),
-    }

@@ -1,29 +1,40 @@
-"""The steps that `export` and `deploy` share: each prints one line with its number."""
+"""The steps that `export` and `deploy` share: each prints one line with its number.
+
+What a request says is refused before, by `fpet_export.steps.typing_request.refuse_export`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from calibration import graph_typing
+from calibration.evaluator import evaluator_for
+from calibration.requirements import require_opset
 from engines import precisions
 from engines.engine import load_target
 from engines.errors import ParityError
+from engines.imaging.source import ImageSource
 from engines.manifest import read_manifest, write_manifest
+from engines.parity.comparison import ReferenceOutputs
 from engines.parity.rows import ParityTable, StageParity, failed_row
 from engines.plurals import counted
+from engines.targets import Target
 from fpet_export.reporter import Reporter
 from fpet_export.requests import BEST, Exporting
-from fpet_export.steps import best_precision, check_images, runs, typed_graph, verify
+from fpet_export.stages import Adapted, Folded
+from fpet_export.steps import (
+    best_precision,
+    check_images,
+    runs,
+    typed_graph,
+    typing_images,
+    typing_request,
+    verify,
+)
+from fpet_export.steps.best_precision import Candidates
 from fpet_export.steps.parity_images import own_images, synthetic_images
-
-if TYPE_CHECKING:
-    from engines.imaging.source import ImageSource
-    from engines.parity.comparison import ReferenceOutputs
-    from engines.targets import Target
-    from fpet_export.stages import Adapted, Folded
-    from fpet_export.steps.best_precision import Candidates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,43 +75,24 @@ class Exported:
     rows: tuple[StageParity, ...]
 
 
-def describe(adapted: Adapted) -> str:
-    """Return the one line that says what a run is."""
-    checkpoint, spec = adapted.checkpoint, adapted.model.spec
-    parts = [checkpoint.describe_tuning(), f"{spec.classes} classes", spec.describe()]
-    plain, plan = adapted.macs_without_merging(), adapted.merge_plan()
-    if not plan.merges:
-        parts += ["no merging", f"{plain / 1e9:.2f} GMAC"]
-    else:
-        fact = checkpoint.facts["merge block"]
-        parts.append(f"merge block {fact.value} ({fact.source.partition(':')[0]})")
-        parts.append(f"{plan.before}→{plan.tokens[-1]} tokens")
-        parts.append(f"{plain / 1e9:.2f}→{sum(adapted.macs()) / 1e9:.2f} GMAC")
-    return " · ".join(parts)
-
-
 def start(request: Exporting, reporter: Reporter, *, instead: str) -> Started:
     """Load the run, fold it, and compare both with the float64 reference.
 
     `instead` says what to do with a folder of tasks; see `load_run`.
     """
-    check_images.require_inputs(request)
-    _check_targets(request)
     with reporter.working("reading the run and its backbone"):
-        from fpet_export.steps import verify  # torch comes with it
-
         adapted = runs.load_run(request, instead=instead)
-    reporter.step("inspect", describe(adapted))
+    reporter.step("inspect", runs.describe(adapted))
     if adapted.quality == "random":
         reporter.step("weights", "random: this export is good for speed only", passed=None)
     known = check_images.known_classes(adapted.model.spec.classes, request.labels)
-    limit = own_images(request.limit, judges_accuracy=typed_graph.judges_accuracy(request))
-    found = typed_graph.sources(
+    limit = own_images(request.limit, judges_accuracy=typing_request.judges_accuracy(request))
+    found = typing_images.sources(
         request,
         adapted.preprocessing,
         known,
         reporter,
-        needs=_needs_ranges(request),
+        needs=typing_request.needs_ranges(request),
         limit=limit,
     )
     plan = adapted.merge_plan()
@@ -151,18 +143,15 @@ def type_graphs(
     target: Target,
 ) -> Candidates:
     """Write what `--precision` asks for beside an exported graph: one graph, or all of `best`."""
-    from calibration import graph_typing
-    from calibration.evaluator import evaluator_for
-
-    wanted = typed_graph.precisions_of(request, target)
+    wanted = typing_request.precisions_of(request, target)
     if not wanted:
         return best_precision.Candidates(graphs={precisions.FP32: exported.path}, made={})
     manifest = read_manifest(exported.path)
     for name in wanted:
-        graph_typing.require_opset(exported.path, manifest, name, target)
+        require_opset(exported.path, manifest, name, target)
     images, table = started.check.images, None
     if any(name in precisions.QUANTIZED for name in wanted):
-        state = typed_graph.state_path(exported.path)
+        state = typing_request.state_path(exported.path)
         table = typed_graph.calibrated(
             exported.path, request, reporter, started.calibration, state=state
         )
@@ -186,7 +175,7 @@ def type_graphs(
     path = graph_typing.write(
         made,
         exported.path,
-        typed_graph.typed_path(exported.path, request.precision),
+        typing_request.typed_path(exported.path, request.precision),
         table=table,
         parity=started.table([*exported.rows, made.row]).to_json(),
         force=request.force,
@@ -251,15 +240,6 @@ def export(
     return Exported(path=written, rows=(frozen_row, onnx_row))
 
 
-def _check_targets(request: Exporting) -> None:
-    """Refuse an unknown target and an opset that it does not read, before anything is computed."""
-    from fpet_export.stages import with_opset
-
-    for target in map(load_target, request.targets):
-        if request.opset is not None:
-            with_opset(target, request.opset)
-
-
 def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:
     run, depth = adapted.checkpoint, adapted.model.spec.depth
     method = run.describe_tuning().partition(" ")[0]
@@ -270,13 +250,3 @@ def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:
     else:
         text = f"{method} of {depth} blocks into the backbone (float64)"
     return f"{text} · {row.difference}"
-
-
-def _needs_ranges(request: Exporting) -> bool:
-    """Say whether any target gets integers, and refuse a precision that one does not run."""
-    names = [
-        name
-        for target in request.targets
-        for name in typed_graph.precisions_of(request, load_target(target))
-    ]
-    return any(name in precisions.QUANTIZED for name in names)

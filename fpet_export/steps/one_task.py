@@ -11,7 +11,7 @@ from pathlib import Path
 from engines.backends import ort
 from engines.contract import Engine, OpenOptions
 from engines.imaging.images import PixelArray
-from engines.manifest import Manifest, read_manifest
+from engines.manifest import read_manifest
 from engines.onnx_graph.taps import with_outputs
 from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import as_written, engine_outputs
@@ -19,17 +19,6 @@ from engines.tasks.index import TaskIndex, read_index
 from engines.tasks.open_tasks import TaskSet, artefact_of, open_tasks
 
 Progress = Callable[[int], None]
-
-
-def task_manifest(folder: Path, name: str) -> Manifest:
-    """Return a task's manifest with the preprocessing and the labels that hold for it.
-
-    Raises:
-        TrustError: It is not a folder of tasks, or a file is not what its index says.
-        UnknownNameError: There is no such task.
-    """
-    task = read_index(folder).task(name, where=str(folder))
-    return read_manifest(folder / task.delta.file)
 
 
 def task_outputs(

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import math
 
+DEFAULT_IMAGES = 8
+"""Synthetic images where nothing says how many a network needs."""
 CHOICES = 300
 LEAST, MOST = 4, 8
 """Synthetic images; the upper bound is for tiny networks, in which an image has few choices."""

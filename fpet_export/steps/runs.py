@@ -65,6 +65,21 @@ def load_run(
     return adapted
 
 
+def describe(adapted: Adapted) -> str:
+    """Return the one line that says what a run is."""
+    checkpoint, spec = adapted.checkpoint, adapted.model.spec
+    parts = [checkpoint.describe_tuning(), f"{spec.classes} classes", spec.describe()]
+    plain, plan = adapted.macs_without_merging(), adapted.merge_plan()
+    if not plan.merges:
+        parts += ["no merging", f"{plain / 1e9:.2f} GMAC"]
+    else:
+        fact = checkpoint.facts["merge block"]
+        parts.append(f"merge block {fact.value} ({fact.source.partition(':')[0]})")
+        parts.append(f"{plan.before}→{plan.tokens[-1]} tokens")
+        parts.append(f"{plain / 1e9:.2f}→{sum(adapted.macs()) / 1e9:.2f} GMAC")
+    return " · ".join(parts)
+
+
 def refuse_run_facts(request: RunFacts, artefact: str) -> None:
     """Refuse what describes a run where an artefact was given, which has settled all of it.
 

@@ -36,7 +36,6 @@ from engines.tasks.weights import assemble_task, read_base
 from fpet_export.stages import Adapted
 from fpet_export.tasks.export import (
     Runs,
-    TaskOptions,
     common_backbone,
     differing,
     group_runs,
@@ -45,7 +44,8 @@ from fpet_export.tasks.export import (
     write_graph,
 )
 from fpet_export.tasks.file import delta_file, parts_of, write_task
-from fpet_export.tasks.verify import PARITY_FILE
+from fpet_export.tasks.options import TaskOptions
+from fpet_export.tasks.task_parity import PARITY_FILE
 
 _IN_GRAPH = ("layout", "dtype", "in_graph")
 """What a graph adds to a run's preprocessing."""
@@ -120,7 +120,7 @@ def staged(
         if unfit and not new_graphs:
             raise _unfit(folder, unfit)
         old = len(index.structures)
-        for layout, names in group_runs({name: runs[name] for name in unfit}, options.place):
+        for layout, names in group_runs({name: runs[name] for name in unfit}, options.resolved):
             maker.write_graph(runs[names[0]], layout)
             for name in names:
                 maker.write(name, runs[name], len(maker.structures) - 1)

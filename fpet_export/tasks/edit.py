@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engines.commands import command
 from engines.engine import default_path, load_target
 from engines.errors import UsageError
 from engines.precisions import FP32
-from engines.tasks.index import read_index
+from engines.tasks.index import TaskIndex, read_index
 from fpet_export.reporter import Reporter
-from fpet_export.steps import exporting, next_commands, parity_report, usable
-from fpet_export.tasks import by_task
+from fpet_export.steps import next_commands, parity_report, usable
+from fpet_export.steps.runs import describe
+from fpet_export.tasks import by_task, task_parity, verify
+from fpet_export.tasks.change import drop_tasks, staged
 from fpet_export.tasks.request import TasksOutcome, TasksRequest, load, prepare
-
-if TYPE_CHECKING:
-    from engines.tasks.index import TaskIndex
 
 _OF_THE_GRAPHS = {
     "target": None,
@@ -31,9 +29,6 @@ _OF_THE_GRAPHS = {
 
 def add(request: TasksRequest, reporter: Reporter) -> TasksOutcome:
     """Put runs into the folder, after every one was compared."""
-    from fpet_export.tasks import verify
-    from fpet_export.tasks.change import staged
-
     folder = request.out
     before = read_index(folder)  # before a backbone is read
     for name, unset in _OF_THE_GRAPHS.items():
@@ -66,10 +61,10 @@ def add(request: TasksRequest, reporter: Reporter) -> TasksOutcome:
             )  # fmt: skip
         for one in found:
             passed = one.reference.passed and one.single.passed
-            reporter.step(one.name, exporting.describe(runs[one.name]), passed=passed)
-        for table in verify.tables(found):
+            reporter.step(one.name, describe(runs[one.name]), passed=passed)
+        for table in task_parity.tables(found):
             parity_report.show_table(table, reporter, heading="task")
-        verify.require(found)
+        task_parity.require(found)
         index = change.commit()
     _say_engines(folder, index, reporter)
     return TasksOutcome(
@@ -79,8 +74,6 @@ def add(request: TasksRequest, reporter: Reporter) -> TasksOutcome:
 
 def drop(request: TasksRequest, names: Sequence[str], reporter: Reporter) -> TasksOutcome:
     """Take tasks out of the folder."""
-    from fpet_export.tasks.change import drop_tasks
-
     folder = request.out
     before = read_index(folder)
     index = drop_tasks(folder, names, command=request.command)

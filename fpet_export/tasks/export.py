@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from engines import storage
 from engines.engine import default_path, load_target
@@ -25,7 +25,7 @@ from engines.manifest import (
     read_manifest,
     write_manifest,
 )
-from engines.precisions import FP16, FP32, FactorName
+from engines.precisions import FP16, FactorName
 from engines.targets import Target
 from engines.tasks.index import (
     FILE,
@@ -42,44 +42,11 @@ from fpet_export.model.fingerprint import fingerprint
 from fpet_export.stages import Adapted, Folded, Frozen
 from fpet_export.tasks.file import write_task
 from fpet_export.tasks.graph import Promotion, base_weights, type_graph
+from fpet_export.tasks.options import TaskOptions
 from fpet_export.tasks.recipes import recipes
 from fpet_export.tasks.template import Layout, closed_layout, make_template, open_layout
 
 Runs = Mapping[str, Adapted]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskOptions:
-    """How a folder of tasks is written.
-
-    Attributes:
-        target: What the shared graphs are written for; it decides their form, see docs/tasks.md.
-        precision: FP16 types the graphs, and what tasks feed to them, in half precision; the
-            match stays float32.
-        half: FP16 keeps dense adapter factors in half precision; heads stay float32, and what a
-            run stores in fewer bits stays as it is.
-        batch: See `FreezeOptions.batch`.
-        input: See `FreezeOptions.input`.
-        opset: Overrides the target's.
-        force: Replace a folder of tasks that exists.
-        labels: Class names by task.
-        command: The command line to record.
-    """
-
-    target: str | Target = "cpu"
-    precision: FactorName = FP32
-    half: FactorName = FP32
-    batch: int | tuple[int, int] = 1
-    input: Literal["float32", "uint8-nchw", "uint8-nhwc"] = "float32"
-    opset: int | None = None
-    force: bool = False
-    labels: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-    command: Sequence[str] = ()
-
-    @property
-    def place(self) -> Target:
-        """The target itself."""
-        return self.target if isinstance(self.target, Target) else load_target(self.target)
 
 
 def export_tasks(runs: Runs, out: Path | str, options: TaskOptions | None = None) -> TaskIndex:
@@ -107,7 +74,7 @@ def export_tasks(runs: Runs, out: Path | str, options: TaskOptions | None = None
     storage.refuse_overwrite(folder / FILE, force=options.force)
     _remove_earlier(folder)
     identity = common_backbone(runs)
-    groups = group_runs(runs, options.place)
+    groups = group_runs(runs, options.resolved)
     structures, tasks = [], {}
     for number, (layout, names) in enumerate(groups):
         structure, manifest = write_graph(folder, runs[names[0]], layout, options)
@@ -125,7 +92,7 @@ def export_tasks(runs: Runs, out: Path | str, options: TaskOptions | None = None
             )
     index = TaskIndex(
         backbone=identity,
-        target=options.place.name,
+        target=options.resolved.name,
         structures=tuple(structures),
         tasks=tuple(tasks[name] for name in runs),
         command=tuple(options.command),
@@ -136,7 +103,7 @@ def export_tasks(runs: Runs, out: Path | str, options: TaskOptions | None = None
 
 def _require_precision(options: TaskOptions) -> None:
     """Refuse a graph that its target would not run as it is typed."""
-    place, precision = options.place, options.precision
+    place, precision = options.resolved, options.precision
     if precision not in place.precisions:
         known = [name for name in place.precisions if name in get_args(FactorName)]
         raise UsageError(
@@ -313,7 +280,7 @@ def _suffix(layout: Layout) -> str:
 def _freeze(adapted: Adapted, layout: Layout, options: TaskOptions) -> Frozen:
     return Folded(model=adapted.model, stay=(), source=adapted).freeze(
         batch=options.batch,
-        target=options.place,
+        target=options.resolved,
         input=options.input,
         opset=options.opset,
         updates="low-rank" if layout.form == "low-rank" else "folded",

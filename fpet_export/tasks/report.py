@@ -22,12 +22,13 @@ from engines.manifest import manifest_path
 from engines.plurals import counted
 from engines.tasks.index import FILE
 from fpet_export.reporter import FinishedStep
+from fpet_export.tasks import task_parity
+from fpet_export.tasks.task_parity import PARITY_FILE, TaskParity
 from fpet_export.workflow import deployment_page
 
 if TYPE_CHECKING:
     from engines.parity.rows import ParityTable, StageParity
     from engines.tasks.index import TaskIndex
-    from fpet_export.tasks.verify import TaskParity
 
 
 def write(
@@ -61,9 +62,7 @@ def report(
     folder: Path, index: TaskIndex, found: Sequence[TaskParity], steps: Sequence[FinishedStep]
 ) -> Report:
     """Return the page's content; see `write`."""
-    from fpet_export.tasks import verify
-
-    tables = verify.tables(list(found))
+    tables = task_parity.tables(found)
     failed = next((row for table in tables for row in table.rows if not row.passed), None)
     files = _files(folder, index)
     bench = f"fpet-export bench {shlex.quote(str(folder))}"
@@ -154,8 +153,6 @@ def _tiles(index: TaskIndex, table: ParityTable, files: Sequence[File]) -> tuple
 
 
 def _files(folder: Path, index: TaskIndex) -> tuple[File, ...]:
-    from fpet_export.tasks.verify import PARITY_FILE
-
     named = {FILE: "which tasks and graphs belong together"}
     named[PARITY_FILE] = "how far every task is from its reference, for programs"
     for structure in index.structures:

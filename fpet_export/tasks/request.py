@@ -18,16 +18,16 @@ from fpet_export.requests import (
     Writing,
     named,
 )
+from fpet_export.steps.parity_images import DEFAULT_IMAGES
 from fpet_export.steps.runs import load_run, run_of
-from fpet_export.steps.verify import DEFAULT_IMAGES
 from fpet_export.tasks import by_task
+from fpet_export.tasks.options import TaskOptions
+from fpet_export.tasks.task_parity import TaskParity, tables_json
 
 if TYPE_CHECKING:
     from engines.imaging.images import ImageSet
     from engines.tasks.index import TaskIndex
     from fpet_export.stages import Adapted
-    from fpet_export.tasks.export import TaskOptions
-    from fpet_export.tasks.verify import TaskParity
 
 _ADD_THEM = "to put further runs into it, name them and this folder: tasks RUN -o {path} --add"
 
@@ -79,12 +79,10 @@ class TasksOutcome:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        from fpet_export.tasks import verify
-
         return {
             "folder": str(self.folder),
             "index": dataclasses.asdict(self.index),
-            "parity": verify.tables_json(list(self.found)) if self.found else None,
+            "parity": tables_json(self.found) if self.found else None,
         }
 
 
@@ -115,8 +113,6 @@ def prepare(
 
     Class names are checked before anything is computed.
     """
-    from fpet_export.tasks.export import TaskOptions
-
     known = by_task.known_by_task(
         request, {name: run.model.spec.classes for name, run in runs.items()}
     )

@@ -12,7 +12,6 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from engines import storage
 from engines.errors import ParityError
@@ -21,45 +20,20 @@ from engines.manifest import Manifest, read_manifest, write_manifest
 from engines.parity.gates import Gates, gates_of
 from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import engine_outputs
-from engines.parity.rows import ParityTable, StageParity, failed_row, joined, judge
+from engines.parity.rows import ParityTable, failed_row
 from engines.precisions import FP16, FP32
 from engines.tasks.index import read_index
 from engines.tasks.open_tasks import TaskSet
 from fpet_export.stages import Adapted
-from fpet_export.steps import verify
+from fpet_export.steps.float64_reference import REFERENCE, begin
+from fpet_export.steps.graph_outputs import graph_outputs
 from fpet_export.steps.one_task import audited
-from fpet_export.tasks.export import Runs, TaskOptions
-
-PARITY_FILE = "parity.json"
-OWN_EXPORT = "task's own export in float32"
+from fpet_export.tasks.export import Runs
+from fpet_export.tasks.options import TaskOptions
+from fpet_export.tasks.task_parity import OWN_EXPORT, PARITY_FILE, TaskParity, tables_json
 
 Progress = Callable[[str, int, int], None]
 """`progress(task, done, total)`."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskParity:
-    """One task, compared twice.
-
-    Attributes:
-        name: The task.
-        model: Its row against its adapted model in float64, as a table.
-        export: Its row against the graph that exporting it by itself gives, likewise.
-    """
-
-    name: str
-    model: ParityTable
-    export: ParityTable
-
-    @property
-    def reference(self) -> StageParity:
-        """Against its adapted model in float64."""
-        return self.model.rows[0]
-
-    @property
-    def single(self) -> StageParity:
-        """Against the graph that exporting it by itself gives."""
-        return self.export.rows[0]
 
 
 def verify_tasks(
@@ -101,30 +75,10 @@ def verify_tasks(
     return found
 
 
-def tables(found: list[TaskParity]) -> tuple[ParityTable, ParityTable]:
-    """Return the tasks as two tables: against float64, and against their own exports."""
-    return (
-        joined([one.model for one in found], reference=verify.REFERENCE),
-        joined([one.export for one in found], reference=OWN_EXPORT),
-    )
-
-
-def tables_json(found: list[TaskParity]) -> dict[str, Any]:
-    """Return both tables as plain JSON values."""
-    reference, single = tables(found)
-    return {"reference": reference.to_json(), "single": single.to_json()}
-
-
-def require(found: list[TaskParity]) -> None:
-    """Raise a ParityError that names the first task which drifted, if one did."""
-    for table in tables(found):
-        judge(table, fix=f"the tables above and {PARITY_FILE} show every task; report this")
-
-
 def _compare(
     tasks: TaskSet, name: str, run: Adapted, images: ImageSet, options: TaskOptions
 ) -> TaskParity:
-    model = verify.begin(run, images)
+    model = begin(run, images)
     handle = tasks.task(name)
     shared = handle.manifest()
     gates = _gates(shared, options, run)
@@ -146,7 +100,7 @@ def _compare(
 
 def _failed(name: str, images: ImageSet, error: ParityError) -> TaskParity:
     rows = (failed_row(name, len(images), error.what),)
-    table = ParityTable(**images.in_words(), reference=verify.REFERENCE, rows=rows)
+    table = ParityTable(**images.in_words(), reference=REFERENCE, rows=rows)
     return TaskParity(
         name=name, model=table, export=dataclasses.replace(table, reference=OWN_EXPORT)
     )
@@ -161,11 +115,11 @@ def _gates(shared: Manifest, options: TaskOptions, run: Adapted) -> Gates:
 def _single_outputs(run: Adapted, images: ImageSet, options: TaskOptions) -> ModelOutputs:
     """Export a run by itself and classify the images with its graph."""
     frozen = run.fold().freeze(
-        batch=options.batch, target=options.place, input=options.input, opset=options.opset
+        batch=options.batch, target=options.resolved, input=options.input, opset=options.opset
     )
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
         graph = frozen.to_onnx(Path(folder) / "single.onnx")
-        return verify.graph_outputs(graph, images.pixels)
+        return graph_outputs(graph, images.pixels)
 
 
 def _store(delta: Path, one: TaskParity) -> None:

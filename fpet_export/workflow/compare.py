@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,25 +12,18 @@ from engines import storage
 from engines.errors import UsageError
 from engines.imaging.preparation import pixels_in_words
 from engines.manifest import ENDINGS, is_task_folder
-from engines.parity.comparison import ReferenceOutputs
-from engines.parity.gates import gates_of
-from engines.parity.outputs import Progress, manifest_of, outputs_of, preprocessing_of, tokens_of
-from engines.parity.rounding import rounding_in
+from engines.parity.outputs import manifest_of, preprocessing_of
 from engines.parity.rows import ParityTable, judge
-from engines.precisions import FP16
 from engines.tasks.index import read_index
 from fpet_export.reporter import SILENT, Reporter
-from fpet_export.requests import CheckImages, RunFacts, Writing, from_zero
-from fpet_export.steps import check_images, parity_report, runs, task_names, verify
-from fpet_export.steps.verify import graph_outputs
+from fpet_export.request_fields import from_zero
+from fpet_export.requests import CheckImages, RunFacts, Writing
+from fpet_export.steps import check_images, parity_report, runs, task_names
+from fpet_export.workflow import comparing
 
 if TYPE_CHECKING:
-    from calibration.evaluator import GraphEvaluator
     from engines.imaging.class_names import KnownClasses
-    from engines.imaging.images import ImageSet
-    from engines.manifest import Manifest, Preprocessing
-    from engines.parity.model_outputs import ModelOutputs
-    from engines.parity.rows import StageParity
+    from engines.manifest import Preprocessing
     from fpet_export.stages import Adapted
 
 
@@ -108,15 +100,15 @@ def compare(request: CompareRequest, reporter: Reporter = SILENT) -> Comparison:
     known = _known_classes(request, adapted, folders)
     images = check_images.check_set(request, preprocessing, known, reporter, default=8)
     _say_other_pixels(preprocessing, others, request.task, reporter)
-    reference = _reference(first, adapted, images, reporter)
+    reference = comparing.reference_of(first, adapted, images, reporter)
     rows = []
     for name in others:
         with reporter.progress(Path(name).name, len(images)) as advance:
             if name in folders:
                 assert request.task is not None, "_require_task has seen it"
-                row = _task_row(Path(name), request.task, reference, request.relative, advance)
+                row = reference.task_row(Path(name), request.task, request.relative, advance)
             else:
-                row = _row(Path(name), reference, request.relative, advance)
+                row = reference.row(Path(name), request.relative, advance)
             rows.append(row)
     table = reference.outputs.table(rows)
     parity_report.show_table(table, reporter)
@@ -130,13 +122,11 @@ def _say_other_pixels(
     preprocessing: Preprocessing, others: Sequence[str], task: str | None, reporter: Reporter
 ) -> None:
     """Warn of artefacts that would make other pixels of the same files than the first one."""
-    from fpet_export.steps.one_task import task_manifest
-
     wanted = pixels_in_words(preprocessing)
     for name in others:
         path = Path(name)
         is_task = task is not None and is_task_folder(path)
-        manifest = task_manifest(path, str(task)) if is_task else manifest_of(path)
+        manifest = task_names.task_manifest(path, str(task)) if is_task else manifest_of(path)
         own = manifest.preprocessing and pixels_in_words(manifest.preprocessing)
         if own not in (None, wanted):
             text = f"{name} takes {own}; here it gets those of the first artefact: {wanted}"
@@ -158,8 +148,6 @@ def _known_classes(
     request: CompareRequest, adapted: Adapted | None, folders: Sequence[str]
 ) -> KnownClasses:
     """Return what the artefacts say about their classes; two that disagree are refused."""
-    from fpet_export.steps.one_task import task_manifest
-
     first, *others = request.artefacts
     graphs = [name for name in others if name not in folders]
     if adapted is None:
@@ -169,102 +157,5 @@ def _known_classes(
     else:
         count = adapted.model.spec.classes
     manifests = [manifest_of(Path(name)) for name in graphs]
-    manifests += [task_manifest(Path(name), str(request.task)) for name in folders]
+    manifests += [task_names.task_manifest(Path(name), str(request.task)) for name in folders]
     return check_images.known_classes(count, request.labels, manifests)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Reference:
-    """What the first artefact said.
-
-    Attributes:
-        outputs: Logits, and match, sizes and margins where it shows them.
-        evaluator: Evaluator of a float32 graph, which shows its keys too; None otherwise.
-    """
-
-    outputs: ReferenceOutputs
-    evaluator: GraphEvaluator | None = None
-
-
-def _reference(
-    first: str, adapted: Adapted | None, images: ImageSet, reporter: Reporter
-) -> _Reference:
-    path = Path(first)
-    with reporter.progress(path.name, len(images)) as advance:
-        if adapted is not None:
-            return _Reference(outputs=verify.begin(adapted, images, progress=advance))
-        manifest, evaluator = manifest_of(path), None
-        if manifest.kind == "graph" and manifest.is_float32:
-            from calibration.evaluator import evaluator_for
-
-            evaluator = evaluator_for(path, manifest, images, progress=advance)
-            found = evaluator.reference.outputs
-        else:
-            found = _outputs(path, images, advance)
-    outputs = ReferenceOutputs(
-        name=f"artefact {path.name}", images=images, outputs=found, tokens=tokens_of(manifest)
-    )
-    return _Reference(outputs=outputs, evaluator=evaluator)
-
-
-def _row(
-    path: Path, reference: _Reference, relative: float | None, advance: Progress
-) -> StageParity:
-    """Compare one artefact with the reference, by the gates of its precision.
-
-    Where the reference does not show its keys, nobody knows which flips of a typed graph's match
-    are rounding: they are counted and not judged.
-    """
-    manifest = manifest_of(path)
-    gates = gates_of(manifest.precision, rounding=rounding_in(manifest.parity))
-    if manifest.kind == "graph" and not manifest.is_float32:
-        actual = _typed_outputs(path, reference, advance)
-        if actual.score_error is None:
-            gates = dataclasses.replace(gates, margin=math.inf)
-    else:
-        actual = _outputs(path, reference.outputs.images, advance)
-    if relative is not None:
-        gates = dataclasses.replace(gates, relative=relative)
-    return reference.outputs.compare(path.name, actual, gates=gates)
-
-
-def _task_row(
-    folder: Path, name: str, reference: _Reference, relative: float | None, advance: Progress
-) -> StageParity:
-    """Compare one task with the reference, by the gates of its graph and of its factors."""
-    from fpet_export.steps.one_task import task_manifest, task_outputs
-
-    manifest = task_manifest(folder, name)
-    _require_classes(manifest, name, reference)
-    is_half = manifest.task is not None and manifest.task.half == FP16
-    gates = gates_of(FP16 if is_half else manifest.precision)
-    if relative is not None:
-        gates = dataclasses.replace(gates, relative=relative)
-    outputs = task_outputs(folder, name, reference.outputs.images.pixels, progress=advance)
-    return reference.outputs.compare(name, outputs, gates=gates)
-
-
-def _require_classes(manifest: Manifest, name: str, reference: _Reference) -> None:
-    classes = reference.outputs.outputs.logits.shape[1]
-    if manifest.model is not None and manifest.model.classes != classes:
-        raise UsageError(
-            f"the task {name!r} has {manifest.model.classes} classes, the reference {classes}",
-            where="--task",
-            fix="compare it with the run that it was made from",
-        )
-
-
-def _typed_outputs(path: Path, reference: _Reference, advance: Progress) -> ModelOutputs:
-    """Run a typed graph as it is written."""
-    from calibration.evaluator import GraphEvaluator
-    from engines.onnx_graph.files import read_graph
-
-    evaluator = reference.evaluator or GraphEvaluator(reference=reference.outputs)
-    return evaluator.outputs(read_graph(path), manifest_of(path), progress=advance)
-
-
-def _outputs(path: Path, images: ImageSet, advance: Progress) -> ModelOutputs:
-
-    if manifest_of(path).kind == "graph":
-        return graph_outputs(path, images.pixels, progress=advance)
-    return outputs_of(path, images.pixels, progress=advance)

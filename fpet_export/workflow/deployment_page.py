@@ -23,21 +23,20 @@ from engines.manifest import read_manifest
 from engines.parity.rows import ParityTable, StageParity
 from engines.plurals import counted
 from fpet_export.reporter import FinishedStep
-from fpet_export.steps import exporting
+from fpet_export.steps import runs
 from fpet_export.workflow import deployment_verdict, headline, written
 
 if TYPE_CHECKING:
     from benchmarks.measurement import Measurement
     from benchmarks.report.page import State
-    from engines.imaging.images import PixelArray
-    from fpet_export.pictures.merge_groups import MergeGroups
+    from fpet_export.steps.exporting import Started
     from fpet_export.workflow.deployed import DeployedTarget
 
 
 def write(
     path: Path,
     *,
-    started: exporting.Started,
+    started: Started,
     table: ParityTable,
     built: Sequence[DeployedTarget],
     sentence: str,
@@ -72,7 +71,7 @@ def write(
         Report(
             title=f"{started.adapted.checkpoint.name}, exported for "
             f"{' and '.join(one.target for one in built)}",
-            subtitle=exporting.describe(started.adapted),
+            subtitle=runs.describe(started.adapted),
             verdict=_shown(
                 verdict,
                 sentence,
@@ -97,35 +96,6 @@ def write(
             next_commands=tuple(commands),
         ),
         force=force,
-    )
-
-
-def merge_figure(pixels: PixelArray, groups: MergeGroups, *, name: str, block: str) -> Picture:
-    """Return an image and its merged patches, small enough for a page.
-
-    Args:
-        pixels: (height, width, 3) of the model's input.
-        groups: What merged.
-        name: Name of the image.
-        block: After which the merge is, in words.
-    """
-    from PIL import Image
-
-    from fpet_export.pictures import merge
-
-    merged = merge.merged_panel(pixels, groups)
-    return Picture(
-        title="Which patches became one token?",
-        pngs=(
-            (merge.png_of(Image.fromarray(pixels)), name, f"The input image, {name}."),
-            (
-                merge.png_of(merged),
-                f"after the merge, block {block}",
-                f"The same image cut into patches. {groups.describe()}. Patches of one token share "
-                "a colour and an outline.",
-            ),
-        ),
-        caption=f"{groups.describe()}. {merge.explain(groups)} Read from the exported graph.",
     )
 
 

@@ -14,8 +14,7 @@ from engines.parity.rows import ParityTable
 from engines.targets._lookup import load_target
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Exporting
-from fpet_export.steps import exporting as steps
-from fpet_export.steps import next_commands, parity_report, typed_graph
+from fpet_export.steps import next_commands, parity_report, typing_request
 
 _TASKS = "its tasks are already exported; {inspect} lists them"
 
@@ -64,7 +63,11 @@ def export(request: ExportRequest, reporter: Reporter = SILENT) -> Exported:
     table_path = request.out / "parity.json"
     for file in (path, manifest_path(path), table_path):
         storage.refuse_overwrite(file, force=request.force)
-    typed_graph.refuse_all(path, request)
+    typing_request.refuse_all(path, request)
+    typing_request.refuse_export(request)
+    with reporter.working("loading PyTorch and ONNX"):
+        from fpet_export.steps import exporting as steps
+
     started = steps.start(request, reporter, instead=_TASKS)
     exported = steps.export(started, request, reporter, path=path, target=request.target)
     typed = steps.type_graph(started, request, reporter, exported, request.target)

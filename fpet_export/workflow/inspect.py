@@ -13,7 +13,7 @@ from engines.plurals import counted
 from engines.storage import sha256_of
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Run
-from fpet_export.steps import exporting, next_commands, runs
+from fpet_export.steps import next_commands, runs
 from fpet_export.workflow import inspect_tasks
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _inspection(request: InspectRequest, adapted: Adapted, folded: Folded) -> In
 
 
 def _report(found: Inspection, adapted: Adapted, reporter: Reporter) -> None:
-    reporter.step("run", f"{found.name}: {exporting.describe(adapted)}")
+    reporter.step("run", f"{found.name}: {runs.describe(adapted)}")
     facts = {name: str(fact) for name, fact in found.facts.items()} | {"backbone": found.backbone}
     reporter.table([("fact", "value (source)"), *facts.items()], words=True)
     reporter.line()

@@ -8,25 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines import storage
-from engines.commands import command, graph_of, rebuild
-from engines.errors import InputError, TrustError, UsageError
+from engines.commands import command, rebuild
+from engines.errors import InputError, UsageError
 from engines.fusion.report import fusion_of, fusion_path, read_fusion
-from engines.imaging.images import read_files
 from engines.manifest import manifest_path, read_manifest
-from engines.parity.finite import require_finite
-from engines.parity.outputs import manifest_of
 from engines.registry import import_or_explain
-from engines.tasks.index import read_index
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Writing
-from fpet_export.steps import check_images, usable
-from fpet_export.steps.verify import graph_outputs
 
 if TYPE_CHECKING:
     from engines.fusion.report import FusionReport
-    from engines.imaging.images import PixelArray
-    from engines.manifest import Manifest
-    from engines.parity.model_outputs import ModelOutputs
     from fpet_export.pictures.merge_groups import MergeGroups
 
 
@@ -114,7 +105,12 @@ def show(request: ShowRequest, reporter: Reporter = SILENT) -> MergePicture | Ke
     if is_plan:
         return _show_plan(request, reporter)
     assert image is not None, "refused above"
-    return _show_merge(request, image, reporter)
+    from fpet_export.workflow import drawing
+
+    groups, winner = drawing.draw_merge(
+        request.artefact, image, request.out, reporter, task=request.task
+    )
+    return MergePicture(png=request.out, winner=winner, groups=groups)
 
 
 def _show_plan(request: ShowRequest, reporter: Reporter) -> KernelPicture:
@@ -136,80 +132,3 @@ def _show_plan(request: ShowRequest, reporter: Reporter) -> KernelPicture:
     for line in report.in_words()[2:]:
         reporter.detail(line)
     return KernelPicture(png=request.out, fusion=report)
-
-
-def _show_merge(request: ShowRequest, image: Path, reporter: Reporter) -> MergePicture:
-    from fpet_export.pictures import merge
-    from fpet_export.pictures.merge_groups import groups_of
-
-    graph, manifest = request.artefact, _manifest(request)
-    if request.task is None:
-        graph, manifest = _showing(graph, manifest)
-        if graph != request.artefact:
-            reporter.step("graph", f"{graph.name}, from which {request.artefact.name} was made")
-    if manifest.model is None or manifest.preprocessing is None or "match" not in manifest.probes:
-        raise InputError(
-            "this graph merges no tokens, or does not say where",
-            where=str(graph),
-            fix="show a graph that `fpet-export export` wrote for a run with FPET, or an engine "
-            "that lies beside it",
-        )
-    images = read_files([image], manifest.preprocessing)
-    check_images.say_remarks(images.remarks, reporter)
-    pixels = images.pixels
-    if request.task is None:
-        usable.report(graph, manifest, reporter)
-    outputs = _outputs(graph, request.task, pixels)
-    require_finite(outputs.logits, [str(image)], of=graph)
-    assert outputs.match is not None
-    groups = groups_of(outputs.match[0], manifest.model.grid)
-    winner = int(outputs.logits[0].argmax())
-    name = manifest.labels[winner] if manifest.labels else f"class {winner}"
-    blocks = ", ".join(map(str, manifest.model.merged_blocks))
-    title = f"{image.name}: {name}, merged after block {blocks}"
-    storage.write_bytes(request.out, merge.merge_picture(pixels[0], groups, title))
-    reporter.step("show", groups.describe())
-    return MergePicture(png=request.out, winner=winner, groups=groups)
-
-
-def _showing(artefact: Path, manifest: Manifest) -> tuple[Path, Manifest]:
-    """Return the artefact, or the graph beside it that it was made from and that shows its merge.
-
-    Raises:
-        TrustError: The graph beside it is another one.
-    """
-    while "match" not in manifest.probes or manifest.kind == "engine":
-        graph = graph_of(artefact, manifest)
-        if graph is None:
-            break
-        above = read_manifest(graph)
-        if above.sha256 != manifest.parents[0].sha256:
-            raise TrustError(
-                f"{artefact.name} was made from {manifest.parents[0].sha256[:16]}…, the graph "
-                f"beside it is {above.sha256[:16]}…",
-                where=str(graph),
-                fix=rebuild(artefact, manifest),
-            )
-        artefact, manifest = graph, above
-    return artefact, manifest
-
-
-def _manifest(request: ShowRequest) -> Manifest:
-    """Return the manifest of a graph, or of a task with what its graph shows."""
-    if request.task is None:
-        return manifest_of(request.artefact)
-    from fpet_export.steps.one_task import task_manifest
-
-    folder = request.artefact
-    index = read_index(folder)
-    graph = index.structures[index.task(request.task, where=str(folder)).structure].graph
-    probes = read_manifest(folder / graph.file).probes
-    return dataclasses.replace(task_manifest(folder, request.task), probes=probes)
-
-
-def _outputs(graph: Path, task: str | None, pixels: PixelArray) -> ModelOutputs:
-    from fpet_export.steps.one_task import task_outputs
-
-    if task is None:
-        return graph_outputs(graph, pixels)
-    return task_outputs(graph, task, pixels, of_graph=True)

@@ -14,9 +14,10 @@ import pytest
 from calibration import graph_typing
 from calibration.accuracy import AccuracyConstraint, RevertedLayer
 from calibration.evaluator import GraphEvaluator, evaluator_for
-from calibration.graph_typing import Callbacks, Typed, files_of, recipe_for, table_path
+from calibration.graph_typing import Callbacks, Typed, recipe_for
 from calibration.recipe import Recipe
-from calibration.table import CalibrationTable, read_table
+from calibration.requirements import require_opset
+from calibration.table import CalibrationTable, files_of, read_table, table_path
 from engines import precisions, storage
 from engines.engine import load_target
 from engines.errors import BudgetError, ExportError, InputError, ParityError, UsageError
@@ -370,9 +371,9 @@ def test_a_broken_network_is_not_written_as_half_precision(merged: Path, tmp_pat
 def test_an_opset_without_half_precision_pairs_is_refused(precision: str, exports: Exports) -> None:
     path, target = exports(opset=18), load_target("rtx")
     with pytest.raises(UsageError, match="opset 18; QuantizeLinear takes half") as caught:
-        graph_typing.require_opset(path, read_manifest(path), precision, target)
+        require_opset(path, read_manifest(path), precision, target)
     assert caught.value.fix == "export the run again with --opset 19"
-    graph_typing.require_opset(path, read_manifest(path), "fp16", target)
-    graph_typing.require_opset(path, read_manifest(path), "int8", load_target("cpu"))
+    require_opset(path, read_manifest(path), "fp16", target)
+    require_opset(path, read_manifest(path), "int8", load_target("cpu"))
     newer = exports(opset=19)
-    graph_typing.require_opset(newer, read_manifest(newer), precision, target)
+    require_opset(newer, read_manifest(newer), precision, target)

@@ -291,3 +291,33 @@ def test_an_interrupted_call_leaves_nothing_on_what_all_calls_share(
     assert own.keeps == graph.with_name("model.int8.partial.json")
     assert Recorder().keeps is None
     assert SILENT.keeps is None
+
+
+def test_names_are_judged_before_the_long_pass(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line and Python say the same, before a run is loaded or an engine opened."""
+    run, _, backbone = exported.words
+    out, graph = tmp_path / "out", exported.graph
+    monkeypatch.setattr("fpet_export.stages.load", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr("engines.engine.open_engine", lambda *_, **__: pytest.fail("opened"))
+
+    what = refusal(
+        ("bench", graph, "--peers", "torch"), lambda: fpet_export.bench(graph, peers=("torch",))
+    )
+    assert "'torch' is not one of" in what
+    words = ("deploy", run, "--backbone", backbone, "-o", out)
+    what = refusal(
+        (*words, "--peers", "torch"),
+        lambda: fpet_export.deploy(run, out, backbone=backbone, peers=("torch",)),
+    )
+    assert "'torch' is not one of" in what
+    words = ("export", run, "--backbone", backbone, "-o", out)
+    for option, name, value in (
+        ("--target", "target", "rtx-4091"),
+        ("--opset", "opset", 99),
+        ("--precision", "precision", "fp8"),
+    ):
+        settings: dict[str, Any] = {"backbone": backbone, name: value}
+        refusal((*words, option, value), lambda: fpet_export.export(run, out, **settings))  # noqa: B023
+    assert not out.exists()

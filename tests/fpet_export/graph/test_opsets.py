@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from engines.errors import ExportError, UsageError
-from fpet_export.graph import to_onnx
+from fpet_export.graph import options, to_onnx
 from fpet_export.graph.freeze import FrozenVit, input_shape
 from fpet_export.graph.options import FreezeOptions
 from fpet_export.model.fold import fold
@@ -21,7 +21,7 @@ from tests.fpet_export.tiny import MEAN, STD, adapted, checkpoint_of, relative, 
 
 pytestmark = pytest.mark.fresh_exports
 
-OPSETS = range(to_onnx.OLDEST_OPSET, to_onnx.NEWEST_OPSET + 1)
+OPSETS = range(options.OLDEST_OPSET, options.NEWEST_OPSET + 1)
 PLAIN: dict[str, Any] = {"batch": 2}
 CASES: dict[str, dict[str, Any]] = {
     "adapters": {"method": "adaptformer", "batch": 2, "input": "uint8-nhwc"},

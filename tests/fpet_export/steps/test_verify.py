@@ -24,6 +24,8 @@ from engines.parity.outputs import engine_outputs, manifest_of
 from engines.parity.rows import judge
 from fpet_export.stages import Adapted, Frozen
 from fpet_export.steps import verify
+from fpet_export.steps.float64_reference import begin, check_labels
+from fpet_export.steps.graph_outputs import graph_outputs
 from tests.fpet_export.command_line import Exported
 
 
@@ -34,7 +36,7 @@ def loaded(exported: Exported) -> Adapted:
 
 @pytest.fixture(scope="module")
 def check(loaded: Adapted) -> ReferenceOutputs:
-    return verify.begin(loaded, synthetic_set((16, 16), 4))
+    return begin(loaded, synthetic_set((16, 16), 4))
 
 
 def labelled(labels: list[int], names: tuple[str, ...] = ()) -> ImageSet:
@@ -51,7 +53,7 @@ def nothing(count: int) -> None:
 @pytest.mark.parametrize("labels", [[5], [-1], [0, 4, 100]])
 def test_labels_out_of_range_are_refused(labels: list[int], loaded: Adapted) -> None:
     with pytest.raises(InputError, match="for a model of 5 classes") as caught:
-        verify.begin(loaded, labelled(labels))
+        begin(loaded, labelled(labels))
 
     assert caught.value.where == "some data"
 
@@ -59,13 +61,13 @@ def test_labels_out_of_range_are_refused(labels: list[int], loaded: Adapted) -> 
 @pytest.mark.parametrize("names", [("a", "b"), tuple("abcdef")])
 def test_another_number_of_classes_is_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match=f"{len(names)} classes for a model of 5 classes"):
-        verify.check_labels(labelled([0, 1], names), 5)
+        check_labels(labelled([0, 1], names), 5)
 
 
 def test_labels_that_fit_are_accepted() -> None:
-    verify.check_labels(labelled([0, 4]), 5)
-    verify.check_labels(labelled([0, 4], tuple("abcde")), 5)
-    verify.check_labels(synthetic_set((4, 4), 1), 5)
+    check_labels(labelled([0, 4]), 5)
+    check_labels(labelled([0, 4], tuple("abcde")), 5)
+    check_labels(synthetic_set((4, 4), 1), 5)
 
 
 def test_labels_give_every_stage_its_accuracy(loaded: Adapted) -> None:
@@ -74,7 +76,7 @@ def test_labels_give_every_stage_its_accuracy(loaded: Adapted) -> None:
     labels = np.where(np.arange(4) < 3, right, (right + 1) % 5)
     images = ImageSet(pixels=pixels, description="four", labels=labels)
 
-    row = verify.folded_row(verify.begin(loaded, images), loaded.fold(), nothing)
+    row = verify.folded_row(begin(loaded, images), loaded.fold(), nothing)
 
     assert row.accuracy == 0.75
 
@@ -140,7 +142,7 @@ def test_a_graph_without_a_manifest_is_refused(exported: Exported, tmp_path: Pat
     graph.write_bytes(exported.graph.read_bytes())
 
     with pytest.raises(InputError, match="no manifest") as caught:
-        verify.graph_outputs(graph, np.zeros((1, 16, 16, 3), np.uint8))
+        graph_outputs(graph, np.zeros((1, 16, 16, 3), np.uint8))
 
     assert "export" in caught.value.fix
     assert manifest_of(exported.graph) == read_manifest(exported.graph)
@@ -191,7 +193,7 @@ def test_one_pass_says_what_the_stages_say_one_by_one(loaded: Adapted) -> None:
 
     check, checkpoint, row = verify.until_fold(loaded, folded, images, progress=done.append)
 
-    alone = verify.begin(loaded, images)
+    alone = begin(loaded, images)
     np.testing.assert_allclose(check.outputs.logits, alone.outputs.logits, rtol=1e-12)
     assert check.outputs.match is not None
     assert alone.outputs.match is not None

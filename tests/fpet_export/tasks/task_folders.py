@@ -14,7 +14,8 @@ from fpet_export.model.backbones import Backbone
 from fpet_export.model.facts import Fact
 from fpet_export.model.vit import VitSpec
 from fpet_export.stages import Adapted
-from fpet_export.tasks.export import TaskOptions, export_tasks
+from fpet_export.tasks.export import export_tasks
+from fpet_export.tasks.options import TaskOptions
 from tests.fpet_export.tiny import backbone_of, checkpoint_of, spec_of
 
 

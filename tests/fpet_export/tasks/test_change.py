@@ -26,7 +26,7 @@ from engines.tasks.open_tasks import open_tasks
 from fpet_export.model.adapt import adapt
 from fpet_export.stages import Adapted
 from fpet_export.tasks.change import drop_tasks, staged, write_parity
-from fpet_export.tasks.export import TaskOptions
+from fpet_export.tasks.options import TaskOptions
 from tests.fpet_export.tasks.task_folders import TaskFolder, run_of, single_logits, write
 from tests.fpet_export.tiny import backbone_of, images_of, relative, spec_of
 

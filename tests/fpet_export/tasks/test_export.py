@@ -18,7 +18,8 @@ from engines.tasks.open_tasks import open_tasks
 from fpet_export.model.adapt import adapt
 from fpet_export.model.fingerprint import fingerprint
 from fpet_export.model.methods import Bypass, lora
-from fpet_export.tasks.export import TaskOptions, export_tasks
+from fpet_export.tasks.export import export_tasks
+from fpet_export.tasks.options import TaskOptions
 from tests.fpet_export.tasks.task_folders import MIXED, TaskFolder, run_of, single_logits, write
 from tests.fpet_export.tiny import CLASSES, backbone_of, images_of, relative, spec_of
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.paired_statistics import Verdict
 from fpet_export.pictures.merge_groups import groups_of
-from fpet_export.workflow import deployment_page, deployment_verdict
+from fpet_export.workflow import deploying, deployment_page, deployment_verdict
 from tests.fpet_export.cli.verbs.test_headline import RTX, built, judged
 from tests.fpet_export.cli.verbs.test_verdict import GOOD, NOISE, measurement, row, table
 
@@ -80,7 +80,7 @@ def test_the_merge_is_drawn_small_and_said_in_words() -> None:
     groups = groups_of(np.array([0, 4, 0, 7, 6, 1, 5, 7]), (4, 4))
     pixels = np.zeros((16, 16, 3), np.uint8)
 
-    shown = deployment_page.merge_figure(pixels, groups, name="cat.jpg", block="6")
+    shown = deploying.merge_figure(pixels, groups, name="cat.jpg", block="6")
 
     (_, name, before), (_, block, after) = shown.pngs
     assert (name, block) == ("cat.jpg", "after the merge, block 6")

@@ -19,7 +19,7 @@ from engines.imaging.images import ImageSet
 from engines.manifest import read_manifest, write_manifest
 from engines.onnx_graph.files import read_graph
 from fpet_export.cli.console import Console
-from fpet_export.steps import typed_graph as _quantize
+from fpet_export.steps.typing_request import state_path
 from tests.calibration.exports import Exports, images_of, saved, write_shard
 from tests.calibration.test_table import records_of
 from tests.fpet_export.command_line import Done, Exported, call
@@ -563,7 +563,7 @@ def interrupted(
         done = quantize(onnx, "int8", *words)
     assert done.code == 130
     assert "interrupted" in done.err
-    state = _quantize.state_path(onnx.with_name("model.int8.onnx"))
+    state = state_path(onnx.with_name("model.int8.onnx"))
     assert f"{state} keeps what was calibrated" in done.err
     assert "fix:   run the command again: it goes on from there" in done.err
     assert names(onnx.parent) == MODEL | {state.name}
