@@ -23,7 +23,7 @@ from torch.onnx._internal.exporter import _core, _registration
 from tests.shared_captures import SharedCaptures, code
 
 _MOST = 64  # programs that are kept
-_LARGEST = 4_000_000  # bytes of a module that is remembered
+_LARGEST = 12_000_000  # bytes of a module that is remembered
 
 
 class SharedExports:

@@ -1,12 +1,10 @@
-"""What the README prints holds: its Python runs, its commands parse, links and numbers too."""
+"""What the README prints: its commands parse, its links lead somewhere, its numbers are true."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,18 +41,6 @@ def commands(program: str) -> Iterator[list[str]]:
 
 def result(name: str) -> Any:
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
-
-
-def test_the_python_of_the_readme_runs_as_printed(tmp_path: Path) -> None:
-    (program,) = blocks("python")
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-
-    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
-    assert (tmp_path / "out/python/model.cpu.onnx").is_file()
 
 
 def test_every_command_of_the_readme_parses() -> None:
