@@ -102,8 +102,8 @@ def check_agreement(
     ]
     if off:
         raise MeasurementError(
-            f"{'; '.join(off)}; {limit:.0e} is allowed",
+            f"{'; '.join(off)} of its largest logit; the limit is {limit:.0e}",
             where="outputs before timing",
-            fix="run `fpet-export compare` on the two",
+            fix="find the difference: `fpet-export compare` on the two",
         )
     return found

@@ -318,9 +318,9 @@ def _open_all(
     """Open everything; return the baseline's name, the engines (baseline first), the absent."""
     if peers and peer_source is None:
         raise UsageError(
-            "peers were asked for, but not what they should run",
+            "peers were asked for without the plain model that they run",
             where="peers",
-            fix="give `peer_source`",
+            fix="give it as `peer_source`",
         )
     paths = [Path(one) for one in (*contenders, against) if isinstance(one, (str, Path))]
     names = _distinct_names([path for path in paths if path.exists()])

@@ -57,7 +57,7 @@ def _concrete(spec: TensorSpec, *, batch: int, name: str) -> tuple[int, ...]:
     fixed = static_batch([spec])
     if len(spec.shape) == 4 and fixed not in (None, batch):
         raise InputError(
-            f"batch {batch} was asked for, the input {spec.name!r} is fixed to {fixed}",
+            f"batch {batch} was asked for; the input {spec.name!r} has a fixed batch of {fixed}",
             where=name,
             fix=f"use --batch {fixed}, or export again with --batch {batch}",
         )
@@ -65,7 +65,8 @@ def _concrete(spec: TensorSpec, *, batch: int, name: str) -> tuple[int, ...]:
     open_extents = [extent for extent in shape[1:] if not isinstance(extent, int)]
     if open_extents:
         raise InputError(
-            f"the input {spec.name!r} leaves {', '.join(map(str, open_extents))} open",
+            f"the input {spec.name!r} has other dynamic extents than its batch: "
+            f"{', '.join(map(str, open_extents))}",
             where=name,
             fix="export with a fixed image size",
         )

@@ -119,7 +119,7 @@ def measure_rounds(
         raise MeasurementError(
             f"contenders need different names, found {list(names)}",
             where="the list of contenders",
-            fix="give at least one, and each file once",
+            fix="give at least one contender, and each one once",
         )
     orders = _orders(len(contenders), schedule.seed)
     report = progress or (lambda phase, done, total: True)

@@ -128,7 +128,7 @@ def _check_names(onnx: Path, manifest: Manifest, header: OnnxHeader) -> None:
     ):
         if [spec.name for spec in said] != [spec.name for spec in found]:
             raise TrustError(
-                f"the graph has the {what} {', '.join(spec.name for spec in found)}, its manifest "
+                f"the graph has the {what} {', '.join(spec.name for spec in found)}; its manifest "
                 f"says {', '.join(spec.name for spec in said)}",
                 where=str(onnx),
                 fix="export the graph again",

@@ -73,8 +73,8 @@ def built_by(artefact: Path, manifest: Manifest, flavour: str) -> Runtime:
     runtime = manifest.runtime
     if runtime is None or runtime.flavour != flavour:
         raise TrustError(
-            f"its manifest says it is of {runtime.flavour if runtime else 'no runtime'}, "
-            f"not of {flavour}",
+            f"its manifest says that {runtime.flavour if runtime else 'no runtime'} built it, "
+            f"not {flavour}",
             where=str(artefact),
             fix="build it again from its graph",
         )

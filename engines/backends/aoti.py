@@ -109,9 +109,9 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
     device = runtime.settings.get("provider", "cpu")
     if options.rewrites not in (None, "all"):
         raise UsageError(
-            "a package runs as PyTorch compiled it",
+            f"a package runs as PyTorch compiled it, not with rewrites={options.rewrites!r}",
             where=str(artefact),
-            fix="open its graph instead",
+            fix="leave rewrites out, or open its graph instead",
         )
     refuse_zero_copy(options, str(artefact))
     if options.provider not in (None, device):

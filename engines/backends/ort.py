@@ -109,7 +109,7 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
             if "Protobuf serialization failed" not in error.what:
                 raise
             raise InputError(
-                f"cannot write {out.name}: the disk is full, or a file may not be so large",
+                f"cannot write {out.name}: the disk is full, or it allows no file of that size",
                 where=str(out.parent),
                 fix="free space or choose a folder that you may write",
             ) from error

@@ -216,8 +216,8 @@ def _require_exact_sums(graph: Path, header: OnnxHeader) -> None:
         manifest = read_manifest(graph) if manifest_path(graph).exists() else None
         how = requantize(graph, manifest, precision=precisions.INT8, target="openvino")
         raise InputError(
-            f"INT8 weights go up to {header.largest_int8}; OpenVINO adds them up exactly on this "
-            f"CPU, which has no VNNI, only up to {LARGEST_EXACT}",
+            f"INT8 weights reach {header.largest_int8}; without VNNI, which this CPU lacks, "
+            f"OpenVINO sums their products exactly only up to {LARGEST_EXACT}",
             where=str(graph),
             fix=f"{how}; or build for the target cpu",
         )

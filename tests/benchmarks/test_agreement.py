@@ -53,7 +53,10 @@ def test_a_group_is_held_to_its_first_member_and_others_to_the_baseline() -> Non
 def test_a_member_that_differs_is_named() -> None:
     outputs = {"base": LOGITS, "p": LOGITS, "q": LOGITS + 1}
 
-    with pytest.raises(MeasurementError, match=r"q differs from p by 2\.50e-01; 1e-03 is allowed"):
+    with pytest.raises(
+        MeasurementError,
+        match=r"q differs from p by 2\.50e-01 of its largest logit; the limit is 1e-03",
+    ):
         check_agreement(outputs, baseline="base", agree=[["p", "q"]], limit=1e-3)
 
 

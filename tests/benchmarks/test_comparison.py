@@ -147,7 +147,7 @@ def test_an_unknown_peer_is_refused(fake_bench: Bench, make_engine: Any) -> None
 
 
 def test_peers_without_a_model_are_refused(fake_bench: Bench, make_engine: Any) -> None:
-    with pytest.raises(UsageError, match="not what they should run"):
+    with pytest.raises(UsageError, match="without the plain model that they run"):
         fake_bench([make_engine("a")], peers=["torch_eager"])
 
 
@@ -259,7 +259,7 @@ def test_a_fixed_batch_decides_and_another_is_refused(fake_bench: Bench, make_en
     found = fake_bench([make_engine("a", batch=8), make_engine("b")])
 
     assert found.batch == 8
-    with pytest.raises(InputError, match="fixed to 8"):
+    with pytest.raises(InputError, match="fixed batch of 8"):
         fake_bench([make_engine("a", batch=8)], batch=1)
     with pytest.raises(UsageError, match="different batch sizes"):
         fake_bench([make_engine("a", batch=8), make_engine("b", batch=1)])

@@ -52,10 +52,10 @@ def test_static_batch_is_read_from_the_first_input() -> None:
 
 
 def test_another_batch_than_the_fixed_one_is_refused() -> None:
-    with pytest.raises(InputError, match=r"fixed to 8(.|\n)*--batch 8"):
+    with pytest.raises(InputError, match=r"fixed batch of 8(.|\n)*--batch 8"):
         feed((8, 3, 4, 4), batch=1)
 
 
 def test_an_open_image_size_is_refused() -> None:
-    with pytest.raises(InputError, match="leaves height, width open"):
+    with pytest.raises(InputError, match="dynamic extents than its batch: height, width"):
         feed(("batch", 3, "height", "width"))

@@ -90,7 +90,8 @@ class OnnxModule(nn.Module):
                 found = self._run(node, given, masks)
             except (TypeError, KeyError) as error:
                 raise InputError(
-                    f"{node.op} {node.name!r} has a form that is not known for PyTorch: {error}",
+                    f"{node.op} {node.name!r} has a form that the PyTorch backend does not "
+                    f"translate: {error}",
                     where=self._where,
                     fix="build the graph for the target cpu or cuda",
                 ) from error
@@ -142,7 +143,7 @@ class OnnxModule(nn.Module):
         unknown = sorted({node.op for node in nodes} - set(OPERATORS))
         if unknown:
             raise InputError(
-                f"operators that are not known for PyTorch: {', '.join(unknown)}",
+                f"operators that the PyTorch backend does not translate: {', '.join(unknown)}",
                 where=self._where,
                 fix="build the graph for the target cpu or cuda; a quantized graph is for those "
                 "and for TensorRT",

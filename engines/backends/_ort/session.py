@@ -145,7 +145,7 @@ def require_provider(provider: Provider, where: str) -> None:
     offered = onnxruntime.get_available_providers()
     if wanted not in offered:
         raise MissingDependencyError(
-            f"this ONNX Runtime has no {wanted}, it has {', '.join(offered)}",
+            f"this ONNX Runtime has no {wanted}; it has {', '.join(offered)}",
             where=where,
             fix="pip uninstall -y onnxruntime; " + how_to_install("onnxruntime-gpu", "gpu"),
         )
@@ -163,7 +163,8 @@ def load_libraries(provider: Provider) -> None:
     if provider == "tensorrt":
         if os.environ.setdefault(_TF32, "0") != "0":
             raise UsageError(
-                f"it is {os.environ[_TF32]}, and tokens are matched by comparing float32 scores",
+                f"it is {os.environ[_TF32]}, so TensorRT would multiply float32 numbers in TF32, "
+                "and token matching compares float32 scores",
                 where=_TF32,
                 fix=f"unset {_TF32}",
             )
@@ -181,7 +182,8 @@ def run_error(error: BaseException, where: str) -> EngineError:
     return EngineError(
         f"ONNX Runtime failed while running: {one_line(error)}",
         where=where,
-        fix="the message names the operator; open with rewrites='none' to rule one out",
+        fix="the message names the operator; open the graph with rewrites='none' to see whether "
+        "a rewrite is at fault",
     )
 
 
@@ -257,7 +259,7 @@ def _open_error(error: BaseException, model: Model) -> EngineError:
     newest = re.search(r"official support for domain \S+ is till opset (\d+)", text)
     if newest:
         return EngineError(
-            f"the graph has opset {model.header.opset}, ONNX Runtime {version} reads up to "
+            f"the graph has opset {model.header.opset}; ONNX Runtime {version} reads opsets up to "
             f"{newest[1]}",
             where=model.where,
             fix="export with --opset 20, or: pip install -U onnxruntime",

@@ -169,7 +169,7 @@ def _configure(trt: Any, config: Any, request: Request) -> dict[str, str]:
                 f"{trt.__name__} {trt.__version__} does not build for {', '.join(unknown)}, "
                 f"it does for {', '.join(known)}",
                 where="compute capabilities",
-                fix="name some of these, as 8.6",
+                fix="name some of those, such as 8.6",
             )
         config.num_compute_capabilities = len(request.compute_capabilities)
         for index, name in enumerate(request.compute_capabilities):

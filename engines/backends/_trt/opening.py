@@ -57,9 +57,10 @@ def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptio
     # `threads` is about CPUs: nothing to refuse
     if options.rewrites not in (None, "all") or options.provider == "cpu":
         raise UsageError(
-            "a plan runs on a GPU, and as TensorRT rewrote it",
+            "a plan runs on a GPU, and as TensorRT optimised it: it takes no other provider and "
+            "no other rewrites",
             where=str(artefact),
-            fix="open its graph instead",
+            fix="leave provider and rewrites out, or open its graph instead",
         )
     runtime = manifest.runtime
     _check_flavour(artefact, manifest, runtime)
@@ -159,8 +160,8 @@ def tensor_specs(
             name for name in {*found, *wanted} if found.get(name) != wanted.get(name)
         )
         detail = "; ".join(
-            f"{name!r} is {found.get(name, 'absent')}, the manifest says "
-            f"{wanted.get(name, 'nothing of it')}"
+            f"{name!r} is {_in_words(found.get(name))}, the manifest says "
+            f"{_in_words(wanted.get(name))}"
             for name in differing
         )
         raise TrustError(
@@ -171,10 +172,18 @@ def tensor_specs(
     return manifest.inputs, manifest.outputs
 
 
+def _in_words(tensor: tuple[bool, str, tuple[int, ...]] | None) -> str:
+    """Return what a tensor is, such as "an input float32 (-1, 3, 224, 224)"."""
+    if tensor is None:
+        return "neither an input nor an output"
+    is_input, dtype, shape = tensor
+    return f"an {'input' if is_input else 'output'} {dtype} ({', '.join(map(str, shape))})"
+
+
 def _check_flavour(artefact: Path, manifest: Manifest, runtime: Runtime) -> None:
     if runtime.flavour not in EXTRAS:
         raise TrustError(
-            f"its manifest says it is of {runtime.flavour}, not of TensorRT",
+            f"its manifest says that {runtime.flavour} built it, not TensorRT",
             where=str(artefact),
             fix=rebuild(artefact, manifest),
         )

@@ -102,7 +102,7 @@ def batches_for(source: Source, wanted: tuple[int, int, int] | None) -> tuple[in
     if not dynamic or (known is not None and not known[0] <= low <= high <= known[1]):
         has = f"{known[0]} to {known[1]}" if known is not None else "a fixed batch"
         raise UsageError(
-            f"the batches {low} to {high} are asked for, the graph has {has}",
+            f"batches of {low} to {high} were asked for; the graph has {has}",
             where=str(source.path),
             fix="leave the batches out, or export with --batch dyn:LOW-HIGH",
         )
@@ -155,7 +155,7 @@ def require_release(version: str, target: Target) -> None:
         if one.module == release.module and not one.refusal and one.takes(version)
     ]
     raise UsageError(
-        f"{target.name} is {release.module} {release.span}, installed is {version}",
+        f"{target.name} needs {release.module} {release.span}, installed is {version}",
         where=target.name,
         fix=f"name what is installed, from the export on: --target {device.name}@{fitting[-1]}"
         if fitting
@@ -181,11 +181,11 @@ def require_device(compute_capability: str, board: JetsonIdentity | None, target
     if compute_capability not in (gpu.compute_capability, *gpu.other_spellings):
         what = (
             f"{target.name} has compute capability {gpu.compute_capability}, the GPU of this "
-            f"machine {compute_capability}"
+            f"machine has {compute_capability}"
         )
     elif board is not None and board.target is not None and device.board is not None:
         here = board.target.partition("@")[0]
-        what = "" if here == device.name else f"{target.name} is asked for, this is {board.target}"
+        what = "" if here == device.name else f"{target.name} was asked for, this is {board.target}"
     if what:
         raise UsageError(
             f"{what}: TensorRT builds for the GPU it runs on",

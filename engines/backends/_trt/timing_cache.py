@@ -65,7 +65,7 @@ def read_timings(cache: Path, here: Maker) -> Timings:
     except KeyError as error:
         raise _untrusted(cache, f"its side file does not say its {error.args[0]}") from None
     if made != here:
-        note = f"ignored and left as it is: it is of {made}, this is {here}"
+        note = f"ignored and left as it is: it was made by {made}, this is {here}"
         return Timings(content=b"", note=note, keep=False)
     return Timings(content=content, note=f"used, {len(content)} bytes", keep=True)
 
@@ -90,7 +90,7 @@ def attach(config: Any, timings: Timings) -> tuple[Any, Timings]:
     """
     timing_cache = config.create_timing_cache(timings.content)
     if timings.content and not config.set_timing_cache(timing_cache, False):
-        note = "ignored and left as it is: TensorRT says that it is of another GPU"
+        note = "ignored and left as it is: TensorRT says that it was made on another GPU"
         timings = Timings(content=b"", note=note, keep=False)
         timing_cache = config.create_timing_cache(b"")
     if not timings.content:
@@ -106,7 +106,7 @@ def _side(cache: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise _untrusted(cache, f"its side file cannot be read: {error}") from error
     if not isinstance(document, dict) or document.get("schema") != _SCHEMA:
-        raise _untrusted(cache, f"its side file has not the schema {_SCHEMA}")
+        raise _untrusted(cache, f"its side file is not of the schema {_SCHEMA}")
     return document
 
 
@@ -114,5 +114,5 @@ def _untrusted(cache: Path, what: str) -> TrustError:
     return TrustError(
         f"the timing cache cannot be trusted: {what}",
         where=str(cache),
-        fix="delete both files, or name another; a new one is written by the build",
+        fix="delete both files, or name another file; the build writes a new one",
     )

@@ -108,7 +108,7 @@ def test_a_manifest_that_names_other_outputs_is_refused(tiny_vit: TinyVit) -> No
     outputs = (TensorSpec(name="scores", shape=(1, 10), dtype="float32"),)
     write_manifest(graph, dataclasses.replace(built, kind="graph", outputs=outputs))
 
-    with pytest.raises(TrustError, match="has the outputs logits, its manifest says scores"):
+    with pytest.raises(TrustError, match="has the outputs logits; its manifest says scores"):
         engines.build(graph, target="cpu")
 
 

@@ -172,7 +172,7 @@ def test_operators_that_are_not_known_are_all_named(tmp_path: Path) -> None:
     model.graph.node.add(op_type="Thing", domain="org.other", input=["images"], output=["thing"])
     onnx.save(model, str(path))
 
-    with pytest.raises(InputError, match=r"not known for PyTorch: QuantizeLinear, TopK, org"):
+    with pytest.raises(InputError, match=r"does not translate: QuantizeLinear, TopK, org"):
         OnnxModule(path)
 
 
@@ -184,5 +184,7 @@ def test_a_form_of_an_operator_that_is_not_known_is_refused(tmp_path: Path) -> N
     del argmax.attribute[:-1]
     onnx.save(model, str(path))
 
-    with pytest.raises(InputError, match="has a form that is not known for PyTorch: ArgMax"):
+    with pytest.raises(
+        InputError, match="has a form that the PyTorch backend does not translate: ArgMax"
+    ):
         OnnxModule(path)(torch.from_numpy(images_of(spec_of(), 1)))

@@ -197,7 +197,7 @@ def test_the_manifests_batch_range_is_kept(tiny_vit: TinyVit) -> None:
 def test_an_engine_of_another_runtime_is_refused(tiny_vit: TinyVit) -> None:
     cache = engines.build(tiny_vit(), target="cpu")
 
-    with pytest.raises(TrustError, match="it is of onnxruntime, not of openvino"):
+    with pytest.raises(TrustError, match="says that onnxruntime built it, not openvino"):
         ov.open_engine(cache, read_manifest(cache), options=OpenOptions())
 
 

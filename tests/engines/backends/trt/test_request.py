@@ -148,7 +148,7 @@ def test_tensorrt_8_is_refused_with_what_is_needed(
 def test_a_tensorrt_that_no_release_has_is_refused(tiny_vit: TinyVit, install: Install) -> None:
     install("10.13.0.35")
 
-    with pytest.raises(UsageError, match=r"is tensorrt 10\.3 to 10\.7, installed is") as caught:
+    with pytest.raises(UsageError, match=r"needs tensorrt 10\.3 to 10\.7, installed is") as caught:
         engines.build(tiny_vit(), target=ORIN)
 
     assert "no release of jetson-orin-nano-8gb has 10.13.0.35" in caught.value.fix
@@ -173,7 +173,7 @@ def test_another_jetson_than_the_target_is_refused(
     here = jetson("jetson-agx-orin-64gb@jp6.2")
     monkeypatch.setattr(backend, "read_board", lambda modules: here)
 
-    with pytest.raises(UsageError, match=f"{ORIN}@jp6.2 is asked for, this is {here.target}"):
+    with pytest.raises(UsageError, match=f"{ORIN}@jp6.2 was asked for, this is {here.target}"):
         engines.build(tiny_vit(), target=ORIN)
 
 
@@ -264,7 +264,7 @@ def test_batches_narrow_the_profile_and_the_manifest(tiny_vit: TinyVit, install:
 def test_batches_beyond_the_graph_s_range_are_refused(tiny_vit: TinyVit) -> None:
     graph = stated(tiny_vit(batch="batch"), batch_range=(1, 16))
 
-    with pytest.raises(UsageError, match="asked for, the graph has 1 to 16"):
+    with pytest.raises(UsageError, match="asked for; the graph has 1 to 16"):
         engines.build(graph, target=ORIN, options=BuildOptions(batches=(2, 4, 17)))
 
 
@@ -326,7 +326,7 @@ def test_timings_that_tensorrt_does_not_take_are_left_alone(
     plan = engines.build(tiny_vit(), target=ORIN, options=BuildOptions(timing_cache=cache))
 
     assert build.timings_given == [b"another Orin", b""]
-    assert "TensorRT says that it is of another GPU" in settings_of(plan)["timing_cache"]
+    assert "TensorRT says that it was made on another GPU" in settings_of(plan)["timing_cache"]
     assert cache.read_bytes() == b"another Orin"
 
 

@@ -54,7 +54,7 @@ def test_a_cache_of_elsewhere_is_ignored_in_a_sentence_and_kept(
     timings = read_timings(cache, HERE)
 
     assert (timings.content, timings.keep) == (b"", False)
-    assert timings.note == f"ignored and left as it is: it is of {made}, this is {HERE}"
+    assert timings.note == f"ignored and left as it is: it was made by {made}, this is {HERE}"
     assert cache.read_bytes() == CONTENT
 
 
@@ -91,7 +91,7 @@ def no_version(cache: Path) -> None:
         (cut, "not the one that its side file describes"),
         (drop_side, "no file beside it that proves what it is"),
         (spoil_side, "side file cannot be read"),
-        (other_schema, "not the schema 1"),
+        (other_schema, "not of the schema 1"),
         (no_version, "does not say its version"),
     ],
 )
