@@ -70,20 +70,11 @@ def collect(
             or a value inside the network is not finite.
     """
     manifest = read_manifest(onnx)
-    assert manifest.preprocessing is not None
     graph = read_graph(onnx)
     observed_sites = sites(graph)
-    table = start or CalibrationTable(
-        graph=manifest.sha256,
-        graph_file=onnx.name,
-        preprocessing=manifest.preprocessing,
-        images=(),
-        description=source.description,
-        records={},
-        rewrites=rewrites,
-        tools={name: metadata.version(name) for name in ("onnxruntime", "numpy", "pillow")},
-    )
-    if start is not None:
+    if start is None:
+        table = _empty_table(onnx, manifest, source, rewrites)
+    else:
         table = _go_on(start, manifest, observed_sites, source)
     if len(source) < LEAST_IMAGES and len(table.images) < LEAST_IMAGES:
         raise InputError(
@@ -118,6 +109,23 @@ def collect(
             fix=f"give {LEAST_IMAGES} or more different images",
         )
     return table
+
+
+def _empty_table(
+    onnx: Path, manifest: Manifest, source: ImageSource, rewrites: Rewrites | None
+) -> CalibrationTable:
+    """Return a table that has seen no image yet."""
+    assert manifest.preprocessing is not None
+    return CalibrationTable(
+        graph=manifest.sha256,
+        graph_file=onnx.name,
+        preprocessing=manifest.preprocessing,
+        images=(),
+        description=source.description,
+        records={},
+        rewrites=rewrites,
+        tools={name: metadata.version(name) for name in ("onnxruntime", "numpy", "pillow")},
+    )
 
 
 def calibrate(

@@ -165,22 +165,9 @@ def integers(
     told = callbacks or Callbacks()
     exported = read_graph(onnx)
     require_table_of(table, manifest, [site.name for site in sites(exported)])
-    if recipe.form == "gemm" and preset == "vit-attention":
-        raise UsageError(
-            "on a CPU the attention stays in float32: integers make it no faster there",
-            where="--preset vit-attention",
-            fix="use --preset vit-linear",
-        )
-    policy = choose(exported, preset, keep=keep)
+    policy = _first_policy(exported, recipe, preset, keep)
     del exported
-    if not policy.active:
-        raise UsageError(
-            "every layer is kept: nothing is left to quantize",
-            where="--keep",
-            fix="keep fewer layers, or use --precision fp16",
-        )
     warning = _scan(onnx, manifest, recipe, evaluator)
-
     last: list[ModelOutputs] = []
 
     def measure_on(these: GraphEvaluator) -> Measure:
@@ -209,6 +196,28 @@ def integers(
         choice=choice,
         warning=warning,
     )
+
+
+def _first_policy(exported: Graph, recipe: Recipe, preset: str, keep: tuple[str, ...]) -> Policy:
+    """Return what is quantized before any layer is reverted.
+
+    Raises:
+        UsageError: The preset is unknown or does not suit the target, or nothing is left of it.
+    """
+    if recipe.form == "gemm" and preset == "vit-attention":
+        raise UsageError(
+            "on a CPU the attention stays in float32: integers make it no faster there",
+            where="--preset vit-attention",
+            fix="use --preset vit-linear",
+        )
+    policy = choose(exported, preset, keep=keep)
+    if not policy.active:
+        raise UsageError(
+            "every layer is kept: nothing is left to quantize",
+            where="--keep",
+            fix="keep fewer layers, or use --precision fp16",
+        )
+    return policy
 
 
 def write(

@@ -20,6 +20,7 @@ provider.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import tempfile
 from pathlib import Path
@@ -88,33 +89,12 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
     provider: Provider = "cuda" if target.name == "cuda" else "cpu"
     products = _int8_products(source.header, provider, "all")
     companions = (f"{out.name}.data",) if source.header.external_files else ()
+    settings = _session_options(None, rewrites="all", products=products)
+    for weights_file in companions:
+        settings.add_session_config_entry(_EXTERNAL_WEIGHTS, weights_file)
     report(options, "optimise", 0)
-    facts: dict[str, str] = {}
-    with contextlib.ExitStack() as stack:
-        temporary = stack.enter_context(storage.atomic_path(out))
-        settings = _session_options(None, rewrites="all", products=products)
-        settings.optimized_model_filepath = str(temporary)
-        for weights_file in companions:
-            settings.add_session_config_entry(_EXTERNAL_WEIGHTS, weights_file)
-        graph, replaced = onnx, None
-        if provider == "cuda":
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-build-")))
-            graph, replaced = with_contrib_operators(onnx, folder)
-        try:
-            open_session(
-                Model(source=str(graph), header=source.header, settings=settings, where=str(onnx)),
-                provider,
-            )
-        except EngineError as error:
-            if "Protobuf serialization failed" not in error.what:
-                raise
-            raise InputError(
-                f"cannot write {out.name}: the disk is full, or it allows no file of that size",
-                where=str(out.parent),
-                fix="free space or choose a folder that you may write",
-            ) from error
-        if replaced is not None:
-            facts = {**replaced.facts(), **count_operators(temporary)}
+    model = Model(source=str(onnx), header=source.header, settings=settings, where=str(onnx))
+    facts = _optimise(model, provider, out)
     report(options, "optimise", 1)
     runtime = Runtime(
         flavour="onnxruntime",
@@ -132,6 +112,36 @@ def build(onnx: Path, target: Target, out: Path, *, options: BuildOptions) -> Bu
         source, target, runtime=runtime, command=options.command, companions=companions
     )
     return BuildRecord(manifest=manifest)
+
+
+def _optimise(model: Model, provider: Provider, out: Path) -> dict[str, str]:
+    """Let ONNX Runtime write what it made of a graph file; return what was replaced before.
+
+    Raises:
+        InputError: It cannot be written.
+        EngineError: ONNX Runtime refuses the graph.
+        MissingDependencyError: The provider is not there.
+    """
+    assert isinstance(model.source, str)
+    with contextlib.ExitStack() as stack:
+        temporary = stack.enter_context(storage.atomic_path(out))
+        model.settings.optimized_model_filepath = str(temporary)
+        replaced = None
+        if provider == "cuda":
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-build-")))
+            graph, replaced = with_contrib_operators(Path(model.source), folder)
+            model = dataclasses.replace(model, source=str(graph))
+        try:
+            open_session(model, provider)
+        except EngineError as error:
+            if "Protobuf serialization failed" not in error.what:
+                raise
+            raise InputError(
+                f"cannot write {out.name}: the disk is full, or it allows no file of that size",
+                where=str(out.parent),
+                fix="free space or choose a folder that you may write",
+            ) from error
+        return {} if replaced is None else {**replaced.facts(), **count_operators(temporary)}
 
 
 def open_engine(artefact: Path, manifest: Manifest | None, *, options: OpenOptions) -> Engine:

@@ -258,7 +258,7 @@ def test_a_target_decides_the_range_of_the_weights() -> None:
 @needs_openvino
 @pytest.mark.usefixtures("clipping")
 def test_openvino_is_refused_weights_that_it_would_clip(graphs: Graphs, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"weights go up to 127; .* only up to 64") as caught:
+    with pytest.raises(InputError, match=r"weights reach 127; .* only up to 64") as caught:
         built(graphs.full, "openvino", tmp_path)
 
     assert "--target openvino" in caught.value.fix
@@ -281,7 +281,7 @@ def test_openvino_refuses_to_open_on_a_lesser_cpu(
     assert settings_of(reduced)["int8_weights"].startswith("reduced")
     request.getfixturevalue("clipping")
 
-    with pytest.raises(InputError, match="go up to 127"):
+    with pytest.raises(InputError, match="weights reach 127"):
         engines.open(full)
     with engines.open(reduced) as engine:
         assert engine.describe()["int8_weights"].startswith("reduced")
