@@ -28,67 +28,9 @@ from engines.errors import FoldError
 from engines.manifest import Preprocessing
 from fpet_export.graph.frozen_attention import FrozenAttention, aligned, linear, qkv_bias, scaled
 from fpet_export.graph.options import FreezeOptions
-from fpet_export.model.mergers import fpet
+from fpet_export.model.mergers import MergingModule
 from fpet_export.model.methods._bottleneck import Bottleneck
 from fpet_export.model.vit import Block, Vit, VitSpec, activate, prefix_parameters
-
-
-class FrozenMerge(nn.Module):
-    """Match by argmax and merge, on tokens in the order prefix, set B, set A.
-
-    The metric is the head average of the keys. It comes from an averaged key weight applied to
-    the same normalised tokens (the same algebra), so that the keys stay private to a fused
-    attention kernel.
-    """
-
-    def __init__(self, block: Block, merger: fpet.ReferenceMerger, options: FreezeOptions) -> None:
-        super().__init__()
-        attention = block.attn
-        width = attention.proj.in_features
-        shape = (attention.heads, width // attention.heads)
-        weight = attention.qkv.weight[width : 2 * width].double()
-        bias = qkv_bias(block)
-        self.key = linear(
-            weight.reshape(*shape, width).mean(dim=0).float(),
-            bias[width : 2 * width].double().reshape(shape).mean(dim=0).float(),
-        )
-        self.down, self.up = merger.down, merger.up
-        self.prefix, self.count_b = merger.prefix, len(merger.set_b)
-        self.ties = options.ties
-
-    def match(self, x: torch.Tensor) -> torch.Tensor:
-        """Match the A tokens of normalised tokens (B, N, C); return indices (B, Na) in set B.
-
-        Keys and scores are computed for the other tokens too: they are few, and leaving rows out
-        before the argmax costs a GPU one more kernel than it saves.
-        """
-        metric = fpet.refine(self.key(x.to(self.key.weight.dtype)), self.down, self.up)
-        end_b = self.prefix + self.count_b
-        target = fpet.normalise(metric[:, self.prefix : end_b])
-        if self.ties == "reference":
-            source = fpet.normalise(metric[:, end_b:])
-            return fpet.argmax_match(source @ target.transpose(1, 2), drop_ties=True)
-        # An argmax does not see the length of its row's key.
-        return fpet.argmax_match(metric @ target.transpose(1, 2))[:, end_b:]
-
-    def forward(
-        self, tokens: torch.Tensor, normalised: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Merge (B, N, C) residual tokens.
-
-        Args:
-            tokens: After the attention of this block was added.
-            normalised: What that attention read, LN1 of the tokens before it.
-
-        Returns:
-            Tokens (B, N', C) in the order prefix, set B; sizes (B, N'); match (B, Na).
-        """
-        match = self.match(normalised)
-        index = match + self.prefix
-        if self.ties == "reference":
-            index = torch.where(match < 0, match, index)
-        merged, sizes = fpet.merge_by_index(tokens, index, self.prefix + self.count_b)
-        return merged, sizes, match
 
 
 class FrozenBlock(nn.Module):
@@ -97,7 +39,7 @@ class FrozenBlock(nn.Module):
     def __init__(
         self,
         block: Block,
-        merger: fpet.ReferenceMerger | None,
+        merger: MergingModule | None,
         options: FreezeOptions,
         *,
         queries: int | None,
@@ -108,7 +50,7 @@ class FrozenBlock(nn.Module):
         self.norm1, self.norm2 = block.norm1, block.norm2
         # A merging block needs every token attended, because all of them take part in the merge.
         self.attn = FrozenAttention(block, options, queries=None if merger else queries)
-        self.merge = None if merger is None else FrozenMerge(block, merger, options)
+        self.merge = None if merger is None else merger.frozen(_averaged_key(block), options.ties)
         self.fc1 = block.mlp.fc1
         self.fc2 = scaled(block.mlp.fc2, block.ls2.gamma if block.layer_scale else None)
         self.adapters = nn.ModuleList(_frozen_bottleneck(branch) for branch in block.branches)
@@ -147,16 +89,14 @@ class FrozenVit(nn.Module):
         spec = model.spec
         self.spec, self.options = spec, options
         merger = model.merger
-        if merger is not None and not isinstance(merger, fpet.ReferenceMerger):
+        if merger is not None and not isinstance(merger, MergingModule):
             raise FoldError(
                 f"there is no frozen form of the merger {type(merger).__name__}",
                 where="freeze",
-                fix="add one beside FrozenMerge",
+                fix="make it a MergingModule, see fpet_export/model/mergers/",
             )
         self.prefix = len(spec.prefix)
-        order = None
-        if merger is not None:
-            order = torch.cat([merger.set_b, merger.set_a]) - self.prefix
+        order = None if merger is None else merger.order
         self._freeze_embedding(model, order, list(mean), list(std))
         self.norm_pre = model.norm_pre if spec.pre_norm else None
         last = spec.depth - 1
@@ -174,7 +114,7 @@ class FrozenVit(nn.Module):
         )
         self.norm = model.fc_norm if spec.pool_norm else model.norm
         self.head = _mean_head(model) if spec.pool == "class+dist" else model.head
-        self.tokens = self._count_tokens(model)
+        self.tokens = self._count_tokens(model, merger)
 
     def _freeze_embedding(
         self, model: Vit, order: torch.Tensor | None, mean: list[float], std: list[float]
@@ -204,12 +144,12 @@ class FrozenVit(nn.Module):
         ordered = position if order is None else position[:, order]
         self.position = nn.Parameter(ordered.contiguous(), requires_grad=False)
 
-    def _count_tokens(self, model: Vit) -> tuple[int, ...]:
+    def _count_tokens(self, model: Vit, merger: MergingModule | None) -> tuple[int, ...]:
         spec = model.spec
         counts, now = [], spec.tokens
         for index in range(spec.depth):
-            if index == model.merge_block:
-                now = fpet.tokens_after(spec.grid, self.prefix)
+            if merger is not None and index == model.merge_block:
+                now = merger.remaining
             last = index == spec.depth - 1
             counts.append(self.queries if last and self.queries else now)
         return tuple(counts)
@@ -294,6 +234,19 @@ def preprocessing_for(base: Preprocessing, options: FreezeOptions) -> Preprocess
         layout="NHWC" if options.input == "uint8-nhwc" else "NCHW",
         dtype="float32" if options.input == "float32" else "uint8",
         in_graph=True,
+    )
+
+
+def _averaged_key(block: Block) -> nn.Linear:
+    """Return one layer on normalised tokens (B, N, C) that gives the head average of their keys."""
+    attention = block.attn
+    width = attention.proj.in_features
+    shape = (attention.heads, width // attention.heads)
+    weight = attention.qkv.weight[width : 2 * width].double()
+    bias = qkv_bias(block)
+    return linear(
+        weight.reshape(*shape, width).mean(dim=0).float(),
+        bias[width : 2 * width].double().reshape(shape).mean(dim=0).float(),
     )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from engines.errors import CheckpointError
-from fpet_export.model import methods
+from fpet_export.model import mergers, methods
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.backbones._names import HEAD_NAMES, compare_shapes
 from fpet_export.model.checkpoints import Checkpoint
-from fpet_export.model.mergers import fpet
 from fpet_export.model.vit import Vit, VitSpec, empty_vit
 
 
@@ -51,6 +50,5 @@ def _attach_method(model: Vit, checkpoint: Checkpoint) -> None:
 def _attach_merger(model: Vit, spec: VitSpec, checkpoint: Checkpoint) -> None:
     if checkpoint.merge_block is None:
         return
-    down, up = checkpoint.refinement or (None, None)
-    model.merger = fpet.ReferenceMerger(spec.grid, len(spec.prefix), down=down, up=up)
+    model.merger = mergers.load(checkpoint.merger).attach(spec, checkpoint.refinement)
     model.merge_block = checkpoint.merge_block

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fpet_export.model import methods
-from fpet_export.model.mergers import fpet
+from fpet_export.model import mergers, methods
 from fpet_export.model.vit import VitSpec
 
 
-def tokens_after_blocks(spec: VitSpec, merge_block: int | None) -> tuple[int, ...]:
+def tokens_after_blocks(
+    spec: VitSpec, merge_block: int | None, merger: str = mergers.PUBLISHED
+) -> tuple[int, ...]:
     """Return the number of tokens that leave each block."""
-    merged = spec.tokens if merge_block is None else fpet.tokens_after(spec.grid, len(spec.prefix))
+    merged = spec.tokens if merge_block is None else mergers.load(merger).tokens_after(spec)
     return tuple(
         merged if merge_block is not None and index >= merge_block else spec.tokens
         for index in range(spec.depth)
@@ -23,6 +24,7 @@ def macs(
     tokens: Sequence[int],
     *,
     merge_block: int | None = None,
+    merger: str = mergers.PUBLISHED,
     method: str = "none",
     dim: int | None = None,
 ) -> list[int]:
@@ -34,6 +36,7 @@ def macs(
             tokens computes its queries for those alone.
         merge_block: 0-based block that merges; None finds it where the tokens fall to set B,
             which they do not show when the last block merges and keeps the class token alone.
+        merger: Name of the merger.
         method: Tuning method whose layers may stay after folding.
         dim: Rank or bottleneck width of that method.
 
@@ -41,7 +44,8 @@ def macs(
     and additions are not, as in the literature.
     """
     width, hidden = spec.width, spec.hidden
-    merged = fpet.tokens_after(spec.grid, len(spec.prefix)) if spec.patches > 1 else spec.tokens
+    entry = mergers.load(merger)
+    merged = entry.tokens_after(spec) if spec.patches > 1 else spec.tokens
     costs = [spec.patches * spec.patch[0] * spec.patch[1] * 3 * width]
     now = spec.tokens
     for index, after in enumerate(tokens):
@@ -51,7 +55,7 @@ def macs(
         attention = 2 * now * width**2 + 2 * queries * width**2 + 2 * queries * now * width
         cost = attention + 2 * after * width * hidden
         if merges:
-            cost += _match_macs(spec)
+            cost += entry.macs(spec)
         if method != "none" and dim is not None:
             cost += methods.load(method).macs(spec, dim, after)
         costs.append(cost)
@@ -59,11 +63,3 @@ def macs(
     heads = 2 if spec.pool == "class+dist" else 1
     costs.append(heads * width * spec.classes)
     return costs
-
-
-def _match_macs(spec: VitSpec) -> int:
-    """Return what the frozen graph's match and merge take; both run over all tokens."""
-    target, head = len(fpet.partition(spec.grid)[1]), spec.head_width
-    metric = spec.tokens * (spec.width * head + 2 * head * fpet.REFINEMENT_WIDTH)
-    stay = fpet.tokens_after(spec.grid, len(spec.prefix))
-    return metric + spec.tokens * target * head + stay * spec.tokens * spec.width

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from fpet_export.model.cost import tokens_after_blocks
+from fpet_export.model.mergers import PUBLISHED
 from fpet_export.model.vit import VitSpec
 
 
@@ -36,10 +37,10 @@ class MergePlan:
         return ", ".join(map(str, self.blocks))
 
 
-def merge_plan(spec: VitSpec, merge_block: int | None) -> MergePlan:
-    """Return the plan of FPET's merger, which merges once; None merges nowhere."""
+def merge_plan(spec: VitSpec, merge_block: int | None, merger: str = PUBLISHED) -> MergePlan:
+    """Return the plan of a merger that merges once; None merges nowhere."""
     return MergePlan(
         before=spec.tokens,
-        tokens=tokens_after_blocks(spec, merge_block),
+        tokens=tokens_after_blocks(spec, merge_block, merger),
         blocks=() if merge_block is None else (merge_block,),
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.plurals import counted
-from fpet_export.model.mergers import fpet
+from fpet_export.model import mergers
 
 Match = NDArray[np.int64]
 Owner = NDArray[np.int64]
@@ -71,7 +71,7 @@ def groups_of(match: Match, grid: tuple[int, int]) -> MergeGroups:
         match: (Na,) index in set B of each A patch, -1 for a dropped token.
         grid: (rows, columns) of patches.
     """
-    set_a, set_b = fpet.partition(grid)
+    set_a, set_b = mergers.load().partition(grid)
     owner = np.full(grid[0] * grid[1], -1, np.int64)
     owner[set_b] = set_b
     kept = match >= 0

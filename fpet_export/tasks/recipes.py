@@ -14,7 +14,6 @@ from engines.tasks.inputs import Piece, TaskInput
 from fpet_export.graph.freeze import FrozenVit
 from fpet_export.model import methods
 from fpet_export.model.checkpoints import _records
-from fpet_export.model.mergers.fpet import REFINEMENT_WIDTH
 from fpet_export.model.methods import Bypass
 from fpet_export.model.vit import VitSpec
 from fpet_export.tasks.template import HEAD, REFINEMENT, Layout
@@ -143,7 +142,7 @@ def _branch(method: str, block: int, width: int, bypass: Bypass, layout: Layout)
 
 
 def _refinement(head_width: int, layout: Layout) -> list[TaskInput]:
-    width = REFINEMENT_WIDTH
+    width, _ = _records.refinement_layers(head_width)[0].shape
     extent: Dimension = "refinement_width" if layout.is_open else width
     down = Piece(part=REFINEMENT, left=_records.REFINEMENT_DOWN)
     up = Piece(part=REFINEMENT, left=_records.REFINEMENT_UP)

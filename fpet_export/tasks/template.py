@@ -26,7 +26,6 @@ from fpet_export.model import methods
 from fpet_export.model.adapt import adapt
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.checkpoints import Checkpoint, _records
-from fpet_export.model.mergers.fpet import REFINEMENT_WIDTH
 from fpet_export.model.vit import Vit
 
 Form = Literal["low-rank", "folded"]
@@ -120,7 +119,8 @@ def make_template(backbone: Backbone, layout: Layout) -> Template:
         head[f"{name}.bias"] = torch.randn(spec.classes, generator=generator)
     refinement = None
     if layout.refined and layout.merge_block is not None:
-        width = _OPEN_REFINEMENT if layout.is_open else REFINEMENT_WIDTH
+        width, _ = _records.refinement_layers(spec.head_width)[0].shape
+        width = _OPEN_REFINEMENT if layout.is_open else width
         refinement = (
             torch.randn(width, spec.head_width, generator=generator),
             torch.randn(spec.head_width, width, generator=generator),

@@ -2,22 +2,66 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines import registry
 from engines.errors import InputError
+from fpet_export.model import mergers
 from fpet_export.model.mergers import fpet
-from fpet_export.model.vit import Trace
+from fpet_export.model.vit import Trace, VitSpec
 from tests.references.fpet_reference import checkerboard, published_match
 
+ENTRIES = registry.available(mergers)
+SPEC = VitSpec(image=(64, 48), patch=(16, 16), width=12, depth=3, heads=2, hidden=24, classes=5)
 GRIDS = st.tuples(st.integers(1, 9), st.integers(1, 9)).filter(lambda grid: grid[0] * grid[1] > 1)
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_an_entry_keeps_what_it_promises(name: str) -> None:
+    """Counts, order, reference and frozen form say the same of one network."""
+    entry, prefix = mergers.load(name), len(SPEC.prefix)
+    down, up = (drawn(*layer.shape, seed=7) for layer in entry.layers(SPEC.head_width))
+    module = entry.attach(SPEC, (down, up))
+    tokens, keys = drawn(2, SPEC.tokens, SPEC.width), drawn(2, 1, SPEC.tokens, SPEC.width, seed=1)
+    key = torch.nn.Linear(SPEC.width, SPEC.head_width, bias=False)
+    key.weight.data = drawn(SPEC.head_width, SPEC.width, seed=2)
+    trace = Trace()
+
+    merged, size = module(tokens, key(keys), trace)
+    source = torch.cat([torch.arange(prefix), module.order + prefix])
+    ordered, keyed = tokens[:, source], keys[:, 0, source]
+    frozen, sizes, match = module.frozen(key, "argmax")(ordered, keyed)
+
+    leaving, joined = entry.partition(SPEC.grid)
+    assert entry.title
+    assert sorted(module.order.tolist()) == sorted([*leaving, *joined]) == list(range(SPEC.patches))
+    assert module.remaining == entry.tokens_after(SPEC) == merged.shape[1] < SPEC.tokens
+    assert entry.macs(SPEC) > 0
+    torch.testing.assert_close(frozen, merged)
+    torch.testing.assert_close(sizes, size.squeeze(-1))
+    assert trace.match is not None
+    assert torch.equal(match, trace.match)
+    assert entry.attach(SPEC, None)(tokens, key(keys), None)[0].shape == merged.shape
+
+
+def test_a_merger_is_asked_of_the_registry() -> None:
+    folder = Path(mergers.__file__).parent
+    for path in folder.parents[1].rglob("*.py"):
+        if path.parent != folder:
+            for name in ENTRIES:
+                text = path.read_text("utf-8")
+                assert f"mergers.{name}" not in text, path
+                assert f"mergers import {name}" not in text, path
 
 
 def test_the_four_by_four_board_is_the_published_one() -> None:

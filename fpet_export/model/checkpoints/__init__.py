@@ -22,6 +22,7 @@ from fpet_export.model.backbones import Backbone
 from fpet_export.model.checkpoints import _no_run
 from fpet_export.model.facts import Fact
 from fpet_export.model.merge_plan import MergePlan, merge_plan
+from fpet_export.model.mergers import PUBLISHED
 from fpet_export.model.vit import VitSpec
 
 
@@ -65,6 +66,7 @@ class Checkpoint:
         quality: "random" marks weights that are good for speed only.
         files: Files the run was read from, for their hashes.
         facts: Every setting with its source, for `inspect`.
+        merger: Name of a file in `fpet_export/model/mergers/`.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Checkpoint:
     quality: Literal["trained", "random"]
     files: tuple[Path, ...]
     facts: dict[str, Fact[Any]]
+    merger: str = PUBLISHED
 
     @property
     def is_tuned(self) -> bool:
@@ -93,7 +96,7 @@ class Checkpoint:
 
     def merge_plan(self, spec: VitSpec) -> MergePlan:
         """Return where tokens merge in a network."""
-        return merge_plan(spec, self.merge_block)
+        return merge_plan(spec, self.merge_block, self.merger)
 
     def macs(self, spec: VitSpec, tokens: Sequence[int], *, merges: bool = False) -> list[int]:
         """Return the multiply-adds of one image with the adapters of this run; see `cost.macs`.
@@ -108,6 +111,7 @@ class Checkpoint:
             spec,
             tokens,
             merge_block=self.merge_block if merges else None,
+            merger=self.merger,
             method=self.method,
             dim=self.dim,
         )

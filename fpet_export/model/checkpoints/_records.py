@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from engines.errors import CheckpointError
-from fpet_export.model import qlinear
-from fpet_export.model.mergers.fpet import REFINEMENT_WIDTH
+from fpet_export.model import mergers, qlinear
 from fpet_export.model.methods import Layer, all_methods
 
 REFINEMENT_DOWN, REFINEMENT_UP = "refinement.adapter_down", "refinement.adapter_up"
@@ -53,11 +52,8 @@ class StreamLayout:
 
 
 def refinement_layers(head_width: int) -> tuple[Layer, Layer]:
-    """Return the two layers of FPET's refinement adapter; always stored with 1 bit."""
-    return (
-        Layer(name=REFINEMENT_DOWN, shape=(REFINEMENT_WIDTH, head_width)),
-        Layer(name=REFINEMENT_UP, shape=(head_width, REFINEMENT_WIDTH)),
-    )
+    """Return the two layers of the merger's refinement adapter; always stored with 1 bit."""
+    return mergers.load().layers(head_width)
 
 
 def refinement_bytes(head_width: int) -> int:
@@ -68,7 +64,7 @@ def refinement_bytes(head_width: int) -> int:
 
 def head_width_of(refinement: int) -> int | None:
     """Return the head width whose refinement has this many bytes, or None."""
-    per_width = 2 * REFINEMENT_WIDTH * _REFINEMENT_BITS // 8
+    per_width = refinement_bytes(1) - refinement_bytes(0)
     width, rest = divmod(refinement - refinement_bytes(0), per_width)
     return width if rest == 0 and width > 0 else None
 

@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from engines.errors import InputError
-from fpet_export.model.vit import Trace
+from fpet_export.model.mergers import MergingModule, TokenMerger
+from fpet_export.model.methods import Layer
+from fpet_export.model.vit import Trace, VitSpec
 
 REFINEMENT_WIDTH = 32
 """Inner width of the refinement adapter in every published run."""
@@ -161,7 +163,7 @@ def merge_by_index(
     return mixed / size.to(tokens.dtype).unsqueeze(-1), size
 
 
-class ReferenceMerger(nn.Module):
+class ReferenceMerger(MergingModule):
     """The merge as it was trained: sigmoid match on the refined, head-averaged keys."""
 
     set_a: torch.Tensor
@@ -182,6 +184,20 @@ class ReferenceMerger(nn.Module):
         self.register_buffer("set_b", torch.from_numpy(set_b) + prefix, persistent=False)
         self.down = None if down is None else nn.Parameter(down, requires_grad=False)
         self.up = None if up is None else nn.Parameter(up, requires_grad=False)
+
+    @property
+    def order(self) -> torch.Tensor:
+        """Set B, then set A."""
+        return torch.cat([self.set_b, self.set_a]) - self.prefix
+
+    @property
+    def remaining(self) -> int:
+        """The prefix and set B."""
+        return self.prefix + len(self.set_b)
+
+    def frozen(self, key: nn.Linear, ties: str) -> FrozenMerge:
+        """Return the match by argmax and the merge; see `MergingModule`."""
+        return FrozenMerge(key, self, ties)
 
     def forward(
         self, tokens: torch.Tensor, keys: torch.Tensor, trace: Trace | None
@@ -208,3 +224,91 @@ def _record(trace: Trace, scores: torch.Tensor, match: torch.Tensor, size: torch
     else:
         trace.margin = torch.full_like(scores[..., 0], torch.inf)
     trace.size = size.squeeze(-1)
+
+
+class FrozenMerge(nn.Module):
+    """Match by argmax and merge, on tokens in the order prefix, set B, set A.
+
+    The metric is the head average of the keys. It comes from an averaged key weight applied to
+    the same normalised tokens (the same algebra), so that the keys stay private to a fused
+    attention kernel.
+    """
+
+    def __init__(self, key: nn.Linear, merger: ReferenceMerger, ties: str) -> None:
+        super().__init__()
+        self.key = key
+        self.down, self.up = merger.down, merger.up
+        self.prefix, self.count_b = merger.prefix, len(merger.set_b)
+        self.ties = ties
+
+    def match(self, x: torch.Tensor) -> torch.Tensor:
+        """Match the A tokens of normalised tokens (B, N, C); return indices (B, Na) in set B.
+
+        Keys and scores are computed for the other tokens too: they are few, and leaving rows out
+        before the argmax costs a GPU one more kernel than it saves.
+        """
+        metric = refine(self.key(x.to(self.key.weight.dtype)), self.down, self.up)
+        end_b = self.prefix + self.count_b
+        target = normalise(metric[:, self.prefix : end_b])
+        if self.ties == "reference":
+            source = normalise(metric[:, end_b:])
+            return argmax_match(source @ target.transpose(1, 2), drop_ties=True)
+        # An argmax does not see the length of its row's key.
+        return argmax_match(metric @ target.transpose(1, 2))[:, end_b:]
+
+    def forward(
+        self, tokens: torch.Tensor, normalised: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Merge (B, N, C) residual tokens.
+
+        Args:
+            tokens: After the attention of this block was added.
+            normalised: What that attention read, LN1 of the tokens before it.
+
+        Returns:
+            Tokens (B, N', C) in the order prefix, set B; sizes (B, N'); match (B, Na).
+        """
+        match = self.match(normalised)
+        index = match + self.prefix
+        if self.ties == "reference":
+            index = torch.where(match < 0, match, index)
+        merged, sizes = merge_by_index(tokens, index, self.prefix + self.count_b)
+        return merged, sizes, match
+
+
+class Fpet:
+    """FPET, for the registry; see `fpet_export.model.mergers.TokenMerger`."""
+
+    title = "FPET"
+
+    def partition(self, grid: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return sets A and B."""
+        return partition(grid)
+
+    def tokens_after(self, spec: VitSpec) -> int:
+        """Return the prefix and set B."""
+        return tokens_after(spec.grid, len(spec.prefix))
+
+    def layers(self, head_width: int) -> tuple[Layer, Layer]:
+        """Return the two layers of the refinement adapter."""
+        return (
+            Layer(name="refinement.adapter_down", shape=(REFINEMENT_WIDTH, head_width)),
+            Layer(name="refinement.adapter_up", shape=(head_width, REFINEMENT_WIDTH)),
+        )
+
+    def macs(self, spec: VitSpec) -> int:
+        """Return what match and merge take; both run over all tokens."""
+        target, head = len(partition(spec.grid)[1]), spec.head_width
+        metric = spec.tokens * (spec.width * head + 2 * head * REFINEMENT_WIDTH)
+        stay = self.tokens_after(spec)
+        return metric + spec.tokens * target * head + stay * spec.tokens * spec.width
+
+    def attach(
+        self, spec: VitSpec, refinement: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> ReferenceMerger:
+        """Return the merge as it was trained."""
+        down, up = refinement or (None, None)
+        return ReferenceMerger(spec.grid, len(spec.prefix), down=down, up=up)
+
+
+MERGER: TokenMerger = Fpet()
