@@ -23,10 +23,10 @@ def bench_there(request: BenchRequest, reporter: Reporter) -> Measurement:
         against = packing.checked(Path(against), None, request, reporter)
         items += [] if against in items else [against]
     transfer.require_reachable(request)
-    words = session.measuring_argv(request)
+    argv = session.measuring_argv(request)
     with contextlib.ExitStack() as stack:
         graph = request.plain
         if against == plain.PLAIN and graph is None:
             graph = stack.enter_context(packing.plain_of(items[0], reporter))
         board = stack.enter_context(transfer.unpacked_there(items, request, reporter, plain=graph))
-        return board.trial(words, against=against).measurement
+        return board.trial(argv, against=against).measurement

@@ -72,12 +72,12 @@ def check_packages(
         if version is not None:
             findings.fact(module, f"{version}, for {purpose}")
             continue
-        text, mend = f"{troubles[module]}, for {purpose}", command
+        text, fix = f"{troubles[module]}, for {purpose}", command
         seen = None if board is None or module != "tensorrt" else _in_system(module)
         if seen is not None:
             text = f"in {seen.parent}, and {sys.executable} does not see it"
-            mend = "run the system's Python: /usr/bin/python3"
-        findings.gap(module, text, mend, needed=module in needed)
+            fix = "run the system's Python: /usr/bin/python3"
+        findings.gap(module, text, fix, needed=module in needed)
     findings.document["packages"] = versions
     return versions
 

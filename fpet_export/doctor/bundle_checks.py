@@ -88,9 +88,9 @@ def open_bundle(findings: Findings, folder: Path) -> Unpacked | None:
     findings.fact("bundle", f"{trust.describe(manifest)} for {target.name}, its hash is right")
     found = verdict.verdict_of(manifest)
     if found.state == "failed":
-        mend = f"bundle what passes; {verdict.FLAG} with each verb uses it anyway"
+        fix = f"bundle what passes; {verdict.FLAG} with each verb uses it anyway"
         code = ParityError.exit_code
-        findings.gap("bundle", found.in_words(artefact.name), mend, needed=True, exit_code=code)
+        findings.gap("bundle", found.in_words(artefact.name), fix, needed=True, exit_code=code)
     return Unpacked(artefact, manifest, target)
 
 
@@ -169,17 +169,17 @@ def _target_here(
     if other is None:
         here = known_target(board.target)
         if here.release is not None and here.release.refusal:
-            what, mend = f"{what}: {here.release.refusal}", "update JetPack"
+            what, fix = f"{what}: {here.release.refusal}", "update JetPack"
         else:
-            mend = f"on the workstation: {export_command(unpacked.manifest, here)}"
-        findings.gap("fits", what, mend, needed=True)
+            fix = f"on the workstation: {export_command(unpacked.manifest, here)}"
+        findings.gap("fits", what, fix, needed=True)
     else:
-        mend = (
+        fix = (
             f"python3 agent.pyz build --target {other.name}"
             if unpacked.tasks is None
             else f"on the workstation, bundle the folder of tasks with --target {other.name}"
         )
-        findings.gap("fits", f"{what}, which takes its graph too", mend, needed=False)
+        findings.gap("fits", f"{what}, which takes its graph too", fix, needed=False)
     return other
 
 

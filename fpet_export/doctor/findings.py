@@ -54,24 +54,24 @@ class Findings:
         self.reporter.step(name, f"unknown: {text}", passed=None)
 
     def gap(
-        self, name: str, text: str, mend: str, *, needed: bool, exit_code: int = MISSING
+        self, name: str, text: str, fix: str, *, needed: bool, exit_code: int = MISSING
     ) -> None:
         """Say what is missing or wrong.
 
         Args:
             name: Name of what was looked at.
             text: What is wrong with it.
-            mend: The command that mends it, or what to do where no command does.
+            fix: The command that puts it right, or what to do where no command does.
             needed: Whether nothing works without it.
             exit_code: Exit code of the command, where it is needed.
         """
-        self.reporter.step(name, f"{text}: {mend}", passed=False if needed else None)
-        self.problems.append({"name": name, "what": text, "mend": mend, "needed": needed})
+        self.reporter.step(name, f"{text}: {fix}", passed=False if needed else None)
+        self.problems.append({"name": name, "what": text, "fix": fix, "needed": needed})
         if needed:
             self.lacking.append(name)
             self.exit_code = self.exit_code or exit_code
-            if _COMMAND.match(mend) and mend not in self.commands:
-                self.commands.append(mend)
+            if _COMMAND.match(fix) and fix not in self.commands:
+                self.commands.append(fix)
 
 
 def has_rtx() -> bool:

@@ -126,11 +126,11 @@ def _there(
             where="--against",
             fix=f"name one of the tasks {', '.join(names)}, or leave it out",
         )
-    words = [*session.measuring_argv(request), "--task", ",".join(names)]
-    words += [] if request.against is None else ["--against", request.against]
+    argv = [*session.measuring_argv(request), "--task", ",".join(names)]
+    argv += [] if request.against is None else ["--against", request.against]
     with remote_tasks.unpacked_there(folder, request, reporter) as board:
         board.prove()
-        return board.measure(words)
+        return board.measure(argv)
 
 
 def _opened(

@@ -64,10 +64,10 @@ def images_by_task(
     Raises:
         InputError: See `_images.checked`.
     """
-    places = by_task(request.data, list(preprocessing), "--data")
+    sets = by_task(request.data, list(preprocessing), "--data")
     found = {}
     for name, own in preprocessing.items():
-        single = CheckImages(data=places.get(name), limit=request.limit, skip_bad=request.skip_bad)
+        single = CheckImages(data=sets.get(name), limit=request.limit, skip_bad=request.skip_bad)
         found[name] = check_images.check_set(
             single, own, known[name], reporter, default=default, name=name
         )

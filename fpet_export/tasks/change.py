@@ -112,8 +112,8 @@ def staged(
     manifests = [read_manifest(folder / one.graph.file) for one in index.structures]
     _require_same_backbone(index, manifests[0], runs)
     options = _like(index, manifests[0], options)
-    with tempfile.TemporaryDirectory(prefix=".tasks.", suffix=".part", dir=folder) as place:
-        path = Path(place)
+    with tempfile.TemporaryDirectory(prefix=".tasks.", suffix=".part", dir=folder) as scratch:
+        path = Path(scratch)
         _link(folder, path, index, manifests)
         maker = _Maker(path, index, manifests, options)
         unfit = {name: reasons for name, run in runs.items() if (reasons := maker.fit(name, run))}
@@ -304,7 +304,7 @@ def _unfit(folder: Path, unfit: dict[str, list[str]]) -> UsageError:
     )
 
 
-def _link(folder: Path, place: Path, index: TaskIndex, manifests: list[Manifest]) -> None:
+def _link(folder: Path, scratch: Path, index: TaskIndex, manifests: list[Manifest]) -> None:
     """Show the folder's graphs in the staging folder, too."""
     for structure, manifest in zip(index.structures, manifests, strict=True):
         graph = folder.resolve() / structure.graph.file
@@ -312,7 +312,7 @@ def _link(folder: Path, place: Path, index: TaskIndex, manifests: list[Manifest]
         files += [graph.with_name(one.file) for one in manifest.companions]
         files += [] if structure.base is None else [folder.resolve() / structure.base.file]
         for file in files:
-            (place / file.name).symlink_to(file)
+            (scratch / file.name).symlink_to(file)
 
 
 def _changed(

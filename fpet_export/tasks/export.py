@@ -44,7 +44,7 @@ from fpet_export.tasks.file import write_task
 from fpet_export.tasks.graph import Promotion, base_weights, type_graph
 from fpet_export.tasks.options import TaskOptions
 from fpet_export.tasks.recipes import recipes
-from fpet_export.tasks.template import Layout, closed_layout, make_template, open_layout
+from fpet_export.tasks.template import TaskLayout, closed_layout, make_template, open_layout
 
 Runs = Mapping[str, Adapted]
 
@@ -103,11 +103,11 @@ def export_tasks(runs: Runs, out: Path | str, options: TaskOptions | None = None
 
 def _require_precision(options: TaskOptions) -> None:
     """Refuse a graph that its target would not run as it is typed."""
-    place, precision = options.resolved, options.precision
-    if precision not in place.precisions:
-        known = [name for name in place.precisions if name in get_args(FactorName)]
+    target, precision = options.resolved, options.precision
+    if precision not in target.precisions:
+        known = [name for name in target.precisions if name in get_args(FactorName)]
         raise UsageError(
-            f"{place.name} runs no graph that is typed {precision}",
+            f"{target.name} runs no graph that is typed {precision}",
             where="--precision",
             fix=f"choose {' or '.join(known)}, or another target",
         )
@@ -191,13 +191,13 @@ def differing(one: Preprocessing, other: Preprocessing) -> str:
     )
 
 
-def group_runs(runs: Runs, place: Target) -> list[tuple[Layout, list[str]]]:
+def group_runs(runs: Runs, target: Target) -> list[tuple[TaskLayout, list[str]]]:
     """Put the runs together that share a graph.
 
     A runtime that takes open extents runs every method in one graph, where the parts that a task
     does not have are zero. A plan has fixed extents and one method.
     """
-    is_plan = place.backend == "trt"
+    is_plan = target.backend == "trt"
     groups: dict[tuple[object, ...], list[str]] = {}
     for name, run in runs.items():
         found = run.checkpoint
@@ -215,7 +215,7 @@ def group_runs(runs: Runs, place: Target) -> list[tuple[Layout, list[str]]]:
 def write_graph(
     folder: Path,
     run: Adapted,
-    layout: Layout,
+    layout: TaskLayout,
     options: TaskOptions,
     *,
     taken: Collection[str] = (),
@@ -262,22 +262,22 @@ def write_graph(
     return structure, manifest
 
 
-def _free_stem(layout: Layout, taken: Collection[str]) -> str:
+def _free_stem(layout: TaskLayout, taken: Collection[str]) -> str:
     stem = f"backbone{_suffix(layout)}"
     numbered = (f"{stem}.{number}" for number in itertools.count(2))
     return next(one for one in itertools.chain([stem], numbered) if f"{one}.onnx" not in taken)
 
 
-def _suffix(layout: Layout) -> str:
+def _suffix(layout: TaskLayout) -> str:
     """Tell the graphs of one folder apart: by merge block, and plans by their method, too."""
-    words = [] if layout.merge_block is None else [f"merge{layout.merge_block}"]
+    parts = [] if layout.merge_block is None else [f"merge{layout.merge_block}"]
     if not layout.is_open:
-        words += ["-".join(layout.dims) or "head"]
-        words += ["unrefined"] if layout.merge_block is not None and not layout.refined else []
-    return "".join(f".{word}" for word in words)
+        parts += ["-".join(layout.dims) or "head"]
+        parts += ["unrefined"] if layout.merge_block is not None and not layout.refined else []
+    return "".join(f".{word}" for word in parts)
 
 
-def _freeze(adapted: Adapted, layout: Layout, options: TaskOptions) -> Frozen:
+def _freeze(adapted: Adapted, layout: TaskLayout, options: TaskOptions) -> Frozen:
     return Folded(model=adapted.model, stay=(), source=adapted).freeze(
         batch=options.batch,
         target=options.resolved,

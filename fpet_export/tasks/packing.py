@@ -72,8 +72,8 @@ def pack(request: PackRequest, out: Path, reporter: Reporter) -> Bundle:
     usable.require_tasks(found.path, found.index, found.index.names, request, reporter)
     _require_suited(found, target, any_form=request.force_form)
     images = _images(found, request, reporter)
-    with tempfile.TemporaryDirectory(prefix="fpet-export-") as place:
-        made = Path(place)
+    with tempfile.TemporaryDirectory(prefix="fpet-export-") as scratch:
+        made = Path(scratch)
         readme, agent = made / "README.txt", made / "agent.pyz"
         agent.write_bytes(build_agent())
         reporter.step("agent", f"{agent.name} {agent.stat().st_size / 1e3:.0f} kB")

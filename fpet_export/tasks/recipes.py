@@ -16,10 +16,10 @@ from fpet_export.model import methods
 from fpet_export.model.checkpoints import _records
 from fpet_export.model.methods import Bypass
 from fpet_export.model.vit import VitSpec
-from fpet_export.tasks.template import HEAD, REFINEMENT, Layout
+from fpet_export.tasks.template import HEAD, REFINEMENT, TaskLayout
 
 
-def recipes(layout: Layout, spec: VitSpec, module: FrozenVit) -> list[TaskInput]:
+def recipes(layout: TaskLayout, spec: VitSpec, module: FrozenVit) -> list[TaskInput]:
     """Return every input of the graph besides the images, in the order of the network.
 
     Args:
@@ -37,8 +37,10 @@ def recipes(layout: Layout, spec: VitSpec, module: FrozenVit) -> list[TaskInput]
             thirds = [bypass for bypass in bypasses if bypass.onto != "branch"]
             if thirds:
                 cut = block.attn.queries is not None
-                place = _Projection(method, index, spec.width, tuple(thirds), factor, cut)
-                found += place.folded() if layout.form == "folded" else place.low_rank(layout)
+                projection = _Projection(method, index, spec.width, tuple(thirds), factor, cut)
+                found += (
+                    projection.folded() if layout.form == "folded" else projection.low_rank(layout)
+                )
             for bypass in bypasses:
                 if bypass.onto == "branch":
                     found += _branch(method, index, spec.width, bypass, layout)
@@ -58,7 +60,7 @@ class _Projection:
     query_factor: float
     cut: bool
 
-    def low_rank(self, layout: Layout) -> list[TaskInput]:
+    def low_rank(self, layout: TaskLayout) -> list[TaskInput]:
         """Return the common down product and an up product for each part of the projection."""
         rank = len(self.thirds) * layout.dims[self.method]
         extent: Dimension = f"{self.method}_rank" if layout.is_open else rank
@@ -80,15 +82,15 @@ class _Projection:
                     Piece(
                         part=self.method,
                         left=self._name(bypass.up),
-                        column=places.get(bypass.onto, 0),
+                        column=columns.get(bypass.onto, 0),
                         # What acts elsewhere keeps its rows, so that they meet its columns above.
-                        factor=self._factor(bypass) if bypass.onto in places else 0.0,
+                        factor=self._factor(bypass) if bypass.onto in columns else 0.0,
                         scaled=True,
                     )
                     for bypass in self.thirds
                 ),
             )
-            for name, width, places in self._parts("up", "query_up", "key_value_up")
+            for name, width, columns in self._parts("up", "query_up", "key_value_up")
         ]
         return [down, *ups]
 
@@ -105,15 +107,15 @@ class _Projection:
                         part=self.method,
                         left=self._name(bypass.up),
                         right=self._name(bypass.down),
-                        column=places[bypass.onto],
+                        column=columns[bypass.onto],
                         factor=self._factor(bypass),
                         scaled=True,
                     )
                     for bypass in self.thirds
-                    if bypass.onto in places
+                    if bypass.onto in columns
                 ),
             )
-            for name, width, places in self._parts("qkv", "query", "key_value")
+            for name, width, columns in self._parts("qkv", "query", "key_value")
         ]
 
     def _parts(self, whole: str, query: str, rest: str) -> list[tuple[str, int, dict[str, int]]]:
@@ -130,7 +132,9 @@ class _Projection:
         return f"blocks.{self.block}.{layer}"
 
 
-def _branch(method: str, block: int, width: int, bypass: Bypass, layout: Layout) -> list[TaskInput]:
+def _branch(
+    method: str, block: int, width: int, bypass: Bypass, layout: TaskLayout
+) -> list[TaskInput]:
     extent: Dimension = f"{method}_width" if layout.is_open else layout.dims[method]
     prefix = f"blocks.{block}"
     down = Piece(part=method, left=f"{prefix}.{bypass.down}")
@@ -141,7 +145,7 @@ def _branch(method: str, block: int, width: int, bypass: Bypass, layout: Layout)
     ]
 
 
-def _refinement(head_width: int, layout: Layout) -> list[TaskInput]:
+def _refinement(head_width: int, layout: TaskLayout) -> list[TaskInput]:
     width, _ = _records.refinement_layers(head_width)[0].shape
     extent: Dimension = "refinement_width" if layout.is_open else width
     down = Piece(part=REFINEMENT, left=_records.REFINEMENT_DOWN)
@@ -152,7 +156,7 @@ def _refinement(head_width: int, layout: Layout) -> list[TaskInput]:
     ]
 
 
-def _head(spec: VitSpec, layout: Layout) -> list[TaskInput]:
+def _head(spec: VitSpec, layout: TaskLayout) -> list[TaskInput]:
     """Return the head's inputs; two heads of a distilled model are averaged in one."""
     names = ("head", "head_dist") if spec.pool == "class+dist" else ("head",)
     extent: Dimension = "classes" if layout.is_open else layout.classes

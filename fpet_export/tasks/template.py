@@ -39,7 +39,7 @@ _OPEN_CLASSES, _OPEN_REFINEMENT = 11, 13
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Layout:
+class TaskLayout:
     """What tasks that share a graph have in common.
 
     Attributes:
@@ -60,10 +60,10 @@ class Layout:
     is_open: bool
 
 
-def open_layout(runs: Sequence[Checkpoint]) -> Layout:
+def open_layout(runs: Sequence[Checkpoint]) -> TaskLayout:
     """Return the layout of a graph that serves these runs, with any rank, width and classes."""
     names = sorted({run.method for run in runs} - {"none"})
-    return Layout(
+    return TaskLayout(
         dims=dict(zip(names, OPEN_DIMS, strict=False)),
         merge_block=runs[0].merge_block,
         refined=any(run.refinement is not None for run in runs),
@@ -73,13 +73,13 @@ def open_layout(runs: Sequence[Checkpoint]) -> Layout:
     )
 
 
-def closed_layout(runs: Sequence[Checkpoint]) -> Layout:
+def closed_layout(runs: Sequence[Checkpoint]) -> TaskLayout:
     """Return the layout of a graph with fixed extents, the largest of these runs' own."""
     dims: dict[str, int] = {}
     for run in runs:
         if run.dim is not None:
             dims[run.method] = max(run.dim, dims.get(run.method, 0))
-    return Layout(
+    return TaskLayout(
         dims=dims,
         merge_block=runs[0].merge_block,
         refined=any(run.refinement is not None for run in runs),
@@ -96,7 +96,7 @@ class Template:
     model: Vit
     checkpoint: Checkpoint
     weights: dict[str, NDArray[np.float32]]
-    layout: Layout
+    layout: TaskLayout
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ class Template:
         return (*self.layout.dims, *([REFINEMENT] if self.layout.refined else []), HEAD)
 
 
-def make_template(backbone: Backbone, layout: Layout) -> Template:
+def make_template(backbone: Backbone, layout: TaskLayout) -> Template:
     """Return the backbone with random parts attached, folded where the form says so.
 
     Raises:
@@ -158,7 +158,7 @@ def make_template(backbone: Backbone, layout: Layout) -> Template:
     return Template(model=model, checkpoint=checkpoint, weights=arrays, layout=layout)
 
 
-def _refuse_changed_keys(layout: Layout) -> None:
+def _refuse_changed_keys(layout: TaskLayout) -> None:
     """Keep the averaged key weight of the match a constant."""
     for method in layout.dims:
         if layout.merge_block is not None and any(

@@ -72,7 +72,7 @@ class Quantized:
             "onnx": str(self.graph),
             "parity": None if self.parity is None else self.parity.to_json(),
             "manifest": dataclasses.asdict(self.manifest),
-            "promise": None if self.choice is None else self.choice.to_json(),
+            "choice": None if self.choice is None else self.choice.to_json(),
         }
 
 

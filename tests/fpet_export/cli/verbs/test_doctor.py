@@ -277,11 +277,11 @@ def test_a_tensorrt_of_another_release_is_named(jetson: FakeBoard) -> None:
 
     (problem,) = (one for one in done.document()["problems"] if one["name"] == "tensorrt")
     assert "installed is 10.16.2" in problem["what"]
-    assert "@jp7.2" in problem["mend"]
+    assert "@jp7.2" in problem["fix"]
 
 
 @pytest.mark.parametrize(
-    ("absent", "lacking", "mend"),
+    ("absent", "lacking", "fix"),
     [
         ("numpy", ["numpy"], "sudo apt-get install python3-numpy"),
         ("tensorrt", ["tensorrt"], "sudo apt-get install python3-libnvinfer"),
@@ -289,7 +289,7 @@ def test_a_tensorrt_of_another_release_is_named(jetson: FakeBoard) -> None:
     ],
 )
 def test_what_a_board_misses_has_one_command(
-    absent: str, lacking: list[str], mend: str, jetson: FakeBoard
+    absent: str, lacking: list[str], fix: str, jetson: FakeBoard
 ) -> None:
     del jetson.versions[absent]
 
@@ -298,8 +298,8 @@ def test_what_a_board_misses_has_one_command(
     assert done.document()["lacking"] == lacking
     assert done.code == (4 if lacking else 0)
     (problem,) = (one for one in done.document()["problems"] if one["name"] == absent)
-    assert problem["mend"] == mend
-    assert (mend in done.err.rpartition("next")[2]) is bool(lacking)
+    assert problem["fix"] == fix
+    assert (fix in done.err.rpartition("next")[2]) is bool(lacking)
 
 
 def test_onnxruntime_is_a_runtime_too(jetson: FakeBoard) -> None:
@@ -321,7 +321,7 @@ def test_a_tensorrt_that_only_the_system_sees_is_found(jetson: FakeBoard) -> Non
 
     (problem,) = (one for one in done.document()["problems"] if one["name"] == "tensorrt")
     assert "does not see it" in problem["what"]
-    assert problem["mend"] == "run the system's Python: /usr/bin/python3"
+    assert problem["fix"] == "run the system's Python: /usr/bin/python3"
 
 
 def test_a_package_that_crashes_does_not_take_doctor_along(
@@ -350,7 +350,7 @@ def test_a_small_board_without_swap_is_warned(jetson: FakeBoard) -> None:
     board_checks.check_memory(findings, place, board)
 
     assert [one["name"] for one in findings.problems] == ["swap"]
-    assert "swapon /swapfile" in findings.problems[0]["mend"]
+    assert "swapon /swapfile" in findings.problems[0]["fix"]
 
 
 # A bundle on a board
@@ -415,7 +415,7 @@ def test_a_bundle_for_another_board_says_that_this_one_is_too_old(
     assert done.document()["bundle"]["fits"] is False
     fits = next(one for one in done.document()["problems"] if one["name"] == "fits")
     assert fits["what"].endswith("JetPack 6.1 or later (TensorRT 10.3) is needed")
-    assert fits["mend"] == "update JetPack"
+    assert fits["fix"] == "update JetPack"
 
 
 def test_a_graph_that_this_board_cannot_read_is_exported_again(

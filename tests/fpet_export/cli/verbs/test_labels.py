@@ -235,7 +235,7 @@ def test_the_promise_is_judged_on_labels_by_name(
 
     document = call(*words, "--max-drop", "100", "-o", tmp_path / "q.onnx", "--json").document()
 
-    assert document["promise"]["quality"]["reference_accuracy"] == 1.0
+    assert document["choice"]["quality"]["reference_accuracy"] == 1.0
     assert document["parity"]["labels"] == "by name"
 
 

@@ -79,7 +79,7 @@ def test_half_precision_lies_beside_the_graph(precision: str, graph: Path, tmp_p
     assert names(tmp_path) == MODEL | {out.name, f"model.{precision}.manifest.json"}
     document = done.document()
     assert document["onnx"] == str(out)
-    assert document["promise"] is None
+    assert document["choice"] is None
     (row,) = document["parity"]["rows"]
     assert (row["stage"], row["failures"], row["images"]) == (precision, [], 8)
     assert (row["tokens_kept"], row["unexplained_flips"]) == (17, 0)
@@ -119,7 +119,7 @@ def test_integers_leave_their_table_too(int8: tuple[Path, Done]) -> None:
     assert quantization.quality is not None
     assert quantization.quality["images"] == 12
     assert quantization.quality["accuracy"] is not None
-    assert document["promise"]["quantized"] == list(quantization.quantized)
+    assert document["choice"]["quantized"] == list(quantization.quantized)
     assert document["parity"]["rows"][0]["accuracy"] == quantization.quality["accuracy"]
 
 
@@ -212,7 +212,7 @@ def test_layers_go_back_until_the_promise_is_kept(
     done = quantize(graph, "int8", *words, "--min-sqnr", f"{sqnr + 2:.2f}", "-o", out, "--json")
 
     assert done.code == 0, done.err
-    promise = done.document()["promise"]
+    promise = done.document()["choice"]
     assert promise["kept"]
     assert promise["quality"]["sqnr_db"] >= sqnr + 2 - 0.01 > promise["before"]["sqnr_db"]
     assert [step["layer"] for step in promise["steps"]] == promise["kept"]
@@ -630,6 +630,6 @@ def test_a_damaged_state_is_refused(graph: Path, data: Path, tmp_path: Path) -> 
 def test_json_is_one_document_whatever_is_said(int8: tuple[Path, Done]) -> None:
     document = int8[1].document()
 
-    assert set(document) == {"onnx", "parity", "manifest", "promise"}
+    assert set(document) == {"onnx", "parity", "manifest", "choice"}
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert np.isfinite(document["parity"]["rows"][0]["sqnr_db"])
