@@ -10,7 +10,7 @@ from calibration.accuracy import AccuracyConstraint
 from calibration.collect import calibrate
 from calibration.evaluator import evaluator_for
 from calibration.graph_typing import Typed, half_precision, integers, recipe_for, write
-from calibration.policy import Preset
+from calibration.policy import PRESETS, Preset
 from calibration.requirements import require_opset
 from calibration.table import CalibrationTable, files_of, read_table
 from engines import precisions, storage
@@ -77,6 +77,7 @@ def quantize(
     """
     source = Path(onnx)
     manifest = _float32_manifest(source)
+    _one_of(preset, tuple(PRESETS), "preset")
     chosen = load_target(target or manifest.target)
     require_form(source, manifest, chosen)
     recipe = recipe_for(

@@ -68,11 +68,21 @@ def import_or_explain(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if not missing or missing in _PACKAGES:
-            raise
-        raise MissingDependencyError(
-            f"the package {missing!r} is not installed",
-            where=module,
-            fix=how_to_install(missing, _EXTRA_OF.get(missing)),
-        ) from error
+        raise explained(error, where=module) from error
+
+
+def explained(error: ModuleNotFoundError, *, where: str = "") -> MissingDependencyError:
+    """Return which extra brings the third-party package that an import misses.
+
+    Args:
+        error: What the import raised; a missing module of ours is a bug, and is raised again.
+        where: What was imported; by default the package.
+    """
+    missing = (error.name or "").partition(".")[0]
+    if not missing or missing in _PACKAGES:
+        raise error
+    return MissingDependencyError(
+        f"the package {missing!r} is not installed",
+        where=where or missing,
+        fix=how_to_install(missing, _EXTRA_OF.get(missing)),
+    )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from engines.registry import import_or_explain
+from engines.registry import explained, import_or_explain
 from fpet_export.doctor.diagnose import Diagnosis, DoctorRequest
 from fpet_export.doctor.diagnose import diagnose as run_diagnose
 from fpet_export.reporter import Recorder, Reporter
@@ -361,8 +361,12 @@ def _call(
     """Do what a verb does, once the request's files are there and its outputs can be written.
 
     Raises:
-        FpetError: They are not, as on the command line: before anything heavy is loaded.
+        FpetError: They are not, as on the command line: before anything heavy is loaded. Or a
+            package is not installed.
     """
     for require in (require_files, require_kinds, require_outputs):
         require(verb, vars(request))
-    return workflow(request, Recorder() if reporter is None else reporter)
+    try:
+        return workflow(request, Recorder() if reporter is None else reporter)
+    except ModuleNotFoundError as error:
+        raise explained(error) from error

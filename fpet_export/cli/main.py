@@ -79,7 +79,7 @@ def main(
     except FpetError as error:
         return _refuse(error, console, program, as_json=as_json)
     except ModuleNotFoundError as error:
-        return _refuse(_explained(error), console, program, as_json=as_json)
+        return _refuse(registry.explained(error), console, program, as_json=as_json)
     except (OSError, MemoryError) as error:
         return _refuse(_of_the_machine(error), console, program, as_json=as_json)
     except KeyboardInterrupt as error:
@@ -124,18 +124,6 @@ def _no_verb(word: str, program: str, verbs_: Iterable[str]) -> UsageError:
         where=program,
         fix=f"did you mean `{'` or `'.join(near)}`? {see}" if near else see,
     )
-
-
-def _explained(error: ModuleNotFoundError) -> FpetError:
-    """Return which extra brings the missing package; a missing module of ours is raised again."""
-    name = (error.name or "").partition(".")[0]
-    if not name or name in (*provenance.OURS, "fpet_export"):
-        raise error
-    try:
-        registry.import_or_explain(name)
-    except FpetError as explained:
-        return explained
-    raise error
 
 
 def _of_the_machine(error: OSError | MemoryError) -> FpetError:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,38 @@ def test_an_interrupted_call_leaves_nothing_on_what_all_calls_share(
     assert own.keeps == graph.with_name("model.int8.partial.json")
     assert Recorder().keeps is None
     assert SILENT.keeps is None
+
+
+def without(packages: tuple[str, ...], program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program where packages are not installed."""
+    absent = f"import sys; sys.modules.update(dict.fromkeys({packages}))\n"
+    words = [sys.executable, "-c", absent + program]
+    return subprocess.run(words, capture_output=True, text=True)
+
+
+def test_a_package_that_is_missing_is_named(exported: Exported, tmp_path: Path) -> None:
+    run, _, backbone = exported.words
+    call_it = (
+        f"fpet_export.export({str(run)!r}, {str(tmp_path / 'out')!r}, backbone={str(backbone)!r})"
+    )
+
+    done = without(("torch",), f"import fpet_export\n{call_it}")
+
+    assert "MissingDependencyError: the package 'torch' is not installed" in done.stderr
+    assert "pip install" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_engines_are_compared_without_onnx(exported: Exported, tmp_path: Path) -> None:
+    graph = exported.copy(tmp_path / "copy")
+    engine = str(fpet_export.build(graph, target="cpu").engine)  # type: ignore[union-attr]
+    program = "import fpet_export\nprint(fpet_export.compare({!r}, {!r}).table.rows[0].passed)"
+
+    done = without(("onnx", "torch"), program.format(engine, engine))
+    of_a_graph = without(("onnx", "torch"), program.format(str(graph), engine))
+
+    assert done.stdout == "True\n", done.stderr
+    assert "the package 'onnx' is not installed" in of_a_graph.stderr
 
 
 def test_names_are_judged_before_the_long_pass(

@@ -227,7 +227,7 @@ def test_exporting_twice_gives_the_same_bytes(export: Export, tmp_path: Path) ->
 def test_nothing_is_left_when_the_plan_is_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FrozenVit, "_count_tokens", lambda self, model: (17, 17, 1))
+    monkeypatch.setattr(FrozenVit, "_count_tokens", lambda self, *_: (17, 17, 1))
 
     with pytest.raises(ExportError, match="planned were") as caught:
         fresh(tmp_path)
