@@ -17,6 +17,7 @@ import numpy as np
 
 from calibration import equalise
 from calibration import table as tables
+from calibration.requirements import LEAST_IMAGES, require_images
 from calibration.roles import Site, sites
 from calibration.table import CalibrationTable, Record, Rewrites, SeenImage
 from engines.contract import Engine, Feeds, OpenOptions
@@ -28,7 +29,6 @@ from engines.manifest import Manifest, read_manifest
 from engines.onnx_graph.files import read_graph, write_graph
 from engines.onnx_graph.taps import with_outputs
 from engines.parity.outputs import batch_sizes, batches
-from engines.plurals import counted
 
 Progress = Callable[[int], None]
 Keep = Callable[[CalibrationTable], None]
@@ -39,7 +39,6 @@ SAVE_EVERY = 32
 FIT_IMAGES = 32
 """Images whose channels decide the rewrites: means and maxima settle early."""
 
-LEAST_IMAGES = 8
 _NOISE_CORRELATION = 0.05
 """Neighbouring pixels of a photograph correlate with 0.9 or more, those of white noise with 0."""
 
@@ -76,12 +75,8 @@ def collect(
         table = _empty_table(onnx, manifest, source, rewrites)
     else:
         table = _go_on(start, manifest, observed_sites, source)
-    if len(source) < LEAST_IMAGES and len(table.images) < LEAST_IMAGES:
-        raise InputError(
-            f"{counted(len(source), 'image')} for a calibration, wanted {LEAST_IMAGES} or more",
-            where=source.description,
-            fix=f"give {LEAST_IMAGES} or more; 128 are usual",
-        )
+    if len(table.images) < LEAST_IMAGES:
+        require_images(len(source), source.description)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-export-")))
         observed = onnx

@@ -5,9 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from engines import precisions
-from engines.errors import UsageError
+from engines.errors import InputError, UsageError
 from engines.manifest import Manifest
+from engines.plurals import counted
 from engines.targets import Target
+
+LEAST_IMAGES = 8
+"""Images of a calibration."""
+
+
+def require_images(count: int, description: str) -> None:
+    """Refuse to find ranges on a few images.
+
+    Raises:
+        InputError: There are fewer than `LEAST_IMAGES`.
+    """
+    if count < LEAST_IMAGES:
+        raise InputError(
+            f"{counted(count, 'image')} for a calibration, wanted {LEAST_IMAGES} or more",
+            where=description,
+            fix=f"give {LEAST_IMAGES} or more; 128 are usual",
+        )
 
 
 def require_precision(target: Target, precision: str, *, io: str = precisions.FP32) -> None:

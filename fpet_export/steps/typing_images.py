@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from calibration.requirements import require_images
 from engines.errors import InputError, UsageError
 from engines.imaging.source import collect, open_source
 from engines.imaging.synthetic import synthetic_set
@@ -60,8 +61,8 @@ def sources(
         limit: Images to check, at most.
 
     Raises:
-        InputError: There are fewer than asked for, some cannot be read, or labels are no classes
-            of the model.
+        InputError: There are fewer than asked for, or too few to calibrate on; some cannot be
+            read, or labels are no classes of the model.
         UsageError: INT8 or FP8 without images.
     """
     found = _listed(request, preprocessing, needs=needs)
@@ -71,6 +72,8 @@ def sources(
     calibration = found.calibration
     if calibration is not None:
         calibration = check_images.without_bad(calibration, request, reporter)
+        if not request.table:
+            require_images(len(calibration), calibration.description)
         left_out = calibration.left_out()
         if left_out and request.calibration is not None:
             text = f"{calibration.description} · left out: {', '.join(left_out)}"

@@ -354,3 +354,20 @@ def test_names_are_judged_before_the_long_pass(
         settings: dict[str, Any] = {"backbone": backbone, name: value}
         refusal((*words, option, value), lambda: fpet_export.export(run, out, **settings))  # noqa: B023
     assert not out.exists()
+
+
+def test_too_few_images_to_calibrate_on_are_refused_before_a_graph_is_written(
+    exported: Exported, tmp_path: Path
+) -> None:
+    run, _, backbone = exported.words
+    out, few = tmp_path / "out", tmp_path / "few"
+    write_images(few, pixels_of(3))
+    words = ("export", run, "--backbone", backbone, "-o", out, "--precision", "int8")
+
+    what = refusal(
+        (*words, "--calibration", few),
+        lambda: fpet_export.export(run, out, backbone=backbone, precision="int8", calibration=few),
+    )
+
+    assert what == "3 images for a calibration, wanted 8 or more"
+    assert not out.exists()
