@@ -142,7 +142,7 @@ def test_a_tensor_without_a_range_is_an_error(merged: Path) -> None:
 def test_scales_have_the_type_of_the_tensor_and_zero_points_are_zero(
     half: str, precision: str, merged: Path, table: CalibrationTable
 ) -> None:
-    graph = made(merged, table, precision, "vit-attention", half=half)
+    graph = made(merged, table, precision, "vit-attention", float_precision=half)
     dtype = np.dtype({"fp16": np.float16, "bf16": ml_dtypes.bfloat16}[half])
     names = {linear.name for linear in linears(read_graph(merged))}
 

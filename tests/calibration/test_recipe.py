@@ -31,7 +31,7 @@ def made(path: Path, table: CalibrationTable | None = None, **recipe: Any) -> Gr
         ({"precision": "fp16"}, "float32 float16"),
         ({"precision": "bf16"}, "float32 bfloat16"),
         ({"precision": "int8"}, "float32 float16 int8"),
-        ({"precision": "int8", "half": "bf16"}, "float32 bfloat16 int8"),
+        ({"precision": "int8", "float_precision": "bf16"}, "float32 bfloat16 int8"),
         ({"precision": "fp8"}, "float32 float16 float8_e4m3fn"),
         ({"precision": "int8", "io": "uint8"}, "float32 float16 int8 uint8"),
     ],

@@ -112,7 +112,7 @@ def test_zero_gives_what_it_gave_before(merged: Path, table: CalibrationTable) -
     ("recipe", "is_shifted"),
     [
         ({"precision": "int8"}, True),
-        ({"precision": "int8", "half": "bf16"}, True),
+        ({"precision": "int8", "float_precision": "bf16"}, True),
         ({"precision": "int8", "form": "gemm"}, False),
         ({"precision": "fp8"}, False),
         ({"precision": "int8", "observers": {**OBSERVERS, "input": "mse"}}, False),
