@@ -81,6 +81,8 @@ class Adapted:
         """Classify (I, height, width, 3) pixels; float64 unless another `dtype` is asked for."""
         return _outputs(self.model, self.preprocessing, pixels, dtype, progress)
 
+    evidence = outputs  # its first name, which scripts call
+
     @property
     def quality(self) -> Literal["trained", "random"]:
         """Say "random" when any weight is random, which is good for speed only."""
@@ -125,6 +127,8 @@ class Folded:
     ) -> ModelOutputs:
         """Classify (I, height, width, 3) pixels in float64, so that only the fold can differ."""
         return _outputs(self.model, self.source.preprocessing, pixels, torch.float64, progress)
+
+    evidence = outputs  # its first name, which scripts call
 
     def freeze(
         self,
@@ -217,6 +221,8 @@ class Frozen:
         return ModelOutputs(
             **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         )
+
+    evidence = outputs  # its first name, which scripts call
 
     def typed(self, dtype: torch.dtype) -> FrozenVit:
         """Return the module in another floating type, with the match kept in float32."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from examples import demo
-from fpet_export.cli import main
+from fpet_export.cli import dispatch
 from fpet_export.workflow.deployment_verdict import Statement, Verdict
 
 NOISY = Statement(text="not known: noise", good=None, measure="fpet-export bench out/x --against y")
@@ -63,7 +63,7 @@ def test_a_failure_is_explained_and_ends_the_demo(capsys: pytest.CaptureFixture[
 
 
 def test_what_a_reader_sees_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    parser = main.build_parser()
+    parser = dispatch.build_parser()
 
     for part in demo.parts(Path("my out"), images=16, rounds=20):
         options: Any = parser.parse_args(part.command[1:])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fpet_export.board import agent
-from fpet_export.cli import main
+from fpet_export.cli import dispatch
 from tests.fpet_export.command_line import call
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +44,7 @@ def result(name: str) -> Any:
 
 
 def test_every_command_of_the_readme_parses() -> None:
-    parser = main.build_parser()
+    parser = dispatch.build_parser()
     found = [words for words in commands("fpet-export") if len(words) > 1]
 
     assert len(found) > 15
@@ -56,7 +56,7 @@ def test_a_wrong_command_would_be_found() -> None:
     from engines.errors import UsageError
 
     with pytest.raises(UsageError):
-        main.build_parser().parse_args(["bench", "a.onnx", "--agianst", "plain"])
+        dispatch.build_parser().parse_args(["bench", "a.onnx", "--agianst", "plain"])
 
 
 def test_every_command_for_a_board_is_a_verb_of_the_agent() -> None:

@@ -261,7 +261,7 @@ def _quantized(graph: Path, precision: str, folder: Path) -> Path:
     typed = graph.with_name(f"{graph.stem}.{precision}.onnx")
     words = ["quantize", str(graph), "--precision", precision, "--calibration", str(images)]
     with contextlib.redirect_stdout(io.StringIO()):
-        code = registry.import_or_explain("fpet_export.cli.main").main(
+        code = registry.import_or_explain("fpet_export.cli.dispatch").main(
             [*words, "--limit", "1", "-o", str(typed), "--quiet"]
         )
     if code:

@@ -17,7 +17,7 @@ from engines.errors import InputError, MissingDependencyError
 from engines.manifest import ENDINGS, is_task_folder, read_manifest
 from engines.tasks import index as task_index
 from engines.transport.bundle import INDEX, Bundle, read_index
-from fpet_export.cli import main, streams
+from fpet_export.cli import dispatch, streams
 from fpet_export.steps.plain_vit import PLAIN
 
 _TAKE_ANOTHER_FILE = ("-o", "--out", "--against", "--plain")
@@ -33,7 +33,7 @@ def command() -> int:
     agent = Path(sys.argv[0])
     program = shlex.join(("python3", sys.argv[0]))
     try:
-        return main.main(complete=lambda argv: completed(argv, agent), program=program)
+        return dispatch.main(complete=lambda argv: completed(argv, agent), program=program)
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in _LEFT_AT_HOME:
             raise

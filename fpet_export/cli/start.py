@@ -28,7 +28,7 @@ def run() -> NoReturn:
 
 
 def _command_line() -> Command:
-    from fpet_export.cli.main import main  # takes its time: signals are heeded by now
+    from fpet_export.cli.dispatch import main  # takes its time: signals are heeded by now
 
     _keep_torch_out_of_the_temporary_folder()
     return main

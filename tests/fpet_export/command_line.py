@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fpet_export import stages
-from fpet_export.cli import main
+from fpet_export.cli import dispatch
 from fpet_export.graph import freeze
 from fpet_export.model.backbones.random_weights import draw
 from tests.fpet_export.authors_run import AuthorsRun, write_run
@@ -54,7 +54,7 @@ def call(*words: object) -> Done:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = main.main([str(word) for word in words])
+            code = dispatch.main([str(word) for word in words])
         except SystemExit as end:  # --help and --version
             code = int(end.code or 0)
     return Done(code, out.getvalue(), err.getvalue())

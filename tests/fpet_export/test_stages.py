@@ -173,3 +173,9 @@ def test_a_normalisation_is_folded_into_the_graph(
 def test_a_run_without_its_backbone_is_refused(exported: Exported) -> None:
     with pytest.raises(CheckpointError, match="does not bring its backbone"):
         fpet_export.load(exported.run.text)
+
+
+def test_outputs_still_answer_to_their_first_name(loaded: Adapted, folded: Folded) -> None:
+    pixels = np.zeros((1, *loaded.preprocessing.size, 3), np.uint8)
+    for stage in (loaded, folded, folded.freeze(batch=1)):
+        np.testing.assert_array_equal(stage.evidence(pixels).logits, stage.outputs(pixels).logits)

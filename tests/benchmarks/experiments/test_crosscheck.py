@@ -328,8 +328,8 @@ def test_ours_calibrates_once(tmp_path: Path) -> None:
 
 
 def test_our_commands_are_ones_that_exist(tmp_path: Path) -> None:
-    pytest.importorskip("fpet_export.cli.main")
-    from fpet_export.cli.main import build_parser
+    pytest.importorskip("fpet_export.cli.dispatch")
+    from fpet_export.cli.dispatch import build_parser
 
     for attempt in attempts(prepared_in(tmp_path), Path("python")):
         if attempt.tool == OURS:

@@ -66,7 +66,7 @@ def test_a_missed_goal_is_named() -> None:
 
 def test_the_steps_are_commands_that_exist() -> None:
     pytest.importorskip("fpet_export")
-    from fpet_export.cli.main import build_parser
+    from fpet_export.cli.dispatch import build_parser
 
     for step in steps():
         if step.command[0] == "fpet-export":

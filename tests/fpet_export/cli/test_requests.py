@@ -16,7 +16,7 @@ import pytest
 from calibration import observers, recipe
 from engines.errors import UsageError
 from engines.registry import available
-from fpet_export.cli.main import build_parser, load_verb, parsers_of_verbs
+from fpet_export.cli.dispatch import build_parser, load_verb, parsers_of_verbs
 from fpet_export.cli.verbs import VERBS
 from fpet_export.requests import (
     OBSERVERS,

@@ -203,9 +203,7 @@ def test_a_library_may_make_another_error_of_it(name: str, tmp_path: Path) -> No
 
 
 def test_without_it_python_has_a_word_and_a_code_of_its_own(tmp_path: Path) -> None:
-    done = stopped_while_it_loads(
-        "SIGINT", tmp_path, "from fpet_export.cli import main; main.main()"
-    )
+    done = stopped_while_it_loads("SIGINT", tmp_path, "from fpet_export.cli import main; main()")
 
     assert "Traceback" in done.stderr
 
@@ -227,7 +225,7 @@ def test_the_installed_command_begins_there() -> None:
 
 def test_pytorch_leaves_no_folder_of_its_compiler(tmp_path: Path) -> None:
     program = (
-        "import sys; from fpet_export.cli import main as cli, start\n"
+        "import sys; from fpet_export.cli import dispatch as cli, start\n"
         "def main():\n"
         "    import torch._inductor.runtime.cache_dir_utils as utils\n"
         "    assert utils.cache_dir().startswith(sys.argv[1]); return 0\n"

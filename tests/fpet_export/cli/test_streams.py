@@ -111,7 +111,7 @@ def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path: Path) -> No
 def test_a_python_without_streams_runs() -> None:
     program = (
         "import sys\n"
-        "from fpet_export.cli.main import main\n"
+        "from fpet_export.cli.dispatch import main\n"
         "sys.stderr = None\n"
         "assert main(['targets', 'cpu']) == 0\n"
         "assert main(['targets', 'cpuu']) == 2\n"
@@ -151,7 +151,7 @@ def test_the_name_of_a_file_keeps_its_bytes() -> None:
 def test_a_full_disk_is_one_sentence() -> None:
     program = (
         "import sys, errno\n"
-        "from fpet_export.cli import main as cli\n"
+        "from fpet_export.cli import dispatch as cli\n"
         "from fpet_export.cli.verbs import targets\n"
         "def run(options, console):\n"
         "    raise OSError(errno.ENOSPC, 'No space left on device', 'full/x')\n"

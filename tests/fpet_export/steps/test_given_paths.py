@@ -19,7 +19,7 @@ def cold(*words: object) -> tuple[int, dict[str, str], list[str]]:
     """Run a command in a process of its own; return its code, its error, and what was loaded."""
     program = (
         "import sys\n"
-        "from fpet_export.cli.main import main\n"
+        "from fpet_export.cli.dispatch import main\n"
         "code = main(sys.argv[1:])\n"
         f"sys.stderr.write(' '.join(n for n in {HEAVY!r} if n in sys.modules))\n"
         "sys.exit(code)\n"

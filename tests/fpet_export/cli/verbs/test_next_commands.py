@@ -12,7 +12,7 @@ from engines.commands import command
 from engines.errors import FpetError
 from engines.manifest import read_manifest
 from engines.targets._lookup import load_target
-from fpet_export.cli import main
+from fpet_export.cli import dispatch
 from fpet_export.cli.arguments_check import refuse_unknown_options
 from fpet_export.steps import next_commands
 from fpet_export.steps.given_paths import require_files, require_outputs
@@ -38,8 +38,8 @@ def require_runnable(words: list[str]) -> None:
     """Parse a command as the command line does, and check its paths."""
     assert words[0] == "fpet-export", words
     assert not [word for word in words if PLACEHOLDER.fullmatch(word)], words
-    parser = main.build_parser()
-    refuse_unknown_options(main.parsers_of_verbs(parser)[words[1]], words[2:])
+    parser = dispatch.build_parser()
+    refuse_unknown_options(dispatch.parsers_of_verbs(parser)[words[1]], words[2:])
     options = parser.parse_args(words[1:])
     require_files(options.verb, vars(options))
     require_outputs(options.verb, vars(options))

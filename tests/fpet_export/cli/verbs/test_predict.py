@@ -102,7 +102,7 @@ def test_it_needs_neither_torch_nor_onnx(engine: Path, images: list[Path]) -> No
     program = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(['torch', 'timm', 'onnx', 'onnx_graphsurgeon']))\n"
-        "from fpet_export.cli.main import main\n"
+        "from fpet_export.cli.dispatch import main\n"
         f"sys.exit(main(['predict', {str(engine)!r}, {str(images[0])!r}]))\n"
     )
 

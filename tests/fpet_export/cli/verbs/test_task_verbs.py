@@ -59,7 +59,7 @@ def test_inspect_lists_graphs_and_tasks(copy: Path) -> None:
 def test_inspect_needs_no_torch(task_files: TaskFiles) -> None:
     program = (
         "import sys; sys.modules['torch'] = None; sys.modules['onnx'] = None\n"
-        "from fpet_export.cli.main import main\n"
+        "from fpet_export.cli.dispatch import main\n"
         f"sys.exit(main(['inspect', {str(task_files.out)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

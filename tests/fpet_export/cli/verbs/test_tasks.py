@@ -255,7 +255,7 @@ def test_help_needs_no_torch() -> None:
 
     program = (
         "import sys; sys.modules['torch'] = None; sys.modules['onnx'] = None\n"
-        "from fpet_export.cli.main import main; main(['tasks', '--help'])"
+        "from fpet_export.cli.dispatch import main; main(['tasks', '--help'])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0 and "--half" in done.stdout

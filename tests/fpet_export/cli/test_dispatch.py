@@ -20,7 +20,7 @@ import pytest
 from engines import errors, registry
 from engines.errors import FpetError
 from fpet_export import __version__
-from fpet_export.cli import main, verbs
+from fpet_export.cli import dispatch, verbs
 from tests.fpet_export.command_line import Exported, call, write_files
 
 VERBS = registry.available(verbs)
@@ -35,7 +35,7 @@ class Bare:
         if name.partition(".")[0] in ALLOWED:
             return self.finder.find_spec(name, path, target)
 sys.meta_path = [Bare(finder) for finder in sys.meta_path]
-from fpet_export.cli.main import main
+from fpet_export.cli.dispatch import main
 """
 
 
@@ -176,7 +176,7 @@ def test_an_unknown_verb_and_no_verb_are_usage_errors() -> None:
 
 
 def parse(*words: str) -> argparse.Namespace:
-    return main.build_parser().parse_args(["export", "run", "-o", "out", *words])
+    return dispatch.build_parser().parse_args(["export", "run", "-o", "out", *words])
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def behave(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], No
     """Replace what `targets` does."""
 
     def act(run: Callable[..., Any]) -> None:
-        real = main.load_verb
+        real = dispatch.load_verb
 
         def load(name: str) -> Any:
             verb = real(name)
@@ -259,7 +259,7 @@ def behave(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], No
                 return verb
             return types.SimpleNamespace(**(vars(verb) | {"run": run}))
 
-        monkeypatch.setattr(main, "load_verb", load)
+        monkeypatch.setattr(dispatch, "load_verb", load)
 
     return act
 
@@ -465,7 +465,7 @@ def test_the_table_of_verbs_is_that_of_their_files() -> None:
 def test_the_help_loads_neither_numpy_nor_a_verb() -> None:
     program = (
         "import sys\n"
-        "from fpet_export.cli.main import main\n"
+        "from fpet_export.cli.dispatch import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "print([n for n in sys.modules if n == 'numpy' or n.startswith('fpet_export.cli.verbs.')])"
