@@ -84,6 +84,7 @@ def decode(path: Path, preprocessing: Preprocessing) -> Decoded:
                 where=str(path),
                 fix="render it to PNG first, at the size that you want",
             )
+        deep_pixels.refuse_signed(image, path)
         raw = _raw_mode(image)
         traits = _traits_before_loading(image, raw)
         image.load()

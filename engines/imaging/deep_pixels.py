@@ -53,6 +53,23 @@ def to_eight_bits(image: Any, values: NDArray[Any], path: Path) -> NDArray[np.ui
     return levels
 
 
+def refuse_signed(image: Any, path: Path) -> None:
+    """Refuse a TIFF of signed bytes, which Pillow reads as unsigned ones: black becomes grey.
+
+    Raises:
+        InputError: It is one. Signed pixels of more bits are refused when they become 8.
+    """
+    if image.format != "TIFF" or image.mode in MODES:
+        return
+    formats = image.tag_v2.get(_SAMPLE_FORMAT, (1,))
+    if _SIGNED in (formats if isinstance(formats, tuple) else (formats,)):
+        raise InputError(
+            "a signed 8-bit image does not say which values are black and white",
+            where=str(path),
+            fix=_FIX,
+        )
+
+
 def _white(image: Any, path: Path) -> float:
     """Return the value of white."""
     stated = _stated_range(image) if image.format == "TIFF" else None

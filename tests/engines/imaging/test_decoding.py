@@ -197,6 +197,13 @@ def test_values_of_an_unknown_range_are_refused(
     assert "Image.fromarray((255.0 * pixels / WHITE)" in caught.value.fix
 
 
+def test_a_signed_8_bit_image_is_refused(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", (GREY.astype(int) - 128).astype("i1").tobytes(), 8, format=2)
+
+    with pytest.raises(InputError, match="a signed 8-bit image does not say"):
+        decode(path, by())
+
+
 def test_a_signed_16_bit_image_is_refused(tmp_path: Path) -> None:
     path = tiff(tmp_path / "a.tif", SIXTEEN.astype("<i2").tobytes(), 16, format=2)
 
