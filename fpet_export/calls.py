@@ -13,6 +13,7 @@ from engines.registry import explained, import_or_explain
 from fpet_export.doctor.diagnose import Diagnosis, DoctorRequest
 from fpet_export.doctor.diagnose import diagnose as run_diagnose
 from fpet_export.reporter import Recorder, Reporter
+from fpet_export.request_fields import path_from
 from fpet_export.steps.given_kinds import require_kinds
 from fpet_export.steps.given_paths import require_files, require_outputs
 from fpet_export.tasks.bench import bench as bench_tasks
@@ -70,7 +71,7 @@ def bench(*artefacts: str | Path, reporter: Reporter | None = None, **settings: 
     Raises:
         FpetError: See `fpet_export.workflow.bench.bench`.
     """
-    request = BenchRequest(artefacts=tuple(map(Path, artefacts)), **settings)
+    request = BenchRequest(artefacts=tuple(map(path_from, artefacts)), **settings)
     has_tasks = any(path.is_dir() for path in request.artefacts)
     return _call("bench", bench_tasks if has_tasks else run_bench, request, reporter)
 
@@ -88,7 +89,7 @@ def build(
     Raises:
         FpetError: See `fpet_export.workflow.build.build`.
     """
-    request = BuildRequest(onnx=Path(graph), **settings)
+    request = BuildRequest(onnx=path_from(graph), **settings)
     if request.onnx.is_dir():
         return _call("build", build_tasks, request, reporter)
     return _call("build", run_build, request, reporter)
@@ -105,7 +106,7 @@ def bundle(artefact: str | Path, *, reporter: Reporter | None = None, **settings
     Raises:
         FpetError: See `fpet_export.tasks.bundle.bundle`.
     """
-    request = BundleRequest(artefact=Path(artefact), **settings)
+    request = BundleRequest(artefact=path_from(artefact), **settings)
     return _call("bundle", run_bundle, request, reporter)
 
 
@@ -120,7 +121,7 @@ def check(engine: str | Path, *, reporter: Reporter | None = None, **settings: A
     Raises:
         FpetError: See `fpet_export.workflow.check.check`.
     """
-    request = CheckRequest(engine=Path(engine), **settings)
+    request = CheckRequest(engine=path_from(engine), **settings)
     return _call("check", run_check, request, reporter)
 
 
@@ -155,7 +156,7 @@ def deploy(
     Raises:
         FpetError: See `fpet_export.workflow.deploy.deploy`.
     """
-    request = DeployRequest(run=str(run), out=Path(out), **settings)
+    request = DeployRequest(run=str(run), out=path_from(out), **settings)
     return _call("deploy", run_deploy, request, reporter)
 
 
@@ -186,7 +187,7 @@ def export(
     Raises:
         FpetError: See `fpet_export.workflow.export.export`.
     """
-    request = ExportRequest(run=str(run), out=Path(out), **settings)
+    request = ExportRequest(run=str(run), out=path_from(out), **settings)
     return _call("export", run_export, request, reporter)
 
 
@@ -204,7 +205,7 @@ def export_tasks(
     Raises:
         FpetError: See `fpet_export.tasks.write.write`.
     """
-    request = TasksRequest(runs=tuple(map(str, runs)), out=Path(out), **settings)
+    request = TasksRequest(runs=tuple(map(str, runs)), out=path_from(out), **settings)
     return _call("tasks", run_tasks, request, reporter)
 
 
@@ -245,8 +246,8 @@ def predict(
     Raises:
         FpetError: See `fpet_export.workflow.predict.predict`.
     """
-    files = tuple(map(Path, images))
-    request = PredictRequest(artefact=Path(artefact), images=files, **settings)
+    files = tuple(map(path_from, images))
+    request = PredictRequest(artefact=path_from(artefact), images=files, **settings)
     return _call("predict", run_predict, request, reporter)
 
 
@@ -266,7 +267,7 @@ def quantize(
         FpetError: See `fpet_export.workflow.quantize.quantize`.
     """
     wanted: Any = precision  # the request says which there are
-    request = QuantizeRequest(onnx=Path(graph), precision=wanted, **settings)
+    request = QuantizeRequest(onnx=path_from(graph), precision=wanted, **settings)
     return _call("quantize", run_quantize, request, reporter)
 
 
@@ -284,7 +285,7 @@ def show(
     Raises:
         FpetError: See `fpet_export.workflow.show.show`.
     """
-    request = ShowRequest(artefact=Path(artefact), out=Path(out), **settings)
+    request = ShowRequest(artefact=path_from(artefact), out=path_from(out), **settings)
     return _call("show", run_show, request, reporter)
 
 
@@ -302,7 +303,7 @@ def sign(
     Raises:
         FpetError: See `fpet_export.workflow.signing.sign`.
     """
-    request = SignRequest(artefact=Path(artefact), key=Path(key), **settings)
+    request = SignRequest(artefact=path_from(artefact), key=path_from(key), **settings)
     return _call("sign", run_sign, request, reporter)
 
 
@@ -330,7 +331,7 @@ def verify(artefact: str | Path, *, reporter: Reporter | None = None, **settings
     Raises:
         FpetError: See `fpet_export.workflow.signing.verify`.
     """
-    request = VerifyRequest(artefact=Path(artefact), **settings)
+    request = VerifyRequest(artefact=path_from(artefact), **settings)
     return _call("verify", run_verify, request, reporter)
 
 
@@ -348,7 +349,7 @@ def write_triton(
     Raises:
         FpetError: See `fpet_export.triton.write.write`.
     """
-    request = TritonRequest(artefact=Path(artefact), out=Path(out), **settings)
+    request = TritonRequest(artefact=path_from(artefact), out=path_from(out), **settings)
     return _call("triton", run_triton, request, reporter)
 
 

@@ -108,11 +108,30 @@ def require_share(value: float, where: str) -> None:
         )
 
 
+def path_from(text: str | Path) -> Path:
+    """Return a path; pathlib alone makes the current folder of an empty string.
+
+    Raises:
+        UsageError: The string is empty.
+    """
+    if text == "":
+        raise UsageError(
+            "a path is empty",
+            where="the arguments",
+            fix="name a file or a folder ('.' is the current one); was a variable not set?",
+        )
+    return Path(text)
+
+
 def _converted(value: Any, annotation: str) -> Any:
-    """Return a value as its field holds it: paths from strings, tuples from lists."""
+    """Return a value as its field holds it: paths from strings, tuples from lists.
+
+    Raises:
+        UsageError: A string that is to be a path is empty.
+    """
     if isinstance(value, str):
         if annotation.startswith("Path"):
-            return Path(value)
+            return path_from(value)
         if annotation.startswith("tuple["):  # "cpu,rtx", as on the command line
             value = [part.strip() for part in value.split(",") if part.strip()]
     if isinstance(value, Path) and annotation.startswith("str"):
@@ -120,7 +139,8 @@ def _converted(value: Any, annotation: str) -> Any:
     if isinstance(value, Path) and annotation.startswith("tuple["):
         value = [value]
     if isinstance(value, (list, tuple)) and "tuple[" in annotation:
-        item = next((kind for kind in (Path, str) if f"tuple[{kind.__name__}" in annotation), None)
+        kinds: dict[str, Callable[[Any], Any]] = {"Path": path_from, "str": str}
+        item = next((made for name, made in kinds.items() if f"tuple[{name}" in annotation), None)
         found = tuple(item(one) if item else one for one in value)
         return value if found == value else found
     return value
@@ -132,6 +152,10 @@ def _refuse(field: dataclasses.Field[Any], value: Any, wanted: Any) -> None:
     Raises:
         UsageError: It is.
     """
+    if isinstance(value, str) and not value and value != field.default:
+        raise UsageError(
+            "an empty text", where=field.name, fix="fill it in, or leave the setting out"
+        )
     choices: Sequence[object] | None = field.metadata.get("choices")
     if choices is not None and value not in choices and value != field.default:
         names = tuple(map(str, choices))

@@ -61,6 +61,7 @@ def main(
             console.line(build_parser(program).format_help())
             return UsageError.exit_code
         argv = complete(argv)
+        _refuse_empty(argv)
         options = _parse(argv, program)
         as_json = options.json
         console = Console(quiet=options.quiet, verbose=options.verbose)
@@ -106,6 +107,22 @@ def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
             fix=f"write all files before the options, or {named}" if is_file else named,
         )
     return options
+
+
+def _refuse_empty(argv: Sequence[str]) -> None:
+    """Refuse an empty argument: of an empty path, pathlib makes the current folder.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for before, word in zip(("", *argv), argv, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            where = word or (before if before.startswith("-") else f"behind {before!r}")
+            raise UsageError(
+                f"an argument is empty: {where}",
+                where=where,
+                fix="fill it in ('.' is the current folder); was a variable of the shell not set?",
+            )
 
 
 def _no_verb(word: str, program: str, verbs_: Iterable[str]) -> UsageError:

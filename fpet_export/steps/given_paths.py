@@ -47,21 +47,26 @@ def require_files(verb: str, given: Mapping[str, Any]) -> None:
     Raises:
         InputError: There is none of this name; near names in its folder are proposed.
     """
+    for name, typed, path in _given_files(verb, given):
+        if _SCHEME.fullmatch(str(path)) or _exists(path, is_run=name in _RUNS):
+            continue
+        kind = "run" if name in ("run", "runs") else "file"
+        raise InputError(
+            f"there is no such {kind}" + (f" for {typed}" if typed.startswith("-") else ""),
+            where=str(path),
+            fix=_instead(path),
+        )
+
+
+def _given_files(verb: str, given: Mapping[str, Any]) -> Iterator[tuple[str, str, Path]]:
+    """Yield the setting, how it is typed, and the path, of everything that a verb is to read."""
     against = str(given.get("against"))
     more = {"against": "--against"} if against.endswith(ENDINGS) else {}
     if verb == "show":  # elsewhere --image is a size
         more["image"] = "IMG"
     for name, typed in (_FILES | more).items():
         for text in _texts(given.get(name)):
-            path = _path(text, has_task=name in _OF_TASKS)
-            if _SCHEME.fullmatch(str(path)) or _exists(path, is_run=name in _RUNS):
-                continue
-            kind = "run" if name in ("run", "runs") else "file"
-            raise InputError(
-                f"there is no such {kind}" + (f" for {typed}" if typed.startswith("-") else ""),
-                where=str(path),
-                fix=_instead(path),
-            )
+            yield name, typed, _path(text, has_task=name in _OF_TASKS)
 
 
 def require_outputs(verb: str, given: Mapping[str, Any]) -> None:
@@ -72,7 +77,8 @@ def require_outputs(verb: str, given: Mapping[str, Any]) -> None:
         given: Its settings by their names.
 
     Raises:
-        UsageError: A file stands where a folder is to be, or the other way round.
+        UsageError: A file stands where a folder is to be, or the other way round; or an output
+            would replace what the verb reads, or another output.
         MachineError: The folder cannot be written.
     """
     out = given.get("out")
@@ -91,10 +97,32 @@ def require_outputs(verb: str, given: Mapping[str, Any]) -> None:
                     fix="name a file in it",
                 )
             _require_writable(file.parent)
+            _refuse_own_input(file, verb, given)
+    if out is not None and given.get("html") == out:
+        raise UsageError(
+            f"{out} would be written twice, as --html and as --out",
+            where="--html",
+            fix="give the two outputs names of their own",
+        )
     beside = given.get(_BESIDE.get(verb, ""))
     is_printed = given.get("print_trtexec", False)
     if out is None and beside is not None and not is_printed:
         _require_writable(beside if beside.is_dir() else beside.parent)
+
+
+def _refuse_own_input(file: Path, verb: str, given: Mapping[str, Any]) -> None:
+    """Refuse an output that is an input: `--force` is no leave to destroy what is read.
+
+    Raises:
+        UsageError: It is one of the files that the verb reads.
+    """
+    for _, typed, path in _given_files(verb, given):
+        if path.exists() and file.exists() and path.samefile(file):
+            raise UsageError(
+                f"the output {file} is the file that is read as {typed}, and would replace it",
+                where="--out" if given.get("out") == file else "--html",
+                fix="choose another output",
+            )
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -371,3 +371,17 @@ def test_too_few_images_to_calibrate_on_are_refused_before_a_graph_is_written(
 
     assert what == "3 images for a calibration, wanted 8 or more"
     assert not out.exists()
+
+
+def test_an_empty_path_is_not_the_current_folder(exported: Exported) -> None:
+    graph = exported.folder / "model.onnx"
+    for call_it in (
+        lambda: fpet_export.predict(graph, ""),
+        lambda: fpet_export.predict("", graph),
+        lambda: fpet_export.build(graph, target="cpu", out=""),
+        lambda: fpet_export.compare(graph, graph, data=""),
+        lambda: fpet_export.export("", exported.folder / "new"),
+    ):
+        with pytest.raises(FpetError, match="empty") as caught:
+            call_it()
+        assert caught.value.exit_code == 2

@@ -423,15 +423,16 @@ def test_deploy_replaces_nothing(file: str, exported: Exported, tmp_path: Path) 
 
 
 def test_the_other_verbs_replace_nothing(exported: Exported, tmp_path: Path) -> None:
-    precious = tmp_path / "precious.png"
+    precious, image = tmp_path / "precious.png", tmp_path / "cat.png"
     precious.write_text("precious")
+    image.write_text("cat")
     graph = exported.graph
     commands: list[tuple[object, ...]] = [
         ("build", graph, "--target", "cpu", "-o", precious),
         ("compare", graph, graph, "-o", precious),
         ("bench", graph, "-o", precious),
         ("bench", graph, "--html", precious),
-        ("show", graph, precious, "-o", precious),
+        ("show", graph, image, "-o", precious),
     ]
     for command in commands:
         done = call(*command, "--json")
@@ -439,7 +440,7 @@ def test_the_other_verbs_replace_nothing(exported: Exported, tmp_path: Path) -> 
         assert done.code == 2, command
         assert done.error()["class"] == "UsageError"
         assert "exists already" in done.error()["what"]
-    assert snapshot(tmp_path) == {"precious.png": b"precious"}
+    assert snapshot(tmp_path) == {"precious.png": b"precious", "cat.png": b"cat"}
 
 
 def test_a_refused_run_writes_nothing(tmp_path: Path) -> None:

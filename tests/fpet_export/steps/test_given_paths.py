@@ -146,3 +146,53 @@ def test_a_near_name_is_proposed_and_never_taken(words: list[str], near: str) ->
 
     assert done.code == 2
     assert near in done.error()["fix"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("build", "GRAPH", "--target", "cpu", "-o", "GRAPH"),
+        ("quantize", "GRAPH", "--precision", "fp16", "-o", "GRAPH"),
+        ("quantize", "GRAPH", "--precision", "fp16", "--data", "IMAGE", "-o", "IMAGE"),
+        ("show", "GRAPH", "IMAGE", "-o", "IMAGE"),
+        ("show", "GRAPH", "IMAGE", "-o", "LINK"),
+        ("bench", "GRAPH", "--out", "GRAPH"),
+    ],
+)
+def test_force_never_replaces_what_is_read(words: tuple[str, ...], tmp_path: Path) -> None:
+    files = {"GRAPH": tmp_path / "model.onnx", "IMAGE": tmp_path / "cat.png"}
+    for file in files.values():
+        file.write_bytes(b"mine")
+    (tmp_path / "link.png").symlink_to(files["IMAGE"])
+    files["LINK"] = tmp_path / "link.png"
+
+    done = call(*(files.get(word, word) for word in words), "--force", "--json")
+
+    assert done.code == 2
+    assert "would replace it" in done.error()["what"]
+    assert {file.read_bytes() for file in files.values()} == {b"mine"}
+
+
+def test_two_outputs_are_two_files(tmp_path: Path) -> None:
+    graph, out = tmp_path / "model.onnx", tmp_path / "out.json"
+    graph.write_bytes(b"")
+    done = call("bench", graph, "--html", out, "--out", out, "--json")
+    assert done.code == 2
+    assert "written twice" in done.error()["what"]
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (("predict", "model.onnx", ""), "behind 'model.onnx'"),
+        (("predict", "", "cat.png"), "behind 'predict'"),
+        (("compare", "a.onnx", "b.onnx", "--data", ""), "--data"),
+        (("compare", "a.onnx", "b.onnx", "--data="), "--data="),
+        (("",), "behind ''"),
+    ],
+)
+def test_an_empty_argument_is_not_the_current_folder(words: tuple[str, ...], where: str) -> None:
+    done = call(*words, "--json")
+    assert done.code == 2
+    assert done.error()["what"] == f"an argument is empty: {where}"
+    assert done.error()["where"] == where
