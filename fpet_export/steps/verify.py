@@ -79,20 +79,6 @@ def forward_passes(images: int) -> int:
     return 2 * images + min(FOLD_IMAGES, images)
 
 
-def checkpoint_row(check: ReferenceOutputs, adapted: Adapted, progress: Progress) -> StageParity:
-    """Show the adapted model in float32, as the authors' evaluation runs it.
-
-    It is not judged: the published rule loses tokens to rounding, and that is not our drift.
-    """
-    evidence = adapted.outputs(check.images.pixels, dtype=torch.float32, progress=progress)
-    return check.compare("checkpoint f32", evidence, judged=False)
-
-
-def folded_row(check: ReferenceOutputs, folded: Folded, progress: Progress) -> StageParity:
-    """Compare the folded model in float64."""
-    return check.compare("folded", folded.outputs(check.images.pixels, progress=progress))
-
-
 def frozen_row(check: ReferenceOutputs, frozen: Frozen, progress: Progress) -> StageParity:
     """Compare the frozen module in PyTorch."""
     return check.compare("frozen", frozen.outputs(check.images.pixels, progress=progress))

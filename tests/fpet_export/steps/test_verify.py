@@ -21,8 +21,8 @@ from engines.parity import table as parity_table
 from engines.parity.comparison import ReferenceOutputs
 from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import engine_outputs, manifest_of
-from engines.parity.rows import judge
-from fpet_export.stages import Adapted, Frozen
+from engines.parity.rows import StageParity, judge
+from fpet_export.stages import Adapted, Folded, Frozen
 from fpet_export.steps import verify
 from fpet_export.steps.float64_reference import begin, check_labels
 from fpet_export.steps.graph_outputs import graph_outputs
@@ -37,6 +37,15 @@ def loaded(exported: Exported) -> Adapted:
 @pytest.fixture(scope="module")
 def check(loaded: Adapted) -> ReferenceOutputs:
     return begin(loaded, synthetic_set((16, 16), 4))
+
+
+def checkpoint_row(check: ReferenceOutputs, adapted: Adapted) -> StageParity:
+    found = adapted.outputs(check.images.pixels, dtype=torch.float32)
+    return check.compare("checkpoint f32", found, judged=False)
+
+
+def folded_row(check: ReferenceOutputs, folded: Folded) -> StageParity:
+    return check.compare("folded", folded.outputs(check.images.pixels))
 
 
 def labelled(labels: list[int], names: tuple[str, ...] = ()) -> ImageSet:
@@ -76,7 +85,7 @@ def test_labels_give_every_stage_its_accuracy(loaded: Adapted) -> None:
     labels = np.where(np.arange(4) < 3, right, (right + 1) % 5)
     images = ImageSet(pixels=pixels, description="four", labels=labels)
 
-    row = verify.folded_row(begin(loaded, images), loaded.fold(), nothing)
+    row = folded_row(begin(loaded, images), loaded.fold())
 
     assert row.accuracy == 0.75
 
@@ -87,8 +96,8 @@ def test_the_stages_of_a_good_export_pass(
     folded = loaded.fold()
 
     rows = [
-        verify.checkpoint_row(check, loaded, nothing),
-        verify.folded_row(check, folded, nothing),
+        checkpoint_row(check, loaded),
+        folded_row(check, folded),
         verify.frozen_row(check, folded.freeze(), nothing),
         verify.onnx_row(check, exported.graph, nothing),
     ]
@@ -110,7 +119,7 @@ def test_one_changed_weight_is_blamed_on_the_frozen_stage(
     drift(frozen, layer)
 
     rows = [
-        verify.folded_row(check, folded, nothing),
+        folded_row(check, folded),
         verify.frozen_row(check, frozen, nothing),
     ]
 
@@ -198,7 +207,7 @@ def test_one_pass_says_what_the_stages_say_one_by_one(loaded: Adapted) -> None:
     assert check.outputs.match is not None
     assert alone.outputs.match is not None
     np.testing.assert_array_equal(check.outputs.match, alone.outputs.match)
-    assert checkpoint == verify.checkpoint_row(alone, loaded, nothing)
+    assert checkpoint == checkpoint_row(alone, loaded)
     assert (row.stage, row.images, row.passed) == ("folded", 2, True)
     assert sum(done) == verify.forward_passes(10) == 22
     table = check.table([checkpoint, row])
