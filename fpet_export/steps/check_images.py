@@ -107,11 +107,25 @@ def checked(
 
     Raises:
         InputError: Labels are no classes of the model, images cannot be read, or `--max-drop` would
-            rest on labels that nobody stated.
+            rest on labels that nobody stated, or on none.
     """
     matched = source.matched(known)
     found = matched.labels_found
     limited = isinstance(request, Quantization) and request.max_drop is not None
+    if limited and found is None:
+        raise InputError(
+            "--max-drop needs images whose classes are known, and these have no labels",
+            where=source.description,
+            fix="give images in folders named as their classes, a list or a table: --data DATA; or "
+            "limit what needs no labels: --min-agreement 99",
+        )
+    if limited and found == BY_INDEX_FROM_1:
+        raise InputError(
+            "--max-drop needs to know which class each label is, and the indices begin at 1: where "
+            "1 means the first class, every image would be judged by its neighbour's",
+            where=source.description,
+            fix="name them as the classes of the model, or count from 0 with images of class 0",
+        )
     if not is_sure(found) and limited:
         raise InputError(
             f"--max-drop needs to know which class each label is; they are known only {found}",

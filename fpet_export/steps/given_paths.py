@@ -119,7 +119,7 @@ def _refuse_own_input(file: Path, verb: str, given: Mapping[str, Any]) -> None:
     for _, typed, path in _given_files(verb, given):
         if path.exists() and file.exists() and path.samefile(file):
             raise UsageError(
-                f"the output {file} is the file that is read as {typed}, and would replace it",
+                f"the output {file} is what is read as {typed}, and would replace it",
                 where="--out" if given.get("out") == file else "--html",
                 fix="choose another output",
             )

@@ -63,8 +63,14 @@ def sources(
     Raises:
         InputError: There are fewer than asked for, or too few to calibrate on; some cannot be
             read, or labels are no classes of the model.
-        UsageError: INT8 or FP8 without images.
+        UsageError: INT8 or FP8 without images, or `--max-drop` without `--data`.
     """
+    if request.max_drop is not None and request.data is None:
+        raise UsageError(
+            "--max-drop needs images with labels to measure the accuracy on",
+            where="--max-drop",
+            fix="add --data DATA; or limit what needs no labels: --min-agreement 99",
+        )
     found = _listed(request, preprocessing, needs=needs)
     check = found.check
     if check is not None:

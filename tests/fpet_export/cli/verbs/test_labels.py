@@ -227,6 +227,21 @@ def test_a_promise_on_accuracy_needs_classes_that_are_known(
     assert "--labels" in error["fix"]
 
 
+def test_a_promise_on_accuracy_refuses_indices_that_begin_at_1(
+    shuffled: Path, answers: dict[Path, int], tmp_path: Path
+) -> None:
+    some = {path: index for path, index in answers.items() if index > 0}
+    data = sorted_into(tmp_path / "val", some, tuple("01234"))
+    if (data / "0").exists():
+        (data / "0").rmdir()
+    words = ("quantize", shuffled, "--precision", "int8", "--data", data, "--max-drop", "50")
+
+    error = call(*words, "-o", tmp_path / "q.onnx", "--json").error()
+
+    assert error["exit_code"] == 3
+    assert "the indices begin at 1" in error["what"]
+
+
 def test_the_promise_is_judged_on_labels_by_name(
     shuffled: Path, answers: dict[Path, int], tmp_path: Path
 ) -> None:

@@ -243,17 +243,21 @@ def test_an_impossible_promise_ends_with_8_and_leaves_nothing(
     assert names(tmp_path) == set()
 
 
-def test_a_drop_needs_labels(graph: Path, data: Path, tmp_path: Path) -> None:
+def test_a_drop_needs_labels_before_anything_is_calibrated(
+    graph: Path, data: Path, tmp_path: Path
+) -> None:
     unlabelled = dataclasses.replace(images_of(8, seed=7), labels=None)
     shard = write_shard(tmp_path / "plain.npz", unlabelled)
+    words = ("--calibration", data / "train.npz", "--max-drop", "1", "-o", tmp_path / "q.onnx")
 
-    done = quantize(
-        graph, "int8", "--calibration", data / "train.npz", "--data", shard, "--max-drop", "1",
-        "--keep", "blocks/0,blocks/1,blocks/2/attn,blocks/2/fc1", "-o", tmp_path / "q.onnx",
-    )  # fmt: skip
+    without = quantize(graph, "int8", *words, "--data", shard, "--json").error()
+    nothing = quantize(graph, "int8", *words, "--json").error()
 
-    assert done.code == 8
-    assert "no labels" in done.err
+    assert "these have no labels" in without["what"]
+    assert without["exit_code"] == 3
+    assert "--max-drop needs images with labels" in nothing["what"]
+    assert nothing["exit_code"] == 2
+    assert names(tmp_path) == {"plain.npz"}
 
 
 def test_a_graph_that_is_broken_ends_with_7(
