@@ -89,7 +89,8 @@ def require_form(path: Path, manifest: Manifest, target: Target) -> None:
             f"{'; '.join(found)}",
             where=str(path),
             fix=f"export it for that target: {export_command(manifest, target)}\n"
-            f"         or add {FLAG} to use it as it is (in Python any_form=True)",
+            f"         or add {FLAG} to use it as it is (in Python force_form=True; in "
+            "BuildOptions any_form=True)",
         )
 
 

@@ -109,6 +109,7 @@ def require_passed(path: Path | str, manifest: Manifest, *, allow_failed: bool =
             found.in_words(Path(path).name),
             where=str(path),
             fix=f"make it again from one that passes, or add {FLAG} to use it anyway (in Python "
+            "force_failed=True; in OpenOptions and BuildOptions "
             "allow_failed=True); what is made from it counts as failed, too",
         )
 

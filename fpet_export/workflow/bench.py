@@ -76,8 +76,13 @@ def refuse(request: BenchRequest) -> None:
     """Refuse what can be refused before anything is opened.
 
     Raises:
-        UsageError: Settings contradict each other, or make no valid measurement.
+        UsageError: Nothing is to be measured, settings contradict each other, or they make no
+            valid measurement.
     """
+    if not request.artefacts:
+        raise UsageError(
+            "nothing to measure was given", where="bench", fix="name a graph or engine"
+        )
     for path in (request.out, request.html):
         if path is not None:
             storage.refuse_overwrite(path, force=request.force)

@@ -73,7 +73,8 @@ def test_what_failed_is_refused_with_the_stage_and_the_way_on(tmp_path: Path) ->
     with pytest.raises(ParityError, match=r"x\.onnx failed its check: stage onnx: ") as caught:
         require_passed(path, manifest(FAILED))
     assert "--force-failed" in caught.value.fix
-    assert "allow_failed=True" in caught.value.fix
+    assert "allow_failed=True" in caught.value.fix  # of engines.open
+    assert "force_failed=True" in caught.value.fix  # of fpet_export's calls
     require_passed(path, manifest(FAILED), allow_failed=True)
     require_passed(path, manifest(PASSED))
     require_passed(path, manifest(None))

@@ -385,3 +385,8 @@ def test_an_empty_path_is_not_the_current_folder(exported: Exported) -> None:
         with pytest.raises(FpetError, match="empty") as caught:
             call_it()
         assert caught.value.exit_code == 2
+
+
+def test_a_measurement_of_nothing_is_refused() -> None:
+    with pytest.raises(FpetError, match="nothing to measure"):
+        fpet_export.bench()
