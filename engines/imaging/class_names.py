@@ -314,7 +314,8 @@ def _unknown(stated: Stated, known: KnownClasses) -> InputError:
     theirs = {normal(name) for name in known.names} | {_folded(name) for name in known.names}
     strange = [name for name in stated.classes if not {normal(name), _folded(name)} & theirs]
     what = (
-        f"{len(strange)} of the {len(stated.classes)} {_NOUNS[stated.form]} are not classes of "
+        f"{len(strange)} of the {len(stated.classes)} {_NOUNS[stated.form]} "
+        f"{'is not a class' if len(strange) == 1 else 'are not classes'} of "
         f"the model: {shortened(strange)}"
         if strange
         else f"the {_NOUNS[stated.form]} differ only in case, blanks or _"

@@ -144,7 +144,9 @@ def _beside(engine: Path) -> Path:
     found = sorted(engine.parent.glob("*.check.npz"))
     if len(found) != 1:
         raise InputError(
-            f"there are {len(found)} check files beside the engine",
+            f"there are {len(found)} check files (*.check.npz) beside the engine"
+            if found
+            else "no check file (*.check.npz) lies beside the engine",
             where=str(engine.parent),
             fix=_expectation(found),
         )

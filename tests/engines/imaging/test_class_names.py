@@ -151,7 +151,7 @@ def test_one_number_written_in_two_ways_is_refused() -> None:
 def test_a_name_that_is_no_class_is_refused_with_both_lists() -> None:
     what = refused(stated("one", "two", "dog"), known(*DIGITS))
 
-    assert what.startswith("1 of the 3 class folders are not classes of the model: dog")
+    assert what.startswith("1 of the 3 class folders is not a class of the model: dog")
     assert "\n  the set's: dog, one, two" in what
     assert "\n  the classes, the graph: zero, one, two" in what
 

@@ -359,7 +359,7 @@ def test_a_check_needs_one_file(engine: Path, tmp_path: Path) -> None:
     done = call("check", engine, "--json")
 
     assert done.code == 3
-    assert "there are 0 check files" in done.error()["what"]
+    assert "no check file (*.check.npz) lies beside" in done.error()["what"]
 
 
 # The agent

@@ -125,7 +125,7 @@ def test_a_folder_that_is_no_class_is_refused_with_both_lists(
     error = compared(shuffled, data).error()
 
     assert error["exit_code"] == 3
-    assert "are not classes of the model: wasp" in error["what"]
+    assert "is not a class of the model: wasp" in error["what"]
     assert "ant, cat, dog, elk, wasp" in error["what"]
     assert "dog, ant, elk, cat, bee" in error["what"]
 
