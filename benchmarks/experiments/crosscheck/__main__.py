@@ -14,6 +14,7 @@ from benchmarks.conditions.environment import read_environment
 from benchmarks.experiments.crosscheck.graphs import (
     SUBJECTS,
     TARGET,
+    Attempt,
     Counts,
     Subject,
     attempts,
@@ -105,12 +106,24 @@ def _measured(subject: Subject, options: argparse.Namespace) -> Iterator[Result]
         images=prepared.measured.description,
         accuracy=quality_of(reference, reference, prepared.measured.labels).accuracy,
     )
-    for attempt in attempts(prepared, options.modelopt_python):
+    for attempt in _chosen(list(attempts(prepared, options.modelopt_python)), options.graphs):
         name = f"{attempt.tool} {attempt.precision} {attempt.settings}"
         say(name)
         row = row_of(attempt, prepared, reference)
         result = dataclasses.replace(result, rows=(*result.rows, row))
         yield result
+
+
+def _chosen(offered: Sequence[Attempt], names: Sequence[str]) -> Sequence[Attempt]:
+    known = [attempt.output.stem for attempt in offered]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(
+            f"no graph is called {', '.join(unknown)}",
+            where="--graphs",
+            fix=f"choose from {', '.join(known)}",
+        )
+    return [attempt for attempt in offered if not names or attempt.output.stem in names]
 
 
 def _problems(results: Sequence[Result]) -> list[str]:
@@ -126,6 +139,7 @@ def _document(
     words = [f"--calibration={options.calibration}", f"--images={options.images}"]
     words += [] if options.labelled is None else [f"--labelled={options.labelled}"]
     words += [f"--only={options.only}"] if options.only else []
+    words += ["--graphs", *options.graphs] if options.graphs else []
     return {
         "schema": SCHEMA,
         "kind": "crosscheck",
@@ -143,18 +157,22 @@ def _document(
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.experiments.crosscheck",
-        description="Our typed graphs beside those of ONNX Runtime and NVIDIA ModelOpt.",
+        description="Our typed graphs beside those of ONNX Runtime, NVIDIA ModelOpt and NNCF.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("run", help="quantize with every tool and measure")
     run.add_argument("-o", "--output", type=Path, default=RESULT, help="JSON file to write")
     run.add_argument(
-        "--modelopt-python", type=Path, required=True, help="interpreter that has ModelOpt"
+        "--modelopt-python", type=Path, required=True, help="interpreter that has ModelOpt and NNCF"
     )
     run.add_argument(
         "--work", type=Path, default=Path("out/crosscheck"), help="where the graphs are kept"
     )
     run.add_argument("--only", default="", metavar="NAME", help="networks whose name has this")
+    run.add_argument(
+        "--graphs", nargs="+", metavar="FILE", default=(),
+        help="these alone, as the files are called: ours-int8-vit-linear, nncf-plain …",
+    )  # fmt: skip
     run.add_argument("--calibration", type=int, default=128, help="natural images to calibrate on")
     run.add_argument("--images", type=int, default=32, help="natural images to measure on")
     run.add_argument("--labelled", type=int, help="labelled images to measure on (default: all)")

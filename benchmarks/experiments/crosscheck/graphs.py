@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.conditions.failures import last_words
-from benchmarks.experiments.crosscheck import ort_quantize
+from benchmarks.experiments.crosscheck import nncf_quantize, ort_quantize
 from benchmarks.experiments.crosscheck.rows import DEFAULTS, OURS
 from benchmarks.experiments.natural_images import natural_set
+from benchmarks.experiments.pretrained import OUTPUT as PRETRAINED
 from benchmarks.experiments.subjects import MERGE_BLOCK, RUN
 from engines import storage
 from engines.errors import EngineError, MissingDependencyError
@@ -30,12 +31,15 @@ from engines.precisions import FP8, FP16, INT8
 
 TARGET = "rtx"
 DIGITS = Path("examples/digits")
+STAMPS = Path("examples/stamps")
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
-PACKAGES = ("nvidia-modelopt", "onnx", "onnxruntime", "onnx-graphsurgeon", "torch", "numpy")
+PACKAGES = ("nvidia-modelopt", "nncf", "onnx", "onnxruntime", "onnx-graphsurgeon", "torch", "numpy")
 """What a result says about that environment."""
 
 _MODELOPT = Path(__file__).with_name("modelopt_quantize.py")
+_NNCF = Path(nncf_quantize.__file__)
+_NNCF_SETTINGS = {"smoothquant": DEFAULTS, "plain": "without SmoothQuant"}
 _CALIBRATION_SEED, _MEASURED_SEED = 0, 1
 _ORT_SETTINGS = {
     "defaults": DEFAULTS,
@@ -52,17 +56,22 @@ class Subject:
         name: For tables.
         folder: For its files.
         run: Arguments of `fpet-export export`.
-        weights: "random" or "trained".
-        data: Folder with `calibration.npz` and `test.npz`; None takes natural images.
+        weights: "random", "trained" or "pretrained".
+        calibration: Images to calibrate on, spread over them; None takes natural images.
+        test: Labelled images to measure on, likewise.
+        most: Images to calibrate on, at most.
     """
 
     name: str
     folder: str
     run: tuple[str, ...]
     weights: str
-    data: Path | None = None
+    calibration: Path | None = None
+    test: Path | None = None
+    most: int | None = None
 
 
+METHODS = (("lora", "LoRA 32-bit"), ("adaptformer", "AdaptFormer 1-bit"))
 SUBJECTS = (
     Subject(
         name="ViT-B/16",
@@ -76,9 +85,26 @@ SUBJECTS = (
             folder=f"digits-{method}",
             run=(f"{DIGITS}/runs/{method}", "--backbone", f"{DIGITS}/backbone.safetensors"),
             weights="trained",
-            data=DIGITS,
+            calibration=DIGITS / "calibration.npz",
+            test=DIGITS / "test.npz",
         )
-        for method, title in (("lora", "LoRA 32-bit"), ("adaptformer", "AdaptFormer 1-bit"))
+        for method, title in METHODS
+    ),
+    *(
+        Subject(
+            name=f"stamps, {title}",
+            folder=f"stamps-{method}",
+            run=(
+                f"{STAMPS}/runs/{method}",
+                "--backbone",
+                f"{PRETRAINED}/backbone/model.safetensors",
+            ),
+            weights="pretrained",
+            calibration=PRETRAINED / "pictures/train",
+            test=PRETRAINED / "pictures/test",
+            most=48,
+        )
+        for method, title in METHODS
     ),
 )
 
@@ -130,7 +156,7 @@ class Attempt:
     """One way to make a typed graph.
 
     Attributes:
-        tool: "onnxruntime", "modelopt" or `OURS`.
+        tool: "onnxruntime", "modelopt", "nncf" or `OURS`.
         settings: For the table.
         precision: fp16, int8 or fp8.
         output: The graph.
@@ -172,69 +198,80 @@ def prepare(subject: Subject, folder: Path, counts: Counts) -> Prepared:
 def _images(
     subject: Subject, preprocessing: Preprocessing, counts: Counts
 ) -> tuple[ImageSet, ImageSet]:
-    if subject.data is None:
+    if subject.calibration is None or subject.test is None:
         size = preprocessing.size
         return (
             natural_set(size, counts.calibration, seed=_CALIBRATION_SEED),
             natural_set(size, counts.images, seed=_MEASURED_SEED),
         )
     return (
-        read_set(subject.data / "calibration.npz", preprocessing),
-        read_set(subject.data / "test.npz", preprocessing, limit=counts.labelled),
+        read_set(subject.calibration, preprocessing, limit=subject.most),
+        read_set(subject.test, preprocessing, limit=counts.labelled),
     )
 
 
-def attempts(prepared: Prepared, modelopt_python: Path) -> Iterator[Attempt]:
-    """Yield what every tool is asked for, other tools first.
+def attempts(prepared: Prepared, other_python: Path) -> Iterator[Attempt]:
+    """Yield what every tool is asked for, ours first.
 
     Args:
         prepared: What to quantize.
-        modelopt_python: Interpreter of the environment that has ModelOpt.
+        other_python: Interpreter of the environment that has ModelOpt and NNCF.
     """
-    folder = prepared.folder
-    for form in ort_quantize.FORMS:
-        output = folder / f"ort-{form}.onnx"
-        words = ("--form", form, "--calibration", str(prepared.feeds), "-o", str(output))
-        module = ("-m", ort_quantize.__name__, str(prepared.onnx))
-        yield Attempt(
-            tool="onnxruntime",
-            settings=_ORT_SETTINGS[form],
-            precision=INT8,
-            output=output,
-            command=(sys.executable, *module, *words),
-            made_by=(Path(ort_quantize.__file__),),
-        )
+    folder, onnx = prepared.folder, str(prepared.onnx)
+    yield from _our_attempts(prepared)
+
+    def words(output: Path, *options: str) -> tuple[str, ...]:
+        return (onnx, *options, "--calibration", str(prepared.feeds), "-o", str(output))
+
     for precision in (INT8, FP8):
         output = folder / f"modelopt-{precision}.onnx"
-        words = ("--precision", precision, "--calibration", str(prepared.feeds), "-o", str(output))
+        program = (str(other_python), "-I", str(_MODELOPT))
         yield Attempt(
             tool="modelopt",
             settings=DEFAULTS,
             precision=precision,
             output=output,
-            command=(str(modelopt_python), "-I", str(_MODELOPT), str(prepared.onnx), *words),
+            command=(*program, *words(output, "--precision", precision)),
             made_by=(_MODELOPT, REQUIREMENTS),
         )
-    yield from _our_attempts(prepared)
+    for form in nncf_quantize.FORMS:
+        output = folder / f"nncf-{form}.onnx"
+        yield Attempt(
+            tool="nncf",
+            settings=_NNCF_SETTINGS[form],
+            precision=INT8,
+            output=output,
+            command=(str(other_python), "-I", str(_NNCF), *words(output, "--form", form)),
+            made_by=(_NNCF, REQUIREMENTS),
+        )
+    for form in ort_quantize.FORMS:
+        output = folder / f"ort-{form}.onnx"
+        module = (sys.executable, "-m", ort_quantize.__name__)
+        yield Attempt(
+            tool="onnxruntime",
+            settings=_ORT_SETTINGS[form],
+            precision=INT8,
+            output=output,
+            command=(*module, *words(output, "--form", form)),
+            made_by=(Path(ort_quantize.__file__),),
+        )
 
 
 def _our_attempts(prepared: Prepared) -> Iterator[Attempt]:
-    """Yield ours; the first that calibrates leaves a table, from which the others are made."""
+    """Yield ours; each calibrates, because a stored table does not round the weights as well."""
     images = ("--calibration", str(prepared.shard), "--images", str(len(prepared.calibration)))
-    table: tuple[str, ...] | None = None
     for precision, preset in (
-        (FP16, None),
         (INT8, "vit-linear"),
-        (INT8, "vit-attention"),
         (FP8, "vit-linear"),
+        (INT8, "vit-attention"),
         (FP8, "vit-attention"),
+        (FP16, None),
     ):
         name = f"ours-{precision}" if preset is None else f"ours-{precision}-{preset}"
         output = prepared.folder / f"{name}.onnx"
         words = ["quantize", str(prepared.onnx), "--precision", precision]
         if preset is not None:
-            words += ["--preset", preset, *(table or images)]
-            table = table or ("--table", str(output.with_suffix(".table.json")))
+            words += ["--preset", preset, *images]
         yield Attempt(
             tool=OURS,
             settings=preset or DEFAULTS,
@@ -282,10 +319,10 @@ def run_logged(command: Sequence[str], log: Path) -> None:
 
 
 def require_modelopt(python: Path) -> dict[str, str]:
-    """Return the versions of the environment that has ModelOpt.
+    """Return the versions of the environment that has ModelOpt and NNCF.
 
     Raises:
-        MissingDependencyError: There is no such interpreter, or it lacks ModelOpt.
+        MissingDependencyError: There is no such interpreter, or it lacks one of them.
     """
     program = "import json; from importlib.metadata import version; "
     program += f"print(json.dumps({{name: version(name) for name in {PACKAGES!r}}}))"
@@ -296,7 +333,7 @@ def require_modelopt(python: Path) -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         raise MissingDependencyError(
-            f"ModelOpt's environment does not work: {said.strip().splitlines()[-1]}",
+            f"the environment of ModelOpt and NNCF does not work: {said.strip().splitlines()[-1]}",
             where=str(python),
             fix="make crosscheck",
         ) from error

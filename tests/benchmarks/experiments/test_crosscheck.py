@@ -17,7 +17,7 @@ import pytest
 import benchmarks.experiments.crosscheck
 from benchmarks.experiments.crosscheck import __main__ as command
 from benchmarks.experiments.crosscheck import graphs, measure, modelopt_quantize, ort_quantize
-from benchmarks.experiments.crosscheck.graphs import Attempt, Prepared, attempts, make
+from benchmarks.experiments.crosscheck.graphs import SUBJECTS, Attempt, Prepared, attempts, make
 from benchmarks.experiments.crosscheck.rows import (
     OURS,
     Kernels,
@@ -221,7 +221,8 @@ def test_what_is_no_cross_check_is_refused(
 def test_the_committed_result_is_whole() -> None:
     results = read_results(ROOT / command.RESULT)
 
-    assert [each.subject for each in results] == [subject.name for subject in graphs.SUBJECTS]
+    of_repository = [each.name for each in SUBJECTS if each.weights != "pretrained"]
+    assert [each.subject for each in results] == of_repository
     for each in results:
         assert {(one.tool, one.precision) for one in each.rows} >= {
             ("onnxruntime", "int8"), ("modelopt", "int8"), ("modelopt", "fp8"),
@@ -291,7 +292,7 @@ def test_a_run_writes_every_row_and_judges_the_large_network(
     assert document["modelopt_environment"] == {"nvidia-modelopt": "9"}
     assert document["environment"]["packages"]["numpy"] == np.__version__
     found = read_results(Path(stubbed[-1]))
-    assert [len(each.rows) for each in found] == [10, 10, 10]
+    assert [len(each.rows) for each in found] == [12] * len(SUBJECTS)
     assert command.main([*stubbed, "--force", "--only", "digits"]) == 0
 
 
@@ -300,7 +301,7 @@ def test_every_tool_gets_the_same_graph_and_images(tmp_path: Path) -> None:
 
     found = list(attempts(prepared, Path("other/python")))
 
-    assert len({attempt.output for attempt in found}) == len(found) == 10
+    assert len({attempt.output for attempt in found}) == len(found) == 12
     for attempt in found:
         assert str(prepared.onnx) in attempt.command
         if attempt.tool == OURS:
@@ -308,23 +309,23 @@ def test_every_tool_gets_the_same_graph_and_images(tmp_path: Path) -> None:
         else:
             assert str(prepared.feeds) in attempt.command
             assert all(path.is_file() for path in attempt.made_by)
-    modelopt = [attempt for attempt in found if attempt.tool == "modelopt"]
-    assert all(attempt.command[:2] == ("other/python", "-I") for attempt in modelopt)
+    others = [attempt for attempt in found if attempt.tool in ("modelopt", "nncf")]
+    assert len(others) == 4
+    assert all(attempt.command[:2] == ("other/python", "-I") for attempt in others)
 
 
-def test_ours_calibrates_once(tmp_path: Path) -> None:
+def test_each_of_ours_calibrates(tmp_path: Path) -> None:
+    """A stored table would round the weights to the nearest number, which nobody would type."""
     prepared = prepared_in(tmp_path)
 
     ours = [each for each in attempts(prepared, Path("python")) if each.tool == OURS]
 
-    half, first, *rest = ours
+    *quantized, half = ours
     assert not {"--calibration", "--table"} & set(half.command)
-    assert first.command[first.command.index("--images") + 1] == "3"
-    assert str(prepared.shard) in first.command
-    for attempt in rest:
-        table = Path(attempt.command[attempt.command.index("--table") + 1])
-        assert table == first.output.with_name(f"{first.output.stem}.table.json")
-        assert "--calibration" not in attempt.command
+    for attempt in quantized:
+        assert attempt.command[attempt.command.index("--images") + 1] == "3"
+        assert str(prepared.shard) in attempt.command
+        assert "--table" not in attempt.command
 
 
 def test_our_commands_are_ones_that_exist(tmp_path: Path) -> None:
@@ -335,6 +336,22 @@ def test_our_commands_are_ones_that_exist(tmp_path: Path) -> None:
         if attempt.tool == OURS:
             parsed = build_parser().parse_args(attempt.command[3:])
             assert (parsed.verb, parsed.out) == ("quantize", attempt.output)
+
+
+def test_some_graphs_alone_and_no_unknown_ones(
+    stubbed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        command, "row_of", lambda attempt, *_: row(attempt.tool, attempt.settings, 1.0)
+    )
+    words = [*stubbed, "--only", "stamps", "--graphs", "nncf-plain"]
+
+    assert command.main([*words, "nncf-none"]) == UsageError.exit_code
+    assert not Path(stubbed[-1]).exists()
+    assert command.main([*words, "modelopt-fp8"]) == 0
+
+    for each in read_results(Path(stubbed[-1])):
+        assert [found.tool for found in each.rows] == ["modelopt", "nncf"]
 
 
 def counting(output: Path, made_by: tuple[Path, ...]) -> Attempt:
