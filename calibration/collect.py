@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -17,10 +17,11 @@ import numpy as np
 
 from calibration import equalise
 from calibration import table as tables
+from calibration.moments import Moments
 from calibration.requirements import LEAST_IMAGES, require_images
 from calibration.roles import Site, sites
 from calibration.table import CalibrationTable, Record, Rewrites, SeenImage
-from engines.contract import Engine, Feeds, OpenOptions
+from engines.contract import Array, Engine, Feeds, OpenOptions
 from engines.engine import open_engine
 from engines.errors import InputError
 from engines.imaging.images import PixelArray
@@ -49,6 +50,7 @@ def collect(
     *,
     rewrites: Rewrites | None = None,
     start: CalibrationTable | None = None,
+    moments: bool = False,
     progress: Progress | None = None,
     keep: Keep | None = None,
 ) -> CalibrationTable:
@@ -61,6 +63,8 @@ def collect(
         source: Real images, prepared as the run's own are.
         rewrites: What to move between the layers before; a `start` brings its own.
         start: A table to go on from: of an interrupted run, or of another shard.
+        moments: Whether `CalibrationTable.moments` is filled, from all images of `source`: those
+            that `start` holds are run again for it.
         progress: Called with the number of images done since the last call.
         keep: Called with the table so far every `SAVE_EVERY` images, to be stored.
 
@@ -89,10 +93,15 @@ def collect(
         tapped = with_outputs(observed, (site.tensor for site in observed_sites), folder)
         engine = stack.enter_context(open_engine(tapped, options=OpenOptions()))
         saved = len(table.images)
+        summed: dict[str, Moments] | None = {} if moments else None
         size = batch_sizes(engine, manifest)[1]
+        if summed is not None and start is not None:
+            for pixels in _seen_before(source, size, start):
+                for feeds, count in batches(engine, manifest, pixels):
+                    _sum_moments(engine.run(feeds), observed_sites, count, summed)
         for images, pixels in _batches(source, size, table, progress):
             for feeds, count in batches(engine, manifest, pixels):
-                found = _observe(engine, feeds, observed_sites, count)
+                found = _observe(engine, feeds, observed_sites, count, summed)
                 table = _with_batch(table, found, images)
             if keep is not None and len(table.images) - saved >= SAVE_EVERY:
                 keep(table)
@@ -103,7 +112,7 @@ def collect(
             where=source.description,
             fix=f"give {LEAST_IMAGES} or more different images",
         )
-    return table
+    return dataclasses.replace(table, moments=summed or {})
 
 
 def _empty_table(
@@ -149,7 +158,9 @@ def calibrate(
     if equalising and start is None:
         first = collect(onnx, source.spread(FIT_IMAGES))
         rewrites = equalise.fit(read_graph(onnx), first)
-    return collect(onnx, source, rewrites=rewrites, start=start, progress=progress, keep=keep)
+    return collect(
+        onnx, source, rewrites=rewrites, start=start, moments=True, progress=progress, keep=keep
+    )
 
 
 def pixel_hash(pixels: PixelArray) -> str:
@@ -198,10 +209,32 @@ def _batches(
             progress(1)
 
 
-def _observe(engine: Engine, feeds: Feeds, observed: list[Site], count: int) -> dict[str, Record]:
+def _seen_before(source: ImageSource, size: int, table: CalibrationTable) -> Iterator[PixelArray]:
+    """Yield the images that a table holds, each once, up to `size` at a time."""
+    left = set(table.hashes)
+    waiting: list[PixelArray] = []
+    for pixels in source.pixels():
+        found = pixel_hash(pixels)
+        if found in left:
+            left.remove(found)
+            waiting.append(pixels)
+        if len(waiting) == size:
+            yield np.stack(waiting)
+            waiting = []
+    if waiting:
+        yield np.stack(waiting)
+
+
+def _observe(
+    engine: Engine,
+    feeds: Feeds,
+    observed: list[Site],
+    count: int,
+    summed: dict[str, Moments] | None,
+) -> dict[str, Record]:
     outputs = engine.run(feeds)
     try:
-        return {
+        records = {
             site.name: tables.seen(outputs[site.tensor][:count], channels=site.kind == "input")
             for site in observed
         }
@@ -211,6 +244,20 @@ def _observe(engine: Engine, feeds: Feeds, observed: list[Site], count: int) -> 
             where=engine.name,
             fix="check the checkpoint: quantizing cannot mend it",
         ) from error
+    if summed is not None:
+        _sum_moments(outputs, observed, count, summed)
+    return records
+
+
+def _sum_moments(
+    outputs: Mapping[str, Array], observed: list[Site], count: int, summed: dict[str, Moments]
+) -> None:
+    for site in observed:
+        if site.kind == "input":
+            values = outputs[site.tensor][:count]
+            if site.name not in summed:
+                summed[site.name] = Moments(values.shape[-1])
+            summed[site.name].add(values)
 
 
 def _with_batch(

@@ -22,7 +22,7 @@ from calibration.accuracy import (
 )
 from calibration.evaluator import GraphEvaluator
 from calibration.policy import Policy, choose
-from calibration.recipe import Recipe, amax_of, typed_graph
+from calibration.recipe import Recipe, amax_of, typed_graph, weights_of
 from calibration.requirements import require_precision
 from calibration.roles import sites
 from calibration.table import (
@@ -168,11 +168,13 @@ def integers(
     policy = _first_policy(exported, recipe, preset, keep)
     del exported
     warning = _scan(onnx, manifest, recipe, evaluator)
+    weights = weights_of(onnx, recipe, policy, table)
+
     last: list[ModelOutputs] = []
 
     def measure_on(these: GraphEvaluator) -> Measure:
         def measure(one: Policy) -> Quality:
-            graph = typed_graph(onnx, recipe, policy=one, table=table)
+            graph = typed_graph(onnx, recipe, policy=one, table=table, weights=weights)
             typed = _typed_manifest(manifest, recipe, graph)
             last[:] = [these.outputs(graph, typed, progress=told.measured)]
             return these.quality(last[0])
@@ -187,7 +189,7 @@ def integers(
         report=told.reverted,
         progress=told.screened,
     )
-    graph = typed_graph(onnx, recipe, policy=choice.policy, table=table)
+    graph = typed_graph(onnx, recipe, policy=choice.policy, table=table, weights=weights)
     return Typed(
         graph=graph,
         manifest=_typed_manifest(manifest, recipe, graph),
@@ -336,6 +338,7 @@ def _chosen(made: Typed, source: Path, table: CalibrationTable) -> Mapping[str, 
     return {
         "precision": made.recipe.precision,
         "observers": dict(made.recipe.observers),
+        "weights": "compensated" if table.moments and made.recipe.form == "pairs" else "nearest",
         "amax": {names[tensor]: value for tensor, value in amax.items()},
         **made.choice.to_json(),
     }

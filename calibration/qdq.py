@@ -28,7 +28,13 @@ from calibration.roles import attentions, linears
 from engines.onnx_graph.files import Graph, Names, Node, Tensor, module_path
 
 
-def insert(graph: Graph, policy: Policy, amax: Mapping[str, float], grid: Grid) -> None:
+def insert(
+    graph: Graph,
+    policy: Policy,
+    amax: Mapping[str, float],
+    grid: Grid,
+    scales: Mapping[str, NDArray[Any]] | None = None,
+) -> None:
     """Quantize `graph`, in place.
 
     Args:
@@ -36,18 +42,21 @@ def insert(graph: Graph, policy: Policy, amax: Mapping[str, float], grid: Grid) 
         policy: What is quantized.
         amax: Largest magnitude kept, by tensor name.
         grid: INT8 or FP8.
+        scales: (out,) of weights that are rounded already, by linear; others are scaled by their
+            largest magnitude.
 
     Raises:
         KeyError: A tensor of the policy has no amax.
     """
     pairs = _Pairs(graph, grid)
     active = set(policy.active)
+    known = scales or {}
     for linear in linears(graph):
         if linear.name in active:
             node = linear.product
             scale = grid.scale(amax[linear.activation.name], linear.activation.dtype)
             node.inputs[0] = pairs.around(linear.activation, scale, beside=node)
-            node.inputs[1] = pairs.weight(linear.weight, linear.name)
+            node.inputs[1] = pairs.weight(linear.weight, linear.name, known.get(linear.name))
     for attention in attentions(graph):
         if attention.name not in active:
             continue
@@ -73,10 +82,11 @@ class _Pairs:
             self._made[tensor.name] = self._pair(tensor, scale, f"{path}/{tensor.name}", axis=None)
         return self._made[tensor.name]
 
-    def weight(self, tensor: Tensor, path: str) -> Tensor:
+    def weight(self, tensor: Tensor, path: str, scale: NDArray[Any] | None) -> Tensor:
         """Return an (in, out) constant quantized and dequantized, one scale an output."""
-        largest = np.abs(tensor.values.astype(np.float32)).max(axis=0)
-        scale = self._grid.scale(largest, tensor.dtype)
+        if scale is None:
+            largest = np.abs(tensor.values.astype(np.float32)).max(axis=0)
+            scale = self._grid.scale(largest, tensor.dtype)
         return self._pair(tensor, scale, f"{path}/weight", axis=1)
 
     def _pair(self, tensor: Tensor, scale: NDArray[Any], name: str, *, axis: int | None) -> Tensor:

@@ -9,11 +9,12 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from calibration import casts, equalise, integer_gemm, observers, qdq, shift
+from calibration import casts, equalise, integer_gemm, observers, qdq, shift, weight_rounding
 from calibration.grids import GRIDS
 from calibration.policy import Policy
 from calibration.roles import linears, sites
 from calibration.table import CalibrationTable
+from calibration.weight_rounding import RoundedWeight
 from engines import precisions, registry
 from engines.onnx_graph.files import Graph, Names, read_graph
 
@@ -65,6 +66,7 @@ def typed_graph(
     *,
     policy: Policy | None = None,
     table: CalibrationTable | None = None,
+    weights: Mapping[str, RoundedWeight] | None = None,
 ) -> Graph:
     """Make the typed graph of an exported float32 one.
 
@@ -73,6 +75,7 @@ def typed_graph(
         recipe: What to make.
         policy: What is quantized; None for a half-precision graph.
         table: What was seen at the sites; likewise.
+        weights: What `weights_of` gave for these layers or more; None asks it.
 
     Raises:
         ExportError: A weight does not fit into the type.
@@ -94,18 +97,36 @@ def typed_graph(
             largest_weight=recipe.largest_weight,
         )
         return graph
+    grid = GRIDS[recipe.precision]
+    if weights is None:
+        weights = weight_rounding.round_weights(graph, table, policy.active, grid, recipe.dtype)
+    active = {name: weights[name] for name in policy.active if name in weights}
     shifts = shifts_of(recipe, table)
     names = Names(graph)
+    weight_rounding.apply(graph, active, names)
     for linear in linears(graph):
-        if linear.name in shifts and linear.name in policy.active:
-            shift.apply(
-                graph, linear, shifts[linear.name], GRIDS[recipe.precision], recipe.dtype, names
-            )
+        if linear.name in shifts and linear.name in active:
+            shift.apply(graph, linear, shifts[linear.name], grid, recipe.dtype, names)
     kept = amax_of(graph, recipe, table)
-    if recipe.form == "pairs":
-        casts.cast_graph(graph, recipe.float_precision, io=recipe.io)
-    qdq.insert(graph, policy, kept, GRIDS[recipe.precision])
+    casts.cast_graph(graph, recipe.float_precision, io=recipe.io)
+    qdq.insert(graph, policy, kept, grid, {name: each.scale for name, each in active.items()})
     return graph
+
+
+def weights_of(
+    onnx: Path, recipe: Recipe, policy: Policy, table: CalibrationTable
+) -> dict[str, RoundedWeight]:
+    """Round the weights of all layers of a policy, for the graphs of many policies like it.
+
+    Empty for the "gemm" form, which rounds for itself.
+    """
+    if recipe.form == "gemm":
+        return {}
+    graph = read_graph(onnx)
+    if table.rewrites is not None:
+        equalise.apply(graph, table.rewrites.for_layers(policy.active))
+    grid = GRIDS[recipe.precision]
+    return weight_rounding.round_weights(graph, table, policy.active, grid, recipe.dtype)
 
 
 def amax_of(graph: Graph, recipe: Recipe, table: CalibrationTable) -> dict[str, float]:

@@ -3,7 +3,7 @@
 GELU gives nothing below -0.17, so half of a symmetric range holds nothing. Every channel is moved
 by a constant, a whole number of steps near the middle of its range: the steps halve, and zero,
 the commonest value behind GELU, stays a number of the grid. The bias of the linear takes the
-constant times the weights. They are the weights as they are quantized: then a zero that was moved
+constant times the weights. They are the weights as they were rounded: then a zero that was moved
 gives what a zero gave before, whatever the rounding of the weights.
 
 FP8 has its finest steps around zero and is not moved; unsigned INT8 has a zero point.
@@ -15,7 +15,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.equalise import add_to_bias, pointwise
 from calibration.grids import Grid
@@ -56,14 +55,10 @@ def fit(record: Record, grid: Grid, dtype: np.dtype[Any]) -> Shift:
 def apply(
     graph: Graph, linear: Linear, shift: Shift, grid: Grid, dtype: np.dtype[Any], names: Names
 ) -> None:
-    """Shift what a linear of a float32 graph reads, in place; see `fit`."""
+    """Shift what a linear of a float32 graph reads, in place; see `fit`.
+
+    Its weights are rounded before, see `calibration.weight_rounding`.
+    """
     moved = shift.steps * float(grid.scale(shift.amax, dtype))
     linear.product.inputs[0] = pointwise(graph, "Add", linear, moved, names)
-    taken = moved @ rounded_weight(linear, grid, dtype).astype(np.float64)
-    add_to_bias(linear, -taken, names)
-
-
-def rounded_weight(linear: Linear, grid: Grid, dtype: np.dtype[Any]) -> NDArray[np.float32]:
-    """Return an (in, out) weight as it comes out of its pair, one scale an output."""
-    weight = linear.weight.values.astype(dtype).astype(np.float32)
-    return grid.rounded(weight, grid.scale(np.abs(weight).max(axis=0), dtype))
+    add_to_bias(linear, -(moved @ linear.weight.values.astype(np.float64)), names)

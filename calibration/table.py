@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from calibration import histogram as histograms
 from calibration.histogram import Histogram
+from calibration.moments import Moments
 from engines import storage
 from engines.errors import InputError, TrustError
 from engines.manifest import Manifest, Preprocessing, from_json, manifest_path
@@ -108,6 +109,8 @@ class CalibrationTable:
         rewrites: What was moved between the layers before; None for nothing.
         seed: Seed of random choices; None where the images were spread evenly, which needs none.
         tools: Versions of what made it.
+        moments: By site name, of the images that were run since the table was made or read; they
+            are not written.
     """
 
     graph: str
@@ -119,6 +122,7 @@ class CalibrationTable:
     rewrites: Rewrites | None = None
     seed: int | None = None
     tools: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    moments: Mapping[str, Moments] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def hashes(self) -> frozenset[str]:
@@ -187,6 +191,7 @@ def merged_table(first: CalibrationTable, second: CalibrationTable) -> Calibrati
             name: merged_record(record, second.records[name])
             for name, record in first.records.items()
         },
+        moments={},
     )
 
 

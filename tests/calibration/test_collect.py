@@ -310,3 +310,27 @@ def test_a_shard_that_ends_early_is_refused(merged: Path, tmp_path: Path) -> Non
 
     with pytest.raises(InputError, match="not a whole"):
         collect(merged, source)
+
+
+def test_moments_are_of_all_images_of_the_source(merged: Path, tmp_path: Path) -> None:
+    """A table on disk has none; going on from it runs the images again that it holds."""
+    source = source_of(tmp_path / "first.npz", images_of(16), merged)
+    table = calibrate(merged, source)
+    path = tmp_path / "model.table.json"
+    write_table(path, table, chosen={})
+    stored = read_table(path)
+    other = source_of(tmp_path / "other.npz", images_of(8, seed=5), merged)
+
+    again = calibrate(merged, source, start=stored)
+    longer = calibrate(merged, other, start=stored)
+
+    inputs = {site.name for site in sites(read_graph(merged)) if site.kind == "input"}
+    assert set(table.moments) == set(again.moments) == set(longer.moments) == inputs
+    assert not stored.moments
+    name = "blocks/0/fc1/input"
+    rows = table.records[name].rows
+    assert table.moments[name].rows == again.moments[name].rows == again.records[name].rows == rows
+    assert longer.moments[name].rows == longer.records[name].rows - rows == rows // 2
+    assert np.allclose(table.moments[name].total, table.records[name].channel_sum)
+    assert np.array_equal(table.moments[name].product, again.moments[name].product)
+    assert not np.array_equal(table.moments[name].product, longer.moments[name].product)

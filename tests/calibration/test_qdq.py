@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -166,6 +167,7 @@ def test_scales_have_the_type_of_the_tensor_and_zero_points_are_zero(
 def test_scales_come_from_the_table_and_from_the_weights(
     precision: str, merged: Path, table: CalibrationTable
 ) -> None:
+    table = dataclasses.replace(table, moments={})  # the largest weight of a column stays so
     graph = made(merged, table, precision, "vit-attention")
     grid = GRIDS[precision]
     found = pairs_at(graph)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from calibration import shift
+from calibration import shift, weight_rounding
 from calibration.equalise import bias_of
 from calibration.grids import INT8
 from calibration.policy import choose
@@ -92,19 +92,24 @@ def test_zero_gives_what_it_gave_before(merged: Path, table: CalibrationTable) -
     half = np.dtype(np.float16)
     graph = read_graph(merged)
     linear = next(linear for linear in linears(graph) if linear.kind == "fc2")
-    before = bias_of(linear).values.astype(np.float64)
     found = shift.fit(table.records[f"{linear.name}/input"], INT8, half)
 
-    shift.apply(graph, linear, found, INT8, half, Names(graph))
+    exact = linear.weight.values.copy()
+    names = Names(graph)
+    rounded = weight_rounding.round_weights(graph, table, [linear.name], INT8, half)
+    weight_rounding.apply(graph, rounded, names)
+    before = bias_of(linear).values.astype(np.float64)
+
+    shift.apply(graph, linear, found, INT8, half, names)
 
     scale = INT8.scale(found.amax, half)
     constant = next(t for t in linear.activation.inputs[0].inputs if isinstance(t, gs.Constant))
     row = INT8.rounded(constant.values.astype(half), scale)
-    weight = shift.rounded_weight(linear, INT8, half)
-    after = row.astype(np.float64) @ weight.astype(np.float64) + bias_of(linear).values
+    weight = linear.weight.values.astype(np.float64)
+    after = row.astype(np.float64) @ weight + bias_of(linear).values
     assert np.abs(found.steps).max() > 1
     assert np.allclose(after, before, atol=1e-5)
-    unrounded = row.astype(np.float64) @ linear.weight.values + bias_of(linear).values
+    unrounded = row.astype(np.float64) @ exact + bias_of(linear).values
     assert not np.allclose(unrounded, before, atol=1e-5)  # negative control
 
 

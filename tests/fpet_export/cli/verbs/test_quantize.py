@@ -447,8 +447,25 @@ def test_a_table_spares_the_calibration(
 
     assert done.code == 0, done.err
     assert "20 images of 20 of 20 images in train.npz, as stored" in done.err
+    assert "each rounded to the nearest number" in done.err
     first, second = (int8[0].read_bytes(), (tmp_path / "q.onnx").read_bytes())
-    assert first == second
+    assert first != second
+    assert "each rounded to the nearest number" not in int8[1].err
+
+
+def test_a_table_and_its_images_give_the_graph_again(
+    graph: Path, data: Path, int8: tuple[Path, Done], tmp_path: Path
+) -> None:
+    done = quantize(
+        graph, "int8", "--table", int8[0].parent / "vit.table.json",
+        "--calibration", data / "train.npz", "--data", data / "val.npz",
+        "-o", tmp_path / "q.onnx",
+    )  # fmt: skip
+
+    assert done.code == 0, done.err
+    assert "20 seen before" in done.err
+    assert "each rounded to the nearest number" not in done.err
+    assert int8[0].read_bytes() == (tmp_path / "q.onnx").read_bytes()
 
 
 def test_shards_that_were_calibrated_apart_are_merged(
@@ -468,8 +485,9 @@ def test_shards_that_were_calibrated_apart_are_merged(
     assert whole.code == 0, whole.err
 
     done = quantize(
-        graph, "int8", "--table", tables[0], "--table", tables[1], "-o", tmp_path / "both.onnx"
-    )
+        graph, "int8", "--table", tables[0], "--table", tables[1], "--calibration", data,
+        "-o", tmp_path / "both.onnx", "--no-equalise",
+    )  # fmt: skip
 
     assert done.code == 0, done.err
     assert (tmp_path / "both.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
