@@ -224,7 +224,7 @@ class Quantization(Request):
         default_factory=dict, metadata={"require": _require_observers}
     )
     equalise: bool = True
-    max_drop: float | None = None
+    max_drop: float | None = from_zero(None)
     min_sqnr: float | None = None
     min_agreement: float | None = judged_by(require_share)
 

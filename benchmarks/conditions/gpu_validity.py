@@ -72,7 +72,7 @@ def _held_back(use: GpuUse) -> Iterator[Finding]:
         return
     mask = (use.before.reasons or 0) | (use.after.reasons or 0)
     by_hardware = bool(mask & BY_HARDWARE)
-    end = "" if by_hardware else "; the paired ratios still hold"
+    end = "" if by_hardware else "; paired ratios cancel it out"
     yield Finding(
         severity="invalid" if by_hardware else "doubtful",
         what=f"the clocks of {use.gpu.name} were held back by {' and '.join(reasons)}{end}",
@@ -89,7 +89,7 @@ def _moved(use: GpuUse) -> Iterator[Finding]:
             yield Finding(
                 severity="doubtful",
                 what=f"the {name} clock of {use.gpu.name} went from {before} to {after} MHz during"
-                " the measurement; the paired ratios still hold",
+                " the measurement; paired ratios cancel it out",
                 fix=f"lock it: sudo nvidia-smi -lgc {min(before, after)}"
                 if name == "SM"
                 else f"lock it: sudo nvidia-smi -lmc {min(before, after)}",

@@ -168,7 +168,7 @@ def _drift(rounds: Rounds, baseline: str) -> Iterator[Finding]:
                 yield Finding(
                     severity="doubtful",
                     what=f"the latency of {name} moved by {change:+.0%} from the first third to the"
-                    " last (clock or thermal trend); the paired ratios still hold",
+                    " last (clock or thermal trend); paired ratios cancel it out",
                     fix="let the machine cool down, or fix its clocks",
                 )
             continue

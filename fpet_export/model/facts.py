@@ -34,7 +34,16 @@ def reconcile(name: str, claims: Sequence[Fact[T]], *, where: str) -> Fact[T] | 
                 f"{name} is {claims[0].value!r} according to {claims[0].source}, "
                 f"but {claim.value!r} according to {claim.source}",
                 where=where,
-                fix=f"find out which run these files belong to; they do not go together, "
-                f"or correct {claims[-1].source}",
+                fix=_fix(claims[0], claim),
             )
     return claims[0] if claims else None
+
+
+def _fix(first: Fact[T], other: Fact[T]) -> str:
+    for given, found in ((first, other), (other, first)):
+        if given.source.startswith("--"):
+            return f"leave {given.source} out, or correct {found.source} if that is wrong"
+    return (
+        "find out which run these files belong to; they do not go together, or correct "
+        f"{other.source}"
+    )

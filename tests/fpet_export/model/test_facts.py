@@ -24,3 +24,12 @@ def test_sources_that_disagree_are_both_named() -> None:
 
     for word in ("the merge block", "6", "params.sh", "5", "--merge-block", "run"):
         assert word in str(caught.value)
+
+
+def test_an_option_may_be_left_out() -> None:
+    claims = [Fact(4, "--heads"), Fact(2, "config.json")]
+
+    for pair in (claims, claims[::-1]):
+        with pytest.raises(CheckpointError) as caught:
+            reconcile("the number of heads", pair, where="run")
+        assert caught.value.fix == "leave --heads out, or correct config.json if that is wrong"

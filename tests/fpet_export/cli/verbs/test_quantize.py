@@ -343,7 +343,8 @@ def test_what_cannot_be_is_a_sentence(
 
 
 @pytest.mark.parametrize(
-    ("promise"), [("--max-drop", "nan"), ("--min-sqnr", "nan"), ("--max-drop", "much")]
+    ("promise"),
+    [("--max-drop", "nan"), ("--min-sqnr", "nan"), ("--max-drop", "much"), ("--max-drop", "-1")],
 )
 def test_a_promise_that_is_no_number_is_refused(
     promise: tuple[str, str], graph: Path, data: Path, tmp_path: Path
@@ -354,7 +355,8 @@ def test_a_promise_that_is_no_number_is_refused(
     )  # fmt: skip
 
     assert done.code == 2
-    assert promise[0] in done.error()["what"]
+    error = done.error()
+    assert promise[0] in f"{error['what']} {error['where']}"
 
 
 A_FILE = "FILE"
