@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-drop",
-        type=_number,
+        type=arguments.amount,
         metavar="PP",
         help="percentage points of accuracy to lose at most",
     )
