@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.conditions.environment import read_environment
 from benchmarks.experiments.crosscheck.graphs import (
+    PRETRAINED,
     SUBJECTS,
     TARGET,
     Attempt,
@@ -19,6 +20,7 @@ from benchmarks.experiments.crosscheck.graphs import (
     Subject,
     attempts,
     prepare,
+    require_images,
     require_modelopt,
 )
 from benchmarks.experiments.crosscheck.measure import EXECUTOR, outputs_of, row_of
@@ -57,13 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     storage.refuse_overwrite(options.output, force=options.force)
-    chosen = [subject for subject in SUBJECTS if options.only in subject.name]
+    chosen = [
+        subject
+        for subject in SUBJECTS
+        if (options.only in subject.name if options.only else subject.weights != PRETRAINED)
+    ]
     if not chosen:
         raise UsageError(
             f"no network is called {options.only!r}",
             where="--only",
             fix=f"choose from {', '.join(subject.name for subject in SUBJECTS)}",
         )
+    for subject in chosen:
+        require_images(subject)
     versions = require_modelopt(options.modelopt_python)
     environment = dataclasses.asdict(read_environment())
     done: list[Result] = []
@@ -168,7 +176,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     run.add_argument(
         "--work", type=Path, default=Path("out/crosscheck"), help="where the graphs are kept"
     )
-    run.add_argument("--only", default="", metavar="NAME", help="networks whose name has this")
+    run.add_argument(
+        "--only",
+        default="",
+        metavar="NAME",
+        help="networks whose name has this; stamps are measured only so",
+    )
     run.add_argument(
         "--graphs", nargs="+", metavar="FILE", default=(),
         help="these alone, as the files are called: ours-int8-vit-linear, nncf-plain …",

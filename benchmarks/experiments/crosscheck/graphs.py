@@ -20,16 +20,18 @@ from benchmarks.conditions.failures import last_words
 from benchmarks.experiments.crosscheck import nncf_quantize, ort_quantize
 from benchmarks.experiments.crosscheck.rows import DEFAULTS, OURS
 from benchmarks.experiments.natural_images import natural_set
-from benchmarks.experiments.pretrained import OUTPUT as PRETRAINED
+from benchmarks.experiments.pretrained import OUTPUT
 from benchmarks.experiments.subjects import MERGE_BLOCK, RUN
 from engines import storage
-from engines.errors import EngineError, MissingDependencyError
+from engines.errors import EngineError, InputError, MissingDependencyError
 from engines.imaging.images import ImageSet, to_input
 from engines.imaging.source import read_set
 from engines.manifest import Preprocessing, read_manifest
 from engines.precisions import FP8, FP16, INT8
 
 TARGET = "rtx"
+PRETRAINED = "pretrained"
+"""Weights that `benchmarks.experiments.pretrained` fetches; others are in the repository."""
 DIGITS = Path("examples/digits")
 STAMPS = Path("examples/stamps")
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
@@ -97,11 +99,11 @@ SUBJECTS = (
             run=(
                 f"{STAMPS}/runs/{method}",
                 "--backbone",
-                f"{PRETRAINED}/backbone/model.safetensors",
+                f"{OUTPUT}/backbone/model.safetensors",
             ),
-            weights="pretrained",
-            calibration=PRETRAINED / "pictures/train",
-            test=PRETRAINED / "pictures/test",
+            weights=PRETRAINED,
+            calibration=OUTPUT / "pictures/train",
+            test=OUTPUT / "pictures/test",
             most=48,
         )
         for method, title in METHODS
@@ -316,6 +318,21 @@ def run_logged(command: Sequence[str], log: Path) -> None:
             where=str(log),
             fix="read the whole log",
         )
+
+
+def require_images(subject: Subject) -> None:
+    """Refuse a network whose images are not here.
+
+    Raises:
+        InputError: They are not.
+    """
+    for path in (subject.calibration, subject.test):
+        if path is not None and not path.exists():
+            raise InputError(
+                f"there are no images for {subject.name}",
+                where=str(path),
+                fix="python -m benchmarks.experiments.pretrained",
+            )
 
 
 def require_modelopt(python: Path) -> dict[str, str]:

@@ -264,6 +264,7 @@ def test_an_unknown_network_and_an_existing_file_are_refused(
 def stubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A run in which nothing is exported, quantized or built; returns its command line."""
     prepared = prepared_in(tmp_path)
+    monkeypatch.setattr(command, "require_images", lambda subject: None)
     monkeypatch.setattr(command, "require_modelopt", lambda python: {"nvidia-modelopt": "9"})
     monkeypatch.setattr(command, "prepare", lambda subject, folder, counts: prepared)
     monkeypatch.setattr(command, "outputs_of", lambda onnx, images: ModelOutputs(logits=np.eye(3)))
@@ -292,7 +293,7 @@ def test_a_run_writes_every_row_and_judges_the_large_network(
     assert document["modelopt_environment"] == {"nvidia-modelopt": "9"}
     assert document["environment"]["packages"]["numpy"] == np.__version__
     found = read_results(Path(stubbed[-1]))
-    assert [len(each.rows) for each in found] == [12] * len(SUBJECTS)
+    assert [len(each.rows) for each in found] == [12, 12, 12]
     assert command.main([*stubbed, "--force", "--only", "digits"]) == 0
 
 
@@ -352,6 +353,20 @@ def test_some_graphs_alone_and_no_unknown_ones(
 
     for each in read_results(Path(stubbed[-1])):
         assert [found.tool for found in each.rows] == ["modelopt", "nncf"]
+
+
+def test_a_network_without_its_images_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    code = command.main(
+        ["run", "--modelopt-python", "python", "-o", "out.json", "--only", "stamps"]
+    )
+
+    assert code == InputError.exit_code
+    assert "fix:   python -m benchmarks.experiments.pretrained" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def counting(output: Path, made_by: tuple[Path, ...]) -> Attempt:
