@@ -29,7 +29,7 @@ help:
 	@echo "make test-slow   the tests, with those that take longer than ten seconds"
 	@echo "make test-arm64  the board agent on an emulated arm64 Debian"
 	@echo "                 (a quarter of an hour, as root, with apt)"
-	@echo "make crosscheck  our INT8 and FP8 beside ONNX Runtime's, ModelOpt's and NNCF's (an hour)"
+	@echo "make crosscheck  our INT8 and FP8 beside other tools' (an hour)"
 	@echo "make pictures    draw docs/merge.png anew, with the example run"
 	@echo "make architecture  draw docs/architecture.svg anew, from the imports"
 	@echo "make format      write the code as the formatter wants it"
