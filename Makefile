@@ -7,7 +7,7 @@ OUT ?= out
 DEMO_IMAGES ?= 1000
 DEMO_ROUNDS ?= 40
 # Tests of one file share what they export: a worker takes whole files.
-PYTEST_FLAGS ?= -n 2 --dist loadfile
+PYTEST_FLAGS ?= -n 3 --dist loadfile
 # NVIDIA ModelOpt's environment: its packages clash with ours.
 CROSS_VENV ?= .venv-crosscheck
 CROSS_FLAGS ?=

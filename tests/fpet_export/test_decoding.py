@@ -84,7 +84,7 @@ def test_the_manifest_holds_what_was_asked_for(
     assert facts["background"] == f"{','.join(map(str, colour))} (--background)"
 
 
-@pytest.mark.parametrize("text", ["256,0,0", "1,2", "grey", "1,2,3,4", "-1,0,0", ""])
+@pytest.mark.parametrize("text", ["256,0,0", "1,2", "grey", "1,2,3,4", "-1,0,0"])
 def test_what_is_no_colour_is_refused(text: str, exported: Exported) -> None:
     done = call("inspect", *exported.words, f"--background={text}")
 
