@@ -164,6 +164,8 @@ def _refuse(field: dataclasses.Field[Any], value: Any, wanted: Any) -> None:
             where=field.name,
             fix=did_you_mean(str(value), names, otherwise="choose one of the names above"),
         )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{value} is not finite", where=field.name, fix="give a finite number")
     least = field.metadata.get("least")
     if least is not None and value is not None and not _is_from(least, value):
         kind = "whole number" if isinstance(least, int) else "number"
@@ -172,8 +174,6 @@ def _refuse(field: dataclasses.Field[Any], value: Any, wanted: Any) -> None:
             where=field.name,
             fix=f"give a number from {least:g}",
         )
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{value} is not finite", where=field.name, fix="give a finite number")
     if not _fits(value, wanted):
         raise UsageError(
             f"{value!r} is a {type(value).__name__}, wanted {field.type}",

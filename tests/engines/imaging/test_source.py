@@ -123,7 +123,7 @@ def test_a_folder_around_the_class_folders_is_pointed_out(tmp_path: Path) -> Non
         (tmp_path / "val" / name).mkdir(parents=True)
         Image.new("RGB", (20, 20)).save(tmp_path / "val" / name / "1.png")
 
-    with pytest.raises(InputError, match="not classes of the model: val") as caught:
+    with pytest.raises(InputError, match="not a class of the model: val") as caught:
         read_set(tmp_path, WANTED, known=KnownClasses(names=("ant", "bee")))
 
     assert caught.value.fix.endswith(f"give {tmp_path / 'val'}")

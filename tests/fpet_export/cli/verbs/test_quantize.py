@@ -220,26 +220,19 @@ def test_layers_go_back_until_the_promise_is_kept(
     assert f"{len(promise['kept'])} kept in high precision" in done.err
 
 
-@pytest.mark.parametrize(
-    ("promise", "missed"),
-    [
-        (("--min-sqnr", "300"), "limit 300"),
-        (("--max-drop", "-101"), "limit -101"),
-    ],
-)
 def test_an_impossible_promise_ends_with_8_and_leaves_nothing(
-    promise: tuple[str, str], missed: str, graph: Path, data: Path, tmp_path: Path
+    graph: Path, data: Path, tmp_path: Path
 ) -> None:
     keep = "blocks/0,blocks/1,blocks/2/attn,blocks/2/fc1"
     done = quantize(
         graph, "int8", "--calibration", data / "train.npz", "--data", data / "val.npz",
-        "--keep", keep, *promise, "-o", tmp_path / "q.onnx", "--json",
+        "--keep", keep, "--min-sqnr", "300", "-o", tmp_path / "q.onnx", "--json",
     )  # fmt: skip
 
     assert done.code == 8
     error = done.error()
     assert error["class"] == "BudgetError"
-    assert missed in error["what"]
+    assert "limit 300" in error["what"]
     assert names(tmp_path) == set()
 
 
