@@ -6,7 +6,8 @@ OUT ?= out
 # What the demo measures; CI shortens it.
 DEMO_IMAGES ?= 1000
 DEMO_ROUNDS ?= 40
-# Tests of one file share what they export: a worker takes whole files.
+# Tests of one file share what they export: a worker takes whole files. Some tests wait (for an sshd,
+# for the clock of a measurement): a third worker uses that time of two cores.
 PYTEST_FLAGS ?= -n 3 --dist loadfile
 # NVIDIA ModelOpt's environment: its packages clash with ours.
 CROSS_VENV ?= .venv-crosscheck
