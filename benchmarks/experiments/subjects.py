@@ -52,7 +52,7 @@ def freeze(
     run = registry.import_or_explain("fpet_export").load(
         RUN,
         method="lora",
-        dim=8,
+        rank=8,
         bit=32,
         merge_block="none" if merge_block is None else merge_block,
     )

@@ -84,6 +84,7 @@ def test_what_cannot_be_quantized_is_refused(
     [
         ({"half": "int3"}, "half"),
         ({"io": "uint9"}, "io"),
+        ({"preset": "vit-everything"}, "preset"),
         ({"keep": ("blocks/0",)}, "keep"),
         ({"calibration": "images"}, "calibration"),
         ({"constraint": calibration.AccuracyConstraint(min_sqnr_db=9.0)}, "constraint"),
