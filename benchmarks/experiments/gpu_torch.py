@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.experiments import subjects
 from engines import registry, storage
 from engines.precisions import FP16
 
@@ -82,15 +83,9 @@ class PlainBlock(nn.Module):  # type: ignore[misc]
 
 def frozen(merge_block: int | None, batch: int, depth: int) -> Any:
     """Return this toolkit's frozen module with fused attention, in float32."""
-    export: Any = registry.import_or_explain("fpet_export")
-    run = export.load(
-        "random:vit_base_patch16_224:0",
-        method="lora",
-        dim=8,
-        bit=32,
-        merge_block="none" if merge_block is None else merge_block,
+    found = subjects.freeze(
+        merge_block=merge_block, batch=batch, target="torch-cuda", attention="fused"
     )
-    found = run.fold().freeze(batch=batch, target="torch-cuda", attention="fused")
     if depth < len(found.module.blocks):  # a trial: the last block, which reads less, stays
         kept = [*range(depth - 1), len(found.module.blocks) - 1]
         found.module.blocks = nn.ModuleList(found.module.blocks[index] for index in kept)
