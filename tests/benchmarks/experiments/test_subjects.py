@@ -6,7 +6,6 @@ import pytest
 
 from benchmarks.experiments import gpu_torch, subjects
 
-
 SMALL = "random:vit_tiny_patch16_224:0"
 
 
