@@ -37,9 +37,15 @@ def graph(folder: Path, seed: int, **request: Any) -> bytes:
     [
         pytest.param({"target": "rtx", "batch": (1, 4)}, id="dynamic"),
         pytest.param(
-            {"run": {"method": "adaptformer", "bit": 1}, "input": "uint8-nhwc"}, id="low-bit"
+            {"run": {"method": "adaptformer", "bit": 1}, "input": "uint8-nhwc"},
+            id="low-bit",
+            marks=pytest.mark.slow,
         ),
-        pytest.param({"spec": {"prefix": ("cls", "dist"), "pool": "class+dist"}}, id="distilled"),
+        pytest.param(
+            {"spec": {"prefix": ("cls", "dist"), "pool": "class+dist"}},
+            id="distilled",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_other_weights_get_the_graph_of_their_own_trace(
