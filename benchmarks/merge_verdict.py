@@ -1,14 +1,15 @@
 """Whether merging tokens pays on a device: at the batch sizes that were measured, and from which.
 
 Merging pays where the merged artefact is shown to be faster than the plain model, the same network
-without merging: the whole interval of the ratio lies below 1 by more than the practical margin. In
-every other case it does not, and that is said, too.
+without merging: the whole interval of the ratio lies below 1 by more than the practical margin. It
+does not where that is not shown and the interval leaves no room for a gain worth having; where it
+does, or where noise has spoiled the measurement, it is not known. All of it is said.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.conditions.devices import gpu_name, runs_on_gpu
@@ -19,14 +20,19 @@ if TYPE_CHECKING:
     from benchmarks.measurement import ContenderResult, Measurement
 
 
+WORTH_HAVING = 0.05
+"""A gain that an interval around 1 must exclude before merging is said not to pay."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AtBatch:
     """One batch size.
 
     Attributes:
         batch: Images of one run.
-        pays: Whether merging pays there; None where noise has spoiled the measurement.
-        ratio: Latency over that of the plain model; None likewise.
+        pays: Whether merging pays there; None where noise has spoiled the measurement, or the
+            interval holds both a gain and none.
+        ratio: Latency over that of the plain model; None in a spoiled measurement.
         low: Lower end of its interval; None likewise.
         high: Upper end; None likewise.
         reason: Why it is not known; "" where it is.
@@ -88,7 +94,7 @@ class MergeVerdict:
         name = f"{self.contender}: " if self.named else ""
         unknown = [one for one in self.batches if one.pays is None]
         text = self._known([one for one in self.batches if one.pays is not None])
-        left = f"not known {_at(unknown)}, where the measurement is not valid" if unknown else ""
+        left = "; ".join(_unknown(unknown))
         if not text:
             return f"{name}Whether merging pays on {self.device} is {left}"
         return f"{name}{text}{'; ' if left else ''}{left}"
@@ -160,12 +166,14 @@ def _at_batch(measurement: Measurement, against: Comparison | None) -> AtBatch:
     if not measurement.valid:
         reason = "; ".join(found.what for found in measurement.spoiled_by)
         return AtBatch(batch=measurement.batch, pays=None, reason=reason)
+    is_open = against.verdict == "no difference shown" and against.low < 1 - WORTH_HAVING
     return AtBatch(
         batch=measurement.batch,
-        pays=against.verdict == "faster",
+        pays=None if is_open else against.verdict == "faster",
         ratio=against.ratio,
         low=against.low,
         high=against.high,
+        reason="the interval holds both a gain and none" if is_open else "",
     )
 
 
@@ -184,6 +192,15 @@ def _what(measurement: Measurement, result: ContenderResult) -> str:
     own = result.artefact.precision
     is_other = precisions.is_quantized(own) and (plain is None or plain.precision != own)
     return f"Merging with {own.upper()}" if is_other else "Merging"
+
+
+def _unknown(found: Sequence[AtBatch]) -> Iterator[str]:
+    spoiled = [one for one in found if one.ratio is None]
+    wide = [one for one in found if one.ratio is not None]
+    if spoiled:
+        yield f"not known {_at(spoiled)}, where the measurement is not valid"
+    if wide:
+        yield f"not known {_at(wide)}: {_of_plain(wide)} allows both, more rounds would tell"
 
 
 def _at(found: Sequence[AtBatch]) -> str:

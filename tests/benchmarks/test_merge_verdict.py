@@ -132,6 +132,20 @@ def test_every_pattern_has_its_words(
     assert (found.pays, found.pays_from) == (pays, start)
 
 
+def test_an_interval_that_holds_a_gain_and_none_is_no_answer(measure: Any) -> None:
+    wide = measure(8, 0.53, 1.21)
+    (alone,) = merge_verdicts([wide])
+    (both,) = merge_verdicts([measure(1, 1.03, 1.09), wide])
+
+    assert (alone.pays, alone.pays_from, both.pays) == (None, None, False)
+    assert alone.sentence() == (
+        f"Whether merging pays on {NAME} is not known at batch 8: 0.87 [0.53, 1.21] of plain "
+        "allows both, more rounds would tell"
+    )
+    assert both.sentence().startswith(f"Merging does not pay at batch 1 on {NAME}: ")
+    assert "; not known at batch 8: 0.87 [0.53, 1.21] of plain" in both.sentence()
+
+
 def test_noise_is_never_an_answer(measure: Any) -> None:
     spoiled = measure(64, 0.8, 0.82, findings=(NOISE,))
     (alone,) = merge_verdicts([spoiled])
