@@ -6,24 +6,8 @@ import pytest
 
 from engines import errors
 from engines.errors import FpetError
+from tests.engines.exit_codes import EXIT_CODES
 
-EXIT_CODES = {
-    "FpetError": 1,
-    "UsageError": 2,
-    "UnknownNameError": 2,
-    "InputError": 3,
-    "CheckpointError": 3,
-    "MissingDependencyError": 4,
-    "MachineError": 4,
-    "ExportError": 5,
-    "FoldError": 5,
-    "EngineError": 6,
-    "ParityError": 7,
-    "BudgetError": 8,
-    "MeasurementError": 9,
-    "TrustError": 10,
-    "RemoteError": 11,
-}
 CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
 OURS = [kind for kind in CLASSES if issubclass(kind, FpetError)]
 

@@ -21,6 +21,7 @@ from engines import errors, registry
 from engines.errors import FpetError
 from fpet_export import __version__
 from fpet_export.cli import dispatch, verbs
+from tests.engines.exit_codes import EXIT_CODES
 from tests.fpet_export.command_line import Exported, call, write_files
 
 VERBS = registry.available(verbs)
@@ -227,25 +228,6 @@ def subclasses(kind: type[FpetError]) -> list[type[FpetError]]:
     return [kind, *(deeper for below in kind.__subclasses__() for deeper in subclasses(below))]
 
 
-CODES = {
-    "FpetError": 1,
-    "UsageError": 2,
-    "UnknownNameError": 2,
-    "InputError": 3,
-    "CheckpointError": 3,
-    "MissingDependencyError": 4,
-    "MachineError": 4,
-    "ExportError": 5,
-    "FoldError": 5,
-    "EngineError": 6,
-    "ParityError": 7,
-    "BudgetError": 8,
-    "MeasurementError": 9,
-    "TrustError": 10,
-    "RemoteError": 11,
-}
-
-
 @pytest.fixture
 def behave(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
     """Replace what `targets` does."""
@@ -266,10 +248,10 @@ def behave(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], No
 
 def test_every_error_class_has_a_known_exit_code() -> None:
     ours = [kind for kind in subclasses(FpetError) if kind.__module__ == errors.__name__]
-    assert {kind.__name__: kind.exit_code for kind in ours} == CODES
+    assert {kind.__name__: kind.exit_code for kind in ours} == EXIT_CODES
 
 
-@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("name", EXIT_CODES)
 def test_an_error_ends_with_the_code_of_its_class(
     name: str, behave: Callable[[Callable[..., Any]], None]
 ) -> None:
@@ -279,12 +261,12 @@ def test_an_error_ends_with_the_code_of_its_class(
     behave(fail)
     told, document = call("targets", "-q"), call("targets", "--json")
 
-    assert told.code == document.code == CODES[name]
+    assert told.code == document.code == EXIT_CODES[name]
     assert told.err == "✗ error: the fact\n  where: the place\n  fix:   the cure\n"
     assert told.out == ""
     assert document.error() == {
         "class": name,
-        "exit_code": CODES[name],
+        "exit_code": EXIT_CODES[name],
         "what": "the fact",
         "where": "the place",
         "fix": "the cure",
