@@ -138,6 +138,7 @@ def calibrate(
     *,
     equalising: bool = True,
     start: CalibrationTable | None = None,
+    moments: bool = True,
     progress: Progress | None = None,
     keep: Keep | None = None,
 ) -> CalibrationTable:
@@ -148,6 +149,7 @@ def calibrate(
         source: See `collect`.
         equalising: Whether layers are rewritten at all; a `start` has decided that already.
         start: See `collect`.
+        moments: See `collect`; the form for CPUs ("gemm") rounds its weights without them.
         progress: See `collect`; the images that are run twice count once.
         keep: See `collect`.
 
@@ -159,7 +161,7 @@ def calibrate(
         first = collect(onnx, source.spread(FIT_IMAGES))
         rewrites = equalise.fit(read_graph(onnx), first)
     return collect(
-        onnx, source, rewrites=rewrites, start=start, moments=True, progress=progress, keep=keep
+        onnx, source, rewrites=rewrites, start=start, moments=moments, progress=progress, keep=keep
     )
 
 

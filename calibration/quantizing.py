@@ -92,7 +92,9 @@ def quantize(
     path = source.with_suffix(f".{precision}.onnx") if out is None else Path(out)
     for file in files_of(path, quantizes=recipe.quantizes):
         storage.refuse_overwrite(file, force=force)
-    table = _table(source, calibration) if recipe.quantizes else None
+    table = None
+    if recipe.quantizes:
+        table = _table(source, calibration, moments=recipe.form == "pairs")
     if images is None:
         images = synthetic_set(preprocessing_of(source).size, DEFAULT_IMAGES)
     evaluator = evaluator_for(source, manifest, images)
@@ -145,7 +147,9 @@ def _float32_manifest(onnx: Path) -> Manifest:
     return manifest
 
 
-def _table(onnx: Path, calibration: Path | str | CalibrationTable | None) -> CalibrationTable:
+def _table(
+    onnx: Path, calibration: Path | str | CalibrationTable | None, *, moments: bool
+) -> CalibrationTable:
     if isinstance(calibration, CalibrationTable):
         return calibration
     if calibration is None:
@@ -157,4 +161,4 @@ def _table(onnx: Path, calibration: Path | str | CalibrationTable | None) -> Cal
     path = Path(calibration)
     if path.suffix == ".json":
         return read_table(path)
-    return calibrate(onnx, open_source(path, preprocessing_of(onnx)))
+    return calibrate(onnx, open_source(path, preprocessing_of(onnx)), moments=moments)

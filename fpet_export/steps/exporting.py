@@ -153,7 +153,7 @@ def type_graphs(
     if any(name in precisions.QUANTIZED for name in wanted):
         state = typing_request.state_path(exported.path)
         table = typed_graph.calibrated(
-            exported.path, request, reporter, started.calibration, state=state
+            exported.path, request, reporter, started.calibration, target=target, state=state
         )
     with reporter.progress("float32 graph", len(images)) as advance:
         evaluator = evaluator_for(

@@ -35,9 +35,10 @@ def calibrated(
     reporter: Reporter,
     source: ImageSource | None,
     *,
+    target: Target,
     state: Path,
 ) -> CalibrationTable:
-    """Return the calibration table; a run that was interrupted goes on from `state`.
+    """Return the calibration table for a target; what was interrupted goes on from `state`.
 
     Raises:
         InputError: See `calibration.collect.collect`.
@@ -75,6 +76,7 @@ def calibrated(
             source,
             equalising=request.equalise,
             start=start,
+            moments=target.integers == "pairs",
             progress=advance,
             keep=lambda so_far: write_table(state, so_far, chosen={}),
         )

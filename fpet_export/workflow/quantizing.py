@@ -104,7 +104,9 @@ def _prepared(
     table = None
     if needs:
         state = typing_request.state_path(out)
-        table = typed_graph.calibrated(onnx, request, reporter, found.calibration, state=state)
+        table = typed_graph.calibrated(
+            onnx, request, reporter, found.calibration, target=target, state=state
+        )
         typed_graph.warn_of_overlap(table, found.check, reporter)
     images = found.images(manifest.preprocessing, default=min(DEFAULT_IMAGES, limit))
     with reporter.progress("float32 graph", len(images)) as advance:
