@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import tempfile
 from pathlib import Path
 
+from benchmarks.conditions.environment import read_environment
 from benchmarks.experiments.crosscheck.graphs import (
     TARGET,
     Attempt,
@@ -15,12 +18,12 @@ from benchmarks.experiments.crosscheck.graphs import (
     run_logged,
 )
 from benchmarks.experiments.crosscheck.rows import Kernels, Row, kernels_of, quality_of
-from engines import registry
+from engines import registry, storage
 from engines.contract import OpenOptions
 from engines.engine import open_engine
 from engines.errors import EngineError, FpetError
 from engines.fusion.report import fusion_path, read_fusion
-from engines.manifest import read_manifest
+from engines.manifest import from_json, read_manifest
 from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import engine_outputs
 from engines.precisions import FP8, FP16, INT8
@@ -84,14 +87,29 @@ def build_kernels(onnx: Path, compute_capability: str) -> Kernels:
 
 
 def row_of(attempt: Attempt, prepared: Prepared, reference: ModelOutputs) -> Row:
-    """Make, run and build one graph; what fails is said in the row."""
+    """Make, run and build one graph; what fails is said in the row.
+
+    What was measured once is kept beside the graph, and taken from there as long as graph, images
+    and packages are the same: one pass over labelled images takes minutes.
+    """
     row = Row(tool=attempt.tool, settings=attempt.settings, precision=attempt.precision)
-    failures = []
     try:
         make(attempt, prepared)
     except EngineError as error:
         return dataclasses.replace(row, failures=(f"not made: {_sentence(error)}",))
-    row = dataclasses.replace(row, file_bytes=_size(attempt.output))
+    note = attempt.output.with_suffix(".row.json")
+    state = _state_of(attempt, prepared)
+    kept = _kept_row(note, state)
+    if kept is not None:
+        return kept
+    row = _measured(attempt, row, prepared, reference)
+    note.write_text(json.dumps({"state": state, "row": dataclasses.asdict(row)}))
+    return row
+
+
+def _measured(attempt: Attempt, row: Row, prepared: Prepared, reference: ModelOutputs) -> Row:
+    failures = []
+    row = dataclasses.replace(row, file_bytes=sum(path.stat().st_size for path in _files(attempt)))
     try:
         quality = quality_of(
             outputs_of(attempt.output, prepared), reference, prepared.measured.labels
@@ -107,13 +125,31 @@ def row_of(attempt: Attempt, prepared: Prepared, reference: ModelOutputs) -> Row
     return dataclasses.replace(row, failures=tuple(failures))
 
 
+def _state_of(attempt: Attempt, prepared: Prepared) -> list[str]:
+    """Return what decides a row: both graphs, the images, and what runs and builds them."""
+    files = [storage.sha256_of(path) for path in (prepared.onnx, *_files(attempt))]
+    images = hashlib.sha256(prepared.measured.pixels.tobytes()).hexdigest()
+    packages = sorted(f"{name} {found}" for name, found in read_environment().packages.items())
+    return [*files, images, EXECUTOR, *packages]
+
+
+def _kept_row(note: Path, state: list[str]) -> Row | None:
+    """Return the row of an earlier run over the same bytes, or None."""
+    try:
+        document = json.loads(note.read_text())
+        return from_json(Row, document["row"]) if document["state"] == state else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _sentence(error: FpetError) -> str:
     """Return the first sentence of what happened, which names no file of this machine."""
     said = error.what.rpartition("error: ")[2]
     return said.partition("\n")[0].partition(". ")[0]
 
 
-def _size(onnx: Path) -> int:
-    """Return the bytes of a graph and of the weights beside it."""
+def _files(attempt: Attempt) -> list[Path]:
+    """Return a graph and the weights beside it."""
+    onnx = attempt.output
     beside = (onnx.with_name(f"{onnx.name}{end}") for end in ("_data", ".data"))
-    return sum(path.stat().st_size for path in (onnx, *beside) if path.exists())
+    return [path for path in (onnx, *beside) if path.exists()]

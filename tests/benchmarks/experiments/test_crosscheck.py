@@ -413,6 +413,37 @@ def test_a_tool_that_fails_is_a_row_and_not_the_end(tmp_path: Path) -> None:
     assert (found.file_bytes, found.quality, found.kernels) == (None, None, None)
 
 
+def test_a_row_is_measured_again_only_when_its_graph_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepared_in(tmp_path)
+    prepared.onnx.write_bytes(b"float32")
+    ran: list[bytes] = []
+
+    def outputs(onnx: Path, _: Prepared) -> ModelOutputs:
+        ran.append(onnx.read_bytes())
+        return ModelOutputs(logits=np.eye(3))
+
+    monkeypatch.setattr(measure, "make", lambda *_: None)
+    monkeypatch.setattr(measure, "outputs_of", outputs)
+    monkeypatch.setattr(measure, "build_kernels", lambda *_: None)
+    attempt = next(attempts(prepared, Path("python")))
+
+    def measured(graph: bytes) -> Row:
+        attempt.output.write_bytes(graph)
+        return measure.row_of(attempt, prepared, ModelOutputs(logits=np.eye(3)))
+
+    first = measured(b"one")
+
+    assert measured(b"one") == first
+    assert ran == [b"one"]
+    assert measured(b"three").file_bytes == 5
+    assert ran == [b"one", b"three"]
+    attempt.output.with_suffix(".row.json").write_text("{")
+    measured(b"three")
+    assert len(ran) == 3
+
+
 def test_what_tensorrt_reads_is_symmetric_and_without_quantized_biases() -> None:
     nodes = [("blocks/6/merge/MatMul", "MatMul"), ("blocks/1/adapters/0/MatMul", "MatMul"),
              ("blocks/1/fc1/MatMul", "MatMul")]  # fmt: skip
