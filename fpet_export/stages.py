@@ -68,7 +68,7 @@ class Adapted:
 
     def fold(self) -> Folded:
         """Fold what is linear into the backbone; this stage keeps its weights."""
-        model, stay = folding.fold(self.model, self.checkpoint.method)
+        model, stay = folding.fold(self.model)
         return Folded(model=model, stay=tuple(stay), source=self)
 
     def outputs(

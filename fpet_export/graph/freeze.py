@@ -26,10 +26,17 @@ from torch import nn
 
 from engines.errors import FoldError
 from engines.manifest import Preprocessing
-from fpet_export.graph.frozen_attention import FrozenAttention, aligned, linear, qkv_bias, scaled
+from fpet_export.graph.frozen_attention import (
+    FrozenAttention,
+    aligned,
+    base_of,
+    bias_of,
+    linear,
+    scaled,
+)
 from fpet_export.graph.options import FreezeOptions
+from fpet_export.model.bottleneck import Bottleneck
 from fpet_export.model.mergers import MergingModule
-from fpet_export.model.methods._bottleneck import Bottleneck
 from fpet_export.model.vit import Block, Vit, VitSpec, activate, prefix_parameters
 
 
@@ -53,7 +60,9 @@ class FrozenBlock(nn.Module):
         self.merge = None if merger is None else merger.frozen(_averaged_key(block), options.ties)
         self.fc1 = block.mlp.fc1
         self.fc2 = scaled(block.mlp.fc2, block.ls2.gamma if block.layer_scale else None)
-        self.adapters = nn.ModuleList(_frozen_bottleneck(branch) for branch in block.branches)
+        self.adapters = nn.ModuleList(
+            _frozen_bottleneck(branch) for branch in block.branches.values()
+        )
 
     def forward(
         self, x: torch.Tensor, key_bias: torch.Tensor | None
@@ -240,10 +249,11 @@ def preprocessing_for(base: Preprocessing, options: FreezeOptions) -> Preprocess
 def _averaged_key(block: Block) -> nn.Linear:
     """Return one layer on normalised tokens (B, N, C) that gives the head average of their keys."""
     attention = block.attn
+    qkv = base_of(attention.qkv)
     width = attention.proj.in_features
     shape = (attention.heads, width // attention.heads)
-    weight = attention.qkv.weight[width : 2 * width].double()
-    bias = qkv_bias(block)
+    weight = qkv.weight[width : 2 * width].double()
+    bias = bias_of(qkv)
     return linear(
         weight.reshape(*shape, width).mean(dim=0).float(),
         bias[width : 2 * width].double().reshape(shape).mean(dim=0).float(),
@@ -258,7 +268,7 @@ def _mean_head(model: Vit) -> nn.Linear:
 
 def _frozen_bottleneck(branch: nn.Module) -> nn.Sequential:
     assert isinstance(branch, Bottleneck)
-    if branch.scale != 1.0 or not branch.relu:
+    if branch.scale != 1.0:
         raise FoldError(
             f"a branch with scale {branch.scale:g} reached the freeze",
             where="freeze",

@@ -7,13 +7,14 @@ that never writes the (B, H, queries, N) weights to memory.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from engines.errors import FoldError
+from fpet_export.model.attached import Edited
 from fpet_export.model.vit import Block
 
 if TYPE_CHECKING:
@@ -25,13 +26,6 @@ ALIGNED = 8
 
 PyTorch's memory-efficient kernel reads the mask in vectors of this many elements; see `aligned`.
 """
-
-
-class LowRank(Protocol):
-    """An update of the qkv projection that is a product of two matrices."""
-
-    def as_product(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (C, R) and (R, 3C), in float64."""
 
 
 class FrozenUpdate(nn.Module):
@@ -63,19 +57,21 @@ class FrozenAttention(nn.Module):
     def __init__(self, block: Block, options: FreezeOptions, *, queries: int | None) -> None:
         super().__init__()
         attention = block.attn
-        if len(attention.updates) and options.updates == "folded":
+        edited = attention.qkv
+        if isinstance(edited, Edited) and options.updates == "folded":
             raise FoldError(
-                f"{len(attention.updates)} updates of the qkv projection reached the freeze",
+                f"{len(edited.edits)} updates of the qkv projection reached the freeze",
                 where="freeze",
                 fix="fold the model first: load(run).fold().freeze()",
             )
+        qkv = base_of(edited)
         width = attention.proj.in_features
         self.queries, self.heads = queries, attention.heads
         self.head_width = width // attention.heads
         self.split_scale = options.attention_scale == "split"
         self.fused = options.attention == "fused"
-        weight: torch.Tensor = attention.qkv.weight
-        bias = qkv_bias(block)
+        weight: torch.Tensor = qkv.weight
+        bias = bias_of(qkv)
         factor = torch.ones(3 * width, dtype=torch.float64)
         if not self.split_scale:
             factor[:width] = self.head_width**-0.5
@@ -87,8 +83,8 @@ class FrozenAttention(nn.Module):
             self.query = linear(weight[:width], bias[:width])
             self.key_value = linear(weight[width:], bias[width:])
         self.updates = nn.ModuleList()
-        for update in attention.updates:
-            down, up = cast(LowRank, update).as_product()
+        if isinstance(edited, Edited):
+            down, up = edited.as_product()
             parts = [3 * width] if queries is None else [width, 2 * width]
             self.updates.append(FrozenUpdate(down, *torch.split(up * factor, parts, dim=1)))
         self.proj = scaled(attention.proj, block.ls1.gamma if block.layer_scale else None)
@@ -155,10 +151,14 @@ def linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
     return layer
 
 
-def qkv_bias(block: Block) -> torch.Tensor:
-    """Return the (3C,) bias of the qkv projection; zeros where there is none."""
-    qkv = block.attn.qkv
-    return qkv.weight.new_zeros(len(qkv.weight)) if qkv.bias is None else qkv.bias
+def base_of(layer: nn.Module) -> nn.Linear:
+    """Return a linear layer without the edits that it may have."""
+    return cast(nn.Linear, layer.layer if isinstance(layer, Edited) else layer)
+
+
+def bias_of(layer: nn.Linear) -> torch.Tensor:
+    """Return the (out,) bias of a layer; zeros where there is none."""
+    return layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
 
 
 def scaled(layer: nn.Linear, gamma: torch.Tensor | None) -> nn.Linear:

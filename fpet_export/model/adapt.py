@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from engines.errors import CheckpointError
-from fpet_export.model import mergers, methods
+from fpet_export.model import mergers
+from fpet_export.model.attached import attach
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.backbones._names import HEAD_NAMES, compare_shapes
 from fpet_export.model.checkpoints import Checkpoint
@@ -18,7 +19,7 @@ def adapt(backbone: Backbone, checkpoint: Checkpoint) -> Vit:
     Weights are shared with the two arguments, not copied.
 
     Raises:
-        CheckpointError: The head does not fit the backbone.
+        CheckpointError: The head or an adapter does not fit the backbone.
     """
     spec = dataclasses.replace(backbone.spec, classes=len(checkpoint.head["head.weight"]))
     model = empty_vit(spec)
@@ -33,18 +34,9 @@ def adapt(backbone: Backbone, checkpoint: Checkpoint) -> Vit:
         )
     model.load_state_dict(weights, assign=True)
     model.requires_grad_(False)
-    _attach_method(model, checkpoint)
+    attach(model, checkpoint.edits())
     _attach_merger(model, spec, checkpoint)
     return model.eval()
-
-
-def _attach_method(model: Vit, checkpoint: Checkpoint) -> None:
-    if checkpoint.method == "none":
-        return
-    method = methods.load(checkpoint.method)
-    assert checkpoint.scale is not None
-    for block, factors in zip(model.each_block(), checkpoint.factors, strict=True):
-        method.attach(block, factors, scale=checkpoint.scale)
 
 
 def _attach_merger(model: Vit, spec: VitSpec, checkpoint: Checkpoint) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fpet_export.model import mergers, methods
+from fpet_export.model import mergers
 from fpet_export.model.vit import VitSpec
 
 
@@ -25,8 +25,7 @@ def macs(
     *,
     merge_block: int | None = None,
     merger: str = mergers.PUBLISHED,
-    method: str = "none",
-    dim: int | None = None,
+    branches: Sequence[int] = (),
 ) -> list[int]:
     """Return the multiply-adds of one image: patch embedding, each block, head.
 
@@ -37,8 +36,7 @@ def macs(
         merge_block: 0-based block that merges; None finds it where the tokens fall to set B,
             which they do not show when the last block merges and keeps the class token alone.
         merger: Name of the merger.
-        method: Tuning method whose layers may stay after folding.
-        dim: Rank or bottleneck width of that method.
+        branches: Multiply-adds a token of what a fine-tune left in each block; empty for nothing.
 
     Products with the attention matrix and the match of a merge are counted; norms, activations
     and additions are not, as in the literature.
@@ -56,8 +54,8 @@ def macs(
         cost = attention + 2 * after * width * hidden
         if merges:
             cost += entry.macs(spec)
-        if method != "none" and dim is not None:
-            cost += methods.load(method).macs(spec, dim, after)
+        if branches:
+            cost += branches[index] * after
         costs.append(cost)
         now = after
     heads = 2 if spec.pool == "class+dist" else 1

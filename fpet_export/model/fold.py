@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
-from fpet_export.model import methods
+from fpet_export.model.attached import edited_layers, replace_module
+from fpet_export.model.bottleneck import Bottleneck
 from fpet_export.model.vit import Vit
 
 
-def fold(model: Vit, method: str) -> tuple[Vit, list[str]]:
+def fold(model: Vit) -> tuple[Vit, list[str]]:
     """Return a folded copy of `model`, and the adapter layers that had to stay.
 
     Weights that do not change are shared with `model`, which is left as it is.
 
     Args:
         model: The adapted model.
-        method: Name of the method that is attached, or "none".
 
     Returns:
         The folded model; module paths such as "blocks.0.adapter_mlp", empty when all folded.
+
+    Raises:
+        FoldError: A folded weight is not finite.
     """
     folded = _shallow_copy(model)
-    if method == "none":
-        return folded, []
-    entry = methods.load(method)
-    stay = [
-        f"blocks.{index}.{name}"
-        for index, block in enumerate(folded.each_block())
-        for name in entry.fold(block)
-    ]
+    for path, layer in edited_layers(folded):
+        replace_module(folded, path, layer.fold())
+    stay = []
+    for index, block in enumerate(folded.each_block()):
+        for name, branch in block.branches.items():
+            block.branches[name] = cast(Bottleneck, branch).folded()
+            stay.append(f"blocks.{index}.{name}")
     return folded, stay
 
 

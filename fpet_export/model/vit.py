@@ -1,8 +1,8 @@
 """The plain vision transformer: timm's weight names, written out so that layers can be attached.
 
-`VitSpec` says what the network is; `Vit` is its eval-mode forward pass. A tuning method attaches
-its layers to the two slots of a block (`Attention.updates`, `Block.branches`), a token merger to
-`Vit.merger`. The same forward therefore serves the plain, the adapted and the folded model.
+`VitSpec` says what the network is; `Vit` is its eval-mode forward pass. What a fine-tune changed
+takes the place of a layer (`fpet_export.model.attached.Edited`) or stands in `Block.branches`, a
+token merger in `Vit.merger`. The same forward serves the plain, the adapted and the folded model.
 
 Not covered, and refused by `fpet_export.model.backbones`: query/key norms, gated MLPs, relative or
 rotary positions, and blocks with parallel branches.
@@ -126,18 +126,13 @@ class Merger(Protocol):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with a fused qkv projection.
-
-    `updates` holds layers that a tuning method attached: each maps the block's normalised input
-    (B, N, C) to (B, N, 3C) that is added to the projection.
-    """
+    """Multi-head self-attention with a fused qkv projection."""
 
     def __init__(self, spec: VitSpec) -> None:
         super().__init__()
         self.heads = spec.heads
         self.qkv = nn.Linear(spec.width, 3 * spec.width, bias=spec.qkv_bias)
         self.proj = nn.Linear(spec.width, spec.width)
-        self.updates = nn.ModuleList()
 
     def forward(
         self, x: torch.Tensor, key_bias: torch.Tensor | None
@@ -149,11 +144,8 @@ class Attention(nn.Module):
             key_bias: (B, 1, 1, N), added to the logits on the key axis, or None.
         """
         batch, tokens, width = x.shape
-        qkv = self.qkv(x)
-        for update in self.updates:
-            qkv = qkv + update(x)
         shape = (batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv.reshape(shape).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).reshape(shape).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=key_bias)
         return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width)), k
 
@@ -196,8 +188,8 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """One pre-norm transformer block.
 
-    `branches` holds layers that a tuning method attached: each maps the residual stream
-    (B, N, C), after a merge if there is one, to (B, N, C) that is added beside the MLP.
+    `branches` holds what a fine-tune put beside the MLP: each maps the residual stream (B, N, C),
+    after a merge if there is one, to (B, N, C) that is added to what the block gives.
     """
 
     def __init__(self, spec: VitSpec) -> None:
@@ -209,7 +201,7 @@ class Block(nn.Module):
         if spec.layer_scale:
             self.ls1, self.ls2 = LayerScale(spec.width), LayerScale(spec.width)
         self.layer_scale = spec.layer_scale
-        self.branches = nn.ModuleList()
+        self.branches = nn.ModuleDict()
 
     def forward(
         self,
@@ -233,7 +225,7 @@ class Block(nn.Module):
             x, size = merger(x, keys, trace)
         hidden = self.mlp(self.norm2(x))
         out = x + (self.ls2(hidden) if self.layer_scale else hidden)
-        for branch in self.branches:
+        for branch in self.branches.values():
             out = out + branch(x)
         return out, size
 

@@ -242,7 +242,7 @@ def export(
 
 def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:
     run, depth = adapted.checkpoint, adapted.model.spec.depth
-    method = run.describe_tuning().partition(" ")[0]
+    method = run.method
     if not run.is_tuned:
         text = "nothing to fold"
     elif folded.stay:

@@ -152,13 +152,21 @@ def common_backbone(runs: Runs) -> str:
 
     Raises:
         UsageError: There is no run.
-        CheckpointError: The runs have different backbones or preprocessing.
+        CheckpointError: The runs have different backbones or preprocessing, or one changed weights
+            that a shared graph has as constants.
     """
     if not runs:
         raise UsageError("there is no run", where="RUN", fix="name at least one")
     found: dict[int, str] = {}  # runs usually share the very object, and hashing takes time
     first = next(iter(runs))
     for name, run in runs.items():
+        if run.checkpoint.changes:
+            raise CheckpointError(
+                f"{name!r} changed weights that a shared graph has as constants: "
+                f"{run.checkpoint.describe_tuning()}",
+                where=name,
+                fix="export this run by itself: fpet-export export",
+            )
         key = id(run.backbone)
         if key not in found:
             found[key] = fingerprint(run.backbone)

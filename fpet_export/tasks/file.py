@@ -12,7 +12,6 @@ from engines.manifest import Manifest, TaskFacts, TensorSpec, write_manifest
 from engines.precisions import FP16, FP32, FactorName
 from engines.tasks.delta import FloatArray, write_delta
 from engines.tasks.index import FOLDER, Task, store
-from fpet_export.model import cost
 from fpet_export.model.checkpoints import _records
 from fpet_export.stages import Adapted, parents_of
 from fpet_export.tasks.template import HEAD, REFINEMENT
@@ -84,9 +83,7 @@ def write_task(
             bit=found.bit,
             dim=found.dim,
             scale=found.scale,
-            macs=sum(
-                cost.macs(run.model.spec, graph.model.tokens, method=found.method, dim=found.dim)
-            ),
+            macs=sum(found.macs(run.model.spec, graph.model.tokens)),
         ),
         task=TaskFacts(
             name=name,

@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from engines.errors import ExportError
 from fpet_export.model import methods
 from fpet_export.model.adapt import adapt
+from fpet_export.model.attached import attach
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.checkpoints import Checkpoint, _records
+from fpet_export.model.fold import fold
 from fpet_export.model.vit import Vit
 
 Form = Literal["low-rank", "folded"]
@@ -145,15 +147,15 @@ def make_template(backbone: Backbone, layout: TaskLayout) -> Template:
         weights |= {_records.REFINEMENT_DOWN: refinement[0], _records.REFINEMENT_UP: refinement[1]}
     for method, dim in layout.dims.items():
         entry = methods.load(method)
-        for index, block in enumerate(model.each_block()):
+        for index in range(spec.depth):
             factors = {
                 layer.name: torch.randn(layer.shape, generator=generator)
                 for layer in entry.layers(spec.width, dim)
             }
-            entry.attach(block, factors, scale=1.0)
-            if layout.form == "folded":
-                entry.fold(block)
+            attach(model, entry.edits(index, factors, scale=1.0))
             weights |= {f"blocks.{index}.{name}": tensor for name, tensor in factors.items()}
+    if layout.form == "folded":
+        model, _ = fold(model)
     arrays = {name: tensor.numpy() for name, tensor in weights.items()}
     return Template(model=model, checkpoint=checkpoint, weights=arrays, layout=layout)
 

@@ -13,9 +13,10 @@ from engines import registry
 from engines.parity.outputs import engine_outputs
 from engines.tasks.open_tasks import open_tasks
 from fpet_export.model import methods
+from fpet_export.model.attached import Edited, attach
 from fpet_export.model.fold import fold
 from fpet_export.model.methods import Factors, PetMethod
-from fpet_export.model.vit import Block, Vit
+from fpet_export.model.vit import Vit
 from tests.fpet_export.tasks.task_folders import write
 from tests.fpet_export.tiny import adapted, checkpoint_of, images_of, relative, spec_of
 
@@ -27,8 +28,8 @@ def unfolded(model: Vit) -> list[str]:
     """Return the module paths of the layers that a method attached and that are still there."""
     found = []
     for index, block in enumerate(model.each_block()):
-        found += [f"blocks.{index}.attn"] * len(block.attn.updates)
-        found += [f"blocks.{index}.mlp"] * len(block.branches)
+        found += [f"blocks.{index}.attn"] * isinstance(block.attn.qkv, Edited)
+        found += [f"blocks.{index}.{name}" for name in block.branches]
     return found
 
 
@@ -56,7 +57,7 @@ def test_the_folder_lists_the_methods() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_folding_keeps_the_outputs(name: str) -> None:
     model = model_with(name)
-    folded, _ = fold(model, name)
+    folded, _ = fold(model)
 
     plain = adapted(SPEC, checkpoint_of(SPEC, "none"))
 
@@ -66,8 +67,8 @@ def test_folding_keeps_the_outputs(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_folding_twice_is_folding_once(name: str) -> None:
-    once, stay = fold(model_with(name), name)
-    twice, stay_again = fold(once, name)
+    once, stay = fold(model_with(name))
+    twice, stay_again = fold(once)
 
     assert stay == stay_again
     assert torch.equal(forward(once), forward(twice))
@@ -79,7 +80,7 @@ def test_folding_leaves_its_input_untouched(name: str) -> None:
     before = forward(model)
     attached = unfolded(model)
 
-    folded, _ = fold(model, name)
+    folded, _ = fold(model)
 
     assert torch.equal(forward(model), before)
     assert unfolded(model) == attached != []
@@ -89,17 +90,16 @@ def test_folding_leaves_its_input_untouched(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_stays_is_what_is_still_attached(name: str) -> None:
-    folded, stay = fold(model_with(name), name)
+    folded, stay = fold(model_with(name))
 
-    assert len(stay) == len(unfolded(folded))
-    assert all(path.startswith("blocks.") for path in stay)
+    assert stay == unfolded(folded)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scale", [0.0, 0.01, 1.0, 10.0, -2.0])
 def test_every_scale_folds(name: str, scale: float) -> None:
     model = model_with(name, scale)
-    folded, _ = fold(model, name)
+    folded, _ = fold(model)
     plain = forward(adapted(SPEC, checkpoint_of(SPEC, "none")))
 
     assert difference(forward(folded), forward(model)) < 1e-5
@@ -112,11 +112,11 @@ def test_attach_takes_the_shapes_that_layers_announces(name: str, dim: int) -> N
     method: PetMethod = methods.load(name)
     layers = method.layers(SPEC.width, dim)
     factors: Factors = {layer.name: torch.ones(layer.shape) for layer in layers}
-    block = Block(SPEC)
+    model = Vit(SPEC)
 
-    method.attach(block, factors, scale=0.5)
+    attach(model, method.edits(1, factors, scale=0.5))
 
-    tokens, _ = block(torch.randn(1, 17, SPEC.width))
+    tokens, _ = model.each_block()[1](torch.randn(1, 17, SPEC.width))
     assert tokens.shape == (1, 17, SPEC.width)
     assert len({layer.name for layer in layers}) == len(layers)
     assert all(dim in layer.shape and SPEC.width in layer.shape for layer in layers)
@@ -125,16 +125,18 @@ def test_attach_takes_the_shapes_that_layers_announces(name: str, dim: int) -> N
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_stays_after_folding_has_a_cost(name: str) -> None:
-    method = methods.load(name)
-    _, stay = fold(model_with(name), name)
+    _, stay = fold(model_with(name))
+    checkpoint = checkpoint_of(SPEC, name, dim=8)
+    plain = checkpoint_of(SPEC, "none")
 
-    assert (method.macs(SPEC, 8, 17) > 0) == bool(stay)
-    assert method.macs(SPEC, 8, 34) == 2 * method.macs(SPEC, 8, 17)
+    extra = sum(checkpoint.macs(SPEC, (17, 9))) - sum(plain.macs(SPEC, (17, 9)))
+
+    assert extra == len(stay) * (17 + 9) // 2 * 2 * 8 * SPEC.width
 
 
 def test_a_plain_model_folds_to_itself() -> None:
     model = adapted(SPEC, checkpoint_of(SPEC, "none"))
-    folded, stay = fold(model, "none")
+    folded, stay = fold(model)
 
     assert stay == []
     assert torch.equal(forward(folded), forward(model))

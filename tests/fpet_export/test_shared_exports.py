@@ -23,7 +23,7 @@ def count(shared: SharedExports, module: torch.nn.Module, **named: int) -> tuple
 @pytest.fixture
 def module() -> FrozenVit:
     spec = spec_of()
-    folded, _ = fold(adapted(spec, checkpoint_of(spec, "lora")), "lora")
+    folded, _ = fold(adapted(spec, checkpoint_of(spec, "lora")))
     return FrozenVit(folded, FreezeOptions(batch=2), MEAN, STD).eval()
 
 

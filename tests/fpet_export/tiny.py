@@ -164,6 +164,6 @@ def _wide(tensor: torch.Tensor) -> np.ndarray:
 
 def without_merging(folded: Folded) -> Vit:
     """Return the folded model without its token merger; the weights are shared."""
-    model, _ = fold(folded.model, "none")
+    model, _ = fold(folded.model)
     model.merger, model.merge_block = None, None
     return model

@@ -26,7 +26,7 @@ KINDS = {"int8": (TensorProto.INT8, 127.0), "fp8": (TensorProto.FLOAT8E4M3FN, 44
 def write_graph(path: Path, dtype: torch.dtype = torch.float16) -> Path:
     """Export a ViT of width 64 with four blocks that merges after the second: 17 to 9 tokens."""
     spec = spec_of(depth=DEPTH)
-    folded, _ = fold(adapted(spec, checkpoint_of(spec, merge_block=MERGE_BLOCK)), "lora")
+    folded, _ = fold(adapted(spec, checkpoint_of(spec, merge_block=MERGE_BLOCK)))
     module = FrozenVit(folded, FreezeOptions(last_block="all-tokens"), MEAN, STD).eval()
     to_onnx(module if dtype == torch.float32 else typed(module, dtype), path, opset=20)
     return path

@@ -17,9 +17,10 @@ import torch
 from engines import registry
 from engines.errors import CheckpointError
 from engines.manifest import ModelFacts
-from fpet_export.model import checkpoints, cost
+from fpet_export.model import checkpoints, cost, methods
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.checkpoints import _no_run
+from fpet_export.model.edits import Branch, Edit, describe
 from fpet_export.model.facts import Fact
 from fpet_export.model.merge_plan import MergePlan, merge_plan
 from fpet_export.model.mergers import PUBLISHED
@@ -60,7 +61,9 @@ class Checkpoint:
         dim: Rank or bottleneck width, or None.
         scale: The method's scale, or None.
         merge_block: 0-based, or None.
-        factors: The adapter's weights of each block, by `Layer.name`; empty without a method.
+        factors: The adapter's weights of each block, by `Layer.name`, where `method` is a file of
+            `fpet_export/model/methods/`; else empty.
+        changes: What was tuned besides, of formats that say it layer by layer.
         refinement: (R, D) and (D, R) weights of the merger's refinement adapter, or None.
         head: `head.weight` (K, C) and `head.bias` (K), and `head_dist.*` of a distilled model.
         quality: "random" marks weights that are good for speed only.
@@ -82,16 +85,19 @@ class Checkpoint:
     files: tuple[Path, ...]
     facts: dict[str, Fact[Any]]
     merger: str = PUBLISHED
+    changes: tuple[Edit, ...] = ()
 
     @property
     def is_tuned(self) -> bool:
         """Whether adapters were trained; else only the head was."""
-        return self.method != "none"
+        return self.method != "none" or bool(self.changes)
 
     def describe_tuning(self) -> str:
         """Return what was tuned in one line, such as "lora bit=1 rank=8 s=0.5"."""
         if not self.is_tuned:
             return "no adapters"
+        if self.changes:
+            return f"{self.method}: {describe(self.changes)}"
         return f"{self.method} bit={self.bit} rank={self.dim} s={self.scale:g}"
 
     def merge_plan(self, spec: VitSpec) -> MergePlan:
@@ -112,9 +118,26 @@ class Checkpoint:
             tokens,
             merge_block=self.merge_block if merges else None,
             merger=self.merger,
-            method=self.method,
-            dim=self.dim,
+            branches=self._branches(spec.depth),
         )
+
+    def edits(self) -> list[Edit]:
+        """Return what was tuned, besides the head."""
+        found: list[Edit] = []
+        if self.factors:
+            method, scale = methods.load(self.method), self.scale
+            assert scale is not None
+            for block, factors in enumerate(self.factors):
+                found += method.edits(block, factors, scale=scale)
+        return [*found, *self.changes]
+
+    def _branches(self, depth: int) -> list[int]:
+        """Return the multiply-adds a token of what stays in each block."""
+        found = [0] * depth
+        for edit in self.edits():
+            if isinstance(edit, Branch):
+                found[edit.block] += edit.module.macs()
+        return found
 
     def model_facts(
         self,

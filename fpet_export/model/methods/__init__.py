@@ -14,7 +14,7 @@ import torch
 
 from engines import registry
 from fpet_export.model import methods
-from fpet_export.model.vit import Block, VitSpec
+from fpet_export.model.edits import Edit
 
 Factors = Mapping[str, torch.Tensor]
 """The dense float32 weights of one block's adapter, by the names of `PetMethod.layers`."""
@@ -67,18 +67,8 @@ class PetMethod(Protocol):
     def bypasses(self) -> Sequence[Bypass]:
         """Return where the layers of one block act, for graphs that take them as inputs."""
 
-    def attach(self, block: Block, factors: Factors, *, scale: float) -> None:
-        """Add the method's layers to one block, as in training (eval mode)."""
-
-    def fold(self, block: Block) -> list[str]:
-        """Fold what is linear into the base weights, in place, and detach it.
-
-        Returns:
-            The names of the layers that cannot fold and stay attached.
-        """
-
-    def macs(self, spec: VitSpec, dim: int, tokens: int) -> int:
-        """Return the multiply-adds that stay after folding, for one block over `tokens` tokens."""
+    def edits(self, block: int, factors: Factors, *, scale: float) -> Sequence[Edit]:
+        """Return what the layers of one block did to the network."""
 
 
 def load(name: str) -> PetMethod:

@@ -8,11 +8,9 @@ Binary Adapter train it.
 
 from __future__ import annotations
 
-from torch import nn
-
+from fpet_export.model.bottleneck import Bottleneck
+from fpet_export.model.edits import Branch
 from fpet_export.model.methods import Bypass, Factors, Layer, PetMethod
-from fpet_export.model.methods._bottleneck import Bottleneck
-from fpet_export.model.vit import Block, VitSpec
 
 _PATH = "adapter_mlp"
 _DOWN, _UP = f"{_PATH}.adapter_down", f"{_PATH}.adapter_up"
@@ -34,23 +32,10 @@ class AdaptFormer:
         """Return the one branch."""
         return [Bypass(down=_DOWN, up=_UP, onto="branch")]
 
-    def attach(self, block: Block, factors: Factors, *, scale: float) -> None:
-        """Add the adapter as a branch beside the MLP."""
-        down, up = factors[_DOWN], factors[_UP]
-        block.branches.append(Bottleneck(down, up, scale=scale, relu=True))
-
-    def fold(self, block: Block) -> list[str]:
-        """Fold the scale into the up-projection; the adapter itself stays."""
-        for branch in block.branches:
-            assert isinstance(branch, Bottleneck)
-            up = (branch.up.double() * branch.scale).to(branch.up.dtype)
-            branch.up = nn.Parameter(up, requires_grad=False)
-            branch.scale = 1.0
-        return [_PATH] if len(block.branches) else []
-
-    def macs(self, spec: VitSpec, dim: int, tokens: int) -> int:
-        """Return the two products of the bottleneck."""
-        return 2 * tokens * spec.width * dim
+    def edits(self, block: int, factors: Factors, *, scale: float) -> list[Branch]:
+        """Return the branch beside the MLP."""
+        module = Bottleneck(factors[_DOWN], factors[_UP], scale=scale)
+        return [Branch(block=block, name=_PATH, module=module)]
 
 
 METHOD: PetMethod = AdaptFormer()

@@ -52,7 +52,7 @@ def frozen(run: dict[str, Any], shape: dict[str, Any] | None = None, **options: 
     spec = spec_of(**(shape or {}))
     model = adapted(spec, checkpoint_of(spec, **run))
     if options.get("updates") != "low-rank":
-        model, _ = fold(model, run["method"])
+        model, _ = fold(model)
     module = FrozenVit(model, FreezeOptions(**options), MEAN, STD).eval()
     return module.requires_grad_(False)
 

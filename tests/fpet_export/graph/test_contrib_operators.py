@@ -95,7 +95,7 @@ def test_the_exporters_own_attention_is_known_too(
     With a convolution left in it, as its class token is no constant, it would be no fair baseline.
     """
     spec = spec_of()
-    model = fold(adapted(spec, checkpoint_of(spec, "lora")), "lora")[0]
+    model = fold(adapted(spec, checkpoint_of(spec, "lora")))[0]
     model.merger, model.merge_block = None, None
     path = naive_export.naive_export(model, tmp_path / "plain.onnx", batch=batch)
     original, folder = onnx.load(path), tmp_path / "new"

@@ -50,7 +50,7 @@ def frozen(
     **options: Any,
 ) -> FrozenVit:
     spec = spec_of(**(shape or {}))
-    folded, _ = fold(adapted(spec, checkpoint_of(spec, method, merge_block=merge_block)), method)
+    folded, _ = fold(adapted(spec, checkpoint_of(spec, method, merge_block=merge_block)))
     return FrozenVit(folded, FreezeOptions(**options), MEAN, STD).eval()
 
 

@@ -73,7 +73,7 @@ def fresh(
 ) -> Exported:
     spec = spec_of(**(shape or {}))
     model = adapted(spec, checkpoint_of(spec, method, **(run or {})))
-    folded, _ = fold(model, method)
+    folded, _ = fold(model)
     module = FrozenVit(folded, FreezeOptions(**options), MEAN, STD).eval()
     path = folder / "model.onnx"
     operators = to_onnx.to_onnx(module, path, opset=opset)

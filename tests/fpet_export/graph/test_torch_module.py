@@ -49,7 +49,7 @@ def write(path: Path, **form: Any) -> Path:
     run = {"method": "lora"} | form.pop("run", {})
     spec = spec_of(**form.pop("shape", {}))
     opset = form.pop("opset", 20)
-    folded, _ = fold(adapted(spec, checkpoint_of(spec, **run)), run["method"])
+    folded, _ = fold(adapted(spec, checkpoint_of(spec, **run)))
     options = FreezeOptions(**({"attention_scale": "folded"} | form))
     to_onnx.to_onnx(FrozenVit(folded, options, MEAN, STD).eval(), path, opset=opset)
     return path

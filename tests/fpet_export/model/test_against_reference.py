@@ -106,7 +106,7 @@ def logits_of(found: list[Answer]) -> np.ndarray:
 def frozen_logits(
     model: Vit, method: str, images: np.ndarray, dtype: torch.dtype, **options: Any
 ) -> dict[str, np.ndarray]:
-    folded, _ = fold(model, method)
+    folded, _ = fold(model)
     module = FrozenVit(folded, FreezeOptions(**options), MEAN, STD).eval()
     module = typed(module, dtype) if dtype != torch.float64 else module.double()
     with torch.inference_mode():
@@ -124,7 +124,7 @@ def test_every_stage_agrees_with_the_equations(shape: dict[str, Any], run: dict[
     model = adapted(spec, checkpoint)
 
     evidence = reference.run(model, images, MEAN, STD)
-    folded, stays = fold(model, checkpoint.method)
+    folded, stays = fold(model)
     after_fold = reference.run(folded, images, MEAN, STD)
     frozen = frozen_logits(model, checkpoint.method, images, torch.float32)
 

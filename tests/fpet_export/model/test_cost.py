@@ -35,10 +35,11 @@ def test_multiply_adds_are_the_published_ones(merge_block: int | None, published
 
 
 def test_adaptformer_of_width_8_costs_22_mega() -> None:
-    extra = giga(6, method="adaptformer", dim=8) - giga(6)
+    left = [2 * 8 * VIT_B.width] * VIT_B.depth
+    extra = giga(6, branches=left) - giga(6)
 
     assert extra == pytest.approx(0.0218, abs=5e-4)
-    assert giga(6, method="lora", dim=8) == giga(6)
+    assert giga(6, branches=[0] * VIT_B.depth) == giga(6)
 
 
 @pytest.mark.parametrize(("block", "full"), [(0, 0), (6, 6), (11, 11)])
@@ -73,12 +74,13 @@ def test_the_closed_form_is_what_torch_counts_in_the_frozen_module(
     method: str, last_block: str, merge_block: int | None
 ) -> None:
     spec = spec_of()
-    folded, _ = fold(adapted(spec, checkpoint_of(spec, method, merge_block=merge_block)), method)
+    checkpoint = checkpoint_of(spec, method, merge_block=merge_block)
+    folded, _ = fold(adapted(spec, checkpoint))
     options = FreezeOptions(last_block=last_block)  # type: ignore[arg-type]  # parametrized
     module = FrozenVit(folded, options, *NO_SHIFT).eval()
 
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         module(torch.from_numpy(images_of(spec, 1)))
 
-    macs = cost.macs(spec, module.tokens, method=method, dim=8, merge_block=merge_block)
+    macs = checkpoint.macs(spec, module.tokens, merges=True)
     assert 2 * sum(macs) == counter.get_total_flops()

@@ -43,7 +43,7 @@ def test_tokens_and_macs_are_those_of_the_closed_form(exported: Exported) -> Non
     document = call("inspect", *exported.words, "--json").document()
 
     spec = exported.run.spec
-    macs = cost.macs(spec, (17, 9, 9), method="lora", dim=8)
+    macs = cost.macs(spec, (17, 9, 9))
     assert document["tokens"] == [17, 9, 9]
     assert document["macs"] == {
         "by_part": macs,

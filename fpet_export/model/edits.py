@@ -1,0 +1,333 @@
+"""What a fine-tune did to a ViT, whatever method and file format wrote it.
+
+A method is a page that turns names and tensors into edits. How they act while they are attached,
+how they fold, and what is left afterwards is stated here, once for all methods:
+
+* An edit of a **site** changes one layer: a linear, the patch embedding or a LayerNorm. It says
+  what it does to the output of the layer, as in training (`forward`), and, independently of that,
+  what it does to the weights (`folded`). Attached and folded model can be compared.
+* A **branch** is a small network beside or behind the MLP of one block. It is not linear and stays.
+
+Sites are called as timm calls the layers: "patch_embed", "norm_pre", "blocks.3.norm1",
+"blocks.3.attn.q", "…k", "…v", "…qkv", "…proj", "blocks.3.norm2", "blocks.3.mlp.fc1", "…fc2",
+"norm", "head", "head_dist". The third of qkv that belongs to q is a site of its own.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import ClassVar, TypeAlias
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fpet_export.model.bottleneck import Bottleneck
+
+Weights: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+"""(out, in) weight and (out,) bias of a site; of a LayerNorm (out, 1), which is a diagonal."""
+
+
+class SiteEdit(nn.Module, abc.ABC):
+    """A change of one layer.
+
+    Attributes:
+        title: What it is, for people to read.
+        site: Which layer, see the top of this file.
+    """
+
+    title: ClassVar[str]
+
+    def __init__(self, site: str, **tensors: torch.Tensor | None) -> None:
+        super().__init__()
+        self.site = site
+        for name, tensor in tensors.items():
+            kept = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
+            self.register_parameter(name, kept)
+
+    @abc.abstractmethod
+    def shapes(self, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        """Return the shape that each tensor must have at a layer of size (out, in)."""
+
+    @abc.abstractmethod
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor, before: Callable[[], Weights]
+    ) -> torch.Tensor:
+        """Return the edited output of the layer.
+
+        Args:
+            x: (…, in) what the layer reads; of a LayerNorm the normalised tokens.
+            y: (…, out) what it gives with the edits before this one.
+            before: Returns its weights with the edits before this one folded.
+        """
+
+    @abc.abstractmethod
+    def folded(self, weight: torch.Tensor, bias: torch.Tensor) -> Weights:
+        """Return float64 weights (out, in) and bias (out,) with this edit inside."""
+
+
+class LowRank(SiteEdit):
+    """`y + scale * up(down(x)) + bias`: LoRA, rsLoRA, FacT, Consolidator.
+
+    Args:
+        site: A linear or the patch embedding.
+        down: (R, in) projection to the bottleneck.
+        up: (out, R) projection back.
+        scale: Dimensionless.
+        bias: (out,) added to the output, or None.
+
+    Source: Hu et al. 2021, eq. 3.
+    """
+
+    title = "low-rank update"
+
+    down: torch.Tensor
+    up: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __init__(
+        self,
+        site: str,
+        *,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        scale: float = 1.0,
+        bias: torch.Tensor | None = None,
+    ) -> None:
+        super().__init__(site, down=down, up=up, bias=bias)
+        self.scale = scale
+
+    def shapes(self, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of its tensors."""
+        rank = len(self.down)
+        return {"down": (rank, size[1]), "up": (size[0], rank), "bias": (size[0],)}
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor, before: Callable[[], Weights]
+    ) -> torch.Tensor:
+        """Add the two products."""
+        y = y + self.scale * ((x @ self.down.T) @ self.up.T)
+        return y if self.bias is None else y + self.bias
+
+    def folded(self, weight: torch.Tensor, bias: torch.Tensor) -> Weights:
+        """Add the product of the two matrices."""
+        weight = weight + self.scale * (self.up.double() @ self.down.double())
+        return weight, bias if self.bias is None else bias + self.bias.double()
+
+
+class Magnitude(SiteEdit):
+    """Give every row of the weight a length: DoRA, after its low-rank part.
+
+    Args:
+        site: A linear or the patch embedding.
+        norm: (out,) lengths.
+
+    Source: Liu et al. 2024, eq. 5.
+    """
+
+    title = "length of rows"
+
+    norm: torch.Tensor
+
+    def __init__(self, site: str, *, norm: torch.Tensor) -> None:
+        super().__init__(site, norm=norm)
+
+    def shapes(self, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of its tensors."""
+        return {"norm": (size[0],)}
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor, before: Callable[[], Weights]
+    ) -> torch.Tensor:
+        """Scale what the weight gives, not the bias."""
+        weight, bias = before()
+        factor: torch.Tensor = self.norm / torch.linalg.vector_norm(weight, dim=1)
+        return bias + (y - bias) * factor
+
+    def folded(self, weight: torch.Tensor, bias: torch.Tensor) -> Weights:
+        """Scale the rows."""
+        length = torch.linalg.vector_norm(weight, dim=1)
+        return weight * (self.norm.double() / length)[:, None], bias
+
+
+class Affine(SiteEdit):
+    """`scale * y + shift`, channel by channel: SSF, and BitFit with a shift alone.
+
+    Args:
+        site: Any.
+        scale: (out,), or None for one.
+        shift: (out,), or None for zero.
+
+    Source: Lian et al. 2022, eq. 2.
+    """
+
+    title = "scale and shift"
+
+    scale: torch.Tensor | None
+    shift: torch.Tensor | None
+
+    def __init__(
+        self, site: str, *, scale: torch.Tensor | None = None, shift: torch.Tensor | None = None
+    ) -> None:
+        super().__init__(site, scale=scale, shift=shift)
+
+    def shapes(self, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of its tensors."""
+        return {"scale": (size[0],), "shift": (size[0],)}
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor, before: Callable[[], Weights]
+    ) -> torch.Tensor:
+        """Scale and shift the output."""
+        y = y if self.scale is None else y * self.scale
+        return y if self.shift is None else y + self.shift
+
+    def folded(self, weight: torch.Tensor, bias: torch.Tensor) -> Weights:
+        """Scale rows and bias, shift the bias."""
+        if self.scale is not None:
+            weight, bias = weight * self.scale.double()[:, None], bias * self.scale.double()
+        return weight, bias if self.shift is None else bias + self.shift.double()
+
+
+class InputLowRank(SiteEdit):
+    """The layer reads `x + scale * (up(down(x) + down_bias) + up_bias)`: RepAdapter.
+
+    Args:
+        site: A linear.
+        down: (R, in) projection to the bottleneck.
+        up: (in, R) projection back.
+        down_bias: (R,) added in the bottleneck.
+        up_bias: (in,) added behind it.
+        scale: Dimensionless.
+
+    Source: Luo et al. 2023, eq. 6 to 8.
+    """
+
+    title = "low-rank map of the input"
+
+    down: torch.Tensor
+    up: torch.Tensor
+    down_bias: torch.Tensor
+    up_bias: torch.Tensor
+
+    def __init__(
+        self,
+        site: str,
+        *,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        down_bias: torch.Tensor,
+        up_bias: torch.Tensor,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(site, down=down, up=up, down_bias=down_bias, up_bias=up_bias)
+        self.scale = scale
+
+    def shapes(self, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of its tensors."""
+        rank, width = len(self.down), size[1]
+        wide: dict[str, tuple[int, ...]] = {"down": (rank, width), "up": (width, rank)}
+        return wide | {"down_bias": (rank,), "up_bias": (width,)}
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor, before: Callable[[], Weights]
+    ) -> torch.Tensor:
+        """Add what the layer makes of the change of its input."""
+        change = F.linear(F.linear(x, self.down, self.down_bias), self.up, self.up_bias)
+        return y + self.scale * apply(before()[0], change)
+
+    def folded(self, weight: torch.Tensor, bias: torch.Tensor) -> Weights:
+        """Multiply the weight by the map of the input."""
+        up = self.scale * self.up.double()
+        constant = up @ self.down_bias.double() + self.scale * self.up_bias.double()
+        return weight + (weight @ up) @ self.down.double(), bias + weight @ constant
+
+
+class Dense(SiteEdit):
+    """Other weights: full and partial fine-tuning, LayerNorm tuning, BitFit's biases.
+
+    Args:
+        site: Any.
+        weight: As the layer stores it, or None to keep the one that is there.
+        bias: (out,), likewise.
+    """
+
+    title = "own weights"
+
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+
+    def __init__(
+        self, site: str, *, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
+    ) -> None:
+        flat = None if weight is None else weight.reshape(len(weight), -1)
+        super().__init__(site, weight=flat, bias=bias)
+
+    def shapes(self, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of its tensors."""
+        return {"weight": size, "bias": (size[0],)}
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor, before: Callable[[], Weights]
+    ) -> torch.Tensor:
+        """Compute the layer again with the weights that are new."""
+        weight, bias = before()
+        weight = weight if self.weight is None else self.weight
+        return apply(weight, x) + (bias if self.bias is None else self.bias)
+
+    def folded(self, weight: torch.Tensor, bias: torch.Tensor) -> Weights:
+        """Take the new ones."""
+        return (
+            weight if self.weight is None else self.weight.double(),
+            bias if self.bias is None else self.bias.double(),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Branch:
+    """A bottleneck beside the MLP of one block, which cannot fold: AdaptFormer.
+
+    It reads the residual stream (B, N, C), after a merge the merged one, and is added to what the
+    block gives.
+
+    Attributes:
+        block: 0-based.
+        name: Module path below the block, as the method's checkpoints have it.
+        module: What it computes.
+    """
+
+    block: int
+    name: str
+    module: Bottleneck
+
+
+Edit: TypeAlias = SiteEdit | Branch
+
+
+def apply(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Map (…, in) by a weight (out, in), or (…, C) by the diagonal (C, 1) of a LayerNorm."""
+    return x * weight[:, 0] if weight.shape[1] == 1 else F.linear(x, weight)
+
+
+def describe(edits: Sequence[Edit]) -> str:
+    """Return what was tuned, such as "low-rank update of q, v (rank 8), own weights of norm"."""
+    layers: dict[str, dict[str, None]] = {}
+    ranks: dict[str, set[int]] = {}
+    for edit in edits:
+        title = "bottleneck" if isinstance(edit, Branch) else edit.title
+        leaf = (edit.name if isinstance(edit, Branch) else edit.site).rpartition(".")[2]
+        layers.setdefault(title, {})[leaf] = None
+        if isinstance(edit, LowRank | InputLowRank):
+            ranks.setdefault(title, set()).add(len(edit.down))
+    return ", ".join(
+        f"{title} of {', '.join(leaves)}{_ranks(ranks.get(title))}"
+        for title, leaves in layers.items()
+    )
+
+
+def _ranks(found: set[int] | None) -> str:
+    if found is None:
+        return ""
+    return f" (rank {min(found)})" if len(found) == 1 else f" (rank {min(found)} to {max(found)})"
