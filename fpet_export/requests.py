@@ -83,6 +83,8 @@ class RunFacts(Request):
         bit: Bits of the stored adapter: 1, 2, 4, 8 or 32.
         rank: Rank of LoRA or bottleneck width of AdaptFormer.
         scale: The method's scale.
+        alpha: LoRA's alpha, where a file holds its factors alone.
+        channel_shuffle: Whether Consolidator was trained with it.
         config: The run's YAML.
         heads: Attention heads of the backbone.
         image: Input height and width in pixels, for a grid that is not square.
@@ -99,6 +101,8 @@ class RunFacts(Request):
     bit: int | None = None
     rank: int | None = None
     scale: float | None = None
+    alpha: float | None = None
+    channel_shuffle: Literal["on", "off"] | None = one_of("on", "off")
     config: Path | None = None
     heads: int | None = None
     image: tuple[int, int] | None = None

@@ -37,7 +37,7 @@ from fpet_export.graph.freeze import FrozenVit, input_shape, preprocessing_for, 
 from fpet_export.graph.options import FreezeOptions, with_opset
 from fpet_export.model import adapt, backbones, checkpoints, cost, reference
 from fpet_export.model import fold as folding
-from fpet_export.model.backbones import Backbone, BackboneOptions
+from fpet_export.model.backbones import Backbone, BackboneOptions, Within
 from fpet_export.model.checkpoints import Checkpoint, Hints, _agreement
 from fpet_export.model.facts import Fact
 from fpet_export.model.merge_plan import MergePlan
@@ -328,6 +328,8 @@ def load(
     bit: int | None = None,
     rank: int | None = None,
     scale: float | None = None,
+    alpha: float | None = None,
+    channel_shuffle: Literal["on", "off"] | None = None,
     merge_block: int | Literal["none"] | None = None,
     config: Path | None = None,
     heads: int | None = None,
@@ -348,6 +350,8 @@ def load(
         bit: Bits of the stored adapter, likewise.
         rank: Rank of LoRA or bottleneck width of AdaptFormer, likewise.
         scale: The method's scale, likewise.
+        alpha: LoRA's alpha, where a file holds its factors alone.
+        channel_shuffle: Whether Consolidator was trained with it, which its files do not say.
         merge_block: 0-based block after whose attention tokens merge, or "none", likewise.
         config: The run's YAML.
         heads: Attention heads of a backbone whose file does not say.
@@ -371,11 +375,16 @@ def load(
         bit=bit,
         rank=rank,
         scale=scale,
+        alpha=alpha,
+        channel_shuffle=channel_shuffle,
         config=config,
         weights=weights,
     )
     found = checkpoints.read(str(run), hints)
-    source = found.backbone if backbone is None else backbone
+    own = found.backbone
+    select = own.select if isinstance(own, Within) and backbone is None else None
+    brought = own.path if isinstance(own, Within) else own
+    source = brought if backbone is None else backbone
     if source is None:
         named = f" (its YAML names {found.architecture.value})" if found.architecture else ""
         raise CheckpointError(
@@ -397,6 +406,7 @@ def load(
             run_pool=found.pool,
             run_network=network,
             own_pixels=found.normalisation is not None,
+            select=select,
         )
         base = backbones.read(str(source), options)
     if weights is not None and weights not in found.weights | base.names:

@@ -39,6 +39,14 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
         help="rank of LoRA, bottleneck width of AdaptFormer",
     )
     group.add_argument("--scale", type=float, help="the method's scale")
+    group.add_argument(
+        "--alpha", type=float, help="LoRA's alpha; the update is multiplied by alpha / rank"
+    )
+    group.add_argument(
+        "--channel-shuffle",
+        choices=("on", "off"),
+        help="whether Consolidator was trained with it (its released script: off)",
+    )
     group.add_argument("--config", type=Path, metavar="YAML", help="the run's configuration")
     group.add_argument("--heads", type=int, help="attention heads of the backbone")
     group.add_argument(

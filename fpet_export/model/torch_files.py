@@ -17,11 +17,15 @@ _SAFETENSORS_START = re.compile(rb".{8}\s*\{", re.DOTALL)
 """A safetensors file: the length of its header in 8 bytes, then the header, which is JSON."""
 
 
-def read_content(path: Path) -> object:
+def read_content(path: Path, *, mapped: bool = False) -> object:
     """Return what a file of PyTorch or of safetensors holds, whatever its name ends with.
 
     A pickle is read with `weights_only=True` after its archive's checksums were verified. Beside
     tensors and plain Python values it may hold an `argparse.Namespace`, as training scripts save.
+
+    Args:
+        path: The file.
+        mapped: For a look at what is in it: tensors of an archive stay on disk, unverified.
 
     Raises:
         CheckpointError: The file is absent, damaged, of another kind, or wants to run code.
@@ -32,7 +36,7 @@ def read_content(path: Path) -> object:
         )
     if not path.is_file():
         raise CheckpointError("there is no such file", where=str(path), fix="check the path")
-    return _read_safetensors(path) if is_safetensors(path) else _read_pickle(path)
+    return _read_safetensors(path) if is_safetensors(path) else _read_pickle(path, mapped=mapped)
 
 
 def is_safetensors(path: Path) -> bool:
@@ -63,13 +67,17 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def _read_pickle(path: Path) -> object:
-    verify_archive(path)
+def _read_pickle(path: Path, *, mapped: bool) -> object:
+    mapped = mapped and zipfile.is_zipfile(path)  # torch can map nothing else
+    if not mapped:
+        verify_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about kinds of tensors refused below
             with torch.serialization.safe_globals([argparse.Namespace]):
-                content: object = torch.load(path, map_location="cpu", weights_only=True)
+                content: object = torch.load(
+                    path, map_location="cpu", weights_only=True, mmap=mapped
+                )
     except pickle.UnpicklingError as error:
         # torch's own first line advises to switch the protection off: never repeat it.
         wanted = re.search(r"GLOBAL:? ?(?:GLOBAL )?([\w.]+)", str(error), re.IGNORECASE)

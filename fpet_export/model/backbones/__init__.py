@@ -37,6 +37,7 @@ class BackboneOptions:
         run_network: The architecture that the run's files name.
         own_pixels: Whether the run's format says how its own code prepares pixels, so that what
             lies beside the backbone does not matter.
+        select: Takes the network's own tensors out of a file that holds a run's, too.
     """
 
     heads: int | None = None
@@ -47,6 +48,20 @@ class BackboneOptions:
     run_pool: Fact[str] | None = None
     run_network: Fact[VitSpec] | None = None
     own_pixels: bool = False
+    select: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Within:
+    """A backbone that lies in the file of a run, beside tensors of the run's own.
+
+    Attributes:
+        path: The file.
+        select: Takes the network's tensors, by timm's names, out of all of them.
+    """
+
+    path: Path
+    select: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     """Read and check the file, and what lies beside it."""
     path = Path(text)
     found = state_dicts.read(path, [_ANCHOR], weights=options.weights)
-    weights = dict(found.tensors)
+    weights = dict(found.tensors if options.select is None else options.select(found.tensors))
     facts: dict[str, Fact[Any]] = {**found.facts}
     for name in _TRAINING_ONLY:
         if weights.pop(name, None) is not None:

@@ -18,7 +18,7 @@ from engines import registry
 from engines.errors import CheckpointError
 from engines.manifest import ModelFacts
 from fpet_export.model import checkpoints, cost, methods
-from fpet_export.model.backbones import Backbone
+from fpet_export.model.backbones import Backbone, Within
 from fpet_export.model.checkpoints import _no_run
 from fpet_export.model.edits import Branch, Edit, describe
 from fpet_export.model.facts import Fact
@@ -46,6 +46,8 @@ class Hints:
     bit: int | None = None
     rank: int | None = None
     scale: float | None = None
+    alpha: float | None = None
+    channel_shuffle: Literal["on", "off"] | None = None
     config: Path | None = None
     weights: str | None = None
 
@@ -184,8 +186,8 @@ class Run(Protocol):
         """The run's name."""
 
     @property
-    def backbone(self) -> str | None:
-        """The backbone as `--backbone` would name it, where the run brings its own; else None."""
+    def backbone(self) -> str | Within | None:
+        """The backbone, as `--backbone` would name it, where the run brings its own; else None."""
 
     @property
     def architecture(self) -> Fact[str] | None:
@@ -214,7 +216,11 @@ class Run(Protocol):
 
 
 class Format(Protocol):
-    """What a file in `fpet_export/model/checkpoints/` offers."""
+    """What a file in `fpet_export/model/checkpoints/` offers.
+
+    One that is told from names of tensors which no other format has states them as `MARK`, a
+    pattern; those that have none leave such files alone.
+    """
 
     def recognises(self, text: str) -> bool:
         """Whether `text` names a run of this format."""

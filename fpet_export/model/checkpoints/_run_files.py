@@ -12,7 +12,7 @@ import torch
 from engines.errors import CheckpointError
 from fpet_export.model import methods, state_dicts
 from fpet_export.model.backbones._names import HEAD_NAMES
-from fpet_export.model.checkpoints import Hints, _side_files
+from fpet_export.model.checkpoints import Hints, _contents, _side_files
 from fpet_export.model.facts import Fact
 
 _ENDINGS = (".pth.tar", ".pth")
@@ -107,7 +107,9 @@ def refuse_leftovers(files: RunFiles, wanted: list[str]) -> None:
 
 
 def _ends_like_one(path: Path) -> bool:
-    return path.is_file() and path.name.lower().endswith(_ENDINGS)
+    """Whether a file is named like one of a run, and holds nothing that another format knows."""
+    named = path.is_file() and path.name.lower().endswith(_ENDINGS)
+    return named and not _contents.is_tuned_file(path)
 
 
 def _runs_in(folder: Path) -> list[Path]:

@@ -1,0 +1,330 @@
+"""One file of tensors that the code of a tuning method saved, read strictly.
+
+A format is a class that says which tensors its file has and which edits they mean. What all of
+them share is here: the head, names and shapes compared before anything is read, values that must
+be finite, and what the user has to say because no such file holds it.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+
+from engines.errors import CheckpointError, UsageError
+from engines.plurals import counted
+from fpet_export.model import state_dicts
+from fpet_export.model.backbones import Backbone, Within
+from fpet_export.model.backbones._names import HEAD_NAMES, compare_shapes, some
+from fpet_export.model.checkpoints import Checkpoint, Hints, _contents, _side_files, _untrained
+from fpet_export.model.edits import Edit
+from fpet_export.model.facts import Fact, reconcile
+from fpet_export.model.vit import VitSpec
+
+Shapes = dict[str, tuple[int, ...]]
+Tensors = Mapping[str, torch.Tensor]
+Found = TypeVar("Found", bound="TunedFile")
+
+_OF_OTHERS = ("bit", "rank", "scale", "alpha", "channel_shuffle", "config")
+"""What `Hints` says of a method, and a format may have no use for."""
+
+_CONFIG_NAMES = ("{name}.yaml", "configs/{folder}/{name}.yaml", "configs/{name}.yaml")
+_LEVELS_UP = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TunedFile(abc.ABC):
+    """What such a file says; see `fpet_export.model.checkpoints.Run`.
+
+    Attributes:
+        path: The file.
+        found: The tensors in it.
+        hints: What the user says.
+        config: The fields of the run's YAML, for formats that have one.
+        config_path: Where it lies; None where there is none.
+        checksums: A list of checksums that was verified, or None.
+        method: What the method is called.
+        says: Fields of `Hints` that mean something for it.
+        brings_backbone: Whether the file holds the whole network.
+    """
+
+    path: Path
+    found: state_dicts.StateDict
+    hints: Hints
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    config_path: Path | None = None
+    checksums: Path | None = None
+
+    method: ClassVar[str]
+    says: ClassVar[frozenset[str]] = frozenset()
+    brings_backbone: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def is_tuned(self, name: str) -> bool:
+        """Whether a tensor belongs to the method, not to the network."""
+
+    @abc.abstractmethod
+    def shapes(self, spec: VitSpec) -> Shapes:
+        """Return names and shapes of the method's tensors on a network."""
+
+    @abc.abstractmethod
+    def edits(self, spec: VitSpec, tensors: Tensors) -> list[Edit]:
+        """Return what the tensors mean, once all of them are known to be there."""
+
+    def settings(self, spec: VitSpec) -> dict[str, Fact[Any]]:
+        """Return what else the run was trained with, each with its source."""
+        return {}
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return _contents.stem(self.path)
+
+    @property
+    def backbone(self) -> Within | None:
+        """The rest of the file, where it holds the whole network."""
+        return Within(path=self.path, select=self.network) if self.brings_backbone else None
+
+    @property
+    def architecture(self) -> Fact[str] | None:
+        """None: no such file names it."""
+        return None
+
+    @property
+    def pool(self) -> Fact[str] | None:
+        """None: the method's code says nothing that the backbone's file could contradict."""
+        return None
+
+    @property
+    def normalisation(self) -> Fact[str] | None:
+        """None: these methods are trained on any data set, with its own mean and std."""
+        return None
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """What `--weights` may call the set of weights that was read."""
+        return self.found.names
+
+    def head_width(self, depth: int, width: int) -> tuple[int, str] | None:
+        """Return None: no tensor reveals it."""
+        return None
+
+    def network(self, tensors: Tensors) -> dict[str, torch.Tensor]:
+        """Return the network's own tensors in the file, by timm's names."""
+        return {name: tensor for name, tensor in tensors.items() if not self.is_tuned(name)}
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse a backbone beside a file that holds its own."""
+        own = self.path.resolve()
+        if self.brings_backbone and own not in [path.resolve() for path in backbone.files]:
+            raise CheckpointError(
+                f"{self.path.name} holds the network that was tuned; {backbone.source} was given "
+                "beside it",
+                where=str(self.path),
+                fix="leave --backbone out",
+            )
+
+    def decode(self, spec: VitSpec) -> Checkpoint:
+        """Return the run on its backbone; see `fpet_export.model.checkpoints.Run`."""
+        tensors = self._checked(spec)
+        head = {name: tensors[name] for name in HEAD_NAMES if name in tensors}
+        settings = self.settings(spec)
+        merge = _untrained.merge_block(self.hints, spec, what=f"a {self.method} run")
+        scale = settings.get("scale")
+        facts: dict[str, Fact[Any]] = {
+            "method": Fact(self.method, f"the tensors in {self.path.name}"),
+            **settings,
+            **self.found.facts,
+            "merge block": merge,
+            "classes": Fact(len(head["head.weight"]), "the shape of head.weight"),
+        }
+        files = (self.path, self.config_path, self.checksums)
+        return Checkpoint(
+            name=self.name,
+            method=self.method,
+            bit=None,
+            dim=None,
+            scale=None if scale is None else float(scale.value),
+            merge_block=merge.value,
+            factors=(),
+            refinement=None,
+            head=head,
+            quality="trained",
+            files=tuple(path for path in files if path is not None),
+            facts=facts,
+            changes=tuple(self.edits(spec, tensors)),
+        )
+
+    def extent(self, name: str, axis: int, *, of: int) -> int:
+        """Return one extent of a tensor, from which the shapes of others follow.
+
+        Raises:
+            CheckpointError: The tensor is not there, is empty, or has not `of` dimensions.
+        """
+        tensor = self.found.tensors.get(name)
+        if tensor is None or tensor.ndim != of or not tensor.numel():
+            found = "missing" if tensor is None else f"of shape {tuple(tensor.shape)}"
+            raise CheckpointError(
+                f"{name} is {found}, wanted {counted(of, 'dimension')}",
+                where=str(self.path),
+                fix="give the file that the run's training wrote",
+            )
+        return tensor.shape[axis]
+
+    def asked(self, field: str, *, unsaid: str) -> Fact[float]:
+        """Return a number that the YAML or the user says.
+
+        Args:
+            field: Of the YAML, and of `Hints`.
+            unsaid: What to do when nobody says it, in place of the option's own form.
+
+        Raises:
+            CheckpointError: Nobody says it, two say different things, or it is not finite.
+        """
+        claims = []
+        if self.config.get(field) is not None and self.config_path is not None:
+            claims.append(Fact(float(self.config[field]), self.config_path.name))
+        hint = getattr(self.hints, field)
+        if hint is not None:
+            claims.append(Fact(float(hint), f"--{field}"))
+        fact = reconcile(field, claims, where=str(self.path))
+        if fact is None:
+            raise CheckpointError(
+                f"nothing says the {field} of this {self.method} run; its file does not hold it",
+                where=str(self.path),
+                fix=unsaid,
+            )
+        if not math.isfinite(fact.value):
+            raise CheckpointError(
+                f"{field} is {fact.value}, wanted a number", where=fact.source, fix="correct it"
+            )
+        return fact
+
+    def _checked(self, spec: VitSpec) -> dict[str, torch.Tensor]:
+        """Return what was tuned in float32, after names, shapes and values were checked."""
+        inside = self.brings_backbone
+        found = {
+            name: tensor
+            for name, tensor in self.found.tensors.items()
+            if self.is_tuned(name) or name in HEAD_NAMES or not inside
+        }
+        classes = self.extent("head.weight", 0, of=2)
+        wanted: Shapes = {}
+        for head in ("head", "head_dist") if spec.pool == "class+dist" else ("head",):
+            wanted |= {f"{head}.weight": (classes, spec.width), f"{head}.bias": (classes,)}
+        wanted |= self.shapes(spec)
+        problems = compare_shapes({name: tuple(t.shape) for name, t in found.items()}, wanted)
+        if problems:
+            raise CheckpointError(
+                f"the tensors are not those of {self.method} on {spec.describe()}: {problems}",
+                where=str(self.path),
+                fix="give the whole file that the run's training wrote"
+                if inside
+                else "give the backbone the run was trained on (--backbone FILE), and the whole "
+                "file that its training wrote",
+            )
+        floats = {name: tensor.float() for name, tensor in found.items()}
+        broken = sorted(name for name, tensor in floats.items() if not tensor.isfinite().all())
+        if broken:
+            raise CheckpointError(
+                f"{counted(len(broken), 'tensor')} with NaN or infinity: {some(broken)}",
+                where=str(self.path),
+                fix="the file is damaged, or its values are beyond float32; fetch it again",
+            )
+        return floats
+
+
+def read_tuned(kind: type[Found], text: str, hints: Hints, *anchors: str) -> Found:
+    """Read a file of one of these formats.
+
+    Args:
+        kind: The format's class.
+        text: The file.
+        hints: What the user says about it.
+        anchors: Names of tensors that show the prefix of all; see `state_dicts.read`.
+
+    Raises:
+        CheckpointError: The file cannot be read, or two YAML files fit it.
+        TrustError: It is not what the list of checksums beside it says.
+        UsageError: The user describes another method.
+    """
+    path = Path(text)
+    _refuse_hints(kind, hints, path)
+    config_path = _config_of(path, hints) if "config" in kind.says else None
+    config = {} if config_path is None else _side_files.read_config(config_path)
+    beside = [] if config_path is None else [config_path]
+    checksums = _side_files.verify_checksums(path.parent, [path], beside)
+    found = state_dicts.read(path, anchors, weights=hints.weights)
+    run = kind(
+        path=path,
+        found=found,
+        hints=hints,
+        config=config,
+        config_path=config_path,
+        checksums=checksums,
+    )
+    _check_config(run)
+    return run
+
+
+def _refuse_hints(kind: type[TunedFile], hints: Hints, path: Path) -> None:
+    for field in _OF_OTHERS:
+        if getattr(hints, field) is not None and field not in kind.says:
+            option = f"--{field.replace('_', '-')}"
+            raise UsageError(
+                f"{option} means nothing for a {kind.method} run",
+                where=str(path),
+                fix=f"leave {option} out",
+            )
+    if hints.method not in (None, kind.method):
+        raise UsageError(
+            f"--method says {hints.method!r}, but the tensors are those of {kind.method}",
+            where=str(path),
+            fix="leave --method out",
+        )
+
+
+def _config_of(path: Path, hints: Hints) -> Path | None:
+    """Return the run's YAML: the one that is named, or `NAME.yaml` beside it or in `configs/`."""
+    if hints.config is not None:
+        return hints.config
+    folder = path.resolve().parent
+    names = {"name": _contents.stem(path), "folder": folder.name}
+    for level in (folder, *folder.parents[:_LEVELS_UP]):
+        found = [level / pattern.format(**names) for pattern in _CONFIG_NAMES]
+        found = [file for file in found if file.is_file()]
+        if len(found) > 1:
+            raise CheckpointError(
+                f"{len(found)} configurations fit this run: {', '.join(map(str, found))}",
+                where=str(path),
+                fix=f"choose one: --config {found[0]}",
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def _check_config(run: TunedFile) -> None:
+    """Refuse a YAML that describes a run of another name or with another number of classes."""
+    source = "" if run.config_path is None else run.config_path.name
+    named = run.config.get("name")
+    if run.hints.config is None and named is not None and named != run.name:
+        raise CheckpointError(
+            f"the run is called {run.name!r}, but {source} belongs to {named!r}",
+            where=str(run.path),
+            fix="give the YAML of this run: --config FILE",
+        )
+    head = run.found.tensors.get("head.weight")
+    for field in ("class_num", "num_class"):
+        claimed = run.config.get(field)
+        if claimed is not None and head is not None and claimed != len(head):
+            raise CheckpointError(
+                f"the head has {len(head)} classes, {source} says {claimed}",
+                where=str(run.path),
+                fix="these files belong to two runs; find the YAML of this one",
+            )

@@ -1,0 +1,88 @@
+"""Fine-tuned ViTs in float64, written from the papers: every method as its own code computes it.
+
+A method says what happens to what a layer reads (`before`), how a layer computes (`layer`) or what
+happens to what it gives (`after`), by timm's name of the layer. Nothing is folded, and nothing of
+the toolkit is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+Array = np.ndarray
+Before = Callable[[str, Array], Array]
+After = Callable[[str, Array, Array], Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """A plain ViT whose head reads the class token, and what a method does to its layers.
+
+    Attributes:
+        weights: By timm's names.
+        heads: Attention heads.
+        depth: Blocks.
+        patch: Side of a patch in pixels.
+        before: Maps the name of a layer and what it reads to what it reads instead.
+        after: Maps the name of a layer, what it read and what it gives to what it gives instead.
+        eps: Of every LayerNorm.
+    """
+
+    weights: Mapping[str, Array]
+    heads: int
+    depth: int
+    patch: int
+    before: Before = lambda name, x: x
+    after: After = lambda name, x, y: y
+    eps: float = 1e-6
+
+    def logits(self, images: Array) -> Array:
+        """Classify (I, 3, height, width) normalised pixels."""
+        return np.stack([self._one(image.astype(np.float64)) for image in images])
+
+    def _one(self, image: Array) -> Array:
+        w, side = self.weights, self.patch
+        rows, columns = image.shape[1] // side, image.shape[2] // side
+        patches = [
+            image[:, side * i : side * (i + 1), side * j : side * (j + 1)].ravel()
+            for i in range(rows)
+            for j in range(columns)
+        ]
+        tokens = self._linear("patch_embed", np.stack(patches), key="patch_embed.proj")
+        x = np.concatenate([w["cls_token"][0], tokens]) + w["pos_embed"][0]
+        for block in range(self.depth):
+            x = x + self._attend(f"blocks.{block}.", self._norm(f"blocks.{block}.norm1", x))
+            hidden = self._linear(f"blocks.{block}.mlp.fc1", self._norm(f"blocks.{block}.norm2", x))
+            hidden = 0.5 * hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
+            x = x + self._linear(f"blocks.{block}.mlp.fc2", hidden)
+        return self._linear("head", self._norm("norm", x)[0])
+
+    def _attend(self, name: str, x: Array) -> Array:
+        width = x.shape[1]
+        size = width // self.heads
+        qkv = self._linear(name + "attn.qkv", x)
+        mixed = []
+        for head in range(self.heads):
+            q, k, v = (
+                qkv[:, part * width + head * size : part * width + (head + 1) * size]
+                for part in range(3)
+            )
+            scores = q @ k.T / math.sqrt(size)
+            share = np.exp(scores - scores.max(axis=1, keepdims=True))
+            mixed.append(share / share.sum(axis=1, keepdims=True) @ v)
+        return self._linear(name + "attn.proj", np.concatenate(mixed, axis=1))
+
+    def _linear(self, name: str, x: Array, *, key: str | None = None) -> Array:
+        weight, bias = self.weights[f"{key or name}.weight"], self.weights[f"{key or name}.bias"]
+        x = self.before(name, x)
+        return self.after(name, x, x @ weight.reshape(len(weight), -1).T + bias)
+
+    def _norm(self, name: str, x: Array) -> Array:
+        mean, variance = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
+        normal = (x - mean) / np.sqrt(variance + self.eps)
+        y = normal * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+        return self.after(name, normal, y)
