@@ -11,7 +11,6 @@ import ast
 import contextlib
 import io
 import logging
-import math
 import tempfile
 import warnings
 from collections import Counter
@@ -40,8 +39,8 @@ _OLDEST_TRACED = 18
 class LastPass(Protocol):
     """What is done to a finished graph before it is written."""
 
-    def apply(self, graph: passes.Graph, folder: Path) -> None:
-        """Change the graph in place; its large constants lie in files in `folder`."""
+    def apply(self, graph: passes.Graph, weights: large_weights.Weights) -> None:
+        """Change the graph in place; its large constants are in `weights` alone."""
 
 
 def to_onnx(
@@ -71,43 +70,38 @@ def to_onnx(
             where="freeze",
             fix='freeze with attention="primitive"',
         )
-    with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
-        # The weights wait in a file of their own meanwhile: the passes need none of them, and a
-        # second copy in memory is what makes a big export fail on a small machine.
-        traced = max(opset, _OLDEST_TRACED)
-        model = trace(module, Path(folder) / "traced.onnx", opset=traced)
-        name_nodes(model)
-        _own_opset(model).version = opset  # the passes write the nodes accordingly
-        graph = gs.import_onnx(model)
-        graph.name = "frozen_vit"
-        graph.producer_name, graph.producer_version = "fpet-export", ""
-        passes.run(graph)
-        check_plan(graph, module)
-        if last is not None:
-            last.apply(graph, Path(folder))
-        operators = Counter(node.op for node in graph.nodes)
-        finished = gs.export_onnx(graph)
-        # The oldest format that knows the opset: a runtime refuses a newer one than its own.
-        finished.ir_version = onnx.helper.find_min_ir_version_for(finished.opset_import)
-        with storage.atomic_path(path) as temporary:
-            large_weights.save(finished, temporary, source=Path(folder))
-            del finished
-            require_valid(
-                temporary, fix="report this with the versions of torch, onnx and onnxscript"
-            )
+    traced = max(opset, _OLDEST_TRACED)
+    model, weights = trace(module, opset=traced)
+    name_nodes(model)
+    _own_opset(model).version = opset  # the passes write the nodes accordingly
+    graph = gs.import_onnx(model)
+    graph.name = "frozen_vit"
+    graph.producer_name, graph.producer_version = "fpet-export", ""
+    passes.run(graph)
+    check_plan(graph, module)
+    if last is not None:
+        last.apply(graph, weights)
+    operators = Counter(node.op for node in graph.nodes)
+    finished = gs.export_onnx(graph)
+    # The oldest format that knows the opset: a runtime refuses a newer one than its own.
+    finished.ir_version = onnx.helper.find_min_ir_version_for(finished.opset_import)
+    with storage.atomic_path(path) as temporary:
+        large_weights.save(finished, temporary, weights)
+        del finished
+        require_valid(temporary, fix="report this with the versions of torch, onnx and onnxscript")
     return dict(sorted(operators.items()))
 
 
-def trace(module: FrozenVit, path: Path, *, opset: int) -> onnx.ModelProto:
+def trace(module: FrozenVit, *, opset: int) -> tuple[onnx.ModelProto, large_weights.Weights]:
     """Run PyTorch's exporter on a frozen module.
 
     Args:
         module: Frozen, in eval mode.
-        path: Where the exporter writes the graph, with the weights in `<path>.data`.
         opset: ONNX opset, 18 or newer.
 
     Returns:
-        The graph; of its constants it holds those that a pass may read, and refers to the rest.
+        The graph, which holds those of its constants that a pass may read, and the others, to which
+        it refers.
 
     Raises:
         ExportError: The exporter failed, or wrote another opset.
@@ -119,7 +113,11 @@ def trace(module: FrozenVit, path: Path, *, opset: int) -> onnx.ModelProto:
     if isinstance(batch, tuple):
         shapes = ({0: torch.export.Dim("batch", min=batch[0], max=batch[1])},)
     try:
-        with quiet_exporter(), inductor_cache(path.parent):
+        with (
+            tempfile.TemporaryDirectory(prefix="fpet-export-") as folder,
+            quiet_exporter(),
+            inductor_cache(Path(folder)),
+        ):
             program = torch.onnx.export(
                 module,
                 (images,),
@@ -139,8 +137,7 @@ def trace(module: FrozenVit, path: Path, *, opset: int) -> onnx.ModelProto:
             fix="report this with the run and the versions of torch, onnx and onnxscript",
         ) from error
     assert program is not None
-    program.save(str(path), external_data=True)
-    model = onnx.load(str(path), load_external_data=False)
+    model, weights = large_weights.split(program.model, smallest=passes.SMALL + 1)
     written = _own_opset(model).version
     if written != opset:  # a conversion that fails leaves the exporter's own opset, with a warning
         raise ExportError(
@@ -148,12 +145,7 @@ def trace(module: FrozenVit, path: Path, *, opset: int) -> onnx.ModelProto:
             where=f"torch {torch.__version__}",
             fix=f"export with --opset {written}, or update torch and onnxscript",
         )
-    for tensor in model.graph.initializer:
-        if tensor.data_location and math.prod(tensor.dims) <= passes.SMALL:
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
-            tensor.data_location = onnx.TensorProto.DEFAULT
-            del tensor.external_data[:]
-    return model
+    return model, weights
 
 
 def _own_opset(model: onnx.ModelProto) -> onnx.OperatorSetIdProto:

@@ -19,6 +19,7 @@ from engines.onnx_graph.files import read_graph, write_graph
 from engines.precisions import FP16, FP32
 from engines.tasks.inputs import TaskInput, assemble
 from fpet_export.graph.freeze import FrozenVit
+from fpet_export.graph.large_weights import Weights, find
 from fpet_export.graph.passes import Graph
 from fpet_export.tasks.template import Template
 
@@ -57,12 +58,12 @@ class Promotion:
         self.inputs = tuple(inputs)
         self._template, self._base = template, base
 
-    def apply(self, graph: Graph, folder: Path) -> None:
+    def apply(self, graph: Graph, weights: Weights) -> None:
         """Change the graph in place.
 
         Args:
             graph: Traced, cleaned up.
-            folder: Folder of the file that holds its large weights.
+            weights: Its large constants.
 
         Raises:
             ExportError: A task's weight is not, or not only once, among the graph's constants.
@@ -73,7 +74,7 @@ class Promotion:
             value = self._of_template(wanted)
             found = []
             for tensor in constants.get(value.size, []):
-                held = _values(tensor, folder)
+                held = _values(tensor, weights)
                 for form, turned in ((wanted, value), (_turned(wanted), value.T)):
                     if form is not None and held.shape == turned.shape and _equal(held, turned):
                         found.append((tensor, form))
@@ -139,12 +140,14 @@ def _constants_by_size(graph: Graph) -> dict[int, list[Graph]]:
     return found
 
 
-def _values(tensor: Graph, folder: Path) -> NDArray[np.float32]:
-    """Return the values of a constant, which may still lie in a file."""
+def _values(tensor: Graph, weights: Weights) -> NDArray[np.float32]:
+    """Return the values of a constant, which the graph may only refer to."""
     held = tensor._values
     if isinstance(held, np.ndarray):
         return held
-    return onnx.numpy_helper.to_array(held.tensor, base_dir=str(folder))
+    if held.tensor.external_data:
+        return find(held.tensor, weights).numpy()
+    return onnx.numpy_helper.to_array(held.tensor)
 
 
 def _equal(held: NDArray[np.float32], value: NDArray[np.floating]) -> bool:

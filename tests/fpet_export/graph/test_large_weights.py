@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx_ir
 import pytest
 
 import engines
@@ -18,6 +20,8 @@ from fpet_export.stages import Folded
 from fpet_export.steps import naive_export
 from tests.fpet_export.command_line import Exported, call, pixels_of
 from tests.fpet_export.tiny import relative, without_merging
+
+_FLOAT = onnx_ir.DataType.FLOAT
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +119,41 @@ def test_the_plain_peer_may_be_as_large(folded: Folded, tmp_path: Path) -> None:
     assert [c.file for c in read_manifest(path).companions] == ["plain.onnx.data"]
     with engines.open(path) as engine:
         assert engine.outputs[0].name == "logits"
+
+
+def test_the_file_holds_what_the_whole_model_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large_weights, "LARGEST_BYTES", 1000)
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    model = _two_products(rows.T, np.ones((2, 2), np.float32))
+    expected = onnx_ir.to_proto(model)
+
+    proto, weights = large_weights.split(model, smallest=5)
+    large_weights.save(proto, tmp_path / "model.onnx", weights)
+
+    assert [tensor.name for tensor in proto.graph.initializer if tensor.external_data] == ["turned"]
+    assert onnx.load(tmp_path / "model.onnx") == expected
+    assert onnx_ir.to_proto(model) == expected, "the model was changed"
+
+
+def _two_products(turned: np.ndarray, small: np.ndarray) -> onnx_ir.Model:
+    """Return x @ turned @ small; `turned` stays the view of another array that it is."""
+    x = onnx_ir.Value(name="x", shape=onnx_ir.Shape((1, 3)), type=onnx_ir.TensorType(_FLOAT))
+    first, second = (
+        onnx_ir.Value(name=name, const_value=onnx_ir.Tensor(value, name=name))
+        for name, value in (("turned", turned), ("small", small))
+    )
+    nodes = [onnx_ir.node("MatMul", [x, first])]
+    nodes.append(onnx_ir.node("MatMul", [nodes[0].outputs[0], second]))
+    return onnx_ir.Model(
+        onnx_ir.Graph(
+            [x],
+            nodes[1].outputs,
+            nodes=nodes,
+            initializers=[first, second],
+            opset_imports={"": 20},
+            name="products",
+        ),
+        ir_version=9,
+    )
