@@ -69,7 +69,7 @@ class SiteEdit(nn.Module, abc.ABC):
 
 
 class LowRank(SiteEdit):
-    """`y + scale * up(down(x)) + bias`: LoRA, rsLoRA, FacT, Consolidator.
+    """`y + scale * up(down(x)) + bias`: LoRA, rsLoRA, FacT.
 
     Args:
         site: A linear or the patch embedding.
@@ -243,6 +243,40 @@ class InputLowRank(SiteEdit):
         up = self.scale * self.up.double()
         constant = up @ self.down_bias.double() + self.scale * self.up_bias.double()
         return weight + (weight @ up) @ self.down.double(), bias + weight @ constant
+
+
+class Added(SiteEdit):
+    """`y + weight x + bias`: Consolidator, whose maps in groups have no small bottleneck.
+
+    Args:
+        site: A linear or the patch embedding.
+        weight: (out, in) added to the weight.
+        bias: (out,) added to the output.
+
+    Source: Hao et al. 2023, eq. 3 to 6.
+    """
+
+    title = "added map"
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, site: str, *, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        super().__init__(site, weight=weight, bias=bias)
+
+    def shapes(self, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of its tensors."""
+        return {"weight": size, "bias": (size[0],)}
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor, before: Callable[[], Weights]
+    ) -> torch.Tensor:
+        """Add what the map gives."""
+        return y + F.linear(x, self.weight, self.bias)
+
+    def folded(self, weight: torch.Tensor, bias: torch.Tensor) -> Weights:
+        """Add both."""
+        return weight + self.weight.double(), bias + self.bias.double()
 
 
 class Dense(SiteEdit):

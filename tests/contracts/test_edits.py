@@ -13,6 +13,7 @@ from engines.errors import CheckpointError, FoldError
 from fpet_export.model.attached import Edited, attach, edited_layers
 from fpet_export.model.bottleneck import Bottleneck
 from fpet_export.model.edits import (
+    Added,
     Affine,
     Branch,
     Dense,
@@ -68,6 +69,10 @@ def dense(site: str, out: int, inp: int) -> SiteEdit:
     return Dense(site, weight=draw(out, inp), bias=draw(out))
 
 
+def added(site: str, out: int, inp: int) -> SiteEdit:
+    return Added(site, weight=draw(out, inp), bias=draw(out))
+
+
 def other_bias(site: str, out: int, inp: int) -> SiteEdit:
     return Dense(site, bias=draw(out))
 
@@ -78,7 +83,7 @@ def other_weight(site: str, out: int, inp: int) -> SiteEdit:
 
 Maker = Callable[[str, int, int], SiteEdit]
 CELLS = [
-    *((make, site) for make in (low_rank, magnitude) for site in (*LINEAR, PATCHES)),
+    *((make, site) for make in (low_rank, magnitude, added) for site in (*LINEAR, PATCHES)),
     *((input_low_rank, site) for site in LINEAR),
     *(
         (make, site)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -176,23 +176,28 @@ class TunedFile(abc.ABC):
             )
         return tensor.shape[axis]
 
+    def shown(self, field: str, value: int) -> Fact[int]:
+        """Return a number that the tensors show.
+
+        Raises:
+            CheckpointError: The YAML or the user says another one.
+        """
+        own: Fact[Any] = Fact(value, f"the tensors in {self.path.name}")
+        fact = reconcile(field, [own, *self._claims(field)], where=str(self.path))
+        assert fact is not None
+        return fact
+
     def asked(self, field: str, *, unsaid: str) -> Fact[float]:
         """Return a number that the YAML or the user says.
 
         Args:
             field: Of the YAML, and of `Hints`.
-            unsaid: What to do when nobody says it, in place of the option's own form.
+            unsaid: What to do when nobody says it.
 
         Raises:
             CheckpointError: Nobody says it, two say different things, or it is not finite.
         """
-        claims = []
-        if self.config.get(field) is not None and self.config_path is not None:
-            claims.append(Fact(float(self.config[field]), self.config_path.name))
-        hint = getattr(self.hints, field)
-        if hint is not None:
-            claims.append(Fact(float(hint), f"--{field}"))
-        fact = reconcile(field, claims, where=str(self.path))
+        fact = reconcile(field, self._claims(field), where=str(self.path))
         if fact is None:
             raise CheckpointError(
                 f"nothing says the {field} of this {self.method} run; its file does not hold it",
@@ -203,7 +208,28 @@ class TunedFile(abc.ABC):
             raise CheckpointError(
                 f"{field} is {fact.value}, wanted a number", where=fact.source, fix="correct it"
             )
-        return fact
+        return Fact(float(fact.value), fact.source)
+
+    def _claims(self, field: str) -> list[Fact[Any]]:
+        """Return what the YAML and the user say.
+
+        Raises:
+            CheckpointError: It is no number in the YAML.
+        """
+        claims: list[Fact[Any]] = []
+        said = self.config.get(field)
+        if said is not None and self.config_path is not None:
+            if type(said) not in (int, float):
+                raise CheckpointError(
+                    f"{field} is {said!r}, wanted a number",
+                    where=str(self.config_path),
+                    fix="correct it",
+                )
+            claims.append(Fact(said, self.config_path.name))
+        hint = getattr(self.hints, field)
+        if hint is not None:
+            claims.append(Fact(hint, f"--{field}"))
+        return claims
 
     def _checked(self, spec: VitSpec) -> dict[str, torch.Tensor]:
         """Return what was tuned in float32, after names, shapes and values were checked."""
@@ -270,6 +296,12 @@ def read_tuned(kind: type[Found], text: str, hints: Hints, *anchors: str) -> Fou
     )
     _check_config(run)
     return run
+
+
+def block_diagonal(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the matrix of a map in groups: each block below and right of the one before."""
+    found: torch.Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _refuse_hints(kind: type[TunedFile], hints: Hints, path: Path) -> None:

@@ -83,7 +83,8 @@ def expected(
 
 
 def pixels() -> np.ndarray:
-    return np.rint(images_of(SPEC) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    found: np.ndarray = np.rint(images_of(SPEC) * 255).astype(np.uint8)
+    return found.transpose(0, 2, 3, 1)
 
 
 def proven(run: Adapted, wanted: np.ndarray, folder: Path) -> None:
