@@ -69,14 +69,14 @@ class SiteEdit(nn.Module, abc.ABC):
 
 
 class LowRank(SiteEdit):
-    """`y + scale * up(down(x)) + bias`: LoRA, rsLoRA, FacT.
+    """`y + scale * (up(down(x)) + bias)`: LoRA, rsLoRA, FacT.
 
     Args:
         site: A linear or the patch embedding.
         down: (R, in) projection to the bottleneck.
         up: (out, R) projection back.
         scale: Dimensionless.
-        bias: (out,) added to the output, or None.
+        bias: (out,) of the projection back, or None.
 
     Source: Hu et al. 2021, eq. 3.
     """
@@ -108,13 +108,12 @@ class LowRank(SiteEdit):
         self, x: torch.Tensor, y: torch.Tensor, before: Callable[[], Weights]
     ) -> torch.Tensor:
         """Add the two products."""
-        y = y + self.scale * ((x @ self.down.T) @ self.up.T)
-        return y if self.bias is None else y + self.bias
+        return y + self.scale * F.linear(x @ self.down.T, self.up, self.bias)
 
     def folded(self, weight: torch.Tensor, bias: torch.Tensor) -> Weights:
         """Add the product of the two matrices."""
         weight = weight + self.scale * (self.up.double() @ self.down.double())
-        return weight, bias if self.bias is None else bias + self.bias.double()
+        return weight, bias if self.bias is None else bias + self.scale * self.bias.double()
 
 
 class Magnitude(SiteEdit):

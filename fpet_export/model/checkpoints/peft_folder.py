@@ -1,0 +1,431 @@
+"""A folder of Hugging Face PEFT: LoRA, rsLoRA or DoRA on a ViT.
+
+`adapter_config.json` and `adapter_model.safetensors` (or `.bin`). The adapter names its layers as
+the model did that it was trained on; whichever layout fits all of them is taken. Everything is
+strict: the layers that have an adapter are exactly those that the configuration names, each with
+all of its tensors, and no tensor is left over.
+
+Source of the layout: PEFT 0.21; Hu et al. 2021 (LoRA), Kalajdzievski 2023 (rsLoRA), Liu et al.
+2024 (DoRA).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engines.errors import CheckpointError, UsageError
+from fpet_export.model import module_names, torch_files
+from fpet_export.model.backbones import Backbone
+from fpet_export.model.backbones._names import HEAD_NAMES
+from fpet_export.model.checkpoints import Checkpoint, Hints
+from fpet_export.model.checkpoints._peft_config import NAME, PeftConfig, read_config
+from fpet_export.model.edits import Dense, LowRank, Magnitude, SiteEdit
+from fpet_export.model.facts import Fact
+from fpet_export.model.vit import VitSpec
+
+_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_PREFIX = "base_model.model."
+_DEFAULT = "default"
+"""PEFT's name of the adapter that lies in the folder itself; others have folders in it."""
+
+_SUFFIXES = {
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora_B.bias": "up bias",
+    ".lora_magnitude_vector": "norm",
+    ".lora_magnitude_vector.weight": "norm",
+    ".base_layer.bias": "bias",
+}
+_OF_ADAPTER = ("down", "up", "up bias", "norm")
+_COPIES = (".modules_to_save", ".original_module")
+"""What PEFT writes a second time beside the plain name, with `bias="all"`."""
+
+
+def recognises(text: str) -> bool:
+    """Whether `text` is a folder with an adapter in it, or in folders of their own."""
+    return bool(_adapters(Path(text)))
+
+
+def read(text: str, hints: Hints) -> PeftRun:
+    """Read configuration and tensors; see `fpet_export.model.checkpoints.Format`.
+
+    Raises:
+        CheckpointError: The folder holds several adapters, is not whole, or is of another method.
+        UsageError: The user states what the configuration says.
+    """
+    folder, named = _choose(Path(text), hints)
+    for field in ("method", "bit", "rank", "scale", "config"):
+        if getattr(hints, field) is not None:
+            raise UsageError(
+                f"--{field} describes a run of the authors' code; {NAME} says it here",
+                where=str(folder),
+                fix=f"leave --{field} out",
+            )
+    config = read_config(folder / NAME)
+    path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise CheckpointError(
+            f"beside {NAME} lies neither {' nor '.join(_FILES)}",
+            where=str(folder),
+            fix="copy the whole folder that PEFT saved",
+        )
+    tensors = _read_tensors(path)
+    return PeftRun(
+        folder=folder, config=config, path=path, tensors=tensors, hints=hints, names=named
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PeftRun:
+    """What the folder says; see `fpet_export.model.checkpoints.Run`.
+
+    Attributes:
+        folder: Where the adapter lies.
+        config: Its configuration.
+        path: The file of its tensors.
+        tensors: By their names without PEFT's prefix.
+        hints: What the user says.
+        names: What `--weights` may call this adapter.
+    """
+
+    folder: Path
+    config: PeftConfig
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    hints: Hints
+    names: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    @property
+    def backbone(self) -> str | None:
+        """The base model, where it is a path on this machine; a name on a hub is none."""
+        base = self.config.base
+        if not base:
+            return None
+        for path in (Path(base), self.folder / base):
+            if path.exists():
+                return str(path)
+        return None
+
+    @property
+    def architecture(self) -> None:
+        """None: what the file calls the base model is a name on a hub, not an architecture."""
+
+    @property
+    def pool(self) -> None:
+        """None: the base model says it."""
+
+    @property
+    def normalisation(self) -> None:
+        """None: the base model's preprocessing is the adapter's."""
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """What `--weights` may call this adapter, in a folder of several."""
+        return self.names
+
+    def head_width(self, depth: int, width: int) -> None:
+        """Return None: the tensors do not show it."""
+
+    def check(self, backbone: Backbone) -> None:
+        """Fit every backbone whose layers have the names and shapes."""
+
+    def decode(self, spec: VitSpec) -> Checkpoint:
+        """Turn the tensors into edits of the backbone's layers."""
+        sites = self._layout(spec)
+        grouped, whole = self._sorted(sites)
+        edits: list[SiteEdit] = []
+        for module, parts in grouped.items():
+            edits += self._edits_of(module, sites[module], parts)
+        head: dict[str, torch.Tensor] = {}
+        for module, parts in whole.items():
+            site = sites[module]
+            if f"{site}.weight" in HEAD_NAMES and "weight" in parts:
+                head |= {f"{site}.{name}": tensor for name, tensor in parts.items()}
+            else:
+                edits.append(Dense(site, weight=parts.get("weight"), bias=parts.get("bias")))
+        self._require_saved(whole)
+        self._require_biases(sites, spec, grouped, whole)
+        facts = self.config.facts()
+        facts["merge block"] = self._merge_block(spec)
+        return Checkpoint(
+            name=self.name,
+            method=self.config.title(),
+            bit=None,
+            dim=None,
+            scale=None,
+            merge_block=facts["merge block"].value,
+            factors=(),
+            changes=tuple(edits),
+            refinement=None,
+            head=head,
+            quality="trained",
+            files=(self.config.path, self.path),
+            facts=facts,
+        )
+
+    def _layout(self, spec: VitSpec) -> Mapping[str, str]:
+        """Return the names of layers by which file and configuration mean the same layers.
+
+        Raises:
+            CheckpointError: There is no such layout.
+        """
+        layouts = module_names.layouts(spec)
+        wanted = {_parts(name)[0] for name in self.tensors}
+        missing = [sorted(wanted - set(sites)) for sites in layouts]
+        fewest = min(missing, key=len)
+        if fewest:
+            more = f", and of {len(fewest) - 1} more" if len(fewest) > 1 else ""
+            raise CheckpointError(
+                f"the adapter has tensors of {fewest[0]}{more}, which {spec.describe()} has not",
+                where=str(self.path),
+                fix="give the base model it was trained on: --backbone FILE",
+            )
+        adapted = {module for module, part in map(_parts, self.tensors) if part in _OF_ADAPTER}
+        fitting = [sites for sites, odd in zip(layouts, missing, strict=True) if not odd]
+        odd = [self._against_targets(sites, adapted) for sites in fitting]
+        best = min(range(len(fitting)), key=lambda index: len(odd[index]))
+        if odd[best]:
+            module = odd[best][0]
+            what = "has an adapter" if module in adapted else "has no adapter"
+            raise CheckpointError(
+                f"{module} {what} in {self.path.name}, against target_modules in {NAME}",
+                where=str(self.folder),
+                fix="configuration and tensors belong to two adapters, or the file is cut off; "
+                "copy the folder again",
+            )
+        return fitting[best]
+
+    def _against_targets(self, sites: Mapping[str, str], adapted: set[str]) -> list[str]:
+        """Return the layers that have an adapter where the configuration names none, or none."""
+        linear = module_names.linear_sites(sites)
+        return sorted({module for module in linear if self.config.adapts(module)} ^ adapted)
+
+    def _sorted(
+        self, sites: Mapping[str, str]
+    ) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, dict[str, torch.Tensor]]]:
+        """Return the tensors by module: of adapters, and those that replace the module's own."""
+        grouped: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+        whole: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+        for name, tensor in self.tensors.items():
+            module, part = _parts(name)
+            into = whole if part in ("weight", "own bias") else grouped
+            part = "bias" if part == "own bias" else part
+            if part in into[module]:
+                raise CheckpointError(
+                    f"{module} has two tensors for its {part}",
+                    where=str(self.path),
+                    fix="save the adapter with PEFT's save_pretrained",
+                )
+            into[module][part] = tensor
+        for module in sites:
+            if module in grouped and module in whole:
+                # With bias="all" an adapted layer's own bias has the plain name in some versions.
+                extra = whole[module]
+                if set(extra) != {"bias"} or "bias" in grouped[module]:
+                    raise CheckpointError(
+                        f"{module} has an adapter and weights of its own",
+                        where=str(self.path),
+                        fix="save the adapter with PEFT's save_pretrained",
+                    )
+                grouped[module] |= whole.pop(module)
+        return dict(grouped), dict(whole)
+
+    def _edits_of(
+        self, module: str, site: str, parts: Mapping[str, torch.Tensor]
+    ) -> list[SiteEdit]:
+        """Return what one module's tensors do, in the order in which they act."""
+        wanted = {"down", "up"}
+        wanted |= {"norm"} if self.config.dora else set()
+        wanted |= {"up bias"} if self.config.lora_bias else set()
+        allowed = wanted | ({"bias"} if self.config.bias != "none" else set())
+        if not wanted <= set(parts) <= allowed:
+            odd = sorted(wanted - set(parts)) or sorted(set(parts) - allowed)
+            verb = "lacks" if wanted - set(parts) else "has"
+            raise CheckpointError(
+                f"{module} {verb} the tensor {_file_name(odd[0])}, against what {NAME} says",
+                where=str(self.path),
+                fix="save the adapter with PEFT's save_pretrained, or copy the folder again",
+            )
+        down, up = (parts[name].flatten(1) for name in ("down", "up"))
+        rank = self.config.rank_of(module)
+        if len(down) != rank or up.shape[1] != rank:
+            raise CheckpointError(
+                f"{module} has rank {len(down)} and {up.shape[1]}, wanted {rank} as {NAME} says",
+                where=str(self.path),
+                fix="configuration and tensors belong to two adapters; copy the folder again",
+            )
+        edits: list[SiteEdit] = []
+        if "bias" in parts:
+            edits.append(Dense(site, bias=parts["bias"]))
+        scale = self.config.scale_of(module)
+        edits.append(LowRank(site, down=down, up=up, scale=scale, bias=parts.get("up bias")))
+        if "norm" in parts:
+            edits.append(Magnitude(site, norm=parts["norm"].flatten()))
+        return edits
+
+    def _require_saved(self, whole: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Refuse a module to save whose weights are not there, and weights of any other.
+
+        Raises:
+            CheckpointError: There is one.
+        """
+        for saved in self.config.saved:
+            if not any(_is_below(module, saved) for module in whole):
+                raise CheckpointError(
+                    f"modules_to_save in {NAME} names {saved}, but {self.path.name} has no "
+                    "weights of it",
+                    where=str(self.folder),
+                    fix="save the adapter with PEFT's save_pretrained, or copy the folder again",
+                )
+        for module, parts in whole.items():
+            named = any(_is_below(module, saved) for saved in self.config.saved)
+            if not named and not (self.config.bias == "all" and set(parts) == {"bias"}):
+                raise CheckpointError(
+                    f"{module} has a {' and a '.join(sorted(parts))} of its own, but {NAME} names "
+                    "it nowhere",
+                    where=str(self.path),
+                    fix="configuration and tensors belong to two adapters; copy the folder again",
+                )
+            if named and "weight" not in parts:
+                raise CheckpointError(
+                    f"{module} is one of modules_to_save, but has a bias alone",
+                    where=str(self.path),
+                    fix="the file is cut off; copy the folder again",
+                )
+
+    def _require_biases(
+        self,
+        sites: Mapping[str, str],
+        spec: VitSpec,
+        grouped: Mapping[str, Mapping[str, torch.Tensor]],
+        whole: Mapping[str, Mapping[str, torch.Tensor]],
+    ) -> None:
+        """Refuse trained biases of which one is missing.
+
+        Raises:
+            CheckpointError: It is.
+        """
+        if self.config.bias == "none":
+            return
+        trained = sites if self.config.bias == "all" else grouped
+        for module in trained:
+            if not module_names.has_bias(sites[module], spec):
+                continue
+            if "bias" not in grouped.get(module, {}) and "bias" not in whole.get(module, {}):
+                raise CheckpointError(
+                    f"{module} has no bias in {self.path.name}, but bias in {NAME} is "
+                    f"{self.config.bias!r}",
+                    where=str(self.folder),
+                    fix="the file is cut off; copy the folder again",
+                )
+
+    def _merge_block(self, spec: VitSpec) -> Fact[int | None]:
+        asked = self.hints.merge_block
+        if asked is None:
+            return Fact(None, "a PEFT adapter says none, and --merge-block asks for none")
+        if asked == "none":
+            return Fact(None, "--merge-block")
+        if not isinstance(asked, int) or not 0 <= asked < spec.depth:
+            raise UsageError(
+                f"merge block {asked} is not one of 0 to {spec.depth - 1}",
+                where="--merge-block",
+                fix="count blocks from 0",
+            )
+        return Fact(asked, "--merge-block: the model was not trained with merging")
+
+
+def _adapters(path: Path) -> dict[str, Path]:
+    """Return the folders of adapters by the names that PEFT has for them."""
+    found = {_DEFAULT: path} if (path / NAME).is_file() else {}
+    if path.is_dir():
+        found |= {config.parent.name: config.parent for config in sorted(path.glob(f"*/{NAME}"))}
+    return found
+
+
+def _choose(path: Path, hints: Hints) -> tuple[Path, frozenset[str]]:
+    found = _adapters(path)
+    if len(found) == 1:
+        return next(iter(found.values())), frozenset()
+    if hints.weights in found:
+        return found[hints.weights], frozenset(found)
+    names = " or ".join(f"--weights {name}" for name in found)
+    raise CheckpointError(
+        f"this folder holds {len(found)} adapters: {', '.join(found)}",
+        where=str(path),
+        fix=f"say which: {names}",
+    )
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors by their names without PEFT's prefix and without its second copies."""
+    content = torch_files.read_content(path)
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(
+            f"wanted a dictionary of tensors, found {type(content).__name__}",
+            where=str(path),
+            fix="copy the folder that PEFT saved again",
+        )
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not name.startswith(_PREFIX):
+            raise CheckpointError(
+                f"{name!r} does not begin with {_PREFIX!r}, as every tensor of PEFT does",
+                where=str(path),
+                fix="save the adapter with PEFT's save_pretrained",
+            )
+        found[name.removeprefix(_PREFIX)] = _checked(name, tensor, path)
+    return {name: tensor for name, tensor in found.items() if not _is_copy(name, found)}
+
+
+def _is_copy(name: str, names: Mapping[str, Any]) -> bool:
+    for copy in _COPIES:
+        module, found, part = name.partition(copy + ".")
+        if found and f"{module}.{part}" in names:
+            return True
+    return False
+
+
+def _checked(name: str, tensor: Any, path: Path) -> torch.Tensor:
+    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+        raise CheckpointError(
+            f"{name} is {getattr(tensor, 'dtype', type(tensor).__name__)}, wanted floating point",
+            where=str(path),
+            fix="save the adapter with PEFT's save_pretrained, not quantized",
+        )
+    if not tensor.isfinite().all():
+        raise CheckpointError(
+            f"{name} holds NaN or infinity",
+            where=str(path),
+            fix="the file is damaged, or the training diverged",
+        )
+    return tensor.float()
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Return the module of a tensor, and what the tensor is to it."""
+    for suffix, part in _SUFFIXES.items():
+        if name.endswith(suffix):
+            return name.removesuffix(suffix), part
+    module, _, leaf = name.rpartition(".")
+    return module, {"weight": "weight", "bias": "own bias"}.get(leaf, leaf)
+
+
+def _is_below(module: str, saved: str) -> bool:
+    """Whether a module is one that `modules_to_save` names, or is in one."""
+    return re.match(rf"(^|.*\.){re.escape(saved)}($|\..*)", module) is not None
+
+
+def _file_name(part: str) -> str:
+    return next((end.lstrip(".") for end, name in _SUFFIXES.items() if name == part), part)
