@@ -24,14 +24,16 @@ from engines.errors import CheckpointError, UsageError
 from fpet_export.model import module_names, torch_files
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.backbones._names import HEAD_NAMES
-from fpet_export.model.checkpoints import Checkpoint, Hints
+from fpet_export.model.checkpoints import Checkpoint, Hints, _untrained
 from fpet_export.model.checkpoints._peft_config import NAME, PeftConfig, read_config
 from fpet_export.model.edits import Dense, LowRank, Magnitude, SiteEdit
-from fpet_export.model.facts import Fact
 from fpet_export.model.vit import VitSpec
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "base_model.model."
+_SAID_HERE = ("method", "bit", "rank", "scale", "alpha", "channel_shuffle", "config")
+"""What `Hints` says of runs whose files say less."""
+
 _DEFAULT = "default"
 """PEFT's name of the adapter that lies in the folder itself; others have folders in it."""
 
@@ -61,7 +63,7 @@ def read(text: str, hints: Hints) -> PeftRun:
         UsageError: The user states what the configuration says.
     """
     folder, named = _choose(Path(text), hints)
-    for field in ("method", "bit", "rank", "scale", "config"):
+    for field in _SAID_HERE:
         if getattr(hints, field) is not None:
             raise UsageError(
                 f"--{field} describes a run of the authors' code; {NAME} says it here",
@@ -158,7 +160,7 @@ class PeftRun:
         self._require_saved(whole)
         self._require_biases(sites, spec, grouped, whole)
         facts = self.config.facts()
-        facts["merge block"] = self._merge_block(spec)
+        facts["merge block"] = _untrained.merge_block(self.hints, spec, what="a PEFT adapter")
         return Checkpoint(
             name=self.name,
             method=self.config.title(),
@@ -330,20 +332,6 @@ class PeftRun:
                     where=str(self.folder),
                     fix="the file is cut off; copy the folder again",
                 )
-
-    def _merge_block(self, spec: VitSpec) -> Fact[int | None]:
-        asked = self.hints.merge_block
-        if asked is None:
-            return Fact(None, "a PEFT adapter says none, and --merge-block asks for none")
-        if asked == "none":
-            return Fact(None, "--merge-block")
-        if not isinstance(asked, int) or not 0 <= asked < spec.depth:
-            raise UsageError(
-                f"merge block {asked} is not one of 0 to {spec.depth - 1}",
-                where="--merge-block",
-                fix="count blocks from 0",
-            )
-        return Fact(asked, "--merge-block: the model was not trained with merging")
 
 
 def _adapters(path: Path) -> dict[str, Path]:
