@@ -89,6 +89,7 @@ class RunFacts(Request):
         heads: Attention heads of the backbone.
         image: Input height and width in pixels, for a grid that is not square.
         pool: What the head reads: the class token, or the mean over the patches.
+        arch: timm's name of the architecture, of weights beside which nothing says it.
         weights: Which set of a file that holds several: "raw", "ema", "teacher" or "student".
         normalisation: Mean and std: "none", "imagenet", "half", "clip" or "M,M,M/S,S,S".
         decode: "full" obeys EXIF orientation and transparency, "plain" drops both.
@@ -107,6 +108,7 @@ class RunFacts(Request):
     heads: int | None = None
     image: tuple[int, int] | None = None
     pool: Literal["token", "avg"] | None = one_of("token", "avg")
+    arch: str | None = None
     weights: str | None = None
     normalisation: str | None = None
     decode: Literal["full", "plain"] | None = one_of("full", "plain")
@@ -115,7 +117,7 @@ class RunFacts(Request):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run(RunFacts):
-    """A run: a folder, DIR/NAME, NAME.pth or "random:NAME:SEED", and what describes it."""
+    """A run: a folder, DIR/NAME, a file or "random:NAME:SEED", and what describes it."""
 
     run: str
 

@@ -19,6 +19,7 @@ from engines import precisions, storage
 from engines.engine import load_target
 from engines.errors import CheckpointError, UsageError
 from engines.imaging import images as engine_images
+from engines.imaging.class_names import KnownClasses
 from engines.imaging.images import PixelArray
 from engines.manifest import (
     Companion,
@@ -93,6 +94,14 @@ class Adapted:
         """Return everything that was decided about run and backbone, and from what."""
         of_backbone = {f"backbone {name}": fact for name, fact in self.backbone.facts.items()}
         return self.checkpoint.facts | of_backbone | {"normalisation": self.normalisation}
+
+    @property
+    def known_classes(self) -> KnownClasses:
+        """What the run's files say about its classes."""
+        count, labels = self.model.spec.classes, self.checkpoint.labels
+        if labels is None:
+            return KnownClasses(count=count)
+        return KnownClasses(count=count, names=labels.value, source=labels.source)
 
     def merge_plan(self) -> MergePlan:
         """Return where tokens merge, and how many leave each block."""
@@ -306,7 +315,7 @@ class Frozen:
             ),
             form=Form(
                 attention_scale=options.attention_scale,
-                last_block="" if spec.pool == "mean" else options.last_block,
+                last_block="" if spec.read_tokens is None else options.last_block,
                 command=tuple(command),
                 folder=str(Path.cwd()) if command else "",
             ),
@@ -335,6 +344,7 @@ def load(
     heads: int | None = None,
     image: tuple[int, int] | None = None,
     pool: Literal["token", "avg"] | None = None,
+    arch: str | None = None,
     weights: str | None = None,
     normalisation: str | None = None,
     decode: Decode | None = None,
@@ -343,9 +353,10 @@ def load(
     """Read a fine-tuned run and rebuild the model that was trained.
 
     Args:
-        run: A folder, `DIR/NAME`, a `.pth` file, or `random:NAME:SEED`.
-        backbone: `.npz`, `.safetensors`, `.pth` or `.bin` file, `timm:NAME` or
-            `random:NAME:SEED`; or one that was read already, whose weights all its runs then share.
+        run: A folder, `DIR/NAME`, a file of tensors, or `random:NAME:SEED`.
+        backbone: `.npz`, `.safetensors`, `.pth` or `.bin` file, folder of a Hugging Face model,
+            `timm:NAME` or `random:NAME:SEED`; or one that was read already, whose weights all its
+            runs then share.
         method: Tuning method, where the files do not say.
         bit: Bits of the stored adapter, likewise.
         rank: Rank of LoRA or bottleneck width of AdaptFormer, likewise.
@@ -357,6 +368,7 @@ def load(
         heads: Attention heads of a backbone whose file does not say.
         image: (height, width) of a backbone whose patch grid is not square.
         pool: What the head reads, the class token or the mean over patches, likewise.
+        arch: timm's name of the architecture of weights beside which no `config.json` says it.
         weights: Which set of weights ("raw", "ema", "teacher", "student"), in a file of several.
         normalisation: "none", "imagenet", "half", "clip" or "M,M,M/S,S,S": mean and std of pixels
             in 0..1, where neither the run's format nor a file beside the backbone says them.
@@ -401,6 +413,7 @@ def load(
             heads=heads,
             image=image,
             pool=pool,
+            arch=arch,
             weights=weights,
             head_width=found.head_width,
             run_pool=found.pool,
@@ -416,7 +429,7 @@ def load(
             fix="leave it out",
         )
     found.check(base)
-    checkpoint = found.decode(base.spec)
+    checkpoint = found.decode(base.spec).with_head_of(base)
     preprocessing, fact = prepared_pixels(found, base, checkpoint, normalisation)
     preprocessing, facts = with_decoding(preprocessing, checkpoint.facts, decode, background)
     return Adapted(

@@ -15,13 +15,16 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
     """Add RUN and everything that describes a run."""
     if positional:
         parser.add_argument(
-            "run", metavar="RUN", help="folder of a run, DIR/NAME, NAME.pth, or random:NAME:SEED"
+            "run",
+            metavar="RUN",
+            help="folder or file of a run or of a whole model, DIR/NAME, or random:NAME:SEED",
         )
     group = parser.add_argument_group("the run (needed only where its files do not state it)")
     group.add_argument(
         "--backbone",
         metavar="SPEC",
-        help=".npz, .safetensors, .pth or .bin file, timm:NAME, or random:NAME:SEED",
+        help=".npz, .safetensors, .pth or .bin file, folder of a Hugging Face model, timm:NAME, or "
+        "random:NAME:SEED",
     )
     group.add_argument(
         "--merge-block",
@@ -56,6 +59,11 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
         "--pool",
         choices=("token", "avg"),
         help="what the head reads: the class token, or the mean over the patches",
+    )
+    group.add_argument(
+        "--arch",
+        metavar="NAME",
+        help="timm's name of the architecture, where no config.json beside the weights says it",
     )
     group.add_argument(
         "--weights",

@@ -109,8 +109,7 @@ class FrozenVit(nn.Module):
         self._freeze_embedding(model, order, list(mean), list(std))
         self.norm_pre = model.norm_pre if spec.pre_norm else None
         last = spec.depth - 1
-        read = {"class": 1, "class+dist": 2}.get(spec.pool)
-        self.queries = read if options.last_block == "class-token" else None
+        self.queries = spec.read_tokens if options.last_block == "class-token" else None
         self.blocks = nn.ModuleList(
             FrozenBlock(
                 block,
@@ -192,17 +191,19 @@ class FrozenVit(nn.Module):
 
     def _classify(self, x: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
         spec = self.spec
-        read = {"class": 1, "class+dist": 2}.get(spec.pool)
+        read = spec.read_tokens
         x = x if read is None else x[:, :read]
         if not spec.pool_norm:
             x = self.norm(x)
         if read is None:
-            x = x[:, self.prefix :]
+            patches = x[:, self.prefix :]
             if sizes is None:
-                pooled = x.mean(dim=1)
+                pooled = patches.mean(dim=1)
             else:
                 weight = (sizes[:, self.prefix :, None] / spec.patches).to(x.dtype)
-                pooled = (x * weight).sum(dim=1)
+                pooled = (patches * weight).sum(dim=1)
+            if spec.pool == "class+mean":
+                pooled = torch.cat([x[:, 0], pooled], dim=1)
         else:
             pooled = x.flatten(1)
         if spec.pool_norm:

@@ -59,5 +59,5 @@ def macs(
         costs.append(cost)
         now = after
     heads = 2 if spec.pool == "class+dist" else 1
-    costs.append(heads * width * spec.classes)
+    costs.append(heads * spec.features * spec.classes)
     return costs

@@ -127,7 +127,7 @@ def read(path: Path, anchors: Sequence[str], *, weights: str | None = None) -> S
     _refuse_others(chosen, path)
     _refuse_outsiders(chosen, candidates, path)
     stripped = chosen.stripped()
-    _check_kinds(stripped, path)
+    check_kinds(stripped, path)
     facts = {}
     if len(candidates) > 1 or chosen.keys:
         said = names[candidates.index(chosen)]
@@ -273,7 +273,7 @@ def _cut(chosen: _Candidate, path: Path) -> str:
     return f"python -c {shlex.quote(program)}"
 
 
-def _check_kinds(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def check_kinds(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Refuse whatever is not dense, on the CPU and of floating point numbers."""
     odd = sorted(name for name, tensor in tensors.items() if not _is_plain(tensor))
     if odd:

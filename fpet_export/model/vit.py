@@ -36,8 +36,9 @@ class VitSpec:
         classes: Number of logits K.
         prefix: Names of the tokens in front of the patches, in order: "cls", "dist", "reg".
             "reg" appears once per register.
-        pool: What the head reads: the class token, the mean over patches, or class and
-            distillation token with a head each (their logits are averaged).
+        pool: What the head reads: the class token, the mean over patches, both of them side by
+            side ("class+mean"), or class and distillation token with a head each (their logits are
+            averaged).
         position_covers_prefix: Whether `pos_embed` has rows for the prefix tokens.
         norm_eps: Epsilon of every LayerNorm.
         activation: "gelu" is the exact (erf) form; "gelu_tanh" its approximation by a tanh.
@@ -56,7 +57,7 @@ class VitSpec:
     hidden: int
     classes: int
     prefix: tuple[Literal["cls", "dist", "reg"], ...] = ("cls",)
-    pool: Literal["class", "mean", "class+dist"] = "class"
+    pool: Literal["class", "mean", "class+mean", "class+dist"] = "class"
     position_covers_prefix: bool = True
     norm_eps: float = 1e-6
     activation: Activation = "gelu"
@@ -85,6 +86,16 @@ class VitSpec:
     def head_width(self) -> int:
         """Width D of one attention head."""
         return self.width // self.heads
+
+    @property
+    def read_tokens(self) -> int | None:
+        """Number of leading tokens that the head reads; None where it reads the patches too."""
+        return {"class": 1, "class+dist": 2}.get(self.pool)
+
+    @property
+    def features(self) -> int:
+        """Width of what one head reads."""
+        return 2 * self.width if self.pool == "class+mean" else self.width
 
     def describe(self) -> str:
         """Return a readable name: "ViT 768x12, 12 heads, patch 16, 224 px"."""
@@ -269,7 +280,7 @@ class Vit(nn.Module):
             self.fc_norm = norm
         else:
             self.norm = norm
-        self.head = nn.Linear(spec.width, spec.classes)
+        self.head = nn.Linear(spec.features, spec.classes)
         if spec.pool == "class+dist":
             self.head_dist = nn.Linear(spec.width, spec.classes)
 
@@ -296,15 +307,15 @@ class Vit(nn.Module):
         spec = self.spec
         if not spec.pool_norm:
             x = self.norm(x)
-        if spec.pool == "mean":
+        pooled = x[:, 0]
+        if spec.read_tokens is None:
             patches = x[:, len(spec.prefix) :]
             if size is None:
-                pooled = patches.mean(dim=1)
+                mean = patches.mean(dim=1)
             else:
                 weight = size[:, len(spec.prefix) :]
-                pooled = (patches * weight).sum(dim=1) / weight.sum(dim=1)
-        else:
-            pooled = x[:, 0]
+                mean = (patches * weight).sum(dim=1) / weight.sum(dim=1)
+            pooled = mean if spec.pool == "mean" else torch.cat([pooled, mean], dim=1)
         if spec.pool_norm:
             pooled = self.fc_norm(pooled)
         logits = self.head(pooled)

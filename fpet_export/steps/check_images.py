@@ -60,7 +60,11 @@ def require_inputs(request: CheckImages | TaskImages) -> None:
 
 
 def known_classes(
-    count: int | None, file: Path | None, manifests: Sequence[Manifest] = ()
+    count: int | None,
+    file: Path | None,
+    manifests: Sequence[Manifest] = (),
+    *,
+    run: KnownClasses | None = None,
 ) -> KnownClasses:
     """Return what is known about the classes of a model.
 
@@ -68,6 +72,7 @@ def known_classes(
         count: Its logits; None where nobody knows.
         file: File of `--labels`.
         manifests: Manifests of artefacts of the model, whose labels count too.
+        run: What the files of the run say.
 
     Raises:
         InputError: Two of them disagree.
@@ -84,7 +89,7 @@ def known_classes(
         KnownClasses(names=manifest.labels, source=f"the labels of {manifest.file}")
         for manifest in manifests
     ]
-    return agreed([KnownClasses(count=count), own, *stated])
+    return agreed([KnownClasses(count=count), own, *([run] if run else []), *stated])
 
 
 def checked(

@@ -85,7 +85,10 @@ def start(request: Exporting, reporter: Reporter, *, instead: str) -> Started:
     reporter.step("inspect", runs.describe(adapted))
     if adapted.quality == "random":
         reporter.step("weights", "random: this export is good for speed only", passed=None)
-    known = check_images.known_classes(adapted.model.spec.classes, request.labels)
+    classes = adapted.known_classes
+    known = check_images.known_classes(classes.count, request.labels, run=classes)
+    if adapted.checkpoint.merges_untrained:
+        reporter.step("merging", runs.UNTRAINED, passed=None)
     limit = own_images(request.limit, judges_accuracy=typing_request.judges_accuracy(request))
     found = typing_images.sources(
         request,

@@ -21,6 +21,11 @@ _FACTS = tuple(
     for field in dataclasses.fields(RunFacts)
     if field.name not in {one.name for one in dataclasses.fields(Request)}
 )
+UNTRAINED = (
+    "the model was not trained with merging: the checks compare with the merged model, so measure "
+    "what merging costs in accuracy (compare with an export without --merge-block)"
+)
+
 _BETWEEN = {"image": "x", "background": ","}
 
 

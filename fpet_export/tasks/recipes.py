@@ -163,7 +163,7 @@ def _head(spec: VitSpec, layout: TaskLayout) -> list[TaskInput]:
     factor = 1 / len(names)
     weight = TaskInput(
         name="head.weight",
-        shape=(extent, len(names) * spec.width),
+        shape=(extent, len(names) * spec.features),
         dtype="float32",
         stack="columns",
         pieces=tuple(

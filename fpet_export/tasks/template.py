@@ -117,7 +117,7 @@ def make_template(backbone: Backbone, layout: TaskLayout) -> Template:
     _refuse_changed_keys(layout)
     head = {}
     for name in ("head", "head_dist") if spec.pool == "class+dist" else ("head",):
-        head[f"{name}.weight"] = torch.randn(spec.classes, spec.width, generator=generator)
+        head[f"{name}.weight"] = torch.randn(spec.classes, spec.features, generator=generator)
         head[f"{name}.bias"] = torch.randn(spec.classes, generator=generator)
     refinement = None
     if layout.refined and layout.merge_block is not None:

@@ -155,7 +155,8 @@ def _known_classes(
         model = manifest_of(Path(first)).model
         count = None if model is None else model.classes
     else:
-        count = adapted.model.spec.classes
+        count = adapted.known_classes.count
     manifests = [manifest_of(Path(name)) for name in graphs]
     manifests += [task_names.task_manifest(Path(name), str(request.task)) for name in folders]
-    return check_images.known_classes(count, request.labels, manifests)
+    run = None if adapted is None else adapted.known_classes
+    return check_images.known_classes(count, request.labels, manifests, run=run)

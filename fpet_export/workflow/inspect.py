@@ -137,6 +137,8 @@ def _report(found: Inspection, adapted: Adapted, reporter: Reporter) -> None:
     )
     for path, digest in found.files.items():
         reporter.detail(f"{digest}  {path}")
+    if adapted.checkpoint.merges_untrained:
+        reporter.step("merging", runs.UNTRAINED, passed=None)
     has_sums = any(path.endswith("SHA256SUMS") for path in found.files)
     if adapted.checkpoint.files and not has_sums:
         reporter.step(

@@ -35,6 +35,7 @@ class BackboneOptions:
             of the run reveals it, and that file's name.
         run_pool: What the run's own code reads ("class" or "mean"), where its format says so.
         run_network: The architecture that the run's files name.
+        arch: timm's name of the architecture, where no file says it.
         own_pixels: Whether the run's format says how its own code prepares pixels, so that what
             lies beside the backbone does not matter.
         select: Takes the network's own tensors out of a file that holds a run's, too.
@@ -47,6 +48,7 @@ class BackboneOptions:
     head_width: Callable[[int, int], tuple[int, str] | None] | None = None
     run_pool: Fact[str] | None = None
     run_network: Fact[VitSpec] | None = None
+    arch: str | None = None
     own_pixels: bool = False
     select: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
 
@@ -78,6 +80,8 @@ class Backbone:
         files: Files it was read from, for their hashes.
         facts: What was decided, and from what.
         names: What `--weights` may call the set of weights that was read.
+        labels: Class names of the weights' own head in the order of its rows, where a file says
+            them.
     """
 
     spec: VitSpec
@@ -89,6 +93,7 @@ class Backbone:
     files: tuple[Path, ...] = ()
     facts: dict[str, Fact[Any]] = dataclasses.field(default_factory=dict)
     names: frozenset[str] = frozenset()
+    labels: Fact[tuple[str, ...]] | None = None
 
 
 class BackboneSource(Protocol):

@@ -114,7 +114,8 @@ def ask_for(open_facts: dict[str, str], *, where: str) -> CheckpointError:
     return CheckpointError(
         f"nothing says {' nor '.join(open_facts)}",
         where=where,
-        fix=f"add {' and '.join(open_facts.values())}, or put timm's config.json beside the file",
+        fix=f"add {' and '.join(open_facts.values())}; or name the architecture, --arch NAME; or "
+        "put timm's config.json beside the file",
     )
 
 

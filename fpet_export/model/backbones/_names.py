@@ -194,7 +194,9 @@ def _refuse_contradiction(seen: VitSpec, named: Fact[VitSpec], *, where: str) ->
                 f"{field.replace('_', ' ')} is {_words(said)} according to {named.source} "
                 f"({argument}), but {_words(found)} in the tensors",
                 where=where,
-                fix=f"correct {argument} in {named.source}, or find the file that belongs to it",
+                fix="name another architecture, or find the file that belongs to it"
+                if named.source.startswith("--")
+                else f"correct {argument} in {named.source}, or find the file that belongs to it",
             )
     classes = named.value.classes
     if seen.classes and seen.classes != classes:  # a file without a head may come from any

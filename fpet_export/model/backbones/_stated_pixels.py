@@ -86,6 +86,26 @@ def of_file(
     return prepared, source, (path,) if path.is_file() else ()
 
 
+def input_size(folder: Path) -> Fact[tuple[int, int]] | None:
+    """Return the (height, width) that `preprocessor_config.json` ends at, where it says one.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    document = _parse(path)
+    key = "crop_size" if document.get("do_center_crop") is True else "size"
+    size = document.get(key)
+    height, width = (
+        (size.get("height"), size.get("width")) if isinstance(size, dict) else (size, size)
+    )
+    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+        return None
+    return Fact((height, width), f"{key} in {NAME}")
+
+
 def applied(stated: Stated, image: tuple[int, int]) -> Preprocessing:
     """Return the preprocessing for an input of `image` pixels with what was stated."""
     changes = dict(stated)
@@ -119,14 +139,7 @@ def of_timm(fields: Mapping[str, Any], *, where: str) -> Stated:
 
 def _of_transformers(path: Path, image: tuple[int, int]) -> Stated:
     where = str(path)
-    try:
-        document: Any = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{NAME} cannot be read: {error}", where=where, fix="correct or remove the file"
-        ) from error
-    if not isinstance(document, dict):
-        raise _wrong(NAME, document, "an object", where)
+    document = _parse(path)
     for key, value in document.items():
         if key not in _READ | _NOTES and value not in (None, False):
             raise _wrong(key, value, "no key that changes pixels in another way", where)
@@ -147,6 +160,18 @@ def _of_transformers(path: Path, image: tuple[int, int]) -> Stated:
     if found is None:
         raise _wrong("image_mean", None, "three numbers, or do_normalize false", where)
     return stated | {"mean and std": found}
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        document: Any = json.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{NAME} cannot be read: {error}", where=str(path), fix="correct or remove the file"
+        ) from error
+    if not isinstance(document, dict):
+        raise _wrong(NAME, document, "an object", str(path))
+    return document
 
 
 def _size_and_crop(document: Mapping[str, Any], image: tuple[int, int], where: str) -> Stated:

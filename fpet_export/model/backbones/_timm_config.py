@@ -45,11 +45,15 @@ class TimmConfig:
         path: The file.
         spec: The network that timm builds of it.
         pixels: The fields of its `pretrained_cfg`: mean, std, crop and the like.
+        architecture: timm's name of the network.
+        labels: Class names as the file has them, and under which key; None where it has none.
     """
 
     path: Path
     spec: VitSpec
     pixels: dict[str, Any]
+    architecture: str
+    labels: Fact[object] | None
 
 
 def beside(weights: Path) -> TimmConfig | None:
@@ -76,7 +80,13 @@ def beside(weights: Path) -> TimmConfig | None:
     model = _timm_module.build(architecture, where=str(path), **arguments)
     spec = _timm_module.spec_of(model, where=str(path))
     _check_sizes(document, pixels, spec, path)
-    return TimmConfig(path=path, spec=spec, pixels=pixels)
+    return TimmConfig(
+        path=path,
+        spec=spec,
+        pixels=pixels,
+        architecture=architecture,
+        labels=_labels(document, pixels),
+    )
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -145,6 +155,15 @@ def _pixels(document: dict[str, Any], path: Path) -> dict[str, Any]:
                 f"keep only the right {key}",
             )
     return {key: value for key, value in {**top, **(inner or {})}.items() if value is not None}
+
+
+def _labels(document: dict[str, Any], pixels: dict[str, Any]) -> Fact[object] | None:
+    """Return the class names, from the first place that has some; names before descriptions."""
+    for key in ("label_names", "label_descriptions", "labels"):
+        for section in (pixels, document):
+            if section.get(key) is not None:
+                return Fact(section[key], f"{key} in {NAME}")
+    return None
 
 
 def _arguments(document: dict[str, Any], pixels: dict[str, Any], path: Path) -> dict[str, Any]:

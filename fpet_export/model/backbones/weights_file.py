@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from engines.errors import CheckpointError
 from fpet_export.model import state_dicts
-from fpet_export.model.backbones import Backbone, BackboneOptions, _stated_pixels, _timm_config
+from fpet_export.model.backbones import (
+    Backbone,
+    BackboneOptions,
+    _stated_pixels,
+    _timm_config,
+    _timm_module,
+)
+from fpet_export.model.backbones._labels import labels_of
 from fpet_export.model.backbones._names import check_weights, require_vit, spec_from_names
-from fpet_export.model.facts import Fact
+from fpet_export.model.facts import Fact, reconcile
+from fpet_export.model.vit import VitSpec
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".ckpt")
 _ANCHOR = "patch_embed.proj.weight"
@@ -33,15 +44,21 @@ def read(text: str, options: BackboneOptions) -> Backbone:
             facts["left out"] = Fact(name, "a tensor of pretraining that no inference reads")
     require_vit(weights, where=path.name)  # before a configuration that may be another program's
     config = _timm_config.beside(path)
-    named = None if config is None else Fact(config.spec, config.path.name)
-    if "norm_pre.weight" in weights and config is None:
+    named = _named(weights, config, options, where=path.name)
+    if "norm_pre.weight" in weights and named is None:
         raise CheckpointError(
             "a ViT with a norm before its first block (CLIP's) comes with GELU or QuickGELU and "
             "with two epsilons; the tensors do not say which",
             where=str(path),
-            fix="put timm's config.json, which names the architecture, beside the file",
+            fix="name the architecture: --arch NAME, or put timm's config.json beside the file",
         )
     spec, decided = spec_from_names(weights, options, where=path.name, named=named)
+    labels = None
+    if config is not None and config.labels is not None and spec.classes:
+        labels, said = labels_of(
+            config.labels.value, spec.classes, key=config.labels.source, where=str(config.path)
+        )
+        facts |= said
     prepared, source, others = _stated_pixels.of_file(path, spec.image, config, options)
     return Backbone(
         spec=spec,
@@ -53,4 +70,34 @@ def read(text: str, options: BackboneOptions) -> Backbone:
         files=(path, *([config.path] if config else []), *others),
         facts=facts | decided,
         names=found.names,
+        labels=labels,
     )
+
+
+def _named(
+    weights: Mapping[str, torch.Tensor],
+    config: _timm_config.TimmConfig | None,
+    options: BackboneOptions,
+    *,
+    where: str,
+) -> Fact[VitSpec] | None:
+    """Return the network that `config.json` or `--arch` names; None where neither does."""
+    if config is not None:
+        claims = [Fact(config.architecture, config.path.name)]
+        if options.arch is not None:
+            claims.append(Fact(options.arch, "--arch"))
+        reconcile("the architecture", claims, where=where)
+        return Fact(config.spec, config.path.name)
+    if options.arch is None:
+        return None
+    _timm_module.check_name(options.arch, where="--arch")
+    arguments: dict[str, Any] = {}
+    head = weights.get("head.weight")
+    if head is not None and head.ndim == 2:
+        arguments["num_classes"] = len(head)
+    if options.image is not None:
+        arguments["img_size"] = options.image
+    if options.pool is not None:
+        arguments |= {"global_pool": options.pool, "fc_norm": "fc_norm.weight" in weights}
+    model = _timm_module.build(options.arch, where="--arch", **arguments)
+    return Fact(_timm_module.spec_of(model, where="--arch"), f"--arch {options.arch}")

@@ -19,6 +19,7 @@ from engines.errors import CheckpointError
 from engines.manifest import ModelFacts
 from fpet_export.model import checkpoints, cost, methods
 from fpet_export.model.backbones import Backbone, Within
+from fpet_export.model.backbones._names import HEAD_NAMES
 from fpet_export.model.checkpoints import _no_run
 from fpet_export.model.edits import Branch, Edit, describe
 from fpet_export.model.facts import Fact
@@ -67,11 +68,13 @@ class Checkpoint:
             `fpet_export/model/methods/`; else empty.
         changes: What was tuned besides, of formats that say it layer by layer.
         refinement: (R, D) and (D, R) weights of the merger's refinement adapter, or None.
-        head: `head.weight` (K, C) and `head.bias` (K), and `head_dist.*` of a distilled model.
+        head: `head.weight` (K, C) and `head.bias` (K), and `head_dist.*` of a distilled model;
+            empty while the backbone's own is meant, see `with_head_of`.
         quality: "random" marks weights that are good for speed only.
         files: Files the run was read from, for their hashes.
         facts: Every setting with its source, for `inspect`.
         merger: Name of a file in `fpet_export/model/mergers/`.
+        labels: Class names in the order of the logits, where the files say them.
     """
 
     name: str
@@ -88,6 +91,33 @@ class Checkpoint:
     facts: dict[str, Fact[Any]]
     merger: str = PUBLISHED
     changes: tuple[Edit, ...] = ()
+    labels: Fact[tuple[str, ...]] | None = None
+
+    @property
+    def merges_untrained(self) -> bool:
+        """Whether tokens merge in a model that was not trained with merging."""
+        return self.merge_block is not None and self.refinement is None
+
+    def with_head_of(self, backbone: Backbone) -> Checkpoint:
+        """Return the run with the head and the labels of its backbone, if it has no head.
+
+        Raises:
+            CheckpointError: Neither has one.
+        """
+        if self.head:
+            return self
+        head = {name: t for name, t in backbone.weights.items() if name in HEAD_NAMES}
+        if "head.weight" not in head:
+            raise CheckpointError(
+                f"{backbone.source} has no head (head.weight), so it classifies nothing",
+                where=self.name,
+                fix="give the file of the fine-tuned model; a backbone alone is for --backbone",
+            )
+        facts, labels = self.facts, backbone.labels
+        if labels is not None:
+            more = ", …" if len(labels.value) > 3 else ""
+            facts = facts | {"labels": Fact(", ".join(labels.value[:3]) + more, labels.source)}
+        return dataclasses.replace(self, head=head, labels=labels, facts=facts)
 
     @property
     def is_tuned(self) -> bool:
@@ -233,7 +263,7 @@ def read(text: str, hints: Hints | None = None) -> Run:
     """Read the run that `text` names.
 
     Args:
-        text: A folder, `DIR/NAME`, a `.pth` file, or `random:NAME:SEED`.
+        text: A folder, `DIR/NAME`, a file of tensors, or `random:NAME:SEED`.
         hints: What the user says about it.
 
     Raises:

@@ -107,13 +107,17 @@ def refuse_leftovers(files: RunFiles, wanted: list[str]) -> None:
 
 
 def _ends_like_one(path: Path) -> bool:
-    """Whether a file is named like one of a run, and holds nothing that another format knows."""
+    """Whether a file is named like one of a run, and is nothing that another format knows."""
     named = path.is_file() and path.name.lower().endswith(_ENDINGS)
-    return named and not _contents.is_tuned_file(path)
+    return named and not _contents.is_tuned_file(path) and not _contents.is_whole_model(path)
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if _ends_like_one(path))
+    """Return the runs in a folder; beside another program's model, only what has a head."""
+    found = sorted(path for path in folder.glob("*") if _ends_like_one(path))
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return found
+    return [path for path in found if _contents.holds(path, *HEAD_NAMES)]
 
 
 def _name_of(pth: Path) -> str:

@@ -377,16 +377,20 @@ def test_a_run_of_data_parallel_is_read_and_said(tmp_path: Path) -> None:
         ),
         (
             {"config.json": '{"model_type": "vit"}', "model.safetensors": ""},
-            ("transformers", "'vit'", "model.safetensors", "timm:NAME"),
+            ("transformers", "'vit'", "model.safetensors", "timm"),
+        ),
+        (
+            {"config.json": '{"architecture": "vit_x"}', "optimizer.pt": ""},
+            ("'vit_x'", "neither model.safetensors nor", "only optimizer.pt"),
         ),
         (
             {"config.json": '{"architecture": "vit_x"}', "model.safetensors": ""},
-            ("whole model of timm", "vit_x", "--backbone /", "/model.safetensors"),
+            ("not a whole safetensors file", "/model.safetensors"),
         ),
-        ({"last.ckpt": ""}, ("no .pth file", "last.ckpt")),
+        ({"last.ckpt": ""}, ("no run and no whole model", "last.ckpt")),
         ({}, ("no .pth file",)),
     ],
-    ids=["PEFT", "transformers", "timm", "other weights", "nothing"],
+    ids=["PEFT", "transformers", "no weights", "damaged", "other weights", "nothing"],
 )
 def test_a_folder_that_is_not_a_run_is_called_what_it_is(
     files: dict[str, str], words: tuple[str, ...], tmp_path: Path

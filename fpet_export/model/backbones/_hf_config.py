@@ -1,0 +1,264 @@
+"""Hugging Face's `config.json` of a vision transformer: every key obeyed, or refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from engines.errors import CheckpointError
+from fpet_export.model.vit import Activation, VitSpec
+
+NAME = "config.json"
+TIMM_WRAPPER = "timm_wrapper"
+"""`model_type` of a configuration that is timm's after all."""
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+}
+
+_SHARED: dict[str, Any] = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "gelu",
+    "image_size": 224,
+    "num_channels": 3,
+    "qkv_bias": True,
+}
+_VIT = {**_SHARED, "intermediate_size": 3072, "layer_norm_eps": 1e-12, "patch_size": 16}
+_DINO = {
+    **_SHARED,
+    "mlp_ratio": 4,
+    "layer_norm_eps": 1e-6,
+    "patch_size": 14,
+    "use_swiglu_ffn": False,
+}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "vit": _VIT,
+    "deit": _VIT,
+    "dinov2": _DINO,
+    "dinov2_with_registers": {**_DINO, "patch_size": 16, "num_register_tokens": 4},
+}
+"""What transformers' own classes take for a key that is not there."""
+
+_REG = "dinov2_with_registers"
+_RESAMPLES = ("dinov2", _REG)
+_MOST = 2**20
+"""No extent of a network is larger."""
+
+_Pool = Literal["class", "class+mean", "class+dist"]
+_CLASSES: dict[str, tuple[str, _Pool]] = {
+    "ViTForImageClassification": ("vit", "class"),
+    "ViTModel": ("vit", "class"),
+    "DeiTForImageClassification": ("deit", "class"),
+    "DeiTForImageClassificationWithTeacher": ("deit", "class+dist"),
+    "DeiTModel": ("deit", "class"),
+    "Dinov2ForImageClassification": ("dinov2", "class+mean"),
+    "Dinov2Model": ("dinov2", "class+mean"),
+    "Dinov2WithRegistersForImageClassification": ("dinov2_with_registers", "class+mean"),
+    "Dinov2WithRegistersModel": ("dinov2_with_registers", "class+mean"),
+}
+"""Classes of transformers: the `model_type` they go with, and what their heads read."""
+
+_NOTES = {
+    "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "_num_labels",
+    "apply_layernorm", "architectures", "attention_probs_dropout_prob", "attn_implementation",
+    "chunk_size_feed_forward", "drop_path_rate", "dtype", "encoder_stride", "finetuning_task",
+    "hidden_dropout_prob", "id2label", "initializer_factor", "initializer_range", "label2id",
+    "layerscale_value", "model_type", "num_labels", "out_features", "out_indices",
+    "output_attentions", "output_hidden_states", "pooler_act", "pooler_output_size",
+    "problem_type", "reshape_hidden_states", "return_dict", "stage_names", "tie_word_embeddings",
+    "torch_dtype", "torchscript", "transformers_version", "use_mask_token",
+}  # fmt: skip
+"""Keys that change no answer: of training, of other tasks, and of how the library runs."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HfConfig:
+    """What a `config.json` of transformers says.
+
+    Attributes:
+        path: The file.
+        model_type: The kind of network.
+        spec: The network, on images of `image_size`; `classes` is unknown (0) here.
+        resamples: Whether the library resamples the positions for images of another size.
+        labels: `id2label`, where the file has it.
+    """
+
+    path: Path
+    model_type: str
+    spec: VitSpec
+    resamples: bool
+    labels: object | None
+
+
+def is_of_transformers(folder: Path) -> bool:
+    """Whether a folder's `config.json` is one of transformers, and not timm's."""
+    try:
+        document: Any = json.loads((folder / NAME).read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    if not isinstance(document, dict) or "architecture" in document:
+        return False
+    return document.get("model_type") != TIMM_WRAPPER and "model_type" in document
+
+
+def read_config(path: Path) -> HfConfig:
+    """Read the configuration.
+
+    Raises:
+        CheckpointError: It cannot be read, is of another network, or asks for what is not done.
+    """
+    try:
+        document: Any = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_once)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{NAME} cannot be read: {error}", where=str(path), fix="fetch the folder again"
+        ) from error
+    kind = document["model_type"]
+    defaults = _DEFAULTS.get(kind) if isinstance(kind, str) else None
+    if defaults is None:
+        raise CheckpointError(
+            f"model_type is {kind!r}; of transformers' models {', '.join(_DEFAULTS)} are read",
+            where=str(path),
+            fix="give the same model as timm has it, if it does, or another one",
+        )
+    for key, value in document.items():
+        if key not in defaults and key not in _NOTES and value not in (None, False, [], {}):
+            raise _wrong(path, key, value, f"no key beyond those of transformers' {kind}")
+    values = {key: document.get(key, default) for key, default in defaults.items()}
+    return HfConfig(
+        path=path,
+        model_type=kind,
+        spec=_spec(values, kind, _pool(document, kind, path), path),
+        resamples=kind in _RESAMPLES,
+        labels=_labels(document, path),
+    )
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found and found[key] != value:
+            raise ValueError(f"{key} is there twice, as {found[key]!r} and {value!r}")
+        found[key] = value
+    return found
+
+
+def _pool(document: Mapping[str, Any], kind: str, path: Path) -> _Pool:
+    """Return what the head reads, from the class that the file names."""
+    named = document.get("architectures")
+    if not isinstance(named, list) or len(named) != 1 or named[0] not in _CLASSES:
+        known = [name for name, (of, _) in _CLASSES.items() if of == kind and "For" in name]
+        raise _wrong(path, "architectures", named, f"a classifier: {' or '.join(known)}")
+    of, pool = _CLASSES[named[0]]
+    if of != kind:
+        raise _wrong(path, "architectures", named, f"a class of model_type {kind!r}")
+    return pool
+
+
+def _labels(document: Mapping[str, Any], path: Path) -> object | None:
+    """Return `id2label`; refuse a `label2id` or `num_labels` that says something else."""
+    labels, back = document.get("id2label"), document.get("label2id")
+    count = document.get("num_labels")
+    if isinstance(labels, dict):
+        if count is not None and count != len(labels):
+            raise _wrong(path, "num_labels", count, f"{len(labels)}, as many as id2label names")
+        names = list(labels.values())
+        distinct = len({*map(str, names)}) == len(names)
+        turned = {str(name): str(index) for index, name in labels.items()}
+        stated = {str(k): str(v) for k, v in back.items()} if isinstance(back, dict) else turned
+        if distinct and stated != turned:
+            raise _wrong(path, "label2id", back, f"id2label turned round, which is {labels}")
+    return labels
+
+
+def _spec(values: Mapping[str, Any], kind: str, pool: _Pool, path: Path) -> VitSpec:
+    width, depth, heads = (
+        _count(values, key, path)
+        for key in ("hidden_size", "num_hidden_layers", "num_attention_heads")
+    )
+    if width % heads:
+        raise _wrong(path, "num_attention_heads", heads, f"a divisor of hidden_size {width}")
+    if type(values["num_channels"]) is not int or values["num_channels"] != 3:
+        raise _wrong(path, "num_channels", values["num_channels"], "3")
+    if values.get("use_swiglu_ffn", False) is not False:
+        raise _wrong(path, "use_swiglu_ffn", True, "false: a gated MLP is not run here")
+    if type(values["qkv_bias"]) is not bool:
+        raise _wrong(path, "qkv_bias", values["qkv_bias"], "true or false")
+    if values["hidden_act"] not in _ACTIVATIONS:
+        raise _wrong(path, "hidden_act", values["hidden_act"], " or ".join(_ACTIVATIONS))
+    epsilon = values["layer_norm_eps"]
+    if type(epsilon) not in (int, float) or not 0 <= epsilon < 1:
+        raise _wrong(path, "layer_norm_eps", epsilon, "a small number from 0")
+    image, patch = _size(values, "image_size", path), _size(values, "patch_size", path)
+    if image[0] < patch[0] or image[1] < patch[1]:
+        raise _wrong(path, "image_size", values["image_size"], "at least one patch")
+    if kind in _RESAMPLES and image[0] // patch[0] != image[1] // patch[1]:
+        wanted = "a square: transformers' code of this model reads the positions as one"
+        raise _wrong(path, "image_size", values["image_size"], wanted)
+    registers = _count(values, "num_register_tokens", path, least=0) if kind == _REG else 0
+    prefix: list[Literal["cls", "dist", "reg"]] = ["cls"]
+    if kind == "deit":
+        prefix.append("dist")
+    prefix += ["reg"] * registers
+    return VitSpec(
+        image=image,
+        patch=patch,
+        width=width,
+        depth=depth,
+        heads=heads,
+        hidden=_hidden(values, path),
+        classes=0,
+        prefix=tuple(prefix),
+        pool=pool,
+        position_covers_prefix=kind != _REG,
+        norm_eps=float(epsilon),
+        activation=_ACTIVATIONS[values["hidden_act"]],
+        qkv_bias=values["qkv_bias"],
+        layer_scale=kind in _RESAMPLES,
+    )
+
+
+def _hidden(values: Mapping[str, Any], path: Path) -> int:
+    """Return the inner width of the MLP, which the DINOv2 models state as a ratio."""
+    if "mlp_ratio" not in values:
+        return _count(values, "intermediate_size", path)
+    ratio = values["mlp_ratio"]
+    if type(ratio) not in (int, float) or not math.isfinite(ratio) or ratio <= 0:
+        raise _wrong(path, "mlp_ratio", ratio, "a number above 0")
+    return int(values["hidden_size"] * ratio)
+
+
+def _count(values: Mapping[str, Any], key: str, path: Path, least: int = 1) -> int:
+    value = values[key]
+    if type(value) is not int or not least <= value <= _MOST:
+        raise _wrong(path, key, value, f"a whole number from {least}")
+    return value
+
+
+def _size(values: Mapping[str, Any], key: str, path: Path) -> tuple[int, int]:
+    value = values[key]
+    sides = value if isinstance(value, list) else [value, value]
+    if len(sides) != 2 or not all(type(side) is int and 1 <= side <= _MOST for side in sides):
+        raise _wrong(path, key, value, "a whole number, or [height, width]")
+    return sides[0], sides[1]
+
+
+def _wrong(path: Path, key: str, value: object, wanted: str) -> CheckpointError:
+    return CheckpointError(
+        f"{key} in {NAME} is {value!r}, wanted {wanted}",
+        where=str(path),
+        fix="give a model that this toolkit runs (docs/checkpoints.md), or correct the file if "
+        "it is wrong",
+    )
