@@ -13,8 +13,8 @@ _PATTERNS = (
     ),
     (
         r"embeddings\.patch_embeddings\.projection|encoder\.layer\.\d+\.attention\.attention",
-        "these are Hugging Face's names of a ViT, which are not read yet: give the same weights "
-        "as timm has them (--backbone timm:NAME, or a file that timm saved)",
+        "these are Hugging Face's names of a ViT, which are read together with the config.json "
+        "beside them: give the folder of both",
     ),
     (
         r"(^|\.)conv_proj\.|encoder_layer_\d+",

@@ -377,7 +377,7 @@ def test_a_run_of_data_parallel_is_read_and_said(tmp_path: Path) -> None:
         ),
         (
             {"config.json": '{"model_type": "vit"}', "model.safetensors": ""},
-            ("transformers", "'vit'", "model.safetensors", "timm"),
+            ("architectures", "ViTForImageClassification"),
         ),
         (
             {"config.json": '{"architecture": "vit_x"}', "optimizer.pt": ""},

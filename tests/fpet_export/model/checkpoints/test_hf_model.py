@@ -1,0 +1,292 @@
+"""Whole models of Hugging Face's transformers as runs, against the library's own logits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import fpet_export
+from engines.errors import CheckpointError, FpetError, TrustError, UsageError
+from engines.manifest import read_manifest
+from engines.storage import sha256_of
+from fpet_export.model.backbones._hf_names import name_of, site_of, unread
+from tests.fpet_export.command_line import call
+from tests.fpet_export.tiny import relative
+from tests.references.hf_models.compare import difference
+
+MODELS = Path(__file__).parents[2] / "hf_models"
+KINDS = sorted(path.parent.name for path in MODELS.glob("*/expected.npz"))
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def vit(tmp_path: Path) -> Path:
+    return copied("vit", tmp_path)
+
+
+def copied(kind: str, tmp_path: Path) -> Path:
+    """A model that a test may change."""
+    return Path(shutil.copytree(MODELS / kind, tmp_path / kind))
+
+
+def change(folder: Path, **fields: Any) -> None:
+    """Change config.json; None removes a key."""
+    edit_json(folder / "config.json", fields)
+
+
+def edit_json(path: Path, fields: dict[str, Any]) -> None:
+    document = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({k: v for k, v in document.items() if v is not None}))
+
+
+def change_tensors(folder: Path, edit: Callable[[Tensors], Tensors]) -> None:
+    path = folder / "model.safetensors"
+    save_file(edit(load_file(path)), path, metadata={"format": "pt"})
+
+
+def refused(kind: type[FpetError], call: Callable[[], Any], *words: str) -> None:
+    with pytest.raises(FpetError) as caught:
+        call()
+    assert type(caught.value) is kind, caught.value
+    for word in words:
+        assert word in str(caught.value), f"{word!r} is not in:\n{caught.value}"
+
+
+def expected_of(folder: Path) -> Iterator[np.ndarray]:
+    with np.load(folder / "expected.npz") as found:
+        yield from (found["images"], found["logits"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_gives_the_librarys_logits(kind: str, tmp_path: Path) -> None:
+    found = difference(MODELS / kind, tmp_path)
+
+    assert found.read <= 1e-6
+    assert found.graph <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "dinov2-registers", "deit-teacher"])
+def test_other_answers_are_told_apart(kind: str, tmp_path: Path) -> None:
+    """The negative control: what a wrong reading would change is far above the limit."""
+    pixels, logits = expected_of(MODELS / kind)
+    folder = copied(kind, tmp_path)
+    change(folder, layer_norm_eps=1e-2)
+
+    assert relative(fpet_export.load(folder).outputs(pixels).logits, logits) > 1e-4
+
+
+def test_the_folder_says_everything(vit: Path) -> None:
+    run = fpet_export.load(vit)
+    facts = run.facts()
+
+    assert run.checkpoint.name == "vit" and run.checkpoint.labels is not None
+    assert run.checkpoint.labels.value == ("cat", "dog", "owl")
+    assert run.model.spec.norm_eps == 1e-12
+    assert run.preprocessing.interpolation == "bilinear" and run.preprocessing.crop == 1.0
+    assert facts["normalisation"].source == "preprocessor_config.json"
+    assert facts["backbone heads"].source == "vit's config.json"
+
+
+def test_the_command_line_reads_a_folder(vit: Path, tmp_path: Path) -> None:
+    inspected = call("inspect", vit)
+    exported = call("export", vit, "-o", tmp_path / "out")
+
+    assert inspected.code == 0 and "id2label" in inspected.err, inspected.err
+    assert exported.code == 0, exported.err
+    assert read_manifest(tmp_path / "out" / "model.onnx").labels == ("cat", "dog", "owl")
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov2-registers", "deit-teacher", "deit"])
+def test_a_model_merges_without_training(kind: str) -> None:
+    pixels, logits = expected_of(MODELS / kind)
+    run = fpet_export.load(MODELS / kind, merge_block=0)
+
+    merged = run.outputs(pixels)
+    frozen = run.fold().freeze(batch=len(pixels)).outputs(pixels)
+
+    prefix = len(run.model.spec.prefix)
+    assert run.merge_plan().tokens == (prefix + 8, prefix + 8)
+    assert relative(frozen.logits, merged.logits) < 1e-5
+    assert relative(merged.logits, logits) > 1e-4
+
+
+def test_images_of_dinov2_may_have_another_size() -> None:
+    """What the processor states counts, and --image where nothing does."""
+    folder = MODELS / "dinov2-resampled"
+    assert fpet_export.load(folder).model.spec.grid == (4, 4)
+    refused(
+        CheckpointError, lambda: fpet_export.load(folder, image=(28, 28)), "--image", "crop_size"
+    )
+
+
+def test_without_a_processor_the_pixels_are_asked_for(vit: Path) -> None:
+    (vit / "preprocessor_config.json").unlink()
+
+    refused(CheckpointError, lambda: fpet_export.load(vit), "--normalisation")
+    assert fpet_export.load(vit, normalisation="half").model.spec.image == (16, 16)
+
+
+# -- names -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "site"),
+    [
+        ("vit.encoder.layer.3.attention.attention.query", "blocks.3.attn.q"),
+        ("vit.layers.3.attention.q_proj", "blocks.3.attn.q"),
+        ("layers.3.attention.v_proj", "blocks.3.attn.v"),
+        ("dinov2.encoder.layer.10.attention.o_proj", "blocks.10.attn.proj"),
+        ("encoder.layer.0.attention.output.dense", "blocks.0.attn.proj"),
+        ("encoder.layer.0.intermediate.dense", "blocks.0.mlp.fc1"),
+        ("encoder.layer.0.output.dense", "blocks.0.mlp.fc2"),
+        ("deit.layers.0.mlp.fc2", "blocks.0.mlp.fc2"),
+        ("deit.layers.0.layernorm_before", "blocks.0.norm1"),
+        ("dinov2_with_registers.encoder.layer.1.norm2", "blocks.1.norm2"),
+        ("vit.embeddings.patch_embeddings.projection", "patch_embed"),
+        ("vit.layernorm", "norm"),
+        ("classifier", "head"),
+        ("vit.pooler.dense", None),
+        ("vit.encoder.layer.3.attention.attention", None),
+        ("", None),
+    ],
+)
+def test_modules_have_sites(path: str, site: str | None) -> None:
+    assert site_of(path) == site
+
+
+def test_every_tensor_has_one_name() -> None:
+    for kind in ("vit", "vit-runtime-names", "deit-teacher", "dinov2-registers"):
+        names = list(load_file(MODELS / kind / "model.safetensors"))
+        read = [name_of(name) for name in names if unread(name) is None]
+        assert None not in read and len(set(read)) == len(read)
+    assert name_of("vit.encoder.layer.0.layer_scale1.weight") is None
+    assert name_of("vit.layernorm.lambda1") is None
+
+
+# -- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model_type": "swin"}, ("model_type", "'swin'", "dinov2")),
+        ({"hidden_act": "silu"}, ("hidden_act", "'silu'", "quick_gelu")),
+        ({"num_attention_heads": 3}, ("num_attention_heads", "16")),
+        ({"num_channels": 1}, ("num_channels", "1")),
+        ({"architectures": ["ViTForMaskedImageModeling"]}, ("ViTForMaskedImageModeling",)),
+        ({"architectures": ["DeiTForImageClassification"]}, ("DeiT", "'vit'")),
+        ({"architectures": None}, ("architectures", "ViTForImageClassification")),
+        ({"image_size": 24}, ("(16, 16)", "(24, 24)")),
+        ({"hidden_size": 32}, ("(16, 16)", "(32, 32)")),
+        ({"num_hidden_layers": 3}, ("blocks.2.attn.q.weight is missing",)),
+        ({"num_hidden_layers": 1}, ("unexpected", "blocks.1")),
+        ({"intermediate_size": 48}, ("misshapen", "fc1")),
+        ({"qkv_bias": False}, ("unexpected", "attn.k.bias")),
+        ({"rotary": True}, ("rotary", "True")),
+        ({"quantization_config": {"bits": 8}}, ("quantization_config",)),
+        ({"id2label": {"0": "a"}}, ("label2id",)),
+        ({"id2label": {"0": "a"}, "label2id": None}, ("id2label", "1 class", "3")),
+        ({"label2id": {"cat": 1, "dog": 0, "owl": 2}}, ("label2id", "id2label")),
+    ],
+    ids=str,
+)
+def test_a_configuration_of_another_model_is_refused(
+    fields: dict[str, Any], words: tuple[str, ...], vit: Path
+) -> None:
+    change(vit, **fields)
+    refused(CheckpointError, lambda: fpet_export.load(vit), *words)
+
+
+def test_a_gated_mlp_is_refused_by_name(tmp_path: Path) -> None:
+    folder = copied("dinov2", tmp_path)
+    change(folder, use_swiglu_ffn=True)
+    refused(CheckpointError, lambda: fpet_export.load(folder), "use_swiglu_ffn", "gated")
+
+
+QUERY = "vit.encoder.layer.0.attention.attention.query.weight"
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda t: t | {"decoder.0.weight": torch.zeros(2)}, ("decoder.0.weight", "none of")),
+        (lambda t: {n: v for n, v in t.items() if n != QUERY}, ("attn.q.weight is missing",)),
+        (lambda t: t | {QUERY: torch.zeros(16, 8)}, ("(16, 8)", "(16, 16)")),
+        (lambda t: t | {QUERY: torch.full((16, 16), torch.nan)}, ("NaN", "qkv")),
+        (lambda t: t | {QUERY: torch.zeros(16, 16, dtype=torch.int8)}, ("int8", QUERY)),
+        (
+            lambda t: t | {"vit.layers.0.attention.q_proj.weight": torch.zeros(16, 16)},
+            ("two names", "q_proj", "query"),
+        ),
+        (
+            lambda t: {n: v for n, v in t.items() if "classifier" not in n},
+            ("no head", "--backbone"),
+        ),
+    ],
+    ids=["unknown", "missing", "misshapen", "NaN", "int8", "twice", "no head"],
+)
+def test_tensors_of_another_model_are_refused(
+    edit: Callable[[Tensors], Tensors], words: tuple[str, ...], vit: Path
+) -> None:
+    change_tensors(vit, edit)
+    refused(CheckpointError, lambda: fpet_export.load(vit), *words)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"heads": 4}, ("--heads", "4", "2")),
+        ({"pool": "avg"}, ("--pool", "mean", "class")),
+        ({"arch": "vit_base_patch16_224"}, ("--arch", "vit_base_patch16_224")),
+        ({"image": (24, 24)}, ("--image", "(24, 24)")),
+    ],
+    ids=str,
+)
+def test_options_that_contradict_the_folder_are_refused(
+    said: dict[str, Any], words: tuple[str, ...], vit: Path
+) -> None:
+    refused(CheckpointError, lambda: fpet_export.load(vit, **said), *words)
+
+
+def test_options_of_adapters_are_refused(vit: Path) -> None:
+    refused(UsageError, lambda: fpet_export.load(vit, rank=4), "--rank", "whole model")
+
+
+def test_an_index_and_its_files_belong_together(tmp_path: Path) -> None:
+    folder = copied("vit-shards", tmp_path)
+    index = folder / "model.safetensors.index.json"
+    whole = json.loads(index.read_text())
+    weight_map = dict(whole["weight_map"])
+    first = min(weight_map)
+
+    for wrong, word in (
+        ({k: v for k, v in weight_map.items() if k != first}, first),
+        (weight_map | {first: "../vit/model.safetensors"}, "no file beside it"),
+        (weight_map | {first: "absent.safetensors"}, "absent.safetensors"),
+        ({}, "no table"),
+    ):
+        index.write_text(json.dumps(whole | {"weight_map": wrong}))
+        refused(CheckpointError, lambda: fpet_export.load(folder), word)
+
+
+def test_weights_that_are_absent_are_named(vit: Path) -> None:
+    (vit / "model.safetensors").rename(vit / "model.fp16.safetensors")
+    refused(CheckpointError, lambda: fpet_export.load(vit), "no weights", "model.fp16.safetensors")
+
+
+def test_checksums_beside_the_model_are_verified(vit: Path) -> None:
+    path = vit / "model.safetensors"
+    (vit / "SHA256SUMS").write_text(f"{sha256_of(path)}  {path.name}\n")
+    fpet_export.load(vit)
+
+    change_tensors(vit, lambda t: t | {QUERY: t[QUERY] + 1})
+
+    refused(TrustError, lambda: fpet_export.load(vit), "SHA256SUMS")
