@@ -85,6 +85,7 @@ class RunFacts(Request):
         scale: The method's scale.
         alpha: LoRA's alpha, where a file holds its factors alone.
         channel_shuffle: Whether Consolidator was trained with it.
+        qkv_slots: Which of q, k and v loralib's MergedLinear updates.
         config: The run's YAML.
         heads: Attention heads of the backbone.
         image: Input height and width in pixels, for a grid that is not square.
@@ -104,6 +105,9 @@ class RunFacts(Request):
     scale: float | None = None
     alpha: float | None = None
     channel_shuffle: Literal["on", "off"] | None = one_of("on", "off")
+    qkv_slots: Literal["q", "k", "v", "qk", "qv", "kv"] | None = one_of(
+        "q", "k", "v", "qk", "qv", "kv"
+    )
     config: Path | None = None
     heads: int | None = None
     image: tuple[int, int] | None = None

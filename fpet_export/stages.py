@@ -339,6 +339,7 @@ def load(
     scale: float | None = None,
     alpha: float | None = None,
     channel_shuffle: Literal["on", "off"] | None = None,
+    qkv_slots: Literal["q", "k", "v", "qk", "qv", "kv"] | None = None,
     merge_block: int | Literal["none"] | None = None,
     config: Path | None = None,
     heads: int | None = None,
@@ -363,6 +364,7 @@ def load(
         scale: The method's scale, likewise.
         alpha: LoRA's alpha, where a file holds its factors alone.
         channel_shuffle: Whether Consolidator was trained with it, which its files do not say.
+        qkv_slots: Which of q, k and v loralib's MergedLinear updates, which its files do not say.
         merge_block: 0-based block after whose attention tokens merge, or "none", likewise.
         config: The run's YAML.
         heads: Attention heads of a backbone whose file does not say.
@@ -389,6 +391,7 @@ def load(
         scale=scale,
         alpha=alpha,
         channel_shuffle=channel_shuffle,
+        qkv_slots=qkv_slots,
         config=config,
         weights=weights,
     )

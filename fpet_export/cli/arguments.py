@@ -50,6 +50,11 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
         choices=("on", "off"),
         help="whether Consolidator was trained with it (its released script: off)",
     )
+    group.add_argument(
+        "--qkv-slots",
+        choices=("q", "k", "v", "qk", "qv", "kv"),
+        help="which of q, k and v a MergedLinear of loralib updates (its enable_lora)",
+    )
     group.add_argument("--config", type=Path, metavar="YAML", help="the run's configuration")
     group.add_argument("--heads", type=int, help="attention heads of the backbone")
     group.add_argument(

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from engines.errors import CheckpointError, FoldError
-from fpet_export.model.edits import Branch, Edit, LowRank, SiteEdit, Weights
+from fpet_export.model.edits import Branch, Edit, LowRank, Own, SiteEdit, Weights
 from fpet_export.model.vit import Vit, VitSpec
 
 _THIRDS = {"q": 0, "k": 1, "v": 2}
@@ -145,6 +145,8 @@ def attach(model: Vit, edits: Sequence[Edit]) -> None:
     for edit in edits:
         if isinstance(edit, Branch):
             model.each_block()[edit.block].branches[edit.name] = edit.module
+        elif isinstance(edit, Own):
+            _replace(model, edit)
         else:
             path, rows = _place(model.spec, edit.site)
             _edited(model, path, site=edit.site).add(edit, rows)
@@ -189,6 +191,19 @@ def _edited(model: Vit, path: str, *, site: str) -> Edited:
     edited = Edited(layer)
     replace_module(model, path, edited)
     return edited
+
+
+def _replace(model: Vit, edit: Own) -> None:
+    path, _, leaf = edit.name.rpartition(".")
+    own = dict(model.named_parameters()).get(edit.name)
+    if own is None or own.shape != edit.tensor.shape:
+        wanted = "none of that name" if own is None else str(tuple(own.shape))
+        raise CheckpointError(
+            f"{edit.name} is {tuple(edit.tensor.shape)}, and {model.spec.describe()} has {wanted}",
+            where=edit.name,
+            fix="give the backbone the run was trained on: --backbone FILE",
+        )
+    setattr(model.get_submodule(path), leaf, _parameter(edit.tensor.to(own.dtype)))
 
 
 def _parameter(tensor: torch.Tensor) -> nn.Parameter:

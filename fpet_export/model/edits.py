@@ -336,7 +336,20 @@ class Branch:
     module: Bottleneck
 
 
-Edit: TypeAlias = SiteEdit | Branch
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Own:
+    """Other values of what is no layer: tokens, positions, LayerScale. Nothing is left to fold.
+
+    Attributes:
+        name: timm's name of the tensor.
+        tensor: In the shape that the network has it.
+    """
+
+    name: str
+    tensor: torch.Tensor
+
+
+Edit: TypeAlias = SiteEdit | Branch | Own
 
 
 def apply(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -349,8 +362,8 @@ def describe(edits: Sequence[Edit]) -> str:
     layers: dict[str, dict[str, None]] = {}
     ranks: dict[str, set[int]] = {}
     for edit in edits:
-        title = "bottleneck" if isinstance(edit, Branch) else edit.title
-        leaf = (edit.name if isinstance(edit, Branch) else edit.site).rpartition(".")[2]
+        title, path = _called(edit)
+        leaf = path.rpartition(".")[2]
         layers.setdefault(title, {})[leaf] = None
         if isinstance(edit, LowRank | InputLowRank):
             ranks.setdefault(title, set()).add(len(edit.down))
@@ -358,6 +371,15 @@ def describe(edits: Sequence[Edit]) -> str:
         f"{title} of {', '.join(leaves)}{_ranks(ranks.get(title))}"
         for title, leaves in layers.items()
     )
+
+
+def _called(edit: Edit) -> tuple[str, str]:
+    """Return what an edit is, and where."""
+    if isinstance(edit, Branch):
+        return "bottleneck", edit.name
+    if isinstance(edit, Own):
+        return Dense.title, edit.name
+    return edit.title, edit.site
 
 
 def _ranks(found: set[int] | None) -> str:

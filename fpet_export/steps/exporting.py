@@ -85,6 +85,8 @@ def start(request: Exporting, reporter: Reporter, *, instead: str) -> Started:
     reporter.step("inspect", runs.describe(adapted))
     if adapted.quality == "random":
         reporter.step("weights", "random: this export is good for speed only", passed=None)
+    for warning in adapted.checkpoint.warnings:
+        reporter.step("note", warning, passed=None)
     classes = adapted.known_classes
     known = check_images.known_classes(classes.count, request.labels, run=classes)
     if adapted.checkpoint.merges_untrained:

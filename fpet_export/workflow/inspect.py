@@ -135,6 +135,8 @@ def _report(found: Inspection, adapted: Adapted, reporter: Reporter) -> None:
         f"{sum(found.macs) / 1e9:.3f} billion multiply-adds (GMAC), "
         f"{found.macs_without_merging / 1e9:.3f} without merging",
     )
+    for warning in adapted.checkpoint.warnings:
+        reporter.step("note", warning, passed=None)
     for path, digest in found.files.items():
         reporter.detail(f"{digest}  {path}")
     if adapted.checkpoint.merges_untrained:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 
 from engines import registry
-from engines.errors import CheckpointError
+from engines.errors import CheckpointError, UsageError
 from engines.manifest import ModelFacts
 from fpet_export.model import checkpoints, cost, methods
 from fpet_export.model.backbones import Backbone, Within
@@ -49,6 +49,7 @@ class Hints:
     scale: float | None = None
     alpha: float | None = None
     channel_shuffle: Literal["on", "off"] | None = None
+    qkv_slots: str | None = None
     config: Path | None = None
     weights: str | None = None
 
@@ -75,6 +76,7 @@ class Checkpoint:
         facts: Every setting with its source, for `inspect`.
         merger: Name of a file in `fpet_export/model/mergers/`.
         labels: Class names in the order of the logits, where the files say them.
+        warnings: What the user should know about it, in whole sentences.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Checkpoint:
     merger: str = PUBLISHED
     changes: tuple[Edit, ...] = ()
     labels: Fact[tuple[str, ...]] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def merges_untrained(self) -> bool:
@@ -275,7 +278,10 @@ def read(text: str, hints: Hints | None = None) -> Run:
     }
     found = [name for name, entry in formats.items() if entry.recognises(text)]
     if len(found) == 1:
-        return formats[found[0]].read(text, hints or Hints())
+        hints = hints or Hints()
+        if not hasattr(formats[found[0]], "MARK"):
+            _refuse_hints_of_others(text, hints)
+        return formats[found[0]].read(text, hints)
     if found:
         names = ", ".join(found)
         raise CheckpointError(
@@ -283,3 +289,13 @@ def read(text: str, hints: Hints | None = None) -> Run:
         )
     what, fix = _no_run.explain(Path(text))
     raise CheckpointError(what, where=text, fix=fix)
+
+
+def _refuse_hints_of_others(text: str, hints: Hints) -> None:
+    """Refuse what only formats with a mark have a use for; those check it themselves."""
+    for field in ("alpha", "channel_shuffle", "qkv_slots"):
+        if getattr(hints, field) is not None:
+            option = f"--{field.replace('_', '-')}"
+            raise UsageError(
+                f"{option} means nothing for this run", where=text, fix=f"leave {option} out"
+            )

@@ -30,7 +30,7 @@ Shapes = dict[str, tuple[int, ...]]
 Tensors = Mapping[str, torch.Tensor]
 Found = TypeVar("Found", bound="TunedFile")
 
-_OF_OTHERS = ("bit", "rank", "scale", "alpha", "channel_shuffle", "config")
+_OF_OTHERS = ("bit", "rank", "scale", "alpha", "channel_shuffle", "qkv_slots", "config")
 """What `Hints` says of a method, and a format may have no use for."""
 
 _CONFIG_NAMES = ("{name}.yaml", "configs/{folder}/{name}.yaml", "configs/{name}.yaml")
@@ -51,6 +51,7 @@ class TunedFile(abc.ABC):
         method: What the method is called.
         says: Fields of `Hints` that mean something for it.
         brings_backbone: Whether the file holds the whole network.
+        warnings: What a user of it should know.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class TunedFile(abc.ABC):
     method: ClassVar[str]
     says: ClassVar[frozenset[str]] = frozenset()
     brings_backbone: ClassVar[bool] = False
+    warnings: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def is_tuned(self, name: str) -> bool:
@@ -158,6 +160,7 @@ class TunedFile(abc.ABC):
             files=tuple(path for path in files if path is not None),
             facts=facts,
             changes=tuple(self.edits(spec, tensors)),
+            warnings=self.warnings,
         )
 
     def extent(self, name: str, axis: int, *, of: int) -> int:
@@ -172,7 +175,8 @@ class TunedFile(abc.ABC):
             raise CheckpointError(
                 f"{name} is {found}, wanted {counted(of, 'dimension')}",
                 where=str(self.path),
-                fix="give the file that the run's training wrote",
+                fix="give the file that the run's training wrote; the head (head.weight, "
+                "head.bias) must be in it, too",
             )
         return tensor.shape[axis]
 
