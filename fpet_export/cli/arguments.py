@@ -32,7 +32,7 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
         metavar="N|none",
         help="0-based block after whose attention tokens merge",
     )
-    group.add_argument("--method", help="lora or adaptformer")
+    group.add_argument("--method", help="the tuning method, as inspect calls it: lora, …")
     group.add_argument("--bit", type=int, help="bits of the stored adapter: 1, 2, 4, 8 or 32")
     group.add_argument(
         "--rank",

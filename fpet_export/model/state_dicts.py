@@ -28,6 +28,9 @@ _DEEPEST = 6
 
 _READ = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
+_COUNTER = ".num_batches_tracked"
+"""How the counter of a BatchNorm ends, the one tensor of whole numbers that is passed over."""
+
 _ROLES = {"ema": r"ema", "teacher": r"teacher", "student": r"student"}
 """Words of `--weights`, and what betrays them in the names around a set; "raw" has none."""
 
@@ -127,8 +130,11 @@ def read(path: Path, anchors: Sequence[str], *, weights: str | None = None) -> S
     _refuse_others(chosen, path)
     _refuse_outsiders(chosen, candidates, path)
     stripped = chosen.stripped()
-    check_kinds(stripped, path)
     facts = {}
+    for name in [name for name in stripped if name.endswith(_COUNTER)]:
+        del stripped[name]
+        facts["left out"] = Fact(name, "a counter of training that no inference reads")
+    check_kinds(stripped, path)
     if len(candidates) > 1 or chosen.keys:
         said = names[candidates.index(chosen)]
         source = f"{chosen.name} in {path.name}"

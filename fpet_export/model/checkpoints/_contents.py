@@ -25,7 +25,7 @@ ENDINGS = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt")
 TIMM_ANCHOR = "patch_embed.proj.weight"
 """The tensor that every ViT with timm's names has."""
 
-_WHOLE = (
+WHOLE = (
     TIMM_ANCHOR,
     "embeddings.patch_embeddings.projection.weight",
     "vision_model.embeddings.patch_embedding.weight",
@@ -77,10 +77,10 @@ def is_whole_model(path: Path) -> bool:
     A run keeps what has few bits in `NAME.bin` beside `NAME.pth`.
     """
     tuned = any(part in name for name in tensor_names(path) for part in _ADAPTERS)
-    if tuned or is_tuned_file(path) or not holds(path, *_WHOLE):
+    if tuned or is_tuned_file(path) or not holds(path, *WHOLE):
         return False
     stream = path.with_name(stem(path) + ".bin")
-    return stream == path or not stream.is_file() or holds(stream, *_WHOLE)
+    return stream == path or not stream.is_file() or holds(stream, *WHOLE)
 
 
 def stem(path: Path) -> str:

@@ -13,6 +13,7 @@ from engines.errors import CheckpointError
 from fpet_export.model import methods, state_dicts
 from fpet_export.model.backbones._names import HEAD_NAMES
 from fpet_export.model.checkpoints import Hints, _contents, _side_files
+from fpet_export.model.checkpoints._overlay import is_overlay
 from fpet_export.model.facts import Fact
 
 _ENDINGS = (".pth.tar", ".pth")
@@ -109,7 +110,8 @@ def refuse_leftovers(files: RunFiles, wanted: list[str]) -> None:
 def _ends_like_one(path: Path) -> bool:
     """Whether a file is named like one of a run, and is nothing that another format knows."""
     named = path.is_file() and path.name.lower().endswith(_ENDINGS)
-    return named and not _contents.is_tuned_file(path) and not _contents.is_whole_model(path)
+    others = (_contents.is_tuned_file, _contents.is_whole_model, is_overlay)
+    return named and not any(other(path) for other in others)
 
 
 def _runs_in(folder: Path) -> list[Path]:

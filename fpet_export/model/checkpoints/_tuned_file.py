@@ -22,6 +22,7 @@ from fpet_export.model import state_dicts
 from fpet_export.model.backbones import Backbone, Within
 from fpet_export.model.backbones._names import HEAD_NAMES, compare_shapes, some
 from fpet_export.model.checkpoints import Checkpoint, Hints, _contents, _side_files, _untrained
+from fpet_export.model.checkpoints._dense import network_shapes
 from fpet_export.model.edits import Edit
 from fpet_export.model.facts import Fact, reconcile
 from fpet_export.model.vit import VitSpec
@@ -244,9 +245,8 @@ class TunedFile(abc.ABC):
             if self.is_tuned(name) or name in HEAD_NAMES or not inside
         }
         classes = self.extent("head.weight", 0, of=2)
-        wanted: Shapes = {}
-        for head in ("head", "head_dist") if spec.pool == "class+dist" else ("head",):
-            wanted |= {f"{head}.weight": (classes, spec.width), f"{head}.bias": (classes,)}
+        network = network_shapes(spec, classes)
+        wanted = {name: network[name] for name in HEAD_NAMES if name in network}
         wanted |= self.shapes(spec)
         problems = compare_shapes({name: tuple(t.shape) for name, t in found.items()}, wanted)
         if problems:
