@@ -29,6 +29,9 @@ SHARED = "tasks"
 Decode = Literal["full", "plain"]
 """How an image file becomes RGB pixels; see `Preprocessing.decode`."""
 
+Cropping = Literal["torchvision", "transformers", "squashed"]
+"""How the centre of an image is cut out; see `Preprocessing.cropping`."""
+
 WHITE = (255, 255, 255)
 """The background of transparent pixels unless another one is asked for."""
 
@@ -59,6 +62,10 @@ class Preprocessing:
         interpolation: Pillow's filter name: "bicubic", "bilinear", "lanczos" or "nearest".
         crop: Share of the resized image that the centre crop keeps; 1.0 resizes straight to
             `size` without keeping the aspect ratio, as the authors' runs do.
+        cropping: How that crop is cut where it is below 1.0. "torchvision", as timm: the shorter
+            side is resized to size / crop, and half a pixel rounds to the even one; "transformers":
+            the same, and it rounds down; "squashed": the image is resized to size / crop without
+            keeping the aspect ratio first, as transformers' processor of DeiT does.
         decode: "full" turns an image as its EXIF orientation says and lays it on `background`
             where it is transparent; "plain" does neither, as Pillow's `convert("RGB")`, which is
             how the authors' runs were trained. See docs/pixels.md.
@@ -79,6 +86,7 @@ class Preprocessing:
     background: tuple[int, int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    cropping: Cropping = "torchvision"
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     dtype: Literal["float32", "uint8"] = "float32"
     in_graph: bool = True

@@ -154,8 +154,8 @@ def resize(image: Any, preprocessing: Preprocessing) -> PixelArray:
     """Resize an RGB Pillow image, crop its centre, and return (height, width, 3) pixels.
 
     A crop of 1.0 resizes straight to the size without keeping the aspect ratio; less resizes
-    the shorter side to size / crop first. Both round as torchvision and timm do, so that the
-    pixels are those of an evaluation in PyTorch.
+    the shorter side to size / crop first. Both round as `Preprocessing.cropping` says, so that
+    the pixels are those of an evaluation in PyTorch.
     """
     pil = import_or_explain("PIL.Image")
     methods = getattr(pil, "Resampling", pil)  # Pillow 9.0, of Ubuntu 22.04, has no such
@@ -166,7 +166,8 @@ def resize(image: Any, preprocessing: Preprocessing) -> PixelArray:
         return np.asarray(resized, dtype=np.uint8)
     between = _before_crop((image.height, image.width), preprocessing)
     resized = image.resize((between[1], between[0]), method)
-    top, left = round((between[0] - height) / 2), round((between[1] - width) / 2)
+    rounded = round if preprocessing.cropping == "torchvision" else math.floor
+    top, left = rounded((between[0] - height) / 2), rounded((between[1] - width) / 2)
     cropped = resized.crop((left, top, left + width, top + height))
     return np.asarray(cropped, dtype=np.uint8)
 
@@ -174,6 +175,8 @@ def resize(image: Any, preprocessing: Preprocessing) -> PixelArray:
 def _before_crop(have: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
     """Return the (height, width) that an image is resized to before its centre is cropped."""
     high, wide = (math.floor(extent / preprocessing.crop) for extent in preprocessing.size)
+    if preprocessing.cropping == "squashed":
+        return high, wide
     if high != wide:  # timm's ResizeKeepRatio
         ratio = min(have[0] / high, have[1] / wide)
         return round(have[0] / ratio), round(have[1] / ratio)

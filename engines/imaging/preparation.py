@@ -24,7 +24,8 @@ def pixels_in_words(preprocessing: Preprocessing) -> str:
     if preprocessing.crop >= 1.0:
         size = f"{how} to {height}x{width}"
     else:
-        size = f"{how}, the centre {preprocessing.crop:g} of it as {height}x{width}"
+        squashed = " to a square" if preprocessing.cropping == "squashed" else ""
+        size = f"{how}{squashed}, the centre {preprocessing.crop:g} of it as {height}x{width}"
     return f"{decoding_in_words(preprocessing)} · {size}"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,19 @@ _NOTES = {
 }  # fmt: skip
 """Keys of `preprocessor_config.json` that change no pixel of a colour image."""
 
+_SQUARE = ("ViT", "DeiT", "Siglip")
+_SHORTEST = ("CLIP", "Bit")
+"""Processors of transformers, by what a size of one number means to them: a square, or the shorter
+side, whose images they then crop; DeiT crops, too."""
+
+_DEFAULT_FILTER = {"ViT": 2} | dict.fromkeys(("DeiT", "Siglip", "CLIP", "Bit"), 3)
+"""The filter that these take where the file does not say it."""
+
 _JUST_BELOW_1 = math.nextafter(1.0, 0.0)
 """`Preprocessing.crop` of a centre crop that only cuts the longer side; 1.0 would squash."""
 
 Stated = dict[str, Any]
-"""Fields of `Preprocessing` that a file says: interpolation, crop, and "mean and std"."""
+"""Fields of `Preprocessing` that a file says: interpolation, crop, cropping, "mean and std"."""
 
 
 def of_file(
@@ -51,6 +60,8 @@ def of_file(
     image: tuple[int, int],
     config: _timm_config.TimmConfig | None,
     options: BackboneOptions,
+    *,
+    whole: bool = False,
 ) -> tuple[Preprocessing, str | None, tuple[Path, ...]]:
     """Return what the files in the folder of `weights` say about its pixels.
 
@@ -59,6 +70,7 @@ def of_file(
         image: The (height, width) of its input.
         config: timm's configuration beside it, if there is one.
         options: Whether the files matter.
+        whole: Whether a processor has to say everything, as transformers writes it.
 
     Returns:
         The preprocessing, with mean 0 and std 1 where nothing says them; the name of the file that
@@ -74,9 +86,9 @@ def of_file(
         said.append((of_timm(config.pixels, where=str(config.path)), config.path.name))
     path = weights.with_name(NAME)
     if path.is_file():
-        said.append((_of_transformers(path, image), path.name))
+        said.append((_of_transformers(path, image, lenient=not whole), path.name))
     facts = {}
-    for field in ("interpolation", "crop", "mean and std"):
+    for field in ("interpolation", "crop", "cropping", "mean and std"):
         claims = [Fact(stated[field], source) for stated, source in said if field in stated]
         fact = reconcile(f"the {field} of the pixels", claims, where=str(weights.parent))
         if fact is not None:
@@ -96,7 +108,7 @@ def input_size(folder: Path) -> Fact[tuple[int, int]] | None:
     if not path.is_file():
         return None
     document = _parse(path)
-    key = "crop_size" if document.get("do_center_crop") is True else "size"
+    key = "crop_size" if _crops(document, str(path)) else "size"
     size = document.get(key)
     height, width = (
         (size.get("height"), size.get("width")) if isinstance(size, dict) else (size, size)
@@ -137,7 +149,7 @@ def of_timm(fields: Mapping[str, Any], *, where: str) -> Stated:
     return stated if found is None else stated | {"mean and std": found}
 
 
-def _of_transformers(path: Path, image: tuple[int, int]) -> Stated:
+def _of_transformers(path: Path, image: tuple[int, int], *, lenient: bool) -> Stated:
     where = str(path)
     document = _parse(path)
     for key, value in document.items():
@@ -149,10 +161,13 @@ def _of_transformers(path: Path, image: tuple[int, int]) -> Stated:
         said = f"do_rescale {rescales!r} with rescale_factor {factor!r}"
         raise _wrong("rescaling", said, "pixels divided by 255", where)
     stated = _size_and_crop(document, image, where)
-    if "resample" in document:
-        if document["resample"] not in _FILTERS:
-            raise _wrong("resample", document["resample"], "0, 1, 2 or 3 of Pillow", where)
-        stated["interpolation"] = _FILTERS[document["resample"]]
+    resample = document.get("resample", _DEFAULT_FILTER.get(_family(document)))
+    if resample is None and not lenient:
+        raise _wrong("resample", resample, "0, 1, 2 or 3 of Pillow", where)
+    if resample is not None:
+        if type(resample) is not int or resample not in _FILTERS:
+            raise _wrong("resample", resample, "0, 1, 2 or 3 of Pillow", where)
+        stated["interpolation"] = _FILTERS[resample]
     if document.get("do_normalize") is False:
         return stated | {"mean and std": normalisation.NORMALISATIONS["none"]}
     keys = ("image_mean", "image_std")
@@ -179,7 +194,7 @@ def _size_and_crop(document: Mapping[str, Any], image: tuple[int, int], where: s
     if document.get("do_resize", True) is not True:
         raise _wrong("do_resize", document["do_resize"], "true", where)
     size = document.get("size")
-    crops = document.get("do_center_crop") is True
+    crops = _crops(document, where)
     if size is None:
         if crops:
             raise _wrong("size", size, "the size before the crop, as do_center_crop is on", where)
@@ -189,14 +204,52 @@ def _size_and_crop(document: Mapping[str, Any], image: tuple[int, int], where: s
     if crops and cropped != image:
         raise _wrong("crop_size", cut, f"{image[0]}x{image[1]}, as the weights are for", where)
     edge = size.get("shortest_edge") if isinstance(size, dict) else None
+    if type(size) is int and crops and not _is_square(document, where):
+        edge = size
     if edge is not None:
         if not crops or type(edge) is not int or edge < max(image) or image[0] != image[1]:
             raise _wrong("size", size, f"a shortest_edge from {max(image)}, then cropped", where)
-        return {"crop": min(image[0] / edge, _JUST_BELOW_1)}
+        return {"crop": min(image[0] / edge, _JUST_BELOW_1), "cropping": "transformers"}
     whole = (size.get("height"), size.get("width")) if isinstance(size, dict) else (size, size)
-    if whole != image:
-        raise _wrong("size", size, f"{image[0]}x{image[1]}, as the weights are for", where)
-    return {"crop": 1.0}
+    if whole == image:
+        return {"crop": 1.0}
+    share = image[0] / whole[0] if type(whole[0]) is int and whole[0] > 0 else 0.0
+    if crops and 0 < share < 1 and whole == tuple(math.floor(side / share) for side in image):
+        return {"crop": share, "cropping": "squashed"}
+    raise _wrong("size", size, f"{image[0]}x{image[1]}, as the weights are for", where)
+
+
+def _crops(document: Mapping[str, Any], where: str) -> bool:
+    """Whether the centre is cut out; the key may be left to the processor's own class."""
+    said = document.get("do_center_crop")
+    if said is None and document.get("crop_size") is not None:
+        family = _family(document)
+        if family not in (*_SQUARE, *_SHORTEST):
+            raise _wrong("do_center_crop", said, "true or false, as there is a crop_size", where)
+        return family in ("DeiT", *_SHORTEST)
+    if said not in (None, True, False):
+        raise _wrong("do_center_crop", said, "true or false", where)
+    return said is True
+
+
+def _is_square(document: Mapping[str, Any], where: str) -> bool:
+    """Whether a size that is one number means a square; else it is the shorter side."""
+    said = document.get("default_to_square")
+    if type(said) is bool:
+        return said
+    family = _family(document)
+    if family in _SHORTEST:
+        return False
+    if family not in _SQUARE:
+        wanted = '{"shortest_edge": N} or {"height": N, "width": N}: a number means either'
+        raise _wrong("size", document["size"], wanted, where)
+    return True
+
+
+def _family(document: Mapping[str, Any]) -> str:
+    """Return the processor's class without what stands behind the model's name."""
+    named = document.get("image_processor_type") or document.get("feature_extractor_type")
+    return re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", str(named))
 
 
 def _mean_and_std(

@@ -72,7 +72,9 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     if config.labels is not None and spec.classes:
         key = f"id2label in {_hf_config.NAME}"
         labels, said = labels_of(config.labels, spec.classes, key=key, where=str(config.path))
-    prepared, source, processor = _stated_pixels.of_file(path, spec.image, None, options)
+    prepared, source, processor = _stated_pixels.of_file(
+        path, spec.image, None, options, whole=True
+    )
     by = f"{config.model_type}'s {_hf_config.NAME}"
     return Backbone(
         spec=spec,

@@ -15,12 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from safetensors.torch import save_file
 
 IMAGES = 3
 SIDE, PATCH, WIDTH, DEPTH, HEADS, CLASSES = 16, 4, 16, 2, 2, 3
 HALF = [0.5, 0.5, 0.5]
+PICTURE = np.stack(
+    [
+        128 + 127 * np.sin(np.add.outer(np.arange(50) / a, np.arange(37) / b))
+        for a, b in ((9, 5), (4, 7), (11, 3))
+    ],
+    axis=-1,
+).astype(np.uint8)
+"""An upright picture that every processor has to cut or to squash."""
+
 LABELS = {0: "cat", 1: "dog", 2: "owl"}
 
 
@@ -51,6 +61,10 @@ class Kind:
 
 
 _VIT: dict[str, Any] = {"config": "ViTConfig", "model": "ViTForImageClassification"}
+_SQUASHED: dict[str, Any] = {
+    "processor": "DeiTImageProcessor",
+    "size": {"height": 20, "width": 20},
+}
 _DEIT: dict[str, Any] = {"config": "DeiTConfig", "model": "DeiTForImageClassification"}
 _TEACHER: dict[str, Any] = {
     "config": "DeiTConfig",
@@ -73,8 +87,8 @@ KINDS = (
         layout="bin",
         changes={"qkv_bias": False, "layer_norm_eps": 1e-3, "hidden_act": "gelu_new"},
     ),
-    Kind(name="deit", **_DEIT),
-    Kind(name="deit-teacher", **_TEACHER),
+    Kind(name="deit", **_DEIT, **_SQUASHED),
+    Kind(name="deit-teacher", **_TEACHER, **_SQUASHED),
     Kind(name="deit-teacher-runtime-names", **_TEACHER, layout="runtime"),
     Kind(name="dinov2", **_DINO, **_CROPPED),
     Kind(name="dinov2-runtime-names", **_DINO, **_CROPPED, layout="runtime"),
@@ -105,13 +119,20 @@ def write(kind: Kind, folder: Path, seed: int = 0) -> None:
     save(model, kind.layout, folder)
     side = {"height": kind.images, "width": kind.images}
     crop = {"crop_size": side} if kind.size else {}
-    getattr(transformers, kind.processor)(
+    processor = getattr(transformers, kind.processor)(
         size=kind.size or side, image_mean=HALF, image_std=HALF, **crop
-    ).save_pretrained(folder)
+    )
+    processor.save_pretrained(folder)
     pixels = np.random.default_rng(seed).integers(
         0, 256, (IMAGES, kind.images, kind.images, 3), dtype=np.uint8
     )
-    np.savez(folder / "expected.npz", images=pixels, logits=logits_of(model, pixels))
+    prepared = processor(PIL.Image.fromarray(PICTURE), do_normalize=False, return_tensors="np")
+    np.savez(
+        folder / "expected.npz",
+        images=pixels,
+        logits=logits_of(model, pixels),
+        prepared=255 * prepared["pixel_values"][0].transpose(1, 2, 0),
+    )
 
 
 def library() -> Any:

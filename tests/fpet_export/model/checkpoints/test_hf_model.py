@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,18 +13,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import fpet_export
 from engines.errors import CheckpointError, FpetError, TrustError, UsageError
+from engines.imaging.images import resize
 from engines.manifest import read_manifest
 from engines.storage import sha256_of
 from fpet_export.model.backbones._hf_names import name_of, site_of, unread
 from tests.fpet_export.command_line import call
 from tests.fpet_export.tiny import relative
 from tests.references.hf_models.compare import difference
+from tests.references.hf_models.write import PICTURE
 
 MODELS = Path(__file__).parents[2] / "hf_models"
+UNKNOWN = {"image_processor_type": "OtherImageProcessor"}
 KINDS = sorted(path.parent.name for path in MODELS.glob("*/expected.npz"))
 Tensors = dict[str, torch.Tensor]
 
@@ -125,6 +131,82 @@ def test_images_of_dinov2_may_have_another_size() -> None:
     refused(
         CheckpointError, lambda: fpet_export.load(folder, image=(28, 28)), "--image", "crop_size"
     )
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit", "dinov2"])
+def test_a_picture_becomes_the_pixels_of_the_librarys_processor(kind: str) -> None:
+    preprocessing = fpet_export.load(MODELS / kind).preprocessing
+    with np.load(MODELS / kind / "expected.npz") as expected:
+        wanted = expected["prepared"]
+
+    def far(**changes: Any) -> float:
+        how = dataclasses.replace(preprocessing, **changes)
+        found = resize(Image.fromarray(PICTURE), how).astype(np.float64)
+        return float(np.abs(found - wanted).mean())
+
+    assert far() < 0.6  # the library resizes with torchvision, which rounds in another way
+    for other in ("torchvision", "transformers", "squashed"):
+        if preprocessing.crop < 1 and other != preprocessing.cropping:
+            assert far(cropping=other) > 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "crop", "cropping"),
+    [
+        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 16}, 1.0, "torchvision"),
+        (
+            {"feature_extractor_type": "CLIPFeatureExtractor", "size": 20, "crop_size": 16},
+            0.8,
+            "transformers",
+        ),
+        (
+            {"feature_extractor_type": "DeiTFeatureExtractor", "size": 20, "crop_size": 16},
+            0.8,
+            "squashed",
+        ),
+        ({"size": {"height": 16, "width": 16}, "do_center_crop": False}, 1.0, "torchvision"),
+        (
+            {"size": {"shortest_edge": 16}, "do_center_crop": True, "crop_size": 16},
+            math.nextafter(1, 0),
+            "transformers",
+        ),
+    ],
+    ids=str,
+)
+def test_processors_of_every_age_are_understood(
+    fields: dict[str, Any], crop: float, cropping: str, vit: Path
+) -> None:
+    path = vit / "preprocessor_config.json"
+    edit_json(path, {"image_processor_type": None} | fields)
+    found = fpet_export.load(vit).preprocessing
+
+    assert (found.crop, found.cropping) == (crop, cropping)
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"size": {"shortest_edge": 16}}, "shortest_edge"),
+        ({"size": {"height": 20, "width": 20}}, "(20, 20)"),
+        ({"size": 20, "crop_size": 16, "do_center_crop": True, **UNKNOWN}, "means either"),
+        ({"crop_size": 16, **UNKNOWN}, "do_center_crop"),
+        ({"do_center_crop": True, "crop_size": 12}, "(12, 12)"),
+        ({"rescale_factor": 1.0}, "divided by 255"),
+        ({"do_rescale": False}, "divided by 255"),
+        ({"do_resize": False}, "do_resize"),
+        ({"resample": 7}, "resample"),
+        ({"resample": None, **UNKNOWN}, "resample"),
+        ({"image_std": [0.5, 0.5]}, "image_std"),
+        ({"image_mean": None, "image_std": None}, "image_mean"),
+        ({"do_pad": True}, "do_pad"),
+    ],
+    ids=str,
+)
+def test_pixels_that_are_not_made_here_are_refused(
+    fields: dict[str, Any], word: str, vit: Path
+) -> None:
+    edit_json(vit / "preprocessor_config.json", fields)
+    refused(CheckpointError, lambda: fpet_export.load(vit), word)
 
 
 def test_without_a_processor_the_pixels_are_asked_for(vit: Path) -> None:
