@@ -233,7 +233,16 @@ def _image(config: HfConfig, folder: Path, options: BackboneOptions) -> Fact[tup
     if processor is not None:
         claims.append(processor)
     own = Fact(config.spec.image, f"image_size in {_hf_config.NAME}")
-    if not (config.resamples and claims):
+    if config.resamples and not claims:
+        height, width = config.spec.image
+        raise CheckpointError(
+            f"nothing says the size of the images: {config.model_type} takes any and resamples "
+            f"its positions, which are those of {height}x{width}",
+            where=str(folder),
+            fix="fetch preprocessor_config.json into the folder, or add --image HxW, for example "
+            f"--image {height}x{width}",
+        )
+    if not config.resamples:
         claims.append(own)
     fact = reconcile("the image size", claims, where=str(folder))
     assert fact is not None, "the configuration has one"

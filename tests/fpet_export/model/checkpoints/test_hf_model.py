@@ -124,13 +124,26 @@ def test_a_model_merges_without_training(kind: str) -> None:
     assert relative(merged.logits, logits) > 1e-4
 
 
-def test_images_of_dinov2_may_have_another_size() -> None:
+def test_images_of_dinov2_may_have_another_size(tmp_path: Path) -> None:
     """What the processor states counts, and --image where nothing does."""
-    folder = MODELS / "dinov2-resampled"
+    folder = copied("dinov2-resampled", tmp_path)
     assert fpet_export.load(folder).model.spec.grid == (4, 4)
     refused(
         CheckpointError, lambda: fpet_export.load(folder, image=(28, 28)), "--image", "crop_size"
     )
+
+    (folder / "preprocessor_config.json").unlink()
+    refused(
+        CheckpointError,
+        lambda: fpet_export.load(folder, normalisation="half"),
+        "size of the images",
+        "--image 28x28",
+    )
+    pixels, logits = expected_of(folder)
+    run = fpet_export.load(folder, normalisation="half", image=(16, 16))
+    assert relative(run.outputs(pixels).logits, logits) < 1e-6
+    odd = {"normalisation": "half", "image": (18, 18)}
+    refused(CheckpointError, lambda: fpet_export.load(folder, **odd), "18x18", "patches of 4x4")
 
 
 @pytest.mark.parametrize("kind", ["vit", "deit", "dinov2"])
