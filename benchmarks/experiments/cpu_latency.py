@@ -1,8 +1,8 @@
 """The README's CPU numbers: a frozen ViT-B/16 against every plain way that is installed.
 
 The frozen graph runs in ONNX Runtime ("frozen") and in OpenVINO ("frozen_openvino"), where that
-is installed, each in float32 and with INT8 linears; "frozen_no_merge" shows what is gained
-without merging tokens.
+is installed, each in float32 and with INT8 linears; "frozen_no_merge" and "frozen_int8_no_merge"
+show what is gained without merging tokens.
 
 `python -m benchmarks.experiments.cpu_latency -o benchmarks/results/NAME.json`. The weights are
 random, which decides nothing about speed. The plain ways run timm's model, exported as its users
@@ -54,8 +54,12 @@ _CONTENDERS: dict[str, tuple[str, int | None, str]] = {
     "frozen_int8": ("cpu", MERGE_BLOCK, INT8),
     "frozen_int8_openvino": ("openvino", MERGE_BLOCK, INT8),
     "frozen_no_merge": ("cpu", None, FP32),
+    "frozen_int8_no_merge": ("cpu", None, INT8),
 }
 """Name to target, merge block and precision."""
+
+_UNMERGED = {"frozen": "frozen_no_merge", "frozen_int8": "frozen_int8_no_merge"}
+"""Each merged graph, and the same without merging."""
 
 _CALIBRATION_IMAGES = 16
 """The ranges decide nothing about speed."""
@@ -93,6 +97,25 @@ class Summary:
     macs_ratio: float | None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Merging:
+    """What merging tokens alone brings: the same export with and without it.
+
+    Attributes:
+        name: The graph that merges.
+        against: The same without merging.
+        batch: Images of one run.
+        ratio: Median of paired ratios; below 1 merging is faster.
+        interval: Its 95 % interval.
+    """
+
+    name: str
+    against: str
+    batch: int
+    ratio: float
+    interval: tuple[float, float]
+
+
 def plain_macs() -> int:
     """Return the multiply-adds of a plain ViT-B/16 for one image, all tokens in every block."""
     tokens = _PATCHES + 1
@@ -119,6 +142,27 @@ def summarise_batch(
     to_best = rebase(measurement, best)
     to_ort = rebase(measurement, _PLAIN_ORT) if _PLAIN_ORT in names else None
     return [_summarise(name, to_best, to_ort) for name in ours if name in names]
+
+
+def merging(measurement: Measurement) -> list[Merging]:
+    """Return what merging brings, one entry for each pair that took part."""
+    names = {result.name for result in measurement.contenders}
+    found = []
+    for name, without in _UNMERGED.items():
+        if not {name, without} <= names:
+            continue
+        against = rebase(measurement, without).result(name).against
+        assert against is not None
+        found.append(
+            Merging(
+                name=name,
+                against=without,
+                batch=measurement.batch,
+                ratio=against.ratio,
+                interval=(against.low, against.high),
+            )
+        )
+    return found
 
 
 def _summarise(name: str, to_best: Measurement, to_ort: Measurement | None) -> Summary:
@@ -153,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(peak.format() + "\n\n")
         measurements: list[Measurement] = []
         summaries: list[Summary] = []
+        merged: list[Merging] = []
         names = registry.available(peer_folder)
         for batch in options.batches:
             with tempfile.TemporaryDirectory() as folder:
@@ -162,11 +207,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if measured.valid:
                 found = summarise_batch(measured, plain=names)
                 summaries += found
+                gains = merging(measured)
+                merged += gains
                 sys.stdout.writelines(_sentence(summary) + "\n" for summary in found)
+                sys.stdout.writelines(_merging_sentence(gain) + "\n" for gain in gains)
                 sys.stdout.write("\n")
             else:
                 invalid.append(f"batch {batch}")
-            _write(options.output, peak, measurements, summaries)
+            _write(options.output, peak, measurements, summaries, merged)
             sys.stdout.flush()
         sys.stdout.write(f"{options.output}\n")
         if invalid and not options.allow_busy:
@@ -239,7 +287,16 @@ def _open_frozen(
     options: argparse.Namespace,
     stack: contextlib.ExitStack,
 ) -> Opened:
-    """Freeze, export, quantize, build and open one of ours, as users do."""
+    """Build and open one of ours, as users do."""
+    path = build_frozen(name, batch, folder)
+    engine = stack.enter_context(open_engine(path, options=OpenOptions(threads=options.threads)))
+    # `open_engine` has just compared the bytes with the manifest.
+    artefact = describe_artefact(read_manifest(path, verify=False))
+    return Opened(name=name, engine=engine, artefact=artefact, macs=artefact.macs)
+
+
+def build_frozen(name: str, batch: int, folder: Path) -> Path:
+    """Freeze, export, quantize and build one of ours in a folder; return the engine's file."""
     target, merge_block, precision = _CONTENDERS[name]
     registry.import_or_explain(f"engines.backends.{load_target(target).backend}")
     graph = folder / f"{name}.b{batch}.onnx"
@@ -248,10 +305,7 @@ def _open_frozen(
         graph = _quantized(graph, precision, folder)
     path = build(graph, target=target)
     graph.unlink()
-    engine = stack.enter_context(open_engine(path, options=OpenOptions(threads=options.threads)))
-    # `open_engine` has just compared the bytes with the manifest.
-    artefact = describe_artefact(read_manifest(path, verify=False))
-    return Opened(name=name, engine=engine, artefact=artefact, macs=artefact.macs)
+    return path
 
 
 def _quantized(graph: Path, precision: str, folder: Path) -> Path:
@@ -310,13 +364,26 @@ def _sentence(summary: Summary) -> str:
     return text
 
 
+def _merging_sentence(gain: Merging) -> str:
+    low, high = gain.interval
+    return (
+        f"batch {gain.batch}: merging takes {gain.name} to {gain.ratio:.3f} [{low:.3f}, {high:.3f}]"
+        f" of {gain.against}"
+    )
+
+
 def _write(
-    path: Path, peak: GemmPeak, measurements: Sequence[Measurement], summaries: Sequence[Summary]
+    path: Path,
+    peak: GemmPeak,
+    measurements: Sequence[Measurement],
+    summaries: Sequence[Summary],
+    merged: Sequence[Merging],
 ) -> None:
     document = {
         "schema": SCHEMA,
         "kind": "cpu_latency",
         "summary": [dataclasses.asdict(summary) for summary in summaries],
+        "merging": [dataclasses.asdict(gain) for gain in merged],
         "gemm_peak_macs_per_s": peak.macs_per_s,
         "gemm_peak": dataclasses.asdict(peak),
         "measurements": [to_document(measurement) for measurement in measurements],

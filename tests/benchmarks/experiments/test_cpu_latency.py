@@ -12,7 +12,7 @@ from benchmarks.comparison import Opened, bench
 from benchmarks.conditions.environment import Environment
 from benchmarks.conditions.validity import Finding
 from benchmarks.experiments import cpu_latency
-from benchmarks.experiments.cpu_latency import plain_macs, summarise_batch
+from benchmarks.experiments.cpu_latency import merging, plain_macs, summarise_batch
 from benchmarks.gemm_peak import GemmPeak, GemmRate, GemmShape
 from benchmarks.latency import Schedule
 from benchmarks.measurement import Artefact, Measurement
@@ -81,6 +81,35 @@ def test_without_a_plain_way_there_is_no_summary(measurement: Measurement) -> No
     alone = dataclasses.replace(measurement, contenders=(measurement.result("frozen"),))
 
     assert summarise_batch(alone, plain=["ort_plain"]) == []
+
+
+def test_merging_is_compared_with_the_same_graph_without_it(measurement: Measurement) -> None:
+    names = {
+        "ort_plain": "frozen_int8_no_merge",
+        "openvino_plain": "frozen_no_merge",
+        "torch_eager": "other",
+        "frozen": "frozen_int8",
+        "frozen_openvino": "frozen",
+    }
+    renamed = dataclasses.replace(
+        measurement,
+        contenders=tuple(
+            dataclasses.replace(result, name=names[result.name])
+            for result in measurement.contenders
+        ),
+    )
+
+    float32, int8 = merging(renamed)
+
+    assert (float32.name, float32.against) == ("frozen", "frozen_no_merge")
+    assert float32.ratio == pytest.approx(5 / 8, rel=0.01)
+    assert (int8.name, int8.against) == ("frozen_int8", "frozen_int8_no_merge")
+    assert int8.interval[0] <= int8.ratio <= int8.interval[1]
+    assert int8.ratio == pytest.approx(6 / 10, rel=0.01)
+
+
+def test_without_its_pair_nothing_is_said_of_merging(measurement: Measurement) -> None:
+    assert merging(measurement) == []
 
 
 @pytest.fixture
