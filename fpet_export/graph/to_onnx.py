@@ -26,6 +26,7 @@ from engines import storage
 from engines.backends._aoti.cache import inductor_cache
 from engines.errors import ExportError, UsageError
 from engines.onnx_graph.files import require_valid
+from fpet_export.garbage import collected_later
 from fpet_export.graph import large_weights, passes
 from fpet_export.graph.freeze import FrozenVit, input_shape
 from fpet_export.graph.options import require_opset
@@ -117,6 +118,7 @@ def trace(module: FrozenVit, *, opset: int) -> tuple[onnx.ModelProto, large_weig
             tempfile.TemporaryDirectory(prefix="fpet-export-") as folder,
             quiet_exporter(),
             inductor_cache(Path(folder)),
+            collected_later(),
         ):
             program = torch.onnx.export(
                 module,

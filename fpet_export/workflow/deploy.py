@@ -10,6 +10,7 @@ from engines import storage
 from engines.engine import default_path
 from engines.targets._lookup import load_target
 from fpet_export.board import transfer
+from fpet_export.garbage import collected_later
 from fpet_export.reporter import Recorder, Reporter
 from fpet_export.requests import Deploying
 from fpet_export.steps import measuring, typing_request
@@ -42,7 +43,7 @@ def deploy(request: DeployRequest, reporter: Reporter | None = None) -> Deployme
     reporter = Recorder() if reporter is None else reporter
     targets = [load_target(name) for name in request.targets]
     _refuse(request, targets)
-    with reporter.working("loading PyTorch and ONNX"):
+    with reporter.working("loading PyTorch and ONNX"), collected_later():
         from fpet_export.workflow import deploying
 
     return deploying.deploy(request, reporter, targets)

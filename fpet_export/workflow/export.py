@@ -12,6 +12,7 @@ from engines import storage
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.parity.rows import ParityTable
 from engines.targets._lookup import load_target
+from fpet_export.garbage import collected_later
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Exporting
 from fpet_export.steps import next_commands, parity_report, typing_request
@@ -65,7 +66,7 @@ def export(request: ExportRequest, reporter: Reporter = SILENT) -> Exported:
         storage.refuse_overwrite(file, force=request.force)
     typing_request.refuse_all(path, request)
     typing_request.refuse_export(request)
-    with reporter.working("loading PyTorch and ONNX"):
+    with reporter.working("loading PyTorch and ONNX"), collected_later():
         from fpet_export.steps import exporting as steps
 
     started = steps.start(request, reporter, instead=_TASKS)
