@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import re
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,6 +56,17 @@ def require_merge_block(value: int | str, where: str) -> None:
             f"{value!r} is neither a block's number nor 'none'",
             where=where,
             fix="give the 0-based block after whose attention tokens merge",
+        )
+
+
+def require_merge(value: str, where: str) -> None:
+    """Refuse what says neither where tokens merge nor that it is to be searched."""
+    if value not in ("none", "auto") and not re.fullmatch(r"fpet@\d+", value):
+        raise UsageError(
+            f"{value!r} is not 'none', 'auto' or 'fpet@N'",
+            where=where,
+            fix="fpet@6 merges after the attention of block 6, counted from 0; auto searches the "
+            "first block that keeps --max-drop or --min-agreement",
         )
 
 

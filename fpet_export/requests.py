@@ -26,6 +26,7 @@ from fpet_export.request_fields import (
     one_of,
     require_batch,
     require_colour,
+    require_merge,
     require_merge_block,
     require_profile,
     require_share,
@@ -35,6 +36,8 @@ from fpet_export.request_fields import (
 R = TypeVar("R", bound="Request")
 _NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.+)")
 
+AUTO = "auto"
+"""The cheapest merge that keeps the limits on accuracy."""
 BEST = "best"
 """The fastest precision that keeps the limits on accuracy."""
 OBSERVERS = ("absmax", "percentile", "entropy", "mse")
@@ -291,10 +294,13 @@ class Exporting(Run, Graph, Typing):
     Attributes:
         out: The folder to write.
         target: Where the graphs will run; several with commas between them.
+        merge: "fpet@N" merges after the attention of block N, "none" nowhere, "auto" as early as
+            `max_drop` and `min_agreement` allow on the images of `data`; None leaves it to the run.
     """
 
     out: Path
     target: str = "cpu"
+    merge: str | None = judged_by(require_merge)
 
     @property
     def targets(self) -> tuple[str, ...]:

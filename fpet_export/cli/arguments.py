@@ -96,6 +96,17 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
     )
 
 
+def add_merge(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of the merge."""
+    group = parser.add_argument_group("the merge (default: as the run was trained)")
+    group.add_argument(
+        "--merge",
+        metavar="auto|none|fpet@N",
+        help="auto merges as early as --max-drop and --min-agreement allow on --data; fpet@N after "
+        "the attention of block N, also in a run that was not trained with merging",
+    )
+
+
 def add_graph(parser: argparse.ArgumentParser) -> None:
     """Add the options of the exported graph."""
     group = parser.add_argument_group("the graph")

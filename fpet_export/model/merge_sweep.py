@@ -7,7 +7,7 @@ one a block.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
@@ -37,15 +37,3 @@ def answers_by_block(
         x, _ = block(x)
     found[None] = model.classify(x, None)
     return found
-
-
-def forwards(depth: int, blocks: Sequence[int], remaining: float) -> float:
-    """Return what a sweep costs, in forward passes without merging.
-
-    Args:
-        depth: Blocks of the network.
-        blocks: Those that are asked about.
-        remaining: Share of the tokens that a merge leaves.
-    """
-    tails = sum(1 + (depth - 1 - block) * remaining for block in blocks)
-    return (depth + tails) / depth

@@ -6,13 +6,15 @@ What a request says is refused before, by `fpet_export.steps.typing_request.refu
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from calibration import graph_typing
 from calibration.evaluator import evaluator_for
 from calibration.requirements import require_opset
-from engines import precisions
+from engines import precisions, storage
 from engines.engine import load_target
 from engines.errors import ParityError
 from engines.imaging.source import ImageSource
@@ -22,11 +24,13 @@ from engines.parity.rows import ParityTable, StageParity, failed_row
 from engines.plurals import counted
 from engines.targets import Target
 from fpet_export.reporter import Reporter
-from fpet_export.requests import BEST, Exporting
+from fpet_export.requests import AUTO, BEST, Exporting
 from fpet_export.stages import Adapted, Folded
 from fpet_export.steps import (
     best_precision,
     check_images,
+    merge_choice,
+    merge_request,
     runs,
     typed_graph,
     typing_images,
@@ -35,6 +39,8 @@ from fpet_export.steps import (
 )
 from fpet_export.steps.best_precision import Candidates
 from fpet_export.steps.parity_images import own_images, synthetic_images
+
+E = TypeVar("E", bound=Exporting)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,11 +81,16 @@ class Exported:
     rows: tuple[StageParity, ...]
 
 
-def start(request: Exporting, reporter: Reporter, *, instead: str) -> Started:
-    """Load the run, fold it, and compare both with the float64 reference.
+def start(request: E, reporter: Reporter, *, instead: str) -> tuple[Started, E]:
+    """Load the run, settle its merge, fold it, and compare both with the float64 reference.
 
     `instead` says what to do with a folder of tasks; see `load_run`.
+
+    Returns:
+        What is known now, and what is left to do: where tokens merge is settled, and limits on the
+        accuracy are what the merge leaves of them.
     """
+    request = merge_request.stated(request)
     with reporter.working("reading the run and its backbone"):
         adapted = runs.load_run(request, instead=instead)
     reporter.step("inspect", runs.describe(adapted))
@@ -89,6 +100,11 @@ def start(request: Exporting, reporter: Reporter, *, instead: str) -> Started:
         reporter.step("note", warning, passed=None)
     classes = adapted.known_classes
     known = check_images.known_classes(classes.count, request.labels, run=classes)
+    if request.merge == AUTO:
+        adapted, request, choice = merge_choice.choose(adapted, request, known, reporter)
+        text = json.dumps(choice.to_json(), indent=1) + "
+"
+        storage.write_text(merge_request.table_path(request), text)
     if adapted.checkpoint.merges_untrained:
         reporter.step("merging", runs.UNTRAINED, passed=None)
     limit = own_images(request.limit, judges_accuracy=typing_request.judges_accuracy(request))
@@ -109,7 +125,7 @@ def start(request: Exporting, reporter: Reporter, *, instead: str) -> Started:
     with reporter.progress("reference in float64 and float32", passes) as advance:
         check, first, second = verify.until_fold(adapted, folded, images, progress=advance)
     reporter.step("fold", _fold_text(adapted, folded, second), passed=second.passed)
-    return Started(
+    started = Started(
         adapted=adapted,
         folded=folded,
         check=check,
@@ -117,6 +133,7 @@ def start(request: Exporting, reporter: Reporter, *, instead: str) -> Started:
         calibration=found.calibration,
         labels=images.class_names or known.names,
     )
+    return started, request
 
 
 def type_graph(

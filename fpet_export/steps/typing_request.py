@@ -16,8 +16,8 @@ from engines.engine import load_target
 from engines.errors import UsageError
 from engines.manifest import refuse_shared_side_car
 from fpet_export.graph.options import with_opset
-from fpet_export.requests import BEST, Exporting, Quantization, Typing
-from fpet_export.steps import check_images
+from fpet_export.requests import AUTO, BEST, Exporting, Quantization, Typing
+from fpet_export.steps import check_images, merge_request
 
 if TYPE_CHECKING:
     from engines.targets import Target
@@ -54,10 +54,13 @@ def precisions_of(request: Typing, target: Target) -> tuple[str, ...]:
 def _refuse_what_integers_have(request: Typing) -> None:
     """Refuse to ignore, for example, a limit on accuracy."""
     usual = Quantization(io=request.io)
+    # A limit is no question of the precision where it chooses the merge.
+    of_merge = ("max_drop", "min_agreement") if getattr(request, "merge", None) == AUTO else ()
     given = [
         "--no-equalise" if field.name == "equalise" else f"--{field.name.replace('_', '-')}"
         for field in dataclasses.fields(Quantization)
-        if field.name != "command" and getattr(request, field.name) != getattr(usual, field.name)
+        if field.name not in ("command", *of_merge)
+        and getattr(request, field.name) != getattr(usual, field.name)
     ]
     if given:
         raise UsageError(
@@ -130,6 +133,8 @@ def refuse_export(request: Exporting) -> None:
         UsageError: An image set, a target, its opset or its precision is not to be had.
     """
     check_images.require_inputs(request)
+    if merge_request.stated(request).merge == AUTO:
+        storage.refuse_overwrite(merge_request.table_path(request), force=request.force)
     for target in map(load_target, request.targets):
         if request.opset is not None:
             with_opset(target, request.opset)

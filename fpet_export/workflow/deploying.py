@@ -42,7 +42,7 @@ _TASKS = "take the whole folder to a board: {bundle}"
 
 def deploy(request: Deploying, reporter: Reporter, targets: Sequence[Target]) -> Deployment:
     """Run every step for each target; see `fpet_export.workflow.deploy.deploy`."""
-    started = exporting.start(request, reporter, instead=_TASKS)
+    started, request = exporting.start(request, reporter, instead=_TASKS)
     built = [deploy_target(started, request, reporter, target) for target in targets]
     rows = [*started.rows, *(row for one in built for row in one.rows)]
     table = started.check.table(rows)

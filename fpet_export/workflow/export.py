@@ -69,7 +69,7 @@ def export(request: ExportRequest, reporter: Reporter = SILENT) -> Exported:
     with reporter.working("loading PyTorch and ONNX"), collected_later():
         from fpet_export.steps import exporting as steps
 
-    started = steps.start(request, reporter, instead=_TASKS)
+    started, request = steps.start(request, reporter, instead=_TASKS)
     exported = steps.export(started, request, reporter, path=path, target=request.target)
     typed = steps.type_graph(started, request, reporter, exported, request.target)
     table = started.table(typed.rows)

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", default="cpu", metavar="T,T", help="targets (default: cpu; see `targets`)"
     )
+    arguments.add_merge(parser)
     arguments.add_graph(parser)
     quantize_arguments.add_precision(parser)
     arguments.add_data(parser, limit=None)

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         help="where the graph will run; decides the opset and its form (see `targets`)",
     )
+    arguments.add_merge(parser)
     arguments.add_graph(parser)
     quantize_arguments.add_precision(parser)
     quantize_arguments.add_rounds(parser)
