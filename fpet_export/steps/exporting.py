@@ -102,8 +102,7 @@ def start(request: E, reporter: Reporter, *, instead: str) -> tuple[Started, E]:
     known = check_images.known_classes(classes.count, request.labels, run=classes)
     if request.merge == AUTO:
         adapted, request, choice = merge_choice.choose(adapted, request, known, reporter)
-        text = json.dumps(choice.to_json(), indent=1) + "
-"
+        text = json.dumps(choice.to_json(), indent=1) + "\n"
         storage.write_text(merge_request.table_path(request), text)
     if adapted.checkpoint.merges_untrained:
         reporter.step("merging", runs.UNTRAINED, passed=None)

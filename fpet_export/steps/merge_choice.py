@@ -120,13 +120,16 @@ def _images(
 
 
 def _mergers(adapted: Adapted) -> dict[int, MergingModule]:
-    """Return the merge of every block up to the run's own, which has its trained refinement."""
+    """Return the merge of every block up to the run's own, which has its trained refinement.
+
+    The last block is left out: only what is read of it is computed anyway.
+    """
     spec, checkpoint = adapted.model.spec, adapted.checkpoint
     entry = mergers.load(checkpoint.merger)
     own = checkpoint.merge_block
     return {
         block: entry.attach(spec, checkpoint.refinement if block == own else None)
-        for block in range(spec.depth if own is None else own + 1)
+        for block in range(spec.depth - 1 if own is None else own + 1)
     }
 
 
@@ -248,7 +251,9 @@ def _merged(adapted: Adapted, choice: MergeChoice) -> Adapted:
 
 
 def _remaining(request: E, used: Quality) -> E:
-    """Return the request with the limits that the merge leaves to a precision."""
+    """Return the request with the limits that the merge leaves to a precision, if that has any."""
+    if not typing_request.judges_accuracy(request):
+        return dataclasses.replace(request, merge=None, max_drop=None, min_agreement=None)
     drop, agreement = request.max_drop, request.min_agreement
     if drop is not None and used.drop_pp is not None:
         drop = max(0.0, drop - max(0.0, used.drop_pp))

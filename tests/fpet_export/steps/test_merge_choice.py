@@ -1,0 +1,218 @@
+"""`--merge auto`: one pass over all blocks, and the earliest that keeps the limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import fpet_export
+from calibration.accuracy import AccuracyConstraint, Quality
+from engines.errors import UsageError
+from engines.imaging.images import ImageSet, PixelArray
+from fpet_export.model import mergers
+from fpet_export.model.adapt import adapt
+from fpet_export.model.backbones._names import raw_pixels
+from fpet_export.model.facts import Fact
+from fpet_export.model.merge_sweep import answers_by_block
+from fpet_export.reporter import SILENT
+from fpet_export.stages import Adapted
+from fpet_export.steps import merge_choice, merge_request
+from fpet_export.steps.merge_choice import MergeCandidate
+from fpet_export.workflow.export import Exported, ExportRequest, export
+from tests.fpet_export.tiny import (
+    adapted,
+    backbone_of,
+    checkpoint_of,
+    images_of,
+    relative,
+    spec_of,
+)
+
+SPEC = spec_of(depth=4)
+WHOLE_MODEL = Path(__file__).parents[1] / "model/checkpoints/peft_folders/vit/base"
+
+
+def request_of(tmp_path: Path, **more: object) -> ExportRequest:
+    return ExportRequest(run="run", out=tmp_path, **more)  # type: ignore[arg-type]
+
+
+def candidate(block: int | None, *missed: str) -> MergeCandidate:
+    quality = Quality(images=4, sqnr_db=20.0, agreement=1.0)
+    return MergeCandidate(block=block, tokens=9, macs=1, quality=quality, missed=missed)
+
+
+def test_a_sweep_gives_what_each_model_gives_by_itself() -> None:
+    images = torch.from_numpy(images_of(SPEC, 3))
+    plain = checkpoint_of(SPEC, "lora", merge_block=None)
+    entry = mergers.load()
+
+    with torch.inference_mode():
+        found = answers_by_block(
+            adapted(SPEC, plain), {b: entry.attach(SPEC, None) for b in (0, 2, 3)}, images
+        )
+
+        assert list(found) == [0, 2, 3, None]
+        for block, logits in found.items():
+            alone = adapt(backbone_of(SPEC), dataclasses.replace(plain, merge_block=block))
+            assert torch.allclose(logits, alone(images), rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(found[0], found[None], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("missed", "chosen"),
+    [
+        ([False, False, False, False], 0),
+        ([True, False, False, False], 1),
+        ([False, True, False, False], 2),  # block 0 keeps the limits by luck alone
+        ([True, True, True, False], None),
+    ],
+)
+def test_the_earliest_from_which_all_later_ones_keep_the_limits(
+    missed: list[bool], chosen: int | None
+) -> None:
+    blocks: list[int | None] = [0, 1, 2, None]
+    candidates = [
+        candidate(block, *(["too much"] if bad else []))
+        for block, bad in zip(blocks, missed, strict=True)
+    ]
+
+    assert merge_choice._cheapest(candidates).block == chosen
+
+
+def test_what_a_merge_uses_up_of_the_limits_is_not_left_to_a_precision(tmp_path: Path) -> None:
+    limits = {"max_drop": 1.0, "min_agreement": 0.95}
+    request = request_of(tmp_path, merge="auto", precision="int8", **limits)
+    used = Quality(images=200, sqnr_db=20, agreement=0.99, accuracy=0.895, reference_accuracy=0.9)
+
+    left = merge_choice._remaining(request, used)
+
+    assert left.max_drop == pytest.approx(0.5)
+    assert left.min_agreement == pytest.approx(0.96)
+    assert left.merge is None
+    better = dataclasses.replace(used, accuracy=0.91)
+    assert merge_choice._remaining(request, better).max_drop == 1.0
+    in_float32 = merge_choice._remaining(request_of(tmp_path, merge="auto", **limits), used)
+    assert (in_float32.max_drop, in_float32.min_agreement) == (None, None)
+
+
+@pytest.mark.parametrize(("text", "block"), [("none", "none"), ("fpet@3", 3), ("fpet@11", 11)])
+def test_a_stated_merge_is_a_merge_block(text: str, block: object, tmp_path: Path) -> None:
+    found = merge_request.stated(request_of(tmp_path, merge=text))
+
+    assert (found.merge, found.merge_block) == (None, block)
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"merge": "tome"}, "is not 'none', 'auto' or 'fpet@N'"),
+        ({"merge": "fpet@"}, "is not 'none'"),
+        ({"merge": "fpet@3", "merge_block": 3}, "both say where"),
+        ({"merge": "auto"}, "no limit to keep"),
+        ({"merge": "auto", "max_drop": 1.0}, "on images"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(
+    fields: dict[str, object], what: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=what):
+        merge_request.stated(request_of(tmp_path, **fields))
+
+
+def noise(count: int) -> PixelArray:
+    found: PixelArray = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+    return found
+
+
+@pytest.fixture
+def whole_model(tmp_path: Path) -> Path:
+    """A model without adapters whose classes are equally likely on noise."""
+    folder = tmp_path / "model"
+    shutil.copytree(WHOLE_MODEL, folder)
+    file = folder / "model.safetensors"
+    mean = fpet_export.load(folder, normalisation="none").outputs(noise(24)).logits.mean(axis=0)
+    tensors = load_file(file)
+    tensors["classifier.bias"] -= torch.from_numpy(mean).float()
+    save_file(tensors, file, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, whole_model: Path) -> Path:
+    """Images with the labels that the model without merging gives them, but for one."""
+    path = tmp_path / "images.npz"
+    found = fpet_export.load(whole_model, normalisation="none").outputs(noise(24)).logits
+    labels = found.argmax(axis=1)
+    labels[0] = (labels[0] + 1) % found.shape[1]
+    np.savez(path, images=noise(24), labels=labels)
+    return path
+
+
+def exported(
+    tmp_path: Path, run: Path, data: Path, **limits: Any
+) -> tuple[Exported, dict[str, Any]]:
+    out = tmp_path / "out"
+    request = ExportRequest(
+        run=str(run), normalisation="none", out=out, merge="auto", data=data, **limits
+    )
+    done = export(request)
+    table: dict[str, Any] = json.loads((out / "merge.json").read_text())
+    return done, table
+
+
+def test_a_model_that_was_never_trained_to_merge_is_merged(
+    tmp_path: Path, whole_model: Path, labelled: Path
+) -> None:
+    done, table = exported(tmp_path, whole_model, labelled, max_drop=100.0)
+
+    model = done.manifest.model
+    assert model is not None
+    assert (model.merge_block, model.tokens) == (0, (9, 1))
+    assert done.manifest.facts["merge block"].startswith("0 (--merge auto: accuracy ")
+    blocks = [one["block"] for one in table["candidates"]]
+    assert blocks == [0, None]
+    assert table["chosen"] == table["candidates"][0]
+    costs = [one["macs"] for one in table["candidates"]]
+    assert costs == sorted(costs)
+    plain = table["candidates"][-1]["quality"]
+    assert (plain["agreement"], plain["accuracy"]) == (1.0, pytest.approx(23 / 24))
+
+
+def test_a_limit_that_no_merge_keeps_merges_nowhere(
+    tmp_path: Path, whole_model: Path, labelled: Path
+) -> None:
+    done, table = exported(tmp_path, whole_model, labelled, min_agreement=1.0)
+
+    assert done.manifest.model is not None
+    assert done.manifest.model.merge_block is None
+    assert table["chosen"]["block"] is None
+    assert [bool(one["missed"]) for one in table["candidates"]] == [True, False]
+
+
+def test_a_run_that_was_trained_to_merge_is_its_own_reference() -> None:
+    trained = checkpoint_of(SPEC, "lora", merge_block=2)
+    model = adapt(backbone_of(SPEC), trained)
+    pixels = np.rint(images_of(SPEC, 6).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+    images = ImageSet(pixels=pixels, description="noise")
+    run = Adapted(
+        model=model,
+        checkpoint=trained,
+        backbone=backbone_of(SPEC),
+        preprocessing=raw_pixels(SPEC.image),
+        normalisation=Fact("none", "a test"),
+    )
+
+    found = merge_choice._answers(run, images, SILENT)
+    judged = merge_choice._judged(run, found, images, AccuracyConstraint(min_agreement=0.0))
+
+    assert [one.block for one in judged] == [0, 1, 2, None]
+    assert judged[2].quality.agreement == 1.0
+    assert relative(found[2], run.outputs(pixels).logits) < 1e-5
