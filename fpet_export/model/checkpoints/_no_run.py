@@ -15,10 +15,6 @@ USAGE = (
     "give the folder of a run or of a whole model, DIR/NAME for NAME.pth and NAME.bin, a file of "
     "weights, or random:NAME:SEED"
 )
-_CONVERT = (
-    'its factors can be written as a run: docs/checkpoints.md, "From other formats"; or tune again '
-    "with the authors' FPET code"
-)
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.ckpt", "*.npz", "*.tar")
 
 
@@ -57,14 +53,6 @@ def _file(path: Path) -> tuple[str, str]:
 
 
 def _folder(path: Path) -> tuple[str, str]:
-    adapter = path / "adapter_config.json"
-    if adapter.is_file():
-        kind = _field(adapter, "peft_type")
-        return (
-            f"this is a folder of Hugging Face PEFT (adapter_config.json, peft_type {kind!r}), "
-            "which cannot be read so far",
-            _CONVERT,
-        )
     files = sorted(file.name for pattern in _WEIGHTS for file in path.glob(pattern))
     held = f", only {', '.join(files[:5])}" if files else ""
     config = path / "config.json"
