@@ -373,7 +373,7 @@ def test_a_run_of_data_parallel_is_read_and_said(tmp_path: Path) -> None:
     [
         (
             {"adapter_config.json": '{"peft_type": "LORA"}', "adapter_model.safetensors": ""},
-            ("PEFT", "adapter_config.json", "'LORA'", "docs/checkpoints.md"),
+            ("r is None", "adapter_config.json"),
         ),
         (
             {"config.json": '{"model_type": "vit"}', "model.safetensors": ""},
