@@ -145,7 +145,7 @@ def _report(found: Inspection, adapted: Adapted, reporter: Reporter) -> None:
     if adapted.checkpoint.files and not has_sums:
         reporter.step(
             "checksums",
-            "none beside the run: a flipped bit in its .bin would go unnoticed "
+            "none beside the run: a flipped bit in its files would go unnoticed "
             "(sha256sum FILES > SHA256SUMS)",
             passed=None,
         )

@@ -111,14 +111,22 @@ class PeftRun:
 
     @property
     def backbone(self) -> str | None:
-        """The base model, where it is a path on this machine; a name on a hub is none."""
+        """The base model that the configuration names.
+
+        Raises:
+            CheckpointError: It is no path on this machine: a name on a hub.
+        """
         base = self.config.base
         if not base:
             return None
         for path in (Path(base), self.folder / base):
             if path.exists():
                 return str(path)
-        return None
+        raise CheckpointError(
+            f"{NAME} names the base model {base!r}, which is no path on this machine",
+            where=str(self.folder),
+            fix="fetch it, and give its folder or file: --backbone FOLDER",
+        )
 
     @property
     def architecture(self) -> None:

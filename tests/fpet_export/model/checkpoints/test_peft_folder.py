@@ -151,6 +151,10 @@ def test_the_base_model_is_taken_where_it_is_a_path(folder: Path) -> None:
     change(folder, base_model_name_or_path="base/model.safetensors")
     assert checkpoints.read(str(folder)).backbone == str(base)
     change(folder, base_model_name_or_path="google/vit-base-patch16-224")
+    with pytest.raises(CheckpointError, match="'google/vit-base-patch16-224'") as caught:
+        fpet_export.load(folder)
+    assert "--backbone FOLDER" in caught.value.fix
+    change(folder, base_model_name_or_path=None)
     assert checkpoints.read(str(folder)).backbone is None
 
 
