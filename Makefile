@@ -12,6 +12,9 @@ PYTEST_FLAGS ?= -n 3 --dist loadfile
 # NVIDIA ModelOpt's environment: its packages clash with ours.
 CROSS_VENV ?= .venv-crosscheck
 CROSS_FLAGS ?=
+# transformers has an environment of its own, so that the toolkit is tested without it.
+HF_VENV ?= .venv-transformers
+HF_MODELS := tests/references/hf_models
 
 BIN := $(VENV)/bin
 PIP := -m pip install --disable-pip-version-check --no-input --progress-bar off
@@ -21,7 +24,7 @@ TEST_SIZE := 3.1 GB are downloaded, 6.5 GB on disk
 DIGITS := examples/digits
 PACKAGES := fpet_export calibration engines benchmarks
 
-.PHONY: help demo test test-slow test-arm64 crosscheck pictures architecture lint types imports format clean
+.PHONY: help demo test test-slow test-arm64 crosscheck crosscheck-models pictures architecture lint types imports format clean
 
 help:
 	@echo "make demo        deploy the example run, then a full-size ViT-B/16:"
@@ -31,6 +34,8 @@ help:
 	@echo "make test-arm64  the board agent on an emulated arm64 Debian"
 	@echo "                 (a quarter of an hour, as root, with apt)"
 	@echo "make crosscheck  our INT8 and FP8 beside other tools' (an hour)"
+	@echo "make crosscheck-models  models of transformers beside the library's own logits"
+	@echo "                 (part of crosscheck; two minutes)"
 	@echo "make pictures    draw docs/merge.png anew, with the example run"
 	@echo "make architecture  draw docs/architecture.svg anew, from the imports"
 	@echo "make format      write the code as the formatter wants it"
@@ -41,9 +46,14 @@ demo: $(VENV)/.demo
 
 # The result goes to $(OUT)/; `CROSS_FLAGS="-o benchmarks/results/crosscheck.json --force"` renews
 # the committed one.
-crosscheck: $(VENV)/.test $(CROSS_VENV)/.ready
+crosscheck: $(VENV)/.test $(CROSS_VENV)/.ready crosscheck-models
 	$(BIN)/python -m benchmarks.experiments.crosscheck run --modelopt-python $(CROSS_VENV)/bin/python \
 	  --work $(OUT)/crosscheck -o $(OUT)/crosscheck.json $(CROSS_FLAGS)
+
+# The committed models were written so: `.venv-transformers/bin/python HF_MODELS/write.py FOLDER`.
+crosscheck-models: $(VENV)/.test $(HF_VENV)/.ready
+	$(HF_VENV)/bin/python $(HF_MODELS)/write.py $(OUT)/hf_models --seed 1
+	$(BIN)/python -m $(subst /,.,$(HF_MODELS)).compare $(OUT)/hf_models
 
 # Hundreds of processes start in the tests: they find the code compiled, whatever a container says.
 test: lint types imports
@@ -105,6 +115,14 @@ $(CROSS_VENV)/bin/python: | $(VENV)/bin/python
 $(CROSS_VENV)/.ready: benchmarks/experiments/crosscheck/requirements.txt | $(CROSS_VENV)/bin/python
 	$(CROSS_VENV)/bin/python .ci/with_progress.py "install ModelOpt's packages" $(CROSS_VENV)/pip.log \
 	  $(CROSS_VENV)/bin/python $(PIP) -r $<
+	touch $@
+
+$(HF_VENV)/bin/python: | $(VENV)/bin/python
+	$(PYTHON) -m venv $(HF_VENV)
+
+$(HF_VENV)/.ready: $(HF_MODELS)/requirements.txt | $(HF_VENV)/bin/python
+	$(HF_VENV)/bin/python .ci/with_progress.py "install transformers" $(HF_VENV)/pip.log \
+	  $(HF_VENV)/bin/python $(PIP) -r $<
 	touch $@
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 _PATTERNS = (
     (
         r"lora_[AB]\.|lora_embedding",
-        "these are the adapters of a Hugging Face PEFT run, not a backbone: give the backbone that "
-        "it was trained on; docs/checkpoints.md says how to write its factors as a run",
+        "these are the adapters of a Hugging Face PEFT run: give the folder of adapter_config.json "
+        "as the run, and the model that it was trained on as --backbone",
     ),
     (
         r"embeddings\.patch_embeddings\.projection|encoder\.layer\.\d+\.attention\.attention",
