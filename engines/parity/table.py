@@ -129,7 +129,8 @@ def remarks(table: ParityTable) -> list[str]:
     said += [
         f"{row.stage} keeps {row.tokens_kept} of {row.tokens_expected} tokens on the worst image"
         for row in table.rows
-        if row.tokens_kept != row.tokens_expected
+        if None not in (row.tokens_kept, row.tokens_expected)
+        and row.tokens_kept != row.tokens_expected
     ]
     said += [f"{row.stage}: {row.unjudged}" for row in table.rows if row.unjudged]
     said += [f"{row.stage}: {warning}" for row in table.rows for warning in row.warnings]

@@ -40,6 +40,8 @@ def load(folder: Path, base: Path | None = None, **more: Any) -> Adapted:
     if is_timm:
         more = {"heads": 2, "pool": "token", **more}
         base = base / "model.safetensors"
+    if base.parent.name == "dinov2":  # which takes images of any size
+        more = {"image": IMAGES.shape[2:], **more}
     return fpet_export.load(folder, backbone=base, normalisation="none", **more)
 
 
