@@ -294,8 +294,9 @@ class Exporting(Run, Graph, Typing):
     Attributes:
         out: The folder to write.
         target: Where the graphs will run; several with commas between them.
-        merge: "fpet@N" merges after the attention of block N, "none" nowhere, "auto" as early as
-            `max_drop` and `min_agreement` allow on the images of `data`; None leaves it to the run.
+        merge: Where tokens merge, whatever the run was trained with: "fpet@N" after the attention
+            of block N, "none" nowhere, "auto" as early as `max_drop` and `min_agreement` allow on
+            the images of `data`; None leaves it to the run.
     """
 
     out: Path

@@ -103,7 +103,7 @@ def add_merge(parser: argparse.ArgumentParser) -> None:
         "--merge",
         metavar="auto|none|fpet@N",
         help="auto merges as early as --max-drop and --min-agreement allow on --data; fpet@N after "
-        "the attention of block N, also in a run that was not trained with merging",
+        "the attention of block N, whatever the run was trained with",
     )
 
 

@@ -90,7 +90,6 @@ def start(request: E, reporter: Reporter, *, instead: str) -> tuple[Started, E]:
         What is known now, and what is left to do: where tokens merge is settled, and limits on the
         accuracy are what the merge leaves of them.
     """
-    request = merge_request.stated(request)
     with reporter.working("reading the run and its backbone"):
         adapted = runs.load_run(request, instead=instead)
     reporter.step("inspect", runs.describe(adapted))
@@ -104,6 +103,8 @@ def start(request: E, reporter: Reporter, *, instead: str) -> tuple[Started, E]:
         adapted, request, choice = merge_choice.choose(adapted, request, known, reporter)
         text = json.dumps(choice.to_json(), indent=1) + "\n"
         storage.write_text(merge_request.table_path(request), text)
+    elif request.merge is not None:
+        adapted = merge_choice.merged_at(adapted, merge_request.block_of(request.merge), "--merge")
     if adapted.checkpoint.merges_untrained:
         reporter.step("merging", runs.UNTRAINED, passed=None)
     limit = own_images(request.limit, judges_accuracy=typing_request.judges_accuracy(request))

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.accuracy import AccuracyConstraint, Quality
+from engines.errors import UsageError
 from engines.imaging import images as engine_images
 from engines.imaging.class_names import KnownClasses
 from engines.imaging.images import ImageSet
@@ -105,7 +106,9 @@ def choose(
     chosen = _cheapest([one for one in candidates if own is None or one.block is not None])
     choice = MergeChoice(chosen=chosen, candidates=candidates, images=images.description)
     _show(choice, reporter)
-    return _merged(adapted, choice), _remaining(request, choice.chosen.quality), choice
+    used = chosen.quality
+    source = f"--merge auto: {used.in_words()} on {counted(used.images, 'image')}"
+    return merged_at(adapted, chosen.block, source), _remaining(request, used), choice
 
 
 def _images(
@@ -232,19 +235,32 @@ def _show(choice: MergeChoice, reporter: Reporter) -> None:
     )
 
 
-def _merged(adapted: Adapted, choice: MergeChoice) -> Adapted:
-    """Return the run with the chosen merge."""
-    checkpoint, block = adapted.checkpoint, choice.chosen.block
-    quality = choice.chosen.quality
-    fact: Fact[Any] = Fact(
-        block,
-        f"--merge auto: {quality.in_words()} on {counted(quality.images, 'image')}",
-    )
-    own = block == checkpoint.merge_block
+def merged_at(adapted: Adapted, block: int | None, source: str) -> Adapted:
+    """Return the run with its tokens merged elsewhere, or nowhere.
+
+    The refinement of a match belongs to the block that it was trained in.
+
+    Args:
+        adapted: The run.
+        block: 0-based; None merges nowhere.
+        source: Who says so, for the manifest.
+
+    Raises:
+        UsageError: The network has no such block.
+    """
+    depth = adapted.model.spec.depth
+    if block is not None and block >= depth:
+        raise UsageError(
+            f"merge block {block} is not one of 0 to {depth - 1}",
+            where="--merge",
+            fix="count blocks from 0",
+        )
+    checkpoint = adapted.checkpoint
+    fact: Fact[Any] = Fact(block, source)
     changed = dataclasses.replace(
         checkpoint,
         merge_block=block,
-        refinement=checkpoint.refinement if own else None,
+        refinement=checkpoint.refinement if block == checkpoint.merge_block else None,
         facts=checkpoint.facts | {"merge block": fact},
     )
     return dataclasses.replace(adapted, model=adapt(adapted.backbone, changed), checkpoint=changed)

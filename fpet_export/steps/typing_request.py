@@ -133,7 +133,8 @@ def refuse_export(request: Exporting) -> None:
         UsageError: An image set, a target, its opset or its precision is not to be had.
     """
     check_images.require_inputs(request)
-    if merge_request.stated(request).merge == AUTO:
+    merge_request.refuse_unlimited(request)
+    if request.merge == AUTO:
         storage.refuse_overwrite(merge_request.table_path(request), force=request.force)
     for target in map(load_target, request.targets):
         if request.opset is not None:

@@ -20,6 +20,7 @@ from engines.imaging.images import ImageSet, PixelArray
 from fpet_export.model import mergers
 from fpet_export.model.adapt import adapt
 from fpet_export.model.backbones._names import raw_pixels
+from fpet_export.model.checkpoints import Checkpoint
 from fpet_export.model.facts import Fact
 from fpet_export.model.merge_sweep import answers_by_block
 from fpet_export.reporter import SILENT
@@ -42,6 +43,17 @@ WHOLE_MODEL = Path(__file__).parents[1] / "model/checkpoints/peft_folders/vit/ba
 
 def request_of(tmp_path: Path, **more: object) -> ExportRequest:
     return ExportRequest(run="run", out=tmp_path, **more)  # type: ignore[arg-type]
+
+
+def run_of(checkpoint: Checkpoint) -> Adapted:
+    backbone = backbone_of(SPEC)
+    return Adapted(
+        model=adapt(backbone, checkpoint),
+        checkpoint=checkpoint,
+        backbone=backbone,
+        preprocessing=raw_pixels(SPEC.image),
+        normalisation=Fact("none", "a test"),
+    )
 
 
 def candidate(block: int | None, *missed: str) -> MergeCandidate:
@@ -103,11 +115,24 @@ def test_what_a_merge_uses_up_of_the_limits_is_not_left_to_a_precision(tmp_path:
     assert (in_float32.max_drop, in_float32.min_agreement) == (None, None)
 
 
-@pytest.mark.parametrize(("text", "block"), [("none", "none"), ("fpet@3", 3), ("fpet@11", 11)])
-def test_a_stated_merge_is_a_merge_block(text: str, block: object, tmp_path: Path) -> None:
-    found = merge_request.stated(request_of(tmp_path, merge=text))
+@pytest.mark.parametrize(("merge", "block"), [("none", None), ("fpet@1", 1), ("fpet@2", 2)])
+def test_a_run_merges_where_it_is_told_to(merge: str, block: int | None) -> None:
+    """The refinement of the match belongs to the block that the run was trained in."""
+    trained = run_of(checkpoint_of(SPEC, "lora", merge_block=2))
 
-    assert (found.merge, found.merge_block) == (None, block)
+    moved = merge_choice.merged_at(trained, merge_request.block_of(merge), "--merge")
+
+    assert moved.merge_plan().blocks == (() if block is None else (block,))
+    assert moved.checkpoint.merges_untrained == (block == 1)
+    assert str(moved.checkpoint.facts["merge block"]) == f"{block} (--merge)"
+    images = torch.from_numpy(images_of(SPEC, 2))
+    with torch.inference_mode():
+        assert torch.equal(moved.model(images), trained.model(images)) == (block == 2)
+
+
+def test_a_block_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match="merge block 4 is not one of 0 to 3"):
+        merge_choice.merged_at(run_of(checkpoint_of(SPEC, "lora")), 4, "--merge")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +140,6 @@ def test_a_stated_merge_is_a_merge_block(text: str, block: object, tmp_path: Pat
     [
         ({"merge": "tome"}, "is not 'none', 'auto' or 'fpet@N'"),
         ({"merge": "fpet@"}, "is not 'none'"),
-        ({"merge": "fpet@3", "merge_block": 3}, "both say where"),
         ({"merge": "auto"}, "no limit to keep"),
         ({"merge": "auto", "max_drop": 1.0}, "on images"),
     ],
@@ -124,7 +148,7 @@ def test_what_cannot_be_searched_is_refused(
     fields: dict[str, object], what: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=what):
-        merge_request.stated(request_of(tmp_path, **fields))
+        merge_request.refuse_unlimited(request_of(tmp_path, **fields))
 
 
 def noise(count: int) -> PixelArray:
@@ -198,17 +222,9 @@ def test_a_limit_that_no_merge_keeps_merges_nowhere(
 
 
 def test_a_run_that_was_trained_to_merge_is_its_own_reference() -> None:
-    trained = checkpoint_of(SPEC, "lora", merge_block=2)
-    model = adapt(backbone_of(SPEC), trained)
+    run = run_of(checkpoint_of(SPEC, "lora", merge_block=2))
     pixels = np.rint(images_of(SPEC, 6).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
     images = ImageSet(pixels=pixels, description="noise")
-    run = Adapted(
-        model=model,
-        checkpoint=trained,
-        backbone=backbone_of(SPEC),
-        preprocessing=raw_pixels(SPEC.image),
-        normalisation=Fact("none", "a test"),
-    )
 
     found = merge_choice._answers(run, images, SILENT)
     judged = merge_choice._judged(run, found, images, AccuracyConstraint(min_agreement=0.0))
