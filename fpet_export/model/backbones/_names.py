@@ -99,6 +99,14 @@ def spec_from_names(
     )
     if named is not None:
         _refuse_contradiction(seen, named, where=where)
+    elif not (seen.patch_bias or seen.pre_norm):
+        raise CheckpointError(
+            "patch_embed.proj.bias is missing, which a ViT has that has no norm before its first "
+            "block (norm_pre)",
+            where=where,
+            fix="give the whole file; or name the architecture, --arch NAME, or put timm's "
+            "config.json beside it",
+        )
     positions = weights["pos_embed"].shape[1]
     image, covers = image_of(seen, positions, options, named, where=where)
     seen = dataclasses.replace(seen, image=image.value, position_covers_prefix=covers)
@@ -230,6 +238,12 @@ def _check_dimensions(weights: Mapping[str, torch.Tensor], *, where: str) -> Non
                 f"{name} has shape {tuple(weights[name].shape)}, wanted {wanted} dimensions",
                 where=where,
                 fix="give the backbone the run was trained on",
+            )
+        if name in weights and not weights[name].numel():
+            raise CheckpointError(
+                f"{name} is empty: {tuple(weights[name].shape)}",
+                where=where,
+                fix="the file is damaged; fetch it again",
             )
 
 

@@ -44,11 +44,10 @@ def folded_head(
             where=str(path),
             fix="give the file that the run's training wrote",
         )
-    if not all(tensor.isfinite().all() for tensor in (mean, variance, weight, bias)) or (
-        variance.min() < 0
-    ):
+    parts = (mean, variance, weight, bias)
+    if not all(part.float().isfinite().all() for part in parts) or variance.min() < 0:
         raise CheckpointError(
-            "the head (head.0, head.1) holds NaN, infinity or a negative variance",
+            "the head (head.0, head.1) holds NaN, values beyond float32 or a negative variance",
             where=str(path),
             fix="the file is damaged; fetch it again",
         )

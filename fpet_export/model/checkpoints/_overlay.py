@@ -59,11 +59,3 @@ def half_layer(names: Iterable[str]) -> str | None:
             if kinds != wanted:
                 return f"blocks.{block}.{layer}.{min(wanted - kinds)}"
     return None
-
-
-def in_every_block(name: str, depth: int) -> list[str]:
-    """Return what a tensor is called in every block; itself where it is in none."""
-    found = _OF_BLOCK.search(name)
-    if found is None:
-        return [name]
-    return [f"blocks.{block}.{found[2]}.{found[3]}" for block in range(depth)]

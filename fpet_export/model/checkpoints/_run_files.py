@@ -57,7 +57,7 @@ def recognises(text: str) -> bool:
     path = Path(text)
     if _ends_like_one(path):
         return True
-    return path.with_name(path.name + ".pth").is_file() or bool(_runs_in(path))
+    return Path(f"{path}.pth").is_file() or bool(_runs_in(path))
 
 
 def read_files(text: str, hints: Hints) -> RunFiles:
@@ -131,7 +131,7 @@ def _name_of(pth: Path) -> str:
 def _find_pth(path: Path) -> Path:
     if _ends_like_one(path):
         return path
-    beside = path.with_name(path.name + ".pth")
+    beside = Path(f"{path}.pth")
     if beside.is_file():
         return beside
     found = _runs_in(path)

@@ -137,7 +137,7 @@ class TunedFile(abc.ABC):
         tensors = self._checked(spec)
         head = {name: tensors[name] for name in HEAD_NAMES if name in tensors}
         settings = self.settings(spec)
-        merge = _untrained.merge_block(self.hints, spec, what=f"a {self.method} run")
+        merge = _untrained.merge_block(self.hints, spec, what="the file")
         scale = settings.get("scale")
         facts: dict[str, Fact[Any]] = {
             "method": Fact(self.method, f"the tensors in {self.path.name}"),
@@ -146,10 +146,11 @@ class TunedFile(abc.ABC):
             "merge block": merge,
             "classes": Fact(len(head["head.weight"]), "the shape of head.weight"),
         }
+        edits = tuple(self.edits(spec, tensors))
         files = (self.path, self.config_path, self.checksums)
         return Checkpoint(
             name=self.name,
-            method=self.method,
+            method=self.method if edits else "none",  # a linear probe is the head alone
             bit=None,
             dim=None,
             scale=None if scale is None else float(scale.value),
@@ -160,7 +161,7 @@ class TunedFile(abc.ABC):
             quality="trained",
             files=tuple(path for path in files if path is not None),
             facts=facts,
-            changes=tuple(self.edits(spec, tensors)),
+            changes=edits,
             warnings=self.warnings,
         )
 

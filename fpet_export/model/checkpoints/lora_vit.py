@@ -74,7 +74,7 @@ class LoraVit(TunedFile):
         """Return alpha, rank, and the factor that its code makes of them.
 
         Raises:
-            CheckpointError: Alpha is no whole number.
+            CheckpointError: Alpha is no whole number, or below the rank.
         """
         alpha = self.asked("alpha", unsaid="add --alpha N, as the training called LoRA_ViT")
         rank = self.shown("rank", self.extent("w_a_000", 0, of=2))
@@ -85,6 +85,12 @@ class LoraVit(TunedFile):
                 fix="give the alpha of the training",
             )
         scale = int(alpha.value) // rank.value
+        if scale == 0:
+            raise CheckpointError(
+                f"alpha {alpha.value:g} // rank {rank.value} is 0, with which nothing is learnt",
+                where=alpha.source,
+                fix="give the alpha of the training",
+            )
         return {
             "alpha": alpha,
             "rank": rank,

@@ -15,7 +15,6 @@ from fpet_export.model.checkpoints._batch_norm_head import folded_head
 from fpet_export.model.checkpoints._dense import dense_edits, network_shapes
 from fpet_export.model.checkpoints._overlay import (
     half_layer,
-    in_every_block,
     is_of_head,
     is_overlay,
 )
@@ -23,7 +22,11 @@ from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile
 from fpet_export.model.edits import Edit
 from fpet_export.model.vit import VitSpec
 
-_NORMS = ("norm.weight", "norm.bias", "norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")
+_NORMS = tuple(
+    f"{norm}.{kind}"
+    for norm in ("norm", "norm1", "norm2", "norm_pre")  # fc_norm ends like norm
+    for kind in ("weight", "bias")
+)
 _OF_FPET = (".pth", ".pth.tar")
 
 
@@ -35,7 +38,7 @@ def recognises(text: str) -> bool:
 def read(text: str, hints: Hints) -> Overlay:
     """Read the file; see `fpet_export.model.checkpoints.Format`."""
     path = Path(text)
-    kind = _kind(path)
+    kind = _kind(path) if hints.method != Partial.method else Partial
     if kind is LinearProbe and path.name.lower().endswith(_OF_FPET):
         _require_word(path, hints)
     run = read_tuned(kind, text, hints, "head.weight", "head.1.weight")
@@ -82,14 +85,13 @@ def _require_word(path: Path, hints: Hints) -> None:
 
 
 class Overlay(TunedFile):
-    """Tensors in place of those of the backbone.
-
-    Attributes:
-        everywhere: Whether what is tuned in one block must be tuned in every block.
-    """
+    """Tensors in place of those of the backbone."""
 
     method = "partial"
-    everywhere = False
+
+    def missing(self, known: Shapes) -> list[str]:
+        """Return what the method tunes and the file lacks, of a network's tensors."""
+        return []
 
     def is_tuned(self, name: str) -> bool:
         """Whether a tensor was tuned: all in the file were."""
@@ -98,10 +100,15 @@ class Overlay(TunedFile):
     def shapes(self, spec: VitSpec) -> Shapes:
         """Return the shapes of the network's tensors that are in the file."""
         known = network_shapes(spec, len(self.found.tensors["head.weight"]))
-        own = [name for name in self.found.tensors if name in known]
-        if self.everywhere:
-            own = [other for name in own for other in in_every_block(name, spec.depth)]
-        return {name: known[name] for name in own}
+        missing = self.missing(known)
+        if missing:
+            raise CheckpointError(
+                f"{missing[0]} is missing; {self.method} tunes it with the others",
+                where=str(self.path),
+                fix="give the file that the run's training wrote; if that was not tuned, add "
+                f"--method {Partial.method}",
+            )
+        return {name: shape for name, shape in known.items() if name in self.found.tensors}
 
     def edits(self, spec: VitSpec, tensors: Tensors) -> list[Edit]:
         """Return one edit for each layer."""
@@ -118,7 +125,13 @@ class TunedNorms(Overlay):
     """LayerNorms and the head."""
 
     method = "layernorm"
-    everywhere = True
+
+    def missing(self, known: Shapes) -> list[str]:
+        """Return the weights and biases, as far as the file has such, of other norms."""
+        own = self.found.tensors
+        kinds = {name.rpartition(".")[2] for name in own if not is_of_head(name)}
+        wanted = [n for n in known if n.endswith(_NORMS) and n.rpartition(".")[2] in kinds]
+        return [name for name in wanted if name not in own]
 
 
 class BitFit(Overlay):
@@ -128,7 +141,10 @@ class BitFit(Overlay):
     """
 
     method = "bitfit"
-    everywhere = True
+
+    def missing(self, known: Shapes) -> list[str]:
+        """Return the other biases."""
+        return [n for n in known if n.endswith(".bias") and n not in self.found.tensors]
 
 
 class Partial(Overlay):

@@ -221,6 +221,7 @@ def test_what_lora_vit_does_not_say_is_asked_for(tmp_path: Path) -> None:
     path = said.pop("run")
     refused(path, "--alpha", **said)
     refused(path, "alpha is 2.5", **said, alpha=2.5)
+    refused(path, "3 // rank 4 is 0", **said, alpha=3)
     two_heads = save(path, of_lora_vit() | {"fc_3in_4out": torch.ones(4, 3)})
     refused(two_heads, "fc_3in_4out", **said, alpha=8)
     some = {n: t for n, t in of_lora_vit().items() if n not in ("w_a_003", "w_b_003")}

@@ -67,7 +67,7 @@ def test_the_network_has_the_tensors_of_the_file(kind: str, tmp_path: Path) -> N
 
     run = fpet_export.load(path, **said)
 
-    assert run.checkpoint.method == kind
+    assert run.facts()["method"].value == kind
     wanted = expected(backbone() | tensors | head())
     proven(run, wanted, tmp_path)
     other = {name: tensor.flip(0) for name, tensor in (tensors or head()).items()}
@@ -175,11 +175,25 @@ def test_a_damaged_file_is_refused(kind: str, mutation: Mutation, tmp_path: Path
     damaged(tmp_path, tensors, mutation, name, backbone=base, **SAID)
 
 
-def test_a_missing_block_is_seen_where_all_are_tuned(tmp_path: Path) -> None:
-    for kind in ("bitfit", "layernorm"):
-        tensors = {n: t for n, t in KINDS[kind].items() if not n.startswith("blocks.1.")}
-        path, said = write(tmp_path, tensors | head())
-        refused(path, "blocks.1.", "missing", **said)
+@pytest.mark.parametrize("kind", ["bitfit", "layernorm"])
+@pytest.mark.parametrize("lacking", ["blocks.1.", "norm."])
+def test_what_the_method_tunes_must_be_there(kind: str, lacking: str, tmp_path: Path) -> None:
+    tensors = {n: t for n, t in KINDS[kind].items() if not n.startswith(lacking)}
+    path, said = write(tmp_path, tensors | head())
+    refused(path, lacking, "missing", "--method partial-fine-tuning", **said)
+
+    run = fpet_export.load(path, method="partial-fine-tuning", **said)
+
+    assert run.checkpoint.method == "partial-fine-tuning"
+    proven(run, expected(backbone() | tensors | head()), tmp_path)
+
+
+def test_the_folder_one_stands_in_is_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, KINDS["bitfit"] | head())
+    monkeypatch.chdir(tmp_path)
+    refused(Path(), "holds no run", **SAID)
 
 
 def test_options_of_other_methods_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""Every tensor of every kind of tuned file, broken in every way: a named error, never a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fpet_export
+from engines.errors import CheckpointError
+from tests.fpet_export.model.checkpoints import (
+    test_consolidator,
+    test_fact,
+    test_loralib,
+    test_overlay,
+    test_repadapter,
+    test_ssf,
+)
+from tests.fpet_export.model.checkpoints.tuned_files import (
+    MUTATIONS,
+    SAID,
+    Mutation,
+    Tensors,
+    backbone,
+    head,
+    save,
+)
+
+_A_FEW = 12
+"""Cases of each kind that every run of the tests takes; `--slow` takes all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of file: what is in it, and what the user says."""
+
+    tensors: Callable[[], Tensors]
+    said: dict[str, Any]
+    brings_backbone: bool = False
+
+
+KINDS = {
+    "ssf": Kind(test_ssf.whole, {}, brings_backbone=True),
+    "fact-tt": Kind(lambda: test_fact.tuned("tt") | head(), {"scale": 1.0}),
+    "fact-tk": Kind(lambda: test_fact.tuned("tk") | head(), {"scale": 1.0}),
+    "repadapter": Kind(lambda: test_repadapter.tuned() | head(), {"scale": 1.0}),
+    "consolidator": Kind(
+        lambda: test_consolidator.whole(test_consolidator.tuned()),
+        {"channel_shuffle": "off"},
+        brings_backbone=True,
+    ),
+    "loralib": Kind(lambda: test_loralib.of_merged(2) | head(), {"alpha": 8.0, "qkv_slots": "qv"}),
+    "lora-vit": Kind(test_loralib.of_lora_vit, {"alpha": 8.0}),
+    "bitfit": Kind(lambda: test_overlay.KINDS["bitfit"] | head(), {}),
+    "layernorm": Kind(lambda: test_overlay.KINDS["layernorm"] | head(), {}),
+    "batch norm": Kind(test_overlay.batch_norm_head, {}),
+}
+
+
+def cases(kind: Kind) -> Iterator[tuple[Mutation, str]]:
+    for name in kind.tensors():
+        if not name.endswith("num_batches_tracked"):  # which is passed over
+            yield from ((mutation, name) for mutation in MUTATIONS)
+
+
+def try_all(kind: Kind, folder: Path, every: int) -> list[str]:
+    """Return what was accepted."""
+    accepted = []
+    base = {} if kind.brings_backbone else {"backbone": save(folder / "vit.pth", backbone())}
+    for mutation, name in list(cases(kind))[::every]:
+        path = save(folder / "broken.pt", mutation.change(kind.tensors(), name))
+        try:
+            fpet_export.load(path, **SAID, **kind.said, **base)
+        except CheckpointError as error:
+            assert error.where and error.fix
+        else:
+            accepted.append(f"{mutation.name}: {name}")
+    return accepted
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_some_broken_files_are_refused(name: str, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    count = len(list(cases(kind)))
+    every = max(1, count // _A_FEW) | 1  # odd, so that it meets every mutation
+    assert try_all(kind, tmp_path, every) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_all_broken_files_are_refused(name: str, tmp_path: Path) -> None:
+    assert try_all(KINDS[name], tmp_path, 1) == []
