@@ -6,6 +6,7 @@ little: the patch convolution is `patch_embed.proj`, and a last norm behind the 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from fpet_export.model.vit import VitSpec
@@ -13,28 +14,70 @@ from fpet_export.model.vit import VitSpec
 _WRAPPERS = ("", "timm_model.")
 """What stands in front of timm's names: nothing, or Hugging Face's wrapper around timm."""
 
-_MODELS = ("vit.", "deit.", "dinov2.", "dinov2_with_registers.", "")
-"""What stands in front of the names of transformers; nothing in a model without a task's head."""
 
-_ATTENTIONS = (
-    {"q": "attention.attention.query", "k": "attention.attention.key",
-     "v": "attention.attention.value", "proj": "attention.output.dense"},
-    {"q": "attention.q_proj", "k": "attention.k_proj", "v": "attention.v_proj",
-     "proj": "attention.o_proj"},
-)  # fmt: skip
-"""How transformers calls the parts of an attention: version 4 (and every file), and version 5."""
+@dataclasses.dataclass(frozen=True)
+class _Generation:
+    """How transformers calls the layers of a family of models.
 
-_VIT_BLOCKS = (
-    ("encoder.layer", {"norm1": "layernorm_before", "norm2": "layernorm_after",
-                       "fc1": "intermediate.dense", "fc2": "output.dense"}),
-    ("layers", {"norm1": "layernorm_before", "norm2": "layernorm_after", "fc1": "mlp.fc1",
-                "fc2": "mlp.fc2"}),
-)  # fmt: skip
-"""Where the blocks of ViT and DeiT lie, and how their other layers are called, likewise."""
+    Attributes:
+        prefixes: What stands in front of every name but the classifier's.
+        blocks: Where the blocks lie.
+        inside: Layers of a block, by the site below it.
+        outside: Other layers, by their site.
+    """
 
-_DINOV2_BLOCKS = (
-    ("encoder.layer", {"norm1": "norm1", "norm2": "norm2", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}),
-) * 2
+    prefixes: tuple[str, ...]
+    blocks: str
+    inside: Mapping[str, str]
+    outside: Mapping[str, str]
+
+
+_OLD_ATTENTION = {
+    "attn.q": "attention.attention.query",
+    "attn.k": "attention.attention.key",
+    "attn.v": "attention.attention.value",
+    "attn.proj": "attention.output.dense",
+}
+_ATTENTION = {
+    "attn.q": "attention.q_proj",
+    "attn.k": "attention.k_proj",
+    "attn.v": "attention.v_proj",
+    "attn.proj": "attention.o_proj",
+}
+_MLP = {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+_OLD_MLP = {"mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}
+_VIT_NORMS = {"norm1": "layernorm_before", "norm2": "layernorm_after"}
+_DINOV2_NORMS = {"norm1": "norm1", "norm2": "norm2"}
+_EMBEDDED = {"patch_embed": "embeddings.patch_embeddings.projection", "norm": "layernorm"}
+_VIT, _DINOV2 = ("vit.", "deit.", ""), ("dinov2.", "dinov2_with_registers.", "")
+
+_GENERATIONS = (
+    # ViT and DeiT: transformers 4, and every file of a whole model; then version 5 at run time.
+    _Generation(_VIT, "encoder.layer", _OLD_ATTENTION | _OLD_MLP | _VIT_NORMS, _EMBEDDED),
+    _Generation(_VIT, "layers", _ATTENTION | _MLP | _VIT_NORMS, _EMBEDDED),
+    # DINOv2, likewise.
+    _Generation(_DINOV2, "encoder.layer", _OLD_ATTENTION | _MLP | _DINOV2_NORMS, _EMBEDDED),
+    _Generation(_DINOV2, "encoder.layer", _ATTENTION | _MLP | _DINOV2_NORMS, _EMBEDDED),
+    # CLIP.
+    _Generation(
+        ("vision_model.", ""),
+        "encoder.layers",
+        {
+            "attn.q": "self_attn.q_proj",
+            "attn.k": "self_attn.k_proj",
+            "attn.v": "self_attn.v_proj",
+            "attn.proj": "self_attn.out_proj",
+            "norm1": "layer_norm1",
+            "norm2": "layer_norm2",
+        }
+        | _MLP,
+        {
+            "patch_embed": "embeddings.patch_embedding",
+            "norm_pre": "pre_layrnorm",
+            "norm": "post_layernorm",
+        },
+    ),
+)
 
 
 def layouts(spec: VitSpec) -> list[Mapping[str, str]]:
@@ -42,30 +85,21 @@ def layouts(spec: VitSpec) -> list[Mapping[str, str]]:
     found: list[Mapping[str, str]] = [
         {prefix + path: site for path, site in _timm(spec).items()} for prefix in _WRAPPERS
     ]
-    for blocks in (_VIT_BLOCKS, _DINOV2_BLOCKS):
-        for (where, layers), attention in zip(blocks, _ATTENTIONS, strict=True):
-            for prefix in _MODELS:
-                found.append(_hugging_face(spec, prefix, where, layers, attention))
+    for generation in _GENERATIONS:
+        for prefix in generation.prefixes:
+            found.append(_hugging_face(spec, prefix, generation))
     return found
 
 
-def _hugging_face(
-    spec: VitSpec,
-    prefix: str,
-    where: str,
-    layers: Mapping[str, str],
-    attention: Mapping[str, str],
-) -> dict[str, str]:
-    found = {f"{prefix}embeddings.patch_embeddings.projection": "patch_embed"}
+def _hugging_face(spec: VitSpec, prefix: str, names: _Generation) -> dict[str, str]:
+    found = {
+        f"{prefix}{name}": site
+        for site, name in names.outside.items()
+        if site != "norm_pre" or spec.pre_norm
+    }
     for index in range(spec.depth):
-        inside = {f"attn.{part}": name for part, name in attention.items()}
-        inside |= {
-            layer if layer.startswith("norm") else f"mlp.{layer}": name
-            for layer, name in layers.items()
-        }
-        for layer, name in inside.items():
-            found[f"{prefix}{where}.{index}.{name}"] = f"blocks.{index}.{layer}"
-    found[f"{prefix}layernorm"] = "norm"
+        for site, name in names.inside.items():
+            found[f"{prefix}{names.blocks}.{index}.{name}"] = f"blocks.{index}.{site}"
     if spec.pool == "class+dist":
         return found | {"cls_classifier": "head", "distillation_classifier": "head_dist"}
     return found | {"classifier": "head"}
