@@ -16,38 +16,30 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from engines.errors import CheckpointError, UsageError
-from fpet_export.model import module_names, torch_files
+from fpet_export.model import module_names
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.backbones._names import HEAD_NAMES
 from fpet_export.model.checkpoints import Checkpoint, Hints, _untrained
 from fpet_export.model.checkpoints._peft_config import NAME, PeftConfig, read_config
+from fpet_export.model.checkpoints._peft_tensors import (
+    OF_ADAPTER,
+    file_name,
+    parts_of,
+    read_tensors,
+)
 from fpet_export.model.edits import Dense, LowRank, Magnitude, SiteEdit
 from fpet_export.model.vit import VitSpec
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
-_PREFIX = "base_model.model."
 _SAID_HERE = ("method", "bit", "rank", "scale", "alpha", "channel_shuffle", "config")
 """What `Hints` says of runs whose files say less."""
 
 _DEFAULT = "default"
 """PEFT's name of the adapter that lies in the folder itself; others have folders in it."""
-
-_SUFFIXES = {
-    ".lora_A.weight": "down",
-    ".lora_B.weight": "up",
-    ".lora_B.bias": "up bias",
-    ".lora_magnitude_vector": "norm",
-    ".lora_magnitude_vector.weight": "norm",
-    ".base_layer.bias": "bias",
-}
-_OF_ADAPTER = ("down", "up", "up bias", "norm")
-_COPIES = (".modules_to_save", ".original_module")
-"""What PEFT writes a second time beside the plain name, with `bias="all"`."""
 
 
 def recognises(text: str) -> bool:
@@ -78,7 +70,7 @@ def read(text: str, hints: Hints) -> PeftRun:
             where=str(folder),
             fix="copy the whole folder that PEFT saved",
         )
-    tensors = _read_tensors(path)
+    tensors = read_tensors(path)
     return PeftRun(
         folder=folder, config=config, path=path, tensors=tensors, hints=hints, names=named
     )
@@ -192,7 +184,7 @@ class PeftRun:
             CheckpointError: There is no such layout.
         """
         layouts = module_names.layouts(spec)
-        wanted = {_parts(name)[0] for name in self.tensors}
+        wanted = {parts_of(name)[0] for name in self.tensors}
         missing = [sorted(wanted - set(sites)) for sites in layouts]
         fewest = min(missing, key=len)
         if fewest:
@@ -202,7 +194,7 @@ class PeftRun:
                 where=str(self.path),
                 fix="give the base model it was trained on: --backbone FILE",
             )
-        adapted = {module for module, part in map(_parts, self.tensors) if part in _OF_ADAPTER}
+        adapted = {module for module, part in map(parts_of, self.tensors) if part in OF_ADAPTER}
         fitting = [sites for sites, odd in zip(layouts, missing, strict=True) if not odd]
         odd = [self._against_targets(sites, adapted) for sites in fitting]
         best = min(range(len(fitting)), key=lambda index: len(odd[index]))
@@ -229,7 +221,7 @@ class PeftRun:
         grouped: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
         whole: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
         for name, tensor in self.tensors.items():
-            module, part = _parts(name)
+            module, part = parts_of(name)
             into = whole if part in ("weight", "own bias") else grouped
             part = "bias" if part == "own bias" else part
             if part in into[module]:
@@ -264,7 +256,7 @@ class PeftRun:
             odd = sorted(wanted - set(parts)) or sorted(set(parts) - allowed)
             verb = "lacks" if wanted - set(parts) else "has"
             raise CheckpointError(
-                f"{module} {verb} the tensor {_file_name(odd[0])}, against what {NAME} says",
+                f"{module} {verb} the tensor {file_name(odd[0])}, against what {NAME} says",
                 where=str(self.path),
                 fix="save the adapter with PEFT's save_pretrained, or copy the folder again",
             )
@@ -364,64 +356,6 @@ def _choose(path: Path, hints: Hints) -> tuple[Path, frozenset[str]]:
     )
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors by their names without PEFT's prefix and without its second copies."""
-    content = torch_files.read_content(path)
-    if not isinstance(content, dict) or not content:
-        raise CheckpointError(
-            f"wanted a dictionary of tensors, found {type(content).__name__}",
-            where=str(path),
-            fix="copy the folder that PEFT saved again",
-        )
-    found: dict[str, torch.Tensor] = {}
-    for name, tensor in content.items():
-        if not isinstance(name, str) or not name.startswith(_PREFIX):
-            raise CheckpointError(
-                f"{name!r} does not begin with {_PREFIX!r}, as every tensor of PEFT does",
-                where=str(path),
-                fix="save the adapter with PEFT's save_pretrained",
-            )
-        found[name.removeprefix(_PREFIX)] = _checked(name, tensor, path)
-    return {name: tensor for name, tensor in found.items() if not _is_copy(name, found)}
-
-
-def _is_copy(name: str, names: Mapping[str, Any]) -> bool:
-    for copy in _COPIES:
-        module, found, part = name.partition(copy + ".")
-        if found and f"{module}.{part}" in names:
-            return True
-    return False
-
-
-def _checked(name: str, tensor: Any, path: Path) -> torch.Tensor:
-    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-        raise CheckpointError(
-            f"{name} is {getattr(tensor, 'dtype', type(tensor).__name__)}, wanted floating point",
-            where=str(path),
-            fix="save the adapter with PEFT's save_pretrained, not quantized",
-        )
-    if not tensor.isfinite().all():
-        raise CheckpointError(
-            f"{name} holds NaN or infinity",
-            where=str(path),
-            fix="the file is damaged, or the training diverged",
-        )
-    return tensor.float()
-
-
-def _parts(name: str) -> tuple[str, str]:
-    """Return the module of a tensor, and what the tensor is to it."""
-    for suffix, part in _SUFFIXES.items():
-        if name.endswith(suffix):
-            return name.removesuffix(suffix), part
-    module, _, leaf = name.rpartition(".")
-    return module, {"weight": "weight", "bias": "own bias"}.get(leaf, leaf)
-
-
 def _is_below(module: str, saved: str) -> bool:
     """Whether a module is one that `modules_to_save` names, or is in one."""
     return re.match(rf"(^|.*\.){re.escape(saved)}($|\..*)", module) is not None
-
-
-def _file_name(part: str) -> str:
-    return next((end.lstrip(".") for end, name in _SUFFIXES.items() if name == part), part)
