@@ -81,8 +81,8 @@ def _checked(name: str, tensor: Any, path: Path) -> torch.Tensor:
 def parts_of(name: str) -> tuple[str, str]:
     """Return the module of a tensor, and what the tensor is to it.
 
-    "down", "up", "up bias" and "norm" belong to an adapter; "bias" is a trained bias of a layer that
-    has one, "weight" and "own bias" are those of a layer that has none.
+    "down", "up", "up bias" and "norm" belong to an adapter; "bias" is the trained bias of a layer
+    that has one, "weight" and "own bias" are those of a layer that has none.
     """
     for suffix, part in _SUFFIXES.items():
         if name.endswith(suffix):
