@@ -6,7 +6,6 @@ What a request says is refused before, by `fpet_export.steps.typing_request.refu
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +13,7 @@ from typing import TypeVar
 from calibration import graph_typing
 from calibration.evaluator import evaluator_for
 from calibration.requirements import require_opset
-from engines import precisions, storage
+from engines import precisions
 from engines.engine import load_target
 from engines.errors import ParityError
 from engines.imaging.source import ImageSource
@@ -100,9 +99,7 @@ def start(request: E, reporter: Reporter, *, instead: str) -> tuple[Started, E]:
     classes = adapted.known_classes
     known = check_images.known_classes(classes.count, request.labels, run=classes)
     if request.merge == AUTO:
-        adapted, request, choice = merge_choice.choose(adapted, request, known, reporter)
-        text = json.dumps(choice.to_json(), indent=1) + "\n"
-        storage.write_text(merge_request.table_path(request), text)
+        adapted, request = merge_choice.choose(adapted, request, known, reporter)
     elif request.merge is not None:
         adapted = merge_choice.merged_at(adapted, merge_request.block_of(request.merge), "--merge")
     if adapted.checkpoint.merges_untrained:

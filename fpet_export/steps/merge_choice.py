@@ -12,6 +12,7 @@ than it did, then without the refinement of its match, which belongs to its own 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.accuracy import AccuracyConstraint, Quality
+from engines import storage
 from engines.errors import UsageError
 from engines.imaging import images as engine_images
 from engines.imaging.class_names import KnownClasses
@@ -32,10 +34,11 @@ from fpet_export.model.adapt import adapt
 from fpet_export.model.facts import Fact
 from fpet_export.model.merge_sweep import answers_by_block
 from fpet_export.model.mergers import MergingModule
+from fpet_export.pictures.cost_and_answers import Dot, cost_and_answers
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Exporting
 from fpet_export.stages import Adapted
-from fpet_export.steps import check_images, typing_request
+from fpet_export.steps import check_images, merge_request, typing_request
 
 E = TypeVar("E", bound=Exporting)
 MOST_IMAGES = 512
@@ -79,10 +82,39 @@ class MergeChoice:
         """Return plain JSON values."""
         return dataclasses.asdict(self)
 
+    def picture(self, limits: AccuracyConstraint) -> bytes:
+        """Return a PNG of all candidates: accuracy, or agreement without labels, over cost."""
+        plain = self.candidates[-1]
+        reference = self.chosen.quality.reference_accuracy
+        limit = limits.min_agreement
+        if reference is not None:
+            drop = limits.max_drop_pp
+            limit = None if drop is None else reference - drop / 100
+        dots = []
+        for one in self.candidates:
+            accuracy = one.quality.accuracy
+            dots.append(
+                Dot(
+                    label="none" if one.block is None else str(one.block),
+                    cost=one.macs / plain.macs,
+                    answers=one.quality.agreement if accuracy is None else accuracy,
+                    chosen=one is self.chosen,
+                    keeps=not one.missed,
+                )
+            )
+        kind = "same class" if reference is None else "accuracy"
+        return cost_and_answers(dots, kind=kind, limit=limit)
+
+    def write(self, request: Exporting) -> None:
+        """Leave table and picture in the folder of the export."""
+        table, picture = merge_request.files_of(request)
+        storage.write_text(table, json.dumps(self.to_json(), indent=1) + "\n")
+        storage.write_bytes(picture, self.picture(_limits(request)))
+
 
 def choose(
     adapted: Adapted, request: E, known: KnownClasses, reporter: Reporter
-) -> tuple[Adapted, E, MergeChoice]:
+) -> tuple[Adapted, E]:
     """Search the merge of a run.
 
     Args:
@@ -92,23 +124,28 @@ def choose(
         reporter: Hears the table and what was chosen.
 
     Returns:
-        The run with that merge, the request with what the limits leave to a precision, and all
-        that was tried.
+        The run with that merge, and the request with what the limits leave to a precision. A table
+        and a picture of all that was tried lie in the folder of the export.
 
     Raises:
         InputError: The images cannot be read, or have no labels for a limit on the accuracy.
     """
     images = _images(adapted, request, known, reporter)
-    limits = AccuracyConstraint(max_drop_pp=request.max_drop, min_agreement=request.min_agreement)
+    limits = _limits(request)
     found = _answers(adapted, images, reporter)
     candidates = _judged(adapted, found, images, limits)
     own = adapted.checkpoint.merge_block
     chosen = _cheapest([one for one in candidates if own is None or one.block is not None])
     choice = MergeChoice(chosen=chosen, candidates=candidates, images=images.description)
     _show(choice, reporter)
+    choice.write(request)
     used = chosen.quality
     source = f"--merge auto: {used.in_words()} on {counted(used.images, 'image')}"
-    return merged_at(adapted, chosen.block, source), _remaining(request, used), choice
+    return merged_at(adapted, chosen.block, source), _remaining(request, used)
+
+
+def _limits(request: Exporting) -> AccuracyConstraint:
+    return AccuracyConstraint(max_drop_pp=request.max_drop, min_agreement=request.min_agreement)
 
 
 def _images(

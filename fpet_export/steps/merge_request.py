@@ -13,9 +13,9 @@ def block_of(merge: str) -> int | None:
     return None if merge == "none" else int(merge.removeprefix("fpet@"))
 
 
-def table_path(request: Exporting) -> Path:
-    """Return where "auto" leaves all that it tried."""
-    return request.out / "merge.json"
+def files_of(request: Exporting) -> tuple[Path, Path]:
+    """Return where a search leaves the table and the picture of all that it tried."""
+    return request.out / "merge-choice.json", request.out / "merge-choice.png"
 
 
 def refuse_unlimited(request: Exporting) -> None:

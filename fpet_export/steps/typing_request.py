@@ -135,7 +135,8 @@ def refuse_export(request: Exporting) -> None:
     check_images.require_inputs(request)
     merge_request.refuse_unlimited(request)
     if request.merge == AUTO:
-        storage.refuse_overwrite(merge_request.table_path(request), force=request.force)
+        for file in merge_request.files_of(request):
+            storage.refuse_overwrite(file, force=request.force)
     for target in map(load_target, request.targets):
         if request.opset is not None:
             with_opset(target, request.opset)

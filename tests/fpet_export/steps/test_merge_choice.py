@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import fpet_export
@@ -188,7 +189,7 @@ def exported(
         run=str(run), normalisation="none", out=out, merge="auto", data=data, **limits
     )
     done = export(request)
-    table: dict[str, Any] = json.loads((out / "merge.json").read_text())
+    table: dict[str, Any] = json.loads((out / "merge-choice.json").read_text())
     return done, table
 
 
@@ -208,6 +209,18 @@ def test_a_model_that_was_never_trained_to_merge_is_merged(
     assert costs == sorted(costs)
     plain = table["candidates"][-1]["quality"]
     assert (plain["agreement"], plain["accuracy"]) == (1.0, pytest.approx(23 / 24))
+    with Image.open(tmp_path / "out" / "merge-choice.png") as picture:
+        assert picture.size == (1040, 640)
+    with pytest.raises(UsageError, match=r"merge-choice\.json"):
+        request_again(tmp_path, whole_model, labelled)
+
+
+def request_again(tmp_path: Path, run: Path, data: Path) -> None:
+    """Export into a folder in which only the search's files are left."""
+    for file in (tmp_path / "out").glob("*"):
+        if not file.name.startswith("merge-choice"):
+            file.unlink()
+    exported(tmp_path, run, data, max_drop=100.0)
 
 
 def test_a_limit_that_no_merge_keeps_merges_nowhere(
