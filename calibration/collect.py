@@ -37,8 +37,13 @@ Keep = Callable[[CalibrationTable], None]
 SAVE_EVERY = 32
 """Images between two states that `keep` is given."""
 
-FIT_IMAGES = 32
-"""Images whose channels decide the rewrites: means and maxima settle early."""
+FIT_IMAGES = 128
+"""Images whose channels decide the rewrites, at most.
+
+Means settle early and maxima do not: a channel that only a later image shows to be large keeps its
+whole range, and all others share its steps. With 32 of 48 images one fc2 of a pretrained DINOv2
+ViT-S/14 had 6 dB more noise than with all.
+"""
 
 _NOISE_CORRELATION = 0.05
 """Neighbouring pixels of a photograph correlate with 0.9 or more, those of white noise with 0."""
@@ -150,7 +155,7 @@ def calibrate(
         equalising: Whether layers are rewritten at all; a `start` has decided that already.
         start: See `collect`.
         moments: See `collect`; the form for CPUs ("gemm") rounds its weights without them.
-        progress: See `collect`; the images that are run twice count once.
+        progress: See `collect`; `runs` is what it sums to.
         keep: See `collect`.
 
     Raises:
@@ -158,11 +163,16 @@ def calibrate(
     """
     rewrites = None
     if equalising and start is None:
-        first = collect(onnx, source.spread(FIT_IMAGES))
+        first = collect(onnx, source.spread(FIT_IMAGES), progress=progress)
         rewrites = equalise.fit(read_graph(onnx), first)
     return collect(
         onnx, source, rewrites=rewrites, start=start, moments=moments, progress=progress, keep=keep
     )
+
+
+def runs(source: ImageSource, *, fits: bool) -> int:
+    """Return how many images `calibrate` runs, those twice on which it fits the rewrites."""
+    return len(source) + (min(len(source), FIT_IMAGES) if fits else 0)
 
 
 def pixel_hash(pixels: PixelArray) -> str:

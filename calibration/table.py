@@ -24,7 +24,7 @@ from engines.errors import InputError, TrustError
 from engines.manifest import Manifest, Preprocessing, from_json, manifest_path
 from engines.plurals import counted
 
-SCHEMA = 3
+SCHEMA = 4
 
 Vector = NDArray[np.float64]
 
@@ -71,11 +71,13 @@ class Rewrites:
         values: (C,) mean of every value channel, by linear that makes values.
         factors: (C,) what a norm's output channels are divided by, by the name of the norm.
         inputs: (C,) what a linear's input channels are divided by, by the name of the linear.
+        value_factors: (C,) what the centred values are divided by, by linear that makes them.
     """
 
     values: Mapping[str, Vector]
     factors: Mapping[str, Vector]
     inputs: Mapping[str, Vector] = dataclasses.field(default_factory=dict)
+    value_factors: Mapping[str, Vector] = dataclasses.field(default_factory=dict)
 
     def for_layers(self, names: Collection[str]) -> Rewrites:
         """Return the rewrites without operators before linears that are not in `names`."""
@@ -304,7 +306,7 @@ def _refuse_older(document: Any, path: Path) -> None:
     graph, images = document["graph"]["file"], document["images"]["description"]
     raise TrustError(
         f"an older version made this calibration table: schema {schema}, wanted {SCHEMA}, which "
-        "also holds the lowest and highest value of every channel",
+        "also holds by what the values of every attention were divided",
         where=str(path),
         fix=f"remove it, and calibrate on its images again ({images}): fpet-export quantize "
         f"{graph} --precision int8 --calibration DIR",
@@ -348,15 +350,15 @@ def _record_of(document: Mapping[str, Any]) -> Record:
 def _rewrites_of(document: Any) -> Rewrites | None:
     if document is None:
         return None
-    values, factors, inputs = (
+    values, factors, inputs, value_factors = (
         {str(name): _unpacked(text) for name, text in document[field.name].items()}
         for field in dataclasses.fields(Rewrites)
     )
-    divisors = (*factors.values(), *inputs.values())
+    divisors = (*factors.values(), *inputs.values(), *value_factors.values())
     finite = all(np.isfinite(vector).all() for vector in (*values.values(), *divisors))
     if not finite or any((vector <= 0).any() for vector in divisors):
         raise ValueError("what was moved between the layers is not a number, or not a factor")
-    return Rewrites(values, factors, inputs)
+    return Rewrites(values, factors, inputs, value_factors)
 
 
 def _packed(values: Vector) -> str:

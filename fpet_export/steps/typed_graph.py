@@ -8,7 +8,7 @@ from pathlib import Path
 
 from calibration import graph_typing
 from calibration.accuracy import AccuracyConstraint, RevertedLayer
-from calibration.collect import calibrate, pixel_hash
+from calibration.collect import calibrate, pixel_hash, runs
 from calibration.evaluator import GraphEvaluator
 from calibration.graph_typing import Typed
 from calibration.policy import choose
@@ -70,7 +70,8 @@ def calibrated(
     before = 0 if start is None else len(start.images)
     reporter.keeps = state
     began = time.monotonic()
-    with reporter.progress("calibrate", len(source)) as advance:
+    total = runs(source, fits=request.equalise and start is None)
+    with reporter.progress("calibrate", total) as advance:
         table = calibrate(
             onnx,
             source,

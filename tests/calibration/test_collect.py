@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from calibration import collect as collecting
-from calibration import histogram
-from calibration.collect import calibrate, collect, is_noise, pixel_hash
+from calibration import equalise, histogram
+from calibration.collect import calibrate, collect, is_noise, pixel_hash, runs
 from calibration.roles import sites
 from calibration.table import CalibrationTable, merged_table, read_table, write_table
 from engines.errors import InputError
@@ -171,6 +171,25 @@ def test_a_start_brings_its_rewrites(merged: Path, table: CalibrationTable, tmp_
     assert len(found.images) == 24
 
 
+def test_the_rewrites_are_fitted_on_all_images(merged: Path, tmp_path: Path) -> None:
+    """What only the last of them shows to be large must not keep its range."""
+    source = source_of(tmp_path / "images.npz", images_of(40), merged)
+    counts: list[int] = []
+
+    found = calibrate(merged, source, progress=counts.append)
+
+    wanted, fewer = (
+        equalise.fit(read_graph(merged), collect(merged, source.spread(number)))
+        for number in (40, 32)
+    )
+    assert sum(counts) == runs(source, fits=True) == 80
+    assert runs(source, fits=False) == 40
+    assert found.rewrites is not None
+    for name, factor in found.rewrites.factors.items():
+        assert np.array_equal(factor, wanted.factors[name])
+        assert not np.array_equal(factor, fewer.factors[name])  # negative control
+
+
 # Interruptions
 
 
@@ -187,7 +206,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(
     def interrupt(count: int) -> None:
         nonlocal done
         done += count
-        if done == 11:
+        if done == 18 + 11:  # the rewrites are fitted on all of them before
             raise KeyboardInterrupt
 
     def keep(table: CalibrationTable) -> None:

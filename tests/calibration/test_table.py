@@ -62,6 +62,7 @@ def table_of(*seeds: int, **changes: Any) -> CalibrationTable:
             {"blocks/0/attn/qkv": np.array([0.1, -0.2])},
             {"blocks/0/norm1/LayerNormalization": np.array([0.5, 2.0, 1.0, 1.5])},
             {"blocks/0/fc2": np.array([3.0, 0.25])},
+            {"blocks/0/attn/qkv": np.array([0.75, 4.0])},
         ),
         "tools": {"numpy": "2"},
     }
@@ -243,6 +244,7 @@ SITE = ("sites", "blocks/0/fc1/input")
         (("rewrites", "values"), {"qkv": packed([1.0, np.nan])}),
         (("rewrites", "inputs"), {"fc2": packed([1.0, -1.0])}),
         (("rewrites", "inputs"), {"fc2": packed([1.0, np.inf])}),
+        (("rewrites", "value_factors"), {"qkv": packed([1.0, 0.0])}),
         (("tools",), None),
         (("sites",), []),
         ((*SITE, "rows"), float("inf")),
@@ -285,11 +287,12 @@ def test_what_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
         read_table(tmp_path / "t.json")
 
 
+@pytest.mark.parametrize("schema", [2, 3])
 def test_a_table_of_an_older_version_says_how_to_make_it_again(
-    document: Any, tmp_path: Path
+    schema: int, document: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(TrustError, match=r"schema 2, wanted 3") as caught:
-        read_document({**document, "schema": 2}, tmp_path)
+    with pytest.raises(TrustError, match=rf"schema {schema}, wanted 4") as caught:
+        read_document({**document, "schema": schema}, tmp_path)
 
     assert "fpet-export quantize model.onnx --precision int8 --calibration" in caught.value.fix
     assert "1 images" in caught.value.fix  # which images
