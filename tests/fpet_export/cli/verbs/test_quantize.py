@@ -576,11 +576,10 @@ def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collecting, "SAVE_EVERY", 4)
 
 
-def interrupted(
-    onnx: Path, monkeypatch: pytest.MonkeyPatch, *words: object, count: int = 10
-) -> Path:
+def interrupted(onnx: Path, monkeypatch: pytest.MonkeyPatch, *words: object) -> Path:
+    """The state that is left; the rewrites are fitted on all 20 images before."""
     with monkeypatch.context() as patch:
-        interrupt_after(count, patch)
+        interrupt_after(20 + 10, patch)
         done = quantize(onnx, "int8", *words)
     assert done.code == 130
     assert "interrupted" in done.err
@@ -590,6 +589,19 @@ def interrupted(
     assert names(onnx.parent) == MODEL | {state.name}
     assert len(read_table(state).images) == 8
     return state
+
+
+def test_an_interruption_before_the_rewrites_are_fitted_leaves_nothing(
+    graph: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx = copy_of(graph, tmp_path)
+    interrupt_after(10, monkeypatch)
+
+    done = quantize(onnx, "int8", "--calibration", data / "train.npz")
+
+    assert done.code == 130
+    assert "nothing half-written was left behind" in done.err
+    assert names(onnx.parent) == MODEL
 
 
 def test_an_interrupted_calibration_goes_on(
