@@ -60,9 +60,9 @@ class FrozenBlock(nn.Module):
         self.merge = None if merger is None else merger.frozen(_averaged_key(block), options.ties)
         self.fc1 = block.mlp.fc1
         self.fc2 = scaled(block.mlp.fc2, block.ls2.gamma if block.layer_scale else None)
-        self.adapters = nn.ModuleList(
-            _frozen_bottleneck(branch) for branch in block.branches.values()
-        )
+        branches = [cast(Bottleneck, branch) for branch in block.branches.values()]
+        self.adapters = nn.ModuleList(_frozen_bottleneck(branch) for branch in branches)
+        self.reads = [branch.reads for branch in branches]
 
     def forward(
         self, x: torch.Tensor, key_bias: torch.Tensor | None
@@ -76,9 +76,10 @@ class FrozenBlock(nn.Module):
             x = x if self.queries is None else x[:, : self.queries]
         else:
             x = (x if self.queries is None else x[:, : self.queries]) + attended
-        out = x + self.fc2(activate(self.fc1(self.norm2(x)), self.activation))
-        for adapter in self.adapters:
-            out = out + adapter(x)
+        hidden = self.fc2(activate(self.fc1(self.norm2(x)), self.activation))
+        out = x + hidden
+        for adapter, reads in zip(self.adapters, self.reads, strict=True):
+            out = out + adapter(hidden if reads == "mlp" else x)
         return out, sizes, match
 
 
@@ -267,17 +268,29 @@ def _mean_head(model: Vit) -> nn.Linear:
     return linear(weight, (model.head.bias + model.head_dist.bias) / 2)
 
 
-def _frozen_bottleneck(branch: nn.Module) -> nn.Sequential:
-    assert isinstance(branch, Bottleneck)
+class _Activate(nn.Module):
+    """What stands between the two layers of a bottleneck."""
+
+    def __init__(self, activation: str) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply it to (…, R)."""
+        return activate(x, self.activation)
+
+
+def _frozen_bottleneck(branch: Bottleneck) -> nn.Sequential:
     if branch.scale != 1.0:
         raise FoldError(
             f"a branch with scale {branch.scale:g} reached the freeze",
             where="freeze",
             fix="fold the model first: load(run).fold().freeze()",
         )
-    down, up = (
-        nn.Linear(w.shape[1], w.shape[0], bias=False, device="meta")
-        for w in (branch.down, branch.up)
-    )
-    down.weight, up.weight = branch.down, branch.up
-    return nn.Sequential(down, nn.ReLU(), up)
+    layers = []
+    for weight, bias in ((branch.down, branch.down_bias), (branch.up, branch.up_bias)):
+        out, width = weight.shape
+        layers.append(nn.Linear(width, out, bias=bias is not None, device="meta"))
+        layers[-1].weight = cast(nn.Parameter, weight)
+        layers[-1].bias = cast(nn.Parameter, bias)
+    return nn.Sequential(layers[0], _Activate(branch.activation), layers[1])

@@ -144,6 +144,7 @@ def attach(model: Vit, edits: Sequence[Edit]) -> None:
     """
     for edit in edits:
         if isinstance(edit, Branch):
+            _check_branch(model.spec, edit)
             model.each_block()[edit.block].branches[edit.name] = edit.module
         elif isinstance(edit, Own):
             _replace(model, edit)
@@ -191,6 +192,21 @@ def _edited(model: Vit, path: str, *, site: str) -> Edited:
     edited = Edited(layer)
     replace_module(model, path, edited)
     return edited
+
+
+def _check_branch(spec: VitSpec, edit: Branch) -> None:
+    module, where = edit.module, f"blocks.{edit.block}.{edit.name}"
+    rank = len(module.down)
+    wanted = {"down": (rank, spec.width), "up": (spec.width, rank)}
+    biases: dict[str, tuple[int, ...]] = {"down_bias": (rank,), "up_bias": (spec.width,)}
+    for name, shape in (wanted | biases).items():
+        tensor = getattr(module, name)
+        if tensor is not None and tensor.shape != shape:
+            raise CheckpointError(
+                f"{name} of a bottleneck is {tuple(tensor.shape)}, wanted {shape}",
+                where=where,
+                fix="give the backbone the run was trained on: --backbone FILE",
+            )
 
 
 def _replace(model: Vit, edit: Own) -> None:

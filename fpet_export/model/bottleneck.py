@@ -2,34 +2,78 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import torch
 from torch import nn
+from torch.nn import functional as F
+
+from fpet_export.model.vit import Activation, activate
+
+Reads: TypeAlias = Literal["residual", "mlp"]
+"""What a branch reads: the residual stream before the MLP, or what the MLP adds to it."""
 
 
 class Bottleneck(nn.Module):
-    """`x -> scale * up(relu(down(x)))` without biases.
+    """`x -> scale * (up(activation(down(x) + down_bias)) + up_bias)`.
 
     Args:
         down: (R, in) projection to the bottleneck.
         up: (out, R) projection back.
         scale: Dimensionless factor of the output.
+        down_bias: (R,), or None for zero.
+        up_bias: (out,), or None for zero.
+        activation: What stands between the two.
+        reads: What it is called with.
     """
 
-    def __init__(self, down: torch.Tensor, up: torch.Tensor, *, scale: float) -> None:
+    def __init__(
+        self,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        *,
+        scale: float,
+        down_bias: torch.Tensor | None = None,
+        up_bias: torch.Tensor | None = None,
+        activation: Activation = "relu",
+        reads: Reads = "residual",
+    ) -> None:
         super().__init__()
-        self.down = nn.Parameter(down, requires_grad=False)
-        self.up = nn.Parameter(up, requires_grad=False)
+        tensors = {"down": down, "up": up, "down_bias": down_bias, "up_bias": up_bias}
+        for name, tensor in tensors.items():
+            kept = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
+            self.register_parameter(name, kept)
         self.scale = scale
+        self.activation: Activation = activation
+        self.reads: Reads = reads
+
+    down: torch.Tensor
+    up: torch.Tensor
+    down_bias: torch.Tensor | None
+    up_bias: torch.Tensor | None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (…, in) to (…, out)."""
-        return self.scale * (torch.relu(x @ self.down.T) @ self.up.T)
+        hidden = activate(F.linear(x, self.down, self.down_bias), self.activation)
+        return self.scale * F.linear(hidden, self.up, self.up_bias)
 
     def folded(self) -> Bottleneck:
         """Return the same map with its scale inside the last projection."""
-        up = (self.up.double() * self.scale).to(self.up.dtype)
-        return Bottleneck(self.down, up, scale=1.0)
+        bias = self.up_bias
+        return Bottleneck(
+            self.down,
+            _scaled(self.up, self.scale),
+            scale=1.0,
+            down_bias=self.down_bias,
+            up_bias=None if bias is None else _scaled(bias, self.scale),
+            activation=self.activation,
+            reads=self.reads,
+        )
 
     def macs(self) -> int:
         """Return the multiply-adds of one token."""
         return self.down.numel() + self.up.numel()
+
+
+def _scaled(tensor: torch.Tensor, scale: float) -> torch.Tensor:
+    return (tensor.double() * scale).to(tensor.dtype)

@@ -320,10 +320,10 @@ class Dense(SiteEdit):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Branch:
-    """A bottleneck beside the MLP of one block, which cannot fold: AdaptFormer.
+    """A bottleneck beside or behind the MLP of one block, which cannot fold: AdaptFormer.
 
-    It reads the residual stream (B, N, C), after a merge the merged one, and is added to what the
-    block gives.
+    It reads the residual stream (B, N, C), after a merge the merged one, or what the MLP adds to
+    it, and is added to what the block gives.
 
     Attributes:
         block: 0-based.

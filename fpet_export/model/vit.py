@@ -200,7 +200,8 @@ class Block(nn.Module):
     """One pre-norm transformer block.
 
     `branches` holds what a fine-tune put beside the MLP: each maps the residual stream (B, N, C),
-    after a merge if there is one, to (B, N, C) that is added to what the block gives.
+    after a merge if there is one, or what the MLP adds to it, to (B, N, C) that is added to what
+    the block gives.
     """
 
     def __init__(self, spec: VitSpec) -> None:
@@ -235,9 +236,10 @@ class Block(nn.Module):
         if merger is not None:
             x, size = merger(x, keys, trace)
         hidden = self.mlp(self.norm2(x))
-        out = x + (self.ls2(hidden) if self.layer_scale else hidden)
+        hidden = self.ls2(hidden) if self.layer_scale else hidden
+        out = x + hidden
         for branch in self.branches.values():
-            out = out + branch(x)
+            out = out + branch(hidden if branch.reads == "mlp" else x)
         return out, size
 
 

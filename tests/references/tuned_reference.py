@@ -16,6 +16,7 @@ import numpy as np
 Array = np.ndarray
 Before = Callable[[str, Array], Array]
 After = Callable[[str, Array, Array], Array]
+Beside = Callable[[int, Array, Array], Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class Tuned:
         patch: Side of a patch in pixels.
         before: Maps the name of a layer and what it reads to what it reads instead.
         after: Maps the name of a layer, what it read and what it gives to what it gives instead.
+        beside: Maps a block, the tokens that its MLP's norm reads, and what the MLP adds to them,
+            to what is added besides.
         eps: Of every LayerNorm.
     """
 
@@ -38,6 +41,7 @@ class Tuned:
     patch: int
     before: Before = lambda name, x: x
     after: After = lambda name, x, y: y
+    beside: Beside = lambda block, x, y: 0 * y
     eps: float = 1e-6
 
     def logits(self, images: Array) -> Array:
@@ -58,7 +62,8 @@ class Tuned:
             x = x + self._attend(f"blocks.{block}.", self._norm(f"blocks.{block}.norm1", x))
             hidden = self._linear(f"blocks.{block}.mlp.fc1", self._norm(f"blocks.{block}.norm2", x))
             hidden = 0.5 * hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
-            x = x + self._linear(f"blocks.{block}.mlp.fc2", hidden)
+            added = self._linear(f"blocks.{block}.mlp.fc2", hidden)
+            x = x + added + self.beside(block, x, added)
         return self._linear("head", self._norm("norm", x)[0])
 
     def _attend(self, name: str, x: Array) -> Array:

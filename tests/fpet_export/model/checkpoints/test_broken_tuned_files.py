@@ -12,6 +12,7 @@ import pytest
 import fpet_export
 from engines.errors import CheckpointError
 from tests.fpet_export.model.checkpoints import (
+    test_adaptformer_model,
     test_consolidator,
     test_fact,
     test_loralib,
@@ -56,6 +57,15 @@ KINDS = {
     "lora-vit": Kind(test_loralib.of_lora_vit, {"alpha": 8.0}),
     "bitfit": Kind(lambda: test_overlay.KINDS["bitfit"] | head(), {}),
     "layernorm": Kind(lambda: test_overlay.KINDS["layernorm"] | head(), {}),
+    "adaptformer": Kind(
+        lambda: (
+            test_adaptformer_model.of_the_code(backbone())
+            | test_overlay.batch_norm_head()
+            | test_adaptformer_model.tuned(learned=True)
+        ),
+        {},
+        brings_backbone=True,
+    ),
     "batch norm": Kind(test_overlay.batch_norm_head, {}),
 }
 

@@ -20,7 +20,7 @@ from fpet_export.model.attached import edited_layers
 from fpet_export.model.backbones.random_weights import draw
 from fpet_export.stages import Adapted
 from tests.fpet_export.tiny import MEAN, STD, images_of, relative, spec_of
-from tests.references.tuned_reference import After, Before, Tuned
+from tests.references.tuned_reference import After, Before, Beside, Tuned
 
 SPEC = spec_of(depth=2, hidden=256)
 WIDTH, HIDDEN, CLASSES = SPEC.width, SPEC.hidden, SPEC.classes
@@ -68,6 +68,7 @@ def expected(
     *,
     before: Before = lambda name, x: x,
     after: After = lambda name, x, y: y,
+    beside: Beside = lambda block, x, y: 0 * y,
 ) -> np.ndarray:
     """The logits of the test images, by the reference."""
     network = Tuned(
@@ -77,6 +78,7 @@ def expected(
         patch=SPEC.patch[0],
         before=before,
         after=after,
+        beside=beside,
     )
     mean, std = (np.asarray(values)[:, None, None] for values in (MEAN, STD))
     return network.logits((images_of(SPEC).astype(np.float64) - mean) / std)
@@ -87,12 +89,15 @@ def pixels() -> np.ndarray:
     return found.transpose(0, 2, 3, 1)
 
 
-def proven(run: Adapted, wanted: np.ndarray, folder: Path) -> None:
-    """Compare the model as trained, folded, and its ONNX graph, with the reference."""
+def proven(run: Adapted, wanted: np.ndarray, folder: Path, *, stay: int = 0) -> None:
+    """Compare the model as trained, folded, and its ONNX graph, with the reference.
+
+    `stay` is the number of layers that do not fold.
+    """
     folded = run.fold()
     graph = folded.freeze().to_onnx(folder / "model.onnx")
     assert relative(run.outputs(pixels()).logits, wanted) < 1e-6
-    assert folded.stay == () and edited_layers(folded.model) == []
+    assert len(folded.stay) == stay and edited_layers(folded.model) == []
     assert relative(folded.outputs(pixels()).logits, wanted) < 1e-6
     assert relative(_answers(graph), wanted) < 1e-5
 

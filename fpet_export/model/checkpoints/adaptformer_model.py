@@ -1,0 +1,152 @@
+"""AdaptFormer's own code (ShoufaChen/AdaptFormer): a whole ViT with adapters beside its MLPs.
+
+`checkpoint-N.pth` with `model`. Attention has q, k and v apart, the MLP has no module of its own.
+The scale of the adapters is a tensor where it was learned, else it is on the command line of the
+training alone. The head is a BatchNorm and a linear, or a linear.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engines.errors import CheckpointError, UsageError
+from fpet_export.model.bottleneck import Bottleneck
+from fpet_export.model.checkpoints import Hints
+from fpet_export.model.checkpoints._batch_norm_head import folded_head
+from fpet_export.model.checkpoints._contents import TIMM_ANCHOR, is_marked
+from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile, read_tuned
+from fpet_export.model.edits import Branch, Edit
+from fpet_export.model.facts import Fact
+from fpet_export.model.vit import VitSpec
+
+MARK = re.compile(r"\.adaptmlp\.(down_proj|up_proj)\.(weight|bias)$")
+
+_TUNED = re.compile(r"^blocks\.\d+\.adaptmlp\.")
+_THIRD = re.compile(r"^(blocks\.\d+\.attn\.)([qkv])_proj\.(weight|bias)$")
+_MLP = re.compile(r"^(blocks\.\d+\.)(fc[12]\.(?:weight|bias))$")
+
+
+def recognises(text: str) -> bool:
+    """Whether `text` is a file with such adapters."""
+    return is_marked(Path(text), MARK)
+
+
+def read(text: str, hints: Hints) -> AdaptFormerModel:
+    """Read the file; see `fpet_export.model.checkpoints.Format`."""
+    run = read_tuned(AdaptFormerModel, text, hints, TIMM_ANCHOR)
+    tensors, facts = folded_head(run.found.tensors, path=run.path)
+    found = dataclasses.replace(run.found, tensors=tensors, facts=run.found.facts | facts)
+    return dataclasses.replace(run, found=found)
+
+
+class AdaptFormerModel(TunedFile):
+    """`x + MLP(LN2 x) + scale * (up(relu(down x + b_d)) + b_u)`.
+
+    Source: Chen et al. 2022, eq. 2 and 3; `custom_modules.py` and `adapter.py` of its repository.
+    """
+
+    method = "adaptformer"
+    says = frozenset({"scale", "rank"})
+    brings_backbone = True
+
+    def is_tuned(self, name: str) -> bool:
+        """Whether a tensor is one of an adapter."""
+        return bool(_TUNED.match(name))
+
+    def network(self, tensors: Tensors) -> dict[str, torch.Tensor]:
+        """Return the network's own tensors as timm has them: q, k and v one under the other.
+
+        Raises:
+            CheckpointError: One of the three is missing, or they do not fit each other.
+        """
+        plain, _ = folded_head(tensors, path=self.path)
+        found: dict[str, torch.Tensor] = {}
+        thirds: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in plain.items():
+            if self.is_tuned(name):
+                continue
+            third, mlp = _THIRD.match(name), _MLP.match(name)
+            if third:
+                thirds.setdefault(f"{third[1]}qkv.{third[3]}", {})[third[2]] = tensor
+            else:
+                found[f"{mlp[1]}mlp.{mlp[2]}" if mlp else name] = tensor
+        for name, parts in thirds.items():
+            shapes = {tuple(tensor.shape) for tensor in parts.values()}
+            if set(parts) != set("qkv") or len(shapes) != 1 or name in found:
+                listed = ", ".join(f"{n}_proj {tuple(t.shape)}" for n, t in sorted(parts.items()))
+                raise CheckpointError(
+                    f"{name} is made of q_proj, k_proj and v_proj of one shape; found {listed}",
+                    where=str(self.path),
+                    fix="give the file that the run's training wrote",
+                )
+            found[name] = torch.cat([parts[one] for one in "qkv"])
+        return found
+
+    def settings(self, spec: VitSpec) -> dict[str, Fact[Any]]:
+        """Return width and scale; a scale that was learned is in the file, block by block.
+
+        Raises:
+            UsageError: The user states a scale that was learned.
+        """
+        found: dict[str, Fact[Any]] = {"rank": self.shown("rank", self._width())}
+        if not self._learns_scale():
+            unsaid = "add --scale S, which is 0.1 in the released setting"
+            return found | {"scale": self.asked("scale", unsaid=unsaid)}
+        if self.hints.scale is not None:
+            raise UsageError(
+                "the scale of each adapter is in the file, as it was learned",
+                where="--scale",
+                fix="leave --scale out",
+            )
+        return found
+
+    def shapes(self, spec: VitSpec) -> Shapes:
+        """Return names and shapes of every adapter."""
+        rank = self._width()
+        shapes: Shapes = {}
+        for block in range(spec.depth):
+            path = f"blocks.{block}.adaptmlp"
+            shapes |= {
+                f"{path}.down_proj.weight": (rank, spec.width),
+                f"{path}.down_proj.bias": (rank,),
+                f"{path}.up_proj.weight": (spec.width, rank),
+                f"{path}.up_proj.bias": (spec.width,),
+            }
+            if self._learns_scale():
+                shapes[f"{path}.scale"] = (1,)
+        if any(".adapter_layer_norm_before." in name for name in self.found.tensors):
+            raise CheckpointError(
+                "the adapters have a LayerNorm, which stands before or behind them; the file does "
+                "not say where",
+                where=str(self.path),
+                fix="only adapters without one, as in the released setting, are read",
+            )
+        return shapes
+
+    def edits(self, spec: VitSpec, tensors: Tensors) -> list[Edit]:
+        """Return one branch for each block."""
+        said = self.settings(spec).get("scale")
+        found: list[Edit] = []
+        for block in range(spec.depth):
+            path = f"blocks.{block}.adaptmlp"
+            scale = float(tensors[f"{path}.scale"]) if said is None else said.value
+            module = Bottleneck(
+                tensors[f"{path}.down_proj.weight"],
+                tensors[f"{path}.up_proj.weight"],
+                scale=scale,
+                down_bias=tensors[f"{path}.down_proj.bias"],
+                up_bias=tensors[f"{path}.up_proj.bias"],
+            )
+            found.append(Branch(block=block, name="adaptmlp", module=module))
+        return found
+
+    def _width(self) -> int:
+        return self.extent("blocks.0.adaptmlp.down_proj.weight", 0, of=2)
+
+    def _learns_scale(self) -> bool:
+        return any(name.endswith(".adaptmlp.scale") for name in self.found.tensors)
