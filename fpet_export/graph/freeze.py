@@ -121,7 +121,9 @@ class FrozenVit(nn.Module):
             )
             for index, block in enumerate(model.each_block())
         )
-        self.norm = model.fc_norm if spec.pool_norm else model.norm
+        self.norm: nn.Module | None = None
+        if spec.final_norm:
+            self.norm = model.fc_norm if spec.pool_norm else model.norm
         self.head = _mean_head(model) if spec.pool == "class+dist" else model.head
         self.tokens = self._count_tokens(model, merger)
 
@@ -194,7 +196,7 @@ class FrozenVit(nn.Module):
         spec = self.spec
         read = spec.read_tokens
         x = x if read is None else x[:, :read]
-        if not spec.pool_norm:
+        if self.norm is not None and not spec.pool_norm:
             x = self.norm(x)
         if read is None:
             patches = x[:, self.prefix :]
@@ -207,7 +209,7 @@ class FrozenVit(nn.Module):
                 pooled = torch.cat([x[:, 0], pooled], dim=1)
         else:
             pooled = x.flatten(1)
-        if spec.pool_norm:
+        if self.norm is not None and spec.pool_norm:
             pooled = self.norm(pooled)
         return cast(torch.Tensor, self.head(pooled))
 

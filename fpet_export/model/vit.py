@@ -47,6 +47,8 @@ class VitSpec:
         pre_norm: Whether a LayerNorm stands before the first block.
         layer_scale: Whether each branch is multiplied by a learned vector.
         pool_norm: Whether the last norm stands after the pooling ("fc_norm") instead of before.
+        final_norm: Whether there is such a norm at all; the classifier of transformers' CLIP has
+            none.
     """
 
     image: tuple[int, int]
@@ -66,6 +68,7 @@ class VitSpec:
     pre_norm: bool = False
     layer_scale: bool = False
     pool_norm: bool = False
+    final_norm: bool = True
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -280,7 +283,7 @@ class Vit(nn.Module):
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
         if spec.pool_norm:
             self.fc_norm = norm
-        else:
+        elif spec.final_norm:
             self.norm = norm
         self.head = nn.Linear(spec.features, spec.classes)
         if spec.pool == "class+dist":
@@ -307,7 +310,7 @@ class Vit(nn.Module):
         A mean over merged patches is weighted by their sizes, so that every patch counts once.
         """
         spec = self.spec
-        if not spec.pool_norm:
+        if spec.final_norm and not spec.pool_norm:
             x = self.norm(x)
         pooled = x[:, 0]
         if spec.read_tokens is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -48,15 +49,39 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "deit": _VIT,
     "dinov2": _DINO,
     "dinov2_with_registers": {**_DINO, "patch_size": 16, "num_register_tokens": 4},
+    "clip": {**_VIT, "layer_norm_eps": 1e-5, "patch_size": 32, "hidden_act": "quick_gelu"},
+    "siglip": {**_VIT, "layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh"},
 }
 """What transformers' own classes take for a key that is not there."""
 
+_TOWERS = {
+    "clip": {"initializer_factor", "logit_scale_init_value", "projection_dim", "text_config",
+             "text_config_dict"},
+    "siglip": {"initializer_factor", "text_config"},
+}  # fmt: skip
+"""Models of image and text: the network's keys lie in `vision_config`, these are of no account."""
+
+_OF_TOWER = {"attention_dropout", "projection_dim", "vision_use_head"}
+_GENERATION = {
+    "bos_token_id", "decoder_start_token_id", "diversity_penalty", "eos_token_id",
+    "length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups",
+    "num_beams", "num_return_sequences", "pad_token_id", "prefix", "repetition_penalty",
+    "sep_token_id", "temperature", "tf_legacy_loss", "tokenizer_class", "top_k", "top_p",
+    "transformers_version", "typical_p", "use_bfloat16",
+}  # fmt: skip
+"""Keys of text generation, which transformers 4 wrote into the configuration of every tower."""
+
+_OF_TOWERS = dict.fromkeys(_TOWERS, _OF_TOWER | _GENERATION)
+
 _REG = "dinov2_with_registers"
 _RESAMPLES = ("dinov2", _REG)
+_WITHOUT_REGISTERS = (4, 52)
+"""From this version on registers are not part of the mean that a head of DINOv2 reads."""
+
 _MOST = 2**20
 """No extent of a network is larger."""
 
-_Pool = Literal["class", "class+mean", "class+dist"]
+_Pool = Literal["class", "mean", "class+mean", "class+dist"]
 _CLASSES: dict[str, tuple[str, _Pool]] = {
     "ViTForImageClassification": ("vit", "class"),
     "ViTModel": ("vit", "class"),
@@ -67,6 +92,8 @@ _CLASSES: dict[str, tuple[str, _Pool]] = {
     "Dinov2Model": ("dinov2", "class+mean"),
     "Dinov2WithRegistersForImageClassification": ("dinov2_with_registers", "class+mean"),
     "Dinov2WithRegistersModel": ("dinov2_with_registers", "class+mean"),
+    "CLIPForImageClassification": ("clip", "mean"),
+    "SiglipForImageClassification": ("siglip", "mean"),
 }
 """Classes of transformers: the `model_type` they go with, and what their heads read."""
 
@@ -91,6 +118,7 @@ class HfConfig:
         path: The file.
         model_type: The kind of network.
         spec: The network, on images of `image_size`; `classes` is unknown (0) here.
+        reads: What the head reads, in words, where versions of the library differ.
         resamples: Whether the library resamples the positions for images of another size.
         labels: `id2label`, where the file has it.
     """
@@ -98,6 +126,7 @@ class HfConfig:
     path: Path
     model_type: str
     spec: VitSpec
+    reads: str
     resamples: bool
     labels: object | None
 
@@ -133,17 +162,51 @@ def read_config(path: Path) -> HfConfig:
             where=str(path),
             fix="give the same model as timm has it, if it does, or another one",
         )
-    for key, value in document.items():
-        if key not in defaults and key not in _NOTES and value not in (None, False, [], {}):
-            raise _wrong(path, key, value, f"no key beyond those of transformers' {kind}")
-    values = {key: document.get(key, default) for key, default in defaults.items()}
+    network = document if kind not in _TOWERS else _tower(document, kind, path)
+    _require_known(network, {*defaults, *_NOTES, *_OF_TOWERS.get(kind, ())}, kind, path)
+    values = {key: network.get(key, default) for key, default in defaults.items()}
     return HfConfig(
         path=path,
         model_type=kind,
         spec=_spec(values, kind, _pool(document, kind, path), path),
+        reads=_reads(document, kind),
         resamples=kind in _RESAMPLES,
         labels=_labels(document, path),
     )
+
+
+def _reads(document: Mapping[str, Any], kind: str) -> str:
+    """Return whose rule for the head is followed, and whether the file is from before it."""
+    code = f"transformers' code of {kind}"
+    saved = re.match(r"(\d+)\.(\d+)", str(document.get("transformers_version", "")))
+    if kind == _REG and saved and (int(saved[1]), int(saved[2])) < _WITHOUT_REGISTERS:
+        version = document["transformers_version"]
+        return (
+            f"{code} since 4.52; the file is of {version}, whose mean took the registers in, so a "
+            "head that was tuned with it answers a little differently"
+        )
+    return code
+
+
+def _require_known(document: Mapping[str, Any], known: set[str], kind: str, path: Path) -> None:
+    for key, value in document.items():
+        if key not in known and value not in (None, False, [], {}):
+            raise _wrong(path, key, value, f"no key beyond those of transformers' {kind}")
+
+
+def _tower(document: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]:
+    """Return `vision_config`; refuse what transformers would put in the place of its values."""
+    nested = {"vision_config", "vision_config_dict"}
+    _require_known(document, _NOTES | _TOWERS[kind] | nested, kind, path)
+    found = document.get("vision_config")
+    if not isinstance(found, dict):
+        raise _wrong(path, "vision_config", found, "the configuration of the image tower")
+    other = document.get("vision_config_dict")
+    if other is not None:
+        same = isinstance(other, dict) and all(found.get(k, v) == v for k, v in other.items())
+        if not same:
+            raise _wrong(path, "vision_config_dict", other, f"what vision_config says: {found}")
+    return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -207,8 +270,10 @@ def _spec(values: Mapping[str, Any], kind: str, pool: _Pool, path: Path) -> VitS
     if kind in _RESAMPLES and image[0] // patch[0] != image[1] // patch[1]:
         wanted = "a square: transformers' code of this model reads the positions as one"
         raise _wrong(path, "image_size", values["image_size"], wanted)
+    if kind in _TOWERS and (image[0] != image[1] or patch[0] != patch[1]):
+        raise _wrong(path, "image_size", values["image_size"], "a square, as the library has it")
     registers = _count(values, "num_register_tokens", path, least=0) if kind == _REG else 0
-    prefix: list[Literal["cls", "dist", "reg"]] = ["cls"]
+    prefix: list[Literal["cls", "dist", "reg"]] = [] if kind == "siglip" else ["cls"]
     if kind == "deit":
         prefix.append("dist")
     prefix += ["reg"] * registers
@@ -227,6 +292,9 @@ def _spec(values: Mapping[str, Any], kind: str, pool: _Pool, path: Path) -> VitS
         activation=_ACTIVATIONS[values["hidden_act"]],
         qkv_bias=values["qkv_bias"],
         layer_scale=kind in _RESAMPLES,
+        pre_norm=kind == "clip",
+        patch_bias=kind != "clip",
+        final_norm=kind != "clip",
     )
 
 

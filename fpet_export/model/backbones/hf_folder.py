@@ -1,8 +1,9 @@
 """A folder of Hugging Face's transformers: `config.json` and the weights beside it.
 
-ViT, DeiT (with one head or with a teacher's second), DINOv2 and DINOv2 with registers. Names of
-both generations become timm's, see `_hf_names`; q, k and v are joined. Every tensor is read exactly
-once, belongs to what no classifier reads (which `inspect` says), or is refused by name.
+ViT, DeiT (with one head or with a teacher's second), DINOv2 with and without registers, and the
+image classifiers of CLIP and SigLIP. Names of both generations become timm's, see `_hf_names`; q, k
+and v are joined. Every tensor is read exactly once, belongs to what the classifier does not read
+(which `inspect` says), or is refused by name.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
         | {
             "heads": Fact(spec.heads, by),
             "image": Fact("x".join(map(str, spec.image)), image.source),
-            "pool": Fact(spec.pool, f"transformers' code of {config.model_type}"),
+            "pool": Fact(spec.pool, config.reads),
             "activation": Fact(spec.activation, by),
             "norm epsilon": Fact(spec.norm_eps, by),
         }
@@ -180,7 +181,9 @@ def _translated(tensors: Tensors, spec: VitSpec, *, where: str) -> tuple[Tensors
     left_out: list[str] = []
     for tensor in tensors:
         name = _hf_names.name_of(tensor)
-        if name is None:
+        if name in ("norm.weight", "norm.bias") and not spec.final_norm:
+            left_out.append(tensor)
+        elif name is None:
             (unknown if _hf_names.unread(tensor) is None else left_out).append(tensor)
         elif name in found:
             raise CheckpointError(

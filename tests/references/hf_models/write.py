@@ -75,6 +75,17 @@ _REGISTERS: dict[str, Any] = {
     "config": "Dinov2WithRegistersConfig",
     "model": "Dinov2WithRegistersForImageClassification",
 }
+TEXT = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 8,
+    "vocab_size": 100,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_CLIP: dict[str, Any] = {"config": "CLIPConfig", "model": "CLIPForImageClassification"}
+_SIGLIP: dict[str, Any] = {"config": "SiglipConfig", "model": "SiglipForImageClassification"}
 _CROPPED: dict[str, Any] = {"processor": "BitImageProcessor", "size": {"shortest_edge": 20}}
 
 KINDS = (
@@ -93,6 +104,8 @@ KINDS = (
     Kind(name="dinov2", **_DINO, **_CROPPED),
     Kind(name="dinov2-runtime-names", **_DINO, **_CROPPED, layout="runtime"),
     Kind(name="dinov2-resampled", **_DINO, **_CROPPED, changes={"image_size": 28}),
+    Kind(name="clip", **_CLIP, processor="CLIPImageProcessor", size={"shortest_edge": SIDE}),
+    Kind(name="siglip", **_SIGLIP, processor="SiglipImageProcessor"),
     Kind(name="dinov2-registers", **_REGISTERS, **_CROPPED),
     Kind(name="dinov2-registers-resampled", **_REGISTERS, **_CROPPED, changes={"image_size": 28}),
 )
@@ -102,17 +115,22 @@ def write(kind: Kind, folder: Path, seed: int = 0) -> None:
     """Write one model, its processor and its logits."""
     transformers = library()
     torch.manual_seed(seed)
+    labels = {
+        "id2label": LABELS,
+        "label2id": {name: index for index, name in LABELS.items()},
+    }
     sizes: dict[str, Any] = {
         "hidden_size": WIDTH,
         "num_hidden_layers": DEPTH,
         "num_attention_heads": HEADS,
         "image_size": SIDE,
         "patch_size": PATCH,
-        "id2label": LABELS,
-        "label2id": {name: index for index, name in LABELS.items()},
     }
     sizes |= {"mlp_ratio": 2} if "Dino" in kind.config else {"intermediate_size": 2 * WIDTH}
-    config = getattr(transformers, kind.config)(**sizes | kind.changes)
+    fields = sizes | kind.changes
+    if kind.config in ("CLIPConfig", "SiglipConfig"):
+        fields = {"vision_config": fields, "text_config": TEXT}
+    config = getattr(transformers, kind.config)(**fields | labels)
     model = getattr(transformers, kind.model)(config).eval()
     for parameter in model.parameters():  # neither a norm nor a bias stays neutral
         parameter.data += 0.2 * torch.randn_like(parameter)

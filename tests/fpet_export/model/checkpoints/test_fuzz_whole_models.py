@@ -24,7 +24,7 @@ from tests.fpet_export.model.checkpoints.test_hf_model import MODELS
 from tests.fpet_export.model.checkpoints.test_timm_model import CONFIG, model_of
 
 KINDS = ("vit", "vit-runtime-names", "vit-shards", "deit", "deit-teacher", "dinov2",
-         "dinov2-registers-resampled", "timm", "timm-distilled")  # fmt: skip
+         "dinov2-registers-resampled", "clip", "siglip", "timm", "timm-distilled")  # fmt: skip
 UNSEEN = {
     "num_attention_heads", "num_heads", "hidden_act", "layer_norm_eps", "image_mean", "image_std",
     "mean", "std", "resample", "crop_pct", "interpolation", "id2label", "label2id", "label_names",
@@ -32,6 +32,9 @@ UNSEEN = {
     "image_processor_type", "global_pool", "pretrained_cfg",
 }  # fmt: skip
 """Keys whose other values make another valid model, or other pixels of the same one."""
+
+UNREAD = ("mask_token", "post_layernorm", "vision_model.head.")
+"""Tensors that a classifier does not read; SigLIP's norm is read all the same."""
 
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 3, 7, 1024, 0.5, float("nan"), float("inf"), 1e30, "", "vit",
@@ -67,7 +70,7 @@ def configuration(folder: Path, rng: Rng) -> bool:
         [name for name in ("config.json", "preprocessor_config.json") if (folder / name).exists()]
     )
     document = json.loads(path.read_text())
-    inner = document.get("model_args")
+    inner = document.get("model_args") or document.get("vision_config")
     section = inner if inner and rng.random() < 0.6 else document
     keys = sorted(set(section) - UNSEEN)
     if rng.random() < 0.2:
@@ -127,7 +130,7 @@ def tensors(folder: Path, rng: Rng) -> bool:
     else:
         found["decoder.weight"] = torch.zeros(3)
     save_file(found, path, metadata={"format": "pt"})
-    return "mask_token" in name or "pooler" in name
+    return any(part in name for part in UNREAD)
 
 
 def mixed(folder: Path, rng: Rng) -> bool:

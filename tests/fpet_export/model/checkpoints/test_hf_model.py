@@ -110,7 +110,17 @@ def test_the_command_line_reads_a_folder(vit: Path, tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "out" / "model.onnx").labels == ("cat", "dog", "owl")
 
 
-@pytest.mark.parametrize("kind", ["dinov2", "dinov2-registers", "deit-teacher", "deit"])
+def test_a_head_from_before_registers_were_left_out_is_noted(tmp_path: Path) -> None:
+    folder = copied("dinov2-registers", tmp_path)
+    for version, noted in (("4.48.2", True), ("4.52.0", False), ("5.24.0", False), (None, False)):
+        change(folder, transformers_version=version)
+        source = fpet_export.load(folder).facts()["backbone pool"].source
+        assert ("took the registers in" in source) is noted
+
+
+@pytest.mark.parametrize(
+    "kind", ["dinov2", "dinov2-registers", "deit-teacher", "deit", "clip", "siglip"]
+)
 def test_a_model_merges_without_training(kind: str) -> None:
     pixels, logits = expected_of(MODELS / kind)
     run = fpet_export.load(MODELS / kind, merge_block=0)
@@ -298,6 +308,55 @@ def test_a_configuration_of_another_model_is_refused(
 ) -> None:
     change(vit, **fields)
     refused(CheckpointError, lambda: fpet_export.load(vit), *words)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"vision_config": None}, ("vision_config", "image tower")),
+        ({"vision_config": {"hidden_size": 32}}, ("(16, 16)", "(32, 32)")),
+        ({"vision_config": {"image_size": [16, 32]}}, ("image_size", "square")),
+        ({"vision_config": {"rotary": 1}}, ("rotary",)),
+        ({"vision_config_dict": {"hidden_act": "gelu"}}, ("vision_config_dict",)),
+        ({"model_type": "siglip"}, ("transformers' siglip",)),
+        ({"model_type": "clip_vision_model"}, ("clip_vision_model",)),
+        ({"architectures": ["CLIPModel"]}, ("CLIPModel", "CLIPForImageClassification")),
+    ],
+    ids=str,
+)
+def test_a_configuration_of_another_tower_is_refused(
+    fields: dict[str, Any], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = copied("clip", tmp_path)
+    document = json.loads((folder / "config.json").read_text())
+    if isinstance(fields.get("vision_config"), dict):
+        fields = {"vision_config": document["vision_config"] | fields["vision_config"]}
+    change(folder, **fields)
+    refused(CheckpointError, lambda: fpet_export.load(folder), *words)
+
+
+@pytest.mark.parametrize(("kind", "left_out"), [("clip", "post_layernorm"), ("siglip", "probe")])
+def test_what_a_classifier_does_not_read_is_said(kind: str, left_out: str) -> None:
+    assert left_out in fpet_export.load(MODELS / kind).facts()["backbone left out"].value
+
+
+def test_a_model_without_a_head_is_a_backbone_alone(vit: Path) -> None:
+    """The names of `ViTModel` have no prefix, and its pooler is read by nobody."""
+    intact = fpet_export.load(vit)
+    change_tensors(
+        vit,
+        lambda t: (
+            {n.removeprefix("vit."): v for n, v in t.items() if "classifier" not in n}
+            | {"pooler.dense.weight": torch.zeros(16, 16), "pooler.dense.bias": torch.zeros(16)}
+        ),
+    )
+    change(vit, architectures=["ViTModel"])
+
+    refused(CheckpointError, lambda: fpet_export.load(vit), "no head", "--backbone")
+    run = fpet_export.load("random:vit_tiny_patch16_224:0", backbone=vit)
+    for name, tensor in run.backbone.weights.items():
+        assert torch.equal(tensor, intact.backbone.weights[name])
+    assert "pooler.dense.weight" in run.facts()["backbone left out"].value
 
 
 def test_a_gated_mlp_is_refused_by_name(tmp_path: Path) -> None:
