@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import fpet_export
 from engines.errors import CheckpointError
@@ -16,6 +17,7 @@ from tests.fpet_export.model.checkpoints import (
     test_consolidator,
     test_fact,
     test_loralib,
+    test_noah,
     test_overlay,
     test_repadapter,
     test_ssf,
@@ -66,8 +68,20 @@ KINDS = {
         {},
         brings_backbone=True,
     ),
+    "noah": Kind(test_noah.whole, {"config": {"RETRAIN": test_noah.USED}}, brings_backbone=True),
     "batch norm": Kind(test_overlay.batch_norm_head, {}),
 }
+
+
+def said_of(kind: Kind, folder: Path) -> dict[str, Any]:
+    """What the user says, with the files that it names."""
+    said = dict(kind.said)
+    if "config" in said:
+        said["config"] = folder / "config.yaml"
+        said["config"].write_text(yaml.safe_dump(kind.said["config"]))
+    if not kind.brings_backbone:
+        said["backbone"] = save(folder / "vit.pth", backbone())
+    return said
 
 
 def cases(kind: Kind) -> Iterator[tuple[Mutation, str]]:
@@ -79,11 +93,11 @@ def cases(kind: Kind) -> Iterator[tuple[Mutation, str]]:
 def try_all(kind: Kind, folder: Path, every: int) -> list[str]:
     """Return what was accepted."""
     accepted = []
-    base = {} if kind.brings_backbone else {"backbone": save(folder / "vit.pth", backbone())}
+    said = said_of(kind, folder)
     for mutation, name in list(cases(kind))[::every]:
         path = save(folder / "broken.pt", mutation.change(kind.tensors(), name))
         try:
-            fpet_export.load(path, **SAID, **kind.said, **base)
+            fpet_export.load(path, **SAID, **said)
         except CheckpointError as error:
             assert error.where and error.fix
         else:
