@@ -19,14 +19,17 @@ def preparation_in_words(preprocessing: Preprocessing) -> str:
 
 def pixels_in_words(preprocessing: Preprocessing) -> str:
     """Return which pixels a file becomes, such as "RGB as stored (plain) · bicubic to 32x32"."""
+    return f"{decoding_in_words(preprocessing)} · {resizing_in_words(preprocessing)}"
+
+
+def resizing_in_words(preprocessing: Preprocessing) -> str:
+    """Return how an image gets its size, such as "bicubic, the centre 0.9 of it as 224x224"."""
     height, width = preprocessing.size
     how = preprocessing.interpolation
     if preprocessing.crop >= 1.0:
-        size = f"{how} to {height}x{width}"
-    else:
-        squashed = " to a square" if preprocessing.cropping == "squashed" else ""
-        size = f"{how}{squashed}, the centre {preprocessing.crop:g} of it as {height}x{width}"
-    return f"{decoding_in_words(preprocessing)} · {size}"
+        return f"{how} to {height}x{width}"
+    squashed = " to a square" if preprocessing.cropping == "squashed" else ""
+    return f"{how}{squashed}, the centre {preprocessing.crop:g} of it as {height}x{width}"
 
 
 def decoding_in_words(preprocessing: Preprocessing) -> str:

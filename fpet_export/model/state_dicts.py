@@ -43,12 +43,17 @@ class StateDict:
         tensors: Names without their common prefix to floating tensors.
         facts: What was chosen: "weights", "prefix" and "stored as", as far as there was a choice.
         names: What `--weights` may call this set.
+        settings: What a training script has written into the file about the model: `arch`, `args`.
     """
 
     tensors: dict[str, torch.Tensor]
     facts: dict[str, Fact[str]]
     names: frozenset[str]
+    settings: dict[str, object] = dataclasses.field(default_factory=dict)
 
+
+_SETTINGS = ("arch", "args")
+"""Where timm's `CheckpointSaver` keeps what its training script was called with."""
 
 _UNPREFIXED = "unprefixed"
 """What `--weights` calls a set at the top of a file whose names have no prefix."""
@@ -146,7 +151,10 @@ def read(path: Path, anchors: Sequence[str], *, weights: str | None = None) -> S
     if set(kinds) != {"float32"}:
         facts["stored as"] = Fact(" and ".join(sorted(kinds)), path.name)
     own = {names[candidates.index(chosen)], chosen.role, chosen.name}
-    return StateDict(tensors=stripped, facts=facts, names=frozenset(own))
+    settings = {}
+    if isinstance(content, dict):
+        settings = {key: content[key] for key in _SETTINGS if key in content}
+    return StateDict(tensors=stripped, facts=facts, names=frozenset(own), settings=settings)
 
 
 def _dictionaries(content: object, keys: _Keys) -> Iterator[_Found]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import CheckpointError
+from engines.imaging.preparation import resizing_in_words
 from engines.manifest import Preprocessing
 from fpet_export.model import normalisation
 from fpet_export.model.backbones import BackboneOptions, _timm_config
@@ -62,7 +63,7 @@ def of_file(
     options: BackboneOptions,
     *,
     whole: bool = False,
-) -> tuple[Preprocessing, str | None, tuple[Path, ...]]:
+) -> tuple[Preprocessing, str | None, tuple[Path, ...], dict[str, Fact[str]]]:
     """Return what the files in the folder of `weights` say about its pixels.
 
     Args:
@@ -74,13 +75,14 @@ def of_file(
 
     Returns:
         The preprocessing, with mean 0 and std 1 where nothing says them; the name of the file that
-        says mean and std, or None; and files that were read besides `config`.
+        says mean and std, or None; files that were read besides `config`; and the fact how images
+        are resized.
 
     Raises:
         CheckpointError: A file says what this toolkit does not do, or two disagree.
     """
     if options.own_pixels:
-        return raw_pixels(image), None, ()
+        return raw_pixels(image), None, (), {}
     said: list[tuple[Stated, str]] = []
     if config is not None:
         said.append((of_timm(config.pixels, where=str(config.path)), config.path.name))
@@ -95,7 +97,18 @@ def of_file(
             facts[field] = fact
     prepared = applied({field: fact.value for field, fact in facts.items()}, image)
     source = facts["mean and std"].source if "mean and std" in facts else None
-    return prepared, source, (path,) if path.is_file() else ()
+    files = (path,) if path.is_file() else ()
+    return prepared, source, files, {"resize": _resize_fact(prepared, facts)}
+
+
+def _resize_fact(prepared: Preprocessing, said: Mapping[str, Fact[Any]]) -> Fact[str]:
+    """Return how images are resized, and which file says so."""
+    sources = {said[field].source for field in ("interpolation", "crop") if field in said}
+    unsaid = [field for field in ("interpolation", "crop") if field not in said]
+    if unsaid:
+        sources.add(f"the default of {' and '.join(unsaid)}: nothing beside the file says it")
+    how = resizing_in_words(prepared)
+    return Fact(how, "; ".join(sorted(sources)))
 
 
 def input_size(folder: Path) -> Fact[tuple[int, int]] | None:

@@ -73,7 +73,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     if config.labels is not None and spec.classes:
         key = f"id2label in {_hf_config.NAME}"
         labels, said = labels_of(config.labels, spec.classes, key=key, where=str(config.path))
-    prepared, source, processor = _stated_pixels.of_file(
+    prepared, source, processor, resize = _stated_pixels.of_file(
         path, spec.image, None, options, whole=True
     )
     by = f"{config.model_type}'s {_hf_config.NAME}"
@@ -93,7 +93,8 @@ def read(text: str, options: BackboneOptions) -> Backbone:
             "activation": Fact(spec.activation, by),
             "norm epsilon": Fact(spec.norm_eps, by),
         }
-        | said,
+        | said
+        | resize,
         labels=labels,
     )
 

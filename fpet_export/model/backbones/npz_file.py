@@ -67,7 +67,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     facts |= {
         name: Fact(facts[name].value, release) for name in ("pool", "activation", "norm epsilon")
     }
-    prepared, source, others = _stated_pixels.of_file(path, spec.image, None, options)
+    prepared, source, others, resize = _stated_pixels.of_file(path, spec.image, None, options)
     return Backbone(
         spec=spec,
         weights=check_weights(weights, spec, where=str(path)),
@@ -76,7 +76,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
         preprocessing=prepared,
         normalisation=source,
         files=(path, *others),
-        facts=facts,
+        facts=facts | resize,
     )
 
 

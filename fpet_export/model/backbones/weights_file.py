@@ -16,6 +16,7 @@ from fpet_export.model.backbones import (
     _stated_pixels,
     _timm_config,
     _timm_module,
+    _trained_by_timm,
 )
 from fpet_export.model.backbones._labels import labels_of
 from fpet_export.model.backbones._names import check_weights, require_vit, spec_from_names
@@ -44,7 +45,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
             facts["left out"] = Fact(name, "a tensor of pretraining that no inference reads")
     require_vit(weights, where=path.name)  # before a configuration that may be another program's
     config = _timm_config.beside(path)
-    named = _named(weights, config, options, where=path.name)
+    named = _named(found, weights, config, options, where=path.name)
     if "norm_pre.weight" in weights and named is None:
         raise CheckpointError(
             "a ViT with a norm before its first block (CLIP's) comes with GELU or QuickGELU and "
@@ -59,7 +60,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
             config.labels.value, spec.classes, key=config.labels.source, where=str(config.path)
         )
         facts |= said
-    prepared, source, others = _stated_pixels.of_file(path, spec.image, config, options)
+    prepared, source, others, resize = _stated_pixels.of_file(path, spec.image, config, options)
     return Backbone(
         spec=spec,
         weights=check_weights(weights, spec, where=str(path)),
@@ -68,36 +69,37 @@ def read(text: str, options: BackboneOptions) -> Backbone:
         preprocessing=prepared,
         normalisation=source,
         files=(path, *([config.path] if config else []), *others),
-        facts=facts | decided,
+        facts=facts | decided | resize,
         names=found.names,
         labels=labels,
     )
 
 
 def _named(
+    found: state_dicts.StateDict,
     weights: Mapping[str, torch.Tensor],
     config: _timm_config.TimmConfig | None,
     options: BackboneOptions,
     *,
     where: str,
 ) -> Fact[VitSpec] | None:
-    """Return the network that `config.json` or `--arch` names; None where neither does."""
-    if config is not None:
-        claims = [Fact(config.architecture, config.path.name)]
-        if options.arch is not None:
-            claims.append(Fact(options.arch, "--arch"))
-        reconcile("the architecture", claims, where=where)
-        return Fact(config.spec, config.path.name)
-    if options.arch is None:
-        return None
-    _timm_module.check_name(options.arch, where="--arch")
-    arguments: dict[str, Any] = {}
+    """Return the network that is named by `config.json`, by the file itself or by `--arch`."""
+    own = _trained_by_timm.model_of(found.settings, where=where)
+    claims = [] if config is None else [Fact(config.architecture, config.path.name)]
+    claims += [] if own is None else [Fact(own.value[0], own.source)]
+    claims += [] if options.arch is None else [Fact(options.arch, "--arch")]
+    fact = reconcile("the architecture", claims, where=where)
+    if config is not None or fact is None:
+        return None if config is None else Fact(config.spec, config.path.name)
+    source = fact.source if own is not None else f"--arch {options.arch}"
+    arguments: dict[str, Any] = {} if own is None else dict(own.value[1])
     head = weights.get("head.weight")
     if head is not None and head.ndim == 2:
-        arguments["num_classes"] = len(head)
-    if options.image is not None:
+        arguments.setdefault("num_classes", len(head))
+    if options.image is not None and own is None:
         arguments["img_size"] = options.image
-    if options.pool is not None:
+    if options.pool is not None and own is None:
         arguments |= {"global_pool": options.pool, "fc_norm": "fc_norm.weight" in weights}
-    model = _timm_module.build(options.arch, where="--arch", **arguments)
-    return Fact(_timm_module.spec_of(model, where="--arch"), f"--arch {options.arch}")
+    _timm_module.check_name(fact.value, where=source)
+    model = _timm_module.build(fact.value, where=source, **arguments)
+    return Fact(_timm_module.spec_of(model, where=source), source)

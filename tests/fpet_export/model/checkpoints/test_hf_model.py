@@ -97,6 +97,7 @@ def test_the_folder_says_everything(vit: Path) -> None:
     assert run.checkpoint.labels.value == ("cat", "dog", "owl")
     assert run.model.spec.norm_eps == 1e-12
     assert run.preprocessing.interpolation == "bilinear" and run.preprocessing.crop == 1.0
+    assert str(facts["backbone resize"]) == "bilinear to 16x16 (preprocessor_config.json)"
     assert facts["normalisation"].source == "preprocessor_config.json"
     assert facts["backbone heads"].source == "vit's config.json"
 

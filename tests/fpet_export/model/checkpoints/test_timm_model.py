@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ def test_a_whole_model_is_a_run_whatever_saved_it(name: str, tmp_path: Path) -> 
 
     assert run.checkpoint.method == "none" and run.quality == "trained"
     assert not run.merge_plan().merges
+    assert "nothing beside the file says it" in run.facts()["backbone resize"].source
     expected = logits_of(model, pixels)
     assert relative(run.outputs(pixels).logits, expected) < 1e-5
     assert relative(run.outputs(pixels[:, ::-1]).logits, expected) > 1e-3
@@ -150,6 +152,10 @@ def test_a_folder_of_timms_hub_says_everything(file: str, tmp_path: Path) -> Non
     assert run.preprocessing.mean == (0.5, 0.5, 0.5) and run.preprocessing.crop == 0.9
     assert run.checkpoint.labels is not None and run.checkpoint.labels.value == tuple(NAMES)
     assert run.known_classes.source == "label_names in config.json"
+    assert (
+        str(run.facts()["backbone resize"])
+        == "bicubic, the centre 0.9 of it as 64x64 (config.json)"
+    )
     assert relative(run.outputs(pixels).logits, logits_of(model, pixels)) < 1e-5
 
 
@@ -168,6 +174,49 @@ def test_the_architecture_may_be_named(tmp_path: Path) -> None:
     refused(CheckpointError, lambda: fpet_export.load(path, **unknown), "has no model", "--arch")
     distilled = said | {"arch": "deit_tiny_distilled_patch16_224"}
     refused(CheckpointError, lambda: fpet_export.load(path, **distilled), "prefix", "dist")
+
+
+def trained(**options: Any) -> dict[str, Any]:
+    """What timm's training script saves of a small model."""
+    model_kwargs = {name: value for name, value in ARGUMENTS.items() if name != "img_size"}
+    args = {"model": ARCH, "gp": None, "img_size": 64, "model_kwargs": model_kwargs}
+    return {"arch": ARCH, "args": Namespace(**args | options), "epoch": 7}
+
+
+@pytest.mark.parametrize("pool", [None, "avg"])
+def test_a_file_of_timms_script_says_its_architecture(pool: str | None, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {} if pool is None else {"global_pool": pool}
+    model, pixels = model_of(**changes), pixels_of()
+    path = tmp_path / "model_best.pth.tar"
+    torch.save(trained(gp=pool) | {"state_dict": model.state_dict()}, path)
+
+    run = fpet_export.load(path, normalisation="half")
+
+    assert run.facts()["backbone pool"].source == "arch in model_best.pth.tar"
+    assert relative(run.outputs(pixels).logits, logits_of(model, pixels)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "words"),
+    [
+        ({"model": "deit_tiny_patch16_224"}, {}, ("arch in", "args.model")),
+        ({}, {"arch": "deit_tiny_patch16_224"}, ("arch in", "--arch")),
+        ({"gp": "avg"}, {}, ("pool norm", "arch in")),
+        ({"gp": "map"}, {}, ("arch in", "attn_pool")),
+        ({"img_size": 48}, {}, ("48x48", "arch in")),
+        ({"model_kwargs": {"depth": 2}}, {}, ("width", "192", "64")),
+        ({"model_kwargs": [1]}, {}, ("model_kwargs",)),
+        ({}, {"pool": "avg"}, ("--pool", "arch in")),
+        ({}, {"heads": 4}, ("--heads", "arch in")),
+    ],
+    ids=str,
+)
+def test_what_timms_script_says_must_be_so(
+    options: dict[str, Any], said: dict[str, Any], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "last.pth.tar"
+    torch.save(trained(**options) | {"state_dict": model_of().state_dict()}, path)
+    refused(CheckpointError, lambda: fpet_export.load(path, normalisation="half", **said), *words)
 
 
 def test_an_architecture_beside_another_configuration_is_refused(tmp_path: Path) -> None:
