@@ -21,6 +21,7 @@ from calibration.moments import Moments
 from calibration.requirements import LEAST_IMAGES, require_images
 from calibration.roles import Site, sites
 from calibration.table import CalibrationTable, Record, Rewrites, SeenImage
+from engines import precisions
 from engines.contract import Array, Engine, Feeds, OpenOptions
 from engines.engine import open_engine
 from engines.errors import InputError
@@ -142,6 +143,7 @@ def calibrate(
     source: ImageSource,
     *,
     equalising: bool = True,
+    precision: str = precisions.INT8,
     start: CalibrationTable | None = None,
     moments: bool = True,
     progress: Progress | None = None,
@@ -153,6 +155,7 @@ def calibrate(
         onnx: An exported float32 graph with its manifest.
         source: See `collect`.
         equalising: Whether layers are rewritten at all; a `start` has decided that already.
+        precision: What they are fitted for, int8 or fp8; the table serves both.
         start: See `collect`.
         moments: See `collect`; the form for CPUs ("gemm") rounds its weights without them.
         progress: See `collect`; `runs` is what it sums to.
@@ -164,7 +167,7 @@ def calibrate(
     rewrites = None
     if equalising and start is None:
         first = collect(onnx, source.spread(FIT_IMAGES), progress=progress)
-        rewrites = equalise.fit(read_graph(onnx), first)
+        rewrites = equalise.fit(read_graph(onnx), first, precision)
     return collect(
         onnx, source, rewrites=rewrites, start=start, moments=moments, progress=progress, keep=keep
     )

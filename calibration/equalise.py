@@ -4,17 +4,18 @@
    back unchanged behind the mixing, where the projection's bias adds it. INT8 loses the
    probabilities below half a step, together up to a third of their sum; what is lost then is the
    distance from the mean and not the mean itself.
-2. Scale the channels between a norm and its linears. The larger part of a channel's range is
+2. Scale the channels between a norm and its linears. A part of a channel's range, `ALPHAS`, is
    moved into the weights; the norm's own weight and bias take the inverse (Xiao et al.,
    "SmoothQuant", ICML 2023, eq. 4).
-3. Scale the channels between the values and proj likewise. The mixing adds tokens and never
-   channels, so what makes the values takes the inverse.
+3. In INT8, scale the channels between the values and proj likewise. The mixing adds tokens and
+   never channels, so what makes the values takes the inverse.
 4. Scale the channels between GELU and fc2 likewise. Nothing before fc2 can take the inverse, so
    it is a product with a constant in the graph. TensorRT-RTX fuses it with GELU.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -22,15 +23,34 @@ import onnx_graphsurgeon as gs
 
 from calibration.roles import Linear, linears
 from calibration.table import CalibrationTable, Rewrites, Vector
+from engines import precisions
 from engines.errors import InputError
 from engines.onnx_graph.files import Graph, Names, Node, Tensor
 
-ALPHA = 0.8
-"""How much of a channel's range moves into the weights.
 
-Weights have a scale for every output and are compensated when they are rounded; activations have
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Alphas:
+    """How much of a channel's range moves into the weights (SmoothQuant's alpha).
+
+    Attributes:
+        norms: Between a norm and its linears.
+        values: Between the values and proj; None leaves them alone.
+        second: Between GELU and fc2.
+    """
+
+    norms: float
+    values: float | None
+    second: float
+
+
+ALPHAS = {
+    precisions.INT8: Alphas(norms=0.8, values=0.8, second=0.8),
+    precisions.FP8: Alphas(norms=0.5, values=None, second=0.65),
+}
+"""Weights have a scale for every output and are compensated when they are rounded; activations have
 one scale in all. In INT8 the noise of the activations therefore outweighs that of the weights by
-5 to 15 dB at one half, the paper's choice, and equals it at 0.8 or above.
+5 to 15 dB at one half, the paper's choice, and equals it at 0.8 or above. The noise of FP8 is a
+share of each value, whatever the range: there more than the paper's choice loses answers.
 """
 
 _LEAST = 1e-5
@@ -77,13 +97,15 @@ def _require_widths(vectors: Mapping[str, Vector], widths: Mapping[str, int]) ->
             )
 
 
-def fit(graph: Graph, table: CalibrationTable) -> Rewrites:
+def fit(graph: Graph, table: CalibrationTable, precision: str = precisions.INT8) -> Rewrites:
     """Find what to move from the channels of a graph's linear inputs.
 
     Args:
         graph: Float32, as exported.
         table: What was seen at its sites.
+        precision: What the inputs become, int8 or fp8.
     """
+    alphas = ALPHAS[precision]
     values, value_factors = {}, {}
     for name, linear, projection in _value_makers(graph):
         record = table.records.get(f"{name}/input")
@@ -93,8 +115,9 @@ def fit(graph: Graph, table: CalibrationTable) -> Rewrites:
             weight = linear.weight.values[:, -width:].astype(np.float64)
             bias = bias_of(linear).values[-width:].astype(np.float64)
             values[name] = mean = record.channel_mean @ weight + bias
-            reach = np.maximum(mean - mixed.channel_lowest, mixed.channel_highest - mean)
-            value_factors[name] = _factors(reach, [projection])
+            if alphas.values is not None:
+                reach = np.maximum(mean - mixed.channel_lowest, mixed.channel_highest - mean)
+                value_factors[name] = _factors(reach, [projection], alphas.values)
     factors = {}
     by_product = {id(linear.product): linear for linear in linears(graph)}
     for norm, products in _norms(graph):
@@ -102,12 +125,12 @@ def fit(graph: Graph, table: CalibrationTable) -> Rewrites:
         seen = [table.records.get(f"{linear.name}/input") for linear in fed]
         record = next((one for one in seen if one is not None), None)
         if record is not None:
-            factors[norm.name] = _factors(record.channel_largest, fed)
+            factors[norm.name] = _factors(record.channel_largest, fed, alphas.norms)
     inputs = {}
     for linear in _second_linears(graph):
         record = table.records.get(f"{linear.name}/input")
         if record is not None:
-            inputs[linear.name] = _factors(record.channel_largest, [linear])
+            inputs[linear.name] = _factors(record.channel_largest, [linear], alphas.second)
     return Rewrites(values, factors, inputs, value_factors)
 
 
@@ -167,14 +190,12 @@ def _scale_values(linear: Linear, projection: Linear, factor: Vector, names: Nam
     _give(projection.product, 1, projection.weight.values * factor[:, None], names)
 
 
-def _factors(reach: Vector, fed: list[Linear]) -> Vector:
+def _factors(reach: Vector, fed: list[Linear], alpha: float) -> Vector:
     """Return what (C,) channels that reach so far are divided by."""
     rows = [np.abs(linear.weight.values).max(axis=1) for linear in fed]
     weights = np.maximum(np.max(rows, axis=0), _LEAST)
-    factor: Vector = (np.maximum(reach, _LEAST) ** ALPHA / weights ** (1 - ALPHA)).astype(
-        np.float64
-    )
-    return factor
+    factor: Vector = np.maximum(reach, _LEAST) ** alpha / weights ** (1 - alpha)
+    return factor.astype(np.float64)
 
 
 def _scale(norm: Node, products: list[Node], factor: Vector, names: Names) -> None:

@@ -94,7 +94,7 @@ def quantize(
         storage.refuse_overwrite(file, force=force)
     table = None
     if recipe.quantizes:
-        table = _table(source, calibration, moments=recipe.form == "pairs")
+        table = _table(source, calibration, precision, moments=recipe.form == "pairs")
     if images is None:
         images = synthetic_set(preprocessing_of(source).size, DEFAULT_IMAGES)
     evaluator = evaluator_for(source, manifest, images)
@@ -148,7 +148,11 @@ def _float32_manifest(onnx: Path) -> Manifest:
 
 
 def _table(
-    onnx: Path, calibration: Path | str | CalibrationTable | None, *, moments: bool
+    onnx: Path,
+    calibration: Path | str | CalibrationTable | None,
+    precision: str,
+    *,
+    moments: bool,
 ) -> CalibrationTable:
     if isinstance(calibration, CalibrationTable):
         return calibration
@@ -161,4 +165,5 @@ def _table(
     path = Path(calibration)
     if path.suffix == ".json":
         return read_table(path)
-    return calibrate(onnx, open_source(path, preprocessing_of(onnx)), moments=moments)
+    source = open_source(path, preprocessing_of(onnx))
+    return calibrate(onnx, source, precision=precision, moments=moments)

@@ -14,6 +14,7 @@ from calibration.graph_typing import Typed
 from calibration.policy import choose
 from calibration.recipe import Recipe
 from calibration.table import CalibrationTable, merged_table, read_table, write_table
+from engines import precisions
 from engines.errors import UsageError
 from engines.form import differences
 from engines.imaging.source import ImageSource
@@ -76,6 +77,7 @@ def calibrated(
             onnx,
             source,
             equalising=request.equalise,
+            precision=precisions.FP8 if request.precision == precisions.FP8 else precisions.INT8,
             start=start,
             moments=target.integers == "pairs",
             progress=advance,

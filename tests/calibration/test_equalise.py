@@ -207,6 +207,25 @@ def test_what_fc2_reads_is_scaled_behind_gelu(exports: Exports, tmp_path: Path) 
         assert np.allclose(linear.weight.values, weights * factor[:, None], rtol=1e-6)
 
 
+def test_less_of_a_range_moves_for_fp8(exports: Exports, tmp_path: Path) -> None:
+    """Its noise is a share of each value: the paper's half, and the values stay as they are."""
+    path = exports()
+    _, table, graph, for_int8 = rewritten(path, tmp_path)
+
+    found = equalise.fit(read_graph(path), table, "fp8")
+
+    assert (len(found.value_factors), len(for_int8.value_factors)) == (0, DEPTH)
+    assert found.values.keys() == for_int8.values.keys()
+    before = {linear.name: linear for linear in linears(read_graph(path))}
+    for linear in linears(graph):
+        if linear.kind == "fc2":
+            reach = table.records[f"{linear.name}/input"].channel_largest
+            rows = np.abs(before[linear.name].weight.values).max(axis=1)
+            assert np.allclose(found.inputs[linear.name], reach**0.65 / rows**0.35, rtol=1e-6)
+    norm = next(iter(found.factors))
+    assert not np.allclose(found.factors[norm], for_int8.factors[norm], rtol=1e-2)
+
+
 def test_a_factor_that_only_one_side_takes_is_seen(exports: Exports, tmp_path: Path) -> None:
     """Negative control of the answers: the product in the graph without the one in the weights."""
     path = exports()
