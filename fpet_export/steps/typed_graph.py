@@ -174,7 +174,11 @@ def make(
     assert table is not None
     warn_of_clipping(table, request, reporter)
     warn_of_nearest(table, recipe, reporter)
-    layers = len(choose(read_graph(onnx), request.preset, keep=request.keep).active)
+    constraint = _constraint_of(request)
+    limited = constraint != AccuracyConstraint()
+    total = len(evaluator.images)
+    if limited:
+        total = len(choose(read_graph(onnx), request.preset, keep=request.keep).active)
 
     def returned(step: RevertedLayer) -> None:
         reporter.step(
@@ -183,8 +187,13 @@ def make(
             f"{step.after.in_words()}",
         )
 
-    with reporter.progress("layers, each alone", layers) as advance:
-        told = graph_typing.Callbacks(screened=advance, reverted=returned)
+    name = "layers, each alone" if limited else f"{recipe.precision} graph"
+    with reporter.progress(name, total) as advance:
+        told = graph_typing.Callbacks(
+            screened=advance if limited else None,
+            measured=None if limited else advance,
+            reverted=returned,
+        )
         return graph_typing.integers(
             onnx,
             manifest,
@@ -193,7 +202,7 @@ def make(
             table,
             preset=request.preset,
             keep=request.keep,
-            constraint=_constraint_of(request),
+            constraint=constraint,
             callbacks=told,
         )
 
