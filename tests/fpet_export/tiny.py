@@ -101,7 +101,7 @@ def checkpoint_of(
     head = {}
     own = torch.Generator().manual_seed(seed + 1000)  # the same head with any method
     for name in names:
-        head[f"{name}.weight"] = weight((CLASSES, spec.width), own)
+        head[f"{name}.weight"] = weight((CLASSES, spec.features), own)
         head[f"{name}.bias"] = weight((CLASSES,), own)
     return Checkpoint(
         name="tiny",

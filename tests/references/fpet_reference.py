@@ -211,15 +211,15 @@ def _mlp(net: Network, index: int, token: Array) -> Array:
 def _head(net: Network, x: list[Array], sizes: list[float] | None) -> Array:
     w = net.weights
     pool_norm = "fc_norm.weight" in w
-    if not pool_norm:
+    if not pool_norm and "norm.weight" in w:
         x = [layer_norm(t, w["norm.weight"], w["norm.bias"], net.eps) for t in x]
-    if net.pool == "mean":
+    pooled = x[0]
+    if net.pool in ("mean", "class+mean"):
         skip = len(net.prefix)
         weight = [1.0] * (len(x) - skip) if sizes is None else sizes[skip:]
         total = sum(s * t for s, t in zip(weight, x[skip:], strict=True))
-        pooled = np.asarray(total / sum(weight))
-    else:
-        pooled = x[0]
+        mean = np.asarray(total / sum(weight))
+        pooled = mean if net.pool == "mean" else np.concatenate([pooled, mean])
     if pool_norm:
         pooled = layer_norm(pooled, w["fc_norm.weight"], w["fc_norm.bias"], net.eps)
     logits = w["head.weight"] @ pooled + w["head.bias"]

@@ -32,6 +32,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "no class token, mean pool": {"prefix": (), "pool": "mean"},
     "class token, mean pool, fc_norm": {"pool": "mean", "pool_norm": True},
+    "class token beside the mean, registers": {
+        "prefix": ("cls", "reg"),
+        "position_covers_prefix": False,
+        "pool": "class+mean",
+        "layer_scale": True,
+    },
+    "mean pool without a norm": {"pool": "mean", "pre_norm": True, "final_norm": False},
     "distillation token": {"prefix": ("cls", "dist"), "pool": "class+dist"},
     "registers, positions on patches only": {
         "prefix": ("cls", "reg", "reg"),
@@ -164,7 +171,7 @@ def lora_case() -> tuple[VitSpec, Checkpoint, np.ndarray]:
     ids=str,
 )
 @pytest.mark.parametrize("merge_block", [0, 2])
-@pytest.mark.parametrize("pool", ["class", "mean", "class+dist"])
+@pytest.mark.parametrize("pool", ["class", "mean", "class+mean", "class+dist"])
 def test_every_option_of_the_freeze_gives_the_same_answers(
     options: dict[str, Any], merge_block: int, pool: str
 ) -> None:

@@ -22,6 +22,7 @@ from engines.imaging.images import resize
 from engines.manifest import read_manifest
 from engines.storage import sha256_of
 from fpet_export.model.backbones._hf_names import name_of, site_of, unread
+from fpet_export.model.module_names import layouts
 from tests.fpet_export.command_line import call
 from tests.fpet_export.tiny import relative
 from tests.references.hf_models.compare import difference
@@ -266,6 +267,17 @@ def test_without_a_processor_the_pixels_are_asked_for(vit: Path) -> None:
 )
 def test_modules_have_sites(path: str, site: str | None) -> None:
     assert site_of(path) == site
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit-teacher", "dinov2-registers"])
+def test_adapters_and_whole_models_call_a_layer_alike(kind: str) -> None:
+    spec = fpet_export.load(MODELS / kind).model.spec
+    of_transformers = [names for names in layouts(spec) if not any("blocks." in n for n in names)]
+
+    assert len(of_transformers) >= 4
+    for names in of_transformers:
+        for path, site in names.items():
+            assert site_of(path) == site
 
 
 def test_every_tensor_has_one_name() -> None:
