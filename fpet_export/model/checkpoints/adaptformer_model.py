@@ -19,7 +19,8 @@ from fpet_export.model.bottleneck import Bottleneck
 from fpet_export.model.checkpoints import Hints
 from fpet_export.model.checkpoints._batch_norm_head import folded_head
 from fpet_export.model.checkpoints._contents import TIMM_ANCHOR, is_marked
-from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile, read_tuned
+from fpet_export.model.checkpoints._read_tuned import read_tuned
+from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile
 from fpet_export.model.edits import Branch, Edit
 from fpet_export.model.facts import Fact
 from fpet_export.model.vit import VitSpec

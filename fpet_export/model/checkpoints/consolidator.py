@@ -16,13 +16,8 @@ import torch
 from engines.errors import CheckpointError
 from fpet_export.model.checkpoints import Hints
 from fpet_export.model.checkpoints._contents import TIMM_ANCHOR, is_marked
-from fpet_export.model.checkpoints._tuned_file import (
-    Shapes,
-    Tensors,
-    TunedFile,
-    block_diagonal,
-    read_tuned,
-)
+from fpet_export.model.checkpoints._read_tuned import read_tuned
+from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile, block_diagonal
 from fpet_export.model.edits import Added, Edit
 from fpet_export.model.facts import Fact
 from fpet_export.model.vit import VitSpec

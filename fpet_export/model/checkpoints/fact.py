@@ -15,7 +15,8 @@ import torch
 from engines.errors import CheckpointError
 from fpet_export.model.checkpoints import Hints
 from fpet_export.model.checkpoints._contents import is_marked, tensor_names
-from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile, read_tuned
+from fpet_export.model.checkpoints._read_tuned import read_tuned
+from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile
 from fpet_export.model.edits import Edit, LowRank
 from fpet_export.model.facts import Fact
 from fpet_export.model.vit import VitSpec

@@ -14,7 +14,8 @@ from engines.errors import CheckpointError
 from fpet_export.model.bottleneck import Bottleneck
 from fpet_export.model.checkpoints import Hints
 from fpet_export.model.checkpoints._contents import TIMM_ANCHOR, is_marked
-from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile, read_tuned
+from fpet_export.model.checkpoints._read_tuned import read_tuned
+from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile
 from fpet_export.model.edits import Branch, Edit, LowRank
 from fpet_export.model.facts import Fact
 from fpet_export.model.vit import VitSpec

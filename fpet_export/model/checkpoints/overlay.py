@@ -18,7 +18,8 @@ from fpet_export.model.checkpoints._overlay import (
     is_of_head,
     is_overlay,
 )
-from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile, read_tuned
+from fpet_export.model.checkpoints._read_tuned import read_tuned
+from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile
 from fpet_export.model.edits import Edit
 from fpet_export.model.vit import VitSpec
 

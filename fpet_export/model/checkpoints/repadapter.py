@@ -13,13 +13,8 @@ from typing import Any
 from engines.errors import CheckpointError
 from fpet_export.model.checkpoints import Hints
 from fpet_export.model.checkpoints._contents import is_marked
-from fpet_export.model.checkpoints._tuned_file import (
-    Shapes,
-    Tensors,
-    TunedFile,
-    block_diagonal,
-    read_tuned,
-)
+from fpet_export.model.checkpoints._read_tuned import read_tuned
+from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile, block_diagonal
 from fpet_export.model.edits import Edit, InputLowRank
 from fpet_export.model.facts import Fact
 from fpet_export.model.vit import VitSpec

@@ -12,7 +12,8 @@ from engines.errors import CheckpointError
 from fpet_export.model import torch_files
 from fpet_export.model.checkpoints import Hints
 from fpet_export.model.checkpoints._contents import TIMM_ANCHOR, is_marked
-from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile, read_tuned
+from fpet_export.model.checkpoints._read_tuned import read_tuned
+from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile
 from fpet_export.model.edits import Affine, Edit
 from fpet_export.model.facts import Fact
 from fpet_export.model.vit import VitSpec
