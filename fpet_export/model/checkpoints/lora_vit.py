@@ -25,6 +25,11 @@ MARK = re.compile(r"(^|\.)w_[ab]_\d{3}$")
 
 _HEAD = re.compile(r"fc_(\d+)in_(\d+)out")
 
+_ALPHA = (
+    "add --alpha N, as the training called LoRA_ViT; versions of its code without an alpha "
+    "multiply by 1, which an alpha as large as the rank does, too"
+)
+
 
 def recognises(text: str) -> bool:
     """Whether `text` is a file with such factors."""
@@ -40,7 +45,8 @@ def read(text: str, hints: Hints) -> LoraVit:
         raise CheckpointError(
             f"wanted one head called fc_INin_OUTout, found {', '.join(heads) or 'none'}",
             where=text,
-            fix="give the file that save_lora_parameters and save_fc_parameters wrote together",
+            fix="put the factors and the one head of the training (save_fc_parameters) into one "
+            "file: safetensors.torch.save_file({**load_file(LORA), **load_file(FC)}, PATH)",
         )
     width, classes = map(int, _HEAD.fullmatch(heads[0]).groups())  # type: ignore[union-attr]
     weight = tensors.pop(heads[0])
@@ -77,7 +83,7 @@ class LoraVit(TunedFile):
         Raises:
             CheckpointError: Alpha is no whole number, or below the rank.
         """
-        alpha = self.asked("alpha", unsaid="add --alpha N, as the training called LoRA_ViT")
+        alpha = self.asked("alpha", unsaid=_ALPHA)
         rank = self.shown("rank", self.extent("w_a_000", 0, of=2))
         if alpha.value != int(alpha.value):
             raise CheckpointError(

@@ -9,13 +9,11 @@ import re
 from pathlib import Path
 
 from engines.errors import CheckpointError
-from fpet_export.model import torch_files
 from fpet_export.model.checkpoints import Hints
 from fpet_export.model.checkpoints._contents import TIMM_ANCHOR, is_marked
 from fpet_export.model.checkpoints._read_tuned import read_tuned
 from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile
 from fpet_export.model.edits import Affine, Edit
-from fpet_export.model.facts import Fact
 from fpet_export.model.vit import VitSpec
 
 MARK = re.compile(r"(^|\.)ssf_(scale|shift)_\d+$")
@@ -49,13 +47,6 @@ class Ssf(TunedFile):
 
     method = "ssf"
     brings_backbone = True
-
-    @property
-    def architecture(self) -> Fact[str] | None:
-        """The name under which timm's trainer built the network, where the file has it."""
-        content = torch_files.read_content(self.path)
-        name = content.get("arch") if isinstance(content, dict) else None
-        return Fact(name, f"arch in {self.path.name}") if isinstance(name, str) else None
 
     def is_tuned(self, name: str) -> bool:
         """Whether a tensor is a scale or a shift."""

@@ -164,6 +164,17 @@ def test_a_run_of_the_authors_code_is_none(bit: int, tmp_path: Path) -> None:
         assert formats(run.pth) == ["fpet_run"]
 
 
+@pytest.mark.parametrize(
+    "said", [{"alpha": 1.0}, {"channel_shuffle": "off"}, {"qkv_slots": "q"}], ids=str
+)
+def test_a_run_of_the_authors_code_has_no_use_for_options_of_others(
+    said: dict[str, Any], tmp_path: Path
+) -> None:
+    run = write_run(tmp_path)
+    option = f"--{min(said).replace('_', '-')}"
+    refused(Path(run.text), option, "means nothing", kind=UsageError, **said)
+
+
 @pytest.mark.parametrize("kind", ["bitfit", "layernorm", "partial-fine-tuning"])
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
 def test_a_damaged_file_is_refused(kind: str, mutation: Mutation, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def test_scale_and_shift_are_not_confused(tmp_path: Path) -> None:
     is_other(fpet_export.load(path, **SAID), wanted())
 
 
-def test_the_name_in_the_file_says_the_heads(tmp_path: Path) -> None:
+def test_what_timms_script_wrote_says_heads_and_pool(tmp_path: Path) -> None:
     name = "vit_tiny_patch16_224"
     spec = dataclasses.replace(spec_of_name(name, where=name), classes=3)
     places = [("patch_embed.ssf_{}_1", spec.width), ("ssf_{}_1", spec.width)]
@@ -115,12 +116,14 @@ def test_the_name_in_the_file_says_the_heads(tmp_path: Path) -> None:
         for site, pattern in ssf._OF_BLOCK.items():
             places.append((block + pattern, len(drawn[f"{block}{site}.bias"])))
     tensors = {n.format(kind): torch.ones(w) for n, w in places for kind in ("scale", "shift")}
-    path = save(tmp_path / "a.pth.tar", {"state_dict": drawn | tensors, "arch": name})
+    script = argparse.Namespace(model=name, gp="token", img_size=None)
+    saved = {"state_dict": drawn | tensors, "arch": name, "args": script}
+    path = save(tmp_path / "a.pth.tar", saved)
 
-    run = fpet_export.load(path, pool="token", normalisation="half")
+    run = fpet_export.load(path, normalisation="half")
 
     assert str(run.facts()["backbone heads"]) == "3 (arch in a.pth.tar)"
-    refused(path, "4", "3", "arch", heads=4, pool="token", normalisation="half")
+    refused(path, "4", "3", "arch", heads=4, normalisation="half")
 
 
 def test_what_the_file_does_not_say_is_asked_for(tmp_path: Path) -> None:
