@@ -22,7 +22,7 @@ _PATTERNS = (
         "timm has them (--backbone timm:NAME, or a file that timm saved)",
     ),
     (
-        r"(^|\.)(class_embedding|conv1\.weight)$|resblocks\.\d+",
+        r"(^|\.)class_embedding$|(^|\.)visual\.conv1\.weight$|resblocks\.\d+",
         "these are CLIP's own names, which are not read: give the image tower as timm has it "
         "(--backbone timm:vit_base_patch16_clip_224, or a file that timm saved)",
     ),

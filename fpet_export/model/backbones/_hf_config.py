@@ -121,6 +121,7 @@ class HfConfig:
         reads: What the head reads, in words, where versions of the library differ.
         resamples: Whether the library resamples the positions for images of another size.
         labels: `id2label`, where the file has it.
+        classes: `num_labels`, where the file has it.
     """
 
     path: Path
@@ -129,6 +130,7 @@ class HfConfig:
     reads: str
     resamples: bool
     labels: object | None
+    classes: object | None
 
 
 def is_of_transformers(folder: Path) -> bool:
@@ -172,6 +174,7 @@ def read_config(path: Path) -> HfConfig:
         reads=_reads(document, kind),
         resamples=kind in _RESAMPLES,
         labels=_labels(document, path),
+        classes=document.get("num_labels"),
     )
 
 
@@ -221,10 +224,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _pool(document: Mapping[str, Any], kind: str, path: Path) -> _Pool:
     """Return what the head reads, from the class that the file names."""
     named = document.get("architectures")
-    if not isinstance(named, list) or len(named) != 1 or named[0] not in _CLASSES:
+    one = named[0] if isinstance(named, list) and len(named) == 1 else None
+    if not isinstance(one, str) or one not in _CLASSES:
         known = [name for name, (of, _) in _CLASSES.items() if of == kind and "For" in name]
         raise _wrong(path, "architectures", named, f"a classifier: {' or '.join(known)}")
-    of, pool = _CLASSES[named[0]]
+    of, pool = _CLASSES[one]
     if of != kind:
         raise _wrong(path, "architectures", named, f"a class of model_type {kind!r}")
     return pool
@@ -259,8 +263,9 @@ def _spec(values: Mapping[str, Any], kind: str, pool: _Pool, path: Path) -> VitS
         raise _wrong(path, "use_swiglu_ffn", True, "false: a gated MLP is not run here")
     if type(values["qkv_bias"]) is not bool:
         raise _wrong(path, "qkv_bias", values["qkv_bias"], "true or false")
-    if values["hidden_act"] not in _ACTIVATIONS:
-        raise _wrong(path, "hidden_act", values["hidden_act"], " or ".join(_ACTIVATIONS))
+    activation = values["hidden_act"]
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+        raise _wrong(path, "hidden_act", activation, " or ".join(_ACTIVATIONS))
     epsilon = values["layer_norm_eps"]
     if type(epsilon) not in (int, float) or not 0 <= epsilon < 1:
         raise _wrong(path, "layer_norm_eps", epsilon, "a small number from 0")
@@ -289,7 +294,7 @@ def _spec(values: Mapping[str, Any], kind: str, pool: _Pool, path: Path) -> VitS
         pool=pool,
         position_covers_prefix=kind != _REG,
         norm_eps=float(epsilon),
-        activation=_ACTIVATIONS[values["hidden_act"]],
+        activation=_ACTIVATIONS[activation],
         qkv_bias=values["qkv_bias"],
         layer_scale=kind in _RESAMPLES,
         pre_norm=kind == "clip",

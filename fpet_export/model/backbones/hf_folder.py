@@ -69,6 +69,13 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     spec = _agreed(config, weights, options, where=str(path))
     weights = _with_positions(weights, spec, image.value, config, where=str(path))
     spec = dataclasses.replace(spec, image=image.value)
+    if spec.classes and config.classes not in (None, spec.classes):
+        raise CheckpointError(
+            f"num_labels in {_hf_config.NAME} is {config.classes!r}, but the head has "
+            f"{spec.classes} rows",
+            where=str(config.path),
+            fix="correct it, or find the weights that belong to it",
+        )
     labels, said = None, dict[str, Fact[Any]]()
     if config.labels is not None and spec.classes:
         key = f"id2label in {_hf_config.NAME}"
@@ -116,6 +123,17 @@ def weights_in(folder: Path) -> Path:
     )
 
 
+def parts_of(weights: Path) -> tuple[Path, ...]:
+    """Return the files that an index of weights lists; none for another file.
+
+    Raises:
+        CheckpointError: The index cannot be read.
+    """
+    if weights.suffix != ".json":
+        return ()
+    return tuple(weights.with_name(name) for name in sorted(set(_index(weights).values())))
+
+
 def _load(path: Path) -> tuple[Tensors, tuple[Path, ...]]:
     """Return the tensors of a file, or of all files that an index lists, and these files."""
     if path.suffix != ".json":
@@ -133,7 +151,7 @@ def _load(path: Path) -> tuple[Tensors, tuple[Path, ...]]:
                 fix="fetch the folder again",
             )
         tensors |= found
-    return tensors, (path, *(path.with_name(name) for name in sorted(set(wanted.values()))))
+    return tensors, (path, *parts_of(path))
 
 
 def _index(path: Path) -> dict[str, str]:

@@ -19,14 +19,24 @@ _OF_ADAPTERS = ("method", "bit", "rank", "scale", "alpha", "channel_shuffle", "c
 _BESIDE = ("config.json", "preprocessor_config.json")
 
 
-def whole_model(name: str, source: Path, hints: Hints, weights: Sequence[Path]) -> WholeModel:
+def whole_model(
+    name: str,
+    source: Path,
+    hints: Hints,
+    weights: Path,
+    *,
+    parts: Sequence[Path] = (),
+    passed_over: Sequence[Path] = (),
+) -> WholeModel:
     """Return the run of a whole model; of its files only the hashes are read, if some are listed.
 
     Args:
         name: The run's name.
         source: What `--backbone` would be called with: the file, or the folder.
         hints: What the user says about it.
-        weights: The files of its weights.
+        weights: The file of its weights.
+        parts: The files that it lists, where it is an index.
+        passed_over: Files that hold weights, too, and that this format looks at later.
 
     Raises:
         UsageError: The user describes adapters.
@@ -40,10 +50,16 @@ def whole_model(name: str, source: Path, hints: Hints, weights: Sequence[Path]) 
                 where=str(source),
                 fix=f"leave --{option} out; for a run with adapters, give its own files",
             )
-    folder = weights[0].parent
+    folder = weights.parent
     beside = [folder / name for name in _BESIDE if (folder / name).is_file()]
-    sums = _side_files.verify_checksums(folder, list(weights), beside)
-    return WholeModel(name=name, source=source, hints=hints, files=(sums,) if sums else ())
+    sums = _side_files.verify_checksums(folder, [weights, *parts], beside)
+    facts: dict[str, Fact[Any]] = {}
+    if passed_over:
+        others = ", ".join(path.name for path in passed_over)
+        facts["weights file"] = Fact(weights.name, f"it is taken before {others}")
+    return WholeModel(
+        name=name, source=source, hints=hints, files=(sums,) if sums else (), facts=facts
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,12 +71,14 @@ class WholeModel:
         source: The file or folder that holds it.
         hints: What the user says about it.
         files: Files that were read beside those of the backbone: a list of checksums.
+        facts: Which of several files was taken.
     """
 
     name: str
     source: Path
     hints: Hints
     files: tuple[Path, ...]
+    facts: dict[str, Fact[Any]]
 
     @property
     def backbone(self) -> str:
@@ -101,7 +119,7 @@ class WholeModel:
     def decode(self, spec: VitSpec) -> Checkpoint:
         """Return a run without adapters, whose head is the backbone's."""
         merge = _untrained.merge_block(self.hints, spec, what="a whole model")
-        facts: dict[str, Fact[Any]] = {
+        facts = self.facts | {
             "method": Fact("none", "a whole model without adapters"),
             "merge block": merge,
             "classes": Fact(spec.classes, "the shape of the head"),

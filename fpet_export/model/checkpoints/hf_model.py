@@ -22,5 +22,6 @@ def read(text: str, hints: Hints) -> WholeModel:
         UsageError: The user describes adapters.
     """
     folder = Path(text)
-    weights = [hf_folder.weights_in(folder)]
-    return whole_model(folder.resolve().name, folder, hints, weights)
+    weights = hf_folder.weights_in(folder)
+    parts = hf_folder.parts_of(weights)
+    return whole_model(folder.resolve().name, folder, hints, weights, parts=parts)

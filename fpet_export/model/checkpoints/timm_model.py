@@ -38,7 +38,7 @@ def read(text: str, hints: Hints) -> WholeModel:
     """
     path = Path(text)
     if not path.is_dir():
-        return whole_model(_contents.stem(path), path, hints, [path])
+        return whole_model(_contents.stem(path), path, hints, path)
     found = _of_hub(path) or _alone(path)
     if len(found) > 1 and found[0].name not in _HUB:
         raise CheckpointError(
@@ -46,7 +46,7 @@ def read(text: str, hints: Hints) -> WholeModel:
             where=str(path),
             fix=f"name one of them: {found[0]}",
         )
-    return whole_model(path.resolve().name, found[0], hints, [found[0]])
+    return whole_model(path.resolve().name, found[0], hints, found[0], passed_over=found[1:])
 
 
 def _is_model(path: Path) -> bool:

@@ -296,6 +296,9 @@ def test_every_tensor_has_one_name() -> None:
     ("fields", "words"),
     [
         ({"model_type": "swin"}, ("model_type", "'swin'", "dinov2")),
+        ({"hidden_act": []}, ("hidden_act", "[]")),
+        ({"architectures": [["ViTModel"]]}, ("architectures",)),
+        ({"num_labels": 7, "id2label": None}, ("num_labels", "7", "3 rows")),
         ({"hidden_act": "silu"}, ("hidden_act", "'silu'", "quick_gelu")),
         ({"num_attention_heads": 3}, ("num_attention_heads", "16")),
         ({"num_channels": 1}, ("num_channels", "1")),
@@ -447,6 +450,19 @@ def test_an_index_and_its_files_belong_together(tmp_path: Path) -> None:
 def test_weights_that_are_absent_are_named(vit: Path) -> None:
     (vit / "model.safetensors").rename(vit / "model.fp16.safetensors")
     refused(CheckpointError, lambda: fpet_export.load(vit), "no weights", "model.fp16.safetensors")
+
+
+def test_checksums_of_the_parts_of_a_model_are_verified(tmp_path: Path) -> None:
+    folder = copied("vit-shards", tmp_path)
+    files = sorted(folder.glob("model*"))
+    sums = [f"{sha256_of(path)}  {path.name}\n" for path in files]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+    fpet_export.load(folder)
+
+    shard = files[0]
+    save_file({n: t + 1 for n, t in load_file(shard).items()}, shard, metadata={"format": "pt"})
+
+    refused(TrustError, lambda: fpet_export.load(folder), "SHA256SUMS", shard.name)
 
 
 def test_checksums_beside_the_model_are_verified(vit: Path) -> None:

@@ -159,6 +159,18 @@ def test_a_folder_of_timms_hub_says_everything(file: str, tmp_path: Path) -> Non
     assert relative(run.outputs(pixels).logits, logits_of(model, pixels)) < 1e-5
 
 
+def test_of_two_files_the_one_is_taken_that_timm_takes(tmp_path: Path) -> None:
+    model, pixels = model_of(), pixels_of()
+    save(tmp_path, "model.safetensors", model.state_dict())
+    save(tmp_path, "pytorch_model.bin", model_of(1).state_dict())
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+
+    run = fpet_export.load(tmp_path)
+
+    assert "before pytorch_model.bin" in str(run.facts()["weights file"])
+    assert relative(run.outputs(pixels).logits, logits_of(model, pixels)) < 1e-5
+
+
 def test_the_architecture_may_be_named(tmp_path: Path) -> None:
     model, pixels = timm.create_model(ARCH, num_classes=3, img_size=64).eval(), pixels_of()
     path = save(tmp_path, "cifar.pth", model.state_dict())
@@ -435,9 +447,11 @@ def test_checksums_beside_a_model_are_verified(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_model_is_called_what_it_is(tmp_path: Path) -> None:
-    damaged, other = tmp_path / "a.ckpt", tmp_path / "b.pt"
+    damaged, other, resnet = (tmp_path / name for name in ("a.ckpt", "b.pt", "c.safetensors"))
+    save_file({"conv1.weight": torch.zeros(2), "layer1.0.conv1.weight": torch.ones(2)}, resnet)
     damaged.write_bytes(b"PK\x03\x04 and no more")
     torch.save({"state_dict": {"encoder.weight": torch.zeros(2)}}, other)
 
     refused(CheckpointError, lambda: fpet_export.load(damaged), "a.ckpt", "not a whole PyTorch")
     refused(CheckpointError, lambda: fpet_export.load(other), "1 tensor", "encoder.weight")
+    refused(CheckpointError, lambda: fpet_export.load(resnet), "another kind of network")
