@@ -39,6 +39,10 @@ _OBEYED = {
 _PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "mica")
 """Values of `init_lora_weights` that leave the weights of the base model alone."""
 
+_CLASSIFYING_TASKS = ("SEQ_CLS", "TOKEN_CLS")
+_ADDED_BY_TASK = ("classifier", "score")
+"""What PEFT itself puts into `modules_to_save` for these tasks."""
+
 _RESIDUAL_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Those that move a part of the base weights into the adapter before training."""
 
@@ -62,6 +66,8 @@ class PeftConfig:
         layers: `layers_to_transform`: numbers of blocks; None for all.
         layers_pattern: What stands in front of those numbers; empty for anything.
         saved: `modules_to_save`.
+        always_saved: Names among them that PEFT adds for the task, whether the model has them or
+            not.
         base: `base_model_name_or_path`.
     """
 
@@ -79,6 +85,7 @@ class PeftConfig:
     layers: tuple[int, ...] | None
     layers_pattern: tuple[str, ...]
     saved: tuple[str, ...]
+    always_saved: tuple[str, ...]
     base: str | None
 
     def rank_of(self, module: str) -> int:
@@ -162,6 +169,7 @@ def read_config(path: Path) -> PeftConfig:
         layers=read.layers(),
         layers_pattern=read.words("layers_pattern"),
         saved=read.words("modules_to_save"),
+        always_saved=_ADDED_BY_TASK if document.get("task_type") in _CLASSIFYING_TASKS else (),
         base=document.get("base_model_name_or_path"),
     )
     if config.targets == "all-linear":

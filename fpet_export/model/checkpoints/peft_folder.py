@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ from fpet_export.model.checkpoints._peft_tensors import (
     read_tensors,
 )
 from fpet_export.model.edits import Dense, LowRank, Magnitude, SiteEdit
+from fpet_export.model.facts import Fact
 from fpet_export.model.vit import VitSpec
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -145,21 +146,26 @@ class PeftRun:
 
     def decode(self, spec: VitSpec) -> Checkpoint:
         """Turn the tensors into edits of the backbone's layers."""
-        sites = self._layout(spec)
+        sites, wrapper = self._layout(spec)
         grouped, whole = self._sorted(sites)
         edits: list[SiteEdit] = []
         for module, parts in grouped.items():
             edits += self._edits_of(module, sites[module], parts)
         head: dict[str, torch.Tensor] = {}
+        own = {sites[module] for module, parts in whole.items() if "weight" in parts}
+        # One of two heads is an edit of the base model's, which has the other one.
+        brings_head = "head" in own and (spec.pool != "class+dist" or "head_dist" in own)
         for module, parts in whole.items():
             site = sites[module]
-            if f"{site}.weight" in HEAD_NAMES and "weight" in parts:
+            if brings_head and f"{site}.weight" in HEAD_NAMES:
                 head |= {f"{site}.{name}": tensor for name, tensor in parts.items()}
             else:
                 edits.append(Dense(site, weight=parts.get("weight"), bias=parts.get("bias")))
-        self._require_saved(whole)
+        self._require_saved(sites, spec, whole)
         self._require_biases(sites, spec, grouped, whole)
         facts = self.config.facts()
+        if wrapper:
+            facts["prefix"] = Fact(wrapper, f"of every name in {self.path.name}")
         facts["merge block"] = _untrained.merge_block(self.hints, spec, what="a PEFT adapter")
         return Checkpoint(
             name=self.name,
@@ -177,26 +183,34 @@ class PeftRun:
             facts=facts,
         )
 
-    def _layout(self, spec: VitSpec) -> Mapping[str, str]:
+    def _layout(self, spec: VitSpec) -> tuple[Mapping[str, str], str]:
         """Return the names of layers by which file and configuration mean the same layers.
+
+        The model may be a part of a larger module, or have been compiled: what that puts in front
+        of every name is the second result, such as "backbone."; "" where there is nothing.
 
         Raises:
             CheckpointError: There is no such layout.
         """
-        layouts = module_names.layouts(spec)
         wanted = {parts_of(name)[0] for name in self.tensors}
-        missing = [sorted(wanted - set(sites)) for sites in layouts]
+        layouts = [
+            (wrapper, {wrapper + path: site for path, site in sites.items()})
+            for wrapper in _shared_prefixes(wanted)
+            for sites in module_names.layouts(spec)
+        ]
+        missing = [sorted(wanted - set(sites)) for _, sites in layouts]
         fewest = min(missing, key=len)
         if fewest:
             more = f", and of {len(fewest) - 1} more" if len(fewest) > 1 else ""
             raise CheckpointError(
                 f"the adapter has tensors of {fewest[0]}{more}, which {spec.describe()} has not",
                 where=str(self.path),
-                fix="give the base model it was trained on: --backbone FILE",
+                fix="give the base model it was trained on: --backbone FILE; or save the adapter "
+                "with PEFT's save_pretrained, if its names are not those",
             )
         adapted = {module for module, part in map(parts_of, self.tensors) if part in OF_ADAPTER}
-        fitting = [sites for sites, odd in zip(layouts, missing, strict=True) if not odd]
-        odd = [self._against_targets(sites, adapted) for sites in fitting]
+        fitting = [layout for layout, odd in zip(layouts, missing, strict=True) if not odd]
+        odd = [self._against_targets(sites, adapted) for _, sites in fitting]
         best = min(range(len(fitting)), key=lambda index: len(odd[index]))
         if odd[best]:
             module = odd[best][0]
@@ -207,7 +221,8 @@ class PeftRun:
                 fix="configuration and tensors belong to two adapters, or the file is cut off; "
                 "copy the folder again",
             )
-        return fitting[best]
+        wrapper, chosen = fitting[best]
+        return chosen, wrapper
 
     def _against_targets(self, sites: Mapping[str, str], adapted: set[str]) -> list[str]:
         """Return the layers that have an adapter where the configuration names none, or none."""
@@ -277,14 +292,26 @@ class PeftRun:
             edits.append(Magnitude(site, norm=parts["norm"].flatten()))
         return edits
 
-    def _require_saved(self, whole: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    def _require_saved(
+        self,
+        sites: Mapping[str, str],
+        spec: VitSpec,
+        whole: Mapping[str, Mapping[str, torch.Tensor]],
+    ) -> None:
         """Refuse a module to save whose weights are not there, and weights of any other.
 
         Raises:
             CheckpointError: There is one.
         """
         for saved in self.config.saved:
-            if not any(_is_below(module, saved) for module in whole):
+            due = [module for module in sites if _is_below(module, saved)]
+            for module in due:
+                parts = whole.get(module, {})
+                if "weight" not in parts:
+                    raise self._lacks(module, saved, "weight")
+                if "bias" not in parts and module_names.has_bias(sites[module], spec):
+                    raise self._lacks(module, saved, "bias")
+            if not due and saved not in self.config.always_saved:
                 raise CheckpointError(
                     f"modules_to_save in {NAME} names {saved}, but {self.path.name} has no "
                     "weights of it",
@@ -300,12 +327,14 @@ class PeftRun:
                     where=str(self.path),
                     fix="configuration and tensors belong to two adapters; copy the folder again",
                 )
-            if named and "weight" not in parts:
-                raise CheckpointError(
-                    f"{module} is one of modules_to_save, but has a bias alone",
-                    where=str(self.path),
-                    fix="the file is cut off; copy the folder again",
-                )
+
+    def _lacks(self, module: str, saved: str, part: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path.name} has no {part} of {module}, but modules_to_save in {NAME} names "
+            f"{saved}",
+            where=str(self.folder),
+            fix="the file is cut off; copy the folder again",
+        )
 
     def _require_biases(
         self,
@@ -357,5 +386,19 @@ def _choose(path: Path, hints: Hints) -> tuple[Path, frozenset[str]]:
 
 
 def _is_below(module: str, saved: str) -> bool:
-    """Whether a module is one that `modules_to_save` names, or is in one."""
-    return re.match(rf"(^|.*\.){re.escape(saved)}($|\..*)", module) is not None
+    """Whether a module is one that `modules_to_save` names, or is in one.
+
+    PEFT compares the ends of names: "classifier" names DeiT's "cls_classifier", too.
+    """
+    return re.match(rf".*{re.escape(saved)}($|\.)", module) is not None
+
+
+def _shared_prefixes(modules: Collection[str]) -> list[str]:
+    """Return what all names may have in front of the network's own: "", "model.", and so on."""
+    found = [""]
+    parts = [module.split(".") for module in modules]
+    for depth in range(1, min(map(len, parts))):
+        if len({tuple(names[:depth]) for names in parts}) > 1:
+            break
+        found.append(".".join(parts[0][:depth]) + ".")
+    return found

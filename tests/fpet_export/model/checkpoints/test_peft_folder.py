@@ -29,6 +29,7 @@ KINDS = [
     for kind in sorted(base.iterdir())
     if kind.name != "base"
 ]
+HF_MODELS = Path(__file__).parents[2] / "hf_models"
 TENSORS = "adapter_model.safetensors"
 IMAGES = np.load(FOLDERS / "images.npy")
 
@@ -210,7 +211,8 @@ def test_several_adapters_are_asked_for(folder: Path) -> None:
         ({"exclude_modules": ["blocks.0.mlp.fc2"]}, "has an adapter"),
         ({"layers_to_transform": [0]}, "has an adapter"),
         ({"modules_to_save": []}, "head has a"),
-        ({"modules_to_save": ["head", "norm"]}, "names norm, but"),
+        ({"modules_to_save": ["head", "norm"]}, "has no weight of norm"),
+        ({"modules_to_save": ["head", "score"]}, "names score, but"),
     ],
 )
 def test_a_configuration_is_obeyed_or_refused(
@@ -233,7 +235,7 @@ def test_a_damaged_configuration_is_refused(folder: Path, text: str) -> None:
     [
         ({"blocks__0__attn__qkv__lora_A__weight": None}, "lacks the tensor lora_A.weight"),
         ({"lora_magnitude_vector": None}, "lacks the tensor lora_magnitude_vector"),
-        ({"head__weight": None}, "a bias alone"),
+        ({"head__weight": None}, "has no weight of head"),
         ({"head__weight": torch.zeros(5, 16, dtype=torch.int8)}, "torch.int8"),
         ({"head__weight": torch.full((5, 16), torch.nan)}, "NaN"),
         ({"head__weight": torch.zeros(5, 17)}, "head"),
@@ -259,6 +261,68 @@ def test_a_whole_module_that_is_cut_off_is_noticed(folder: Path) -> None:
     save_file({n: t for n, t in found.items() if "blocks.1.mlp.fc2" not in n}, folder / TENSORS)
 
     assert "blocks.1.mlp.fc2 has no adapter" in refused(folder).what
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_a_part_of_a_saved_module_that_is_cut_off_is_noticed(part: str, folder: Path) -> None:
+    shutil.rmtree(folder)
+    shutil.copytree(FOLDERS / "timm" / "bias-of-b", folder)
+    change_tensors(folder, **{f"base_model__model__norm__{part}": None})
+
+    assert f"has no {part} of norm" in refused(folder).what
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "model.backbone."])
+def test_the_model_may_have_been_a_part_of_another(wrapper: str, folder: Path) -> None:
+    found = load_file(folder / TENSORS)
+    start = "base_model.model."
+    save_file({n.replace(start, start + wrapper): t for n, t in found.items()}, folder / TENSORS)
+
+    adapted = load(folder, FOLDERS / "timm" / "base")
+
+    assert relative(answers(adapted.model), np.load(folder / "logits.npy")) < 1e-12
+    assert adapted.checkpoint.facts["prefix"].value == wrapper
+    change(folder, modules_to_save=[f"{wrapper}head"])
+    load(folder, FOLDERS / "timm" / "base")
+    change_tensors(folder, **{f"{start}cls_classifier.weight": torch.zeros(5, 16)})
+    assert "has not" in refused(folder).what
+
+
+def test_modules_that_peft_names_for_the_task_may_be_none_of_the_model(folder: Path) -> None:
+    change(folder, task_type="SEQ_CLS", modules_to_save=["head", "classifier", "score"])
+
+    found = answers(load(folder, FOLDERS / "timm" / "base").model)
+
+    assert relative(found, np.load(folder / "logits.npy")) < 1e-12
+
+
+@pytest.mark.parametrize("heads", [("cls",), ("distillation",), ("cls", "distillation")])
+def test_modules_to_save_name_the_ends_of_names(heads: tuple[str, ...], tmp_path: Path) -> None:
+    """As PEFT does: "classifier" is each of the two heads of DeiT with a teacher."""
+    base, folder = HF_MODELS / "deit-teacher", tmp_path / "adapter"
+    plain = fpet_export.load(base, normalisation="none").model
+    shutil.copytree(FOLDERS / "vit" / "lora", folder)
+    saved = "classifier" if len(heads) == 2 else f"{heads[0]}_classifier"
+    change(folder, target_modules=["layers.0.attention.q_proj"], modules_to_save=[saved])
+    size = plain.head.weight.shape
+    start, block = "base_model.model.", "deit.layers.0.attention.q_proj.lora"
+    tensors = {
+        f"{start}{block}_A.weight": torch.ones(2, size[1]),
+        f"{start}{block}_B.weight": torch.zeros(size[1], 2),
+    }
+    for head in heads:
+        tensors[f"{start}{head}_classifier.weight"] = torch.full(size, 0.5)
+        tensors[f"{start}{head}_classifier.bias"] = torch.full(size[:1], 0.25)
+    save_file(tensors, folder / TENSORS)
+
+    model = fpet_export.load(folder, backbone=base, normalisation="none").fold().model
+
+    for head, layer, own in (
+        ("cls", model.head, plain.head),
+        ("distillation", model.head_dist, plain.head_dist),
+    ):
+        wanted = torch.full(size, 0.5) if head in heads else own.weight
+        assert torch.equal(layer.weight, wanted)
 
 
 def test_a_folder_without_tensors_is_refused(folder: Path) -> None:
