@@ -11,7 +11,7 @@ import torch
 
 from engines.errors import CheckpointError, FoldError
 from fpet_export.model.attached import Edited, attach, edited_layers
-from fpet_export.model.bottleneck import Bottleneck
+from fpet_export.model.bottleneck import Bottleneck, Reads
 from fpet_export.model.edits import (
     Added,
     Affine,
@@ -21,11 +21,12 @@ from fpet_export.model.edits import (
     InputLowRank,
     LowRank,
     Magnitude,
+    Own,
     SiteEdit,
     describe,
 )
 from fpet_export.model.fold import fold
-from fpet_export.model.vit import Vit
+from fpet_export.model.vit import Activation, Vit
 from tests.fpet_export.tiny import adapted, checkpoint_of, images_of, relative, spec_of
 
 SPEC = spec_of(depth=3)
@@ -208,6 +209,52 @@ def test_tensors_of_another_width_are_refused(make: Maker, site: str) -> None:
 
     with pytest.raises(CheckpointError, match=r"wanted \("):
         attach(plain(), [make(site, out + 1, inp)])
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        Own(name="pos_embed", tensor=draw(1, 3, SPEC.width)),
+        Own(name="dist_token", tensor=draw(1, 1, SPEC.width)),
+        Branch(block=0, name="b", module=Bottleneck(draw(2, 7), draw(SPEC.width, 2), scale=1.0)),
+        Branch(
+            block=0,
+            name="b",
+            module=Bottleneck(
+                draw(2, SPEC.width), draw(SPEC.width, 2), scale=1.0, up_bias=draw(SPEC.width + 1)
+            ),
+        ),
+    ],
+    ids=["positions", "no such token", "width", "bias"],
+)
+def test_what_the_network_does_not_have_in_this_shape_is_refused(edit: Edit) -> None:
+    with pytest.raises(CheckpointError, match=r"wanted \(|has none|has \("):
+        attach(plain(), [edit])
+
+
+@pytest.mark.parametrize("activation", ["relu", "quick_gelu", "gelu"])
+@pytest.mark.parametrize("reads", ["residual", "mlp"])
+def test_a_bottleneck_keeps_its_answers_when_its_scale_folds(
+    activation: Activation, reads: Reads
+) -> None:
+    model = plain()
+    before = logits_of(model)
+    module = Bottleneck(
+        draw(4, SPEC.width),
+        draw(SPEC.width, 4),
+        scale=-0.7,
+        down_bias=draw(4),
+        up_bias=draw(SPEC.width),
+        activation=activation,
+        reads=reads,
+    )
+    attach(model, [Branch(block=1, name="b", module=module)])
+
+    folded, stay = fold(model)
+
+    assert stay == ["blocks.1.b"]
+    assert difference(logits_of(folded), logits_of(model)) < 1e-6
+    assert difference(logits_of(model), before) > 1e-4
 
 
 def test_a_row_of_zeros_has_no_direction() -> None:
