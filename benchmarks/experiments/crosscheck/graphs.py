@@ -104,7 +104,7 @@ SUBJECTS = (
             weights=PRETRAINED,
             calibration=OUTPUT / "pictures/train",
             test=OUTPUT / "pictures/test",
-            most=48,
+            most=128,
         )
         for method, title in METHODS
     ),
