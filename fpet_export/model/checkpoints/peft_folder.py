@@ -22,6 +22,7 @@ import torch
 from engines.errors import CheckpointError, UsageError
 from fpet_export.model import module_names
 from fpet_export.model.backbones import Backbone
+from fpet_export.model.backbones._hf_names import unread
 from fpet_export.model.backbones._names import HEAD_NAMES
 from fpet_export.model.checkpoints import Checkpoint, Hints, _untrained
 from fpet_export.model.checkpoints._peft_config import NAME, PeftConfig, read_config
@@ -73,7 +74,13 @@ def read(text: str, hints: Hints) -> PeftRun:
         )
     tensors = read_tensors(path)
     return PeftRun(
-        folder=folder, config=config, path=path, tensors=tensors, hints=hints, names=named
+        folder=folder,
+        config=config,
+        path=path,
+        tensors={name: t for name, t in tensors.items() if unread(name) is None},
+        left_out=tuple(sorted(name for name in tensors if unread(name) is not None)),
+        hints=hints,
+        names=named,
     )
 
 
@@ -86,6 +93,8 @@ class PeftRun:
         config: Its configuration.
         path: The file of its tensors.
         tensors: By their names without PEFT's prefix.
+        left_out: Names of those that belong to what no classifier reads: SigLIP's pooling, whose
+            layers are called as those of the blocks.
         hints: What the user says.
         names: What `--weights` may call this adapter.
     """
@@ -94,6 +103,7 @@ class PeftRun:
     config: PeftConfig
     path: Path
     tensors: dict[str, torch.Tensor]
+    left_out: tuple[str, ...]
     hints: Hints
     names: frozenset[str]
 
@@ -164,6 +174,8 @@ class PeftRun:
         self._require_saved(sites, spec, whole)
         self._require_biases(sites, spec, grouped, whole)
         facts = self.config.facts()
+        if self.left_out:
+            facts["left out"] = Fact(", ".join(self.left_out), "no classifier reads it")
         if wrapper:
             facts["prefix"] = Fact(wrapper, f"of every name in {self.path.name}")
         facts["merge block"] = _untrained.merge_block(self.hints, spec, what="a PEFT adapter")

@@ -7,16 +7,12 @@ is told from a run of the authors' code by what is in it, never by its name.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from engines.errors import CheckpointError
+from fpet_export.model.backbones import timm_folder
 from fpet_export.model.checkpoints import Hints, _contents
 from fpet_export.model.checkpoints._whole_model import WholeModel, whole_model
-
-_HUB = ("model.safetensors", "pytorch_model.bin")
-"""The files of timm's hub layout, in the order in which timm looks for them."""
 
 _PEFT = "adapter_config.json"
 
@@ -25,7 +21,7 @@ def recognises(text: str) -> bool:
     """Whether `text` names a whole model: a file of one, or a folder with nothing but such."""
     path = Path(text)
     if path.is_dir():
-        return bool(_of_hub(path) or _alone(path))
+        return bool(timm_folder.weights_in(path) or _alone(path))
     return _is_model(path)
 
 
@@ -39,8 +35,8 @@ def read(text: str, hints: Hints) -> WholeModel:
     path = Path(text)
     if not path.is_dir():
         return whole_model(_contents.stem(path), path, hints, path)
-    found = _of_hub(path) or _alone(path)
-    if len(found) > 1 and found[0].name not in _HUB:
+    found = timm_folder.weights_in(path) or _alone(path)
+    if len(found) > 1 and not timm_folder.recognises(text):
         raise CheckpointError(
             f"this folder holds {len(found)} whole models: {', '.join(p.name for p in found[:5])}",
             where=str(path),
@@ -55,24 +51,9 @@ def _is_model(path: Path) -> bool:
     return named and _contents.holds(path, _contents.TIMM_ANCHOR)
 
 
-def _of_hub(folder: Path) -> list[Path]:
-    """Return the weights of timm's hub layout, where the folder has it."""
-    if not isinstance(_config(folder).get("architecture"), str):
-        return []
-    return [folder / name for name in _HUB if (folder / name).is_file()]
-
-
 def _alone(folder: Path) -> list[Path]:
     """Return the whole models in a folder that belongs to no other program."""
     if (folder / "config.json").exists() or (folder / _PEFT).exists():
         return []
     files = sorted(path for path in folder.iterdir() if _contents.ends_like_tensors(path))
     return files if files and all(_is_model(path) for path in files) else []
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        document = json.loads((folder / "config.json").read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}

@@ -325,6 +325,42 @@ def test_modules_to_save_name_the_ends_of_names(heads: tuple[str, ...], tmp_path
         assert torch.equal(layer.weight, wanted)
 
 
+def test_layers_of_siglips_pooling_are_left_out(tmp_path: Path) -> None:
+    """PEFT adapts its `out_proj`, too, which is called as those of the blocks."""
+    base, folder = HF_MODELS / "siglip", tmp_path / "adapter"
+    plain = fpet_export.load(base, normalisation="none").model
+    shutil.copytree(FOLDERS / "vit" / "lora", folder)
+    change(folder, target_modules=["out_proj"], modules_to_save=None)
+    width = plain.spec.width
+    blocks = [f"encoder.layers.{index}.self_attn.out_proj" for index in range(plain.spec.depth)]
+    tensors = {}
+    for module in (*blocks, "head.attention.out_proj"):
+        name = f"base_model.model.vision_model.{module}.lora"
+        tensors[f"{name}_A.weight"] = torch.zeros(2, width)
+        tensors[f"{name}_B.weight"] = torch.ones(width, 2)
+    save_file(tensors, folder / TENSORS)
+
+    adapted = fpet_export.load(folder, backbone=base, normalisation="none")
+
+    assert len(adapted.checkpoint.changes) == len(blocks)
+    assert "head.attention.out_proj.lora_A" in adapted.checkpoint.facts["left out"].value
+
+
+def test_a_folder_of_timms_hub_is_a_base_model(folder: Path, tmp_path: Path) -> None:
+    """So does transformers' wrapper around timm save its models."""
+    base = tmp_path / "hub"
+    shutil.copytree(FOLDERS / "timm" / "base", base)
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 5, "model_args": size}
+    (base / "config.json").write_text(json.dumps(config))
+
+    adapted = fpet_export.load(folder, backbone=base, normalisation="none")
+
+    assert relative(answers(adapted.model), np.load(folder / "logits.npy")) < 1e-12
+    change(folder, base_model_name_or_path=str(base))
+    assert checkpoints.read(str(folder)).backbone == str(base)
+
+
 def test_a_folder_without_tensors_is_refused(folder: Path) -> None:
     (folder / TENSORS).unlink()
 
