@@ -87,8 +87,25 @@ def layouts(spec: VitSpec) -> list[Mapping[str, str]]:
     ]
     for generation in _GENERATIONS:
         for prefix in generation.prefixes:
-            found.append(_hugging_face(spec, prefix, generation))
+            if _may_be(prefix, spec):
+                found.append(_hugging_face(spec, prefix, generation))
     return found
+
+
+def _may_be(prefix: str, spec: VitSpec) -> bool:
+    """Whether a network can be of the model that transformers calls so.
+
+    DeiT has a distillation token, and DINOv2 a LayerScale; the one with registers adds no positions
+    to them.
+    """
+    distilled, scaled = "dist" in spec.prefix, spec.layer_scale
+    registers = "reg" in spec.prefix
+    return {
+        "vit.": not (distilled or scaled or registers),
+        "deit.": distilled,
+        "dinov2.": scaled and not registers,
+        "dinov2_with_registers.": scaled and not spec.position_covers_prefix,
+    }.get(prefix, True)
 
 
 def _hugging_face(spec: VitSpec, prefix: str, names: _Generation) -> dict[str, str]:

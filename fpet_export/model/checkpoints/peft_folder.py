@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -39,6 +39,9 @@ from fpet_export.model.vit import VitSpec
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _SAID_HERE = ("method", "bit", "rank", "scale", "alpha", "channel_shuffle", "config")
 """What `Hints` says of runs whose files say less."""
+
+_TRANSPARENT = ("", "_orig_mod.", "module.")
+"""What PyTorch puts in front of names: nothing, torch.compile, and DataParallel."""
 
 _DEFAULT = "default"
 """PEFT's name of the adapter that lies in the folder itself; others have folders in it."""
@@ -198,8 +201,8 @@ class PeftRun:
     def _layout(self, spec: VitSpec) -> tuple[Mapping[str, str], str]:
         """Return the names of layers by which file and configuration mean the same layers.
 
-        The model may be a part of a larger module, or have been compiled: what that puts in front
-        of every name is the second result, such as "backbone."; "" where there is nothing.
+        The second result is what PyTorch put in front of every name, such as "_orig_mod.", or "".
+        The names of a user's own module are not taken off: what else that computes is unknown.
 
         Raises:
             CheckpointError: There is no such layout.
@@ -207,7 +210,7 @@ class PeftRun:
         wanted = {parts_of(name)[0] for name in self.tensors}
         layouts = [
             (wrapper, {wrapper + path: site for path, site in sites.items()})
-            for wrapper in _shared_prefixes(wanted)
+            for wrapper in _TRANSPARENT
             for sites in module_names.layouts(spec)
         ]
         missing = [sorted(wanted - set(sites)) for _, sites in layouts]
@@ -217,8 +220,9 @@ class PeftRun:
             raise CheckpointError(
                 f"the adapter has tensors of {fewest[0]}{more}, which {spec.describe()} has not",
                 where=str(self.path),
-                fix="give the base model it was trained on: --backbone FILE; or save the adapter "
-                "with PEFT's save_pretrained, if its names are not those",
+                fix="give the base model it was trained on: --backbone FILE; or, if that is a part "
+                "of a module of your own, merge the adapter with PEFT (merge_and_unload), save the "
+                "ViT with its head, and export that",
             )
         adapted = {module for module, part in map(parts_of, self.tensors) if part in OF_ADAPTER}
         fitting = [layout for layout, odd in zip(layouts, missing, strict=True) if not odd]
@@ -403,14 +407,3 @@ def _is_below(module: str, saved: str) -> bool:
     PEFT compares the ends of names: "classifier" names DeiT's "cls_classifier", too.
     """
     return re.match(rf".*{re.escape(saved)}($|\.)", module) is not None
-
-
-def _shared_prefixes(modules: Collection[str]) -> list[str]:
-    """Return what all names may have in front of the network's own: "", "model.", and so on."""
-    found = [""]
-    parts = [module.split(".") for module in modules]
-    for depth in range(1, min(map(len, parts))):
-        if len({tuple(names[:depth]) for names in parts}) > 1:
-            break
-        found.append(".".join(parts[0][:depth]) + ".")
-    return found

@@ -272,8 +272,8 @@ def test_a_part_of_a_saved_module_that_is_cut_off_is_noticed(part: str, folder: 
     assert f"has no {part} of norm" in refused(folder).what
 
 
-@pytest.mark.parametrize("wrapper", ["_orig_mod.", "model.backbone."])
-def test_the_model_may_have_been_a_part_of_another(wrapper: str, folder: Path) -> None:
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module."])
+def test_the_model_may_have_been_compiled_or_parallel(wrapper: str, folder: Path) -> None:
     found = load_file(folder / TENSORS)
     start = "base_model.model."
     save_file({n.replace(start, start + wrapper): t for n, t in found.items()}, folder / TENSORS)
@@ -286,6 +286,38 @@ def test_the_model_may_have_been_a_part_of_another(wrapper: str, folder: Path) -
     load(folder, FOLDERS / "timm" / "base")
     change_tensors(folder, **{f"{start}cls_classifier.weight": torch.zeros(5, 16)})
     assert "has not" in refused(folder).what
+
+
+def test_a_part_of_a_module_of_ones_own_is_refused(folder: Path) -> None:
+    """That may have a head of its own, in a file that PEFT does not write."""
+    found = load_file(folder / TENSORS)
+    start = "base_model.model."
+    save_file({n.replace(start, start + "net."): t for n, t in found.items()}, folder / TENSORS)
+
+    error = refused(folder)
+
+    assert "net.blocks.0.attn.proj" in error.what
+    assert "merge_and_unload" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("names", "base"),
+    [("deit", "vit"), ("vit", "deit"), ("dinov2", "dinov2-registers"), ("dinov2", "vit")],
+)
+def test_an_adapter_of_another_model_of_equal_shapes_is_refused(
+    names: str, base: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(FOLDERS / "vit" / "lora", folder)
+    where = "encoder.layer" if names == "dinov2" else "layers"
+    target = f"{names}.{where}.0.attention.q_proj"
+    change(folder, target_modules=[target], modules_to_save=None)
+    lora = {"A": torch.ones(2, 16), "B": torch.ones(16, 2)}
+    tensors = {f"base_model.model.{target}.lora_{x}.weight": t for x, t in lora.items()}
+    save_file(tensors, folder / TENSORS)
+
+    with pytest.raises(CheckpointError, match=f"{target}.* has not"):
+        fpet_export.load(folder, backbone=HF_MODELS / base, normalisation="none", image=(16, 16))
 
 
 def test_modules_that_peft_names_for_the_task_may_be_none_of_the_model(folder: Path) -> None:
