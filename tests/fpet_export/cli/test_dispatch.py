@@ -21,6 +21,7 @@ from engines import errors, registry
 from engines.errors import FpetError
 from fpet_export import __version__
 from fpet_export.cli import dispatch, verbs
+from fpet_export.graph import large_weights
 from tests.engines.exit_codes import EXIT_CODES
 from tests.fpet_export.command_line import Exported, call, write_files
 
@@ -303,11 +304,11 @@ def test_an_interrupt_ends_with_130_in_words_and_in_json(
 def test_an_interrupt_while_the_graph_is_written_leaves_nothing(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(model: onnx.ModelProto, path: str) -> None:
-        Path(path).write_bytes(model.SerializeToString()[:1000])
+    def half(model: onnx.ModelProto, path: Path, weights: large_weights.Weights) -> None:
+        path.write_bytes(model.SerializeToString()[:1000])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(onnx, "save_model", half)
+    monkeypatch.setattr(large_weights, "save", half)
     done = call("export", *exported.words, "-o", tmp_path / "out")
 
     assert done.code == 130

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
@@ -135,11 +136,10 @@ def test_another_opset_is_refused_before_anything_runs(opset: int, tmp_path: Pat
 def test_an_exporter_that_writes_another_opset_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def save(path: str, external_data: bool) -> None:
-        opsets = [onnx.helper.make_opsetid("", 18)]
-        onnx.save(onnx.helper.make_model(onnx.GraphProto(), opset_imports=opsets), path)
-
-    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: SimpleNamespace(save=save))
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(onnx.GraphProto(name="other"), opset_imports=opsets)
+    program = SimpleNamespace(model=onnx_ir.from_proto(model))
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: program)
 
     with pytest.raises(ExportError, match="PyTorch wrote opset 18 instead of 21") as caught:
         to_onnx.to_onnx(frozen(**PLAIN), tmp_path / "model.onnx", opset=21)
