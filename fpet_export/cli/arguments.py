@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 
 from engines import form, verdict
+from engines.errors import UsageError
 from fpet_export.model import normalisation
+from fpet_export.request_fields import require_merge
 
 
 def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
@@ -101,6 +103,7 @@ def add_merge(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the merge (default: as the run was trained)")
     group.add_argument(
         "--merge",
+        type=_merge,
         metavar="auto|none|fpet@N",
         help="auto merges as early as --max-drop and --min-agreement allow on --data; fpet@N after "
         "the attention of block N, whatever the run was trained with",
@@ -258,6 +261,14 @@ def _merge_block(text: str) -> int | str:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is neither a block's number nor 'none'")
     return int(text)
+
+
+def _merge(text: str) -> str:
+    try:
+        require_merge(text, "--merge")
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(f"{error.what}: {error.fix}") from error
+    return text
 
 
 def _normalisation(text: str) -> str:

@@ -98,12 +98,6 @@ def start(request: E, reporter: Reporter, *, instead: str) -> tuple[Started, E]:
         reporter.step("note", warning, passed=None)
     classes = adapted.known_classes
     known = check_images.known_classes(classes.count, request.labels, run=classes)
-    if request.merge == AUTO:
-        adapted, request = merge_choice.choose(adapted, request, known, reporter)
-    elif request.merge is not None:
-        adapted = merge_choice.merged_at(adapted, merge_request.block_of(request.merge), "--merge")
-    if adapted.checkpoint.merges_untrained:
-        reporter.step("merging", runs.UNTRAINED, passed=None)
     limit = own_images(request.limit, judges_accuracy=typing_request.judges_accuracy(request))
     found = typing_images.sources(
         request,
@@ -113,6 +107,14 @@ def start(request: E, reporter: Reporter, *, instead: str) -> tuple[Started, E]:
         needs=typing_request.needs_ranges(request),
         limit=limit,
     )
+    if request.merge == AUTO:
+        adapted, request = merge_choice.choose(adapted, request, known, reporter)
+    else:
+        if request.merge is not None:
+            block = merge_request.block_of(request.merge)
+            adapted = merge_choice.merged_at(adapted, block, "--merge")
+        if adapted.checkpoint.merges_untrained:
+            reporter.step("merging", runs.UNTRAINED, passed=None)
     plan = adapted.merge_plan()
     least = synthetic_images(plan.before - plan.tokens[-1])
     images = found.images(adapted.preprocessing, default=min(least, limit))
