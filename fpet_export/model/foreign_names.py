@@ -18,8 +18,7 @@ _PATTERNS = (
     ),
     (
         r"(^|\.)conv_proj\.|encoder_layer_\d+",
-        "these are torchvision's names of a ViT, which are not read: give the same weights as "
-        "timm has them (--backbone timm:NAME, or a file that timm saved)",
+        "these are torchvision's names of a ViT: give the whole state_dict(), with conv_proj",
     ),
     (
         r"(^|\.)class_embedding$|(^|\.)visual\.conv1\.weight$|resblocks\.\d+",

@@ -1,7 +1,8 @@
-"""A file of PyTorch or safetensors with timm's names, and the configuration beside it."""
+"""A file of PyTorch or safetensors with the names of timm or torchvision, and its surroundings."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fpet_export.model.backbones import (
     _stated_pixels,
     _timm_config,
     _timm_module,
+    _torchvision_names,
     _trained_by_timm,
 )
 from fpet_export.model.backbones._labels import labels_of
@@ -37,9 +39,15 @@ def recognises(text: str) -> bool:
 def read(text: str, options: BackboneOptions) -> Backbone:
     """Read and check the file, and what lies beside it."""
     path = Path(text)
-    found = state_dicts.read(path, [_ANCHOR], weights=options.weights)
+    anchors = [_ANCHOR, _torchvision_names.ANCHOR]
+    found = state_dicts.read(path, anchors, weights=options.weights)
     weights = dict(found.tensors if options.select is None else options.select(found.tensors))
     facts: dict[str, Fact[Any]] = {**found.facts}
+    of_torchvision = _torchvision_names.ANCHOR in weights
+    if of_torchvision:
+        weights = _torchvision_names.translated(weights, where=str(path))
+        facts["names"] = Fact("torchvision's", path.name)
+        options = dataclasses.replace(options, run_pool=_torchvision_names.POOL)
     for name in _TRAINING_ONLY:
         if weights.pop(name, None) is not None:
             facts["left out"] = Fact(name, "a tensor of pretraining that no inference reads")
@@ -54,6 +62,8 @@ def read(text: str, options: BackboneOptions) -> Backbone:
             fix="name the architecture: --arch NAME, or put timm's config.json beside the file",
         )
     spec, decided = spec_from_names(weights, options, where=path.name, named=named)
+    if of_torchvision:
+        _torchvision_names.require(spec, options.pool, where=path.name)
     labels = None
     if config is not None and config.labels is not None and spec.classes:
         labels, said = labels_of(

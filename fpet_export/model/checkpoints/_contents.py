@@ -25,11 +25,14 @@ ENDINGS = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt")
 TIMM_ANCHOR = "patch_embed.proj.weight"
 """The tensor that every ViT with timm's names has."""
 
+TORCHVISION_ANCHOR = "conv_proj.weight"
+"""The one that every ViT with torchvision's names has."""
+
 WHOLE = (
     TIMM_ANCHOR,
     "embeddings.patch_embeddings.projection.weight",
     "vision_model.embeddings.patch_embedding.weight",
-    "conv_proj.weight",
+    TORCHVISION_ANCHOR,
     "visual.conv1.weight",
 )
 """Patch projections of whole models: of timm, transformers, torchvision and OpenAI's CLIP."""

@@ -1,4 +1,4 @@
-"""A plain or fully fine-tuned ViT of timm with its head: one file, or the folder of timm's hub.
+"""A plain or fully fine-tuned ViT of timm or torchvision: one file, or the folder of timm's hub.
 
 The file is what timm, a training script or Lightning saved (`.safetensors`, `.pth`, `.pth.tar`,
 `.pt`, `.bin`, `.ckpt`). What its tensors hide, `config.json` beside it says, or the options do. It
@@ -46,9 +46,9 @@ def read(text: str, hints: Hints) -> WholeModel:
 
 
 def _is_model(path: Path) -> bool:
-    """Whether a file is a whole model with timm's names."""
+    """Whether a file is a whole model with the names of timm or torchvision."""
     named = _contents.ends_like_tensors(path) and _contents.is_whole_model(path)
-    return named and _contents.holds(path, _contents.TIMM_ANCHOR)
+    return named and _contents.holds(path, _contents.TIMM_ANCHOR, _contents.TORCHVISION_ANCHOR)
 
 
 def _alone(folder: Path) -> list[Path]:
