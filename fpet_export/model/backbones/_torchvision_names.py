@@ -50,8 +50,8 @@ def translated(tensors: Mapping[str, torch.Tensor], *, where: str) -> dict[str, 
     """Return the tensors by timm's names.
 
     Raises:
-        CheckpointError: A name is missing or none of a ViT with one linear layer as its head, or two
-            mean the same tensor.
+        CheckpointError: A name is missing, is none of a ViT with one linear layer as its head, or
+            means the same tensor as another.
     """
     missing = [name for name in _OUTSIDE if name not in tensors and not name.startswith("heads.")]
     if missing:
