@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -143,6 +144,11 @@ class Prepared:
     measured: ImageSet
 
     @property
+    def copy(self) -> Path:
+        """The same graph for other tools: ModelOpt writes its input again, in other bytes."""
+        return self.folder / "copy.onnx"
+
+    @property
     def feeds(self) -> Path:
         """The calibration images as the graph takes them, by input name."""
         return self.folder / "feeds.npz"
@@ -194,6 +200,7 @@ def prepare(subject: Subject, folder: Path, counts: Counts) -> Prepared:
     }
     np.savez(prepared.feeds, **feeds)
     np.savez(prepared.shard, images=calibration.pixels)
+    shutil.copyfile(onnx, prepared.copy)
     return prepared
 
 
@@ -219,11 +226,11 @@ def attempts(prepared: Prepared, other_python: Path) -> Iterator[Attempt]:
         prepared: What to quantize.
         other_python: Interpreter of the environment that has ModelOpt and NNCF.
     """
-    folder, onnx = prepared.folder, str(prepared.onnx)
+    folder = prepared.folder
     yield from _our_attempts(prepared)
 
     def words(output: Path, *options: str) -> tuple[str, ...]:
-        return (onnx, *options, "--calibration", str(prepared.feeds), "-o", str(output))
+        return (str(prepared.copy), *options, "--calibration", str(prepared.feeds), "-o", str(output))
 
     for precision in (INT8, FP8):
         output = folder / f"modelopt-{precision}.onnx"
