@@ -230,7 +230,8 @@ def attempts(prepared: Prepared, other_python: Path) -> Iterator[Attempt]:
     yield from _our_attempts(prepared)
 
     def words(output: Path, *options: str) -> tuple[str, ...]:
-        return (str(prepared.copy), *options, "--calibration", str(prepared.feeds), "-o", str(output))
+        options += ("--calibration", str(prepared.feeds), "-o", str(output))
+        return (str(prepared.copy), *options)
 
     for precision in (INT8, FP8):
         output = folder / f"modelopt-{precision}.onnx"
