@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from engines.errors import UsageError
 from fpet_export.model.cost import tokens_after_blocks
 from fpet_export.model.mergers import PUBLISHED
 from fpet_export.model.vit import VitSpec
@@ -44,3 +45,17 @@ def merge_plan(spec: VitSpec, merge_block: int | None, merger: str = PUBLISHED) 
         tokens=tokens_after_blocks(spec, merge_block, merger),
         blocks=() if merge_block is None else (merge_block,),
     )
+
+
+def require_block(block: int, spec: VitSpec, *, where: str) -> None:
+    """Refuse a merge block that the network does not have.
+
+    Raises:
+        UsageError: It has not.
+    """
+    if not 0 <= block < spec.depth:
+        raise UsageError(
+            f"merge block {block} is not one of 0 to {spec.depth - 1}",
+            where=where,
+            fix="count blocks from 0",
+        )

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from calibration.accuracy import AccuracyConstraint, Quality
 from engines import storage
-from engines.errors import UsageError
 from engines.imaging import images as engine_images
 from engines.imaging.class_names import KnownClasses
 from engines.imaging.images import ImageSet
@@ -32,6 +31,7 @@ from engines.plurals import counted
 from fpet_export.model import mergers
 from fpet_export.model.adapt import adapt
 from fpet_export.model.facts import Fact
+from fpet_export.model.merge_plan import require_block
 from fpet_export.model.merge_sweep import answers_by_block
 from fpet_export.model.mergers import MergingModule
 from fpet_export.pictures.cost_and_answers import Dot, cost_and_answers
@@ -285,13 +285,8 @@ def merged_at(adapted: Adapted, block: int | None, source: str) -> Adapted:
     Raises:
         UsageError: The network has no such block.
     """
-    depth = adapted.model.spec.depth
-    if block is not None and block >= depth:
-        raise UsageError(
-            f"merge block {block} is not one of 0 to {depth - 1}",
-            where="--merge",
-            fix="count blocks from 0",
-        )
+    if block is not None:
+        require_block(block, adapted.model.spec, where="--merge")
     checkpoint = adapted.checkpoint
     fact: Fact[Any] = Fact(block, source)
     changed = dataclasses.replace(

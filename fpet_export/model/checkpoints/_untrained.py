@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engines.errors import UsageError
 from fpet_export.model.checkpoints import Hints
 from fpet_export.model.facts import Fact
+from fpet_export.model.merge_plan import require_block
 from fpet_export.model.vit import VitSpec
 
 
@@ -24,10 +24,5 @@ def merge_block(hints: Hints, spec: VitSpec, *, what: str) -> Fact[int | None]:
         return Fact(None, f"{what} says none, and --merge-block asks for none")
     if asked == "none":
         return Fact(None, "--merge-block")
-    if not 0 <= asked < spec.depth:
-        raise UsageError(
-            f"merge block {asked} is not one of 0 to {spec.depth - 1}",
-            where="--merge-block",
-            fix="count blocks from 0",
-        )
+    require_block(asked, spec, where="--merge-block")
     return Fact(asked, "--merge-block: the model was not trained with merging")

@@ -16,6 +16,7 @@ from fpet_export.model import methods, qlinear
 from fpet_export.model.backbones import Backbone, random_weights
 from fpet_export.model.checkpoints import Checkpoint, Hints, _records
 from fpet_export.model.facts import Fact
+from fpet_export.model.merge_plan import require_block
 from fpet_export.model.vit import VitSpec
 
 _DEFAULT_DIM = 8
@@ -95,12 +96,8 @@ class RandomRun:
         hints = self.hints
         merge_block = None if hints.merge_block in (None, "none") else hints.merge_block
         assert merge_block is None or isinstance(merge_block, int)
-        if merge_block is not None and not 0 <= merge_block < spec.depth:
-            raise UsageError(
-                f"merge block {merge_block} is not one of 0 to {spec.depth - 1}",
-                where="--merge-block",
-                fix="count blocks from 0",
-            )
+        if merge_block is not None:
+            require_block(merge_block, spec, where="--merge-block")
         generator = torch.Generator().manual_seed(random_weights.parse(self.text)[1] + 1)
         bit, dim = hints.bit or _FULL_BITS, hints.rank or _DEFAULT_DIM
         factors: list[dict[str, torch.Tensor]] = []
