@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from engines import precisions, storage
 from engines.errors import TrustError, UsageError
 
-SCHEMA = 4
+SCHEMA = 5
 
 _SEAL = "manifest_sha256"
 
@@ -93,6 +93,30 @@ class Preprocessing:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MergeStep:
+    """What one block does to its tokens, after its attention.
+
+    Attributes:
+        block: 0-based.
+        before: Tokens that enter, prefix included.
+        merged: Of them, tokens that join another one.
+        sources: Tokens of which the match says where they went, Na.
+        pruned: Of those that enter, tokens that are lost.
+    """
+
+    block: int
+    before: int
+    merged: int
+    sources: int
+    pruned: int = 0
+
+    @property
+    def after(self) -> int:
+        """Tokens that leave, prefix included."""
+        return self.before - self.merged - self.pruned
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelFacts:
     """What the network is, for people and for the checks of later stages.
 
@@ -110,7 +134,8 @@ class ModelFacts:
         bit: Bits of the stored adapter, or None.
         dim: Rank or bottleneck width, or None.
         scale: The method's scale, or None.
-        merge_block: 0-based block after whose attention tokens merge, or None.
+        merge: How tokens merge, as `--merge` says it: "none", "fpet@6", "tome:r=8".
+        merges: What each block does that merges, in order.
         ties: "argmax" or "reference".
         tokens: Tokens that leave each block.
         macs: Multiply-adds of one image.
@@ -129,7 +154,8 @@ class ModelFacts:
     bit: int | None
     dim: int | None
     scale: float | None
-    merge_block: int | None
+    merge: str
+    merges: tuple[MergeStep, ...]
     ties: Literal["argmax", "reference"]
     tokens: tuple[int, ...]
     macs: int
@@ -137,7 +163,21 @@ class ModelFacts:
     @property
     def merged_blocks(self) -> tuple[int, ...]:
         """0-based blocks after whose attention tokens merge; empty without merging."""
-        return () if self.merge_block is None else (self.merge_block,)
+        return tuple(step.block for step in self.merges)
+
+    @property
+    def joins_once(self) -> bool:
+        """Whether one block merges, and each of its sources joins its best partner there."""
+        return len(self.merges) == 1 and self.merges[0].merged == self.merges[0].sources
+
+    @property
+    def loses_tokens(self) -> bool:
+        """Whether a merge loses tokens, so that sizes no longer sum to the patches."""
+        return any(step.pruned for step in self.merges)
+
+    def match_role(self, block: int) -> str:
+        """Return the role of a block's match among the probes: "match", of several "match.3"."""
+        return "match" if len(self.merges) == 1 else f"match.{block}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -327,6 +367,16 @@ class Manifest:
     sha256: str = ""
     size_bytes: int = 0
     schema: int = SCHEMA
+
+    @property
+    def shows_match(self) -> bool:
+        """Whether tokens merge, and the artefact shows where."""
+        model = self.model
+        return (
+            model is not None
+            and bool(model.merges)
+            and all(model.match_role(block) in self.probes for block in model.merged_blocks)
+        )
 
     @property
     def is_shared(self) -> bool:

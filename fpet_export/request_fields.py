@@ -14,6 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from engines.errors import UsageError
 from engines.near_names import did_you_mean
 
+_MERGES = r"fpet@\d+|tome:r=\d[\d,]*(,(in|de)creasing)?(@\d+-\d+)?|diffrate:.+"
+
 
 def one_of(*choices: str, default: str | None = None) -> Any:
     """Return a field that holds one of some names."""
@@ -61,12 +63,13 @@ def require_merge_block(value: int | str, where: str) -> None:
 
 def require_merge(value: str, where: str) -> None:
     """Refuse what says neither where tokens merge nor that it is to be searched."""
-    if value not in ("none", "auto") and not re.fullmatch(r"fpet@\d+", value):
+    if value not in ("none", "auto") and not re.fullmatch(_MERGES, value):
         raise UsageError(
-            f"{value!r} is not 'none', 'auto' or 'fpet@N'",
+            f"{value!r} is not 'none', 'auto', 'fpet@N', 'tome:r=N' or 'diffrate:FILE'",
             where=where,
-            fix="fpet@6 merges after the attention of block 6, counted from 0; auto searches the "
-            "first block that keeps --max-drop or --min-agreement",
+            fix="fpet@6 merges half of the patches after the attention of block 6, counted from 0; "
+            "tome:r=8 merges 8 tokens in every block; diffrate:FILE follows a schedule; auto "
+            "searches what keeps --max-drop or --min-agreement",
         )
 
 

@@ -294,9 +294,10 @@ class Exporting(Run, Graph, Typing):
     Attributes:
         out: The folder to write.
         target: Where the graphs will run; several with commas between them.
-        merge: Where tokens merge, whatever the run was trained with: "fpet@N" after the attention
-            of block N, "none" nowhere, "auto" as early as `max_drop` and `min_agreement` allow on
-            the images of `data`; None leaves it to the run.
+        merge: How tokens merge, whatever the run was trained with: "fpet@N" after the attention of
+            block N, "tome:r=N" by ToMe in every block, "diffrate:FILE" by a schedule, "none"
+            nowhere, "auto" as cheaply as `max_drop` and `min_agreement` allow on the images of
+            `data`; None leaves it to the run.
     """
 
     out: Path

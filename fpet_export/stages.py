@@ -41,7 +41,8 @@ from fpet_export.model import fold as folding
 from fpet_export.model.backbones import Backbone, BackboneOptions, Within
 from fpet_export.model.checkpoints import Checkpoint, Hints, _agreement
 from fpet_export.model.facts import Fact
-from fpet_export.model.merge_plan import MergePlan
+from fpet_export.model.merge_plan import NOWHERE, MergePlan, merge_plan
+from fpet_export.model.mergers import PUBLISHED
 from fpet_export.model.pixels import prepared_pixels, with_decoding
 from fpet_export.model.vit import Vit
 from fpet_export.version import __version__
@@ -109,12 +110,12 @@ class Adapted:
 
     def macs(self) -> list[int]:
         """Return the multiply-adds of one image: patch embedding, each block, head."""
-        return self.checkpoint.macs(self.model.spec, self.merge_plan().tokens)
+        return self.checkpoint.macs(self.model.spec)
 
     def macs_without_merging(self) -> int:
         """Return the multiply-adds of one image through the plain backbone."""
         spec = self.model.spec
-        return sum(cost.macs(spec, cost.tokens_after_blocks(spec, None)))
+        return sum(cost.macs(spec, merge_plan(spec, NOWHERE)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,7 +174,14 @@ class Folded:
         if opset is not None:
             resolved = with_opset(resolved, opset)
         spec = self.model.spec
-        if ties == "reference" and self.model.merger is not None and "dist" in spec.prefix:
+        plan = self.source.merge_plan()
+        if ties == "reference" and plan.merger != PUBLISHED:
+            raise UsageError(
+                f"{plan.asked} has no published rule that ties would break",
+                where="--ties reference",
+                fix="leave it out: it is about runs of the FPET authors' code",
+            )
+        if ties == "reference" and plan.merges and "dist" in spec.prefix:
             raise UsageError(
                 "the published code treats the distillation token of this backbone as a patch; "
                 "that is not reproduced",
@@ -227,8 +235,9 @@ class Frozen:
                 rows.append({name: tensor.numpy() for name, tensor in found.items()})
                 if progress is not None:
                     progress(len(chunk))
+        whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         return ModelOutputs(
-            **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+            logits=whole["logits"], match=whole.get("match"), size=whole.get("size")
         )
 
     evidence = outputs  # its first name, which scripts call
@@ -240,7 +249,7 @@ class Frozen:
     def macs(self) -> int:
         """Return the multiply-adds of one image."""
         checkpoint = self.source.source.checkpoint
-        return sum(checkpoint.macs(self.module.spec, self.module.tokens, merges=True))
+        return sum(checkpoint.macs(self.module.spec, last=self.module.tokens[-1]))
 
     def to_onnx(
         self,
@@ -295,7 +304,10 @@ class Frozen:
         batch = options.batch
         rows: int | str = batch if isinstance(batch, int) else "batch"
         shape = (rows, *input_shape(spec, options, 1)[1:])
-        probes = {"match": "match"} if run.merge_plan().merges else {}
+        model = run.checkpoint.model_facts(
+            spec, tokens=self.module.tokens, ties=options.ties, macs=self.macs()
+        )
+        probes = {model.match_role(block): model.match_role(block) for block in model.merged_blocks}
         if probes and "Log" in operators:
             probes["size"] = "size"
         return Manifest(
@@ -310,9 +322,7 @@ class Frozen:
             batch_range=None if isinstance(batch, int) else batch,
             preprocessing=self.preprocessing,
             labels=tuple(labels),
-            model=run.checkpoint.model_facts(
-                spec, tokens=self.module.tokens, ties=options.ties, macs=self.macs()
-            ),
+            model=model,
             form=Form(
                 attention_scale=options.attention_scale,
                 last_block="" if spec.read_tokens is None else options.last_block,

@@ -36,6 +36,7 @@ class ReferenceOutputs:
             its match are not judged.
         tokens: Patches and prefix tokens, which the sizes of an artefact must sum to; None
             without a merge.
+        drops_ties: Whether the match follows the published rule, which loses tied tokens.
         gates: What an artefact is held to, unless the caller has gates for it.
         control: The reference on images that are the least different, where `gates` come from it.
     """
@@ -44,6 +45,7 @@ class ReferenceOutputs:
     images: ImageSet
     outputs: ModelOutputs
     tokens: int | None = None
+    drops_ties: bool = True
     gates: Gates = dataclasses.field(default_factory=Gates)
     control: StageParity | None = None
 
@@ -89,7 +91,7 @@ class ReferenceOutputs:
             reference: The reference in words; None takes its name.
         """
         tied, margin = None, self.outputs.margin
-        if margin is not None and self.outputs.match is not None:
+        if self.drops_ties and margin is not None and self.outputs.match is not None:
             tied = int(dropped_by_reference_rule(margin).any(axis=1).sum())
         return ParityTable(
             **self.images.in_words(),
@@ -269,9 +271,9 @@ class _MatchComparison:
 
     Attributes:
         sure: (I,) images on which rounding did not decide the match.
-        same_partner: Share of tokens with the same partner; None, as what follows, where one of
-            the two has no match.
-        flips: Tokens with another partner although the reference was sure.
+        same_partner: Share of tokens with the same partner; None where one of the two has no match.
+        flips: Tokens with another partner although the reference was sure; None, as what follows,
+            where that is not known.
         explained: Tokens with another partner where it was not.
     """
 
@@ -282,8 +284,8 @@ class _MatchComparison:
 
     @property
     def is_known(self) -> bool:
-        """Whether both have a match."""
-        return self.same_partner is not None
+        """Whether both have a match, and it is known where either is right."""
+        return self.flips is not None
 
 
 def _compare_match(
@@ -291,10 +293,13 @@ def _compare_match(
 ) -> _MatchComparison:
     """Compare what was matched, with what the reference's margin and rounding allow.
 
+    Where a token of an image went elsewhere and rounding may do so, later blocks of that image
+    merge other tokens: they are left out.
+
     Raises:
         ParityError: The matches have different shapes.
     """
-    if actual.match is None or reference.match is None or reference.margin is None:
+    if actual.match is None or reference.match is None:
         return _MatchComparison(sure=sure_images(reference, gates))
     if actual.match.shape != reference.match.shape:
         raise ParityError(
@@ -303,16 +308,27 @@ def _compare_match(
             fix="compare artefacts of the same run on the same images",
         )
     differs = actual.match != reference.match
+    same = float(1 - differs.mean())
+    if reference.margin is None:
+        return _MatchComparison(sure=sure_images(reference, gates), same_partner=same)
     eps = np.full(differs.shape, gates.margin)
     if actual.score_error is not None:
         eps = np.maximum(eps, actual.score_error)
-    flips = unexplained_flips(actual.match, reference.match, reference.margin, eps=eps)
-    return _MatchComparison(
-        sure=np.asarray(~(differs & (reference.margin <= eps)).any(axis=1)),
-        same_partner=float(1 - differs.mean()),
-        flips=flips,
-        explained=int(differs.sum()) - flips,
-    )
+    allowed = reference.margin <= eps
+    sure, flips, explained = np.ones(len(differs), dtype=bool), 0, 0
+    for block in _blocks_of(reference):
+        changed = differs[:, block] & sure[:, None]
+        flips += int((changed & ~allowed[:, block]).sum())
+        explained += int((changed & allowed[:, block]).sum())
+        sure &= ~(changed & allowed[:, block]).any(axis=1)
+    return _MatchComparison(sure=sure, same_partner=same, flips=flips, explained=explained)
+
+
+def _blocks_of(reference: ModelOutputs) -> list[slice]:
+    """Return the columns of the match of each block that merges."""
+    assert reference.match is not None
+    ends = np.cumsum(reference.sources or (reference.match.shape[1],)).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _audit_tokens(size: FloatArray, patches: int | None) -> tuple[int, list[str]]:

@@ -19,10 +19,12 @@ class ModelOutputs:
 
     Attributes:
         logits: (I, K).
-        match: (I, Na) index in set B of each A token, -1 for a dropped one; None without merge
-            or where the artefact does not show it.
-        margin: (I, Na) best score minus second best, from the reference only.
-        size: (I, N) patches that each token stands for after the merge, prefix included.
+        match: (I, Na) where each token went that a merge decides about, negative where it joined
+            none; of several blocks that merge, side by side. None without merge or where the
+            artefact does not show it.
+        margin: (I, Na) by how much each decision was won, from the reference only.
+        sources: Columns of `match` of each block that merges, in order; may be empty for one.
+        size: (I, N) patches that each token stands for after the last merge, prefix included.
         score_error: (I, Na) how far the artefact's keys can have moved the difference of two
             scores of this A token; None where it does not show its keys. A flip within it is
             the keys' rounding, a flip beyond it a wrong match.
@@ -31,6 +33,7 @@ class ModelOutputs:
     logits: FloatArray
     match: IntArray | None = None
     margin: FloatArray | None = None
+    sources: tuple[int, ...] = ()
     size: FloatArray | None = None
     score_error: FloatArray | None = None
 
@@ -38,10 +41,10 @@ class ModelOutputs:
     def joined(cls, parts: Sequence[ModelOutputs]) -> ModelOutputs:
         """Return what was said about all images, part after part."""
         whole: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            values = [getattr(part, field.name) for part in parts]
-            whole[field.name] = None if values[0] is None else np.concatenate(values)
-        return cls(**whole)
+        for name in _ARRAYS:
+            values = [getattr(part, name) for part in parts]
+            whole[name] = None if values[0] is None else np.concatenate(values)
+        return cls(**whole, sources=parts[0].sources)
 
     def first(self, count: int) -> ModelOutputs:
         """Return what was said about the first `count` images."""
@@ -50,7 +53,11 @@ class ModelOutputs:
     def at(self, chosen: IntArray) -> ModelOutputs:
         """Return what was said about the images with these numbers."""
         few: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            few[field.name] = None if value is None else value[chosen]
-        return ModelOutputs(**few)
+        for name in _ARRAYS:
+            value = getattr(self, name)
+            few[name] = None if value is None else value[chosen]
+        return ModelOutputs(**few, sources=self.sources)
+
+
+_ARRAYS = tuple(field.name for field in dataclasses.fields(ModelOutputs) if field.name != "sources")
+"""Fields with a row for every image."""

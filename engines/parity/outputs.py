@@ -21,7 +21,7 @@ from engines.manifest import Manifest, Preprocessing, is_task_folder, manifest_p
 from engines.parity.comparison import ReferenceOutputs
 from engines.parity.finite import require_finite
 from engines.parity.gates import NO_GATES, Gates, gates_by_control, gates_of
-from engines.parity.model_outputs import ModelOutputs
+from engines.parity.model_outputs import IntArray, ModelOutputs
 from engines.parity.rounding import rounding_in
 from engines.parity.rows import ParityTable
 
@@ -199,9 +199,12 @@ def manifest_of(path: Path) -> Manifest:
 
 
 def tokens_of(manifest: Manifest) -> int | None:
-    """Return patches and prefix tokens, which an audit must find; None without a merge."""
+    """Return patches and prefix tokens, which an audit must find; None without a merge.
+
+    None as well where the merger loses tokens by design.
+    """
     model = manifest.model
-    if model is None or not model.merged_blocks:
+    if model is None or not model.merges or model.loses_tokens:
         return None
     return model.prefix_tokens + model.grid[0] * model.grid[1]
 
@@ -225,9 +228,23 @@ def engine_outputs(
     logits = found[engine.outputs[0].name]
     return ModelOutputs(
         logits=logits,
-        match=found[roles["match"]] if "match" in roles else None,
+        match=match_in({role: found[name] for role, name in roles.items()}, manifest),
         size=found[roles["size"]] if "size" in roles else None,
     )
+
+
+def match_in(found: Mapping[str, np.ndarray], manifest: Manifest) -> IntArray | None:
+    """Return (I, Na) the matches among probes by role, blocks side by side; None if one is missing.
+
+    Args:
+        found: What was read, by role.
+        manifest: Of the artefact.
+    """
+    model = manifest.model
+    roles = [] if model is None else [model.match_role(block) for block in model.merged_blocks]
+    if not roles or not all(role in found for role in roles):
+        return None
+    return np.concatenate([found[role] for role in roles], axis=1)
 
 
 def batches(engine: Engine, manifest: Manifest, pixels: PixelArray) -> Iterator[tuple[Feeds, int]]:

@@ -104,9 +104,11 @@ def add_merge(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--merge",
         type=_merge,
-        metavar="auto|none|fpet@N",
-        help="auto merges as early as --max-drop and --min-agreement allow on --data; fpet@N after "
-        "the attention of block N, whatever the run was trained with",
+        metavar="auto|none|fpet@N|tome:r=N|diffrate:FILE",
+        help="whatever the run was trained with: fpet@N merges half of the patches after the "
+        "attention of block N; tome:r=N merges N tokens in every block (tome:r=N@3-9 in some, "
+        "tome:r=N,decreasing on a slope); diffrate:FILE follows a schedule; auto searches the "
+        "cheapest merge that keeps --max-drop and --min-agreement on --data",
     )
 
 

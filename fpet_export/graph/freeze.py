@@ -2,10 +2,11 @@
 
 What changes against the folded `Vit`, each exact up to rounding:
 
-1. The match is an argmax in float32 over the patch tokens of set B. The published sigmoid rule
-   loses a token when two scores nearly tie; `ties="reference"` reproduces that loss.
-2. Patches are put into the order set B, set A once, right after the patch embedding (a ViT is
-   permutation-equivariant from there on), so that the merge never gathers.
+1. Matches are found in float32, by argmax. The published sigmoid rule of FPET loses a token when
+   two scores nearly tie; `ties="reference"` reproduces that loss.
+2. Patches are put into the order of the first merge once, right after the patch embedding (a ViT is
+   permutation-equivariant from there on), and each merge leaves them in the order of the next one,
+   so that none gathers.
 3. The last block computes only the tokens that the head reads (`last_block="class-token"`).
 4. Class token plus position, mean and std of the pixels, layer scales and the averaged key weight
    of the match become constants.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
@@ -29,14 +30,13 @@ from engines.manifest import Preprocessing
 from fpet_export.graph.frozen_attention import (
     FrozenAttention,
     aligned,
-    base_of,
-    bias_of,
     linear,
     scaled,
 )
+from fpet_export.graph.merge_reads import reads_of
 from fpet_export.graph.options import FreezeOptions
 from fpet_export.model.bottleneck import Bottleneck
-from fpet_export.model.mergers import MergingModule
+from fpet_export.model.mergers import FrozenMerged, MergingModule
 from fpet_export.model.vit import Block, Vit, VitSpec, activate, prefix_parameters
 
 
@@ -51,13 +51,16 @@ class FrozenBlock(nn.Module):
         *,
         queries: int | None,
         activation: str,
+        leave: torch.Tensor | None,
     ) -> None:
         super().__init__()
         self.queries, self.activation = queries, activation
         self.norm1, self.norm2 = block.norm1, block.norm2
         # A merging block needs every token attended, because all of them take part in the merge.
         self.attn = FrozenAttention(block, options, queries=None if merger else queries)
-        self.merge = None if merger is None else merger.frozen(_averaged_key(block), options.ties)
+        self.merge: nn.Module | None = None
+        if merger is not None:
+            self.merge = merger.frozen(reads_of(block), ties=options.ties, leave=leave)
         self.fc1 = block.mlp.fc1
         self.fc2 = scaled(block.mlp.fc2, block.ls2.gamma if block.layer_scale else None)
         branches = [cast(Bottleneck, branch) for branch in block.branches.values()]
@@ -65,22 +68,22 @@ class FrozenBlock(nn.Module):
         self.reads = [branch.reads for branch in branches]
 
     def forward(
-        self, x: torch.Tensor, key_bias: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Run the block on (B, N, C); return tokens, and sizes and match of a merging block."""
+        self, x: torch.Tensor, key_bias: torch.Tensor | None, sizes: torch.Tensor | None
+    ) -> tuple[torch.Tensor, FrozenMerged | None]:
+        """Run the block on (B, N, C) with sizes (B, N); return tokens, and what merged."""
         normalised = self.norm1(x)
         attended = self.attn(normalised, key_bias)
-        sizes = match = None
+        merged: FrozenMerged | None = None
         if self.merge is not None:
-            x, sizes, match = self.merge(x + attended, normalised)
-            x = x if self.queries is None else x[:, : self.queries]
+            merged = cast(FrozenMerged, self.merge(x + attended, normalised, sizes))
+            x = merged.tokens if self.queries is None else merged.tokens[:, : self.queries]
         else:
             x = (x if self.queries is None else x[:, : self.queries]) + attended
         hidden = self.fc2(activate(self.fc1(self.norm2(x)), self.activation))
         out = x + hidden
         for adapter, reads in zip(self.adapters, self.reads, strict=True):
             out = out + adapter(hidden if reads == "mlp" else x)
-        return out, sizes, match
+        return out, merged
 
 
 class FrozenVit(nn.Module):
@@ -98,26 +101,23 @@ class FrozenVit(nn.Module):
         super().__init__()
         spec = model.spec
         self.spec, self.options = spec, options
-        merger = model.merger
-        if merger is not None and not isinstance(merger, MergingModule):
-            raise FoldError(
-                f"there is no frozen form of the merger {type(merger).__name__}",
-                where="freeze",
-                fix="make it a MergingModule, see fpet_export/model/mergers/",
-            )
+        merges = {int(name): cast(MergingModule, one) for name, one in model.merges.items()}
+        self.loses = options.ties == "reference" or any(one.step.pruned for one in merges.values())
         self.prefix = len(spec.prefix)
-        order = None if merger is None else merger.order
-        self._freeze_embedding(model, order, list(mean), list(std))
+        orders = [one.order for one in merges.values()]
+        self._freeze_embedding(model, orders[0] if orders else None, list(mean), list(std))
+        leaves = dict(zip(merges, [*orders[1:], None], strict=False))
         self.norm_pre = model.norm_pre if spec.pre_norm else None
         last = spec.depth - 1
         self.queries = spec.read_tokens if options.last_block == "class-token" else None
         self.blocks = nn.ModuleList(
             FrozenBlock(
                 block,
-                merger if index == model.merge_block else None,
+                merges.get(index),
                 options,
                 queries=self.queries if index == last else None,
                 activation=spec.activation,
+                leave=leaves.get(index),
             )
             for index, block in enumerate(model.each_block())
         )
@@ -125,7 +125,7 @@ class FrozenVit(nn.Module):
         if spec.final_norm:
             self.norm = model.fc_norm if spec.pool_norm else model.norm
         self.head = _mean_head(model) if spec.pool == "class+dist" else model.head
-        self.tokens = self._count_tokens(model, merger)
+        self.tokens = self._count_tokens(merges)
 
     def _freeze_embedding(
         self, model: Vit, order: torch.Tensor | None, mean: list[float], std: list[float]
@@ -155,18 +155,18 @@ class FrozenVit(nn.Module):
         ordered = position if order is None else position[:, order]
         self.position = nn.Parameter(ordered.contiguous(), requires_grad=False)
 
-    def _count_tokens(self, model: Vit, merger: MergingModule | None) -> tuple[int, ...]:
-        spec = model.spec
+    def _count_tokens(self, merges: Mapping[int, MergingModule]) -> tuple[int, ...]:
+        spec = self.spec
         counts, now = [], spec.tokens
         for index in range(spec.depth):
-            if merger is not None and index == model.merge_block:
-                now = merger.remaining
+            if index in merges:
+                now = merges[index].step.after
             last = index == spec.depth - 1
             counts.append(self.queries if last and self.queries else now)
         return tuple(counts)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn pixels into tokens (B, N, C) in the order prefix, set B, set A."""
+        """Turn pixels into tokens (B, N, C): the prefix, patches in the first merge's order."""
         if self.options.input == "uint8-nhwc":
             images = images.permute(0, 3, 1, 2)
         patches = self.patches(images.to(self.patches.weight.dtype)).flatten(2).transpose(1, 2)
@@ -179,17 +179,24 @@ class FrozenVit(nn.Module):
         return cast(torch.Tensor, self.norm_pre(patches)) if self.norm_pre else patches
 
     def trace(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Classify and audit: "logits" (B, K), and with a merge "size" (B, N'), "match" (B, Na)."""
-        found: dict[str, torch.Tensor] = {}
-        x, key_bias = self.embed(images), None
+        """Classify and audit: "logits" (B, K), and where tokens merge "size" and "match".
+
+        They are the (B, N') sizes after the last merge, and the (B, Na) matches of the blocks that
+        merge, side by side.
+        """
+        matches: list[torch.Tensor] = []
+        x, key_bias, sizes = self.embed(images), None, None
         for block in self.blocks:
-            x, sizes, match = block(x, key_bias)
-            if sizes is not None and match is not None:
-                found |= {"size": sizes, "match": match}
+            x, merged = block(x, key_bias, sizes)
+            if merged is not None:
+                sizes = merged.sizes
+                matches.append(merged.match)
                 key_bias = sizes.log()[:, None, None, :].to(x.dtype)
                 if self.options.attention == "fused":
                     key_bias = aligned(key_bias)
-        found["logits"] = self._classify(x, found.get("size"))
+        found = {"logits": self._classify(x, sizes)}
+        if sizes is not None:
+            found |= {"size": sizes, "match": torch.cat(matches, dim=1)}
         return found
 
     def _classify(self, x: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
@@ -203,8 +210,9 @@ class FrozenVit(nn.Module):
             if sizes is None:
                 pooled = patches.mean(dim=1)
             else:
-                weight = (sizes[:, self.prefix :, None] / spec.patches).to(x.dtype)
-                pooled = (patches * weight).sum(dim=1)
+                weight = sizes[:, self.prefix :, None]
+                total = weight.sum(dim=1, keepdim=True) if self.loses else spec.patches
+                pooled = (patches * (weight / total).to(x.dtype)).sum(dim=1)
             if spec.pool == "class+mean":
                 pooled = torch.cat([x[:, 0], pooled], dim=1)
         else:
@@ -224,11 +232,14 @@ def typed(module: FrozenVit, dtype: torch.dtype) -> FrozenVit:
     Half precision has about three decimal digits, and the two best scores of a match can be
     closer than that: a flipped match moves a whole token.
     """
-    copied = copy.deepcopy(module).to(dtype)
-    for block in copied.blocks:
-        merge = cast(FrozenBlock, block).merge
-        if merge is not None:
-            merge.float()
+    copied = copy.deepcopy(module)
+    blocks = [cast(FrozenBlock, block) for block in copied.blocks]
+    merges = [block.merge for block in blocks]
+    for block in blocks:
+        block.merge = None
+    copied = copied.to(dtype)
+    for block, merge in zip(blocks, merges, strict=True):
+        block.merge = merge
     return copied
 
 
@@ -247,20 +258,6 @@ def preprocessing_for(base: Preprocessing, options: FreezeOptions) -> Preprocess
         layout="NHWC" if options.input == "uint8-nhwc" else "NCHW",
         dtype="float32" if options.input == "float32" else "uint8",
         in_graph=True,
-    )
-
-
-def _averaged_key(block: Block) -> nn.Linear:
-    """Return one layer on normalised tokens (B, N, C) that gives the head average of their keys."""
-    attention = block.attn
-    qkv = base_of(attention.qkv)
-    width = attention.proj.in_features
-    shape = (attention.heads, width // attention.heads)
-    weight = qkv.weight[width : 2 * width].double()
-    bias = bias_of(qkv)
-    return linear(
-        weight.reshape(*shape, width).mean(dim=0).float(),
-        bias[width : 2 * width].double().reshape(shape).mean(dim=0).float(),
     )
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
+from torch import nn
+
 from engines.errors import CheckpointError
 from fpet_export.model import mergers
 from fpet_export.model.attached import attach
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.backbones._names import HEAD_NAMES, compare_shapes
 from fpet_export.model.checkpoints import Checkpoint
+from fpet_export.model.merge_plan import MergePlan
 from fpet_export.model.vit import Vit, VitSpec, empty_vit
 
 
@@ -35,12 +39,15 @@ def adapt(backbone: Backbone, checkpoint: Checkpoint) -> Vit:
     model.load_state_dict(weights, assign=True)
     model.requires_grad_(False)
     attach(model, checkpoint.edits())
-    _attach_merger(model, spec, checkpoint)
+    model.merges = attached_merges(spec, checkpoint.merge_plan(spec), checkpoint.refinement)
     return model.eval()
 
 
-def _attach_merger(model: Vit, spec: VitSpec, checkpoint: Checkpoint) -> None:
-    if checkpoint.merge_block is None:
-        return
-    model.merger = mergers.load(checkpoint.merger).attach(spec, checkpoint.refinement)
-    model.merge_block = checkpoint.merge_block
+def attached_merges(
+    spec: VitSpec, plan: MergePlan, refinement: tuple[torch.Tensor, torch.Tensor] | None
+) -> nn.ModuleDict:
+    """Return the merge of each block of a plan, by its number in words."""
+    entry = mergers.load(plan.merger)
+    return nn.ModuleDict(
+        {str(step.block): entry.attach(spec, step, refinement) for step in plan.steps}
+    )

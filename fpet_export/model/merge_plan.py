@@ -1,17 +1,22 @@
 """Where tokens merge: a plan over the blocks, known before anything runs.
 
-Everything outside the mergers themselves asks the plan, never for one merge block: a merger that
-merges in several blocks needs another way to make a plan, and no other change.
+Everything outside the mergers themselves asks the plan, never for one merge block.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Iterable
 
 from engines.errors import UsageError
-from fpet_export.model.cost import tokens_after_blocks
+from engines.manifest import MergeStep
+from fpet_export.model import mergers
 from fpet_export.model.mergers import PUBLISHED
 from fpet_export.model.vit import VitSpec
+
+NOWHERE = "none"
+"""What asks for no merging."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,32 +24,87 @@ class MergePlan:
     """The tokens of a network, block by block.
 
     Attributes:
+        asked: What the plan was made of: "none", or what a merger reads, such as "fpet@6".
         before: Tokens that enter the first block.
         tokens: Tokens that leave each block.
-        blocks: 0-based blocks after whose attention tokens merge, rising; empty without merging.
+        steps: What the blocks do that merge, in order; empty without merging.
     """
 
+    asked: str
     before: int
     tokens: tuple[int, ...]
-    blocks: tuple[int, ...]
+    steps: tuple[MergeStep, ...]
 
     @property
     def merges(self) -> bool:
         """Whether any tokens merge."""
-        return bool(self.blocks)
+        return bool(self.steps)
+
+    @property
+    def loses(self) -> bool:
+        """Whether any tokens are lost, so that sizes no longer sum to the patches."""
+        return any(step.pruned for step in self.steps)
+
+    @property
+    def merger(self) -> str:
+        """Name of the merger, whether it merges or not."""
+        return merger_of(self.asked)
 
     def in_words(self) -> str:
-        """Return which blocks merge, such as "6"."""
-        return ", ".join(map(str, self.blocks))
+        """Return which blocks merge, such as "6" or "0 to 10"."""
+        return blocks_in_words([step.block for step in self.steps])
 
 
-def merge_plan(spec: VitSpec, merge_block: int | None, merger: str = PUBLISHED) -> MergePlan:
-    """Return the plan of a merger that merges once; None merges nowhere."""
-    return MergePlan(
-        before=spec.tokens,
-        tokens=tokens_after_blocks(spec, merge_block, merger),
-        blocks=() if merge_block is None else (merge_block,),
-    )
+def merge_plan(spec: VitSpec, asked: str) -> MergePlan:
+    """Return the plan of what is asked for, such as "none", "fpet@6" or "tome:r=8".
+
+    Raises:
+        UsageError: There is no such merger, or the network lacks what it asks for.
+        InputError: See `fpet_export.model.mergers.TokenMerger.steps`.
+    """
+    steps: tuple[MergeStep, ...] = ()
+    if asked != NOWHERE:
+        steps = mergers.load(merger_of(asked)).steps(spec, asked)
+    after = {step.block: step.after for step in steps}
+    tokens, now = [], spec.tokens
+    for block in range(spec.depth):
+        now = after.get(block, now)
+        tokens.append(now)
+    return MergePlan(asked=asked, before=spec.tokens, tokens=tuple(tokens), steps=steps)
+
+
+def blocks_in_words(blocks: Iterable[int]) -> str:
+    """Return rising blocks such as "6" or "0 to 10"."""
+    found = list(blocks)
+    if len(found) > 2 and found == list(range(found[0], found[-1] + 1)):
+        return f"{found[0]} to {found[-1]}"
+    return ", ".join(map(str, found))
+
+
+def merger_of(asked: str) -> str:
+    """Return the name of the merger that reads "fpet@6" or "tome:r=8"."""
+    return PUBLISHED if asked == NOWHERE else re.split("[@:]", asked, maxsplit=1)[0]
+
+
+def settled(asked: str) -> str:
+    """Return what is asked for without any file that it names, for a manifest.
+
+    Raises:
+        UsageError: A part of the file must be named.
+        InputError: The file cannot be read.
+    """
+    return asked if asked == NOWHERE else mergers.load(merger_of(asked)).settled(asked)
+
+
+def at_block(block: int | None) -> str:
+    """Return what asks for the published merge after the attention of a 0-based block."""
+    return NOWHERE if block is None else f"{PUBLISHED}@{block}"
+
+
+def block_of(asked: str) -> int | None:
+    """Return the block of `at_block`; None without merging, and of any other merger."""
+    name, at, block = asked.partition("@")
+    return int(block) if at and name == PUBLISHED else None
 
 
 def require_block(block: int, spec: VitSpec, *, where: str) -> None:

@@ -1,39 +1,55 @@
-"""What a network answers when its tokens merge after one block or another, all in one pass.
+"""What a network answers when its tokens merge in one way or another, all in one pass.
 
-Up to the block that merges, every candidate computes the same: the tokens that enter it are
-computed once for all. A sweep over the blocks of a ViT costs about four forward passes instead of
-one a block.
+Up to the block in which they differ, two ways compute the same: it is computed once for both. A
+sweep of one merge over the blocks of a ViT costs about four forward passes instead of one a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeVar, cast
 
 import torch
+from torch import nn
 
 from fpet_export.model.mergers import MergingModule
 from fpet_export.model.vit import Vit
 
+W = TypeVar("W")
 
-def answers_by_block(
-    model: Vit, mergers: Mapping[int, MergingModule], images: torch.Tensor
-) -> dict[int | None, torch.Tensor]:
-    """Return the logits (B, K) without merging, under None, and of every block that may merge.
+
+def answers_by_merge(
+    model: Vit, ways: Mapping[W, nn.ModuleDict], images: torch.Tensor
+) -> dict[W, torch.Tensor]:
+    """Return the logits (B, K) of every way to merge.
 
     Args:
-        model: Any; its own merger does not matter.
-        mergers: The merge of each 0-based block that is asked about.
+        model: Any; its own merges do not matter.
+        ways: Each with the merges of its blocks, as `Vit.merges` has them.
         images: (B, 3, height, width), normalised.
     """
-    blocks = model.each_block()
-    found: dict[int | None, torch.Tensor] = {}
-    x = model.embed(images)
-    for index, block in enumerate(blocks):
-        if index in mergers:
-            merged, size = block(x, None, mergers[index], None)
-            for later in blocks[index + 1 :]:
-                merged, size = later(merged, size)
-            found[index] = model.classify(merged, size)
-        x, _ = block(x)
-    found[None] = model.classify(x, None)
+    blocks, found = model.each_block(), {}
+
+    def walk(index: int, x: torch.Tensor, size: torch.Tensor | None, names: Sequence[W]) -> None:
+        if index == len(blocks):
+            found.update(dict.fromkeys(names, model.classify(x, size)))
+            return
+        for merger, alike in _by_merger(ways, index, names):
+            out, merged = blocks[index](x, size, merger)
+            walk(index + 1, out, size if merged is None else merged.size, alike)
+
+    walk(0, model.embed(images), None, list(ways))
     return found
+
+
+def _by_merger(
+    ways: Mapping[W, nn.ModuleDict], index: int, names: Sequence[W]
+) -> list[tuple[MergingModule | None, list[W]]]:
+    """Return the different merges of a block, and the ways that have each."""
+    groups: dict[object, tuple[MergingModule | None, list[W]]] = {}
+    for name in names:
+        merges = ways[name]
+        merger = cast(MergingModule, merges[str(index)]) if str(index) in merges else None
+        same = None if merger is None else (type(merger), merger.step)
+        groups.setdefault(same, (merger, []))[1].append(name)
+    return list(groups.values())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def run(
         progress: Called with the number of images just done.
 
     Returns:
-        Logits, and with a merger the match, its margins and the sizes.
+        Logits, and where tokens merge the match, its margins and the sizes.
     """
     found: list[tuple[torch.Tensor, Trace]] = []
     shift = torch.tensor(mean, dtype=dtype)[:, None, None]
@@ -54,19 +55,21 @@ def run(
             if progress is not None:
                 progress(len(chunk))
     logits = torch.cat([logits for logits, _ in found]).double().numpy()
-    if model.merger is None:
+    if not model.merges:
         return ModelOutputs(logits=logits)
     traces = [trace for _, trace in found]
     return ModelOutputs(
         logits=logits,
-        match=_stack(traces, "match"),
-        margin=_stack(traces, "margin"),
-        size=_stack(traces, "size"),
+        match=_side_by_side([trace.match for trace in traces]),
+        margin=_side_by_side([trace.margin for trace in traces]),
+        sources=tuple(part.shape[1] for part in traces[0].match.values()),
+        size=np.concatenate([cast(torch.Tensor, trace.size).numpy() for trace in traces]),
     )
 
 
-def _stack(traces: list[Trace], field: str) -> np.ndarray:
-    return np.concatenate([getattr(trace, field).numpy() for trace in traces])
+def _side_by_side(parts: Sequence[dict[int, torch.Tensor]]) -> np.ndarray:
+    """Return (I, sum of Na): the blocks that merge beside each other, images below each other."""
+    return torch.cat([torch.cat(list(part.values()), dim=1) for part in parts]).numpy()
 
 
 def _forward(model: Vit, pixels: torch.Tensor, trace: Trace) -> torch.Tensor:
@@ -75,11 +78,14 @@ def _forward(model: Vit, pixels: torch.Tensor, trace: Trace) -> torch.Tensor:
     shell = _without_blocks(model, dtype)
     x, size = shell.embed(pixels), None
     for index, block in enumerate(model.each_block()):
-        merger = None
-        if index == model.merge_block and model.merger is not None:
-            merger = copy.deepcopy(model.merger).to(dtype)
-        x, size = functional_call(block, _widened(block, dtype), (x, size, merger, trace))
+        merger = model.merger_of(index)
+        if merger is not None:
+            merger = copy.deepcopy(cast(nn.Module, merger)).to(dtype)
+        x, merged = functional_call(block, _widened(block, dtype), (x, size, merger))
         trace.tokens.append(x.shape[1])
+        if merged is not None:
+            trace.add(index, merged)
+            size = merged.size
     return shell.classify(x, size)
 
 
@@ -93,6 +99,5 @@ def _widened(block: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
 
 def _without_blocks(model: Vit, dtype: torch.dtype) -> Vit:
     memo: dict[int, object] = {id(model.blocks): nn.ModuleList()}
-    if model.merger is not None:
-        memo[id(model.merger)] = nn.Identity()
+    memo[id(model.merges)] = nn.ModuleDict()
     return copy.deepcopy(model, memo).to(dtype)

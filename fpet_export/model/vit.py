@@ -1,8 +1,8 @@
 """The plain vision transformer: timm's weight names, written out so that layers can be attached.
 
 `VitSpec` says what the network is; `Vit` is its eval-mode forward pass. What a fine-tune changed
-takes the place of a layer (`fpet_export.model.attached.Edited`) or stands in `Block.branches`, a
-token merger in `Vit.merger`. The same forward serves the plain, the adapted and the folded model.
+takes the place of a layer (`fpet_export.model.attached.Edited`) or stands in `Block.branches`,
+token merging in `Vit.merges`. The same forward serves the plain, the adapted and the folded model.
 
 Not covered, and refused by `fpet_export.model.backbones`: query/key norms, gated MLPs, relative or
 rotary positions, and blocks with parallel branches.
@@ -13,7 +13,7 @@ Source: Dosovitskiy et al. 2021, eq. 1 to 4; weight names of timm's `vision_tran
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, Protocol, cast
+from typing import Literal, NamedTuple, Protocol, cast
 
 import torch
 from torch import nn
@@ -115,28 +115,75 @@ def _side(size: tuple[int, int]) -> str:
 
 @dataclasses.dataclass
 class Trace:
-    """What a forward pass with a merger did; filled when it is passed to `Vit.forward`.
+    """What a forward pass with merges did; filled when it is passed to `Vit.forward`.
 
     Attributes:
         tokens: Tokens that left each block.
-        match: (B, Na) index in set B of each A token, or -1 where the token was dropped.
-        margin: (B, Na) best score minus second best.
-        size: (B, N) patches that each token stands for after the merge, prefix included.
+        match: By block that merges, `Merged.match`.
+        margin: Likewise, `Merged.margin`.
+        size: (B, N) patches that each token stands for after the last merge, prefix included.
     """
 
     tokens: list[int] = dataclasses.field(default_factory=list)
-    match: torch.Tensor | None = None
-    margin: torch.Tensor | None = None
+    match: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict)
+    margin: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict)
     size: torch.Tensor | None = None
+
+    def add(self, block: int, merged: Merged) -> None:
+        """Take down what one block did."""
+        self.match[block], self.margin[block] = merged.match, merged.margin
+        self.size = merged.size.squeeze(-1)
+
+
+class Attended(NamedTuple):
+    """What attention did with (B, N, C) tokens.
+
+    Attributes:
+        values: (B, N, C) what it adds to the tokens.
+        queries: (B, H, N, D).
+        keys: (B, H, N, D).
+        key_bias: (B, 1, 1, N), added to the logits on the key axis, or None.
+    """
+
+    values: torch.Tensor
+    queries: torch.Tensor
+    keys: torch.Tensor
+    key_bias: torch.Tensor | None
+
+    def of_class_token(self) -> torch.Tensor:
+        """Return (B, N) how much the class token attends to each token, the mean over heads."""
+        query = self.queries[:, :, :1] * self.queries.shape[-1] ** -0.5
+        logits = query @ self.keys.transpose(-2, -1)
+        if self.key_bias is not None:
+            logits = logits + self.key_bias
+        found: torch.Tensor = logits.softmax(dim=-1).mean(dim=1).squeeze(1)
+        return found
+
+
+class Merged(NamedTuple):
+    """What a merge did with (B, N, C) tokens.
+
+    Attributes:
+        tokens: (B, N', C).
+        size: (B, N', 1) patches that each of them stands for.
+        match: (B, Na) where each token went that the merge decides about, as its merger counts;
+            negative where it joined none.
+        margin: (B, Na) by how much the decision about it was won.
+    """
+
+    tokens: torch.Tensor
+    size: torch.Tensor
+    match: torch.Tensor
+    margin: torch.Tensor
 
 
 class Merger(Protocol):
-    """A token merger as the forward pass sees it; the entries of `fpet_export/model/mergers/`."""
+    """The merge of one block as the forward pass sees it; see `fpet_export/model/mergers/`."""
 
     def __call__(
-        self, tokens: torch.Tensor, keys: torch.Tensor, trace: Trace | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Merge (B, N, C) tokens by their (B, H, N, D) keys; return tokens and (B, N', 1) sizes."""
+        self, tokens: torch.Tensor, attended: Attended, size: torch.Tensor | None
+    ) -> Merged:
+        """Merge (B, N, C) tokens, given what attention made of them and their (B, N, 1) sizes."""
 
 
 class Attention(nn.Module):
@@ -148,10 +195,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(spec.width, 3 * spec.width, bias=spec.qkv_bias)
         self.proj = nn.Linear(spec.width, spec.width)
 
-    def forward(
-        self, x: torch.Tensor, key_bias: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attend over (B, N, C); return the projection (B, N, C) and the keys (B, H, N, D).
+    def forward(self, x: torch.Tensor, key_bias: torch.Tensor | None) -> Attended:
+        """Attend over (B, N, C).
 
         Args:
             x: Normalised tokens.
@@ -161,7 +206,8 @@ class Attention(nn.Module):
         shape = (batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = self.qkv(x).reshape(shape).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=key_bias)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width)), k
+        values = self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        return Attended(values, q, k, key_bias)
 
 
 class Mlp(nn.Module):
@@ -223,27 +269,27 @@ class Block(nn.Module):
         x: torch.Tensor,
         size: torch.Tensor | None = None,
         merger: Merger | None = None,
-        trace: Trace | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Run the block; return tokens (B, N', C) and their sizes.
+    ) -> tuple[torch.Tensor, Merged | None]:
+        """Run the block; return tokens (B, N', C), and what the merger did.
 
         Args:
             x: (B, N, C) tokens.
             size: (B, N, 1) patches that each token stands for, or None while all are one.
             merger: Merges tokens between attention and MLP, or None.
-            trace: Filled by the merger.
         """
         key_bias = None if size is None else size.log().transpose(1, 2).unsqueeze(1)
-        attended, keys = self.attn(self.norm1(x), key_bias)
-        x = x + (self.ls1(attended) if self.layer_scale else attended)
+        attended = self.attn(self.norm1(x), key_bias)
+        x = x + (self.ls1(attended.values) if self.layer_scale else attended.values)
+        merged = None
         if merger is not None:
-            x, size = merger(x, keys, trace)
+            merged = merger(x, attended, size)
+            x = merged.tokens
         hidden = self.mlp(self.norm2(x))
         hidden = self.ls2(hidden) if self.layer_scale else hidden
         out = x + hidden
         for branch in self.branches.values():
             out = out + branch(hidden if branch.reads == "mlp" else x)
-        return out, size
+        return out, merged
 
 
 class PatchEmbed(nn.Module):
@@ -263,15 +309,13 @@ class Vit(nn.Module):
 
     Attributes:
         spec: What it is.
-        merger: Token merger, or None.
-        merge_block: 0-based index of the block that calls it.
+        merges: The merge of each block that has one, by its 0-based number in words.
     """
 
     def __init__(self, spec: VitSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.merger: nn.Module | None = None
-        self.merge_block: int | None = None
+        self.merges = nn.ModuleDict()
         positions = spec.patches + (len(spec.prefix) if spec.position_covers_prefix else 0)
         self.patch_embed = PatchEmbed(spec)
         for name, count in prefix_parameters(spec).items():
@@ -292,6 +336,11 @@ class Vit(nn.Module):
     def each_block(self) -> list[Block]:
         """Return the blocks in order."""
         return [cast(Block, block) for block in self.blocks]
+
+    def merger_of(self, block: int) -> Merger | None:
+        """Return the merge of a 0-based block, or None."""
+        name = str(block)
+        return cast(Merger, self.merges[name]) if name in self.merges else None
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Turn normalised images (B, 3, height, width) into tokens (B, N, C)."""
@@ -332,10 +381,12 @@ class Vit(nn.Module):
         """Classify normalised images (B, 3, height, width); return logits (B, K)."""
         x, size = self.embed(images), None
         for index, block in enumerate(self.each_block()):
-            merger = self.merger if index == self.merge_block else None
-            x, size = block(x, size, merger, trace)
+            x, merged = block(x, size, self.merger_of(index))
+            size = size if merged is None else merged.size
             if trace is not None:
                 trace.tokens.append(x.shape[1])
+                if merged is not None:
+                    trace.add(index, merged)
         return self.classify(x, size)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ _SIDE = 560
 _SMALLEST_PATCH = 24
 _GAP, _MARGIN, _LINE = 24, 20, 30
 _TITLE, _TEXT = 25, 21
+_ACROSS = 4
+"""Most panels in a row."""
+
 _INK = (122, 122, 122)
 """Of the text: the background is transparent, and this grey reads on white and on black."""
 
@@ -91,28 +95,34 @@ def colours_of(groups: MergeGroups) -> dict[int, Colour]:
     return {group: COLOURS[index] for group, index in found.items()}
 
 
-def merge_picture(pixels: PixelArray, groups: MergeGroups, title: str) -> bytes:
-    """Return a PNG with the image, its merged groups and a legend, on no background.
+def merge_picture(pixels: PixelArray, groups: Mapping[int, MergeGroups], title: str) -> bytes:
+    """Return a PNG with the image, its groups after each block, and a legend, on no background.
 
     Args:
         pixels: (height, width, 3) of the model's input.
-        groups: What merged.
+        groups: What had merged after each block that merges.
         title: Printed on top.
     """
-    panels = [_enlarged(pixels, groups), merged_panel(pixels, groups)]
-    wide, high = panels[0].size
-    width = 2 * wide + _GAP + 2 * _MARGIN
-    legend = _wrapped(f"{groups.describe()}. {explain(groups)}", width - 2 * _MARGIN)
-    top = _MARGIN + _LINE + _LINE // 2
-    height = top + high + _LINE // 2 + _LINE * len(legend) + _MARGIN
-    canvas = Image.new("RGBA", (width, height), (0, 0, 0, 0))
+    last = list(groups.values())[-1]
+    panels = [("the image", _enlarged(pixels, last))]
+    panels += [(f"after block {block}", merged_panel(pixels, one)) for block, one in groups.items()]
+    wide, high = panels[0][1].size
+    across = min(len(panels), _ACROSS)
+    width = across * (wide + _GAP) - _GAP + 2 * _MARGIN
+    legend = _wrapped(f"{last.describe()}. {explain(last)}", width - 2 * _MARGIN)
+    named = _LINE if len(groups) > 1 else 0
+    top, row = _MARGIN + _LINE + _LINE // 2, high + named + _LINE // 2
+    end = top + row * -(-len(panels) // across)
+    canvas = Image.new("RGBA", (width, end + _LINE * len(legend) + _MARGIN), (0, 0, 0, 0))
     draw = ImageDraw.Draw(canvas)
     draw.text((_MARGIN, _MARGIN), title, fill=_INK, font=_font(_TITLE))
-    for index, panel in enumerate(panels):
-        canvas.paste(panel, (_MARGIN + index * (wide + _GAP), top))
+    for index, (name, panel) in enumerate(panels):
+        at = (_MARGIN + index % across * (wide + _GAP), top + index // across * row)
+        canvas.paste(panel, at)
+        if named:
+            draw.text((at[0], at[1] + high), name, fill=_INK, font=_font(_TEXT))
     for line, text in enumerate(legend):
-        at = (_MARGIN, top + high + _LINE // 2 + line * _LINE)
-        draw.text(at, text, fill=_INK, font=_font(_TEXT))
+        draw.text((_MARGIN, end + line * _LINE), text, fill=_INK, font=_font(_TEXT))
     return png_of(canvas)
 
 

@@ -7,8 +7,10 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.manifest import ModelFacts
 from engines.plurals import counted
 from fpet_export.model import mergers
+from fpet_export.model.merge_plan import merger_of
 
 Match = NDArray[np.int64]
 Owner = NDArray[np.int64]
@@ -19,8 +21,8 @@ class MergeGroups:
     """How the patches of one image were merged.
 
     Attributes:
-        owner: (rows, columns) raster index of the B patch that each patch ended in; -1 for a
-            dropped one.
+        owner: (rows, columns) raster index of the patch whose token each patch ended in; -1 for
+            a lost one.
         merged: Owners of at least two patches, the largest group first.
         sizes: Patches of each of these groups.
         alone: Patches that nothing merged with.
@@ -64,25 +66,41 @@ class MergeGroups:
         }
 
 
-def groups_of(match: Match, grid: tuple[int, int]) -> MergeGroups:
-    """Return the groups of a match.
+def groups_by_block(match: Match, model: ModelFacts) -> dict[int, MergeGroups]:
+    """Return which patches are one token after each block that merges.
 
     Args:
-        match: (Na,) index in set B of each A patch, -1 for a dropped token.
-        grid: (rows, columns) of patches.
+        match: (Na,) of one image, the blocks side by side.
+        model: What a manifest says of the network.
     """
-    set_a, set_b = mergers.load().partition(grid)
-    owner = np.full(grid[0] * grid[1], -1, np.int64)
-    owner[set_b] = set_b
-    kept = match >= 0
-    owner[set_a[kept]] = set_b[match[kept]]
+    entry = mergers.load(merger_of(model.merge))
+    place = owners = np.arange(model.grid[0] * model.grid[1])
+    found, start = {}, 0
+    for step in model.merges:
+        part = match[start : start + step.sources]
+        slots, stays = entry.joined(model.grid, model.prefix_tokens, step, part)
+        start += step.sources
+        place = np.where(place < 0, -1, slots[place])
+        owners = owners[stays]
+        owner = np.where(place < 0, -1, owners[place])
+        found[step.block] = groups_of(owner.reshape(model.grid))
+    return found
+
+
+def groups_of(owner: Owner) -> MergeGroups:
+    """Return the groups of patches with one owner.
+
+    Args:
+        owner: (rows, columns) raster index of the patch whose token each patch is in; -1 for a
+            lost one.
+    """
     owners, counts = np.unique(owner[owner >= 0], return_counts=True)
     order = np.lexsort((owners, -counts))
     several = [index for index in order if counts[index] > 1]
     return MergeGroups(
-        owner=owner.reshape(grid),
+        owner=owner,
         merged=tuple(int(owners[index]) for index in several),
         sizes=tuple(int(counts[index]) for index in several),
         alone=int((counts == 1).sum()),
-        dropped=int((~kept).sum()),
+        dropped=int((owner < 0).sum()),
     )

@@ -26,7 +26,7 @@ def reference_with_margin(graph: Path, images: ImageSet | None = None) -> Refere
     """
     images = default_images(graph) if images is None else images
     manifest = read_manifest(graph)
-    if not manifest.is_float32 or "match" not in manifest.probes:
+    if not manifest.is_float32 or not manifest.shows_match:
         return reference_of(graph, images)
     found = evaluator_for(graph, manifest, images).reference.outputs
     outputs = ModelOutputs(logits=found.logits, margin=found.margin)

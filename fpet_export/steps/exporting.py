@@ -29,7 +29,6 @@ from fpet_export.steps import (
     best_precision,
     check_images,
     merge_choice,
-    merge_request,
     runs,
     typed_graph,
     typing_images,
@@ -111,8 +110,7 @@ def start(request: E, reporter: Reporter, *, instead: str) -> tuple[Started, E]:
         adapted, request = merge_choice.choose(adapted, request, known, reporter)
     else:
         if request.merge is not None:
-            block = merge_request.block_of(request.merge)
-            adapted = merge_choice.merged_at(adapted, block, "--merge")
+            adapted = merge_choice.merged_as(adapted, request.merge, "--merge")
         if adapted.checkpoint.merges_untrained:
             reporter.step("merging", runs.UNTRAINED, passed=None)
     plan = adapted.merge_plan()

@@ -27,7 +27,8 @@ def begin(
     spec = adapted.model.spec
     check_labels(images, spec.classes)
     reference = adapted.outputs(images.pixels, progress=progress)
-    tokens = None if adapted.model.merger is None else spec.tokens
+    plan = adapted.merge_plan()
+    tokens = spec.tokens if plan.merges and not plan.loses else None
     return ReferenceOutputs(name=REFERENCE, images=images, outputs=reference, tokens=tokens)
 
 

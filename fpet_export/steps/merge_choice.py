@@ -1,9 +1,10 @@
 """`--merge auto`: the cheapest merge that keeps the limits on the user's images.
 
-Every block is tried, in one pass that computes what all of them share once
-(`fpet_export.model.merge_sweep`). An early merge saves more and costs more accuracy, so the choice
-is the first block from which every later one keeps the limits, too: a single early block that
-keeps them beside others that do not has been lucky on these images.
+Families of merges are tried, each from the strongest to the mildest: FPET after one block or a
+later one, ToMe with fewer tokens a block. All run in one pass that computes what they share once
+(`fpet_export.model.merge_sweep`). Of a family the choice is the strongest from which all milder
+ones keep the limits, too: a single strong one that keeps them beside others that do not has been
+lucky on these images. Of the families' choices the cheapest wins.
 
 The reference is the run as it was trained. One that was trained with merging may merge earlier
 than it did, then without the refinement of its match, which belongs to its own block.
@@ -28,12 +29,11 @@ from engines.imaging.images import ImageSet
 from engines.imaging.source import collect, open_source
 from engines.parity.comparison import sqnr_db
 from engines.plurals import counted
-from fpet_export.model import mergers
-from fpet_export.model.adapt import adapt
+from fpet_export.model.adapt import adapt, attached_merges
+from fpet_export.model.checkpoints import Checkpoint
 from fpet_export.model.facts import Fact
-from fpet_export.model.merge_plan import require_block
-from fpet_export.model.merge_sweep import answers_by_block
-from fpet_export.model.mergers import MergingModule
+from fpet_export.model.merge_plan import NOWHERE, at_block, settled
+from fpet_export.model.merge_sweep import answers_by_merge
 from fpet_export.pictures.cost_and_answers import Dot, cost_and_answers
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Exporting
@@ -42,22 +42,25 @@ from fpet_export.steps import check_images, merge_request, typing_request
 
 E = TypeVar("E", bound=Exporting)
 MOST_IMAGES = 512
+_TOME_SHARES = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
+"""Shares of the patches that ToMe has merged at the last block."""
+
 _AT_ONCE = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MergeCandidate:
-    """One place to merge.
+    """One way to merge.
 
     Attributes:
-        block: 0-based; None merges nowhere.
+        merge: As `--merge` takes it: "none", "fpet@6", "tome:r=8".
         tokens: Tokens that leave the last block.
         macs: Multiply-adds of one image.
         quality: Its answers beside those of the reference.
         missed: Limits that it does not keep, in words.
     """
 
-    block: int | None
+    merge: str
     tokens: int
     macs: int
     quality: Quality
@@ -70,7 +73,7 @@ class MergeChoice:
 
     Attributes:
         chosen: The cheapest that keeps the limits.
-        candidates: All, the earliest block first; without merging last, for comparison.
+        candidates: All, those of a family side by side; without merging last, for comparison.
         images: What they were judged on, in words.
     """
 
@@ -95,7 +98,7 @@ class MergeChoice:
             accuracy = one.quality.accuracy
             dots.append(
                 Dot(
-                    label="none" if one.block is None else str(one.block),
+                    label=one.merge.removeprefix("fpet@").removeprefix("tome:"),
                     cost=one.macs / plain.macs,
                     answers=one.quality.agreement if accuracy is None else accuracy,
                     chosen=one is self.chosen,
@@ -132,16 +135,25 @@ def choose(
     """
     images = _images(adapted, request, known, reporter)
     limits = _limits(request)
-    found = _answers(adapted, images, reporter)
-    candidates = _judged(adapted, found, images, limits)
-    own = adapted.checkpoint.merge_block
-    chosen = _cheapest([one for one in candidates if own is None or one.block is not None])
-    choice = MergeChoice(chosen=chosen, candidates=candidates, images=images.description)
+    families = _families(adapted)
+    ways = [*(merge for family in families for merge in family), NOWHERE]
+    found = _answers(adapted, ways, images, reporter)
+    reference = found[adapted.checkpoint.merge]
+    judged = {
+        merge: _judged(adapted, merge, found[merge], reference, images, limits) for merge in ways
+    }
+    if adapted.checkpoint.merge == NOWHERE:
+        families = [[*family, NOWHERE] for family in families]
+    best = [_strongest([judged[merge] for merge in family]) for family in families]
+    chosen = min(best, key=lambda one: one.macs)
+    choice = MergeChoice(
+        chosen=chosen, candidates=tuple(judged.values()), images=images.description
+    )
     _show(choice, reporter)
     choice.write(request)
     used = chosen.quality
     source = f"--merge auto: {used.in_words()} on {counted(used.images, 'image')}"
-    return merged_at(adapted, chosen.block, source), _remaining(request, used)
+    return merged_as(adapted, chosen.merge, source), _remaining(request, used)
 
 
 def _limits(request: Exporting) -> AccuracyConstraint:
@@ -159,65 +171,65 @@ def _images(
     return collect(check_images.checked(source, known, request, reporter))
 
 
-def _mergers(adapted: Adapted) -> dict[int, MergingModule]:
-    """Return the merge of every block up to the run's own, which has its trained refinement.
+def _families(adapted: Adapted) -> list[list[str]]:
+    """Return merges to try, those of a family from the strongest to the mildest.
 
-    The last block is left out: only what is read of it is computed anyway.
+    The last block is left out: only what is read of it is computed anyway. A run that was trained
+    with a merge ends its own family.
     """
-    spec, checkpoint = adapted.model.spec, adapted.checkpoint
-    entry = mergers.load(checkpoint.merger)
-    own = checkpoint.merge_block
-    return {
-        block: entry.attach(spec, checkpoint.refinement if block == own else None)
-        for block in range(spec.depth - 1 if own is None else own + 1)
-    }
+    spec, own = adapted.model.spec, adapted.checkpoint.merge_block
+    blocks = range(spec.depth - 1 if own is None else own + 1)
+    fewer = sorted({round(spec.patches / spec.depth * share) for share in _TOME_SHARES} - {0})
+    families = [[at_block(block) for block in blocks]]
+    if adapted.checkpoint.merge == NOWHERE:
+        families.append([f"tome:r={amount}" for amount in reversed(fewer)])
+    return families
 
 
 def _answers(
-    adapted: Adapted, images: ImageSet, reporter: Reporter
-) -> dict[int | None, NDArray[np.float32]]:
-    """Return the logits (I, K) of the folded model with every merge, and without."""
-    model, every = adapted.fold().model, _mergers(adapted)
+    adapted: Adapted, ways: Sequence[str], images: ImageSet, reporter: Reporter
+) -> dict[str, NDArray[np.float32]]:
+    """Return the logits (I, K) of the folded model with every merge."""
+    model, checkpoint = adapted.fold().model, adapted.checkpoint
+    merges = {}
+    for merge in ways:
+        changed = _merging(checkpoint, merge)
+        plan = changed.merge_plan(model.spec)
+        merges[merge] = attached_merges(model.spec, plan, changed.refinement)
     preprocessing = adapted.preprocessing
     plain = dataclasses.replace(preprocessing, in_graph=True, layout="NCHW", dtype="float32")
     mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
-    rows: dict[int | None, list[NDArray[np.float32]]] = {}
+    rows: dict[str, list[NDArray[np.float32]]] = {}
     with (
-        reporter.progress("merging after every block", len(images)) as advance,
+        reporter.progress(f"merging in {len(ways)} ways", len(images)) as advance,
         torch.inference_mode(),
     ):
         for start in range(0, len(images), _AT_ONCE):
             pixels = engine_images.to_input(images.pixels[start : start + _AT_ONCE], plain)
             batch = (torch.from_numpy(pixels) - mean) / std
-            for block, logits in answers_by_block(model, every, batch).items():
-                rows.setdefault(block, []).append(logits.numpy())
+            for merge, logits in answers_by_merge(model, merges, batch).items():
+                rows.setdefault(merge, []).append(logits.numpy())
             advance(len(batch))
-    return {block: np.concatenate(parts) for block, parts in rows.items()}
+    return {merge: np.concatenate(parts) for merge, parts in rows.items()}
 
 
 def _judged(
     adapted: Adapted,
-    found: dict[int | None, NDArray[np.float32]],
+    merge: str,
+    logits: NDArray[np.float32],
+    reference: NDArray[np.float32],
     images: ImageSet,
     limits: AccuracyConstraint,
-) -> tuple[MergeCandidate, ...]:
-    reference = found[adapted.checkpoint.merge_block]
-    candidates = []
-    for block, logits in found.items():
-        quality = _quality(logits, reference, images.labels)
-        spec = adapted.model.spec
-        checkpoint = dataclasses.replace(adapted.checkpoint, merge_block=block)
-        tokens = checkpoint.merge_plan(spec).tokens
-        candidates.append(
-            MergeCandidate(
-                block=block,
-                tokens=tokens[-1],
-                macs=sum(checkpoint.macs(spec, tokens)),
-                quality=quality,
-                missed=limits.missed(quality),
-            )
-        )
-    return tuple(candidates)
+) -> MergeCandidate:
+    spec, checkpoint = adapted.model.spec, _merging(adapted.checkpoint, merge)
+    quality = _quality(logits, reference, images.labels)
+    return MergeCandidate(
+        merge=merge,
+        tokens=checkpoint.merge_plan(spec).tokens[-1],
+        macs=sum(checkpoint.macs(spec)),
+        quality=quality,
+        missed=limits.missed(quality),
+    )
 
 
 def _quality(
@@ -235,10 +247,10 @@ def _quality(
     )
 
 
-def _cheapest(candidates: Sequence[MergeCandidate]) -> MergeCandidate:
-    """Return the earliest from which all later ones keep the limits; the last is the reference."""
-    best = candidates[-1]
-    for candidate in reversed(candidates):
+def _strongest(family: Sequence[MergeCandidate]) -> MergeCandidate:
+    """Return the first from which all later ones keep the limits; the last is the reference."""
+    best = family[-1]
+    for candidate in reversed(family):
         if candidate.missed:
             break
         best = candidate
@@ -247,13 +259,13 @@ def _cheapest(candidates: Sequence[MergeCandidate]) -> MergeCandidate:
 
 def _show(choice: MergeChoice, reporter: Reporter) -> None:
     plain = choice.candidates[-1].macs
-    rows = [["merge after", "tokens left", "GMAC", "of plain", "accuracy", "same class", ""]]
+    rows = [["merge", "tokens left", "GMAC", "of plain", "accuracy", "same class", ""]]
     for one in choice.candidates:
         accuracy = "" if one.quality.accuracy is None else f"{one.quality.accuracy:.1%}"
         mark = "chosen" if one is choice.chosen else "; ".join(one.missed)
         rows.append(
             [
-                "nowhere" if one.block is None else f"block {one.block}",
+                one.merge,
                 str(one.tokens),
                 f"{one.macs / 1e9:.2f}",
                 f"{one.macs / plain:.2f}",
@@ -263,8 +275,8 @@ def _show(choice: MergeChoice, reporter: Reporter) -> None:
             ]
         )
     reporter.table(rows, words=True)
-    block = choice.chosen.block
-    what = "merging pays nowhere within the limits" if block is None else f"after block {block}"
+    merge = choice.chosen.merge
+    what = "merging pays nowhere within the limits" if merge == NOWHERE else merge
     reporter.step(
         "merge",
         f"{what}: {choice.chosen.macs / plain:.2f} of the multiply-adds without merging · "
@@ -272,30 +284,30 @@ def _show(choice: MergeChoice, reporter: Reporter) -> None:
     )
 
 
-def merged_at(adapted: Adapted, block: int | None, source: str) -> Adapted:
-    """Return the run with its tokens merged elsewhere, or nowhere.
-
-    The refinement of a match belongs to the block that it was trained in.
+def merged_as(adapted: Adapted, merge: str, source: str) -> Adapted:
+    """Return the run with its tokens merged otherwise, or nowhere.
 
     Args:
         adapted: The run.
-        block: 0-based; None merges nowhere.
+        merge: As `--merge` takes it, but for "auto".
         source: Who says so, for the manifest.
 
     Raises:
-        UsageError: The network has no such block.
+        UsageError: The network cannot merge so.
+        InputError: A file that it names cannot be read.
     """
-    if block is not None:
-        require_block(block, adapted.model.spec, where="--merge")
-    checkpoint = adapted.checkpoint
-    fact: Fact[Any] = Fact(block, source)
-    changed = dataclasses.replace(
-        checkpoint,
-        merge_block=block,
-        refinement=checkpoint.refinement if block == checkpoint.merge_block else None,
-        facts=checkpoint.facts | {"merge block": fact},
-    )
+    checkpoint = _merging(adapted.checkpoint, settled(merge))
+    checkpoint.merge_plan(adapted.model.spec)  # refuses what the network lacks
+    facts = {name: fact for name, fact in checkpoint.facts.items() if name != "merge block"}
+    facts["merge"] = Fact(checkpoint.merge, source)
+    changed = dataclasses.replace(checkpoint, facts=facts)
     return dataclasses.replace(adapted, model=adapt(adapted.backbone, changed), checkpoint=changed)
+
+
+def _merging(checkpoint: Checkpoint, merge: str) -> Checkpoint:
+    """Return a run that merges otherwise; the refinement of a match belongs to its own block."""
+    refinement = checkpoint.refinement if merge == checkpoint.merge else None
+    return dataclasses.replace(checkpoint, merge=merge, refinement=refinement)
 
 
 def _remaining(request: E, used: Quality) -> E:

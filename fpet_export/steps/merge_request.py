@@ -8,11 +8,6 @@ from engines.errors import UsageError
 from fpet_export.requests import AUTO, Exporting
 
 
-def block_of(merge: str) -> int | None:
-    """Return the block of "fpet@N", or None for "none"."""
-    return None if merge == "none" else int(merge.removeprefix("fpet@"))
-
-
 def files_of(request: Exporting) -> tuple[Path, Path]:
     """Return where a search leaves the table and the picture of all that it tried."""
     return request.out / "merge-choice.json", request.out / "merge-choice.png"

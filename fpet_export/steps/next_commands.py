@@ -92,7 +92,7 @@ def predict(artefact: Path, image: Path | None, *, task: str | None = None) -> l
 
 def show_merge(graph: Path, manifest: Manifest, image: Path | None) -> list[str]:
     """Return how to draw the merge over an image; nothing where no tokens merge."""
-    if image is None or "match" not in manifest.probes:
+    if image is None or not manifest.shows_match:
         return []
     return [command("show", graph, image, "-o", free(graph.with_name("merge.png")))]
 

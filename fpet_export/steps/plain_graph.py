@@ -12,6 +12,7 @@ from engines.manifest import Manifest, read_manifest, write_manifest
 from engines.targets import Target
 from fpet_export.model import cost
 from fpet_export.model.backbones import random_weights
+from fpet_export.model.merge_plan import NOWHERE, merge_plan
 from fpet_export.model.vit import Vit, VitSpec, empty_vit
 from fpet_export.steps.naive_export import OPSET, in_half_precision, naive_export
 
@@ -33,7 +34,7 @@ def write(manifest: Manifest, target: Target, folder: Path) -> tuple[PeerSource,
         quality="random",
         opset=min(OPSET, target.opset_ceiling),
     )
-    macs = sum(cost.macs(spec, cost.tokens_after_blocks(spec, None)))
+    macs = sum(cost.macs(spec, merge_plan(spec, NOWHERE)))
     source = PeerSource(onnx=graph, module=build, image=(3, *spec.image), macs=macs)
     half = _half(manifest, target)
     baseline = graph if half is None else in_half_precision(graph, half, target)

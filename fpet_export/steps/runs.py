@@ -78,8 +78,11 @@ def describe(adapted: Adapted) -> str:
     if not plan.merges:
         parts += ["no merging", f"{plain / 1e9:.2f} GMAC"]
     else:
-        fact = checkpoint.facts["merge block"]
-        parts.append(f"merge block {fact.value} ({fact.source.partition(':')[0]})")
+        facts = checkpoint.facts
+        fact, name = (
+            (facts["merge"], "merge") if "merge" in facts else (facts["merge block"], "merge block")
+        )
+        parts.append(f"{name} {fact.value} ({fact.source.partition(':')[0]})")
         parts.append(f"{plan.before}→{plan.tokens[-1]} tokens")
         parts.append(f"{plain / 1e9:.2f}→{sum(adapted.macs()) / 1e9:.2f} GMAC")
     return " · ".join(parts)

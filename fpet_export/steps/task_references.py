@@ -66,7 +66,7 @@ def _taps_of(graph: Path, manifest: Manifest) -> tuple[str, str] | None:
 
     Rounded graphs are held to gates that a token merged elsewhere does not reach.
     """
-    if not manifest.is_float32 or "match" not in manifest.probes:
+    if not manifest.is_float32 or not manifest.shows_match:
         return None
     keys = metric_tensor(read_graph(graph))
     assert keys is not None, "a graph with a match has keys"

@@ -21,6 +21,7 @@ from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import engine_outputs
 from engines.parity.rounding import rounding_in
 from engines.parity.rows import StageParity
+from fpet_export.model.mergers import PUBLISHED
 from fpet_export.stages import Adapted, Folded, Frozen
 from fpet_export.steps.float64_reference import REFERENCE, check_labels
 from fpet_export.steps.graph_outputs import graph_outputs
@@ -51,7 +52,7 @@ def until_fold(
     Raises:
         InputError: The images are labelled with classes that are not the model's.
     """
-    spec = adapted.model.spec
+    spec, plan = adapted.model.spec, adapted.merge_plan()
     check_labels(images, spec.classes)
     few = min(FOLD_IMAGES, len(images))
     found: tuple[list[ModelOutputs], list[ModelOutputs]] = ([], [])
@@ -64,7 +65,8 @@ def until_fold(
         name=REFERENCE,
         images=images,
         outputs=reference,
-        tokens=None if adapted.model.merger is None else spec.tokens,
+        tokens=spec.tokens if plan.merges and not plan.loses else None,
+        drops_ties=plan.merger == PUBLISHED,
     )
     return (
         check,

@@ -83,7 +83,7 @@ def write_task(
             bit=found.bit,
             dim=found.dim,
             scale=found.scale,
-            macs=sum(found.macs(run.model.spec, graph.model.tokens)),
+            macs=sum(found.macs(run.model.spec, last=graph.model.tokens[-1])),
         ),
         task=TaskFacts(
             name=name,

@@ -28,6 +28,7 @@ from fpet_export.model.attached import attach
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.checkpoints import Checkpoint, _records
 from fpet_export.model.fold import fold
+from fpet_export.model.merge_plan import at_block
 from fpet_export.model.vit import Vit
 
 Form = Literal["low-rank", "folded"]
@@ -133,7 +134,7 @@ def make_template(backbone: Backbone, layout: TaskLayout) -> Template:
         bit=None,
         dim=None,
         scale=None,
-        merge_block=layout.merge_block,
+        merge=at_block(layout.merge_block),
         factors=(),
         refinement=refinement,
         head=head,

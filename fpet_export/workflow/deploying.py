@@ -20,8 +20,9 @@ from engines.imaging.images import PixelArray
 from engines.manifest import read_manifest
 from engines.targets import Target
 from engines.targets._lookup import load_target
+from fpet_export.model.merge_plan import blocks_in_words
 from fpet_export.pictures import merge
-from fpet_export.pictures.merge_groups import MergeGroups, groups_of
+from fpet_export.pictures.merge_groups import MergeGroups, groups_by_block
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Deploying
 from fpet_export.steps import (
@@ -101,18 +102,19 @@ def _pictures(
     started: exporting.Started, graph: Path, folder: Path, reporter: Reporter
 ) -> tuple[Picture, ...]:
     """Draw the merge of the first image as a file and for the page; none without merging."""
-    if started.adapted.model.merger is None:
+    model = read_manifest(graph).model
+    if model is None or not model.merges:
         return ()
     images = started.check.images
     evidence = graph_outputs(graph, images.pixels[:1])
     assert evidence.match is not None
-    groups = groups_of(evidence.match[0], started.adapted.model.spec.grid)
-    block = started.adapted.merge_plan().in_words()
+    groups = groups_by_block(evidence.match[0], model)
+    last, block = list(groups.values())[-1], blocks_in_words(groups)
     name = images.names[0] if images.names else "synthetic image 0"
     png = merge.merge_picture(images.pixels[0], groups, f"{name}: merged after block {block}")
     storage.write_bytes(folder / "merge.png", png)
-    reporter.step("show", f"{folder / 'merge.png'} · {groups.describe()}")
-    return (merge_figure(images.pixels[0], groups, name=name, block=block),)
+    reporter.step("show", f"{folder / 'merge.png'} · {last.describe()}")
+    return (merge_figure(images.pixels[0], last, name=name, block=block),)
 
 
 def merge_figure(pixels: PixelArray, groups: MergeGroups, *, name: str, block: str) -> Picture:

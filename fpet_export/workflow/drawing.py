@@ -14,8 +14,9 @@ from engines.parity.finite import require_finite
 from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import manifest_of
 from engines.tasks.index import read_index
+from fpet_export.model.merge_plan import blocks_in_words
 from fpet_export.pictures import merge
-from fpet_export.pictures.merge_groups import MergeGroups, groups_of
+from fpet_export.pictures.merge_groups import MergeGroups, groups_by_block
 from fpet_export.reporter import Reporter
 from fpet_export.steps import check_images, task_names, usable
 from fpet_export.steps.graph_outputs import graph_outputs
@@ -39,7 +40,7 @@ def draw_merge(
         graph, manifest = _showing(graph, manifest)
         if graph != artefact:
             reporter.step("graph", f"{graph.name}, from which {artefact.name} was made")
-    if manifest.model is None or manifest.preprocessing is None or "match" not in manifest.probes:
+    if manifest.model is None or manifest.preprocessing is None or not manifest.shows_match:
         raise InputError(
             "this graph merges no tokens, or does not say where",
             where=str(graph),
@@ -54,14 +55,14 @@ def draw_merge(
     outputs = _outputs(graph, task, pixels)
     require_finite(outputs.logits, [str(image)], of=graph)
     assert outputs.match is not None
-    groups = groups_of(outputs.match[0], manifest.model.grid)
+    groups = groups_by_block(outputs.match[0], manifest.model)
+    last = list(groups.values())[-1]
     winner = int(outputs.logits[0].argmax())
     name = manifest.labels[winner] if manifest.labels else f"class {winner}"
-    blocks = ", ".join(map(str, manifest.model.merged_blocks))
-    title = f"{image.name}: {name}, merged after block {blocks}"
+    title = f"{image.name}: {name}, merged after block {blocks_in_words(groups)}"
     storage.write_bytes(out, merge.merge_picture(pixels[0], groups, title))
-    reporter.step("show", groups.describe())
-    return groups, winner
+    reporter.step("show", last.describe())
+    return last, winner
 
 
 def _showing(artefact: Path, manifest: Manifest) -> tuple[Path, Manifest]:
@@ -70,7 +71,7 @@ def _showing(artefact: Path, manifest: Manifest) -> tuple[Path, Manifest]:
     Raises:
         TrustError: The graph beside it is another one.
     """
-    while "match" not in manifest.probes or manifest.kind == "engine":
+    while not manifest.shows_match or manifest.kind == "engine":
         graph = graph_of(artefact, manifest)
         if graph is None:
             break

@@ -163,11 +163,24 @@ def test_a_graph_without_a_merge_has_no_probes() -> None:
     assert "match" in str(name_probes.holds(graph))
 
 
-def test_two_merges_cannot_be_named() -> None:
-    graph = chain("ArgMax", "Relu", "ArgMax")
+def test_the_matches_of_several_blocks_are_named_by_block() -> None:
+    graph = chain("ArgMax", "Relu", "ArgMax", "Log", "Relu", "Log")
+    for node, block in zip((node for node in graph.nodes if node.op == "ArgMax"), (3, 5)):
+        node.name = f"blocks/{block}/merge/ArgMax"
     name_probes.apply(graph)
 
-    assert "2 ArgMax" in str(name_probes.holds(graph))
+    assert name_probes.holds(graph) is None
+    assert {"match.3", "match.5", "size"} <= set(graph.tensors())
+    assert graph.nodes[-1].inputs[0].name == "size"
+
+
+def test_two_searches_of_one_block_cannot_be_named() -> None:
+    graph = chain("ArgMax", "Relu", "ArgMax")
+    for node in graph.nodes:
+        node.name = f"blocks/3/merge/{node.op}"
+    name_probes.apply(graph)
+
+    assert "2 ArgMax nodes in 1 blocks" in str(name_probes.holds(graph))
 
 
 def test_weights_get_the_name_of_their_module() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ from hypothesis import strategies as st
 
 from engines import registry
 from engines.errors import InputError
+from engines.manifest import MergeStep
+from fpet_export.graph.merge_reads import reads_of
 from fpet_export.model import mergers
-from fpet_export.model.mergers import fpet
-from fpet_export.model.vit import Trace, VitSpec
+from fpet_export.model.mergers import _slots, fpet
+from fpet_export.model.vit import Attended, Block, VitSpec
 from tests.references.fpet_reference import checkerboard, published_match
 
 ENTRIES = registry.available(mergers)
@@ -26,32 +30,75 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("name", ENTRIES)
-def test_an_entry_keeps_what_it_promises(name: str) -> None:
-    """Counts, order, reference and frozen form say the same of one network."""
-    entry, prefix = mergers.load(name), len(SPEC.prefix)
-    down, up = (drawn(*layer.shape, seed=7) for layer in entry.layers(SPEC.head_width))
-    module = entry.attach(SPEC, (down, up))
-    tokens, keys = drawn(2, SPEC.tokens, SPEC.width), drawn(2, 1, SPEC.tokens, SPEC.width, seed=1)
-    key = torch.nn.Linear(SPEC.width, SPEC.head_width, bias=False)
-    key.weight.data = drawn(SPEC.head_width, SPEC.width, seed=2)
-    trace = Trace()
+SCHEDULE = "diffrate:13-13,11-8,5-5"
+ASKED = {
+    "fpet": ("fpet@1",),
+    "tome": ("tome:r=3", "tome:r=100", "tome:r=2,decreasing", "tome:r=2@1-2"),
+    "diffrate": (SCHEDULE, "diffrate:13-9,6-6,6-5"),
+}
+"""Of every merger, plans over the three blocks of `SPEC`, some with several blocks."""
 
-    merged, size = module(tokens, key(keys), trace)
-    source = torch.cat([torch.arange(prefix), module.order + prefix])
-    ordered, keyed = tokens[:, source], keys[:, 0, source]
-    frozen, sizes, match = module.frozen(key, "argmax")(ordered, keyed)
+CELLS = [(name, asked) for name in ENTRIES for asked in ASKED[name]]
 
-    leaving, joined = entry.partition(SPEC.grid)
-    assert entry.title
-    assert sorted(module.order.tolist()) == sorted([*leaving, *joined]) == list(range(SPEC.patches))
-    assert module.remaining == entry.tokens_after(SPEC) == merged.shape[1] < SPEC.tokens
-    assert entry.macs(SPEC) > 0
-    torch.testing.assert_close(frozen, merged)
-    torch.testing.assert_close(sizes, size.squeeze(-1))
-    assert trace.match is not None
-    assert torch.equal(match, trace.match)
-    assert entry.attach(SPEC, None)(tokens, key(keys), None)[0].shape == merged.shape
+
+def attended_of(keys: torch.Tensor, *, queries: torch.Tensor | None = None) -> Attended:
+    """Return attention with these (B, H, N, D) keys, of which a merger reads no more."""
+    own = keys if queries is None else queries
+    return Attended(keys.new_zeros(1), own, keys, None)
+
+
+@pytest.mark.parametrize(("name", "asked"), CELLS)
+@pytest.mark.parametrize("prefix", [("cls",), ("cls", "dist"), ("cls", "reg", "reg")])
+def test_both_statements_of_a_step_agree(
+    name: str, asked: str, prefix: tuple[Literal["cls", "dist", "reg"], ...]
+) -> None:
+    """Counts, order, the paper's form and the frozen one say the same, block after block."""
+    entry = mergers.load(name)
+    spec = dataclasses.replace(SPEC, prefix=prefix, pool="mean")
+    down_up = tuple(drawn(*layer.shape, seed=7) for layer in entry.layers(spec.head_width))
+    block = Block(spec).eval().requires_grad_(False)
+    for index, parameter in enumerate(block.parameters()):
+        parameter.data = drawn(*parameter.shape, seed=index) / 3
+    steps = entry.steps(spec, asked)
+    modules = [entry.attach(spec, step, down_up or None) for step in steps]  # type: ignore[arg-type]
+    orders = [module.order for module in modules]
+    tokens = drawn(2, spec.tokens, spec.width)
+    ordered = placed(tokens, orders[0], len(prefix))
+    size: torch.Tensor | None = None
+    sizes: torch.Tensor | None = None
+
+    assert entry.title and steps
+    for step, module, leave in zip(steps, modules, [*orders[1:], None], strict=True):
+        assert entry.macs(spec, step) > 0
+        assert tokens.shape[1] == step.before
+        bias = None if size is None else size.log().transpose(1, 2).unsqueeze(1)
+        merged = module(tokens, block.attn(tokens, bias), size)
+        frozen = module.frozen(reads_of(block), ties="argmax", leave=leave)
+        found = frozen(ordered, ordered, sizes)
+
+        assert merged.tokens.shape[1] == step.after
+        assert merged.match.shape == merged.margin.shape == (2, step.sources)
+        assert torch.equal(found.match, merged.match)
+        wanted = placed(merged.tokens, leave, len(prefix))
+        torch.testing.assert_close(found.tokens, wanted, rtol=1e-5, atol=1e-5)
+        spread = placed(merged.size, leave, len(prefix)).squeeze(-1)
+        torch.testing.assert_close(found.sizes, spread, rtol=1e-5, atol=1e-5)
+        assert (found.chosen.sum(dim=1) <= 1).all()
+        lost = step.before - int(found.chosen[0].sum())
+        assert lost == step.pruned
+        for image in range(2):
+            slots, stays = entry.joined(spec.grid, len(prefix), step, merged.match[image].numpy())
+            assert len(stays) == step.after - len(prefix)
+            assert (slots[stays] == np.arange(len(stays))).all()
+            assert (slots < 0).sum() == step.pruned
+        tokens, size, ordered, sizes = merged.tokens, merged.size, found.tokens, found.sizes
+
+
+def placed(x: torch.Tensor, order: torch.Tensor | None, prefix: int) -> torch.Tensor:
+    """Return (B, N, …) with its patches in another order."""
+    if order is None:
+        return x
+    return torch.cat([x[:, :prefix], x[:, prefix:][:, order]], dim=1)
 
 
 def test_a_merger_is_asked_of_the_registry() -> None:
@@ -89,7 +136,6 @@ def test_the_two_colours_have_the_published_sizes(
     set_a, set_b = fpet.partition(grid)
 
     assert (len(set_a), len(set_b)) == sizes
-    assert fpet.tokens_after(grid, 1) == 1 + sizes[1]
     assert ((set_a // grid[1] + set_a % grid[1]) % 2 == 0).all()
     assert ((set_b // grid[1] + set_b % grid[1]) % 2 == 1).all()
 
@@ -123,31 +169,33 @@ def test_a_single_patch_cannot_be_split() -> None:
     assert "--merge-block none" in caught.value.fix
 
 
+def fpet_merge(grid: tuple[int, int], prefix: int) -> fpet.ReferenceMerger:
+    count = len(fpet.partition(grid)[0])
+    step = MergeStep(block=0, before=prefix + grid[0] * grid[1], merged=count, sources=count)
+    return fpet.ReferenceMerger(step, grid, prefix)
+
+
 @given(GRIDS, st.integers(0, 3), st.integers(0, 2**31 - 1))
 def test_merging_conserves_patches_and_mass(grid: tuple[int, int], prefix: int, seed: int) -> None:
     patches = grid[0] * grid[1]
-    merger = fpet.ReferenceMerger(grid, prefix)
+    merger = fpet_merge(grid, prefix)
     tokens = drawn(2, prefix + patches, 6, seed=seed).double()
     keys = drawn(2, 3, prefix + patches, 4, seed=seed + 1).double()
-    trace = Trace()
 
-    merged, size = merger(tokens, keys, trace)
+    merged, size, match, _ = merger(tokens, attended_of(keys), None)
 
-    assert merged.shape[1] == fpet.tokens_after(grid, prefix)
+    assert merged.shape[1] == merger.step.after
     assert (size.sum(dim=(1, 2)) == prefix + patches).all()
     torch.testing.assert_close((merged * size).sum(dim=1), tokens.sum(dim=1))
     assert torch.equal(merged[:, :prefix], tokens[:, :prefix])
     assert (size[:, :prefix] == 1).all()
-    assert trace.match is not None
-    assert trace.match.shape == (2, len(merger.set_a))
+    assert match.shape == (2, len(merger.set_a))
 
 
 def test_random_keys_of_a_vit_b_all_match() -> None:
-    merger = fpet.ReferenceMerger((14, 14), 1)
-    trace = Trace()
-    tokens = drawn(1, 197, 64)
+    tokens, keys = drawn(1, 197, 64), drawn(1, 12, 197, 64, seed=1)
 
-    merged, size = merger(tokens, drawn(1, 12, 197, 64, seed=1), trace)
+    merged, size, _, _ = fpet_merge((14, 14), 1)(tokens, attended_of(keys), None)
 
     assert merged.shape == (1, 99, 64)
     assert size.sum() == 197
@@ -165,27 +213,19 @@ def test_equal_keys_are_dropped_by_the_published_rule_and_kept_by_an_argmax() ->
     assert reference.sum() == 0
     assert (dropping == -1).all()
     assert (best == 0).all()
-    _, size = fpet.merge_by_index(torch.zeros(1, 196, 4), best, 98)
-    assert size[0, 0] == 99
-    _, size = fpet.merge_by_index(torch.zeros(1, 196, 4), dropping, 98)
-    assert size.sum() == 98
-    _, size = fpet.merge(torch.zeros(1, 98, 4), torch.zeros(1, 98, 4), reference)
-    assert size.sum() == 98  # with the class token 99
 
 
 def test_two_equal_best_keys_lose_the_tokens_that_prefer_them() -> None:
     keys = drawn(1, 1, 197, 64)
     set_a, set_b = (indices + 1 for indices in fpet.partition((14, 14)))
     keys[:, :, [set_b[3], set_b[7]]] = keys[:, :, [set_a[0]]]
-    trace = Trace()
 
-    _, size = fpet.ReferenceMerger((14, 14), 1)(drawn(1, 197, 8), keys, trace)
+    merge = fpet_merge((14, 14), 1)
+    _, size, match, margin = merge(drawn(1, 197, 8), attended_of(keys), None)
 
-    assert trace.match is not None
-    assert trace.margin is not None
-    assert trace.match[0, 0] == -1
-    dropped = trace.match[0] == -1  # every token whose best are the two equal ones is lost
-    assert torch.equal(dropped, trace.margin[0] == 0)
+    assert match[0, 0] == -1
+    dropped = match[0] == -1  # every token whose best are the two equal ones is lost
+    assert torch.equal(dropped, margin[0] == 0)
     assert size.sum() == 197 - dropped.sum()
 
 
@@ -227,23 +267,36 @@ def test_both_forms_of_the_rule_agree_with_the_equations(n_a: int, n_b: int, see
     assert torch.equal(torch.nn.functional.one_hot(dropping, n_b).double(), reference)
 
 
-@given(st.integers(0, 3), st.integers(1, 7), st.integers(1, 6), st.integers(0, 2**31 - 1))
-def test_one_product_over_all_tokens_merges_as_the_equations_do(
-    prefix: int, n_a: int, n_b: int, seed: int
+@given(st.integers(1, 9), st.integers(1, 6), st.booleans(), st.integers(0, 2**31 - 1))
+def test_one_product_averages_tokens_that_share_a_slot(
+    count: int, keep: int, weighted: bool, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randn((2, prefix + n_b + n_a, 5), generator=generator).double()
-    match = torch.randint(-1, n_b, (2, n_a), generator=generator)
-    place = torch.where(match < 0, -1, match + prefix)
+    tokens = torch.randn((2, keep + count, 5), generator=generator).double()
+    joins = torch.randint(-1, keep, (2, count), generator=generator)
+    slot = torch.cat([torch.arange(keep).expand(2, -1), joins], dim=1)
+    sizes = torch.randint(1, 9, slot.shape, generator=generator).float() if weighted else None
+    stay = torch.randperm(keep, generator=generator)
 
-    merged, size = fpet.merge_by_index(tokens, place, prefix + n_b)
+    merged, size = _slots.averaged(tokens, _slots.chosen_by(slot, stay), sizes)
 
-    rows = torch.nn.functional.one_hot(match + 1, n_b + 1)[..., 1:].double()
-    end_b = prefix + n_b
-    expected, sizes = fpet.merge(tokens[:, end_b:], tokens[:, prefix:end_b], rows)
-    assert torch.allclose(merged, torch.cat([tokens[:, :prefix], expected], dim=1))
-    assert torch.equal(size[:, prefix:], sizes.squeeze(-1).float())
-    assert (size[:, :prefix] == 1).all()
+    for image in range(2):
+        for place, wanted in enumerate(stay.tolist()):
+            inside = slot[image] == wanted
+            weight = torch.ones(keep + count) if sizes is None else sizes[image]
+            mean = (tokens[image] * weight[:, None])[inside].sum(dim=0) / weight[inside].sum()
+            torch.testing.assert_close(merged[image, place], mean, rtol=1e-6, atol=1e-6)
+            assert size[image, place] == weight[inside].sum()
+
+
+@given(st.integers(1, 30), st.integers(0, 2**31 - 1))
+def test_ranks_are_those_of_a_stable_sort(count: int, seed: int) -> None:
+    scores = torch.randint(0, 5, (2, count), generator=torch.Generator().manual_seed(seed)).float()
+
+    order = scores.argsort(dim=-1, descending=True, stable=True)
+
+    wanted = torch.empty_like(order).scatter(1, order, torch.arange(count).expand(2, -1))
+    assert torch.equal(_slots.ranks(scores).long(), wanted)
 
 
 @pytest.mark.parametrize("place", [0, 1, 5])
@@ -251,7 +304,7 @@ def test_an_all_zero_key_makes_no_nan(place: int) -> None:
     keys = drawn(1, 2, 17, 8)
     keys[:, :, place] = 0
 
-    merged, size = fpet.ReferenceMerger((4, 4), 1)(drawn(1, 17, 6), keys, None)
+    merged, size, _, _ = fpet_merge((4, 4), 1)(drawn(1, 17, 6), attended_of(keys), None)
 
     assert merged.isfinite().all()
     assert size.isfinite().all()
@@ -262,7 +315,7 @@ def test_normalising_changes_no_real_key() -> None:
 
     expected = metric / metric.norm(dim=-1, keepdim=True)
 
-    torch.testing.assert_close(fpet.normalise(metric), expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(_slots.normalise(metric), expected, rtol=1e-14, atol=0)
 
 
 def test_the_refinement_has_a_relu_and_no_scale() -> None:

@@ -15,6 +15,7 @@ from fpet_export.model.backbones._names import raw_pixels
 from fpet_export.model.backbones.random_weights import draw
 from fpet_export.model.checkpoints import Checkpoint
 from fpet_export.model.fold import fold
+from fpet_export.model.merge_plan import at_block
 from fpet_export.model.vit import Vit, VitSpec
 from fpet_export.stages import Folded
 from tests.references.fpet_reference import Network
@@ -109,7 +110,7 @@ def checkpoint_of(
         bit=bit if factors else None,
         dim=dim if factors else None,
         scale=scale if factors else None,
-        merge_block=merge_block,
+        merge=at_block(merge_block),
         factors=tuple(factors),
         refinement=refinement,
         head=head,
@@ -165,5 +166,5 @@ def _wide(tensor: torch.Tensor) -> np.ndarray:
 def without_merging(folded: Folded) -> Vit:
     """Return the folded model without its token merger; the weights are shared."""
     model, _ = fold(folded.model)
-    model.merger, model.merge_block = None, None
+    model.merges = torch.nn.ModuleDict()
     return model

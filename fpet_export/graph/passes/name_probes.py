@@ -1,9 +1,9 @@
-"""Name the two tensors that an audit reads: the match and the sizes of the merged tokens.
+"""Name the tensors that an audit reads: the match of each merge and the sizes of the tokens.
 
-Precondition: the merge is written as one ArgMax, from which rows may be cut and ties dropped,
-and the key bias as one Log of the sizes.
-Postcondition: with a merge there is exactly one tensor `match`, and `size` if a later block reads
-it; without a merge there is neither.
+Precondition: each merge has one ArgMax below its module, from which rows may be cut and others put
+aside, and the key bias behind it is one Log of the sizes.
+Postcondition: one merge has the tensor `match`, of several block 3 has `match.3`; `size` is what
+the last Log reads, if there is one.
 """
 
 from __future__ import annotations
@@ -15,16 +15,23 @@ _ON_THE_WAY = ("Slice", "Where")
 
 
 def apply(graph: Graph) -> int:
-    """Name what the merge reads of the ArgMax, and the input of the Log; return how many."""
-    changed = 0
-    for node in graph.nodes:
-        if node.op == "ArgMax":
-            _match_from(node).name = MATCH
-            changed += 1
-        elif node.op == "Log":
-            node.inputs[0].name = SIZE
-            changed += 1
-    return changed
+    """Name what each merge makes of its ArgMax, and the input of the last Log; return how many."""
+    searches = _of(graph, "ArgMax")
+    for node in searches:
+        _match_from(node).name = _role(node, searches)
+    logs = _of(graph, "Log")
+    if logs:
+        logs[-1].inputs[0].name = SIZE
+    return len(searches) + bool(logs)
+
+
+def _of(graph: Graph, op: str) -> list[Graph]:
+    return [node for node in graph.nodes if node.op == op]
+
+
+def _role(node: Graph, searches: list[Graph]) -> str:
+    """Return the role of a match; see `engines.manifest.ModelFacts.match_role`."""
+    return MATCH if len(searches) == 1 else f"{MATCH}.{node.name.split('/')[1]}"
 
 
 def _match_from(node: Graph) -> Graph:
@@ -36,12 +43,14 @@ def _match_from(node: Graph) -> Graph:
 
 
 def holds(graph: Graph) -> str | None:
-    """Return what is wrong with the two names, or None."""
-    counts = {op: sum(node.op == op for node in graph.nodes) for op in ("ArgMax", "Log")}
-    if max(counts.values()) > 1:
-        return f"{counts['ArgMax']} ArgMax and {counts['Log']} Log nodes, wanted at most one each"
-    names = graph.tensors()
-    for op, name in (("ArgMax", MATCH), ("Log", SIZE)):
-        if bool(counts[op]) != (name in names):
-            return f"there is {'no' if counts[op] else 'a'} tensor {name!r}"
+    """Return what is wrong with the names, or None."""
+    searches, names = _of(graph, "ArgMax"), graph.tensors()
+    wanted = [_role(node, searches) for node in searches]
+    if len(set(wanted)) < len(wanted):
+        return f"{len(searches)} ArgMax nodes in {len(set(wanted))} blocks, wanted one each"
+    found = [name for name in names if name == MATCH or name.startswith(f"{MATCH}.")]
+    if sorted(found) != sorted(wanted):
+        return f"there are {sorted(found)}, wanted {sorted(wanted)}"
+    if bool(_of(graph, "Log")) != (SIZE in names):
+        return f"there is {'a' if SIZE in names else 'no'} tensor {SIZE!r}"
     return None

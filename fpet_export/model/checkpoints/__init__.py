@@ -8,7 +8,6 @@ files say, `Run.decode(spec)` turns it into weights once the backbone is known.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -23,8 +22,7 @@ from fpet_export.model.backbones._names import HEAD_NAMES
 from fpet_export.model.checkpoints import _no_run
 from fpet_export.model.edits import Branch, Edit, describe
 from fpet_export.model.facts import Fact
-from fpet_export.model.merge_plan import MergePlan, merge_plan
-from fpet_export.model.mergers import PUBLISHED
+from fpet_export.model.merge_plan import NOWHERE, MergePlan, block_of, merge_plan
 from fpet_export.model.vit import VitSpec
 
 
@@ -64,7 +62,7 @@ class Checkpoint:
         bit: Bits of the stored adapter, or None without a method.
         dim: Rank or bottleneck width, or None.
         scale: The method's scale, or None.
-        merge_block: 0-based, or None.
+        merge: How tokens merge: "none", or what a merger reads, such as "fpet@6".
         factors: The adapter's weights of each block, by `Layer.name`, where `method` is a file of
             `fpet_export/model/methods/`; else empty.
         changes: What was tuned besides, of formats that say it layer by layer.
@@ -74,7 +72,6 @@ class Checkpoint:
         quality: "random" marks weights that are good for speed only.
         files: Files the run was read from, for their hashes.
         facts: Every setting with its source, for `inspect`.
-        merger: Name of a file in `fpet_export/model/mergers/`.
         labels: Class names in the order of the logits, where the files say them.
         warnings: What the user should know about it, in whole sentences.
     """
@@ -84,22 +81,26 @@ class Checkpoint:
     bit: int | None
     dim: int | None
     scale: float | None
-    merge_block: int | None
+    merge: str
     factors: tuple[dict[str, torch.Tensor], ...]
     refinement: tuple[torch.Tensor, torch.Tensor] | None
     head: dict[str, torch.Tensor]
     quality: Literal["trained", "random"]
     files: tuple[Path, ...]
     facts: dict[str, Fact[Any]]
-    merger: str = PUBLISHED
     changes: tuple[Edit, ...] = ()
     labels: Fact[tuple[str, ...]] | None = None
     warnings: tuple[str, ...] = ()
 
     @property
+    def merge_block(self) -> int | None:
+        """The 0-based block of a merge of FPET; None without merging, and of other mergers."""
+        return block_of(self.merge)
+
+    @property
     def merges_untrained(self) -> bool:
         """Whether tokens merge in a model that was not trained with merging."""
-        return self.merge_block is not None and self.refinement is None
+        return self.merge != NOWHERE and self.refinement is None
 
     def with_head_of(self, backbone: Backbone) -> Checkpoint:
         """Return the run with the head and the labels of its backbone, if it has no head.
@@ -137,24 +138,12 @@ class Checkpoint:
 
     def merge_plan(self, spec: VitSpec) -> MergePlan:
         """Return where tokens merge in a network."""
-        return merge_plan(spec, self.merge_block, self.merger)
+        return merge_plan(spec, self.merge)
 
-    def macs(self, spec: VitSpec, tokens: Sequence[int], *, merges: bool = False) -> list[int]:
-        """Return the multiply-adds of one image with the adapters of this run; see `cost.macs`.
-
-        Args:
-            spec: The network.
-            tokens: Tokens that leave each block.
-            merges: Whether they are those of a graph, whose last block may keep the class token
-                alone, so that they do not show where it merges.
-        """
-        return cost.macs(
-            spec,
-            tokens,
-            merge_block=self.merge_block if merges else None,
-            merger=self.merger,
-            branches=self._branches(spec.depth),
-        )
+    def macs(self, spec: VitSpec, *, last: int | None = None) -> list[int]:
+        """Return the multiply-adds of one image with the adapters of this run; see `cost.macs`."""
+        branches = self._branches(spec.depth)
+        return cost.macs(spec, self.merge_plan(spec), last=last, branches=branches)
 
     def edits(self) -> list[Edit]:
         """Return what was tuned, besides the head."""
@@ -204,7 +193,8 @@ class Checkpoint:
             bit=self.bit,
             dim=self.dim,
             scale=self.scale,
-            merge_block=self.merge_block,
+            merge=self.merge,
+            merges=self.merge_plan(spec).steps,
             ties=ties,
             tokens=tokens,
             macs=macs,

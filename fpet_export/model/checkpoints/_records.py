@@ -51,7 +51,7 @@ class StreamLayout:
                     yield block, layer, _REFINEMENT_BITS
 
 
-def refinement_layers(head_width: int) -> tuple[Layer, Layer]:
+def refinement_layers(head_width: int) -> tuple[Layer, ...]:
     """Return the two layers of the merger's refinement adapter; always stored with 1 bit."""
     return mergers.load().layers(head_width)
 

@@ -25,6 +25,7 @@ from fpet_export.model.checkpoints import Checkpoint, Hints, _contents, _untrain
 from fpet_export.model.checkpoints._dense import network_shapes
 from fpet_export.model.edits import Edit
 from fpet_export.model.facts import Fact, reconcile
+from fpet_export.model.merge_plan import at_block
 from fpet_export.model.vit import VitSpec
 
 Shapes = dict[str, tuple[int, ...]]
@@ -147,7 +148,7 @@ class TunedFile(abc.ABC):
             bit=None,
             dim=None,
             scale=None if scale is None else float(scale.value),
-            merge_block=merge.value,
+            merge=at_block(merge.value),
             factors=(),
             refinement=None,
             head=head,

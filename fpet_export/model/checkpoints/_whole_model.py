@@ -11,6 +11,7 @@ from engines.errors import CheckpointError, UsageError
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.checkpoints import Checkpoint, Hints, _side_files, _untrained
 from fpet_export.model.facts import Fact
+from fpet_export.model.merge_plan import at_block
 from fpet_export.model.vit import VitSpec
 
 _OF_ADAPTERS = ("method", "bit", "rank", "scale", "alpha", "channel_shuffle", "config")
@@ -130,7 +131,7 @@ class WholeModel:
             bit=None,
             dim=None,
             scale=None,
-            merge_block=merge.value,
+            merge=at_block(merge.value),
             factors=(),
             refinement=None,
             head={},

@@ -28,6 +28,7 @@ from fpet_export.model.checkpoints._run_weights import (
     stream_layers,
 )
 from fpet_export.model.facts import Fact
+from fpet_export.model.merge_plan import at_block
 from fpet_export.model.vit import VitSpec
 
 _CODE = "the authors' FPET code (timm 0.4.12)"
@@ -108,7 +109,7 @@ class FpetRun:
             bit=settings["bit"].value,
             dim=settings["dim"].value,
             scale=float(settings["scale"].value),
-            merge_block=facts["merge block"].value,
+            merge=at_block(facts["merge block"].value),
             factors=tuple(factors),
             refinement=refinement,
             head=head,

@@ -34,6 +34,7 @@ from fpet_export.model.checkpoints._peft_tensors import (
 )
 from fpet_export.model.edits import Dense, LowRank, Magnitude, SiteEdit
 from fpet_export.model.facts import Fact
+from fpet_export.model.merge_plan import at_block
 from fpet_export.model.vit import VitSpec
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -188,7 +189,7 @@ class PeftRun:
             bit=None,
             dim=None,
             scale=None,
-            merge_block=facts["merge block"].value,
+            merge=at_block(facts["merge block"].value),
             factors=(),
             changes=tuple(edits),
             refinement=None,

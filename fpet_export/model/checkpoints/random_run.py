@@ -16,7 +16,7 @@ from fpet_export.model import methods, qlinear
 from fpet_export.model.backbones import Backbone, random_weights
 from fpet_export.model.checkpoints import Checkpoint, Hints, _records
 from fpet_export.model.facts import Fact
-from fpet_export.model.merge_plan import require_block
+from fpet_export.model.merge_plan import at_block, require_block
 from fpet_export.model.vit import VitSpec
 
 _DEFAULT_DIM = 8
@@ -131,7 +131,7 @@ class RandomRun:
             bit=bit if hints.method else None,
             dim=dim if hints.method else None,
             scale=(1.0 if hints.scale is None else hints.scale) if hints.method else None,
-            merge_block=merge_block,
+            merge=at_block(merge_block),
             factors=tuple(factors),
             refinement=refinement,
             head={name: t for name, t in drawn.items() if name.startswith("head")},

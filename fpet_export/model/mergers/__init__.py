@@ -1,5 +1,10 @@
 """Token mergers: one file a merger.
 
+A merger turns what the user asks for, such as "tome:r=8", into a plan: at most one `MergeStep` a
+block, whose token counts are known before anything runs. Each step has two statements: a module
+that merges as the paper says it (`MergingModule.forward`), and one with static shapes for the graph
+(`MergingModule.frozen`).
+
 Each file ends in `MERGER: TokenMerger = …`, so that the type checker checks the promise where it
 is made. Where tokens merge is asked of `fpet_export.model.merge_plan`, how they do of the merger:
 nothing outside this folder imports one by its name.
@@ -8,7 +13,9 @@ nothing outside this folder imports one by its name.
 from __future__ import annotations
 
 import abc
-from typing import Protocol, cast
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -16,45 +23,87 @@ from numpy.typing import NDArray
 from torch import nn
 
 from engines import registry
+from engines.manifest import MergeStep
 from fpet_export.model import mergers
 from fpet_export.model.methods import Layer
-from fpet_export.model.vit import Trace, VitSpec
+from fpet_export.model.vit import Attended, Merged, VitSpec
+
+IntArray = NDArray[np.int64]
 
 PUBLISHED = "fpet"
-"""The merger of every checkpoint format there is: none of them names it, all of them mean it."""
+"""The merger of the FPET authors' runs: none of them names it, all of them mean it."""
+
+
+class FrozenMerged(NamedTuple):
+    """What a frozen merge returns.
+
+    Attributes:
+        tokens: (B, N', C).
+        sizes: (B, N') float32 patches that each token stands for.
+        match: (B, Na) as in `fpet_export.model.vit.Merged`.
+        chosen: (B, N', N) float32: one where a token is part of one that leaves, else zero.
+    """
+
+    tokens: torch.Tensor
+    sizes: torch.Tensor
+    match: torch.Tensor
+    chosen: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What a frozen merge may read of its block besides the tokens, each by a module of its own.
+
+    Attributes:
+        mean_key: Makes the module that turns normalised tokens (B, N, C) into the head average of
+            their keys (B, N, D).
+        class_attention: Makes the module that turns normalised tokens (B, N, C) and the sizes
+            (B, N) or None into what the class token attends to, the mean over heads (B, N).
+    """
+
+    mean_key: Callable[[], nn.Module]
+    class_attention: Callable[[], nn.Module]
 
 
 class MergingModule(nn.Module, abc.ABC):
-    """A merger in one network, as it was trained; see `fpet_export.model.vit.Merger`."""
+    """The merge of one block, as its paper states it; see `fpet_export.model.vit.Merger`.
+
+    Tokens come in the order prefix, patches, and leave so.
+
+    Attributes:
+        step: What it does to the tokens.
+    """
+
+    step: MergeStep
 
     @property
-    @abc.abstractmethod
-    def order(self) -> torch.Tensor:
-        """(P,) patches in the order in which the frozen graph keeps them: then it never gathers."""
+    def order(self) -> torch.Tensor | None:
+        """(P,) patches that enter, in the order in which the frozen form takes them.
 
-    @property
-    @abc.abstractmethod
-    def remaining(self) -> int:
-        """Tokens that leave the block which merges."""
+        The embedding or the merge before leaves them so, and nothing is gathered. None keeps the
+        order that they have.
+        """
+        return None
 
     @abc.abstractmethod
-    def frozen(self, key: nn.Linear, ties: str) -> nn.Module:
+    def frozen(self, reads: Reads, *, ties: str, leave: torch.Tensor | None) -> nn.Module:
         """Return the merge with static shapes, on tokens in the order prefix, then `order`.
 
-        Its `forward(tokens, normalised)` takes (B, N, C) tokens after the attention of the block
-        was added, and what that attention read; it returns tokens (B, N', C), sizes (B, N') and
-        the match (B, Na).
+        Its `forward(tokens, normalised, sizes)` takes (B, N, C) tokens after the attention of the
+        block was added, what that attention read, and their (B, N) sizes or None while all are
+        one; it returns `FrozenMerged`.
 
         Args:
-            key: Turns normalised tokens into the head average of their keys (B, N, D).
+            reads: What it may read of the block.
             ties: See `fpet_export.graph.options.FreezeOptions`.
+            leave: (P',) order in which the patches that leave are wanted, or None.
         """
 
     @abc.abstractmethod
     def forward(
-        self, tokens: torch.Tensor, keys: torch.Tensor, trace: Trace | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Merge (B, N, C) tokens by (B, H, N, D) keys."""
+        self, tokens: torch.Tensor, attended: Attended, size: torch.Tensor | None
+    ) -> Merged:
+        """Merge (B, N, C) tokens."""
 
 
 class TokenMerger(Protocol):
@@ -64,26 +113,56 @@ class TokenMerger(Protocol):
     def title(self) -> str:
         """The merger's name as its paper writes it."""
 
-    def partition(self, grid: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return raster indices of the patches that merge (Na,), and of those they join (Nb,).
+    def settled(self, asked: str) -> str:
+        """Return what is asked for without any file that it names, for a manifest.
 
         Raises:
-            InputError: The grid is too small to merge on.
+            UsageError: A part of the file must be named.
+            InputError: The file cannot be read.
         """
 
-    def tokens_after(self, spec: VitSpec) -> int:
-        """Return the tokens that a merge leaves of a network's tokens."""
+    def steps(self, spec: VitSpec, asked: str) -> tuple[MergeStep, ...]:
+        """Return what is asked for, such as "fpet@6", as steps of the blocks that merge.
 
-    def layers(self, head_width: int) -> tuple[Layer, Layer]:
+        Raises:
+            UsageError: It asks for what the network lacks.
+            InputError: The grid is too small to merge on, or a file that it names cannot be read.
+        """
+
+    def layers(self, head_width: int) -> tuple[Layer, ...]:
         """Return the layers that it was trained with, as checkpoints store them."""
 
-    def macs(self, spec: VitSpec) -> int:
+    def macs(self, spec: VitSpec, step: MergeStep) -> int:
         """Return the multiply-adds of one merge in the frozen graph."""
 
     def attach(
-        self, spec: VitSpec, refinement: tuple[torch.Tensor, torch.Tensor] | None
+        self,
+        spec: VitSpec,
+        step: MergeStep,
+        refinement: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> MergingModule:
-        """Return the merge of one network, with the weights of `layers` where there are any."""
+        """Return the merge of one block, with the weights of `layers` where there are any."""
+
+    def joined(
+        self, grid: tuple[int, int], prefix: int, step: MergeStep, match: IntArray
+    ) -> tuple[IntArray, IntArray]:
+        """Return what a match did to the patches of one image.
+
+        Args:
+            grid: (rows, columns) of patches before any merge.
+            prefix: Tokens in front of them.
+            step: The step that made the match.
+            match: (Na,).
+
+        Returns:
+            (P,) which of the patches that leave each patch that enters is in, -1 where it is lost;
+            and (P',) the patch that enters whose place each one that leaves has taken.
+        """
+
+
+def is_unread(spec: VitSpec, block: int) -> bool:
+    """Return whether a merge in this block changes nothing that the head reads."""
+    return block == spec.depth - 1 and spec.read_tokens is not None
 
 
 def load(name: str = PUBLISHED) -> TokenMerger:

@@ -18,24 +18,32 @@ CVPR 2025.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from engines.errors import InputError
-from fpet_export.model.mergers import MergingModule, TokenMerger
+from engines.errors import InputError, UsageError
+from engines.manifest import MergeStep
+from fpet_export.model.mergers import (
+    FrozenMerged,
+    IntArray,
+    MergingModule,
+    Reads,
+    TokenMerger,
+)
+from fpet_export.model.mergers._slots import averaged, chosen_by, normalise, slots_of, won_by
 from fpet_export.model.methods import Layer
-from fpet_export.model.vit import Trace, VitSpec
+from fpet_export.model.vit import Attended, Merged, VitSpec
 
 REFINEMENT_WIDTH = 32
 """Inner width of the refinement adapter in every published run."""
 
-NORM_EPSILON = 1e-12
-"""Smallest squared norm that is divided by: far below any real key, above zero."""
+_ASKED = re.compile(r"fpet@(\d+)")
 
 
-def partition(grid: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def partition(grid: tuple[int, int]) -> tuple[IntArray, IntArray]:
     """Return the raster patch indices of set A and of set B, in the order the method uses.
 
     Args:
@@ -59,18 +67,6 @@ def partition(grid: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int6
     set_a = np.concatenate([raster[0::2, 0::2].ravel(), raster[1::2, 1::2].ravel()])
     set_b = np.concatenate([raster[1::2, 0::2].ravel(), raster[0::2, 1::2].ravel()])
     return set_a, set_b
-
-
-def tokens_after(grid: tuple[int, int], prefix: int) -> int:
-    """Return the number of tokens that remain: the prefix and set B."""
-    return prefix + len(partition(grid)[1])
-
-
-def normalise(metric: torch.Tensor) -> torch.Tensor:
-    """Scale (…, D) to unit length."""
-    # clamp, not an addition: PyTorch's exporter drops `x + 1e-12` as adding nothing.
-    squared = (metric * metric).sum(dim=-1, keepdim=True).clamp(min=NORM_EPSILON)
-    return metric / squared.sqrt()
 
 
 def refine(
@@ -120,49 +116,6 @@ def reference_match(scores: torch.Tensor) -> torch.Tensor:
     return (torch.sigmoid(scores - theta) > 0.5).to(scores.dtype)
 
 
-def merge(
-    tokens_a: torch.Tensor, tokens_b: torch.Tensor, match: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Average every A token into the B token it is matched to; all sizes are one before.
-
-    Args:
-        tokens_a: (B, Na, C).
-        tokens_b: (B, Nb, C).
-        match: (B, Na, Nb) one-hot rows; an all-zero row drops its token.
-
-    Returns:
-        Tokens (B, Nb, C) and their sizes (B, Nb, 1).
-    """
-    to_b = match.transpose(1, 2)
-    size = 1 + to_b.sum(dim=-1, keepdim=True)
-    return (tokens_b + to_b @ tokens_a) / size, size
-
-
-def merge_by_index(
-    tokens: torch.Tensor, match: torch.Tensor, keep: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Average every A token into the B token it is matched to, in one product.
-
-    The product goes over all tokens: those that stay are matched to themselves. So nothing is
-    cut out of the residual stream and nothing is put together again, which would each be a
-    kernel on a GPU.
-
-    Args:
-        tokens: (B, N, C) in the order prefix, set B, set A.
-        match: (B, Na) index among the tokens that stay; a negative one drops its token.
-        keep: Tokens that stay, N'.
-
-    Returns:
-        Tokens (B, N', C) and their sizes (B, N'), which are float32: whole numbers up to N.
-    """
-    stay = torch.arange(keep, device=match.device)
-    target = torch.cat([stay.expand(match.shape[0], -1), match], dim=1)
-    chosen = (target[:, None, :] == stay[:, None]).float()
-    size = chosen.sum(dim=-1)
-    mixed = chosen.to(tokens.dtype) @ tokens
-    return mixed / size.to(tokens.dtype).unsqueeze(-1), size
-
-
 class ReferenceMerger(MergingModule):
     """The merge as it was trained: sigmoid match on the refined, head-averaged keys."""
 
@@ -171,6 +124,7 @@ class ReferenceMerger(MergingModule):
 
     def __init__(
         self,
+        step: MergeStep,
         grid: tuple[int, int],
         prefix: int,
         *,
@@ -178,7 +132,7 @@ class ReferenceMerger(MergingModule):
         up: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.prefix = prefix
+        self.step, self.prefix = step, prefix
         set_a, set_b = partition(grid)
         self.register_buffer("set_a", torch.from_numpy(set_a) + prefix, persistent=False)
         self.register_buffer("set_b", torch.from_numpy(set_b) + prefix, persistent=False)
@@ -190,56 +144,49 @@ class ReferenceMerger(MergingModule):
         """Set B, then set A."""
         return torch.cat([self.set_b, self.set_a]) - self.prefix
 
-    @property
-    def remaining(self) -> int:
-        """The prefix and set B."""
-        return self.prefix + len(self.set_b)
-
-    def frozen(self, key: nn.Linear, ties: str) -> FrozenMerge:
+    def frozen(self, reads: Reads, *, ties: str, leave: torch.Tensor | None) -> FrozenMerge:
         """Return the match by argmax and the merge; see `MergingModule`."""
-        return FrozenMerge(key, self, ties)
+        return FrozenMerge(reads.mean_key(), self, ties, leave)
 
     def forward(
-        self, tokens: torch.Tensor, keys: torch.Tensor, trace: Trace | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Merge (B, N, C) tokens by (B, H, N, D) keys; see `fpet_export.model.vit.Merger`."""
-        metric = normalise(refine(keys.mean(dim=1), self.down, self.up))
+        self, tokens: torch.Tensor, attended: Attended, size: torch.Tensor | None
+    ) -> Merged:
+        """Merge (B, N, C) tokens by their keys."""
+        metric = normalise(refine(attended.keys.mean(dim=1), self.down, self.up))
         scores = metric[:, self.set_a] @ metric[:, self.set_b].transpose(1, 2)
         match = reference_match(scores)
-        merged, size = merge(tokens[:, self.set_a], tokens[:, self.set_b], match)
-        kept = tokens[:, : self.prefix]
-        ones = size.new_ones(len(size), self.prefix, 1)
-        size = torch.cat([ones, size], dim=1)
-        if trace is not None:
-            _record(trace, scores, match, size)
-        return torch.cat([kept, merged], dim=1), size
-
-
-def _record(trace: Trace, scores: torch.Tensor, match: torch.Tensor, size: torch.Tensor) -> None:
-    dropped = match.sum(dim=-1) == 0
-    trace.match = scores.argmax(dim=-1).masked_fill(dropped, -1)
-    if scores.shape[-1] > 1:
-        best = scores.topk(2, dim=-1).values
-        trace.margin = best[..., 0] - best[..., 1]
-    else:
-        trace.margin = torch.full_like(scores[..., 0], torch.inf)
-    trace.size = size.squeeze(-1)
+        weight = tokens.new_ones(*tokens.shape[:2], 1) if size is None else size
+        sums, to_b = tokens * weight, match.transpose(1, 2)
+        sizes = weight[:, self.set_b] + to_b @ weight[:, self.set_a]
+        merged = (sums[:, self.set_b] + to_b @ sums[:, self.set_a]) / sizes
+        dropped = match.sum(dim=-1) == 0
+        return Merged(
+            tokens=torch.cat([tokens[:, : self.prefix], merged], dim=1),
+            size=torch.cat([weight[:, : self.prefix], sizes], dim=1),
+            match=scores.argmax(dim=-1).masked_fill(dropped, -1),
+            margin=won_by(scores),
+        )
 
 
 class FrozenMerge(nn.Module):
     """Match by argmax and merge, on tokens in the order prefix, set B, set A.
 
-    The metric is the head average of the keys. It comes from an averaged key weight applied to
-    the same normalised tokens (the same algebra), so that the keys stay private to a fused
-    attention kernel.
+    The metric is the head average of the keys. It comes from a module of its own on the same
+    normalised tokens, so that the keys stay private to a fused attention kernel.
     """
 
-    def __init__(self, key: nn.Linear, merger: ReferenceMerger, ties: str) -> None:
+    stay: torch.Tensor
+
+    def __init__(
+        self, key: nn.Module, merger: ReferenceMerger, ties: str, leave: torch.Tensor | None
+    ) -> None:
         super().__init__()
         self.key = key
         self.down, self.up = merger.down, merger.up
         self.prefix, self.count_b = merger.prefix, len(merger.set_b)
         self.ties = ties
+        stay = slots_of(self.prefix, self.count_b, leave)
+        self.register_buffer("stay", stay, persistent=False)
 
     def match(self, x: torch.Tensor) -> torch.Tensor:
         """Match the A tokens of normalised tokens (B, N, C); return indices (B, Na) in set B.
@@ -247,7 +194,7 @@ class FrozenMerge(nn.Module):
         Keys and scores are computed for the other tokens too: they are few, and leaving rows out
         before the argmax costs a GPU one more kernel than it saves.
         """
-        metric = refine(self.key(x.to(self.key.weight.dtype)), self.down, self.up)
+        metric = refine(self.key(x), self.down, self.up)
         end_b = self.prefix + self.count_b
         target = normalise(metric[:, self.prefix : end_b])
         if self.ties == "reference":
@@ -257,23 +204,18 @@ class FrozenMerge(nn.Module):
         return argmax_match(metric @ target.transpose(1, 2))[:, end_b:]
 
     def forward(
-        self, tokens: torch.Tensor, normalised: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Merge (B, N, C) residual tokens.
-
-        Args:
-            tokens: After the attention of this block was added.
-            normalised: What that attention read, LN1 of the tokens before it.
-
-        Returns:
-            Tokens (B, N', C) in the order prefix, set B; sizes (B, N'); match (B, Na).
-        """
+        self, tokens: torch.Tensor, normalised: torch.Tensor, sizes: torch.Tensor | None
+    ) -> FrozenMerged:
+        """Merge (B, N, C) residual tokens; see `MergingModule.frozen`."""
         match = self.match(normalised)
         index = match + self.prefix
         if self.ties == "reference":
             index = torch.where(match < 0, match, index)
-        merged, sizes = merge_by_index(tokens, index, self.prefix + self.count_b)
-        return merged, sizes, match
+        own = torch.arange(self.prefix + self.count_b, device=match.device)
+        slot = torch.cat([own.expand(match.shape[0], -1), index], dim=1)
+        chosen = chosen_by(slot, self.stay)
+        merged, size = averaged(tokens, chosen, sizes)
+        return FrozenMerged(merged, size, match, chosen)
 
 
 class Fpet:
@@ -281,34 +223,50 @@ class Fpet:
 
     title = "FPET"
 
-    def partition(self, grid: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return sets A and B."""
-        return partition(grid)
+    def settled(self, asked: str) -> str:
+        """Return the same: it names no file."""
+        return asked
 
-    def tokens_after(self, spec: VitSpec) -> int:
-        """Return the prefix and set B."""
-        return tokens_after(spec.grid, len(spec.prefix))
+    def steps(self, spec: VitSpec, asked: str) -> tuple[MergeStep, ...]:
+        """Return the one step of "fpet@N", in which all of set A joins set B."""
+        found = _ASKED.fullmatch(asked)
+        if found is None or int(found[1]) >= spec.depth:
+            raise UsageError(
+                f"{asked!r} is no block of 0 to {spec.depth - 1}",
+                where="merger fpet",
+                fix="fpet@6 merges after the attention of block 6; count blocks from 0",
+            )
+        count = len(partition(spec.grid)[0])
+        return (MergeStep(block=int(found[1]), before=spec.tokens, merged=count, sources=count),)
 
-    def layers(self, head_width: int) -> tuple[Layer, Layer]:
+    def layers(self, head_width: int) -> tuple[Layer, ...]:
         """Return the two layers of the refinement adapter."""
         return (
             Layer(name="refinement.adapter_down", shape=(REFINEMENT_WIDTH, head_width)),
             Layer(name="refinement.adapter_up", shape=(head_width, REFINEMENT_WIDTH)),
         )
 
-    def macs(self, spec: VitSpec) -> int:
+    def macs(self, spec: VitSpec, step: MergeStep) -> int:
         """Return what match and merge take; both run over all tokens."""
         target, head = len(partition(spec.grid)[1]), spec.head_width
         metric = spec.tokens * (spec.width * head + 2 * head * REFINEMENT_WIDTH)
-        stay = self.tokens_after(spec)
-        return metric + spec.tokens * target * head + stay * spec.tokens * spec.width
+        return metric + spec.tokens * target * head + step.after * spec.tokens * spec.width
 
     def attach(
-        self, spec: VitSpec, refinement: tuple[torch.Tensor, torch.Tensor] | None
+        self, spec: VitSpec, step: MergeStep, refinement: tuple[torch.Tensor, torch.Tensor] | None
     ) -> ReferenceMerger:
         """Return the merge as it was trained."""
         down, up = refinement or (None, None)
-        return ReferenceMerger(spec.grid, len(spec.prefix), down=down, up=up)
+        return ReferenceMerger(step, spec.grid, len(spec.prefix), down=down, up=up)
+
+    def joined(
+        self, grid: tuple[int, int], prefix: int, step: MergeStep, match: IntArray
+    ) -> tuple[IntArray, IntArray]:
+        """Return which of set B each patch is in, and set B."""
+        set_a, set_b = partition(grid)
+        out = np.empty(len(set_a) + len(set_b), np.int64)
+        out[set_b], out[set_a] = np.arange(len(set_b)), match
+        return out, set_b
 
 
 MERGER: TokenMerger = Fpet()

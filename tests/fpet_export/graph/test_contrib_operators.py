@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
+from torch import nn
 
 from engines.backends._ort.operators import use_contrib_operators, with_contrib_operators
 from fpet_export.graph import to_onnx
@@ -96,7 +97,7 @@ def test_the_exporters_own_attention_is_known_too(
     """
     spec = spec_of()
     model = fold(adapted(spec, checkpoint_of(spec, "lora")))[0]
-    model.merger, model.merge_block = None, None
+    model.merges = nn.ModuleDict()
     path = naive_export.naive_export(model, tmp_path / "plain.onnx", batch=batch)
     original, folder = onnx.load(path), tmp_path / "new"
     folder.mkdir()

@@ -242,7 +242,7 @@ def test_switching_the_merger_off_changes_our_logits() -> None:
     model = adapted(spec, checkpoint)
     merged = reference.run(model, images, MEAN, STD).logits
 
-    model.merger = model.merge_block = None
+    model.merges = torch.nn.ModuleDict()
 
     assert relative(reference.run(model, images, MEAN, STD).logits, merged) > 1e-3
 
@@ -251,7 +251,7 @@ def test_switching_the_merger_off_changes_our_logits() -> None:
 def test_merging_after_another_block_changes_our_logits(other: int) -> None:
     spec, checkpoint, images = lora_case()
     right = reference.run(adapted(spec, checkpoint), images, MEAN, STD).logits
-    wrong = dataclasses.replace(checkpoint, merge_block=other)
+    wrong = dataclasses.replace(checkpoint, merge=f"fpet@{other}")
 
     found = reference.run(adapted(spec, wrong), images, MEAN, STD).logits
 

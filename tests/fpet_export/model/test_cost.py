@@ -10,6 +10,7 @@ from fpet_export.graph.freeze import FrozenVit
 from fpet_export.graph.options import FreezeOptions
 from fpet_export.model import cost
 from fpet_export.model.fold import fold
+from fpet_export.model.merge_plan import NOWHERE, at_block, merge_plan
 from fpet_export.model.vit import VitSpec
 from tests.fpet_export.tiny import NO_SHIFT, adapted, checkpoint_of, images_of, spec_of
 
@@ -19,8 +20,8 @@ VIT_B = VitSpec(
 
 
 def giga(merge_block: int | None, **method: object) -> float:
-    tokens = cost.tokens_after_blocks(VIT_B, merge_block)
-    return sum(cost.macs(VIT_B, tokens, **method)[:-1]) / 1e9  # type: ignore[arg-type]
+    plan = merge_plan(VIT_B, at_block(merge_block))
+    return sum(cost.macs(VIT_B, plan, **method)[:-1]) / 1e9  # type: ignore[arg-type]
 
 
 PUBLISHED = (8.98, 9.72, 10.46, 11.20, 11.93, 12.67, 13.41, 14.15, 14.89, 15.62, 16.36, 17.10)
@@ -44,27 +45,23 @@ def test_adaptformer_of_width_8_costs_22_mega() -> None:
 
 @pytest.mark.parametrize(("block", "full"), [(0, 0), (6, 6), (11, 11)])
 def test_a_merge_leaves_99_of_197_tokens(block: int, full: int) -> None:
-    assert cost.tokens_after_blocks(VIT_B, block) == (197,) * full + (99,) * (12 - full)
-    assert cost.tokens_after_blocks(VIT_B, None) == (197,) * 12
+    merged = merge_plan(VIT_B, at_block(block))
+    assert merged.tokens == (197,) * full + (99,) * (12 - full)
+    assert merge_plan(VIT_B, NOWHERE).tokens == (197,) * 12
 
 
 def test_a_class_token_head_saves_most_of_the_last_block() -> None:
-    tokens = (*cost.tokens_after_blocks(VIT_B, 6)[:-1], 1)
-
-    saved = giga(6) - sum(cost.macs(VIT_B, tokens)[:-1]) / 1e9
+    saved = giga(6) - giga(6, last=1)
 
     assert saved == pytest.approx(0.6, abs=0.1)
 
 
 def test_a_merge_in_the_last_block_is_counted_though_one_token_leaves_it() -> None:
     last = VIT_B.depth - 1
-    tokens = (*(VIT_B.tokens,) * last, 1)
-
-    hidden = sum(cost.macs(VIT_B, tokens))
-    counted = sum(cost.macs(VIT_B, tokens, merge_block=last))
+    hidden, counted = giga(None, last=1), giga(last, last=1)
 
     every_query = 2 * (VIT_B.tokens - 1) * VIT_B.width * (VIT_B.width + VIT_B.tokens)
-    assert counted - hidden > every_query
+    assert counted - hidden > every_query / 1e9
 
 
 @pytest.mark.parametrize("method", ["lora", "adaptformer"])
@@ -82,5 +79,5 @@ def test_the_closed_form_is_what_torch_counts_in_the_frozen_module(
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         module(torch.from_numpy(images_of(spec, 1)))
 
-    macs = checkpoint.macs(spec, module.tokens, merges=True)
+    macs = checkpoint.macs(spec, last=module.tokens[-1])
     assert 2 * sum(macs) == counter.get_total_flops()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fpet_export.model.mergers import fpet
 from fpet_export.pictures import merge
-from fpet_export.pictures.merge_groups import groups_of
+from tests.fpet_export.pictures.fpet_groups import fpet_groups
 from tests.fpet_export.pictures.test_merge_groups import DROPPED, GRID, MATCH
 
 SIDE, PATCH = 560, 140  # of a panel and of a patch of the images below
@@ -25,7 +25,7 @@ def pixels() -> np.ndarray:
 
 
 def panel_of(pixels: np.ndarray, match: np.ndarray, grid: tuple[int, int] = GRID) -> np.ndarray:
-    return np.asarray(merge.merged_panel(pixels, groups_of(match, grid)))
+    return np.asarray(merge.merged_panel(pixels, fpet_groups(match, grid)))
 
 
 def inside(panel: np.ndarray, patch: int) -> list[int]:
@@ -112,15 +112,15 @@ def test_dropped_patches_are_crossed_out(pixels: np.ndarray) -> None:
     for patch in (8, 13):
         row, column = divmod(patch, 4)
         assert panel[PATCH * row + 70, PATCH * column + 70].tolist() == list(merge._CROSS)
-    assert "crossed-out" in merge.explain(groups_of(DROPPED, GRID))
-    assert "crossed-out" not in merge.explain(groups_of(MATCH, GRID))
+    assert "crossed-out" in merge.explain(fpet_groups(DROPPED, GRID))
+    assert "crossed-out" not in merge.explain(fpet_groups(MATCH, GRID))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_largest_groups_have_a_colour_each_and_neighbours_differ(seed: int) -> None:
     grid = (14, 14)
     match = np.random.default_rng(seed).integers(0, len(fpet.partition(grid)[1]), 98)
-    groups = groups_of(match, grid)
+    groups = fpet_groups(match, grid)
     colours = merge.colours_of(groups)
 
     assert set(colours) == set(groups.merged)
@@ -135,7 +135,7 @@ def test_the_largest_groups_have_a_colour_each_and_neighbours_differ(seed: int) 
 
 def test_only_the_largest_groups_of_many_are_numbered() -> None:
     grid, pixels = (8, 8), np.full((64, 64, 3), 60, np.uint8)
-    groups = groups_of(np.arange(32), grid)  # 32 pairs
+    groups = fpet_groups(np.arange(32), grid)  # 32 pairs
     panel = np.asarray(merge.merged_panel(pixels, groups))
     side = panel.shape[0] // 8
 
@@ -147,7 +147,7 @@ def test_only_the_largest_groups_of_many_are_numbered() -> None:
     numbered = {int(o) for o in groups.owner.ravel() if has_number(int(o))}
     assert numbered == set(groups.merged[: len(merge.COLOURS)])
     assert "The 12 largest groups have a number" in merge.explain(groups)
-    assert "largest" not in merge.explain(groups_of(MATCH, GRID))
+    assert "largest" not in merge.explain(fpet_groups(MATCH, GRID))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_any_grid_has_patches_that_can_be_read(
     shape: tuple[int, int], grid: tuple[int, int]
 ) -> None:
     pixels = np.zeros((*shape, 3), np.uint8)
-    groups = groups_of(np.zeros(len(fpet.partition(grid)[0]), int), grid)
+    groups = fpet_groups(np.zeros(len(fpet.partition(grid)[0]), int), grid)
 
     panel = merge.merged_panel(pixels, groups)
 
@@ -166,8 +166,8 @@ def test_any_grid_has_patches_that_can_be_read(
 
 
 def test_a_png_has_the_image_the_groups_and_a_legend_on_no_background(pixels: np.ndarray) -> None:
-    groups = groups_of(MATCH, GRID)
-    canvas = np.asarray(Image.open(io.BytesIO(merge.merge_picture(pixels, groups, "title"))))
+    groups = fpet_groups(MATCH, GRID)
+    canvas = np.asarray(Image.open(io.BytesIO(merge.merge_picture(pixels, {6: groups}, "title"))))
     margin, gap, top = 20, 24, 65
 
     assert canvas.shape[1:] == (2 * SIDE + gap + 2 * margin, 4)
@@ -188,4 +188,4 @@ def test_the_text_reads_on_white_and_on_black() -> None:
 
 
 def test_a_title_may_hold_any_letters(pixels: np.ndarray) -> None:
-    assert merge.merge_picture(pixels, groups_of(MATCH, GRID), "Füchse · 狐 \U0001f98a")
+    assert merge.merge_picture(pixels, {6: fpet_groups(MATCH, GRID)}, "Füchse · 狐 \U0001f98a")

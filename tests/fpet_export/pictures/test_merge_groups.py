@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fpet_export.pictures.merge_groups import groups_of
+from tests.fpet_export.pictures.fpet_groups import fpet_groups
 
 GRID = (4, 4)
 
@@ -18,7 +18,7 @@ DROPPED = np.array([0, 4, -1, 7, 6, 1, -1, 7])
 
 
 def test_every_patch_has_the_patch_that_it_ended_in() -> None:
-    assert groups_of(MATCH, GRID).owner.tolist() == [
+    assert fpet_groups(MATCH, GRID).owner.tolist() == [
         [4, 1, 1, 3],
         [4, 9, 6, 6],
         [4, 9, 11, 11],
@@ -27,7 +27,7 @@ def test_every_patch_has_the_patch_that_it_ended_in() -> None:
 
 
 def test_the_largest_group_comes_first_and_patches_alone_are_no_group() -> None:
-    groups = groups_of(MATCH, GRID)
+    groups = fpet_groups(MATCH, GRID)
 
     assert groups.merged == (4, 11, 1, 3, 6, 9)
     assert groups.sizes == (3, 3, 2, 2, 2, 2)
@@ -35,7 +35,7 @@ def test_the_largest_group_comes_first_and_patches_alone_are_no_group() -> None:
 
 
 def test_a_dropped_patch_belongs_to_no_group() -> None:
-    groups = groups_of(DROPPED, GRID)
+    groups = fpet_groups(DROPPED, GRID)
 
     assert groups.owner[2, 0] == groups.owner[3, 1] == -1
     assert (groups.owner >= 0).sum() == 14
@@ -45,7 +45,7 @@ def test_a_dropped_patch_belongs_to_no_group() -> None:
 
 def test_a_grid_that_is_not_square() -> None:
     # a 2 x 3 grid: A is 0 2 4, B is 3 5 1
-    groups = groups_of(np.array([0, 2, 2]), (2, 3))
+    groups = fpet_groups(np.array([0, 2, 2]), (2, 3))
 
     assert groups.owner.tolist() == [[3, 1, 1], [3, 1, 5]]
     assert groups.sizes == (3, 2)
@@ -72,12 +72,12 @@ def test_a_grid_that_is_not_square() -> None:
     ],
 )
 def test_the_counts_in_words(match: np.ndarray, said: str) -> None:
-    assert groups_of(match, GRID).describe() == said
+    assert fpet_groups(match, GRID).describe() == said
 
 
 def test_the_counts_as_json() -> None:
-    assert groups_of(DROPPED, GRID).to_json() == {
+    assert fpet_groups(DROPPED, GRID).to_json() == {
         "patches": 16, "tokens": 8, "merged_groups": 5, "largest_group": 3, "alone": 3,
         "dropped": 2,
     }  # fmt: skip
-    assert groups_of(np.full(8, -1), GRID).to_json()["largest_group"] == 0
+    assert fpet_groups(np.full(8, -1), GRID).to_json()["largest_group"] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -18,12 +19,12 @@ import fpet_export
 from calibration.accuracy import AccuracyConstraint, Quality
 from engines.errors import UsageError
 from engines.imaging.images import ImageSet, PixelArray
-from fpet_export.model import mergers
-from fpet_export.model.adapt import adapt
+from fpet_export.model.adapt import adapt, attached_merges
 from fpet_export.model.backbones._names import raw_pixels
 from fpet_export.model.checkpoints import Checkpoint
 from fpet_export.model.facts import Fact
-from fpet_export.model.merge_sweep import answers_by_block
+from fpet_export.model.merge_plan import NOWHERE, merge_plan
+from fpet_export.model.merge_sweep import answers_by_merge
 from fpet_export.reporter import SILENT
 from fpet_export.stages import Adapted
 from fpet_export.steps import merge_choice, merge_request
@@ -57,47 +58,46 @@ def run_of(checkpoint: Checkpoint) -> Adapted:
     )
 
 
-def candidate(block: int | None, *missed: str) -> MergeCandidate:
+def candidate(merge: str, *missed: str) -> MergeCandidate:
     quality = Quality(images=4, sqnr_db=20.0, agreement=1.0)
-    return MergeCandidate(block=block, tokens=9, macs=1, quality=quality, missed=missed)
+    return MergeCandidate(merge=merge, tokens=9, macs=1, quality=quality, missed=missed)
 
 
 def test_a_sweep_gives_what_each_model_gives_by_itself() -> None:
     images = torch.from_numpy(images_of(SPEC, 3))
     plain = checkpoint_of(SPEC, "lora", merge_block=None)
-    entry = mergers.load()
+    ways = ("fpet@0", "fpet@2", "tome:r=3", "tome:r=2@0-2", "tome:r=3@0-1", NOWHERE)
+    merges = {way: attached_merges(SPEC, merge_plan(SPEC, way), None) for way in ways}
 
     with torch.inference_mode():
-        found = answers_by_block(
-            adapted(SPEC, plain), {b: entry.attach(SPEC, None) for b in (0, 2, 3)}, images
-        )
+        found = answers_by_merge(adapted(SPEC, plain), merges, images)
 
-        assert list(found) == [0, 2, 3, None]
-        for block, logits in found.items():
-            alone = adapt(backbone_of(SPEC), dataclasses.replace(plain, merge_block=block))
+        assert set(found) == set(ways)
+        for way, logits in found.items():
+            alone = adapt(backbone_of(SPEC), dataclasses.replace(plain, merge=way))
             assert torch.allclose(logits, alone(images), rtol=1e-5, atol=1e-6)
-        assert not torch.allclose(found[0], found[None], rtol=1e-3)
+        for one, other in itertools.combinations(found.values(), 2):
+            assert not torch.allclose(one, other, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("missed", "chosen"),
     [
-        ([False, False, False, False], 0),
-        ([True, False, False, False], 1),
-        ([False, True, False, False], 2),  # block 0 keeps the limits by luck alone
-        ([True, True, True, False], None),
+        ([False, False, False, False], "fpet@0"),
+        ([True, False, False, False], "fpet@1"),
+        ([False, True, False, False], "fpet@2"),  # block 0 keeps the limits by luck alone
+        ([True, True, True, False], NOWHERE),
     ],
 )
-def test_the_earliest_from_which_all_later_ones_keep_the_limits(
-    missed: list[bool], chosen: int | None
+def test_the_strongest_from_which_all_milder_ones_keep_the_limits(
+    missed: list[bool], chosen: str
 ) -> None:
-    blocks: list[int | None] = [0, 1, 2, None]
-    candidates = [
-        candidate(block, *(["too much"] if bad else []))
-        for block, bad in zip(blocks, missed, strict=True)
+    family = [
+        candidate(merge, *(["too much"] if bad else []))
+        for merge, bad in zip(("fpet@0", "fpet@1", "fpet@2", NOWHERE), missed, strict=True)
     ]
 
-    assert merge_choice._cheapest(candidates).block == chosen
+    assert merge_choice._strongest(family).merge == chosen
 
 
 def test_what_a_merge_uses_up_of_the_limits_is_not_left_to_a_precision(tmp_path: Path) -> None:
@@ -121,25 +121,25 @@ def test_a_run_merges_where_it_is_told_to(merge: str, block: int | None) -> None
     """The refinement of the match belongs to the block that the run was trained in."""
     trained = run_of(checkpoint_of(SPEC, "lora", merge_block=2))
 
-    moved = merge_choice.merged_at(trained, merge_request.block_of(merge), "--merge")
+    moved = merge_choice.merged_as(trained, merge, "--merge")
 
-    assert moved.merge_plan().blocks == (() if block is None else (block,))
+    assert moved.checkpoint.merge_block == block
     assert moved.checkpoint.merges_untrained == (block == 1)
-    assert str(moved.checkpoint.facts["merge block"]) == f"{block} (--merge)"
+    assert str(moved.checkpoint.facts["merge"]) == f"{merge} (--merge)"
     images = torch.from_numpy(images_of(SPEC, 2))
     with torch.inference_mode():
         assert torch.equal(moved.model(images), trained.model(images)) == (block == 2)
 
 
 def test_a_block_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UsageError, match="merge block 4 is not one of 0 to 3"):
-        merge_choice.merged_at(run_of(checkpoint_of(SPEC, "lora")), 4, "--merge")
+    with pytest.raises(UsageError, match="'fpet@4' is no block of 0 to 3"):
+        merge_choice.merged_as(run_of(checkpoint_of(SPEC, "lora")), "fpet@4", "--merge")
 
 
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"merge": "tome"}, "is not 'none', 'auto' or 'fpet@N'"),
+        ({"merge": "tome"}, "is not 'none', 'auto', 'fpet@N'"),
         ({"merge": "fpet@"}, "is not 'none'"),
         ({"merge": "auto"}, "no limit to keep"),
         ({"merge": "auto", "max_drop": 1.0}, "on images"),
@@ -200,13 +200,13 @@ def test_a_model_that_was_never_trained_to_merge_is_merged(
 
     model = done.manifest.model
     assert model is not None
-    assert (model.merge_block, model.tokens) == (0, (9, 1))
-    assert done.manifest.facts["merge block"].startswith("0 (--merge auto: accuracy ")
-    blocks = [one["block"] for one in table["candidates"]]
-    assert blocks == [0, None]
+    assert (model.merge, model.tokens) == ("fpet@0", (9, 1))
+    assert done.manifest.facts["merge"].startswith("fpet@0 (--merge auto: accuracy ")
+    ways = [one["merge"] for one in table["candidates"]]
+    assert ways == ["fpet@0", *(f"tome:r={r}" for r in (7, 6, 5, 4, 2, 1)), NOWHERE]
     assert table["chosen"] == table["candidates"][0]
     costs = [one["macs"] for one in table["candidates"]]
-    assert costs == sorted(costs)
+    assert costs[0] == min(costs) and costs[-1] == max(costs)
     plain = table["candidates"][-1]["quality"]
     assert (plain["agreement"], plain["accuracy"]) == (1.0, pytest.approx(23 / 24))
     with Image.open(tmp_path / "out" / "merge-choice.png") as picture:
@@ -229,9 +229,10 @@ def test_a_limit_that_no_merge_keeps_merges_nowhere(
     done, table = exported(tmp_path, whole_model, labelled, min_agreement=1.0)
 
     assert done.manifest.model is not None
-    assert done.manifest.model.merge_block is None
-    assert table["chosen"]["block"] is None
-    assert [bool(one["missed"]) for one in table["candidates"]] == [True, False]
+    assert done.manifest.model.merge == NOWHERE
+    assert table["chosen"]["merge"] == NOWHERE
+    assert not table["candidates"][-1]["missed"]
+    assert all(one["missed"] for one in table["candidates"] if one["merge"] == "fpet@0")
 
 
 def test_a_run_that_was_trained_to_merge_is_its_own_reference() -> None:
@@ -239,9 +240,12 @@ def test_a_run_that_was_trained_to_merge_is_its_own_reference() -> None:
     pixels = np.rint(images_of(SPEC, 6).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
     images = ImageSet(pixels=pixels, description="noise")
 
-    found = merge_choice._answers(run, images, SILENT)
-    judged = merge_choice._judged(run, found, images, AccuracyConstraint(min_agreement=0.0))
+    families = merge_choice._families(run)
+    found = merge_choice._answers(run, families[0], images, SILENT)
+    limits = AccuracyConstraint(min_agreement=0.0)
+    own = found["fpet@2"]
 
-    assert [one.block for one in judged] == [0, 1, 2, None]
-    assert judged[2].quality.agreement == 1.0
-    assert relative(found[2], run.outputs(pixels).logits) < 1e-5
+    assert families == [["fpet@0", "fpet@1", "fpet@2"]]
+    judged = merge_choice._judged(run, "fpet@2", own, own, images, limits)
+    assert judged.quality.agreement == 1.0
+    assert relative(own, run.outputs(pixels).logits) < 1e-5

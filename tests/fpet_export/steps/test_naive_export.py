@@ -44,10 +44,8 @@ def test_the_plain_model_merges_nothing_and_leaves_the_folded_one_alone(run: Ada
 
     model = without_merging(folded)
 
-    assert model.merger is None
-    assert model.merge_block is None
-    assert folded.model.merger is not None
-    assert folded.model.merge_block == 1
+    assert not model.merges
+    assert list(folded.model.merges) == ["1"]
     images = torch.from_numpy(images_of(run.model.spec))
     with torch.inference_mode():
         merged, whole = folded.model(images).numpy(), model(images).numpy()

@@ -13,6 +13,7 @@ import pytest
 
 from engines.manifest import read_manifest
 from fpet_export.model import cost
+from fpet_export.model.merge_plan import merge_plan
 from tests.fpet_export.command_line import (
     LABELS,
     Exported,
@@ -81,10 +82,10 @@ def test_the_manifest_says_what_the_graph_is(exported: Exported) -> None:
     model = manifest.model
     assert model is not None
     assert (model.method, model.bit, model.dim, model.scale) == ("lora", 1, 8, 0.5)
-    assert (model.merge_block, model.ties) == (1, "argmax")
+    assert (model.merge, model.merged_blocks, model.ties) == ("fpet@1", (1,), "argmax")
     assert (model.grid, model.patch, model.prefix_tokens, model.classes) == ((4, 4), (4, 4), 1, 5)
     assert model.tokens == (17, 9, 1)  # the head reads the class token alone
-    assert model.macs == sum(cost.macs(spec, model.tokens))
+    assert model.macs == sum(cost.macs(spec, merge_plan(spec, "fpet@1"), last=1))
 
 
 def test_the_manifest_states_the_authors_preprocessing(exported: Exported) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fpet_export.model import cost
+from fpet_export.model.merge_plan import NOWHERE, merge_plan
 from tests.fpet_export.command_line import Exported, call, write_files
 
 
@@ -43,12 +44,12 @@ def test_tokens_and_macs_are_those_of_the_closed_form(exported: Exported) -> Non
     document = call("inspect", *exported.words, "--json").document()
 
     spec = exported.run.spec
-    macs = cost.macs(spec, (17, 9, 9))
+    macs = cost.macs(spec, merge_plan(spec, "fpet@1"))
     assert document["tokens"] == [17, 9, 9]
     assert document["macs"] == {
         "by_part": macs,
         "total": sum(macs),
-        "without_merging": sum(cost.macs(spec, (17, 17, 17))),
+        "without_merging": sum(cost.macs(spec, merge_plan(spec, NOWHERE))),
     }
 
 

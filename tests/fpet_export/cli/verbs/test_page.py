@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks.paired_statistics import Verdict
-from fpet_export.pictures.merge_groups import groups_of
 from fpet_export.workflow import deploying, deployment_page, deployment_verdict
 from tests.fpet_export.cli.verbs.test_headline import RTX, built, judged
 from tests.fpet_export.cli.verbs.test_verdict import GOOD, NOISE, measurement, row, table
+from tests.fpet_export.pictures.fpet_groups import fpet_groups
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_verdict_is_as_good_as_its_worst_sentence() -> None:
 
 
 def test_the_merge_is_drawn_small_and_said_in_words() -> None:
-    groups = groups_of(np.array([0, 4, 0, 7, 6, 1, 5, 7]), (4, 4))
+    groups = fpet_groups(np.array([0, 4, 0, 7, 6, 1, 5, 7]), (4, 4))
     pixels = np.zeros((16, 16, 3), np.uint8)
 
     shown = deploying.merge_figure(pixels, groups, name="cat.jpg", block="6")
