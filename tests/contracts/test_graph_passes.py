@@ -165,7 +165,8 @@ def test_a_graph_without_a_merge_has_no_probes() -> None:
 
 def test_the_matches_of_several_blocks_are_named_by_block() -> None:
     graph = chain("ArgMax", "Relu", "ArgMax", "Log", "Relu", "Log")
-    for node, block in zip((node for node in graph.nodes if node.op == "ArgMax"), (3, 5)):
+    searches = [node for node in graph.nodes if node.op == "ArgMax"]
+    for node, block in zip(searches, (3, 5), strict=True):
         node.name = f"blocks/{block}/merge/ArgMax"
     name_probes.apply(graph)
 
