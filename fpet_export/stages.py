@@ -111,6 +111,15 @@ class Adapted:
         """Return the multiply-adds of one image: patch embedding, each block, head."""
         return self.checkpoint.macs(self.model.spec, self.merge_plan().tokens)
 
+    def extra_macs(self) -> int:
+        """Return the multiply-adds of one image in what a fine-tune left beside the layers."""
+        spec, tokens = self.model.spec, self.merge_plan().tokens
+        checkpoint = self.checkpoint
+        plain = cost.macs(
+            spec, tokens, merge_block=checkpoint.merge_block, merger=checkpoint.merger
+        )
+        return sum(self.macs()) - sum(plain)
+
     def macs_without_merging(self) -> int:
         """Return the multiply-adds of one image through the plain backbone."""
         spec = self.model.spec
@@ -347,6 +356,7 @@ def load(
     pool: Literal["token", "avg"] | None = None,
     arch: str | None = None,
     weights: str | None = None,
+    head_weights: Path | None = None,
     normalisation: str | None = None,
     decode: Decode | None = None,
     background: tuple[int, int, int] | None = None,
@@ -372,6 +382,7 @@ def load(
         pool: What the head reads, the class token or the mean over patches, likewise.
         arch: timm's name of the architecture of weights beside which no `config.json` says it.
         weights: Which set of weights ("raw", "ema", "teacher", "student"), in a file of several.
+        head_weights: A file with the trained head, of a run whose own files do not hold it.
         normalisation: "none", "imagenet", "half", "clip" or "M,M,M/S,S,S": mean and std of pixels
             in 0..1, where neither the run's format nor a file beside the backbone says them.
         decode: How image files become pixels, see `Preprocessing.decode`; by default what the
@@ -394,10 +405,11 @@ def load(
         qkv_slots=qkv_slots,
         config=config,
         weights=weights,
+        head_weights=None if head_weights is None else Path(head_weights),
     )
     found = checkpoints.read(str(run), hints)
     own = found.backbone
-    select = own.select if isinstance(own, Within) and backbone is None else None
+    within = own if isinstance(own, Within) and backbone is None else None
     brought = own.path if isinstance(own, Within) else own
     source = brought if backbone is None else backbone
     if source is None:
@@ -422,7 +434,7 @@ def load(
             run_pool=found.pool,
             run_network=network,
             own_pixels=found.normalisation is not None,
-            select=select,
+            within=within,
         )
         base = backbones.read(str(source), options)
     if weights is not None and weights not in found.weights | base.names:

@@ -35,9 +35,15 @@ from fpet_export.graph.frozen_attention import (
     scaled,
 )
 from fpet_export.graph.options import FreezeOptions
-from fpet_export.model.bottleneck import Bottleneck
 from fpet_export.model.mergers import MergingModule
-from fpet_export.model.vit import Block, Vit, VitSpec, activate, prefix_parameters
+from fpet_export.model.vit import (
+    Block,
+    Vit,
+    VitSpec,
+    activate,
+    patch_positions,
+    prefix_tokens,
+)
 
 
 class FrozenBlock(nn.Module):
@@ -60,9 +66,14 @@ class FrozenBlock(nn.Module):
         self.merge = None if merger is None else merger.frozen(_averaged_key(block), options.ties)
         self.fc1 = block.mlp.fc1
         self.fc2 = scaled(block.mlp.fc2, block.ls2.gamma if block.layer_scale else None)
-        branches = [cast(Bottleneck, branch) for branch in block.branches.values()]
-        self.adapters = nn.ModuleList(_frozen_bottleneck(branch) for branch in branches)
+        branches = block.each_branch()
+        # What stands beside an attention has as many tokens as that computes.
+        attends = None if merger else queries
+        self.adapters = nn.ModuleList(
+            branch.frozen(attends if branch.reads == "norm1" else queries) for branch in branches
+        )
         self.reads = [branch.reads for branch in branches]
+        self.gates = [branch.gates for branch in branches]
 
     def forward(
         self, x: torch.Tensor, key_bias: torch.Tensor | None
@@ -70,16 +81,23 @@ class FrozenBlock(nn.Module):
         """Run the block on (B, N, C); return tokens, and sizes and match of a merging block."""
         normalised = self.norm1(x)
         attended = self.attn(normalised, key_bias)
+        for adapter, reads in zip(self.adapters, self.reads, strict=True):
+            if reads == "norm1":
+                attended = attended + adapter(normalised[:, : attended.shape[1]])
         sizes = match = None
         if self.merge is not None:
             x, sizes, match = self.merge(x + attended, normalised)
             x = x if self.queries is None else x[:, : self.queries]
         else:
             x = (x if self.queries is None else x[:, : self.queries]) + attended
-        hidden = self.fc2(activate(self.fc1(self.norm2(x)), self.activation))
-        out = x + hidden
-        for adapter, reads in zip(self.adapters, self.reads, strict=True):
-            out = out + adapter(hidden if reads == "mlp" else x)
+        given = {"residual": x, "norm2": self.norm2(x)}
+        hidden = self.fc2(activate(self.fc1(given["norm2"]), self.activation))
+        for adapter, reads, gates in zip(self.adapters, self.reads, self.gates, strict=True):
+            hidden = hidden * adapter(given[reads]) if gates else hidden
+        given["mlp"], out = hidden, x + hidden
+        for adapter, reads, gates in zip(self.adapters, self.reads, self.gates, strict=True):
+            if reads in given and not gates:
+                out = out + adapter(given[reads])
         return out, sizes, match
 
 
@@ -144,14 +162,9 @@ class FrozenVit(nn.Module):
         self.patches = nn.Conv2d(3, spec.width, spec.patch, stride=spec.patch)
         self.patches.weight = nn.Parameter(weight.float(), requires_grad=False)
         self.patches.bias = nn.Parameter(bias.float(), requires_grad=False)
-        position: torch.Tensor = model.pos_embed
-        names = prefix_parameters(spec)
-        prefix = torch.cat([getattr(model, name) for name in names] or [position[:, :0]], dim=1)
-        if spec.position_covers_prefix:
-            prefix = prefix + position[:, : self.prefix]
-            position = position[:, self.prefix :]
+        position = patch_positions(model)
         self.register_buffer("order", order)
-        self.prefix_tokens = nn.Parameter(prefix, requires_grad=False)
+        self.prefix_tokens = nn.Parameter(prefix_tokens(model), requires_grad=False)
         ordered = position if order is None else position[:, order]
         self.position = nn.Parameter(ordered.contiguous(), requires_grad=False)
 
@@ -268,31 +281,3 @@ def _mean_head(model: Vit) -> nn.Linear:
     """Return one layer on [class, dist] (B, 2C) that averages the logits of the two heads."""
     weight = torch.cat([model.head.weight, model.head_dist.weight], dim=1) / 2
     return linear(weight, (model.head.bias + model.head_dist.bias) / 2)
-
-
-class _Activate(nn.Module):
-    """What stands between the two layers of a bottleneck."""
-
-    def __init__(self, activation: str) -> None:
-        super().__init__()
-        self.activation = activation
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply it to (…, R)."""
-        return activate(x, self.activation)
-
-
-def _frozen_bottleneck(branch: Bottleneck) -> nn.Sequential:
-    if branch.scale != 1.0:
-        raise FoldError(
-            f"a branch with scale {branch.scale:g} reached the freeze",
-            where="freeze",
-            fix="fold the model first: load(run).fold().freeze()",
-        )
-    layers = []
-    for weight, bias in ((branch.down, branch.down_bias), (branch.up, branch.up_bias)):
-        out, width = weight.shape
-        layers.append(nn.Linear(width, out, bias=bias is not None, device="meta"))
-        layers[-1].weight = cast(nn.Parameter, weight)
-        layers[-1].bias = cast(nn.Parameter, bias)
-    return nn.Sequential(layers[0], _Activate(branch.activation), layers[1])

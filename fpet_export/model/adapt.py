@@ -10,7 +10,7 @@ from fpet_export.model.attached import attach
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.backbones._names import HEAD_NAMES, compare_shapes
 from fpet_export.model.checkpoints import Checkpoint
-from fpet_export.model.vit import Vit, VitSpec, empty_vit
+from fpet_export.model.vit import Vit, empty_vit
 
 
 def adapt(backbone: Backbone, checkpoint: Checkpoint) -> Vit:
@@ -35,12 +35,12 @@ def adapt(backbone: Backbone, checkpoint: Checkpoint) -> Vit:
     model.load_state_dict(weights, assign=True)
     model.requires_grad_(False)
     attach(model, checkpoint.edits())
-    _attach_merger(model, spec, checkpoint)
+    _attach_merger(model, checkpoint)
     return model.eval()
 
 
-def _attach_merger(model: Vit, spec: VitSpec, checkpoint: Checkpoint) -> None:
+def _attach_merger(model: Vit, checkpoint: Checkpoint) -> None:
     if checkpoint.merge_block is None:
         return
-    model.merger = mergers.load(checkpoint.merger).attach(spec, checkpoint.refinement)
+    model.merger = mergers.load(checkpoint.merger).attach(model.spec, checkpoint.refinement)
     model.merge_block = checkpoint.merge_block

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fpet_export.model import mergers
+from fpet_export.model.kept import Extra
 from fpet_export.model.vit import VitSpec
 
 
@@ -25,7 +26,7 @@ def macs(
     *,
     merge_block: int | None = None,
     merger: str = mergers.PUBLISHED,
-    branches: Sequence[int] = (),
+    added: Sequence[Extra] = (),
 ) -> list[int]:
     """Return the multiply-adds of one image: patch embedding, each block, head.
 
@@ -36,7 +37,7 @@ def macs(
         merge_block: 0-based block that merges; None finds it where the tokens fall to set B,
             which they do not show when the last block merges and keeps the class token alone.
         merger: Name of the merger.
-        branches: Multiply-adds a token of what a fine-tune left in each block; empty for nothing.
+        added: What a fine-tune left in each block; empty for nothing.
 
     Products with the attention matrix and the match of a merge are counted; norms, activations
     and additions are not, as in the literature.
@@ -54,8 +55,9 @@ def macs(
         cost = attention + 2 * after * width * hidden
         if merges:
             cost += entry.macs(spec)
-        if branches:
-            cost += branches[index] * after
+        if added:
+            extra = added[index]
+            cost += extra.keys * now + extra.queries * queries + extra.outputs * after
         costs.append(cost)
         now = after
     heads = 2 if spec.pool == "class+dist" else 1

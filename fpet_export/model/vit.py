@@ -19,6 +19,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fpet_export.model.kept import BranchModule
+
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
 
 
@@ -34,12 +36,13 @@ class VitSpec:
         heads: Attention heads H; the head width D is C / H.
         hidden: Inner width of the MLP.
         classes: Number of logits K.
-        prefix: Names of the tokens in front of the patches, in order: "cls", "dist", "reg".
-            "reg" appears once per register.
+        prefix: Names of the tokens in front of the patches, in order: "cls", "dist", "reg",
+            "prompt"; "reg" and "prompt" once per token.
         pool: What the head reads: the class token, the mean over patches, both of them side by
             side ("class+mean"), or class and distillation token with a head each (their logits are
             averaged).
-        position_covers_prefix: Whether `pos_embed` has rows for the prefix tokens.
+        position_covers_prefix: Whether `pos_embed` has rows for the prefix tokens; prompts never
+            have one.
         norm_eps: Epsilon of every LayerNorm.
         activation: "gelu" is the exact (erf) form; "gelu_tanh" its approximation by a tanh.
         qkv_bias: Whether the qkv projection has a bias.
@@ -58,7 +61,7 @@ class VitSpec:
     heads: int
     hidden: int
     classes: int
-    prefix: tuple[Literal["cls", "dist", "reg"], ...] = ("cls",)
+    prefix: tuple[Literal["cls", "dist", "reg", "prompt"], ...] = ("cls",)
     pool: Literal["class", "mean", "class+mean", "class+dist"] = "class"
     position_covers_prefix: bool = True
     norm_eps: float = 1e-6
@@ -84,6 +87,17 @@ class VitSpec:
     def tokens(self) -> int:
         """Number of tokens N before any merge, prefix included."""
         return len(self.prefix) + self.patches
+
+    @property
+    def prompts(self) -> int:
+        """Number of prompts, the last of the prefix tokens."""
+        return self.prefix.count("prompt")
+
+    @property
+    def positions(self) -> int:
+        """Number of rows of `pos_embed`."""
+        own = len(self.prefix) - self.prompts
+        return self.patches + (own if self.position_covers_prefix else 0)
 
     @property
     def head_width(self) -> int:
@@ -202,9 +216,8 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """One pre-norm transformer block.
 
-    `branches` holds what a fine-tune put beside the MLP: each maps the residual stream (B, N, C),
-    after a merge if there is one, or what the MLP adds to it, to (B, N, C) that is added to what
-    the block gives.
+    `branches` holds what a fine-tune put beside its layers, see `fpet_export.model.kept`. `prompts`
+    (P, C) are tokens that stand beside the others in this block alone.
     """
 
     def __init__(self, spec: VitSpec) -> None:
@@ -217,6 +230,7 @@ class Block(nn.Module):
             self.ls1, self.ls2 = LayerScale(spec.width), LayerScale(spec.width)
         self.layer_scale = spec.layer_scale
         self.branches = nn.ModuleDict()
+        self.prompts: nn.Parameter | None = None
 
     def forward(
         self,
@@ -234,16 +248,41 @@ class Block(nn.Module):
             trace: Filled by the merger.
         """
         key_bias = None if size is None else size.log().transpose(1, 2).unsqueeze(1)
-        attended, keys = self.attn(self.norm1(x), key_bias)
+        normalised = self.norm1(x)
+        attended, keys = self._attend(normalised, key_bias)
         x = x + (self.ls1(attended) if self.layer_scale else attended)
+        for branch in self.each_branch():
+            if branch.reads == "norm1":
+                x = x + branch(normalised)
         if merger is not None:
             x, size = merger(x, keys, trace)
-        hidden = self.mlp(self.norm2(x))
+        given = {"residual": x, "norm2": self.norm2(x)}
+        hidden = self.mlp(given["norm2"])
         hidden = self.ls2(hidden) if self.layer_scale else hidden
-        out = x + hidden
-        for branch in self.branches.values():
-            out = out + branch(hidden if branch.reads == "mlp" else x)
+        for branch in self.each_branch():
+            hidden = hidden * branch(given[branch.reads]) if branch.gates else hidden
+        given["mlp"], out = hidden, x + hidden
+        for branch in self.each_branch():
+            if branch.reads in given and not branch.gates:
+                out = out + branch(given[branch.reads])
         return out, size
+
+    def each_branch(self) -> list[BranchModule]:
+        """Return the branches in order."""
+        return [cast(BranchModule, branch) for branch in self.branches.values()]
+
+    def _attend(
+        self, normalised: torch.Tensor, key_bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attend to all tokens and to the prompts; what the block makes of those is not used."""
+        tokens = normalised.shape[1]
+        if self.prompts is not None:
+            prompts = self.norm1(self.prompts).expand(len(normalised), -1, -1)
+            normalised = torch.cat([normalised, prompts], dim=1)
+            if key_bias is not None:
+                key_bias = F.pad(key_bias, (0, prompts.shape[1]))  # a prompt has size one
+        attended, keys = self.attn(normalised, key_bias)
+        return attended[:, :tokens], keys[:, :, :tokens]
 
 
 class PatchEmbed(nn.Module):
@@ -272,11 +311,10 @@ class Vit(nn.Module):
         self.spec = spec
         self.merger: nn.Module | None = None
         self.merge_block: int | None = None
-        positions = spec.patches + (len(spec.prefix) if spec.position_covers_prefix else 0)
         self.patch_embed = PatchEmbed(spec)
         for name, count in prefix_parameters(spec).items():
             self.register_parameter(name, nn.Parameter(torch.zeros(1, count, spec.width)))
-        self.pos_embed = nn.Parameter(torch.zeros(1, positions, spec.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, spec.positions, spec.width))
         norm = nn.LayerNorm(spec.width, eps=spec.norm_eps)
         if spec.pre_norm:
             self.norm_pre = nn.LayerNorm(spec.width, eps=spec.norm_eps)
@@ -296,12 +334,8 @@ class Vit(nn.Module):
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Turn normalised images (B, 3, height, width) into tokens (B, N, C)."""
         patches = self.patch_embed(images)
-        names = prefix_parameters(self.spec)
-        prefix = [getattr(self, name).expand(images.shape[0], -1, -1) for name in names]
-        if self.spec.position_covers_prefix:
-            x = torch.cat([*prefix, patches], dim=1) + self.pos_embed
-        else:
-            x = torch.cat([*prefix, patches + self.pos_embed], dim=1)
+        prefix = prefix_tokens(self).expand(images.shape[0], -1, -1)
+        x = torch.cat([prefix, patches + patch_positions(self)], dim=1)
         return cast(torch.Tensor, self.norm_pre(x)) if self.spec.pre_norm else x
 
     def classify(self, x: torch.Tensor, size: torch.Tensor | None) -> torch.Tensor:
@@ -339,9 +373,29 @@ class Vit(nn.Module):
         return self.classify(x, size)
 
 
+PROMPTS = "prompt_token"
+"""Parameter of the prompts, which timm has no name for."""
+
+
+def prefix_tokens(model: Vit) -> torch.Tensor:
+    """Return what stands in front of the patches of every image, (1, tokens, C)."""
+    spec, positions = model.spec, model.pos_embed
+    kinds = [getattr(model, name) for name in prefix_parameters(spec)]
+    tokens = torch.cat([*kinds, positions[:, :0]], dim=1)
+    if not spec.position_covers_prefix:
+        return tokens
+    own = len(spec.prefix) - spec.prompts
+    return torch.cat([tokens[:, :own] + positions[:, :own], tokens[:, own:]], dim=1)
+
+
+def patch_positions(model: Vit) -> torch.Tensor:
+    """Return what is added to the patches, (1, P, C)."""
+    return model.pos_embed[:, model.spec.positions - model.spec.patches :]
+
+
 def prefix_parameters(spec: VitSpec) -> dict[str, int]:
     """Return timm's parameter name and token count of each kind of prefix token, in order."""
-    names = {"cls": "cls_token", "dist": "dist_token", "reg": "reg_token"}
+    names = {"cls": "cls_token", "dist": "dist_token", "reg": "reg_token", "prompt": PROMPTS}
     counts: dict[str, int] = {}
     for kind in spec.prefix:
         counts[names[kind]] = counts.get(names[kind], 0) + 1

@@ -267,7 +267,7 @@ def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:
     if not run.is_tuned:
         text = "nothing to fold"
     elif folded.stay:
-        text = f"{counted(len(folded.stay), f'{method} layer')} stay in the graph, scale folded"
+        text = f"{counted(len(folded.stay), f'{method} part')} stay in the graph, scale folded"
     else:
         text = f"{method} of {depth} blocks into the backbone (float64)"
     return f"{text} · {row.difference}"

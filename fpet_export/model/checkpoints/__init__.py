@@ -21,8 +21,9 @@ from fpet_export.model import checkpoints, cost, methods
 from fpet_export.model.backbones import Backbone, Within
 from fpet_export.model.backbones._names import HEAD_NAMES
 from fpet_export.model.checkpoints import _no_run
-from fpet_export.model.edits import Branch, Edit, describe
+from fpet_export.model.edits import Edit, describe
 from fpet_export.model.facts import Fact
+from fpet_export.model.kept import Extra
 from fpet_export.model.merge_plan import MergePlan, merge_plan
 from fpet_export.model.mergers import PUBLISHED
 from fpet_export.model.vit import VitSpec
@@ -40,6 +41,7 @@ class Hints:
         scale: The method's scale.
         config: The run's YAML file.
         weights: Which set of weights, in a file that holds several.
+        head_weights: A file with the trained head, of a format whose files do not hold it.
     """
 
     merge_block: int | Literal["none"] | None = None
@@ -52,6 +54,7 @@ class Hints:
     qkv_slots: str | None = None
     config: Path | None = None
     weights: str | None = None
+    head_weights: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,7 +156,7 @@ class Checkpoint:
             tokens,
             merge_block=self.merge_block if merges else None,
             merger=self.merger,
-            branches=self._branches(spec.depth),
+            added=self._extra(spec),
         )
 
     def edits(self) -> list[Edit]:
@@ -166,12 +169,12 @@ class Checkpoint:
                 found += method.edits(block, factors, scale=scale)
         return [*found, *self.changes]
 
-    def _branches(self, depth: int) -> list[int]:
-        """Return the multiply-adds a token of what stays in each block."""
-        found = [0] * depth
+    def _extra(self, spec: VitSpec) -> list[Extra]:
+        """Return the multiply-adds of what stays in each block."""
+        found = [Extra()] * spec.depth
         for edit in self.edits():
-            if isinstance(edit, Branch):
-                found[edit.block] += edit.module.macs()
+            if edit.block is not None:
+                found[edit.block] += edit.extra()
         return found
 
     def model_facts(
@@ -293,7 +296,7 @@ def read(text: str, hints: Hints | None = None) -> Run:
 
 def _refuse_hints_of_others(text: str, hints: Hints) -> None:
     """Refuse what only formats with a mark have a use for; those check it themselves."""
-    for field in ("alpha", "channel_shuffle", "qkv_slots"):
+    for field in ("alpha", "channel_shuffle", "qkv_slots", "head_weights"):
         if getattr(hints, field) is not None:
             option = f"--{field.replace('_', '-')}"
             raise UsageError(
