@@ -99,6 +99,8 @@ class RunFacts(Request):
         normalisation: Mean and std: "none", "imagenet", "half", "clip" or "M,M,M/S,S,S".
         decode: "full" obeys EXIF orientation and transparency, "plain" drops both.
         background: RGB behind transparent pixels, 0 to 255; None takes white.
+        head: What the network gives: "logits"; "features", which a head would read; or "tokens",
+            those of all patches. The latter two need no classifier. None gives logits.
     """
 
     backbone: str | None = None
@@ -122,6 +124,7 @@ class RunFacts(Request):
     normalisation: str | None = None
     decode: Literal["full", "plain"] | None = one_of("full", "plain")
     background: tuple[int, int, int] | None = judged_by(require_colour)
+    head: Literal["logits", "features", "tokens"] | None = one_of("logits", "features", "tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

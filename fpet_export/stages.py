@@ -25,6 +25,7 @@ from engines.manifest import (
     Companion,
     Decode,
     Form,
+    Head,
     Manifest,
     Parent,
     Preprocessing,
@@ -99,7 +100,7 @@ class Adapted:
     def known_classes(self) -> KnownClasses:
         """What the run's files say about its classes."""
         count, labels = self.model.spec.classes, self.checkpoint.labels
-        if labels is None:
+        if labels is None or not count:
             return KnownClasses(count=count)
         return KnownClasses(count=count, names=labels.value, source=labels.source)
 
@@ -209,7 +210,7 @@ class Frozen:
     """The module that is exported.
 
     Attributes:
-        module: Pixels in, logits out; also runs in PyTorch.
+        module: Pixels in, logits or features out; also runs in PyTorch.
         target: What it was written for.
         source: The stage before.
     """
@@ -237,7 +238,8 @@ class Frozen:
                 if progress is not None:
                     progress(len(chunk))
         return ModelOutputs(
-            **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+            **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]},
+            head=self.module.spec.head,
         )
 
     evidence = outputs  # its first name, which scripts call
@@ -311,7 +313,7 @@ class Frozen:
             kind="graph",
             file=path.name,
             inputs=(TensorSpec(name="images", shape=shape, dtype=self.preprocessing.dtype),),
-            outputs=(TensorSpec(name="logits", shape=(rows, spec.classes), dtype="float32"),),
+            outputs=(TensorSpec(name=spec.head, shape=(rows, *spec.output), dtype="float32"),),
             precision=precisions.FP32,
             opset=self.target.opset,
             target=self.target.name,
@@ -360,6 +362,7 @@ def load(
     normalisation: str | None = None,
     decode: Decode | None = None,
     background: tuple[int, int, int] | None = None,
+    head: Head | None = None,
 ) -> Adapted:
     """Read a fine-tuned run and rebuild the model that was trained.
 
@@ -388,6 +391,8 @@ def load(
         decode: How image files become pixels, see `Preprocessing.decode`; by default what the
             run's format says ("plain" for the authors'), else "full".
         background: (red, green, blue) behind transparent pixels; white by default.
+        head: "logits", which None means, or "features" or "tokens", which need no classifier; see
+            `VitSpec.head`.
 
     Raises:
         CheckpointError: The run cannot be read, contradicts itself or leaves a fact open.
@@ -435,6 +440,7 @@ def load(
             run_network=network,
             own_pixels=found.normalisation is not None,
             within=within,
+            head=head or "logits",
         )
         base = backbones.read(str(source), options)
     if weights is not None and weights not in found.weights | base.names:
@@ -444,11 +450,14 @@ def load(
             fix="leave it out",
         )
     found.check(base)
-    checkpoint = found.decode(base.spec).with_head_of(base)
+    checkpoint = found.decode(base.spec)
+    head = head or "logits"
+    if head == "logits":
+        checkpoint = checkpoint.with_head_of(base)
     preprocessing, fact = prepared_pixels(found, base, checkpoint, normalisation)
     preprocessing, facts = with_decoding(preprocessing, checkpoint.facts, decode, background)
     return Adapted(
-        model=adapt.adapt(base, checkpoint),
+        model=adapt.adapt(base, checkpoint, head),
         checkpoint=dataclasses.replace(checkpoint, facts=facts),
         backbone=base,
         preprocessing=dataclasses.replace(preprocessing, in_graph=False),

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.manifest import Head
+
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.int64]
 
@@ -18,7 +20,8 @@ class ModelOutputs:
     """What one model, graph or engine said about a set of images.
 
     Attributes:
-        logits: (I, K).
+        logits: (I, K) logits; of a network without a classifier what it gives in their place,
+            (I, F) features or (I, P, C) tokens.
         match: (I, Na) index in set B of each A token, -1 for a dropped one; None without merge
             or where the artefact does not show it.
         margin: (I, Na) best score minus second best, from the reference only.
@@ -26,6 +29,7 @@ class ModelOutputs:
         score_error: (I, Na) how far the artefact's keys can have moved the difference of two
             scores of this A token; None where it does not show its keys. A flip within it is
             the keys' rounding, a flip beyond it a wrong match.
+        head: What `logits` holds.
     """
 
     logits: FloatArray
@@ -33,15 +37,25 @@ class ModelOutputs:
     margin: FloatArray | None = None
     size: FloatArray | None = None
     score_error: FloatArray | None = None
+    head: Head = "logits"
+
+    @property
+    def flat(self) -> FloatArray:
+        """`logits` with one row an image, (I, K)."""
+        return self.logits.reshape(len(self.logits), -1)
+
+    @property
+    def vectors(self) -> FloatArray:
+        """`logits` with one row a vector: of an image, or of each of its patches."""
+        return self.logits.reshape(-1, self.logits.shape[-1])
 
     @classmethod
     def joined(cls, parts: Sequence[ModelOutputs]) -> ModelOutputs:
         """Return what was said about all images, part after part."""
         whole: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            values = [getattr(part, field.name) for part in parts]
-            whole[field.name] = None if values[0] is None else np.concatenate(values)
-        return cls(**whole)
+        for name in _arrays(parts[0]):
+            whole[name] = np.concatenate([getattr(part, name) for part in parts])
+        return cls(**whole, head=parts[0].head)
 
     def first(self, count: int) -> ModelOutputs:
         """Return what was said about the first `count` images."""
@@ -49,8 +63,11 @@ class ModelOutputs:
 
     def at(self, chosen: IntArray) -> ModelOutputs:
         """Return what was said about the images with these numbers."""
-        few: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            few[field.name] = None if value is None else value[chosen]
-        return ModelOutputs(**few)
+        few: dict[str, Any] = {name: getattr(self, name)[chosen] for name in _arrays(self)}
+        return ModelOutputs(**few, head=self.head)
+
+
+def _arrays(outputs: ModelOutputs) -> list[str]:
+    """Return the names of the arrays that there are."""
+    fields = vars(outputs).items()
+    return [name for name, value in fields if isinstance(value, np.ndarray)]

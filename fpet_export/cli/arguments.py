@@ -102,6 +102,12 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
         metavar="white|black|R,G,B",
         help="colour behind transparent pixels (default: white)",
     )
+    group.add_argument(
+        "--head",
+        choices=("logits", "features", "tokens"),
+        help="what the network gives: logits; features, which a head would read; or the tokens of "
+        "all patches (default: logits; the others need no classifier)",
+    )
 
 
 def add_merge(parser: argparse.ArgumentParser) -> None:

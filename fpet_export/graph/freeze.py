@@ -102,7 +102,7 @@ class FrozenBlock(nn.Module):
 
 
 class FrozenVit(nn.Module):
-    """The module that is exported: pixels in, logits out, every other shape fixed.
+    """The module that is exported: pixels in, logits or features out, every other shape fixed.
 
     Attributes:
         spec: The network.
@@ -140,9 +140,9 @@ class FrozenVit(nn.Module):
             for index, block in enumerate(model.each_block())
         )
         self.norm: nn.Module | None = None
-        if spec.final_norm:
+        if spec.normalises:
             self.norm = model.fc_norm if spec.pool_norm else model.norm
-        self.head = _mean_head(model) if spec.pool == "class+dist" else model.head
+        self.head = _frozen_head(model)
         self.tokens = self._count_tokens(model, merger)
 
     def _freeze_embedding(
@@ -164,6 +164,8 @@ class FrozenVit(nn.Module):
         self.patches.bias = nn.Parameter(bias.float(), requires_grad=False)
         position = patch_positions(model)
         self.register_buffer("order", order)
+        back = spec.head == "tokens" and order is not None
+        self.register_buffer("raster", order.argsort() if back else None)  # type: ignore[union-attr]
         self.prefix_tokens = nn.Parameter(prefix_tokens(model), requires_grad=False)
         ordered = position if order is None else position[:, order]
         self.position = nn.Parameter(ordered.contiguous(), requires_grad=False)
@@ -192,7 +194,10 @@ class FrozenVit(nn.Module):
         return cast(torch.Tensor, self.norm_pre(patches)) if self.norm_pre else patches
 
     def trace(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Classify and audit: "logits" (B, K), and with a merge "size" (B, N'), "match" (B, Na)."""
+        """Classify and audit: "logits" (B, K), and with a merge "size" (B, N'), "match" (B, Na).
+
+        What a network without a classifier gives stands under "logits", too.
+        """
         found: dict[str, torch.Tensor] = {}
         x, key_bias = self.embed(images), None
         for block in self.blocks:
@@ -211,6 +216,10 @@ class FrozenVit(nn.Module):
         x = x if read is None else x[:, :read]
         if self.norm is not None and not spec.pool_norm:
             x = self.norm(x)
+        if spec.head == "tokens":
+            patches = x[:, self.prefix :]
+            raster = cast("torch.Tensor | None", self.raster)
+            return patches if raster is None else patches.index_select(1, raster)
         if read is None:
             patches = x[:, self.prefix :]
             if sizes is None:
@@ -220,14 +229,16 @@ class FrozenVit(nn.Module):
                 pooled = (patches * weight).sum(dim=1)
             if spec.pool == "class+mean":
                 pooled = torch.cat([x[:, 0], pooled], dim=1)
+        elif spec.head == "features":
+            pooled = x[:, 0] if read == 1 else x.mean(dim=1)
         else:
             pooled = x.flatten(1)
         if self.norm is not None and spec.pool_norm:
             pooled = self.norm(pooled)
-        return cast(torch.Tensor, self.head(pooled))
+        return pooled if self.head is None else cast(torch.Tensor, self.head(pooled))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Classify pixels in the layout of `options.input`; return logits (B, K)."""
+        """Run pixels in the layout of `options.input`; return what `VitSpec.head` names."""
         return self.trace(images)["logits"]
 
 
@@ -277,7 +288,11 @@ def _averaged_key(block: Block) -> nn.Linear:
     )
 
 
-def _mean_head(model: Vit) -> nn.Linear:
-    """Return one layer on [class, dist] (B, 2C) that averages the logits of the two heads."""
+def _frozen_head(model: Vit) -> nn.Linear | None:
+    """Return one layer on what is pooled; of two heads on [class, dist] (B, 2C), their mean."""
+    if model.spec.head != "logits":
+        return None
+    if model.spec.pool != "class+dist":
+        return model.head
     weight = torch.cat([model.head.weight, model.head_dist.weight], dim=1) / 2
     return linear(weight, (model.head.bias + model.head_dist.bias) / 2)

@@ -55,13 +55,14 @@ def run(
                 progress(len(chunk))
     logits = torch.cat([logits for logits, _ in found]).double().numpy()
     if model.merger is None:
-        return ModelOutputs(logits=logits)
+        return ModelOutputs(logits=logits, head=model.spec.head)
     traces = [trace for _, trace in found]
     return ModelOutputs(
         logits=logits,
         match=_stack(traces, "match"),
         margin=_stack(traces, "margin"),
         size=_stack(traces, "size"),
+        head=model.spec.head,
     )
 
 

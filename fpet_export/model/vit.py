@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from engines.manifest import Head
 from fpet_export.model.kept import BranchModule
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
@@ -35,7 +36,7 @@ class VitSpec:
         depth: Number of blocks.
         heads: Attention heads H; the head width D is C / H.
         hidden: Inner width of the MLP.
-        classes: Number of logits K.
+        classes: Number of logits K; 0 where there are none.
         prefix: Names of the tokens in front of the patches, in order: "cls", "dist", "reg",
             "prompt"; "reg" and "prompt" once per token.
         pool: What the head reads: the class token, the mean over patches, both of them side by
@@ -52,6 +53,9 @@ class VitSpec:
         pool_norm: Whether the last norm stands after the pooling ("fc_norm") instead of before.
         final_norm: Whether there is such a norm at all; the classifier of transformers' CLIP has
             none.
+        head: What the network gives: logits; "features", which is what a head reads, pooled and
+            normalised (of two heads the mean of what both read); or "tokens", those of the patches
+            after the norm in raster order. A norm that stands behind the pooling is none of theirs.
     """
 
     image: tuple[int, int]
@@ -72,6 +76,7 @@ class VitSpec:
     layer_scale: bool = False
     pool_norm: bool = False
     final_norm: bool = True
+    head: Head = "logits"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -107,7 +112,24 @@ class VitSpec:
     @property
     def read_tokens(self) -> int | None:
         """Number of leading tokens that the head reads; None where it reads the patches too."""
+        if self.head == "tokens":
+            return None
         return {"class": 1, "class+dist": 2}.get(self.pool)
+
+    @property
+    def normalises(self) -> bool:
+        """Whether a norm stands behind the last block in what the network gives."""
+        return self.final_norm and not (self.pool_norm and self.head == "tokens")
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """Shape of what the network gives for one image."""
+        shapes = {
+            "logits": (self.classes,),
+            "features": (self.features,),
+            "tokens": (self.patches, self.width),
+        }
+        return shapes[self.head]
 
     @property
     def features(self) -> int:
@@ -121,6 +143,12 @@ class VitSpec:
             f"ViT {self.width}x{self.depth}, {self.heads} heads, "
             f"patch {patch}, {_side(self.image)} px"
         )
+
+    def describe_output(self) -> str:
+        """Return what the network gives for one image: "100 classes", "384 features"."""
+        if self.head == "tokens":
+            return f"{self.patches} tokens of width {self.width}"
+        return f"{self.output[0]} {'classes' if self.head == 'logits' else 'features'}"
 
 
 def _side(size: tuple[int, int]) -> str:
@@ -323,9 +351,10 @@ class Vit(nn.Module):
             self.fc_norm = norm
         elif spec.final_norm:
             self.norm = norm
-        self.head = nn.Linear(spec.features, spec.classes)
-        if spec.pool == "class+dist":
-            self.head_dist = nn.Linear(spec.width, spec.classes)
+        if spec.head == "logits":
+            self.head = nn.Linear(spec.features, spec.classes)
+            if spec.pool == "class+dist":
+                self.head_dist = nn.Linear(spec.width, spec.classes)
 
     def each_block(self) -> list[Block]:
         """Return the blocks in order."""
@@ -339,13 +368,15 @@ class Vit(nn.Module):
         return cast(torch.Tensor, self.norm_pre(x)) if self.spec.pre_norm else x
 
     def classify(self, x: torch.Tensor, size: torch.Tensor | None) -> torch.Tensor:
-        """Turn the last block's tokens (B, N, C) into logits (B, K).
+        """Turn the last block's tokens (B, N, C) into what the network gives; see `VitSpec.head`.
 
         A mean over merged patches is weighted by their sizes, so that every patch counts once.
         """
         spec = self.spec
         if spec.final_norm and not spec.pool_norm:
             x = self.norm(x)
+        if spec.head == "tokens":
+            return x[:, len(spec.prefix) :]
         pooled = x[:, 0]
         if spec.read_tokens is None:
             patches = x[:, len(spec.prefix) :]
@@ -357,13 +388,15 @@ class Vit(nn.Module):
             pooled = mean if spec.pool == "mean" else torch.cat([pooled, mean], dim=1)
         if spec.pool_norm:
             pooled = self.fc_norm(pooled)
+        if spec.head == "features":
+            return (pooled + x[:, 1]) / 2 if spec.pool == "class+dist" else pooled
         logits = self.head(pooled)
         if spec.pool == "class+dist":
             logits = (logits + self.head_dist(x[:, 1])) / 2
         return cast(torch.Tensor, logits)
 
     def forward(self, images: torch.Tensor, trace: Trace | None = None) -> torch.Tensor:
-        """Classify normalised images (B, 3, height, width); return logits (B, K)."""
+        """Run normalised images (B, 3, height, width); return logits (B, K), or see `classify`."""
         x, size = self.embed(images), None
         for index, block in enumerate(self.each_block()):
             merger = self.merger if index == self.merge_block else None

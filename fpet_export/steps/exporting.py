@@ -254,7 +254,7 @@ def export(
         f"{written.parent.name}/{written.name} {manifest.total_bytes / 1e6:.1f} MB · "
         f"opset {frozen.target.opset} · "
         f"{manifest.operators['LayerNormalization']} LayerNormalization · "
-        f"same class on {round(onnx_row.agreement * count)}/{count} images",
+        f"{onnx_row.likeness}",
         passed=onnx_row.passed,
     )
     started.record(written, (frozen_row, onnx_row))

@@ -92,12 +92,14 @@ class MergeChoice:
             limit = None if drop is None else reference - drop / 100
         dots = []
         for one in self.candidates:
-            accuracy = one.quality.accuracy
+            quality = one.quality
             dots.append(
                 Dot(
                     label="none" if one.block is None else str(one.block),
                     cost=one.macs / plain.macs,
-                    answers=one.quality.agreement if accuracy is None else accuracy,
+                    answers=(quality.agreement or 0.0)
+                    if quality.accuracy is None
+                    else quality.accuracy,
                     chosen=one is self.chosen,
                     keeps=not one.missed,
                 )
@@ -295,7 +297,9 @@ def merged_at(adapted: Adapted, block: int | None, source: str) -> Adapted:
         refinement=checkpoint.refinement if block == checkpoint.merge_block else None,
         facts=checkpoint.facts | {"merge block": fact},
     )
-    return dataclasses.replace(adapted, model=adapt(adapted.backbone, changed), checkpoint=changed)
+    return dataclasses.replace(
+        adapted, model=adapt(adapted.backbone, changed, adapted.model.spec.head), checkpoint=changed
+    )
 
 
 def _remaining(request: E, used: Quality) -> E:
@@ -305,6 +309,6 @@ def _remaining(request: E, used: Quality) -> E:
     drop, agreement = request.max_drop, request.min_agreement
     if drop is not None and used.drop_pp is not None:
         drop = max(0.0, drop - max(0.0, used.drop_pp))
-    if agreement is not None:
+    if agreement is not None and used.agreement is not None:
         agreement = min(1.0, agreement + 1 - used.agreement)
     return dataclasses.replace(request, merge=None, max_drop=drop, min_agreement=agreement)

@@ -24,11 +24,11 @@ from fpet_export.steps.one_task import task_outputs
 
 def draw_merge(
     artefact: Path, image: Path, out: Path, reporter: Reporter, *, task: str | None
-) -> tuple[MergeGroups, int]:
+) -> tuple[MergeGroups, int | None]:
     """Draw what merged in an image, as an artefact or one `task` of a folder shows it.
 
     Returns:
-        The patches by token, and the index of the likeliest class.
+        The patches by token, and the index of the likeliest class; None where there are no classes.
 
     Raises:
         InputError: The graph merges no tokens.
@@ -52,11 +52,14 @@ def draw_merge(
     if task is None:
         usable.report(graph, manifest, reporter)
     outputs = _outputs(graph, task, pixels)
-    require_finite(outputs.logits, [str(image)], of=graph)
+    require_finite(outputs, [str(image)], of=graph)
     assert outputs.match is not None
     groups = groups_of(outputs.match[0], manifest.model.grid)
-    winner = int(outputs.logits[0].argmax())
-    name = manifest.labels[winner] if manifest.labels else f"class {winner}"
+    winner: int | None = None
+    name: str = outputs.head
+    if outputs.head == "logits":
+        winner = int(outputs.logits[0].argmax())
+        name = manifest.labels[winner] if manifest.labels else f"class {winner}"
     blocks = ", ".join(map(str, manifest.model.merged_blocks))
     title = f"{image.name}: {name}, merged after block {blocks}"
     storage.write_bytes(out, merge.merge_picture(pixels[0], groups, title))

@@ -16,7 +16,7 @@ import torch
 
 from engines import registry
 from engines.errors import CheckpointError
-from engines.manifest import Preprocessing
+from engines.manifest import Head, Preprocessing
 from fpet_export.model import backbones
 from fpet_export.model.facts import Fact
 from fpet_export.model.vit import VitSpec
@@ -39,6 +39,7 @@ class BackboneOptions:
         own_pixels: Whether the run's format says how its own code prepares pixels, so that what
             lies beside the backbone does not matter.
         within: How the network's own tensors lie in a file that holds a run's, too.
+        head: What the network is to give.
     """
 
     heads: int | None = None
@@ -51,6 +52,7 @@ class BackboneOptions:
     arch: str | None = None
     own_pixels: bool = False
     within: Within | None = None
+    head: Head = "logits"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

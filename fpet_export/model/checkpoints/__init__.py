@@ -117,7 +117,8 @@ class Checkpoint:
             raise CheckpointError(
                 f"{backbone.source} has no head (head.weight), so it classifies nothing",
                 where=self.name,
-                fix="give the file of the fine-tuned model; a backbone alone is for --backbone",
+                fix="give the file of the fine-tuned model; or export what a head would read: "
+                "--head features, or --head tokens for all patches",
             )
         facts, labels = self.facts, backbone.labels
         if labels is not None:
@@ -211,6 +212,7 @@ class Checkpoint:
             ties=ties,
             tokens=tokens,
             macs=macs,
+            head=spec.head,
         )
 
 
