@@ -18,24 +18,27 @@ class Agreement:
     Attributes:
         reference: Name of the contender it is compared with.
         relative: Largest difference over the largest absolute value of the reference.
-        top1: Share of images with the same largest logit.
+        top1: Share of images with the same largest logit; None where the outputs are none.
         required: Whether the two were declared to compute the same thing.
     """
 
     reference: str
     relative: float
-    top1: float
+    top1: float | None
     required: bool
 
 
-def agreement(actual: Array, expected: Array, *, reference: str, required: bool) -> Agreement:
-    """Compare two batches of logits.
+def agreement(
+    actual: Array, expected: Array, *, reference: str, required: bool, classes: bool = True
+) -> Agreement:
+    """Compare two batches of outputs.
 
     Args:
-        actual: (B, K) logits of the contender.
-        expected: (B, K) logits of the reference.
+        actual: (B, K) logits of the contender, or its (B, F) features or (B, P, C) tokens.
+        expected: The same of the reference.
         reference: Its name.
         required: See Agreement.
+        classes: Whether they are logits, of which the largest names a class.
 
     Raises:
         MeasurementError: The shapes differ, or a value is not finite.
@@ -58,7 +61,7 @@ def agreement(actual: Array, expected: Array, *, reference: str, required: bool)
     return Agreement(
         reference=reference,
         relative=difference / scale if scale else difference,
-        top1=float((wide.argmax(-1) == wide_expected.argmax(-1)).mean()),
+        top1=float((wide.argmax(-1) == wide_expected.argmax(-1)).mean()) if classes else None,
         required=required,
     )
 
@@ -69,6 +72,7 @@ def check_agreement(
     baseline: str,
     agree: Sequence[Sequence[str]],
     limit: float,
+    classes: bool = True,
 ) -> dict[str, Agreement]:
     """Compare every contender with its reference and refuse a required one that is off.
 
@@ -77,6 +81,7 @@ def check_agreement(
         baseline: Reference of those that are in no group; their difference is recorded only.
         agree: Groups of names that must agree; the first of each group is its reference.
         limit: Largest `relative` within a group.
+        classes: Whether the outputs are logits.
 
     Returns:
         By name; the baseline has no entry unless it stands in a group behind another.
@@ -89,12 +94,18 @@ def check_agreement(
         present = [name for name in group if name in outputs]
         for name in present[1:]:
             found[name] = agreement(
-                outputs[name], outputs[present[0]], reference=present[0], required=True
+                outputs[name],
+                outputs[present[0]],
+                reference=present[0],
+                required=True,
+                classes=classes,
             )
     for name, output in outputs.items():
         in_a_group = any(name in group for group in agree)
         if name != baseline and not in_a_group and output.shape == outputs[baseline].shape:
-            found[name] = agreement(output, outputs[baseline], reference=baseline, required=False)
+            found[name] = agreement(
+                output, outputs[baseline], reference=baseline, required=False, classes=classes
+            )
     off = [
         f"{name} differs from {entry.reference} by {entry.relative:.2e}"
         for name, entry in found.items()

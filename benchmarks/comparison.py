@@ -62,6 +62,8 @@ from engines.verdict import verdict_of
 Again = Callable[[Sequence[Finding], int], None]
 """`again(findings, attempt)`: noise spoiled an attempt, and attempt number `attempt` begins."""
 _DEVICE_RUNS = 100
+_CLASSLESS = ("features", "tokens")
+"""Names of outputs that are no logits; see `engines.manifest.Head`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,7 +179,11 @@ def bench(
             opened, all_feeds, optional=set(peers) - {baseline}
         )
         agreements = check_agreement(
-            outputs, baseline=baseline, agree=[*agree, list(peers)], limit=agree_limit
+            outputs,
+            baseline=baseline,
+            agree=[*agree, list(peers)],
+            limit=agree_limit,
+            classes=not any(entry.engine.outputs[0].name in _CLASSLESS for entry in opened),
         )
         timed = [
             Contender(name=entry.name, run_once=entry.engine.bind(all_feeds[entry.name]))

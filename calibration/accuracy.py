@@ -24,16 +24,19 @@ class Quality:
     Attributes:
         images: How many.
         sqnr_db: Signal to noise ratio of the logits, in decibels.
-        agreement: Share of images with the same class, 0..1.
+        agreement: Share of images with the same class, 0..1; None where the outputs name none.
         accuracy: Share of images whose label is predicted; None without labels.
         reference_accuracy: The same of the float32 graph.
+        cosine: Smallest cosine of an output vector and the float32 graph's, where the outputs are
+            features or tokens; else None.
     """
 
     images: int
     sqnr_db: float
-    agreement: float
+    agreement: float | None
     accuracy: float | None = None
     reference_accuracy: float | None = None
+    cosine: float | None = None
 
     @property
     def drop_pp(self) -> float | None:
@@ -47,7 +50,10 @@ class Quality:
         parts = []
         if self.drop_pp is not None:
             parts.append(f"accuracy {self.accuracy:.1%} ({0.0 - self.drop_pp:+.1f} pp)")
-        parts.append(f"agreement {self.agreement:.1%}")
+        if self.agreement is not None:
+            parts.append(f"agreement {self.agreement:.1%}")
+        if self.cosine is not None:
+            parts.append(f"smallest cosine {self.cosine:.6f}")
         parts.append(f"signal to noise (SQNR) {self.sqnr_db:.1f} dB")
         return " · ".join(parts)
 
@@ -80,8 +86,11 @@ class AccuracyConstraint:
             found.append(
                 f"signal to noise (SQNR) {quality.sqnr_db:.1f} dB, limit {self.min_sqnr_db:g} dB"
             )
-        if self.min_agreement is not None and not quality.agreement >= self.min_agreement:
-            found.append(f"agreement {quality.agreement:.2%}, limit {self.min_agreement:.2%}")
+        if self.min_agreement is not None:
+            if quality.agreement is None:
+                found.append("no classes to measure an agreement on")
+            elif not quality.agreement >= self.min_agreement:
+                found.append(f"agreement {quality.agreement:.2%}, limit {self.min_agreement:.2%}")
         return tuple(found)
 
 

@@ -90,6 +90,7 @@ class GraphEvaluator:
             images=row.images,
             sqnr_db=row.sqnr_db,
             agreement=row.agreement,
+            cosine=row.cosine,
             accuracy=row.accuracy,
             reference_accuracy=self.reference.accuracy(),
         )
@@ -108,7 +109,7 @@ class GraphEvaluator:
         if self.graph is None or self.manifest is None or not precisions.is_half(precision):
             return None
         few = self.on_fewer(MODEL_IMAGES)
-        size = few.reference.outputs.logits
+        wanted = few.reference.outputs.flat
         errors = []
         for seed in range(MODEL_SEEDS):
             graph = read_graph(self.graph)
@@ -117,7 +118,8 @@ class GraphEvaluator:
                 path = Path(folder) / "rounding.onnx"
                 write_graph(graph, path)
                 found = _run(path, self.manifest, few.images, None, None, rewrites="keep-qdq")
-            errors.append(image_errors(found["logits"] - size, size))
+            given = found["logits"].reshape(wanted.shape)
+            errors.append(image_errors(given - wanted, wanted))
         median = float(np.median(np.concatenate(errors)))
         return median if math.isfinite(median) else None
 
@@ -160,7 +162,7 @@ def evaluator_for(
     found = _run(onnx, manifest, images, keys, progress, rewrites="all")
     metric = found.pop("metric", None)
     own = _outputs(found, manifest)
-    require_finite(own.logits, images.names, of=onnx)
+    require_finite(own, images.names, of=onnx)
     prefix = manifest.model.prefix_tokens if manifest.model is not None else 0
     if metric is not None and own.match is not None:
         sources = own.match.shape[1]
@@ -257,5 +259,9 @@ def _run(
 
 
 def _outputs(found: Mapping[str, Any], manifest: Manifest) -> ModelOutputs:
-    match = match_in(found, manifest)
-    return ModelOutputs(logits=found["logits"], match=match, size=found.get("size"))
+    return ModelOutputs(
+        logits=found["logits"],
+        match=match_in(found, manifest),
+        size=found.get("size"),
+        head=manifest.head,
+    )

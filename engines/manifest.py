@@ -35,6 +35,10 @@ Cropping = Literal["torchvision", "transformers", "squashed"]
 WHITE = (255, 255, 255)
 """The background of transparent pixels unless another one is asked for."""
 
+Head = Literal["logits", "features", "tokens"]
+"""What a network ends in: logits of classes; the features that a head reads, pooled and normalised;
+or the tokens of all patches after the last norm, for a head of another kind."""
+
 NO_TARGET = "any"
 """`Manifest.target` of a graph that was written for none, such as a plain export."""
 
@@ -129,7 +133,8 @@ class ModelFacts:
         patch: (height, width) of a patch in pixels.
         grid: (rows, columns) of patches.
         prefix_tokens: Class, distillation and register tokens in front of the patches.
-        classes: Number of logits; 0 for a graph whose tasks each bring their own head.
+        classes: Number of logits; 0 for a graph whose tasks each bring their own head, and for one
+            that gives features or tokens.
         method: Tuning method, "none", or "tasks" for a graph that takes it as inputs.
         bit: Bits of the stored adapter, or None.
         dim: Rank or bottleneck width, or None.
@@ -139,6 +144,7 @@ class ModelFacts:
         ties: "argmax" or "reference".
         tokens: Tokens that leave each block.
         macs: Multiply-adds of one image.
+        head: What the network gives.
     """
 
     architecture: str
@@ -159,6 +165,7 @@ class ModelFacts:
     ties: Literal["argmax", "reference"]
     tokens: tuple[int, ...]
     macs: int
+    head: Head = "logits"
 
     @property
     def merged_blocks(self) -> tuple[int, ...]:
@@ -383,6 +390,11 @@ class Manifest:
         """Whether the artefact takes the weights of a task as inputs."""
         model = self.model
         return self.kind != "task" and model is not None and model.method == SHARED
+
+    @property
+    def head(self) -> Head:
+        """What it gives: logits, unless it says something else."""
+        return "logits" if self.model is None else self.model.head
 
     @property
     def is_float32(self) -> bool:

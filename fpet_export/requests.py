@@ -95,9 +95,12 @@ class RunFacts(Request):
         pool: What the head reads: the class token, or the mean over the patches.
         arch: timm's name of the architecture, of weights beside which nothing says it.
         weights: Which set of a file that holds several: "raw", "ema", "teacher" or "student".
+        head_weights: A file with the trained head, of a run whose own files do not hold it.
         normalisation: Mean and std: "none", "imagenet", "half", "clip" or "M,M,M/S,S,S".
         decode: "full" obeys EXIF orientation and transparency, "plain" drops both.
         background: RGB behind transparent pixels, 0 to 255; None takes white.
+        head: What the network gives: "logits"; "features", which a head would read; or "tokens",
+            those of all patches. The latter two need no classifier. None gives logits.
     """
 
     backbone: str | None = None
@@ -117,9 +120,11 @@ class RunFacts(Request):
     pool: Literal["token", "avg"] | None = one_of("token", "avg")
     arch: str | None = None
     weights: str | None = None
+    head_weights: Path | None = None
     normalisation: str | None = None
     decode: Literal["full", "plain"] | None = one_of("full", "plain")
     background: tuple[int, int, int] | None = judged_by(require_colour)
+    head: Literal["logits", "features", "tokens"] | None = one_of("logits", "features", "tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from engines.manifest import (
     Companion,
     Decode,
     Form,
+    Head,
     Manifest,
     Parent,
     Preprocessing,
@@ -100,7 +101,7 @@ class Adapted:
     def known_classes(self) -> KnownClasses:
         """What the run's files say about its classes."""
         count, labels = self.model.spec.classes, self.checkpoint.labels
-        if labels is None:
+        if labels is None or not count:
             return KnownClasses(count=count)
         return KnownClasses(count=count, names=labels.value, source=labels.source)
 
@@ -111,6 +112,10 @@ class Adapted:
     def macs(self) -> list[int]:
         """Return the multiply-adds of one image: patch embedding, each block, head."""
         return self.checkpoint.macs(self.model.spec)
+
+    def extra_macs(self) -> int:
+        """Return the multiply-adds of one image in what a fine-tune left beside the layers."""
+        return sum(self.macs()) - sum(cost.macs(self.model.spec, self.merge_plan()))
 
     def macs_without_merging(self) -> int:
         """Return the multiply-adds of one image through the plain backbone."""
@@ -208,7 +213,7 @@ class Frozen:
     """The module that is exported.
 
     Attributes:
-        module: Pixels in, logits out; also runs in PyTorch.
+        module: Pixels in, logits or features out; also runs in PyTorch.
         target: What it was written for.
         source: The stage before.
     """
@@ -237,7 +242,10 @@ class Frozen:
                     progress(len(chunk))
         whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         return ModelOutputs(
-            logits=whole["logits"], match=whole.get("match"), size=whole.get("size")
+            logits=whole["logits"],
+            match=whole.get("match"),
+            size=whole.get("size"),
+            head=self.module.spec.head,
         )
 
     evidence = outputs  # its first name, which scripts call
@@ -314,7 +322,7 @@ class Frozen:
             kind="graph",
             file=path.name,
             inputs=(TensorSpec(name="images", shape=shape, dtype=self.preprocessing.dtype),),
-            outputs=(TensorSpec(name="logits", shape=(rows, spec.classes), dtype="float32"),),
+            outputs=(TensorSpec(name=spec.head, shape=(rows, *spec.output), dtype="float32"),),
             precision=precisions.FP32,
             opset=self.target.opset,
             target=self.target.name,
@@ -357,9 +365,11 @@ def load(
     pool: Literal["token", "avg"] | None = None,
     arch: str | None = None,
     weights: str | None = None,
+    head_weights: Path | None = None,
     normalisation: str | None = None,
     decode: Decode | None = None,
     background: tuple[int, int, int] | None = None,
+    head: Head | None = None,
 ) -> Adapted:
     """Read a fine-tuned run and rebuild the model that was trained.
 
@@ -382,11 +392,14 @@ def load(
         pool: What the head reads, the class token or the mean over patches, likewise.
         arch: timm's name of the architecture of weights beside which no `config.json` says it.
         weights: Which set of weights ("raw", "ema", "teacher", "student"), in a file of several.
+        head_weights: A file with the trained head, of a run whose own files do not hold it.
         normalisation: "none", "imagenet", "half", "clip" or "M,M,M/S,S,S": mean and std of pixels
             in 0..1, where neither the run's format nor a file beside the backbone says them.
         decode: How image files become pixels, see `Preprocessing.decode`; by default what the
             run's format says ("plain" for the authors'), else "full".
         background: (red, green, blue) behind transparent pixels; white by default.
+        head: "logits", which None means, or "features" or "tokens", which need no classifier; see
+            `VitSpec.head`.
 
     Raises:
         CheckpointError: The run cannot be read, contradicts itself or leaves a fact open.
@@ -404,10 +417,11 @@ def load(
         qkv_slots=qkv_slots,
         config=config,
         weights=weights,
+        head_weights=None if head_weights is None else Path(head_weights),
     )
     found = checkpoints.read(str(run), hints)
     own = found.backbone
-    select = own.select if isinstance(own, Within) and backbone is None else None
+    within = own if isinstance(own, Within) and backbone is None else None
     brought = own.path if isinstance(own, Within) else own
     source = brought if backbone is None else backbone
     if source is None:
@@ -432,7 +446,8 @@ def load(
             run_pool=found.pool,
             run_network=network,
             own_pixels=found.normalisation is not None,
-            select=select,
+            within=within,
+            head=head or "logits",
         )
         base = backbones.read(str(source), options)
     if weights is not None and weights not in found.weights | base.names:
@@ -442,11 +457,14 @@ def load(
             fix="leave it out",
         )
     found.check(base)
-    checkpoint = found.decode(base.spec).with_head_of(base)
+    checkpoint = found.decode(base.spec)
+    head = head or "logits"
+    if head == "logits":
+        checkpoint = checkpoint.with_head_of(base)
     preprocessing, fact = prepared_pixels(found, base, checkpoint, normalisation)
     preprocessing, facts = with_decoding(preprocessing, checkpoint.facts, decode, background)
     return Adapted(
-        model=adapt.adapt(base, checkpoint),
+        model=adapt.adapt(base, checkpoint, head),
         checkpoint=dataclasses.replace(checkpoint, facts=facts),
         backbone=base,
         preprocessing=dataclasses.replace(preprocessing, in_graph=False),

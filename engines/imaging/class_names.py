@@ -68,7 +68,7 @@ class KnownClasses:
     """What is known about the classes of a model.
 
     Attributes:
-        count: Number of logits; None where nobody knows.
+        count: Number of logits; None where nobody knows, 0 of a model that gives none.
         names: In the order of the logits; empty where nobody knows.
         source: Who says the names, such as "the labels of model.onnx".
     """

@@ -116,11 +116,15 @@ class ImageSource:
         return remarks_on(self.traits, self.preprocessing)
 
     def matched(self, known: KnownClasses) -> ImageSource:
-        """Return the source with its labels as classes of a model.
+        """Return the source with its labels as classes of a model; without, where it has none.
 
         Raises:
             InputError: See `engines.imaging.class_names.match`.
         """
+        if known.count == 0:
+            return dataclasses.replace(
+                self, stated=None, labels=None, class_names=(), labels_found=None
+            )
         if self.stated is None:
             own = KnownClasses(names=self.class_names, source=f"`class_names` of {self.name}")
             return dataclasses.replace(self, class_names=names_without_labels(known, own))

@@ -105,8 +105,11 @@ class ReferenceOutputs:
         return int(sure_images(self.outputs, self.gates).sum())
 
     def accuracy(self) -> float | None:
-        """Return the share of images whose label the reference predicts; None without labels."""
-        if self.images.labels is None:
+        """Return the share of images whose label the reference predicts; None without labels.
+
+        None, too, where it gives no classes.
+        """
+        if self.images.labels is None or self.outputs.head != "logits":
             return None
         return float((self.outputs.logits.argmax(axis=1) == self.images.labels).mean())
 
@@ -143,6 +146,21 @@ def unexplained_flips(
         eps: Margin below which either choice is right; one for all, or (I, Na).
     """
     return int(((actual != expected) & (margin > eps)).sum())
+
+
+def smallest_cosine(actual: FloatArray, expected: FloatArray) -> float:
+    """Return the smallest cosine of two vectors among the rows of (V, C) arrays.
+
+    Two vectors without a length point the same way; one that has none or is not finite, beside one
+    that has, points nowhere: 0.
+    """
+    one, other = actual.astype(np.float64), expected.astype(np.float64)
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    equal = (one == other).all(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = (one * other).sum(axis=1) / lengths
+    cosines = np.where(np.isfinite(cosines), cosines, 0.0)
+    return float(np.where(equal, 1.0, cosines).min())
 
 
 def sqnr_db(actual: FloatArray, expected: FloatArray) -> float:
@@ -194,29 +212,28 @@ def compare_stage(
     failures = [f"{counted(match.flips, 'unexplained flip')} of the match"] if match.flips else []
     finite = bool(np.isfinite(actual.logits).all())
     if not finite:
-        failures.append("logits that are not finite")
-    difference = np.abs(actual.logits.astype(np.float64) - reference.logits)
-    peak = float(np.abs(reference.logits).max())
+        failures.append(f"{actual.head} that are not finite")
+    found, wanted = actual.flat, reference.flat
+    difference = np.abs(found.astype(np.float64) - wanted)
+    peak = float(np.abs(wanted).max())
     sure = match.sure
     judged = difference[sure] if sure.any() else difference  # without a sure one, all are
     largest = float(judged.max()) if judged.size and finite else (0.0 if finite else math.inf)
     relative = largest / peak if peak else largest
     if gates.rounding is not None and finite:
         known = sure if match.is_known else None
-        errors = image_errors(difference, reference.logits)
+        errors = image_errors(difference, wanted)
         failures += beyond_rounding(errors, known, gates.rounding)
-        gates = _allow_rounding(gates, reference.logits, peak, is_known=known is not None)
+        gates = _allow_rounding(gates, wanted, peak, is_known=known is not None)
     if gates.relative is not None and relative > gates.relative:
         failures.append(f"relative difference {relative:.2g}, limit {gates.relative:.2g}")
-    # Logits that are not finite name no class: such an image agrees with nothing.
-    named = np.isfinite(actual.logits).all(axis=1)
-    same = (actual.logits.argmax(axis=1) == reference.logits.argmax(axis=1)) & named
-    if gates.agreement is not None:
-        failures += _judge_agreement(same & sure | ~sure, reference.logits, gates, peak)
-    noise = sqnr_db(actual.logits, reference.logits) if finite else -math.inf
+    answers = _Answers.of(actual, reference, sure=sure, labels=labels)
+    if gates.agreement is not None and answers.same is not None:
+        failures += _judge_agreement(answers.same & sure | ~sure, wanted, gates, peak)
+    noise = sqnr_db(found, wanted) if finite else -math.inf
     if gates.sqnr_db is not None and noise < gates.sqnr_db:
         failures.append(f"signal to noise (SQNR) {noise:.1f} dB, limit {gates.sqnr_db:.1f} dB")
-    warnings = _warnings(noise, same, gates) if not failures else ()
+    warnings = _warnings(noise, answers, gates) if not failures else ()
     kept = None
     if actual.size is not None:
         kept, missed = _audit_tokens(actual.size, patches)
@@ -228,15 +245,14 @@ def compare_stage(
         largest_logit_difference=largest,
         relative=relative,
         sqnr_db=noise,
-        agreement=float(same.mean()),
+        agreement=answers.agreement,
+        cosine=answers.cosine,
         same_partner=match.same_partner,
         unexplained_flips=match.flips,
         explained_flips=match.explained,
         tokens_kept=kept,
         tokens_expected=None if kept is None else patches,
-        accuracy=None
-        if labels is None
-        else float(((actual.logits.argmax(axis=1) == labels) & named).mean()),
+        accuracy=answers.accuracy,
         rounding=gates.rounding,
         warnings=warnings,
         failures=tuple(failures),
@@ -247,22 +263,79 @@ def _require_comparable(stage: str, actual: ModelOutputs, reference: ModelOutput
     """Refuse logits that cannot be compared.
 
     Raises:
-        ParityError: Their shapes differ, or the reference is empty or not finite.
+        ParityError: Their shapes or heads differ, or the reference is empty or not finite.
     """
+    if actual.head != reference.head:
+        raise ParityError(
+            f"{stage} gives {actual.head}, the reference {reference.head}",
+            where=stage,
+            fix=f"compare artefacts of one --head; for a run add --head {actual.head}",
+        )
     if actual.logits.shape != reference.logits.shape:
         raise ParityError(
-            f"{stage} gave logits {actual.logits.shape}, the reference {reference.logits.shape}",
+            f"{stage} gave {actual.head} {actual.logits.shape}, the reference "
+            f"{reference.logits.shape}",
             where=stage,
             fix="compare artefacts of the same run on the same images",
         )
     if not reference.logits.size or not np.isfinite(reference.logits).all():
         raise ParityError(
-            f"the reference gave {len(reference.logits)} images with logits that are not finite"
+            f"the reference gave {len(reference.logits)} images with {reference.head} that are "
+            "not finite"
             if reference.logits.size
             else "there are no images to compare on",
             where="the reference",
             fix="check the images and the checkpoint: nothing can be compared with this",
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Answers:
+    """How alike the answers are: by their classes, or by the directions of what has none.
+
+    Attributes:
+        same: (I,) images with the same class; None where there are no classes.
+        cosine: Smallest cosine of two vectors, over images that are judged; None of logits.
+        accuracy: Share of images whose label is predicted; None without labels or classes.
+    """
+
+    same: NDArray[np.bool_] | None = None
+    cosine: float | None = None
+    accuracy: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        actual: ModelOutputs,
+        reference: ModelOutputs,
+        *,
+        sure: NDArray[np.bool_],
+        labels: IntArray | None,
+    ) -> _Answers:
+        """Compare answers to the same images, of which `sure` are judged."""
+        if reference.head != "logits":
+            judged = np.flatnonzero(sure if sure.any() else ~sure)
+            one, other = actual.at(judged), reference.at(judged)
+            return cls(cosine=smallest_cosine(one.vectors, other.vectors))
+        # Logits that are not finite name no class: such an image agrees with nothing.
+        named = np.isfinite(actual.logits).all(axis=1)
+        classes = actual.logits.argmax(axis=1)
+        return cls(
+            same=(classes == reference.logits.argmax(axis=1)) & named,
+            accuracy=None if labels is None else float(((classes == labels) & named).mean()),
+        )
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of images with the same class."""
+        return None if self.same is None else float(self.same.mean())
+
+    def in_words(self) -> str:
+        """Return what changed."""
+        if self.same is None:
+            return f"the smallest cosine is {self.cosine:.6f}: check what reads them"
+        changed = counted(int((~self.same).sum()), "image")
+        return f"{changed} of {len(self.same)} changed class: check the accuracy"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -376,14 +449,12 @@ def _allow_rounding(gates: Gates, logits: FloatArray, peak: float, *, is_known: 
     return dataclasses.replace(gates, relative=relative, sqnr_db=None)
 
 
-def _warnings(noise: float, same: NDArray[np.bool_], gates: Gates) -> tuple[str, ...]:
+def _warnings(noise: float, answers: _Answers, gates: Gates) -> tuple[str, ...]:
     """Return what a stage that passed should have said about it."""
     if gates.warn_db is None or noise >= gates.warn_db:
         return ()
     explained = "" if gates.rounding is None else ", which the rounding of this network explains"
-    changed = int((~same).sum())
     return (
         f"signal to noise (SQNR) {noise:.1f} dB is below {gates.warn_db:.0f} dB{explained}; "
-        f"{counted(changed, 'image')} of {len(same)} changed class: check the accuracy on images "
-        "of your own",
+        f"{answers.in_words()} on images of your own",
     )

@@ -14,20 +14,21 @@ from typing import Any
 import numpy as np
 
 from engines.errors import ParityError
-from engines.parity.model_outputs import FloatArray
+from engines.parity.model_outputs import ModelOutputs
 
 
-def require_finite(logits: FloatArray, images: Sequence[str], *, of: Path | str) -> None:
-    """Refuse logits that are not finite.
+def require_finite(outputs: ModelOutputs, images: Sequence[str], *, of: Path | str) -> None:
+    """Refuse logits, features or tokens that are not finite.
 
     Args:
-        logits: (I, K).
+        outputs: What an artefact gave.
         images: Their names; empty where they have none.
         of: The artefact that gave them.
 
     Raises:
-        ParityError: There are such logits; the first such image is named.
+        ParityError: There are such; the first such image is named.
     """
+    logits, head = outputs.flat, outputs.head
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if not bad.size:
         return
@@ -35,8 +36,9 @@ def require_finite(logits: FloatArray, images: Sequence[str], *, of: Path | str)
     broken = int((~np.isfinite(logits[first])).sum())
     name = images[first] if images else f"number {first}"
     raise ParityError(
-        f"the logits are not finite for {bad.size} of {len(logits)} images; the first is {name}, "
-        f"with {broken} of {logits.shape[1]} logits infinite or not a number",
+        f"the {head} are not finite for {bad.size} of {len(logits)} images; the first is {name}, "
+        f"with {broken} of {logits.shape[1]} {'logits' if head == 'logits' else 'numbers'} "
+        "infinite or not a number",
         where=str(of),
         fix="export the run again and read its parity table: a weight or an activation leaves the "
         "range of the graph's type",

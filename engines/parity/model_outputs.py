@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.manifest import Head
+
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.int64]
 
@@ -18,7 +20,8 @@ class ModelOutputs:
     """What one model, graph or engine said about a set of images.
 
     Attributes:
-        logits: (I, K).
+        logits: (I, K) logits; of a network without a classifier what it gives in their place,
+            (I, F) features or (I, P, C) tokens.
         match: (I, Na) where each token went that a merge decides about, negative where it joined
             none; of several blocks that merge, side by side. None without merge or where the
             artefact does not show it.
@@ -28,6 +31,7 @@ class ModelOutputs:
         score_error: (I, Na) how far the artefact's keys can have moved the difference of two
             scores of this A token; None where it does not show its keys. A flip within it is
             the keys' rounding, a flip beyond it a wrong match.
+        head: What `logits` holds.
     """
 
     logits: FloatArray
@@ -36,15 +40,25 @@ class ModelOutputs:
     sources: tuple[int, ...] = ()
     size: FloatArray | None = None
     score_error: FloatArray | None = None
+    head: Head = "logits"
+
+    @property
+    def flat(self) -> FloatArray:
+        """`logits` with one row an image, (I, K)."""
+        return self.logits.reshape(len(self.logits), -1)
+
+    @property
+    def vectors(self) -> FloatArray:
+        """`logits` with one row a vector: of an image, or of each of its patches."""
+        return self.logits.reshape(-1, self.logits.shape[-1])
 
     @classmethod
     def joined(cls, parts: Sequence[ModelOutputs]) -> ModelOutputs:
         """Return what was said about all images, part after part."""
         whole: dict[str, Any] = {}
-        for name in _ARRAYS:
-            values = [getattr(part, name) for part in parts]
-            whole[name] = None if values[0] is None else np.concatenate(values)
-        return cls(**whole, sources=parts[0].sources)
+        for name in _arrays(parts[0]):
+            whole[name] = np.concatenate([getattr(part, name) for part in parts])
+        return cls(**whole, sources=parts[0].sources, head=parts[0].head)
 
     def first(self, count: int) -> ModelOutputs:
         """Return what was said about the first `count` images."""
@@ -52,12 +66,11 @@ class ModelOutputs:
 
     def at(self, chosen: IntArray) -> ModelOutputs:
         """Return what was said about the images with these numbers."""
-        few: dict[str, Any] = {}
-        for name in _ARRAYS:
-            value = getattr(self, name)
-            few[name] = None if value is None else value[chosen]
-        return ModelOutputs(**few, sources=self.sources)
+        few: dict[str, Any] = {name: getattr(self, name)[chosen] for name in _arrays(self)}
+        return ModelOutputs(**few, sources=self.sources, head=self.head)
 
 
-_ARRAYS = tuple(field.name for field in dataclasses.fields(ModelOutputs) if field.name != "sources")
-"""Fields with a row for every image."""
+def _arrays(outputs: ModelOutputs) -> list[str]:
+    """Return the names of the arrays that there are."""
+    fields = vars(outputs).items()
+    return [name for name, value in fields if isinstance(value, np.ndarray)]

@@ -36,7 +36,7 @@ def compare(
     images: ImageSet | None = None,
     gates: Gates | None = None,
 ) -> ParityTable:
-    """Compare the logits of graphs and engines with those of the first one.
+    """Compare what graphs and engines give with what the first one does.
 
     Args:
         reference: A graph or an engine with its manifest.
@@ -105,8 +105,10 @@ def reference_of(
         ParityError: Its logits are not finite.
     """
     images = default_images(graph) if images is None else images
-    outputs = outputs or ModelOutputs(logits=outputs_of(graph, images.pixels).logits)
-    require_finite(outputs.logits, images.names, of=graph)
+    if outputs is None:
+        found = outputs_of(graph, images.pixels)
+        outputs = ModelOutputs(logits=found.logits, head=found.head)
+    require_finite(outputs, images.names, of=graph)
     manifest = manifest_of(graph)
     expected = ReferenceOutputs(
         name=graph.name,
@@ -230,6 +232,7 @@ def engine_outputs(
         logits=logits,
         match=match_in({role: found[name] for role, name in roles.items()}, manifest),
         size=found[roles["size"]] if "size" in roles else None,
+        head=manifest.head,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from engines import storage
 from engines.errors import TrustError
 from engines.imaging.images import ImageSet
+from engines.manifest import Head
 from engines.parity.comparison import ReferenceOutputs
 from engines.parity.gates import Gates
 from engines.parity.model_outputs import ModelOutputs
@@ -19,10 +20,12 @@ from engines.parity.model_outputs import ModelOutputs
 SCHEMA = 1
 _ARRAYS = {
     "pixels": (np.uint8, 4),
-    "logits": (np.float32, 2),
+    "logits": (np.float32, None),
     "labels": (np.int64, 1),
     "margin": (np.float32, 2),
 }
+_DIMENSIONS: dict[Head, int] = {"logits": 2, "features": 2, "tokens": 3}
+"""Of what stands under "logits", by what it is."""
 _FIX = "bundle the graph again, where it was made"
 
 
@@ -39,6 +42,7 @@ def write_reference(path: Path, expected: ReferenceOutputs) -> None:
         "graph": expected.name,
         "images": expected.images.description,
         "labels": expected.images.labels_found,
+        "head": expected.outputs.head,
         "gates": {
             "relative": gates.relative, "margin": gates.margin, "agreement": gates.agreement,
             "sqnr_db": gates.sqnr_db, "warn_db": gates.warn_db, "rounding": gates.rounding,
@@ -80,9 +84,11 @@ def read_reference(path: Path) -> ReferenceOutputs:
 
 
 def _expected(facts: dict[str, Any], arrays: dict[str, Any]) -> ReferenceOutputs:
+    head: Head = facts.get("head", "logits")
     for name, array in arrays.items():
         dtype, dimensions = _ARRAYS[name]
-        if array.dtype != dtype or array.ndim != dimensions or len(array) != len(arrays["pixels"]):
+        wanted = dimensions or _DIMENSIONS[head]
+        if array.dtype != dtype or array.ndim != wanted or len(array) != len(arrays["pixels"]):
             raise ValueError(f"{name} has the wrong shape or type")
     if not len(arrays["pixels"]) or not np.isfinite(arrays["logits"]).all():
         raise ValueError("there is nothing to compare with")
@@ -103,6 +109,6 @@ def _expected(facts: dict[str, Any], arrays: dict[str, Any]) -> ReferenceOutputs
     return ReferenceOutputs(
         name=str(facts["graph"]),
         images=images,
-        outputs=ModelOutputs(logits=arrays["logits"], margin=margin),
+        outputs=ModelOutputs(logits=arrays["logits"], margin=margin, head=head),
         gates=Gates(margin=float(facts["gates"]["margin"]), **limits),
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engines.errors import ParityError
+from engines.plurals import counted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,9 @@ class StageParity:
         relative: The same over the largest |reference logit|.
         sqnr_db: Power of the reference logits over the power of their difference; infinite when
             equal.
-        agreement: Share of images with the same class.
+        agreement: Share of images with the same class; None where the outputs name no class.
+        cosine: Smallest cosine between an output vector (of an image, or of one of its patches) and
+            the reference's, where the outputs are features or tokens; else None.
         same_partner: Share of A tokens sent to the same B token; None where unknown.
         unexplained_flips: Matches that differ although the reference was sure; None as above.
         explained_flips: Matches that differ within the margin.
@@ -40,7 +43,7 @@ class StageParity:
     largest_logit_difference: float
     relative: float
     sqnr_db: float
-    agreement: float
+    agreement: float | None
     same_partner: float | None = None
     unexplained_flips: int | None = None
     explained_flips: int | None = None
@@ -49,6 +52,7 @@ class StageParity:
     accuracy: float | None = None
     rounding: float | None = None
     judged: int | None = None
+    cosine: float | None = None
     warnings: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
 
@@ -69,8 +73,29 @@ class StageParity:
 
     @property
     def difference(self) -> str:
-        """The largest logit difference, in words."""
-        return f"largest logit difference {self.largest_logit_difference:.1e}"
+        """The largest difference of an output, in words."""
+        of = "logit" if self.cosine is None else "output"
+        return f"largest {of} difference {self.largest_logit_difference:.1e}"
+
+    @property
+    def same_images(self) -> int | None:
+        """Images with the same class; None where the outputs name no class."""
+        return None if self.agreement is None else round(self.agreement * self.images)
+
+    @property
+    def likeness(self) -> str:
+        """How alike the answers are, in words."""
+        if self.agreement is None:
+            alike = f"same vectors up to a cosine of {self.cosine or 0.0:.6f}"
+            return f"{alike} on {counted(self.images, 'image')}"
+        return f"same class on {self.same_images} of {counted(self.images, 'image')}"
+
+    @property
+    def agreement_in_words(self) -> str:
+        """The same as a share, such as "agreement 98.5%"."""
+        if self.agreement is None:
+            return f"smallest cosine {self.cosine or 0.0:.6f}"
+        return f"agreement {self.agreement:.1%}"
 
 
 def row_from_json(document: Mapping[str, Any]) -> StageParity:

@@ -32,6 +32,11 @@ class Figure:
     meaning: str
     text: Callable[[float], str]
 
+    def of_outputs(self) -> Figure:
+        """Return the same of features and tokens, which are no logits."""
+        name, meaning = (text.replace("logit", "output") for text in (self.name, self.meaning))
+        return dataclasses.replace(self, name=name, meaning=meaning)
+
 
 FIGURES = (
     Figure(
@@ -59,6 +64,12 @@ FIGURES = (
         text=lambda value: f"{value:.1%}",
     ),
     Figure(
+        key="cosine",
+        name="smallest cosine",
+        meaning="of the angle between an output vector and the reference's, at worst; 1 is equal",
+        text=lambda value: f"{value:.6f}",
+    ),
+    Figure(
         key="same_partner",
         name="same partner",
         meaning="patches that merge into the same patch as in the reference",
@@ -74,9 +85,12 @@ FIGURES = (
 
 
 def shown(rows: Sequence[StageParity]) -> list[Figure]:
-    """Return the figures that at least one of the rows has."""
+    """Return the figures that at least one of the rows has, in words that suit what they are of."""
+    of_logits = all(row.cosine is None for row in rows)
     return [
-        figure for figure in FIGURES if any(getattr(row, figure.key) is not None for row in rows)
+        figure if of_logits else figure.of_outputs()
+        for figure in FIGURES
+        if any(getattr(row, figure.key) is not None for row in rows)
     ]
 
 
@@ -87,7 +101,7 @@ def why_not(row: StageParity) -> str:
     """
     if row.failures or math.isfinite(row.largest_logit_difference):
         return "; ".join(row.failures)
-    return "logits that are not finite"
+    return f"{'logits' if row.cosine is None else 'outputs'} that are not finite"
 
 
 def table_rows(rows: Sequence[StageParity], *, heading: str = "stage") -> list[tuple[str, ...]]:

@@ -160,6 +160,6 @@ def _choose(
         reporter.step(
             "limits",
             f"{best} here: signal to noise (SQNR) {row.sqnr_db:.1f} dB · "
-            f"agreement {row.agreement:.1%}{known}",
+            f"{row.agreement_in_words}{known}",
         )
     return engines[best]

@@ -272,13 +272,18 @@ def _readme(item: Item, *, has_check: bool, has_plain: bool) -> str:
         else "  python3 agent.pyz bench --against plain\n"
         "                                is it faster here than the same model without merging?\n"
     )
-    classes = "" if manifest.model is None else f", {manifest.model.classes} classes"
+    gives, predict = "", "  python3 agent.pyz predict IMAGE\n"
+    if manifest.head != "logits":
+        predict = ""
+        gives = f", gives {manifest.head} {manifest.outputs[0].shape}"
+    elif manifest.model is not None:
+        gives = f", {manifest.model.classes} classes"
     pixels = ""
     if manifest.preprocessing is not None:
         said = f"an image becomes: {preparation_in_words(manifest.preprocessing)}"
         pixels = textwrap.fill(said, 80, subsequent_indent="  ") + "\n"
     return f"""\
-{trust.describe(manifest)}{classes}
+{trust.describe(manifest)}{gives}
 {textwrap.fill(f"for {target.name}: {target.summary}", 80, subsequent_indent="  ")}
 {pixels}\
 
@@ -287,9 +292,7 @@ On the board, with Python 3.10, numpy and {target.module}:
   python3 agent.pyz doctor      what this board has
 {build}{check}\
   python3 agent.pyz bench       its latency
-{plain}\
-  python3 agent.pyz predict IMAGE
-
+{plain}{predict}
 Each has --help and --json. bundle.json lists every file with its SHA-256.
 Whether the archive is whole and who signed it, before anything of it is used:
 

@@ -78,6 +78,12 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
         help="which set of weights, of a file that holds several",
     )
     group.add_argument(
+        "--head-weights",
+        type=Path,
+        metavar="FILE",
+        help="the trained head, of a run whose own files do not hold it (prompts of VPT)",
+    )
+    group.add_argument(
         "--normalisation",
         type=_normalisation,
         metavar="none|imagenet|half|clip|M,M,M/S,S,S",
@@ -95,6 +101,12 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
         type=_colour,
         metavar="white|black|R,G,B",
         help="colour behind transparent pixels (default: white)",
+    )
+    group.add_argument(
+        "--head",
+        choices=("logits", "features", "tokens"),
+        help="what the network gives: logits; features, which a head would read; or the tokens of "
+        "all patches (default: logits; the others need no classifier)",
     )
 
 

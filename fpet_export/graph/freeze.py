@@ -25,7 +25,6 @@ from typing import cast
 import torch
 from torch import nn
 
-from engines.errors import FoldError
 from engines.manifest import Preprocessing
 from fpet_export.graph.frozen_attention import (
     FrozenAttention,
@@ -35,9 +34,15 @@ from fpet_export.graph.frozen_attention import (
 )
 from fpet_export.graph.merge_reads import reads_of
 from fpet_export.graph.options import FreezeOptions
-from fpet_export.model.bottleneck import Bottleneck
 from fpet_export.model.mergers import FrozenMerged, MergingModule
-from fpet_export.model.vit import Block, Vit, VitSpec, activate, prefix_parameters
+from fpet_export.model.vit import (
+    Block,
+    Vit,
+    VitSpec,
+    activate,
+    patch_positions,
+    prefix_tokens,
+)
 
 
 class FrozenBlock(nn.Module):
@@ -63,9 +68,14 @@ class FrozenBlock(nn.Module):
             self.merge = merger.frozen(reads_of(block), ties=options.ties, leave=leave)
         self.fc1 = block.mlp.fc1
         self.fc2 = scaled(block.mlp.fc2, block.ls2.gamma if block.layer_scale else None)
-        branches = [cast(Bottleneck, branch) for branch in block.branches.values()]
-        self.adapters = nn.ModuleList(_frozen_bottleneck(branch) for branch in branches)
+        branches = block.each_branch()
+        # What stands beside an attention has as many tokens as that computes.
+        attends = None if merger else queries
+        self.adapters = nn.ModuleList(
+            branch.frozen(attends if branch.reads == "norm1" else queries) for branch in branches
+        )
         self.reads = [branch.reads for branch in branches]
+        self.gates = [branch.gates for branch in branches]
 
     def forward(
         self, x: torch.Tensor, key_bias: torch.Tensor | None, sizes: torch.Tensor | None
@@ -73,21 +83,28 @@ class FrozenBlock(nn.Module):
         """Run the block on (B, N, C) with sizes (B, N); return tokens, and what merged."""
         normalised = self.norm1(x)
         attended = self.attn(normalised, key_bias)
+        for adapter, reads in zip(self.adapters, self.reads, strict=True):
+            if reads == "norm1":
+                attended = attended + adapter(normalised[:, : attended.shape[1]])
         merged: FrozenMerged | None = None
         if self.merge is not None:
             merged = cast(FrozenMerged, self.merge(x + attended, normalised, sizes))
             x = merged.tokens if self.queries is None else merged.tokens[:, : self.queries]
         else:
             x = (x if self.queries is None else x[:, : self.queries]) + attended
-        hidden = self.fc2(activate(self.fc1(self.norm2(x)), self.activation))
-        out = x + hidden
-        for adapter, reads in zip(self.adapters, self.reads, strict=True):
-            out = out + adapter(hidden if reads == "mlp" else x)
+        given = {"residual": x, "norm2": self.norm2(x)}
+        hidden = self.fc2(activate(self.fc1(given["norm2"]), self.activation))
+        for adapter, reads, gates in zip(self.adapters, self.reads, self.gates, strict=True):
+            hidden = hidden * adapter(given[reads]) if gates else hidden
+        given["mlp"], out = hidden, x + hidden
+        for adapter, reads, gates in zip(self.adapters, self.reads, self.gates, strict=True):
+            if reads in given and not gates:
+                out = out + adapter(given[reads])
         return out, merged
 
 
 class FrozenVit(nn.Module):
-    """The module that is exported: pixels in, logits out, every other shape fixed.
+    """The module that is exported: pixels in, logits or features out, every other shape fixed.
 
     Attributes:
         spec: The network.
@@ -122,9 +139,9 @@ class FrozenVit(nn.Module):
             for index, block in enumerate(model.each_block())
         )
         self.norm: nn.Module | None = None
-        if spec.final_norm:
+        if spec.normalises:
             self.norm = model.fc_norm if spec.pool_norm else model.norm
-        self.head = _mean_head(model) if spec.pool == "class+dist" else model.head
+        self.head = _frozen_head(model)
         self.tokens = self._count_tokens(merges)
 
     def _freeze_embedding(
@@ -144,14 +161,11 @@ class FrozenVit(nn.Module):
         self.patches = nn.Conv2d(3, spec.width, spec.patch, stride=spec.patch)
         self.patches.weight = nn.Parameter(weight.float(), requires_grad=False)
         self.patches.bias = nn.Parameter(bias.float(), requires_grad=False)
-        position: torch.Tensor = model.pos_embed
-        names = prefix_parameters(spec)
-        prefix = torch.cat([getattr(model, name) for name in names] or [position[:, :0]], dim=1)
-        if spec.position_covers_prefix:
-            prefix = prefix + position[:, : self.prefix]
-            position = position[:, self.prefix :]
+        position = patch_positions(model)
         self.register_buffer("order", order)
-        self.prefix_tokens = nn.Parameter(prefix, requires_grad=False)
+        back = spec.head == "tokens" and order is not None
+        self.register_buffer("raster", order.argsort() if back else None)  # type: ignore[union-attr]
+        self.prefix_tokens = nn.Parameter(prefix_tokens(model), requires_grad=False)
         ordered = position if order is None else position[:, order]
         self.position = nn.Parameter(ordered.contiguous(), requires_grad=False)
 
@@ -182,7 +196,7 @@ class FrozenVit(nn.Module):
         """Classify and audit: "logits" (B, K), and where tokens merge "size" and "match".
 
         They are the (B, N') sizes after the last merge, and the (B, Na) matches of the blocks that
-        merge, side by side.
+        merge, side by side. What a network without a classifier gives stands under "logits", too.
         """
         matches: list[torch.Tensor] = []
         x, key_bias, sizes = self.embed(images), None, None
@@ -205,6 +219,10 @@ class FrozenVit(nn.Module):
         x = x if read is None else x[:, :read]
         if self.norm is not None and not spec.pool_norm:
             x = self.norm(x)
+        if spec.head == "tokens":
+            patches = x[:, self.prefix :]
+            raster = cast("torch.Tensor | None", self.raster)
+            return patches if raster is None else patches.index_select(1, raster)
         if read is None:
             patches = x[:, self.prefix :]
             if sizes is None:
@@ -215,14 +233,16 @@ class FrozenVit(nn.Module):
                 pooled = (patches * (weight / total).to(x.dtype)).sum(dim=1)
             if spec.pool == "class+mean":
                 pooled = torch.cat([x[:, 0], pooled], dim=1)
+        elif spec.head == "features":
+            pooled = x[:, 0] if read == 1 else x.mean(dim=1)
         else:
             pooled = x.flatten(1)
         if self.norm is not None and spec.pool_norm:
             pooled = self.norm(pooled)
-        return cast(torch.Tensor, self.head(pooled))
+        return pooled if self.head is None else cast(torch.Tensor, self.head(pooled))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Classify pixels in the layout of `options.input`; return logits (B, K)."""
+        """Run pixels in the layout of `options.input`; return what `VitSpec.head` names."""
         return self.trace(images)["logits"]
 
 
@@ -261,35 +281,11 @@ def preprocessing_for(base: Preprocessing, options: FreezeOptions) -> Preprocess
     )
 
 
-def _mean_head(model: Vit) -> nn.Linear:
-    """Return one layer on [class, dist] (B, 2C) that averages the logits of the two heads."""
+def _frozen_head(model: Vit) -> nn.Linear | None:
+    """Return one layer on what is pooled; of two heads on [class, dist] (B, 2C), their mean."""
+    if model.spec.head != "logits":
+        return None
+    if model.spec.pool != "class+dist":
+        return model.head
     weight = torch.cat([model.head.weight, model.head_dist.weight], dim=1) / 2
     return linear(weight, (model.head.bias + model.head_dist.bias) / 2)
-
-
-class _Activate(nn.Module):
-    """What stands between the two layers of a bottleneck."""
-
-    def __init__(self, activation: str) -> None:
-        super().__init__()
-        self.activation = activation
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply it to (…, R)."""
-        return activate(x, self.activation)
-
-
-def _frozen_bottleneck(branch: Bottleneck) -> nn.Sequential:
-    if branch.scale != 1.0:
-        raise FoldError(
-            f"a branch with scale {branch.scale:g} reached the freeze",
-            where="freeze",
-            fix="fold the model first: load(run).fold().freeze()",
-        )
-    layers = []
-    for weight, bias in ((branch.down, branch.down_bias), (branch.up, branch.up_bias)):
-        out, width = weight.shape
-        layers.append(nn.Linear(width, out, bias=bias is not None, device="meta"))
-        layers[-1].weight = cast(nn.Parameter, weight)
-        layers[-1].bias = cast(nn.Parameter, bias)
-    return nn.Sequential(layers[0], _Activate(branch.activation), layers[1])

@@ -7,6 +7,7 @@ that never writes the (B, H, queries, N) weights to memory.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -88,6 +89,9 @@ class FrozenAttention(nn.Module):
             parts = [3 * width] if queries is None else [width, 2 * width]
             self.updates.append(FrozenUpdate(down, *torch.split(up * factor, parts, dim=1)))
         self.proj = scaled(attention.proj, block.ls1.gamma if block.layer_scale else None)
+        self.prompts: nn.ParameterList | None = None
+        if block.prompts is not None:
+            self.prompts = nn.ParameterList(_prompt_keys_and_values(block))
 
     def forward(self, x: torch.Tensor, key_bias: torch.Tensor | None) -> torch.Tensor:
         """Attend from the queried tokens of (B, N, C) to all of them; return (B, queries, C)."""
@@ -103,6 +107,14 @@ class FrozenAttention(nn.Module):
                 query, key_value = query + parts[0], key_value + parts[1]
             (q,) = self._heads_of(query, 1)
             k, v = self._heads_of(key_value, 2)
+        if self.prompts is not None:
+            k, v = (
+                torch.cat([own, prompts.expand(len(own), -1, -1, -1)], dim=2)
+                for own, prompts in zip((k, v), self.prompts, strict=True)
+            )
+            if key_bias is not None:  # a prompt has size one
+                key_bias = F.pad(key_bias, (0, self.prompts[0].shape[2]))
+                key_bias = aligned(key_bias) if self.fused else key_bias
         mixed = (self._fused if self.fused else self._primitive)(q, k, v, key_bias).transpose(1, 2)
         shape = (x.shape[0], q.shape[2], self.heads * self.head_width)
         return cast(torch.Tensor, self.proj(mixed.reshape(shape)))
@@ -131,6 +143,22 @@ class FrozenAttention(nn.Module):
         batch, tokens = projected.shape[:2]
         shape = (batch, tokens, parts, self.heads, self.head_width)
         return projected.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _prompt_keys_and_values(block: Block) -> list[nn.Parameter]:
+    """Return keys and values (1, H, P, D) of a block's prompts, which no image changes."""
+    assert block.prompts is not None
+    heads = block.attn.heads
+    wide = copy.deepcopy(nn.Sequential(block.norm1, block.attn.qkv)).double()
+    with torch.no_grad():
+        _, keys, values = wide(block.prompts.double()).chunk(3, dim=-1)
+    return [
+        nn.Parameter(
+            part.reshape(1, len(part), heads, -1).transpose(1, 2).float().contiguous(),
+            requires_grad=False,
+        )
+        for part in (keys, values)
+    ]
 
 
 def aligned(bias: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ from fpet_export.graph import large_weights, passes
 from fpet_export.graph.freeze import FrozenVit, input_shape
 from fpet_export.graph.options import require_opset
 
-INPUT, OUTPUT = "images", "logits"
+INPUT = "images"
 
 _OLDEST_TRACED = 18
 """What PyTorch's exporter writes natively; its conversion below that loses the nodes' names."""
@@ -126,7 +126,7 @@ def trace(module: FrozenVit, *, opset: int) -> tuple[onnx.ModelProto, large_weig
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=[module.spec.head],
                 dynamic_shapes=shapes,
                 verbose=False,
             )
@@ -188,7 +188,7 @@ def check_plan(graph: passes.Graph, module: FrozenVit) -> None:
     """
     spec = module.spec
     norms = sum(node.op == "LayerNormalization" for node in graph.nodes)
-    wanted = 2 * spec.depth + int(spec.final_norm) + int(spec.pre_norm)
+    wanted = 2 * spec.depth + int(spec.normalises) + int(spec.pre_norm)
     if norms != wanted:
         raise ExportError(
             f"the graph has {norms} LayerNormalization nodes, the network {wanted} norms",

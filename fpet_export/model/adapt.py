@@ -7,27 +7,38 @@ import dataclasses
 import torch
 from torch import nn
 
-from engines.errors import CheckpointError
+from engines.errors import CheckpointError, UsageError
+from engines.manifest import Head
 from fpet_export.model import mergers
 from fpet_export.model.attached import attach
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.backbones._names import HEAD_NAMES, compare_shapes
 from fpet_export.model.checkpoints import Checkpoint
+from fpet_export.model.edits import Edit, Own, SiteEdit
 from fpet_export.model.merge_plan import MergePlan
 from fpet_export.model.vit import Vit, VitSpec, empty_vit
 
 
-def adapt(backbone: Backbone, checkpoint: Checkpoint) -> Vit:
+def adapt(backbone: Backbone, checkpoint: Checkpoint, head: Head = "logits") -> Vit:
     """Return the backbone with the run's head, adapters and merger attached.
 
     Weights are shared with the two arguments, not copied.
 
+    Args:
+        backbone: What was tuned.
+        checkpoint: What tuning made of it.
+        head: What the network gives; without logits the classifier is left out, and so is what
+            was tuned in it.
+
     Raises:
         CheckpointError: The head or an adapter does not fit the backbone.
+        UsageError: The tokens of all patches are asked for, and a merger cannot give them back.
     """
-    spec = dataclasses.replace(backbone.spec, classes=len(checkpoint.head["head.weight"]))
+    own = checkpoint.head if head == "logits" else {}
+    classes = len(own["head.weight"]) if own else 0
+    spec = dataclasses.replace(backbone.spec, classes=classes, head=head)
     model = empty_vit(spec)
-    weights = {n: t for n, t in backbone.weights.items() if n not in HEAD_NAMES} | checkpoint.head
+    weights = {n: t for n, t in backbone.weights.items() if n not in HEAD_NAMES} | own
     wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     problems = compare_shapes({n: tuple(t.shape) for n, t in weights.items()}, wanted)
     if problems:
@@ -38,8 +49,15 @@ def adapt(backbone: Backbone, checkpoint: Checkpoint) -> Vit:
         )
     model.load_state_dict(weights, assign=True)
     model.requires_grad_(False)
-    attach(model, checkpoint.edits())
-    model.merges = attached_merges(spec, checkpoint.merge_plan(spec), checkpoint.refinement)
+    attach(model, [e for e in checkpoint.edits() if head == "logits" or not _is_of_head(e)])
+    plan = checkpoint.merge_plan(model.spec)
+    if plan.merges and model.spec.head == "tokens":
+        raise UsageError(
+            "the tokens of all patches are asked for, and this run merges some of them",
+            where="--head tokens",
+            fix="export without merging: --merge none; or its features: --head features",
+        )
+    model.merges = attached_merges(model.spec, plan, checkpoint.refinement)
     return model.eval()
 
 
@@ -51,3 +69,10 @@ def attached_merges(
     return nn.ModuleDict(
         {str(step.block): entry.attach(spec, step, refinement) for step in plan.steps}
     )
+
+
+def _is_of_head(edit: Edit) -> bool:
+    """Whether a change is one of the classifier."""
+    if isinstance(edit, SiteEdit):
+        return edit.site in ("head", "head_dist")
+    return isinstance(edit, Own) and edit.name in HEAD_NAMES

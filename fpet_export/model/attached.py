@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from engines.errors import CheckpointError, FoldError
-from fpet_export.model.edits import Branch, Edit, LowRank, Own, SiteEdit, Weights
-from fpet_export.model.vit import Vit, VitSpec
+from fpet_export.model.edits import Branch, Edit, LowRank, Own, SiteEdit, Tokens, Weights
+from fpet_export.model.vit import PROMPTS, Vit, VitSpec
 
 _THIRDS = {"q": 0, "k": 1, "v": 2}
 _ALL = slice(None)
@@ -148,6 +149,8 @@ def attach(model: Vit, edits: Sequence[Edit]) -> None:
             model.each_block()[edit.block].branches[edit.name] = edit.module
         elif isinstance(edit, Own):
             _replace(model, edit)
+        elif isinstance(edit, Tokens):
+            _add_prompts(model, edit)
         else:
             path, rows = _place(model.spec, edit.site)
             _edited(model, path, site=edit.site).add(edit, rows)
@@ -195,16 +198,12 @@ def _edited(model: Vit, path: str, *, site: str) -> Edited:
 
 
 def _check_branch(spec: VitSpec, edit: Branch) -> None:
-    module, where = edit.module, f"blocks.{edit.block}.{edit.name}"
-    rank = len(module.down)
-    wanted = {"down": (rank, spec.width), "up": (spec.width, rank)}
-    biases: dict[str, tuple[int, ...]] = {"down_bias": (rank,), "up_bias": (spec.width,)}
-    for name, shape in (wanted | biases).items():
-        tensor = getattr(module, name)
+    for name, shape in edit.module.shapes(spec.width).items():
+        tensor = getattr(edit.module, name)
         if tensor is not None and tensor.shape != shape:
             raise CheckpointError(
-                f"{name} of a bottleneck is {tuple(tensor.shape)}, wanted {shape}",
-                where=where,
+                f"{name} of a {edit.title} is {tuple(tensor.shape)}, wanted {shape}",
+                where=edit.path,
                 fix="give the backbone the run was trained on: --backbone FILE",
             )
 
@@ -220,6 +219,23 @@ def _replace(model: Vit, edit: Own) -> None:
             fix="give the backbone the run was trained on: --backbone FILE",
         )
     setattr(model.get_submodule(path), leaf, _parameter(edit.tensor.to(own.dtype)))
+
+
+def _add_prompts(model: Vit, edit: Tokens) -> None:
+    spec, (count, *width) = model.spec, edit.vectors.shape
+    if width != [spec.width] or not count:
+        raise CheckpointError(
+            f"prompts are {tuple(edit.vectors.shape)}, wanted (number, {spec.width})",
+            where=f"prompts of {edit.path}",
+            fix="give the backbone the run was trained on: --backbone FILE",
+        )
+    if edit.block is not None:
+        model.each_block()[edit.block].prompts = _parameter(edit.vectors)
+        return
+    assert not model.merges, "a merger counts the tokens in front of the patches"
+    prompts: list[Literal["prompt"]] = ["prompt"] * count
+    model.spec = dataclasses.replace(spec, prefix=(*spec.prefix, *prompts))
+    model.register_parameter(PROMPTS, _parameter(edit.vectors[None]))
 
 
 def _parameter(tensor: torch.Tensor) -> nn.Parameter:

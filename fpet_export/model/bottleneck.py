@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from engines.errors import FoldError
+from fpet_export.model.kept import BranchModule, Reads
 from fpet_export.model.vit import Activation, activate
 
-Reads: TypeAlias = Literal["residual", "mlp"]
-"""What a branch reads: the residual stream before the MLP, or what the MLP adds to it."""
 
-
-class Bottleneck(nn.Module):
+class Bottleneck(BranchModule):
     """`x -> scale * (up(activation(down(x) + down_bias)) + up_bias)`.
 
     Args:
@@ -47,10 +46,18 @@ class Bottleneck(nn.Module):
         self.activation: Activation = activation
         self.reads: Reads = reads
 
+    title = "bottleneck"
+
     down: torch.Tensor
     up: torch.Tensor
     down_bias: torch.Tensor | None
     up_bias: torch.Tensor | None
+
+    def shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of its tensors."""
+        rank = len(self.down)
+        wide: dict[str, tuple[int, ...]] = {"down": (rank, width), "up": (width, rank)}
+        return wide | {"down_bias": (rank,), "up_bias": (width,)}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (…, in) to (…, out)."""
@@ -73,6 +80,34 @@ class Bottleneck(nn.Module):
     def macs(self) -> int:
         """Return the multiply-adds of one token."""
         return self.down.numel() + self.up.numel()
+
+    def frozen(self, queries: int | None) -> nn.Sequential:
+        """Return two layers, with the activation between them."""
+        if self.scale != 1.0:
+            raise FoldError(
+                f"a branch with scale {self.scale:g} reached the freeze",
+                where="freeze",
+                fix="fold the model first: load(run).fold().freeze()",
+            )
+        layers = []
+        for weight, bias in ((self.down, self.down_bias), (self.up, self.up_bias)):
+            out, width = weight.shape
+            layers.append(nn.Linear(width, out, bias=bias is not None, device="meta"))
+            layers[-1].weight = cast(nn.Parameter, weight)
+            layers[-1].bias = cast(nn.Parameter, bias)
+        return nn.Sequential(layers[0], Activate(self.activation), layers[1])
+
+
+class Activate(nn.Module):
+    """What stands between the two layers of a bottleneck."""
+
+    def __init__(self, activation: str) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply it to (…, R)."""
+        return activate(x, self.activation)
 
 
 def _scaled(tensor: torch.Tensor, scale: float) -> torch.Tensor:

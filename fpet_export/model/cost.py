@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fpet_export.model import mergers
+from fpet_export.model.kept import Extra
 from fpet_export.model.merge_plan import MergePlan
 from fpet_export.model.vit import VitSpec
 
@@ -14,7 +15,7 @@ def macs(
     plan: MergePlan,
     *,
     last: int | None = None,
-    branches: Sequence[int] = (),
+    added: Sequence[Extra] = (),
 ) -> list[int]:
     """Return the multiply-adds of one image: patch embedding, each block, head.
 
@@ -23,7 +24,7 @@ def macs(
         plan: Where tokens merge.
         last: Tokens that the last block computes, where it computes only those that the head
             reads; None for all. If it does not merge, it computes their queries alone.
-        branches: Multiply-adds a token of what a fine-tune left in each block; empty for nothing.
+        added: What a fine-tune left in each block; empty for nothing.
 
     Products with the attention matrix and the match of a merge are counted; norms, activations
     and additions are not, as in the literature.
@@ -40,8 +41,9 @@ def macs(
         cost = attention + 2 * after * width * hidden
         if block in steps:
             cost += entry.macs(spec, steps[block])
-        if branches:
-            cost += branches[block] * after
+        if added:
+            extra = added[block]
+            cost += extra.keys * now + extra.queries * queries + extra.outputs * after
         costs.append(cost)
         now = after
     heads = 2 if spec.pool == "class+dist" else 1

@@ -7,6 +7,7 @@ how they fold, and what is left afterwards is stated here, once for all methods:
   what it does to the output of the layer, as in training (`forward`), and, independently of that,
   what it does to the weights (`folded`). Attached and folded model can be compared.
 * A **branch** is a small network beside or behind the MLP of one block. It is not linear and stays.
+* **Tokens** are prompts, which stand beside the tokens of an image in one block or in all.
 
 Sites are called as timm calls the layers: "patch_embed", "norm_pre", "blocks.3.norm1",
 "blocks.3.attn.q", "…k", "…v", "…qkv", "…proj", "blocks.3.norm2", "blocks.3.mlp.fc1", "…fc2",
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import ClassVar, TypeAlias
 
@@ -24,7 +26,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fpet_export.model.bottleneck import Bottleneck
+from engines.plurals import counted
+from fpet_export.model.kept import BranchModule, Extra
 
 Weights: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 """(out, in) weight and (out,) bias of a site; of a LayerNorm (out, 1), which is a diagonal."""
@@ -42,10 +45,20 @@ class SiteEdit(nn.Module, abc.ABC):
 
     def __init__(self, site: str, **tensors: torch.Tensor | None) -> None:
         super().__init__()
-        self.site = site
+        self.site = self.path = site
         for name, tensor in tensors.items():
             kept = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
             self.register_parameter(name, kept)
+
+    @property
+    def block(self) -> int | None:
+        """The 0-based block of its layer, or None outside."""
+        found = re.match(r"blocks\.(\d+)\.", self.site)
+        return None if found is None else int(found[1])
+
+    def extra(self) -> Extra:
+        """Return what it costs: nothing, once it is folded."""
+        return Extra()
 
     @abc.abstractmethod
     def shapes(self, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
@@ -320,20 +333,32 @@ class Dense(SiteEdit):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Branch:
-    """A bottleneck beside or behind the MLP of one block, which cannot fold: AdaptFormer.
-
-    It reads the residual stream (B, N, C), after a merge the merged one, or what the MLP adds to
-    it, and is added to what the block gives.
+    """A small network beside the layers of one block, which cannot fold: AdaptFormer.
 
     Attributes:
         block: 0-based.
         name: Module path below the block, as the method's checkpoints have it.
-        module: What it computes.
+        module: What it computes, and of what.
     """
 
     block: int
     name: str
-    module: Bottleneck
+    module: BranchModule
+
+    @property
+    def title(self) -> str:
+        """What it is, for people to read."""
+        return self.module.title
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return f"blocks.{self.block}.{self.name}"
+
+    def extra(self) -> Extra:
+        """Return what it costs."""
+        macs = self.module.macs()
+        return Extra(queries=macs) if self.module.reads == "norm1" else Extra(outputs=macs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -348,8 +373,51 @@ class Own:
     name: str
     tensor: torch.Tensor
 
+    title: ClassVar[str] = Dense.title
+    block: ClassVar[None] = None
 
-Edit: TypeAlias = SiteEdit | Branch | Own
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return self.name
+
+    def extra(self) -> Extra:
+        """Return what it costs: nothing."""
+        return Extra()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """Prompts: tokens that are the same for every image.
+
+    Attributes:
+        vectors: (P, C).
+        block: None for prompts that enter the network behind its own prefix tokens and stay. With a
+            0-based block they stand beside the tokens of that block alone: what it makes of them
+            is not used, so that of its attention they are keys and values that are constants.
+
+    Source: Jia et al. 2022, eq. 4 to 8.
+    """
+
+    vectors: torch.Tensor
+    block: int | None = None
+
+    @property
+    def title(self) -> str:
+        """What it is, for people to read."""
+        return f"{counted(len(self.vectors), 'prompt')} in front"
+
+    @property
+    def path(self) -> str:
+        """What they stand in front of."""
+        return "the first block" if self.block is None else f"blocks.{self.block}.each block"
+
+    def extra(self) -> Extra:
+        """Return what it costs: further keys and values for every query."""
+        return Extra(queries=0 if self.block is None else 2 * self.vectors.numel())
+
+
+Edit: TypeAlias = SiteEdit | Branch | Own | Tokens
 
 
 def apply(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -362,24 +430,14 @@ def describe(edits: Sequence[Edit]) -> str:
     layers: dict[str, dict[str, None]] = {}
     ranks: dict[str, set[int]] = {}
     for edit in edits:
-        title, path = _called(edit)
-        leaf = path.rpartition(".")[2]
-        layers.setdefault(title, {})[leaf] = None
+        leaf = edit.path.rpartition(".")[2]
+        layers.setdefault(edit.title, {})[leaf] = None
         if isinstance(edit, LowRank | InputLowRank):
-            ranks.setdefault(title, set()).add(len(edit.down))
+            ranks.setdefault(edit.title, set()).add(len(edit.down))
     return ", ".join(
         f"{title} of {', '.join(leaves)}{_ranks(ranks.get(title))}"
         for title, leaves in layers.items()
     )
-
-
-def _called(edit: Edit) -> tuple[str, str]:
-    """Return what an edit is, and where."""
-    if isinstance(edit, Branch):
-        return "bottleneck", edit.name
-    if isinstance(edit, Own):
-        return Dense.title, edit.name
-    return edit.title, edit.site
 
 
 def _ranks(found: set[int] | None) -> str:

@@ -6,12 +6,12 @@ import copy
 from typing import cast
 
 from fpet_export.model.attached import edited_layers, replace_module
-from fpet_export.model.bottleneck import Bottleneck
-from fpet_export.model.vit import Vit
+from fpet_export.model.kept import BranchModule
+from fpet_export.model.vit import PROMPTS, Vit
 
 
 def fold(model: Vit) -> tuple[Vit, list[str]]:
-    """Return a folded copy of `model`, and the adapter layers that had to stay.
+    """Return a folded copy of `model`, and what a fine-tune added that had to stay.
 
     Weights that do not change are shared with `model`, which is left as it is.
 
@@ -19,7 +19,8 @@ def fold(model: Vit) -> tuple[Vit, list[str]]:
         model: The adapted model.
 
     Returns:
-        The folded model; module paths such as "blocks.0.adapter_mlp", empty when all folded.
+        The folded model; paths such as "blocks.0.adapter_mlp" and "blocks.0.prompts", empty when
+        all folded.
 
     Raises:
         FoldError: A folded weight is not finite.
@@ -27,10 +28,12 @@ def fold(model: Vit) -> tuple[Vit, list[str]]:
     folded = _shallow_copy(model)
     for path, layer in edited_layers(folded):
         replace_module(folded, path, layer.fold())
-    stay = []
+    stay = [PROMPTS] if folded.spec.prompts else []
     for index, block in enumerate(folded.each_block()):
+        if block.prompts is not None:
+            stay.append(f"blocks.{index}.prompts")
         for name, branch in block.branches.items():
-            block.branches[name] = cast(Bottleneck, branch).folded()
+            block.branches[name] = cast(BranchModule, branch).folded()
             stay.append(f"blocks.{index}.{name}")
     return folded, stay
 

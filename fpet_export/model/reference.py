@@ -56,7 +56,7 @@ def run(
                 progress(len(chunk))
     logits = torch.cat([logits for logits, _ in found]).double().numpy()
     if not model.merges:
-        return ModelOutputs(logits=logits)
+        return ModelOutputs(logits=logits, head=model.spec.head)
     traces = [trace for _, trace in found]
     return ModelOutputs(
         logits=logits,
@@ -64,6 +64,7 @@ def run(
         margin=_side_by_side([trace.margin for trace in traces]),
         sources=tuple(part.shape[1] for part in traces[0].match.values()),
         size=np.concatenate([cast(torch.Tensor, trace.size).numpy() for trace in traces]),
+        head=model.spec.head,
     )
 
 

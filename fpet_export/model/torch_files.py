@@ -8,7 +8,9 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from engines.errors import CheckpointError
@@ -16,12 +18,25 @@ from engines.errors import CheckpointError
 _SAFETENSORS_START = re.compile(rb".{8}\s*\{", re.DOTALL)
 """A safetensors file: the length of its header in 8 bytes, then the header, which is JSON."""
 
+_REBUILD_ARRAY = np.zeros(0).__reduce__()[0]
+_OF_ARRAYS: list[Any] = [
+    *((_REBUILD_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float16", "float32", "float64")),
+]
+"""What the pickle of an array of floating numbers calls; numpy 2 has another name for the first."""
+
+_DEEPEST = 6
+"""How many dictionaries deep an array may lie."""
+
 
 def read_content(path: Path, *, mapped: bool = False) -> object:
     """Return what a file of PyTorch or of safetensors holds, whatever its name ends with.
 
     A pickle is read with `weights_only=True` after its archive's checksums were verified. Beside
-    tensors and plain Python values it may hold an `argparse.Namespace`, as training scripts save.
+    tensors and plain Python values it may hold an `argparse.Namespace`, as training scripts save,
+    and arrays of numpy with floating numbers, which are returned as tensors.
 
     Args:
         path: The file.
@@ -74,13 +89,13 @@ def _read_pickle(path: Path, *, mapped: bool) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about kinds of tensors refused below
-            with torch.serialization.safe_globals([argparse.Namespace]):
+            with torch.serialization.safe_globals([argparse.Namespace, *_OF_ARRAYS]):
                 content: object = torch.load(
                     path, map_location="cpu", weights_only=True, mmap=mapped
                 )
     except pickle.UnpicklingError as error:
         # torch's own first line advises to switch the protection off: never repeat it.
-        wanted = re.search(r"GLOBAL:? ?(?:GLOBAL )?([\w.]+)", str(error), re.IGNORECASE)
+        wanted = re.search(r"\bGLOBAL:? ?(?:GLOBAL )?([\w.]+)", str(error), re.IGNORECASE)
         raise CheckpointError(
             f"the pickle wants to run code ({wanted[1]}); only tensors are read"
             if wanted
@@ -96,6 +111,17 @@ def _read_pickle(path: Path, *, mapped: bool) -> object:
             where=str(path),
             fix="fetch the file again",
         ) from error
+    return _as_tensors(content)
+
+
+def _as_tensors(content: object, depth: int = 0) -> object:
+    """Return what a pickle holds, with tensors in place of the arrays in its dictionaries."""
+    if isinstance(content, np.ndarray):
+        return torch.from_numpy(content.astype(content.dtype.newbyteorder("=")))
+    if not isinstance(content, dict) or depth > _DEEPEST:
+        return content
+    for key, value in content.items():
+        content[key] = _as_tensors(value, depth + 1)
     return content
 
 

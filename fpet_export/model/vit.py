@@ -19,6 +19,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from engines.manifest import Head
+from fpet_export.model.kept import BranchModule
+
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
 
 
@@ -33,13 +36,14 @@ class VitSpec:
         depth: Number of blocks.
         heads: Attention heads H; the head width D is C / H.
         hidden: Inner width of the MLP.
-        classes: Number of logits K.
-        prefix: Names of the tokens in front of the patches, in order: "cls", "dist", "reg".
-            "reg" appears once per register.
+        classes: Number of logits K; 0 where there are none.
+        prefix: Names of the tokens in front of the patches, in order: "cls", "dist", "reg",
+            "prompt"; "reg" and "prompt" once per token.
         pool: What the head reads: the class token, the mean over patches, both of them side by
             side ("class+mean"), or class and distillation token with a head each (their logits are
             averaged).
-        position_covers_prefix: Whether `pos_embed` has rows for the prefix tokens.
+        position_covers_prefix: Whether `pos_embed` has rows for the prefix tokens; prompts never
+            have one.
         norm_eps: Epsilon of every LayerNorm.
         activation: "gelu" is the exact (erf) form; "gelu_tanh" its approximation by a tanh.
         qkv_bias: Whether the qkv projection has a bias.
@@ -49,6 +53,9 @@ class VitSpec:
         pool_norm: Whether the last norm stands after the pooling ("fc_norm") instead of before.
         final_norm: Whether there is such a norm at all; the classifier of transformers' CLIP has
             none.
+        head: What the network gives: logits; "features", which is what a head reads, pooled and
+            normalised (of two heads the mean of what both read); or "tokens", those of the patches
+            after the norm in raster order. A norm that stands behind the pooling is none of theirs.
     """
 
     image: tuple[int, int]
@@ -58,7 +65,7 @@ class VitSpec:
     heads: int
     hidden: int
     classes: int
-    prefix: tuple[Literal["cls", "dist", "reg"], ...] = ("cls",)
+    prefix: tuple[Literal["cls", "dist", "reg", "prompt"], ...] = ("cls",)
     pool: Literal["class", "mean", "class+mean", "class+dist"] = "class"
     position_covers_prefix: bool = True
     norm_eps: float = 1e-6
@@ -69,6 +76,7 @@ class VitSpec:
     layer_scale: bool = False
     pool_norm: bool = False
     final_norm: bool = True
+    head: Head = "logits"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -86,6 +94,17 @@ class VitSpec:
         return len(self.prefix) + self.patches
 
     @property
+    def prompts(self) -> int:
+        """Number of prompts, the last of the prefix tokens."""
+        return self.prefix.count("prompt")
+
+    @property
+    def positions(self) -> int:
+        """Number of rows of `pos_embed`."""
+        own = len(self.prefix) - self.prompts
+        return self.patches + (own if self.position_covers_prefix else 0)
+
+    @property
     def head_width(self) -> int:
         """Width D of one attention head."""
         return self.width // self.heads
@@ -93,7 +112,24 @@ class VitSpec:
     @property
     def read_tokens(self) -> int | None:
         """Number of leading tokens that the head reads; None where it reads the patches too."""
+        if self.head == "tokens":
+            return None
         return {"class": 1, "class+dist": 2}.get(self.pool)
+
+    @property
+    def normalises(self) -> bool:
+        """Whether a norm stands behind the last block in what the network gives."""
+        return self.final_norm and not (self.pool_norm and self.head == "tokens")
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """Shape of what the network gives for one image."""
+        shapes = {
+            "logits": (self.classes,),
+            "features": (self.features,),
+            "tokens": (self.patches, self.width),
+        }
+        return shapes[self.head]
 
     @property
     def features(self) -> int:
@@ -107,6 +143,12 @@ class VitSpec:
             f"ViT {self.width}x{self.depth}, {self.heads} heads, "
             f"patch {patch}, {_side(self.image)} px"
         )
+
+    def describe_output(self) -> str:
+        """Return what the network gives for one image: "100 classes", "384 features"."""
+        if self.head == "tokens":
+            return f"{self.patches} tokens of width {self.width}"
+        return f"{self.output[0]} {'classes' if self.head == 'logits' else 'features'}"
 
 
 def _side(size: tuple[int, int]) -> str:
@@ -248,9 +290,8 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """One pre-norm transformer block.
 
-    `branches` holds what a fine-tune put beside the MLP: each maps the residual stream (B, N, C),
-    after a merge if there is one, or what the MLP adds to it, to (B, N, C) that is added to what
-    the block gives.
+    `branches` holds what a fine-tune put beside its layers, see `fpet_export.model.kept`. `prompts`
+    (P, C) are tokens that stand beside the others in this block alone.
     """
 
     def __init__(self, spec: VitSpec) -> None:
@@ -263,6 +304,7 @@ class Block(nn.Module):
             self.ls1, self.ls2 = LayerScale(spec.width), LayerScale(spec.width)
         self.layer_scale = spec.layer_scale
         self.branches = nn.ModuleDict()
+        self.prompts: nn.Parameter | None = None
 
     def forward(
         self,
@@ -278,18 +320,46 @@ class Block(nn.Module):
             merger: Merges tokens between attention and MLP, or None.
         """
         key_bias = None if size is None else size.log().transpose(1, 2).unsqueeze(1)
-        attended = self.attn(self.norm1(x), key_bias)
+        normalised = self.norm1(x)
+        attended = self._attend(normalised, key_bias)
         x = x + (self.ls1(attended.values) if self.layer_scale else attended.values)
+        for branch in self.each_branch():
+            if branch.reads == "norm1":
+                x = x + branch(normalised)
         merged = None
         if merger is not None:
             merged = merger(x, attended, size)
             x = merged.tokens
-        hidden = self.mlp(self.norm2(x))
+        given = {"residual": x, "norm2": self.norm2(x)}
+        hidden = self.mlp(given["norm2"])
         hidden = self.ls2(hidden) if self.layer_scale else hidden
-        out = x + hidden
-        for branch in self.branches.values():
-            out = out + branch(hidden if branch.reads == "mlp" else x)
+        for branch in self.each_branch():
+            hidden = hidden * branch(given[branch.reads]) if branch.gates else hidden
+        given["mlp"], out = hidden, x + hidden
+        for branch in self.each_branch():
+            if branch.reads in given and not branch.gates:
+                out = out + branch(given[branch.reads])
         return out, merged
+
+    def each_branch(self) -> list[BranchModule]:
+        """Return the branches in order."""
+        return [cast(BranchModule, branch) for branch in self.branches.values()]
+
+    def _attend(self, normalised: torch.Tensor, key_bias: torch.Tensor | None) -> Attended:
+        """Attend to all tokens and to the prompts; what the block makes of those is not used."""
+        if self.prompts is None:
+            return cast(Attended, self.attn(normalised, key_bias))
+        tokens = normalised.shape[1]
+        prompts = self.norm1(self.prompts).expand(len(normalised), -1, -1)
+        normalised = torch.cat([normalised, prompts], dim=1)
+        longer = None if key_bias is None else F.pad(key_bias, (0, prompts.shape[1]))  # size one
+        found = self.attn(normalised, longer)
+        return Attended(
+            values=found.values[:, :tokens],
+            queries=found.queries[:, :, :tokens],
+            keys=found.keys[:, :, :tokens],
+            key_bias=key_bias,
+        )
 
 
 class PatchEmbed(nn.Module):
@@ -316,11 +386,10 @@ class Vit(nn.Module):
         super().__init__()
         self.spec = spec
         self.merges = nn.ModuleDict()
-        positions = spec.patches + (len(spec.prefix) if spec.position_covers_prefix else 0)
         self.patch_embed = PatchEmbed(spec)
         for name, count in prefix_parameters(spec).items():
             self.register_parameter(name, nn.Parameter(torch.zeros(1, count, spec.width)))
-        self.pos_embed = nn.Parameter(torch.zeros(1, positions, spec.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, spec.positions, spec.width))
         norm = nn.LayerNorm(spec.width, eps=spec.norm_eps)
         if spec.pre_norm:
             self.norm_pre = nn.LayerNorm(spec.width, eps=spec.norm_eps)
@@ -329,9 +398,10 @@ class Vit(nn.Module):
             self.fc_norm = norm
         elif spec.final_norm:
             self.norm = norm
-        self.head = nn.Linear(spec.features, spec.classes)
-        if spec.pool == "class+dist":
-            self.head_dist = nn.Linear(spec.width, spec.classes)
+        if spec.head == "logits":
+            self.head = nn.Linear(spec.features, spec.classes)
+            if spec.pool == "class+dist":
+                self.head_dist = nn.Linear(spec.width, spec.classes)
 
     def each_block(self) -> list[Block]:
         """Return the blocks in order."""
@@ -345,22 +415,20 @@ class Vit(nn.Module):
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Turn normalised images (B, 3, height, width) into tokens (B, N, C)."""
         patches = self.patch_embed(images)
-        names = prefix_parameters(self.spec)
-        prefix = [getattr(self, name).expand(images.shape[0], -1, -1) for name in names]
-        if self.spec.position_covers_prefix:
-            x = torch.cat([*prefix, patches], dim=1) + self.pos_embed
-        else:
-            x = torch.cat([*prefix, patches + self.pos_embed], dim=1)
+        prefix = prefix_tokens(self).expand(images.shape[0], -1, -1)
+        x = torch.cat([prefix, patches + patch_positions(self)], dim=1)
         return cast(torch.Tensor, self.norm_pre(x)) if self.spec.pre_norm else x
 
     def classify(self, x: torch.Tensor, size: torch.Tensor | None) -> torch.Tensor:
-        """Turn the last block's tokens (B, N, C) into logits (B, K).
+        """Turn the last block's tokens (B, N, C) into what the network gives; see `VitSpec.head`.
 
         A mean over merged patches is weighted by their sizes, so that every patch counts once.
         """
         spec = self.spec
         if spec.final_norm and not spec.pool_norm:
             x = self.norm(x)
+        if spec.head == "tokens":
+            return x[:, len(spec.prefix) :]
         pooled = x[:, 0]
         if spec.read_tokens is None:
             patches = x[:, len(spec.prefix) :]
@@ -372,13 +440,15 @@ class Vit(nn.Module):
             pooled = mean if spec.pool == "mean" else torch.cat([pooled, mean], dim=1)
         if spec.pool_norm:
             pooled = self.fc_norm(pooled)
+        if spec.head == "features":
+            return (pooled + x[:, 1]) / 2 if spec.pool == "class+dist" else pooled
         logits = self.head(pooled)
         if spec.pool == "class+dist":
             logits = (logits + self.head_dist(x[:, 1])) / 2
         return cast(torch.Tensor, logits)
 
     def forward(self, images: torch.Tensor, trace: Trace | None = None) -> torch.Tensor:
-        """Classify normalised images (B, 3, height, width); return logits (B, K)."""
+        """Run normalised images (B, 3, height, width); return logits (B, K), or see `classify`."""
         x, size = self.embed(images), None
         for index, block in enumerate(self.each_block()):
             x, merged = block(x, size, self.merger_of(index))
@@ -390,9 +460,29 @@ class Vit(nn.Module):
         return self.classify(x, size)
 
 
+PROMPTS = "prompt_token"
+"""Parameter of the prompts, which timm has no name for."""
+
+
+def prefix_tokens(model: Vit) -> torch.Tensor:
+    """Return what stands in front of the patches of every image, (1, tokens, C)."""
+    spec, positions = model.spec, model.pos_embed
+    kinds = [getattr(model, name) for name in prefix_parameters(spec)]
+    tokens = torch.cat([*kinds, positions[:, :0]], dim=1)
+    if not spec.position_covers_prefix:
+        return tokens
+    own = len(spec.prefix) - spec.prompts
+    return torch.cat([tokens[:, :own] + positions[:, :own], tokens[:, own:]], dim=1)
+
+
+def patch_positions(model: Vit) -> torch.Tensor:
+    """Return what is added to the patches, (1, P, C)."""
+    return model.pos_embed[:, model.spec.positions - model.spec.patches :]
+
+
 def prefix_parameters(spec: VitSpec) -> dict[str, int]:
     """Return timm's parameter name and token count of each kind of prefix token, in order."""
-    names = {"cls": "cls_token", "dist": "dist_token", "reg": "reg_token"}
+    names = {"cls": "cls_token", "dist": "dist_token", "reg": "reg_token", "prompt": PROMPTS}
     counts: dict[str, int] = {}
     for kind in spec.prefix:
         counts[names[kind]] = counts.get(names[kind], 0) + 1

@@ -203,7 +203,7 @@ def _on(row: StageParity, table: ParityTable) -> str:
 
 def _format_difference(row: StageParity, on: str) -> str:
     noise = "no difference" if row.sqnr_db == math.inf else f"{row.sqnr_db:.1f} dB"
-    return f"{on}: {noise}, {row.difference}, agreement {row.agreement:.0%}"
+    return f"{on}: {noise}, {row.difference}, {row.agreement_in_words}"
 
 
 def short_reason(problem: FpetError) -> str:

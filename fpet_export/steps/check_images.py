@@ -69,7 +69,7 @@ def known_classes(
     """Return what is known about the classes of a model.
 
     Args:
-        count: Its logits; None where nobody knows.
+        count: Its logits; None where nobody knows, 0 where there are none.
         file: File of `--labels`.
         manifests: Manifests of artefacts of the model, whose labels count too.
         run: What the files of the run say.
@@ -79,6 +79,12 @@ def known_classes(
         UsageError: The file cannot be read, or does not have one name a class.
     """
     own = labels_of_file(file)
+    if own.names and count == 0:
+        raise UsageError(
+            "what this network gives names no classes",
+            where=own.source,
+            fix="leave --labels out; class names belong to logits",
+        )
     if own.names and count is not None and len(own.names) != count:
         raise UsageError(
             f"{len(own.names)} class names for {count} classes",
@@ -139,6 +145,8 @@ def checked(
         )
     readable = without_bad(matched, request, reporter)
     parts = [readable.description]
+    if known.count == 0 and source.stated is not None:
+        parts.append("labels not used: what the network gives names no classes")
     if found is not None:
         parts.append(f"labels {found}")
     left_out = readable.left_out()

@@ -29,5 +29,5 @@ def reference_with_margin(graph: Path, images: ImageSet | None = None) -> Refere
     if not manifest.is_float32 or not manifest.shows_match:
         return reference_of(graph, images)
     found = evaluator_for(graph, manifest, images).reference.outputs
-    outputs = ModelOutputs(logits=found.logits, margin=found.margin)
+    outputs = ModelOutputs(logits=found.logits, margin=found.margin, head=found.head)
     return reference_of(graph, images, outputs=outputs)

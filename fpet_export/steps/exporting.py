@@ -252,7 +252,7 @@ def export(
         f"{written.parent.name}/{written.name} {manifest.total_bytes / 1e6:.1f} MB · "
         f"opset {frozen.target.opset} · "
         f"{manifest.operators['LayerNormalization']} LayerNormalization · "
-        f"same class on {round(onnx_row.agreement * count)}/{count} images",
+        f"{onnx_row.likeness}",
         passed=onnx_row.passed,
     )
     started.record(written, (frozen_row, onnx_row))
@@ -265,7 +265,7 @@ def _fold_text(adapted: Adapted, folded: Folded, row: StageParity) -> str:
     if not run.is_tuned:
         text = "nothing to fold"
     elif folded.stay:
-        text = f"{counted(len(folded.stay), f'{method} layer')} stay in the graph, scale folded"
+        text = f"{counted(len(folded.stay), f'{method} part')} stay in the graph, scale folded"
     else:
         text = f"{method} of {depth} blocks into the backbone (float64)"
     return f"{text} · {row.difference}"

@@ -95,12 +95,14 @@ class MergeChoice:
             limit = None if drop is None else reference - drop / 100
         dots = []
         for one in self.candidates:
-            accuracy = one.quality.accuracy
+            quality = one.quality
             dots.append(
                 Dot(
                     label=one.merge.removeprefix("fpet@").removeprefix("tome:"),
                     cost=one.macs / plain.macs,
-                    answers=one.quality.agreement if accuracy is None else accuracy,
+                    answers=(quality.agreement or 0.0)
+                    if quality.accuracy is None
+                    else quality.accuracy,
                     chosen=one is self.chosen,
                     keeps=not one.missed,
                 )
@@ -297,11 +299,13 @@ def merged_as(adapted: Adapted, merge: str, source: str) -> Adapted:
         InputError: A file that it names cannot be read.
     """
     checkpoint = _merging(adapted.checkpoint, settled(merge))
-    checkpoint.merge_plan(adapted.model.spec)  # refuses what the network lacks
+    spec = adapted.model.spec
+    checkpoint.merge_plan(spec)  # refuses what the network lacks
     facts = {name: fact for name, fact in checkpoint.facts.items() if name != "merge block"}
     facts["merge"] = Fact(checkpoint.merge, source)
     changed = dataclasses.replace(checkpoint, facts=facts)
-    return dataclasses.replace(adapted, model=adapt(adapted.backbone, changed), checkpoint=changed)
+    model = adapt(adapted.backbone, changed, spec.head)
+    return dataclasses.replace(adapted, model=model, checkpoint=changed)
 
 
 def _merging(checkpoint: Checkpoint, merge: str) -> Checkpoint:
@@ -317,6 +321,6 @@ def _remaining(request: E, used: Quality) -> E:
     drop, agreement = request.max_drop, request.min_agreement
     if drop is not None and used.drop_pp is not None:
         drop = max(0.0, drop - max(0.0, used.drop_pp))
-    if agreement is not None:
+    if agreement is not None and used.agreement is not None:
         agreement = min(1.0, agreement + 1 - used.agreement)
     return dataclasses.replace(request, merge=None, max_drop=drop, min_agreement=agreement)

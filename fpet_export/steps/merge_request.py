@@ -21,6 +21,13 @@ def refuse_unlimited(request: Exporting) -> None:
     """
     if request.merge != AUTO:
         return
+    if request.head not in (None, "logits"):
+        raise UsageError(
+            f"--merge auto judges merges by classes, and {request.head} name none",
+            where="--merge auto",
+            fix="let it choose for the logits first, then export with the block it chose: --merge "
+            "fpet@N",
+        )
     if request.max_drop is None and request.min_agreement is None:
         raise UsageError(
             "--merge auto has no limit to keep, and without one it would merge in the first block",

@@ -20,7 +20,7 @@ from engines.onnx_graph.files import write_graph
 from engines.targets import Target
 from fpet_export.graph import large_weights
 from fpet_export.graph.constant_shapes import fix_shapes
-from fpet_export.graph.to_onnx import INPUT, OUTPUT, quiet_exporter
+from fpet_export.graph.to_onnx import INPUT, quiet_exporter
 from fpet_export.model.vit import Vit
 from fpet_export.stages import companions_of, tool_versions
 
@@ -59,7 +59,7 @@ def naive_export(
             dynamo=True,
             opset_version=opset,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[model.spec.head],
             dynamic_shapes=shapes,
             verbose=False,
         )
@@ -76,7 +76,9 @@ def naive_export(
                 file=path.name,
                 inputs=(TensorSpec(name=INPUT, shape=(rows, *images.shape[1:]), dtype="float32"),),
                 outputs=(
-                    TensorSpec(name=OUTPUT, shape=(rows, model.spec.classes), dtype="float32"),
+                    TensorSpec(
+                        name=model.spec.head, shape=(rows, *model.spec.output), dtype="float32"
+                    ),
                 ),
                 batch_range=batch if isinstance(batch, tuple) else None,
                 precision=precisions.FP32,

@@ -69,6 +69,7 @@ def _spec(manifest: Manifest) -> VitSpec:
         classes=facts.classes,
         prefix=tuple(prefix),
         pool="class" if prefix else "mean",
+        head=facts.head,
     )
 
 

@@ -73,7 +73,7 @@ def load_run(
 def describe(adapted: Adapted) -> str:
     """Return the one line that says what a run is."""
     checkpoint, spec = adapted.checkpoint, adapted.model.spec
-    parts = [checkpoint.describe_tuning(), f"{spec.classes} classes", spec.describe()]
+    parts = [checkpoint.describe_tuning(), spec.describe_output(), spec.describe()]
     plain, plan = adapted.macs_without_merging(), adapted.merge_plan()
     if not plan.merges:
         parts += ["no merging", f"{plain / 1e9:.2f} GMAC"]

@@ -51,11 +51,12 @@ def references_of_tasks(
             handle = tasks.task(name)
             graph = folder.graphs[handle.task.structure]
             logits, margin = _run(handle, graph.manifest, own, taps[graph.path.name])
-            require_finite(logits, own.names, of=f"{name} on {graph.path.name}")
+            outputs = ModelOutputs(logits=logits, margin=margin)
+            require_finite(outputs, own.names, of=f"{name} on {graph.path.name}")
             expected = ReferenceOutputs(
                 name=f"{name} on {graph.path.name}",
                 images=own,
-                outputs=ModelOutputs(logits=logits, margin=margin),
+                outputs=outputs,
                 gates=gates_of(graph.manifest.precision),
             )
             yield name, expected

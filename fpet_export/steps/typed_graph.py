@@ -218,9 +218,8 @@ def report(made: Typed, reporter: Reporter) -> None:
         reporter.step("range", f"close to float16's largest value: {made.warning}", passed=None)
     precision = made.recipe.precision
     if made.choice is None:
-        text = (
-            f"signal to noise (SQNR) {made.row.sqnr_db:.1f} dB · agreement {made.row.agreement:.1%}"
-        )
+        noise = f"signal to noise (SQNR) {made.row.sqnr_db:.1f} dB"
+        text = f"{noise} · {made.row.agreement_in_words}"
     else:
         policy = made.choice.policy
         text = f"{policy.preset}, {counted(len(policy.active), 'layer')}"

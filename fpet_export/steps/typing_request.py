@@ -14,7 +14,7 @@ from calibration.table import files_of
 from engines import precisions, storage
 from engines.engine import load_target
 from engines.errors import UsageError
-from engines.manifest import refuse_shared_side_car
+from engines.manifest import Head, refuse_shared_side_car
 from fpet_export.graph.options import with_opset
 from fpet_export.requests import AUTO, BEST, Exporting, Quantization, Typing
 from fpet_export.steps import check_images, merge_request
@@ -114,6 +114,25 @@ def refuse_all(onnx: Path, request: Typing) -> None:
             refuse_overwrite(typed_path(onnx, precision), precision, force=request.force)
 
 
+def refuse_class_limits(request: Typing, head: Head) -> None:
+    """Refuse limits on classes where a network gives none.
+
+    Raises:
+        UsageError: There is such a limit.
+    """
+    if head == "logits":
+        return
+    for option in ("max_drop", "min_agreement"):
+        if getattr(request, option) is not None:
+            flag = f"--{option.replace('_', '-')}"
+            raise UsageError(
+                f"{flag} counts classes, and {head} name none",
+                where=flag,
+                fix="limit the noise instead, in decibels: --min-sqnr 30; or choose the merge or "
+                "the precision with logits first",
+            )
+
+
 def needs_ranges(request: Exporting) -> bool:
     """Say whether any target gets integers, and refuse a precision that one does not run.
 
@@ -134,6 +153,7 @@ def refuse_export(request: Exporting) -> None:
     """
     check_images.require_inputs(request)
     merge_request.refuse_unlimited(request)
+    refuse_class_limits(request, request.head or "logits")
     if request.merge == AUTO:
         for file in merge_request.files_of(request):
             storage.refuse_overwrite(file, force=request.force)

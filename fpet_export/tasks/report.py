@@ -177,4 +177,4 @@ def _files(folder: Path, index: TaskIndex) -> tuple[File, ...]:
 
 def _same(rows: Sequence[StageParity]) -> tuple[int, int]:
     """Return how many images of all rows keep their class, and how many there are."""
-    return sum(round(row.agreement * row.images) for row in rows), sum(row.images for row in rows)
+    return sum(row.same_images or 0 for row in rows), sum(row.images for row in rows)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from engines.errors import UsageError
 from engines.precisions import FP16, FP32, FactorName
 from engines.tasks.index import check_names
 from fpet_export.reporter import Reporter
@@ -87,7 +88,18 @@ class TasksOutcome:
 
 
 def load(request: TasksRequest, reporter: Reporter) -> dict[str, Adapted]:
-    """Load the runs by their names; the backbone is read once."""
+    """Load the runs by their names; the backbone is read once.
+
+    Raises:
+        UsageError: Something else than logits is asked for: tasks that share a graph differ in
+            their heads.
+    """
+    if request.head not in (None, "logits"):
+        raise UsageError(
+            f"tasks share one graph and bring a head each; {request.head} have none",
+            where=f"--head {request.head}",
+            fix="leave --head out, or export the runs one by one: fpet-export export",
+        )
     given = [named(text) for text in request.runs]
     check_names(name for name, _ in given if name is not None)
     loaded: list[tuple[str, Adapted]] = []

@@ -91,7 +91,7 @@ def _engine(request: CheckRequest, reporter: Reporter) -> tuple[ParityTable, lis
         found = outputs_of(request.engine, expected.images.pixels, progress=advance)
     table = expected.table(
         [expected.compare(request.engine.name, found)],
-        reference=f"logits of {expected.name} in {path.name}",
+        reference=f"{expected.outputs.head} of {expected.name} in {path.name}",
     )
     return table, [request.engine] if _is_of(request.engine, expected.name) else []
 

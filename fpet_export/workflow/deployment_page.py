@@ -21,7 +21,6 @@ from benchmarks.report.speed_words import measured_on
 from engines.imaging.class_names import is_sure
 from engines.manifest import read_manifest
 from engines.parity.rows import ParityTable, StageParity
-from engines.plurals import counted
 from fpet_export.reporter import FinishedStep
 from fpet_export.steps import runs
 from fpet_export.workflow import deployment_verdict, headline, written
@@ -137,20 +136,28 @@ def _tiles(
     row = ran[0].row if ran else table.rows[-1]
     assert row is not None
     tiles = [
-        Tile(
-            value=f"{round(row.agreement * row.images)}/{row.images}",
-            label=f"images keep their class (agreement, {row.stage})",
-            state="bad" if not row.passed else "good" if row.agreement == 1 else "open",
-        ),
+        _likeness_tile(row),
         Tile(
             value=f"{row.largest_logit_difference:.1e}",
-            label=f"largest logit difference ({row.stage})",
+            label=f"{row.difference.rpartition(' ')[0]} ({row.stage})",
             state=_state(row.passed),
         ),
     ]
     if row.accuracy is not None:
         tiles.append(_accuracy_tile(row, table))
     return (*tiles, *_speed_tiles(measurements))
+
+
+def _likeness_tile(row: StageParity) -> Tile:
+
+    if row.cosine is not None:
+        label = f"smallest cosine of an output and the reference's ({row.stage})"
+        return Tile(value=f"{row.cosine:.6f}", label=label, state=_state(row.passed))
+    return Tile(
+        value=f"{row.same_images}/{row.images}",
+        label=f"images keep their class (agreement, {row.stage})",
+        state="bad" if not row.passed else "good" if row.agreement == 1 else "open",
+    )
 
 
 def _accuracy_tile(row: StageParity, table: ParityTable) -> Tile:
@@ -211,11 +218,10 @@ def _engine(
 
 
 def _agreement(row: StageParity) -> str:
-    same = round(row.agreement * row.images)
     if not row.passed:
         return f"not equal ({'; '.join(row.failures)})"
     warned = "".join(f". {warning}" for warning in row.warnings)
-    return f"same class on {same} of {counted(row.images, 'image')}{warned}"
+    return f"{row.likeness}{warned}"
 
 
 def _speed(one: DeployedTarget, measurements: Sequence[Measurement]) -> str:

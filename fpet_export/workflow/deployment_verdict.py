@@ -105,17 +105,15 @@ def _answers(table: ParityTable, not_run: Mapping[str, str]) -> Statement:
         text = f"not equal: {failure.stage} drifts, {'; '.join(failure.failures)}"
         return Statement(text=text, good=False)
     last = _last(table)
-    same = round(last.agreement * last.images)
-    text = (
-        f"equal within the gates: {last.stage} gives the same class on {same} of "
-        f"{last.images} images, {last.difference}"
-    )
+    text = f"equal within the gates: {last.stage} gives the {last.likeness}, {last.difference}"
     left = "".join(f"; the {target} engine was not run: {why}" for target, why in not_run.items())
     return Statement(text=text + left, good=None if not_run else True)
 
 
 def _accuracy(table: ParityTable) -> Statement:
     last = _last(table)
+    if last.agreement is None:
+        return Statement(text="not known: what is exported names no classes", good=None)
     if last.accuracy is None:
         return Statement(text="not known: the images have no labels", good=None)
     first = table.rows[0]

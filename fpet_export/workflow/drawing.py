@@ -25,11 +25,11 @@ from fpet_export.steps.one_task import task_outputs
 
 def draw_merge(
     artefact: Path, image: Path, out: Path, reporter: Reporter, *, task: str | None
-) -> tuple[MergeGroups, int]:
+) -> tuple[MergeGroups, int | None]:
     """Draw what merged in an image, as an artefact or one `task` of a folder shows it.
 
     Returns:
-        The patches by token, and the index of the likeliest class.
+        The patches by token, and the index of the likeliest class; None where there are no classes.
 
     Raises:
         InputError: The graph merges no tokens.
@@ -53,12 +53,15 @@ def draw_merge(
     if task is None:
         usable.report(graph, manifest, reporter)
     outputs = _outputs(graph, task, pixels)
-    require_finite(outputs.logits, [str(image)], of=graph)
+    require_finite(outputs, [str(image)], of=graph)
     assert outputs.match is not None
     groups = groups_by_block(outputs.match[0], manifest.model)
     last = list(groups.values())[-1]
-    winner = int(outputs.logits[0].argmax())
-    name = manifest.labels[winner] if manifest.labels else f"class {winner}"
+    winner: int | None = None
+    name: str = outputs.head
+    if outputs.head == "logits":
+        winner = int(outputs.logits[0].argmax())
+        name = manifest.labels[winner] if manifest.labels else f"class {winner}"
     title = f"{image.name}: {name}, merged after block {blocks_in_words(groups)}"
     storage.write_bytes(out, merge.merge_picture(pixels[0], groups, title))
     reporter.step("show", last.describe())

@@ -68,7 +68,9 @@ def compared(
 
 
 def _answers(row: StageParity, model: str) -> str:
-    images = f"{round(row.agreement * row.images)} of {counted(row.images, 'image')}"
+    if row.cosine is not None:
+        return f"gives the same vectors as {model} up to a cosine of {row.cosine:.6f}"
+    images = f"{row.same_images} of {counted(row.images, 'image')}"
     if row.agreement == 1:
         images = f"all {row.images} images" if row.images > 1 else "the one image"
     return f"gives the same class as {model} on {images}"

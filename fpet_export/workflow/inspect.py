@@ -39,7 +39,7 @@ class Inspection:
         tokens: Tokens after each block.
         macs: Multiply-adds by part: the stem, each block, the head.
         macs_without_merging: Multiply-adds of the same network where no tokens merge.
-        stays_in_graph: Layers that do not fold into the backbone.
+        stays_in_graph: What does not fold into the backbone.
         files: SHA-256 of each file, by its path.
         next: Commands to type next.
     """
@@ -114,6 +114,12 @@ def _inspection(request: InspectRequest, adapted: Adapted, folded: Folded) -> In
     )
 
 
+def _cost_of_stay(adapted: Adapted) -> str:
+    """Return the multiply-adds of what does not fold, of one image."""
+    extra = adapted.extra_macs()
+    return f" and cost {extra / 1e6:.2f} million multiply-adds" if extra else ""
+
+
 def _report(found: Inspection, adapted: Adapted, reporter: Reporter) -> None:
     reporter.step("run", f"{found.name}: {runs.describe(adapted)}")
     facts = {name: str(fact) for name, fact in found.facts.items()} | {"backbone": found.backbone}
@@ -128,7 +134,10 @@ def _report(found: Inspection, adapted: Adapted, reporter: Reporter) -> None:
     reporter.line()
     stay = found.stays_in_graph
     reporter.step(
-        "fold", f"{counted(len(stay), 'layer')} stay in the graph" if stay else "everything folds"
+        "fold",
+        f"{counted(len(stay), 'part')} stay in the graph{_cost_of_stay(adapted)}"
+        if stay
+        else "everything folds",
     )
     reporter.step(
         "cost",

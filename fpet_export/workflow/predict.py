@@ -14,6 +14,7 @@ from engines.engine import load_target, open_engine
 from engines.errors import UsageError
 from engines.imaging.source import collect, open_files
 from engines.parity.finite import require_finite
+from engines.parity.model_outputs import ModelOutputs
 from engines.parity.outputs import engine_outputs, manifest_of
 from engines.tasks.open_tasks import open_tasks
 from fpet_export.reporter import SILENT, Reporter
@@ -119,16 +120,23 @@ def predict(request: PredictRequest, reporter: Reporter = SILENT) -> Predictions
                 where=str(request.artefact),
                 fix="predict with a graph from `fpet-export export`",
             )
+        if manifest.head != "logits":
+            raise UsageError(
+                f"this artefact gives {manifest.head}, and only logits name a class",
+                where=str(request.artefact),
+                fix="export the run with its classifier: leave --head out; or run the artefact "
+                "from Python for its numbers: engines.open(path)",
+            )
         source = _source(request, manifest.preprocessing, reporter)
-        logits = np.concatenate(
+        outputs = ModelOutputs.joined(
             [
-                engine_outputs(engine, manifest, collect(part).pixels).logits
+                engine_outputs(engine, manifest, collect(part).pixels)
                 for part in source.parts(_AT_ONCE)
             ]
-        ).astype(np.float64)
-    require_finite(
-        logits, [str(location.path) for location in source.locations], of=request.artefact
-    )
+        )
+    names = [str(location.path) for location in source.locations]
+    require_finite(outputs, names, of=request.artefact)
+    logits = outputs.logits.astype(np.float64)
     if manifest.weights == "random":
         reporter.step("weights", "random: these classes mean nothing", passed=None)
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -91,6 +91,7 @@ def quantize(request: QuantizeRequest, reporter: Reporter = SILENT) -> Quantized
         )
     manifest = _float32_manifest(request.onnx)
     target = load_target(request.target or manifest.target)
+    typing_request.refuse_class_limits(request, manifest.head)
     usable.require(request.onnx, manifest, request, reporter)
     usable.require_form(request.onnx, manifest, target, request, reporter)
     wanted = typing_request.precisions_of(request, target)

@@ -44,12 +44,12 @@ class MergePicture:
 
     Attributes:
         png: The file.
-        winner: Index of the likeliest class.
+        winner: Index of the likeliest class; None where there are no classes.
         groups: Patches by token.
     """
 
     png: Path
-    winner: int
+    winner: int | None
     groups: MergeGroups
 
     def to_json(self) -> dict[str, Any]:

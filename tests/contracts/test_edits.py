@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from engines.errors import CheckpointError, FoldError
+from fpet_export.graph.freeze import FrozenVit
+from fpet_export.graph.options import FreezeOptions
 from fpet_export.model.attached import Edited, attach, edited_layers
-from fpet_export.model.bottleneck import Bottleneck, Reads
+from fpet_export.model.bottleneck import Bottleneck
 from fpet_export.model.edits import (
     Added,
     Affine,
@@ -23,11 +25,20 @@ from fpet_export.model.edits import (
     Magnitude,
     Own,
     SiteEdit,
+    Tokens,
     describe,
 )
 from fpet_export.model.fold import fold
+from fpet_export.model.kept import Reads
 from fpet_export.model.vit import Activation, Vit
-from tests.fpet_export.tiny import adapted, checkpoint_of, images_of, relative, spec_of
+from tests.fpet_export.tiny import (
+    NO_SHIFT,
+    adapted,
+    checkpoint_of,
+    images_of,
+    relative,
+    spec_of,
+)
 
 SPEC = spec_of(depth=3)
 MERGE_BLOCK = 1
@@ -94,9 +105,12 @@ CELLS = [
 ]
 
 
+PLAIN = checkpoint_of(SPEC, "none", merge_block=MERGE_BLOCK)
+
+
 def plain() -> Vit:
     """A model whose key weights take part in a match."""
-    return adapted(SPEC, checkpoint_of(SPEC, "none", merge_block=MERGE_BLOCK))
+    return adapted(SPEC, PLAIN)
 
 
 def size_of(site: str) -> tuple[int, int]:
@@ -216,6 +230,8 @@ def test_tensors_of_another_width_are_refused(make: Maker, site: str) -> None:
     [
         Own(name="pos_embed", tensor=draw(1, 3, SPEC.width)),
         Own(name="dist_token", tensor=draw(1, 1, SPEC.width)),
+        Tokens(vectors=draw(4, SPEC.width + 1)),
+        Tokens(vectors=draw(0, SPEC.width), block=0),
         Branch(block=0, name="b", module=Bottleneck(draw(2, 7), draw(SPEC.width, 2), scale=1.0)),
         Branch(
             block=0,
@@ -225,7 +241,7 @@ def test_tensors_of_another_width_are_refused(make: Maker, site: str) -> None:
             ),
         ),
     ],
-    ids=["positions", "no such token", "width", "bias"],
+    ids=["positions", "no such token", "prompts", "no prompts", "width", "bias"],
 )
 def test_what_the_network_does_not_have_in_this_shape_is_refused(edit: Edit) -> None:
     with pytest.raises(CheckpointError, match=r"wanted \(|has none|has \("):
@@ -233,7 +249,7 @@ def test_what_the_network_does_not_have_in_this_shape_is_refused(edit: Edit) -> 
 
 
 @pytest.mark.parametrize("activation", ["relu", "quick_gelu", "gelu"])
-@pytest.mark.parametrize("reads", ["residual", "mlp"])
+@pytest.mark.parametrize("reads", ["norm1", "residual", "norm2", "mlp"])
 def test_a_bottleneck_keeps_its_answers_when_its_scale_folds(
     activation: Activation, reads: Reads
 ) -> None:
@@ -255,6 +271,42 @@ def test_a_bottleneck_keeps_its_answers_when_its_scale_folds(
     assert stay == ["blocks.1.b"]
     assert difference(logits_of(folded), logits_of(model)) < 1e-6
     assert difference(logits_of(model), before) > 1e-4
+
+
+@pytest.mark.parametrize("block", [None, 0, MERGE_BLOCK, 2])
+def test_prompts_stand_beside_the_tokens(block: int | None) -> None:
+    """Those of one block are keys and values of its attention alone, in whichever form."""
+    before, tokens = logits_of(plain()), SPEC.tokens
+    prompts = Tokens(vectors=draw(4, SPEC.width), block=block)
+    model = adapted(SPEC, dataclasses.replace(PLAIN, changes=(prompts,)))
+
+    folded, stay = fold(model)
+
+    assert stay == ["prompt_token" if block is None else f"blocks.{block}.prompts"]
+    assert folded.spec.tokens == tokens + (4 if block is None else 0)
+    assert difference(logits_of(model), before) > 1e-4
+    for attention in ("primitive", "fused"):
+        for scale in ("split", "folded"):
+            frozen = FrozenVit(
+                folded, FreezeOptions(attention=attention, attention_scale=scale), *NO_SHIFT
+            )
+            found = frozen(torch.from_numpy(images_of(SPEC)))
+            assert relative(found.detach().numpy(), logits_of(model).numpy()) < 1e-5
+
+
+def test_edits_of_keys_reach_the_prompts() -> None:
+    """What a prompt gives as key and value passes the layers as every token does."""
+    model, other = plain(), plain()
+    prompts = Tokens(vectors=draw(4, SPEC.width), block=2)
+    attach(model, [low_rank("blocks.2.attn.k", *size_of("blocks.2.attn.k")), prompts])
+    attach(other, [prompts])
+
+    folded = fold(model)[0]
+    frozen = FrozenVit(folded, FreezeOptions(), *NO_SHIFT)(torch.from_numpy(images_of(SPEC)))
+
+    assert difference(logits_of(folded), logits_of(model)) < 1e-6
+    assert relative(frozen.detach().numpy(), logits_of(model).numpy()) < 1e-5
+    assert difference(logits_of(other), logits_of(model)) > 1e-4
 
 
 def test_a_row_of_zeros_has_no_direction() -> None:

@@ -16,7 +16,7 @@ import torch
 
 from engines import registry
 from engines.errors import CheckpointError
-from engines.manifest import Preprocessing
+from engines.manifest import Head, Preprocessing
 from fpet_export.model import backbones
 from fpet_export.model.facts import Fact
 from fpet_export.model.vit import VitSpec
@@ -38,7 +38,8 @@ class BackboneOptions:
         arch: timm's name of the architecture, where no file says it.
         own_pixels: Whether the run's format says how its own code prepares pixels, so that what
             lies beside the backbone does not matter.
-        select: Takes the network's own tensors out of a file that holds a run's, too.
+        within: How the network's own tensors lie in a file that holds a run's, too.
+        head: What the network is to give.
     """
 
     heads: int | None = None
@@ -50,7 +51,8 @@ class BackboneOptions:
     run_network: Fact[VitSpec] | None = None
     arch: str | None = None
     own_pixels: bool = False
-    select: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+    within: Within | None = None
+    head: Head = "logits"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,10 +61,12 @@ class Within:
 
     Attributes:
         path: The file.
+        anchor: Name of a tensor that the set of weights in it has; see `state_dicts.read`.
         select: Takes the network's tensors, by timm's names, out of all of them.
     """
 
     path: Path
+    anchor: str
     select: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 

@@ -96,7 +96,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
         | {
             "heads": Fact(spec.heads, by),
             "image": Fact("x".join(map(str, spec.image)), image.source),
-            "pool": Fact(spec.pool, config.reads),
+            "pool": Fact(spec.pool, config.reads if spec.pool == config.spec.pool else "--pool"),
             "activation": Fact(spec.activation, by),
             "norm epsilon": Fact(spec.norm_eps, by),
         }
@@ -283,15 +283,18 @@ def _agreed(
 ) -> VitSpec:
     """Return the network with its classes; refuse options that contradict the configuration."""
     spec = config.spec
-    said = {"--heads": (options.heads, spec.heads)}
+    said: dict[str, tuple[object, object]] = {"--heads": (options.heads, spec.heads)}
     if options.pool is not None:
         if options.pool not in POOLS:
             raise UsageError(f"pool is {options.pool!r}", where="--pool", fix="give token or avg")
-        said["--pool"] = (POOLS[options.pool], spec.pool)  # type: ignore[assignment]
+        chosen: Any = POOLS[options.pool]
+        if options.head == "features" and "head.weight" not in weights:
+            spec = dataclasses.replace(spec, pool=chosen)  # no classifier has settled it
+        said["--pool"] = (chosen, spec.pool)
     if options.run_pool is not None:
-        said[options.run_pool.source] = (options.run_pool.value, spec.pool)  # type: ignore[assignment]
+        said[options.run_pool.source] = (options.run_pool.value, spec.pool)
     if options.arch is not None:
-        said["--arch"] = (options.arch, config.model_type)  # type: ignore[assignment]
+        said["--arch"] = (options.arch, config.model_type)
     for option, (value, own) in said.items():
         if value not in (None, own):
             raise CheckpointError(

@@ -39,9 +39,10 @@ def recognises(text: str) -> bool:
 def read(text: str, options: BackboneOptions) -> Backbone:
     """Read and check the file, and what lies beside it."""
     path = Path(text)
-    anchors = [_ANCHOR, _torchvision_names.ANCHOR]
+    within = options.within
+    anchors = [within.anchor] if within else [_ANCHOR, _torchvision_names.ANCHOR]
     found = state_dicts.read(path, anchors, weights=options.weights)
-    weights = dict(found.tensors if options.select is None else options.select(found.tensors))
+    weights = within.select(found.tensors) if within else dict(found.tensors)
     facts: dict[str, Fact[Any]] = {**found.facts}
     of_torchvision = _torchvision_names.ANCHOR in weights
     if of_torchvision:

@@ -20,8 +20,9 @@ from fpet_export.model import checkpoints, cost, methods
 from fpet_export.model.backbones import Backbone, Within
 from fpet_export.model.backbones._names import HEAD_NAMES
 from fpet_export.model.checkpoints import _no_run
-from fpet_export.model.edits import Branch, Edit, describe
+from fpet_export.model.edits import Edit, describe
 from fpet_export.model.facts import Fact
+from fpet_export.model.kept import Extra
 from fpet_export.model.merge_plan import NOWHERE, MergePlan, block_of, merge_plan
 from fpet_export.model.vit import VitSpec
 
@@ -38,6 +39,7 @@ class Hints:
         scale: The method's scale.
         config: The run's YAML file.
         weights: Which set of weights, in a file that holds several.
+        head_weights: A file with the trained head, of a format whose files do not hold it.
     """
 
     merge_block: int | Literal["none"] | None = None
@@ -50,6 +52,7 @@ class Hints:
     qkv_slots: str | None = None
     config: Path | None = None
     weights: str | None = None
+    head_weights: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +118,8 @@ class Checkpoint:
             raise CheckpointError(
                 f"{backbone.source} has no head (head.weight), so it classifies nothing",
                 where=self.name,
-                fix="give the file of the fine-tuned model; a backbone alone is for --backbone",
+                fix="give the file of the fine-tuned model; or export what a head would read: "
+                "--head features, or --head tokens for all patches",
             )
         facts, labels = self.facts, backbone.labels
         if labels is not None:
@@ -142,8 +146,7 @@ class Checkpoint:
 
     def macs(self, spec: VitSpec, *, last: int | None = None) -> list[int]:
         """Return the multiply-adds of one image with the adapters of this run; see `cost.macs`."""
-        branches = self._branches(spec.depth)
-        return cost.macs(spec, self.merge_plan(spec), last=last, branches=branches)
+        return cost.macs(spec, self.merge_plan(spec), last=last, added=self._extra(spec))
 
     def edits(self) -> list[Edit]:
         """Return what was tuned, besides the head."""
@@ -155,12 +158,12 @@ class Checkpoint:
                 found += method.edits(block, factors, scale=scale)
         return [*found, *self.changes]
 
-    def _branches(self, depth: int) -> list[int]:
-        """Return the multiply-adds a token of what stays in each block."""
-        found = [0] * depth
+    def _extra(self, spec: VitSpec) -> list[Extra]:
+        """Return the multiply-adds of what stays in each block."""
+        found = [Extra()] * spec.depth
         for edit in self.edits():
-            if isinstance(edit, Branch):
-                found[edit.block] += edit.module.macs()
+            if edit.block is not None:
+                found[edit.block] += edit.extra()
         return found
 
     def model_facts(
@@ -198,6 +201,7 @@ class Checkpoint:
             ties=ties,
             tokens=tokens,
             macs=macs,
+            head=spec.head,
         )
 
 
@@ -283,7 +287,7 @@ def read(text: str, hints: Hints | None = None) -> Run:
 
 def _refuse_hints_of_others(text: str, hints: Hints) -> None:
     """Refuse what only formats with a mark have a use for; those check it themselves."""
-    for field in ("alpha", "channel_shuffle", "qkv_slots"):
+    for field in ("alpha", "channel_shuffle", "qkv_slots", "head_weights"):
         if getattr(hints, field) is not None:
             option = f"--{field.replace('_', '-')}"
             raise UsageError(

@@ -12,7 +12,16 @@ from fpet_export.model.checkpoints._tuned_file import TunedFile
 
 Found = TypeVar("Found", bound=TunedFile)
 
-_OF_OTHERS = ("bit", "rank", "scale", "alpha", "channel_shuffle", "qkv_slots", "config")
+_OF_OTHERS = (
+    "bit",
+    "rank",
+    "scale",
+    "alpha",
+    "channel_shuffle",
+    "qkv_slots",
+    "config",
+    "head_weights",
+)
 """What `Hints` says of a method, and a format may have no use for."""
 
 _CONFIG_NAMES = ("{name}.yaml", "configs/{folder}/{name}.yaml", "configs/{name}.yaml")

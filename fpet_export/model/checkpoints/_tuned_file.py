@@ -46,6 +46,7 @@ class TunedFile(abc.ABC):
         method: What the method is called.
         says: Fields of `Hints` that mean something for it.
         brings_backbone: Whether the file holds the whole network.
+        anchor: A tensor that such a network has; see `state_dicts.read`.
         warnings: What a user of it should know.
     """
 
@@ -59,6 +60,7 @@ class TunedFile(abc.ABC):
     method: ClassVar[str]
     says: ClassVar[frozenset[str]] = frozenset()
     brings_backbone: ClassVar[bool] = False
+    anchor: ClassVar[str] = _contents.TIMM_ANCHOR
     warnings: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
@@ -85,7 +87,9 @@ class TunedFile(abc.ABC):
     @property
     def backbone(self) -> Within | None:
         """The rest of the file, where it holds the whole network."""
-        return Within(path=self.path, select=self.network) if self.brings_backbone else None
+        if not self.brings_backbone:
+            return None
+        return Within(path=self.path, anchor=self.anchor, select=self.network)
 
     @property
     def architecture(self) -> Fact[str] | None:

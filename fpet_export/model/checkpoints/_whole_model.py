@@ -123,8 +123,9 @@ class WholeModel:
         facts = self.facts | {
             "method": Fact("none", "a whole model without adapters"),
             "merge block": merge,
-            "classes": Fact(spec.classes, "the shape of the head"),
         }
+        if spec.classes:
+            facts["classes"] = Fact(spec.classes, "the shape of the head")
         return Checkpoint(
             name=self.name,
             method="none",

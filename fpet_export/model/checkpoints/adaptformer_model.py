@@ -20,6 +20,7 @@ from fpet_export.model.checkpoints import Hints
 from fpet_export.model.checkpoints._batch_norm_head import folded_head
 from fpet_export.model.checkpoints._contents import TIMM_ANCHOR, is_marked
 from fpet_export.model.checkpoints._read_tuned import read_tuned
+from fpet_export.model.checkpoints._thirds import joined
 from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile
 from fpet_export.model.edits import Branch, Edit
 from fpet_export.model.facts import Fact
@@ -28,7 +29,7 @@ from fpet_export.model.vit import VitSpec
 MARK = re.compile(r"\.adaptmlp\.(down_proj|up_proj)\.(weight|bias)$")
 
 _TUNED = re.compile(r"^blocks\.\d+\.adaptmlp\.")
-_THIRD = re.compile(r"^(blocks\.\d+\.attn\.)([qkv])_proj\.(weight|bias)$")
+_THIRD = re.compile(r"^(blocks\.\d+\.attn\.)([qkv]_proj\.(?:weight|bias))$")
 _MLP = re.compile(r"^(blocks\.\d+\.)(fc[12]\.(?:weight|bias))$")
 
 
@@ -66,27 +67,12 @@ class AdaptFormerModel(TunedFile):
             CheckpointError: One of the three is missing, or they do not fit each other.
         """
         plain, _ = folded_head(tensors, path=self.path)
-        found: dict[str, torch.Tensor] = {}
-        thirds: dict[str, dict[str, torch.Tensor]] = {}
-        for name, tensor in plain.items():
-            if self.is_tuned(name):
-                continue
-            third, mlp = _THIRD.match(name), _MLP.match(name)
-            if third:
-                thirds.setdefault(f"{third[1]}qkv.{third[3]}", {})[third[2]] = tensor
-            else:
-                found[f"{mlp[1]}mlp.{mlp[2]}" if mlp else name] = tensor
-        for name, parts in thirds.items():
-            shapes = {tuple(tensor.shape) for tensor in parts.values()}
-            if set(parts) != set("qkv") or len(shapes) != 1 or name in found:
-                listed = ", ".join(f"{n}_proj {tuple(t.shape)}" for n, t in sorted(parts.items()))
-                raise CheckpointError(
-                    f"{name} is made of q_proj, k_proj and v_proj of one shape; found {listed}",
-                    where=str(self.path),
-                    fix="give the file that the run's training wrote",
-                )
-            found[name] = torch.cat([parts[one] for one in "qkv"])
-        return found
+        own = {
+            _MLP.sub(r"\1mlp.\2", _THIRD.sub(r"\1qkv.\2", name)): tensor
+            for name, tensor in plain.items()
+            if not self.is_tuned(name)
+        }
+        return joined(own, ("q_proj", "k_proj", "v_proj"), where=str(self.path))
 
     def settings(self, spec: VitSpec) -> dict[str, Fact[Any]]:
         """Return width and scale; a scale that was learned is in the file, block by block.

@@ -45,7 +45,7 @@ def test_a_column_has_the_name_of_its_figure_in_json() -> None:
         assert figure.key in {field.name for field in dataclasses.fields(StageParity)}
     assert [figure.name for figure in FIGURES] == [
         "largest logit difference", "relative", "signal to noise (SQNR)", "agreement",
-        "same partner", "accuracy",
+        "smallest cosine", "same partner", "accuracy",
     ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from fpet_export.graph.freeze import FrozenVit
 from fpet_export.graph.options import FreezeOptions
 from fpet_export.model import cost
 from fpet_export.model.fold import fold
+from fpet_export.model.kept import Extra
 from fpet_export.model.merge_plan import NOWHERE, at_block, merge_plan
 from fpet_export.model.vit import VitSpec
 from tests.fpet_export.tiny import NO_SHIFT, adapted, checkpoint_of, images_of, spec_of
@@ -36,11 +37,11 @@ def test_multiply_adds_are_the_published_ones(merge_block: int | None, published
 
 
 def test_adaptformer_of_width_8_costs_22_mega() -> None:
-    left = [2 * 8 * VIT_B.width] * VIT_B.depth
-    extra = giga(6, branches=left) - giga(6)
+    left = [Extra(outputs=2 * 8 * VIT_B.width)] * VIT_B.depth
+    extra = giga(6, added=left) - giga(6)
 
     assert extra == pytest.approx(0.0218, abs=5e-4)
-    assert giga(6, branches=[0] * VIT_B.depth) == giga(6)
+    assert giga(6, added=[Extra()] * VIT_B.depth) == giga(6)
 
 
 @pytest.mark.parametrize(("block", "full"), [(0, 0), (6, 6), (11, 11)])

@@ -132,7 +132,7 @@ def test_it_merges_and_goes_through_the_command_line(tmp_path: Path) -> None:
     exported = call("export", *words, "-o", tmp_path / "out")
 
     assert inspected.code == exported.code == 0, exported.err
-    assert "2 layers stay in the graph" in " ".join(inspected.err.split())
+    assert "2 parts stay in the graph and cost" in " ".join(inspected.err.split())
 
 
 def test_what_nobody_says_is_asked_for(tmp_path: Path) -> None:

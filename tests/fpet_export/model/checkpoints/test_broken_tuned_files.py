@@ -21,6 +21,7 @@ from tests.fpet_export.model.checkpoints import (
     test_overlay,
     test_repadapter,
     test_ssf,
+    test_vpt,
 )
 from tests.fpet_export.model.checkpoints.tuned_files import (
     MUTATIONS,
@@ -69,6 +70,7 @@ KINDS = {
         brings_backbone=True,
     ),
     "noah": Kind(test_noah.whole, {"config": {"RETRAIN": test_noah.USED}}, brings_backbone=True),
+    "vpt": Kind(test_vpt.whole, {}, brings_backbone=True),
     "batch norm": Kind(test_overlay.batch_norm_head, {}),
 }
 

@@ -20,7 +20,7 @@ from fpet_export.model.attached import edited_layers
 from fpet_export.model.backbones.random_weights import draw
 from fpet_export.stages import Adapted
 from tests.fpet_export.tiny import MEAN, STD, images_of, relative, spec_of
-from tests.references.tuned_reference import After, Before, Beside, Tuned
+from tests.references.tuned_reference import Tuned
 
 SPEC = spec_of(depth=2, hidden=256)
 WIDTH, HIDDEN, CLASSES = SPEC.width, SPEC.hidden, SPEC.classes
@@ -63,22 +63,14 @@ def wide(tensor: torch.Tensor) -> np.ndarray:
     return found
 
 
-def expected(
-    weights: Tensors,
-    *,
-    before: Before = lambda name, x: x,
-    after: After = lambda name, x, y: y,
-    beside: Beside = lambda block, x, y: 0 * y,
-) -> np.ndarray:
-    """The logits of the test images, by the reference."""
+def expected(weights: Tensors, **hooks: Any) -> np.ndarray:
+    """The logits of the test images, by the reference; see `Tuned` for what a method may do."""
     network = Tuned(
         weights={name: wide(tensor) for name, tensor in weights.items()},
         heads=SPEC.heads,
         depth=SPEC.depth,
         patch=SPEC.patch[0],
-        before=before,
-        after=after,
-        beside=beside,
+        **hooks,
     )
     mean, std = (np.asarray(values)[:, None, None] for values in (MEAN, STD))
     return network.logits((images_of(SPEC).astype(np.float64) - mean) / std)
