@@ -29,12 +29,13 @@ from engines.manifest import Preprocessing
 from fpet_export.graph.frozen_attention import (
     FrozenAttention,
     aligned,
-    base_of,
-    bias_of,
     linear,
-    scaled,
+    projected_by,
+    with_gates,
 )
+from fpet_export.graph.frozen_keys import averaged_key
 from fpet_export.graph.options import FreezeOptions
+from fpet_export.model.gates import Decision
 from fpet_export.model.mergers import MergingModule
 from fpet_export.model.vit import (
     Block,
@@ -63,9 +64,12 @@ class FrozenBlock(nn.Module):
         self.norm1, self.norm2 = block.norm1, block.norm2
         # A merging block needs every token attended, because all of them take part in the merge.
         self.attn = FrozenAttention(block, options, queries=None if merger else queries)
-        self.merge = None if merger is None else merger.frozen(_averaged_key(block), options.ties)
-        self.fc1 = block.mlp.fc1
-        self.fc2 = scaled(block.mlp.fc2, block.ls2.gamma if block.layer_scale else None)
+        self.merge = (
+            None if merger is None else merger.frozen(averaged_key(block.attn), options.ties)
+        )
+        self.fc1, self.fc1_gates, _ = with_gates(block.mlp.fc1, None)
+        gamma = block.ls2.gamma if block.layer_scale else None
+        self.fc2, self.fc2_gates, self.gamma = with_gates(block.mlp.fc2, gamma)
         branches = block.each_branch()
         # What stands beside an attention has as many tokens as that computes.
         attends = None if merger else queries
@@ -91,7 +95,9 @@ class FrozenBlock(nn.Module):
         else:
             x = (x if self.queries is None else x[:, : self.queries]) + attended
         given = {"residual": x, "norm2": self.norm2(x)}
-        hidden = self.fc2(activate(self.fc1(given["norm2"]), self.activation))
+        hidden = projected_by(self.fc1, self.fc1_gates, None, given["norm2"])
+        hidden = activate(hidden, self.activation)
+        hidden = projected_by(self.fc2, self.fc2_gates, self.gamma, hidden)
         for adapter, reads, gates in zip(self.adapters, self.reads, self.gates, strict=True):
             hidden = hidden * adapter(given[reads]) if gates else hidden
         given["mlp"], out = hidden, x + hidden
@@ -243,7 +249,7 @@ class FrozenVit(nn.Module):
 
 
 def typed(module: FrozenVit, dtype: torch.dtype) -> FrozenVit:
-    """Return a copy that computes in `dtype`, with the match kept in float32.
+    """Return a copy that computes in `dtype`, with matches and gates kept in float32.
 
     Half precision has about three decimal digits, and the two best scores of a match can be
     closer than that: a flipped match moves a whole token.
@@ -253,6 +259,9 @@ def typed(module: FrozenVit, dtype: torch.dtype) -> FrozenVit:
         merge = cast(FrozenBlock, block).merge
         if merge is not None:
             merge.float()
+    for part in copied.modules():
+        if isinstance(part, Decision):
+            part.float()
     return copied
 
 
@@ -271,20 +280,6 @@ def preprocessing_for(base: Preprocessing, options: FreezeOptions) -> Preprocess
         layout="NHWC" if options.input == "uint8-nhwc" else "NCHW",
         dtype="float32" if options.input == "float32" else "uint8",
         in_graph=True,
-    )
-
-
-def _averaged_key(block: Block) -> nn.Linear:
-    """Return one layer on normalised tokens (B, N, C) that gives the head average of their keys."""
-    attention = block.attn
-    qkv = base_of(attention.qkv)
-    width = attention.proj.in_features
-    shape = (attention.heads, width // attention.heads)
-    weight = qkv.weight[width : 2 * width].double()
-    bias = bias_of(qkv)
-    return linear(
-        weight.reshape(*shape, width).mean(dim=0).float(),
-        bias[width : 2 * width].double().reshape(shape).mean(dim=0).float(),
     )
 
 

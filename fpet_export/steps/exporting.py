@@ -31,6 +31,7 @@ from fpet_export.steps import (
     merge_choice,
     merge_request,
     runs,
+    skipped,
     typed_graph,
     typing_images,
     typing_request,
@@ -118,6 +119,7 @@ def start(request: E, reporter: Reporter, *, instead: str) -> tuple[Started, E]:
     plan = adapted.merge_plan()
     least = synthetic_images(plan.before - plan.tokens[-1])
     images = found.images(adapted.preprocessing, default=min(least, limit))
+    adapted = skipped.measured(adapted, images, reporter)
     with reporter.working("folding"):
         folded = adapted.fold()
     passes = verify.forward_passes(len(images))

@@ -38,7 +38,7 @@ class MergingModule(nn.Module, abc.ABC):
         """Tokens that leave the block which merges."""
 
     @abc.abstractmethod
-    def frozen(self, key: nn.Linear, ties: str) -> nn.Module:
+    def frozen(self, key: nn.Module, ties: str) -> nn.Module:
         """Return the merge with static shapes, on tokens in the order prefix, then `order`.
 
         Its `forward(tokens, normalised)` takes (B, N, C) tokens after the attention of the block

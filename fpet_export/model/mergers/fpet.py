@@ -18,6 +18,8 @@ CVPR 2025.
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -195,7 +197,7 @@ class ReferenceMerger(MergingModule):
         """The prefix and set B."""
         return self.prefix + len(self.set_b)
 
-    def frozen(self, key: nn.Linear, ties: str) -> FrozenMerge:
+    def frozen(self, key: nn.Module, ties: str) -> FrozenMerge:
         """Return the match by argmax and the merge; see `MergingModule`."""
         return FrozenMerge(key, self, ties)
 
@@ -234,7 +236,7 @@ class FrozenMerge(nn.Module):
     attention kernel.
     """
 
-    def __init__(self, key: nn.Linear, merger: ReferenceMerger, ties: str) -> None:
+    def __init__(self, key: nn.Module, merger: ReferenceMerger, ties: str) -> None:
         super().__init__()
         self.key = key
         self.down, self.up = merger.down, merger.up
@@ -247,7 +249,9 @@ class FrozenMerge(nn.Module):
         Keys and scores are computed for the other tokens too: they are few, and leaving rows out
         before the argmax costs a GPU one more kernel than it saves.
         """
-        metric = refine(self.key(x.to(self.key.weight.dtype)), self.down, self.up)
+        metric = refine(
+            self.key(x.to(cast(torch.Tensor, self.key.weight).dtype)), self.down, self.up
+        )
         end_b = self.prefix + self.count_b
         target = normalise(metric[:, self.prefix : end_b])
         if self.ties == "reference":
