@@ -89,17 +89,24 @@ def cast_graph(
     graph.cleanup().toposort()
 
 
+_CHOICES = ("ArgMax", "Greater", "GreaterOrEqual")
+_CHOOSING = ("/merge", "/decide")
+"""Modules that choose: a rounding there changes an answer by a whole token."""
+
+
 def float32_island(graph: Graph) -> set[int]:
     """Return the ids of the nodes that stay float32.
 
-    Up from every ArgMax as far as the merge's own module reaches, and down through everything
-    that depends on nothing but that: the one-hot match, the sizes, their logarithm.
+    Up from every choice, which is an ArgMax of a merge or a comparison of a gate, as far as its own
+    module reaches, and down through everything that depends on nothing but that: the one-hot match,
+    the sizes, their logarithm.
     """
     island: set[int] = set()
-    open_nodes = [node for node in graph.nodes if node.op == "ArgMax"]
+    open_nodes = [node for node in graph.nodes if node.op in _CHOICES]
     while open_nodes:
         node = open_nodes.pop()
-        if id(node) in island or "/merge" not in module_path(node):
+        path = module_path(node)
+        if id(node) in island or not any(role in path for role in _CHOOSING):
             continue
         island.add(id(node))
         open_nodes += [tensor.inputs[0] for tensor in node.inputs if tensor.inputs]

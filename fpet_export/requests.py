@@ -96,6 +96,7 @@ class RunFacts(Request):
         arch: timm's name of the architecture, of weights beside which nothing says it.
         weights: Which set of a file that holds several: "raw", "ema", "teacher" or "student".
         head_weights: A file with the trained head, of a run whose own files do not hold it.
+        gate: How thresholds of TS-PEFT are read: "norm=relative,bias=without,…".
         normalisation: Mean and std: "none", "imagenet", "half", "clip" or "M,M,M/S,S,S".
         decode: "full" obeys EXIF orientation and transparency, "plain" drops both.
         background: RGB behind transparent pixels, 0 to 255; None takes white.
@@ -121,6 +122,7 @@ class RunFacts(Request):
     arch: str | None = None
     weights: str | None = None
     head_weights: Path | None = None
+    gate: str | None = None
     normalisation: str | None = None
     decode: Literal["full", "plain"] | None = one_of("full", "plain")
     background: tuple[int, int, int] | None = judged_by(require_colour)

@@ -366,6 +366,7 @@ def load(
     arch: str | None = None,
     weights: str | None = None,
     head_weights: Path | None = None,
+    gate: str | None = None,
     normalisation: str | None = None,
     decode: Decode | None = None,
     background: tuple[int, int, int] | None = None,
@@ -393,6 +394,8 @@ def load(
         arch: timm's name of the architecture of weights beside which no `config.json` says it.
         weights: Which set of weights ("raw", "ema", "teacher", "student"), in a file of several.
         head_weights: A file with the trained head, of a run whose own files do not hold it.
+        gate: How the thresholds of TS-PEFT are read, where the paper leaves it open:
+            "norm=relative|absolute,bias=with|without,fused=whole|thirds,epsilon=E,suffix=TEXT".
         normalisation: "none", "imagenet", "half", "clip" or "M,M,M/S,S,S": mean and std of pixels
             in 0..1, where neither the run's format nor a file beside the backbone says them.
         decode: How image files become pixels, see `Preprocessing.decode`; by default what the
@@ -418,6 +421,7 @@ def load(
         config=config,
         weights=weights,
         head_weights=None if head_weights is None else Path(head_weights),
+        gate=gate,
     )
     found = checkpoints.read(str(run), hints)
     own = found.backbone

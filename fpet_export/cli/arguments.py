@@ -84,6 +84,14 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
         help="the trained head, of a run whose own files do not hold it (prompts of VPT)",
     )
     group.add_argument(
+        "--gate",
+        metavar="KEY=VALUE,…",
+        help="how thresholds of TS-PEFT are read where the paper leaves it open: "
+        "norm=relative|absolute, bias=with|without (in the output's length), fused=thirds|whole "
+        "(one threshold of a fused qkv), epsilon=E, suffix=.ts_threshold (of their names); the "
+        "first of each is the default",
+    )
+    group.add_argument(
         "--normalisation",
         type=_normalisation,
         metavar="none|imagenet|half|clip|M,M,M/S,S,S",

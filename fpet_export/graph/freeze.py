@@ -30,10 +30,12 @@ from fpet_export.graph.frozen_attention import (
     FrozenAttention,
     aligned,
     linear,
-    scaled,
+    projected_by,
+    with_gates,
 )
 from fpet_export.graph.merge_reads import reads_of
 from fpet_export.graph.options import FreezeOptions
+from fpet_export.model.gates import Decision
 from fpet_export.model.mergers import FrozenMerged, MergingModule
 from fpet_export.model.vit import (
     Block,
@@ -65,9 +67,10 @@ class FrozenBlock(nn.Module):
         self.attn = FrozenAttention(block, options, queries=None if merger else queries)
         self.merge: nn.Module | None = None
         if merger is not None:
-            self.merge = merger.frozen(reads_of(block), ties=options.ties, leave=leave)
-        self.fc1 = block.mlp.fc1
-        self.fc2 = scaled(block.mlp.fc2, block.ls2.gamma if block.layer_scale else None)
+            self.merge = merger.frozen(reads_of(block.attn), ties=options.ties, leave=leave)
+        self.fc1, self.fc1_gates, _ = with_gates(block.mlp.fc1, None)
+        gamma = block.ls2.gamma if block.layer_scale else None
+        self.fc2, self.fc2_gates, self.gamma = with_gates(block.mlp.fc2, gamma)
         branches = block.each_branch()
         # What stands beside an attention has as many tokens as that computes.
         attends = None if merger else queries
@@ -93,7 +96,9 @@ class FrozenBlock(nn.Module):
         else:
             x = (x if self.queries is None else x[:, : self.queries]) + attended
         given = {"residual": x, "norm2": self.norm2(x)}
-        hidden = self.fc2(activate(self.fc1(given["norm2"]), self.activation))
+        hidden = projected_by(self.fc1, self.fc1_gates, None, given["norm2"])
+        hidden = activate(hidden, self.activation)
+        hidden = projected_by(self.fc2, self.fc2_gates, self.gamma, hidden)
         for adapter, reads, gates in zip(self.adapters, self.reads, self.gates, strict=True):
             hidden = hidden * adapter(given[reads]) if gates else hidden
         given["mlp"], out = hidden, x + hidden
@@ -247,7 +252,7 @@ class FrozenVit(nn.Module):
 
 
 def typed(module: FrozenVit, dtype: torch.dtype) -> FrozenVit:
-    """Return a copy that computes in `dtype`, with the match kept in float32.
+    """Return a copy that computes in `dtype`, with matches and gates kept in float32.
 
     Half precision has about three decimal digits, and the two best scores of a match can be
     closer than that: a flipped match moves a whole token.
@@ -260,6 +265,9 @@ def typed(module: FrozenVit, dtype: torch.dtype) -> FrozenVit:
     copied = copied.to(dtype)
     for block, merge in zip(blocks, merges, strict=True):
         block.merge = merge
+    for part in copied.modules():
+        if isinstance(part, Decision):
+            part.float()
     return copied
 
 

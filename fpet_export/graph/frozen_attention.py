@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engines.errors import FoldError
+from fpet_export.graph.frozen_gates import FrozenGates, gates_of, kept_of
 from fpet_export.model.attached import Edited
 from fpet_export.model.vit import Block
 
@@ -59,17 +59,13 @@ class FrozenAttention(nn.Module):
         super().__init__()
         attention = block.attn
         edited = attention.qkv
-        if isinstance(edited, Edited) and options.updates == "folded":
-            raise FoldError(
-                f"{len(edited.edits)} updates of the qkv projection reached the freeze",
-                where="freeze",
-                fix="fold the model first: load(run).fold().freeze()",
-            )
+        gated = kept_of(edited) if options.updates == "folded" else []
         qkv = base_of(edited)
-        width = attention.proj.in_features
+        width = qkv.in_features
         self.queries, self.heads = queries, attention.heads
         self.head_width = width // attention.heads
-        self.split_scale = options.attention_scale == "split"
+        # A gate measures the query as it was trained: without the scale of the attention in it.
+        self.split_scale = options.attention_scale == "split" or bool(gated)
         self.fused = options.attention == "fused"
         weight: torch.Tensor = qkv.weight
         bias = bias_of(qkv)
@@ -78,33 +74,52 @@ class FrozenAttention(nn.Module):
             factor[:width] = self.head_width**-0.5
             weight = (weight.double() * factor[:, None]).float()
             bias = (bias.double() * factor).float()
-        if queries is None:
+        # A gate over query, key and value needs all three of a token.
+        self.cuts = queries is not None and all(
+            rows.indices(3 * width)[1] <= width or rows.indices(3 * width)[0] >= width
+            for _, rows in gated
+        )
+        self.qkv_gates = self.query_gates = self.key_value_gates = None
+        if not self.cuts:
             self.qkv = linear(weight, bias)
+            self.qkv_gates = gates_of(edited, bias) if gated else None
         else:
             self.query = linear(weight[:width], bias[:width])
             self.key_value = linear(weight[width:], bias[width:])
+            if gated:
+                self.query_gates = gates_of(edited, bias, rows=(0, width))
+                self.key_value_gates = gates_of(edited, bias, rows=(width, 3 * width))
         self.updates = nn.ModuleList()
-        if isinstance(edited, Edited):
+        if isinstance(edited, Edited) and not gated:
             down, up = edited.as_product()
-            parts = [3 * width] if queries is None else [width, 2 * width]
+            parts = [width, 2 * width] if self.cuts else [3 * width]
             self.updates.append(FrozenUpdate(down, *torch.split(up * factor, parts, dim=1)))
-        self.proj = scaled(attention.proj, block.ls1.gamma if block.layer_scale else None)
+        gamma = block.ls1.gamma if block.layer_scale else None
+        self.proj, self.proj_gates, self.gamma = with_gates(attention.proj, gamma)
         self.prompts: nn.ParameterList | None = None
         if block.prompts is not None:
             self.prompts = nn.ParameterList(_prompt_keys_and_values(block))
 
     def forward(self, x: torch.Tensor, key_bias: torch.Tensor | None) -> torch.Tensor:
         """Attend from the queried tokens of (B, N, C) to all of them; return (B, queries, C)."""
-        if self.queries is None:
+        if not self.cuts:
             projected = self.qkv(x)
             for update in self.updates:
                 projected = projected + update(x)
+            if self.qkv_gates is not None:
+                projected = self.qkv_gates(x, projected)
             q, k, v = self._heads_of(projected, 3)
+            q = q if self.queries is None else q[:, :, : self.queries]
         else:
+            assert self.queries is not None
             query, key_value = self.query(x[:, : self.queries]), self.key_value(x)
             for update in self.updates:
                 parts = cast(FrozenUpdate, update).cut(x, self.queries)
                 query, key_value = query + parts[0], key_value + parts[1]
+            if self.query_gates is not None:
+                query = self.query_gates(x[:, : self.queries], query)
+            if self.key_value_gates is not None:
+                key_value = self.key_value_gates(x, key_value)
             (q,) = self._heads_of(query, 1)
             k, v = self._heads_of(key_value, 2)
         if self.prompts is not None:
@@ -117,7 +132,7 @@ class FrozenAttention(nn.Module):
                 key_bias = aligned(key_bias) if self.fused else key_bias
         mixed = (self._fused if self.fused else self._primitive)(q, k, v, key_bias).transpose(1, 2)
         shape = (x.shape[0], q.shape[2], self.heads * self.head_width)
-        return cast(torch.Tensor, self.proj(mixed.reshape(shape)))
+        return projected_by(self.proj, self.proj_gates, self.gamma, mixed.reshape(shape))
 
     def _primitive(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, key_bias: torch.Tensor | None
@@ -187,6 +202,29 @@ def base_of(layer: nn.Module) -> nn.Linear:
 def bias_of(layer: nn.Linear) -> torch.Tensor:
     """Return the (out,) bias of a layer; zeros where there is none."""
     return layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+
+
+def with_gates(
+    layer: nn.Module, gamma: torch.Tensor | None
+) -> tuple[nn.Linear, FrozenGates | None, nn.Parameter | None]:
+    """Return a linear layer, its gated updates, and the layer scale that stands behind those.
+
+    Without gates the layer scale is inside the layer.
+    """
+    base = base_of(layer)
+    gates = gates_of(layer, bias_of(base))
+    if gates is None:
+        return scaled(base, gamma), None, None
+    return base, gates, None if gamma is None else nn.Parameter(gamma, requires_grad=False)
+
+
+def projected_by(
+    layer: nn.Linear, gates: FrozenGates | None, gamma: torch.Tensor | None, x: torch.Tensor
+) -> torch.Tensor:
+    """Apply what `with_gates` has returned to (B, N, in)."""
+    y: torch.Tensor = layer(x)
+    y = y if gates is None else gates(x, y)
+    return y if gamma is None else y * gamma
 
 
 def scaled(layer: nn.Linear, gamma: torch.Tensor | None) -> nn.Linear:

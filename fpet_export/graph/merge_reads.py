@@ -9,30 +9,20 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from engines.errors import UsageError
 from fpet_export.graph.frozen_attention import base_of, bias_of
+from fpet_export.graph.frozen_gates import kept_of
+from fpet_export.graph.frozen_keys import averaged_key
 from fpet_export.model.mergers import Reads
-from fpet_export.model.vit import Block
+from fpet_export.model.vit import Attention
 
 
-def reads_of(block: Block) -> Reads:
-    """Return what a merge of this folded block may read."""
+def reads_of(attention: Attention) -> Reads:
+    """Return what a merge may read of a block with this folded attention."""
     return Reads(
-        mean_key=lambda: MeanKey(*_mean_key(block)),
-        class_attention=lambda: ClassAttention(block),
+        mean_key=lambda: averaged_key(attention),
+        class_attention=lambda: ClassAttention(attention),
     )
-
-
-class MeanKey(nn.Linear):
-    """Normalised tokens (B, N, C) to the head average of their keys (B, N, D), in its own type."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        super().__init__(weight.shape[1], weight.shape[0], device="meta")
-        self.weight = nn.Parameter(weight.float(), requires_grad=False)
-        self.bias = nn.Parameter(bias.float(), requires_grad=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Project."""
-        return super().forward(x.to(self.weight.dtype))
 
 
 class ClassAttention(nn.Module):
@@ -40,12 +30,21 @@ class ClassAttention(nn.Module):
 
     Its logit of a token x is q (W x + b) = (q W) x + q b, and q b is the same for all tokens, so
     that the softmax does not see it.
+
+    Raises:
+        UsageError: A query or a key has a gated update, which is not linear.
     """
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, attention: Attention) -> None:
         super().__init__()
-        attention = block.attn
         qkv, width = base_of(attention.qkv), attention.proj.in_features
+        if any(rows.indices(3 * width)[0] < 2 * width for _, rows in kept_of(attention.qkv)):
+            raise UsageError(
+                "queries or keys have a gated update, of which the importance of a token is not "
+                "computed",
+                where="--merge diffrate",
+                fix="merge with --merge fpet@6 or --merge tome:r=8",
+            )
         self.heads, self.head_width = attention.heads, width // attention.heads
         scale = self.head_width**-0.5
         weight, bias = qkv.weight.double(), bias_of(qkv).double()
@@ -55,24 +54,12 @@ class ClassAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
         """Return (B, N), the mean over heads, for normalised tokens (B, N, C) of these sizes."""
-        x = x.to(self.query.dtype)
         query = x[:, :1] @ self.query + self.query_bias
         query = query.reshape(-1, self.heads, 1, self.head_width)
         logits = (query @ self.key).squeeze(2) @ x.transpose(1, 2)
         if sizes is not None:
             logits = logits + sizes.log()[:, None, :]
         return logits.softmax(dim=-1).mean(dim=1)
-
-
-def _mean_key(block: Block) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the float64 weight (D, C) and bias (D,) of the head average of the keys."""
-    attention = block.attn
-    qkv = base_of(attention.qkv)
-    width = attention.proj.in_features
-    shape = (attention.heads, width // attention.heads)
-    weight: torch.Tensor = qkv.weight[width : 2 * width].double()
-    bias = bias_of(qkv)[width : 2 * width].double()
-    return weight.reshape(*shape, width).mean(dim=0), bias.reshape(shape).mean(dim=0)
 
 
 def _kept(tensor: torch.Tensor) -> nn.Parameter:

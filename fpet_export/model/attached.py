@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Literal, cast
 
@@ -77,9 +78,16 @@ class Edited(nn.Module):
     def fold(self) -> nn.Module:
         """Put every edit into the weights of the layer, in float64, and return it.
 
+        Where some cannot fold, return the layer with those alone.
+
         Raises:
-            FoldError: The weights are not finite.
+            FoldError: The weights are not finite, or one acts on what one that stays has changed.
         """
+        stay = Edited(self.layer)
+        for edit, rows in self.kept():
+            stay.edits.append(edit)
+            stay.rows.append(rows)
+        self._refuse_later()
         weight, bias = self._weights_after(len(self.rows))
         if not (weight.isfinite().all() and bias.isfinite().all()):
             raise FoldError(
@@ -91,7 +99,28 @@ class Edited(nn.Module):
         self.layer.weight = _parameter(weight.reshape(own.shape).to(own.dtype))
         if self.layer.bias is not None or bias.any():
             self.layer.bias = _parameter(bias.to(own.dtype))
-        return self.layer
+        return stay if stay.rows else self.layer
+
+    def kept(self) -> list[tuple[SiteEdit, slice]]:
+        """Return the edits that cannot fold, and the outputs that they are about."""
+        pairs = zip(self.edits, self.rows, strict=True)
+        return [(edit, rows) for edit, rows in pairs if not cast(SiteEdit, edit).folds]  # type: ignore[misc]
+
+    def _refuse_later(self) -> None:
+        """Refuse an edit of outputs that one before it changes and that cannot fold."""
+        size = len(cast(torch.Tensor, self.layer.weight))
+        changed: set[int] = set()
+        for edit, rows in zip(self.edits, self.rows, strict=True):
+            own = set(range(*rows.indices(size)))
+            if own & changed:
+                site = cast(SiteEdit, edit)
+                raise FoldError(
+                    f"{site.title} acts on what a gated update has changed",
+                    where=site.site,
+                    fix="give a run in which every layer has at most one gated update, and "
+                    "nothing behind it",
+                )
+            changed |= own if not cast(SiteEdit, edit).folds else set()
 
     def as_product(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (in, R) and (R, out) float64 matrices whose product is what the edits add.
@@ -122,10 +151,12 @@ class Edited(nn.Module):
         return weight, weight.new_zeros(len(weight)) if bias is None else cast(torch.Tensor, bias)
 
     def _weights_after(self, count: int) -> Weights:
-        """Return float64 weights with the first edits folded."""
+        """Return float64 weights with the first edits folded, as far as they can."""
         own = self._own_weights()
         weight, bias = own[0].double(), own[1].double()
         for edit, rows in zip(self.edits[:count], self.rows[:count], strict=True):
+            if not cast(SiteEdit, edit).folds:
+                continue
             parts = cast(SiteEdit, edit).folded(weight[rows], bias[rows])
             start, stop, _ = rows.indices(len(bias))
             weight = torch.cat([weight[:start], parts[0], weight[stop:]])
@@ -199,7 +230,7 @@ def _edited(model: Vit, path: str, *, site: str) -> Edited:
 
 def _check_branch(spec: VitSpec, edit: Branch) -> None:
     for name, shape in edit.module.shapes(spec.width).items():
-        tensor = getattr(edit.module, name)
+        tensor = operator.attrgetter(name)(edit.module)
         if tensor is not None and tensor.shape != shape:
             raise CheckpointError(
                 f"{name} of a {edit.title} is {tuple(tensor.shape)}, wanted {shape}",

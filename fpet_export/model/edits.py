@@ -20,13 +20,14 @@ import abc
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from engines.plurals import counted
+from fpet_export.model.gates import LargeEnough, NormRule
 from fpet_export.model.kept import BranchModule, Extra
 
 Weights: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -49,6 +50,11 @@ class SiteEdit(nn.Module, abc.ABC):
         for name, tensor in tensors.items():
             kept = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
             self.register_parameter(name, kept)
+
+    @property
+    def folds(self) -> bool:
+        """Whether its weights can move into those of the layer."""
+        return True
 
     @property
     def block(self) -> int | None:
@@ -121,12 +127,67 @@ class LowRank(SiteEdit):
         self, x: torch.Tensor, y: torch.Tensor, before: Callable[[], Weights]
     ) -> torch.Tensor:
         """Add the two products."""
-        return y + self.scale * F.linear(x @ self.down.T, self.up, self.bias)
+        return y + self.update(x)
+
+    def update(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what is added, (…, out)."""
+        change: torch.Tensor = self.scale * F.linear(x @ self.down.T, self.up, self.bias)
+        return change
 
     def folded(self, weight: torch.Tensor, bias: torch.Tensor) -> Weights:
         """Add the product of the two matrices."""
         weight = weight + self.scale * (self.up.double() @ self.down.double())
         return weight, bias if self.bias is None else bias + self.scale * self.bias.double()
+
+
+class GatedLowRank(LowRank):
+    """`y + gate * scale * (up(down(x)) + bias)`, with a gate for every token: TS-PEFT.
+
+    Whether the update of a token acts depends on the token, so that it cannot fold, unless the
+    threshold lets every update act, or none.
+
+    Args:
+        rule: When an update acts.
+        **update: See `LowRank`.
+
+    Source: TS-PEFT, arXiv 2511.16147.
+    """
+
+    title = "gated low-rank update"
+
+    def __init__(self, site: str, *, rule: NormRule, **update: Any) -> None:
+        super().__init__(site, **update)
+        self.rule = rule
+        self.decides = LargeEnough(rule)
+
+    @property
+    def folds(self) -> bool:
+        """Whether the gate is the same for every token."""
+        return self.rule.is_open or self.rule.is_shut
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor, before: Callable[[], Weights]
+    ) -> torch.Tensor:
+        """Add the update of the tokens on which it acts."""
+        if self.rule.is_shut:
+            return y
+        update = self.update(x)
+        output = y if self.rule.bias == "with" else y - before()[1]
+        changed: torch.Tensor = y + self.decides(update, output) * update
+        return changed
+
+    def folded(self, weight: torch.Tensor, bias: torch.Tensor) -> Weights:
+        """Fold an update that always acts; leave out one that never does."""
+        return (weight, bias) if self.rule.is_shut else LowRank.folded(self, weight, bias)
+
+    def extra(self) -> Extra:
+        """Return what it costs: the update, for every token that the layer computes."""
+        if self.folds:
+            return Extra()
+        macs, layer = self.down.numel() + self.up.numel(), self.site.rpartition(".")[2]
+        if layer in ("k", "v", "qkv"):
+            return Extra(keys=macs)
+        return Extra(queries=macs) if layer in ("q", "proj") else Extra(outputs=macs)
 
 
 class Magnitude(SiteEdit):

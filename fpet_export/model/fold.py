@@ -26,9 +26,11 @@ def fold(model: Vit) -> tuple[Vit, list[str]]:
         FoldError: A folded weight is not finite.
     """
     folded = _shallow_copy(model)
+    stay: list[str] = []
     for path, layer in edited_layers(folded):
         replace_module(folded, path, layer.fold())
-    stay = [PROMPTS] if folded.spec.prompts else []
+        stay += [edit.site for edit, _ in layer.kept()]
+    stay += [PROMPTS] if folded.spec.prompts else []
     for index, block in enumerate(folded.each_block()):
         if block.prompts is not None:
             stay.append(f"blocks.{index}.prompts")

@@ -30,6 +30,7 @@ from fpet_export.steps import (
     check_images,
     merge_choice,
     runs,
+    skipped,
     typed_graph,
     typing_images,
     typing_request,
@@ -116,6 +117,7 @@ def start(request: E, reporter: Reporter, *, instead: str) -> tuple[Started, E]:
     plan = adapted.merge_plan()
     least = synthetic_images(plan.before - plan.tokens[-1])
     images = found.images(adapted.preprocessing, default=min(least, limit))
+    adapted = skipped.measured(adapted, images, reporter)
     with reporter.working("folding"):
         folded = adapted.fold()
     passes = verify.forward_passes(len(images))

@@ -73,7 +73,7 @@ def test_both_statements_of_a_step_agree(
         assert tokens.shape[1] == step.before
         bias = None if size is None else size.log().transpose(1, 2).unsqueeze(1)
         merged = module(tokens, block.attn(tokens, bias), size)
-        frozen = module.frozen(reads_of(block), ties="argmax", leave=leave)
+        frozen = module.frozen(reads_of(block.attn), ties="argmax", leave=leave)
         found = frozen(ordered, ordered, sizes)
 
         assert merged.tokens.shape[1] == step.after

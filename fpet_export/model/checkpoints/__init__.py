@@ -8,6 +8,7 @@ files say, `Run.decode(spec)` turns it into weights once the backbone is known.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -40,6 +41,7 @@ class Hints:
         config: The run's YAML file.
         weights: Which set of weights, in a file that holds several.
         head_weights: A file with the trained head, of a format whose files do not hold it.
+        gate: How thresholds of updates are read; see `_peft_gates.GateReading`.
     """
 
     merge_block: int | Literal["none"] | None = None
@@ -53,6 +55,7 @@ class Hints:
     config: Path | None = None
     weights: str | None = None
     head_weights: Path | None = None
+    gate: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,7 +249,8 @@ class Format(Protocol):
     """What a file in `fpet_export/model/checkpoints/` offers.
 
     One that is told from names of tensors which no other format has states them as `MARK`, a
-    pattern; those that have none leave such files alone.
+    pattern; those that have none leave such files alone, and name fields of `Hints` that only they
+    have a use for as `SAYS`.
     """
 
     def recognises(self, text: str) -> bool:
@@ -274,7 +278,8 @@ def read(text: str, hints: Hints | None = None) -> Run:
     if len(found) == 1:
         hints = hints or Hints()
         if not hasattr(formats[found[0]], "MARK"):
-            _refuse_hints_of_others(text, hints)
+            says: Collection[str] = getattr(formats[found[0]], "SAYS", frozenset())
+            _refuse_hints_of_others(text, hints, says)
         return formats[found[0]].read(text, hints)
     if found:
         names = ", ".join(found)
@@ -285,10 +290,10 @@ def read(text: str, hints: Hints | None = None) -> Run:
     raise CheckpointError(what, where=text, fix=fix)
 
 
-def _refuse_hints_of_others(text: str, hints: Hints) -> None:
+def _refuse_hints_of_others(text: str, hints: Hints, says: Collection[str]) -> None:
     """Refuse what only formats with a mark have a use for; those check it themselves."""
-    for field in ("alpha", "channel_shuffle", "qkv_slots", "head_weights"):
-        if getattr(hints, field) is not None:
+    for field in ("alpha", "channel_shuffle", "qkv_slots", "head_weights", "gate"):
+        if getattr(hints, field) is not None and field not in says:
             option = f"--{field.replace('_', '-')}"
             raise UsageError(
                 f"{option} means nothing for this run", where=text, fix=f"leave {option} out"

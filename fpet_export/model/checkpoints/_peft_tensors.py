@@ -28,8 +28,12 @@ _COPIES = (".modules_to_save", ".original_module")
 """What PEFT writes a second time beside the plain name, with `bias="all"`."""
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path, *, thresholds: str) -> dict[str, torch.Tensor]:
     """Return the tensors by their names without PEFT's prefix and without its second copies.
+
+    Args:
+        path: The file.
+        thresholds: How names of thresholds end, which may be infinite.
 
     Raises:
         CheckpointError: The file cannot be read, or holds anything but finite floating tensors with
@@ -50,7 +54,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
                 where=str(path),
                 fix="save the adapter with PEFT's save_pretrained",
             )
-        found[name.removeprefix(_PREFIX)] = _checked(name, tensor, path)
+        found[name.removeprefix(_PREFIX)] = _checked(
+            name, tensor, path, infinite=name.endswith(thresholds)
+        )
     return {name: tensor for name, tensor in found.items() if not _is_copy(name, found)}
 
 
@@ -62,14 +68,14 @@ def _is_copy(name: str, names: Mapping[str, Any]) -> bool:
     return False
 
 
-def _checked(name: str, tensor: Any, path: Path) -> torch.Tensor:
+def _checked(name: str, tensor: Any, path: Path, *, infinite: bool) -> torch.Tensor:
     if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
         raise CheckpointError(
             f"{name} is {getattr(tensor, 'dtype', type(tensor).__name__)}, wanted floating point",
             where=str(path),
             fix="save the adapter with PEFT's save_pretrained, not quantized",
         )
-    if not tensor.isfinite().all():
+    if tensor.isnan().any() or not (infinite or tensor.isfinite().all()):
         raise CheckpointError(
             f"{name} holds NaN or infinity",
             where=str(path),

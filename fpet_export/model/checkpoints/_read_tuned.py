@@ -21,6 +21,7 @@ _OF_OTHERS = (
     "qkv_slots",
     "config",
     "head_weights",
+    "gate",
 )
 """What `Hints` says of a method, and a format may have no use for."""
 

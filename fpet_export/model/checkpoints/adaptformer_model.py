@@ -33,9 +33,13 @@ _THIRD = re.compile(r"^(blocks\.\d+\.attn\.)([qkv]_proj\.(?:weight|bias))$")
 _MLP = re.compile(r"^(blocks\.\d+\.)(fc[12]\.(?:weight|bias))$")
 
 
+_OF_DYT = re.compile(r"\.mlp_token_select\.")
+"""Gates beside the same adapters are another method."""
+
+
 def recognises(text: str) -> bool:
     """Whether `text` is a file with such adapters."""
-    return is_marked(Path(text), MARK)
+    return is_marked(Path(text), MARK) and not is_marked(Path(text), _OF_DYT)
 
 
 def read(text: str, hints: Hints) -> AdaptFormerModel:
@@ -67,12 +71,8 @@ class AdaptFormerModel(TunedFile):
             CheckpointError: One of the three is missing, or they do not fit each other.
         """
         plain, _ = folded_head(tensors, path=self.path)
-        own = {
-            _MLP.sub(r"\1mlp.\2", _THIRD.sub(r"\1qkv.\2", name)): tensor
-            for name, tensor in plain.items()
-            if not self.is_tuned(name)
-        }
-        return joined(own, ("q_proj", "k_proj", "v_proj"), where=str(self.path))
+        own = {name: tensor for name, tensor in plain.items() if not self.is_tuned(name)}
+        return by_timm(own, where=str(self.path))
 
     def settings(self, spec: VitSpec) -> dict[str, Fact[Any]]:
         """Return width and scale; a scale that was learned is in the file, block by block.
@@ -137,3 +137,16 @@ class AdaptFormerModel(TunedFile):
 
     def _learns_scale(self) -> bool:
         return any(name.endswith(".adaptmlp.scale") for name in self.found.tensors)
+
+
+def by_timm(tensors: Tensors, *, where: str) -> dict[str, torch.Tensor]:
+    """Return a network in the layout of AdaptFormer's code by timm's names.
+
+    Raises:
+        CheckpointError: One of q, k and v is missing, or they do not fit each other.
+    """
+    own = {
+        _MLP.sub(r"\1mlp.\2", _THIRD.sub(r"\1qkv.\2", name)): tensor
+        for name, tensor in tensors.items()
+    }
+    return joined(own, ("q_proj", "k_proj", "v_proj"), where=where)

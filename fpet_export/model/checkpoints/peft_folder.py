@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from fpet_export.model.backbones._hf_names import unread
 from fpet_export.model.backbones._names import HEAD_NAMES
 from fpet_export.model.checkpoints import Checkpoint, Hints, _untrained
 from fpet_export.model.checkpoints._peft_config import NAME, PeftConfig, read_config
+from fpet_export.model.checkpoints._peft_gates import GateReading
 from fpet_export.model.checkpoints._peft_tensors import (
     OF_ADAPTER,
     file_name,
@@ -36,6 +37,9 @@ from fpet_export.model.edits import Dense, LowRank, Magnitude, SiteEdit
 from fpet_export.model.facts import Fact
 from fpet_export.model.merge_plan import at_block
 from fpet_export.model.vit import VitSpec
+
+SAYS = frozenset({"gate"})
+"""What only this format has a use for."""
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _SAID_HERE = ("method", "bit", "rank", "scale", "alpha", "channel_shuffle", "config")
@@ -76,13 +80,29 @@ def read(text: str, hints: Hints) -> PeftRun:
             where=str(folder),
             fix="copy the whole folder that PEFT saved",
         )
-    tensors = read_tensors(path)
+    reading = GateReading.of(hints.gate)
+    tensors = read_tensors(path, thresholds=reading.suffix)
+    thresholds = reading.thresholds(tensors, where=path)
+    if hints.gate is not None and not thresholds:
+        raise UsageError(
+            f"--gate is about thresholds, and no name in {path.name} ends with {reading.suffix}",
+            where=str(folder),
+            fix="leave --gate out, or say how their names end: --gate suffix=.NAME",
+        )
+    if thresholds and config.dora:
+        raise CheckpointError(
+            "the adapter is DoRA with thresholds (TS-PEFT); what of it they gate is not known",
+            where=str(folder),
+            fix="only thresholds of plain LoRA are read",
+        )
+    tensors = {name: t for name, t in tensors.items() if not name.endswith(reading.suffix)}
     return PeftRun(
         folder=folder,
         config=config,
         path=path,
         tensors={name: t for name, t in tensors.items() if unread(name) is None},
         left_out=tuple(sorted(name for name in tensors if unread(name) is not None)),
+        thresholds=thresholds,
         hints=hints,
         names=named,
     )
@@ -99,6 +119,7 @@ class PeftRun:
         tensors: By their names without PEFT's prefix.
         left_out: Names of those that belong to what no classifier reads: SigLIP's pooling, whose
             layers are called as those of the blocks.
+        thresholds: Those of TS-PEFT, by module; empty of other runs.
         hints: What the user says.
         names: What `--weights` may call this adapter.
     """
@@ -108,6 +129,7 @@ class PeftRun:
     path: Path
     tensors: dict[str, torch.Tensor]
     left_out: tuple[str, ...]
+    thresholds: dict[str, tuple[float, ...]]
     hints: Hints
     names: frozenset[str]
 
@@ -163,8 +185,14 @@ class PeftRun:
         sites, wrapper = self._layout(spec)
         grouped, whole = self._sorted(sites)
         edits: list[SiteEdit] = []
+        self._require_thresholds(grouped)
+        reading = GateReading.of(self.hints.gate)
         for module, parts in grouped.items():
-            edits += self._edits_of(module, sites[module], parts)
+            found = self._edits_of(module, sites[module], parts)
+            if self.thresholds:
+                tau = self.thresholds[module]
+                found = reading.gated(found, tau, module=module, where=self.path)
+            edits += found
         head: dict[str, torch.Tensor] = {}
         own = {sites[module] for module, parts in whole.items() if "weight" in parts}
         # One of two heads is an edit of the base model's, which has the other one.
@@ -178,6 +206,10 @@ class PeftRun:
         self._require_saved(sites, spec, whole)
         self._require_biases(sites, spec, grouped, whole)
         facts = self.config.facts()
+        method = self.config.title()
+        if self.thresholds:
+            method = f"ts-{method}"
+            facts |= {"method": Fact(method, f"thresholds in {self.path.name}"), **reading.facts()}
         if self.left_out:
             facts["left out"] = Fact(", ".join(self.left_out), "no classifier reads it")
         if wrapper:
@@ -185,7 +217,7 @@ class PeftRun:
         facts["merge block"] = _untrained.merge_block(self.hints, spec, what="a PEFT adapter")
         return Checkpoint(
             name=self.name,
-            method=self.config.title(),
+            method=method,
             bit=None,
             dim=None,
             scale=None,
@@ -198,6 +230,17 @@ class PeftRun:
             files=(self.config.path, self.path),
             facts=facts,
         )
+
+    def _require_thresholds(self, adapted: Collection[str]) -> None:
+        """Refuse thresholds that are not those of exactly the modules with an adapter."""
+        odd = sorted(set(self.thresholds) ^ set(adapted))
+        if self.thresholds and odd:
+            what = "a threshold and no adapter" if odd[0] in self.thresholds else "no threshold"
+            raise CheckpointError(
+                f"{odd[0]} has {what}, and other modules have both",
+                where=str(self.path),
+                fix="save one threshold for each adapted module",
+            )
 
     def _layout(self, spec: VitSpec) -> tuple[Mapping[str, str], str]:
         """Return the names of layers by which file and configuration mean the same layers.

@@ -8,6 +8,7 @@ the tokens that leave are wanted in another order, only a constant changes.
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 NORM_EPSILON = 1e-12
 """Smallest squared norm that is divided by: far below any real key, above zero."""
@@ -18,6 +19,11 @@ def normalise(metric: torch.Tensor) -> torch.Tensor:
     # clamp, not an addition: PyTorch's exporter drops `x + 1e-12` as adding nothing.
     squared = (metric * metric).sum(dim=-1, keepdim=True).clamp(min=NORM_EPSILON)
     return metric / squared.sqrt()
+
+
+def in_type_of(x: torch.Tensor, module: nn.Module) -> torch.Tensor:
+    """Return what a module reads in the type of its weights: a match is found in float32."""
+    return x.to(next(module.parameters()).dtype)
 
 
 def slots_of(prefix: int, patches: int, leave: torch.Tensor | None) -> torch.Tensor:

@@ -37,6 +37,7 @@ from fpet_export.model.mergers import (
 from fpet_export.model.mergers._slots import (
     averaged,
     chosen_by,
+    in_type_of,
     normalise,
     ranks,
     slots_of,
@@ -210,7 +211,9 @@ class FrozenDiffRate(nn.Module):
     ) -> FrozenMerged:
         """Prune and merge (B, N, C) residual tokens; see `MergingModule.frozen`."""
         dtype = self.earlier.dtype
-        rank = ranks(self.attention(normalised, sizes)[:, self.prefix :])
+        rank = ranks(
+            self.attention(in_type_of(normalised, self.attention), sizes)[:, self.prefix :]
+        )
         kept = rank < self.kept
         place = kept.to(dtype) @ self.earlier + self.prefix
         match = torch.where(kept, self.own, -1)

@@ -33,7 +33,14 @@ from fpet_export.model.mergers import (
     Reads,
     TokenMerger,
 )
-from fpet_export.model.mergers._slots import averaged, chosen_by, normalise, slots_of, won_by
+from fpet_export.model.mergers._slots import (
+    averaged,
+    chosen_by,
+    in_type_of,
+    normalise,
+    slots_of,
+    won_by,
+)
 from fpet_export.model.methods import Layer
 from fpet_export.model.vit import Attended, Merged, VitSpec
 
@@ -194,7 +201,7 @@ class FrozenMerge(nn.Module):
         Keys and scores are computed for the other tokens too: they are few, and leaving rows out
         before the argmax costs a GPU one more kernel than it saves.
         """
-        metric = refine(self.key(x), self.down, self.up)
+        metric = refine(self.key(in_type_of(x, self.key)), self.down, self.up)
         end_b = self.prefix + self.count_b
         target = normalise(metric[:, self.prefix : end_b])
         if self.ties == "reference":

@@ -34,6 +34,7 @@ from fpet_export.model.mergers import (
 from fpet_export.model.mergers._slots import (
     averaged,
     chosen_by,
+    in_type_of,
     normalise,
     ranks,
     slots_of,
@@ -176,7 +177,7 @@ class FrozenToMe(nn.Module):
         self, tokens: torch.Tensor, normalised: torch.Tensor, sizes: torch.Tensor | None
     ) -> FrozenMerged:
         """Merge (B, N, C) residual tokens; see `MergingModule.frozen`."""
-        metric = normalise(self.key(normalised))[:, self.prefix :]
+        metric = normalise(self.key(in_type_of(normalised, self.key)))[:, self.prefix :]
         scores = metric[:, : self.count_a] @ metric[:, self.count_a :].transpose(1, 2)
         merges = ranks(scores.amax(dim=-1)) < self.merged
         match = torch.where(merges, scores.argmax(dim=-1), -1)
