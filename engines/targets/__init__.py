@@ -19,7 +19,20 @@ from typing import Literal
 from engines.errors import UnknownNameError
 from engines.near_names import did_you_mean
 
-__all__ = ["Device", "Gpu", "JetsonModule", "Peaks", "PowerRails", "Release", "Target"]
+__all__ = [
+    "TENSOR_CORE_TILE",
+    "Device",
+    "Gpu",
+    "JetsonModule",
+    "Peaks",
+    "PowerRails",
+    "Release",
+    "Target",
+]
+
+
+TENSOR_CORE_TILE = 128
+"""Rows of the usual tile of a product on tensor cores: 99 tokens take one, 129 take two."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,6 +174,7 @@ class Target:
         last_block: "class-token" computes in the last block only what the head reads;
             "all-tokens" keeps the block uniform.
         precisions: What its graphs may be typed as.
+        tile: Rows of a matrix product that cost as much as one: tiles of a GPU's tensor cores.
         integers: How INT8 is written for it: "pairs" puts Q/DQ pairs around tensors of a
             half-precision graph, "gemm" makes integer products with integer biases in a float32
             graph.
@@ -187,6 +201,7 @@ class Target:
     last_block: Literal["class-token", "all-tokens"]
     precisions: tuple[str, ...]
     sources: tuple[str, ...]
+    tile: int = 1
     integers: Literal["pairs", "gemm"] = "pairs"
     int8_weights: Literal["full", "reduced"] = "full"
     compute_capabilities: tuple[str, ...] = ()
@@ -251,6 +266,7 @@ class Device:
             opset_ceiling=release.opset_ceiling,
             attention_scale="split",
             last_block="all-tokens",
+            tile=TENSOR_CORE_TILE,
             precisions=tuple(p for p in release.precisions if p in self.gpu.precisions),
             compute_capabilities=(self.gpu.compute_capability,) if is_rtx else (),
             optimization_level=3,

@@ -1,7 +1,7 @@
 """ONNX Runtime on an NVIDIA GPU."""
 
 from engines.precisions import FP16, FP32
-from engines.targets import Target
+from engines.targets import TENSOR_CORE_TILE, Target
 
 TARGET = Target(
     name="cuda",
@@ -13,6 +13,7 @@ TARGET = Target(
     opset_ceiling=21,
     attention_scale="folded",
     last_block="class-token",
+    tile=TENSOR_CORE_TILE,
     precisions=(FP32, FP16),
     sources=(
         "opset 20 is the first with the Gelu operator (ONNX operator changelog)",

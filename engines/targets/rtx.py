@@ -1,7 +1,7 @@
 """TensorRT-RTX: plans for desktop GPUs, built ahead of time on a machine without one."""
 
 from engines.precisions import BF16, FP8, FP16, FP32, INT8
-from engines.targets import Target
+from engines.targets import TENSOR_CORE_TILE, Target
 
 TARGET = Target(
     name="rtx",
@@ -13,6 +13,7 @@ TARGET = Target(
     opset_ceiling=23,
     attention_scale="split",
     last_block="all-tokens",
+    tile=TENSOR_CORE_TILE,
     precisions=(FP32, FP16, BF16, INT8, FP8),
     compute_capabilities=("8.0", "8.6", "8.9", "12.0", "12.1"),
     optimization_level=3,

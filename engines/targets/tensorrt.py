@@ -1,7 +1,7 @@
 """TensorRT 10.3 to 11 on the GPU or the Jetson board that will run the plan."""
 
 from engines.precisions import BF16, FP8, FP16, FP32, INT8
-from engines.targets import Target
+from engines.targets import TENSOR_CORE_TILE, Target
 
 TARGET = Target(
     name="tensorrt",
@@ -13,6 +13,7 @@ TARGET = Target(
     opset_ceiling=20,
     attention_scale="split",
     last_block="all-tokens",
+    tile=TENSOR_CORE_TILE,
     precisions=(FP32, FP16, BF16, INT8, FP8),
     optimization_level=3,
     sources=(

@@ -1,7 +1,7 @@
 """PyTorch on an NVIDIA GPU, compiled ahead of time."""
 
 from engines.precisions import BF16, FP16, FP32
-from engines.targets import Target
+from engines.targets import TENSOR_CORE_TILE, Target
 
 TARGET = Target(
     name="torch-cuda",
@@ -13,6 +13,7 @@ TARGET = Target(
     opset_ceiling=23,
     attention_scale="folded",
     last_block="class-token",
+    tile=TENSOR_CORE_TILE,
     precisions=(FP32, FP16, BF16),
     sources=(
         "opset 20 is the first with the Gelu operator (ONNX operator changelog)",

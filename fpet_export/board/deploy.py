@@ -16,7 +16,7 @@ from engines.targets import Target
 from fpet_export.board import packing, session, transfer
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Deploying
-from fpet_export.steps import best_precision, plain_vit
+from fpet_export.steps import best_precision, plain_vit, timed_choice
 
 if TYPE_CHECKING:
     from benchmarks.measurement import Measurement
@@ -141,7 +141,7 @@ def _choose(
         reporter.step("best", f"{first}: nothing else is left")
         return engines[first]
     again = command("bench", *found.graphs.values(), "--against", "plain")
-    best_precision.require_valid(
+    timed_choice.require_valid(
         measurement,
         where=f"--precision best on {host}",
         fix=f"close other programs there; the graphs exist, so measure them again: "
@@ -152,7 +152,7 @@ def _choose(
         for precision, engine in engines.items()
     )
     paired = rebase(dataclasses.replace(measurement, contenders=candidates), first)
-    best = best_precision.fastest(paired, tuple(engines))
+    best = timed_choice.fastest(paired, tuple(engines))
     reporter.step("best", f"on {host}: {best_precision.verdict(paired, best)}")
     if best in found.made:
         row = found.made[best].row

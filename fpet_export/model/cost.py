@@ -16,6 +16,8 @@ def macs(
     *,
     last: int | None = None,
     added: Sequence[Extra] = (),
+    tile: int = 1,
+    batch: int = 1,
 ) -> list[int]:
     """Return the multiply-adds of one image: patch embedding, each block, head.
 
@@ -25,20 +27,27 @@ def macs(
         last: Tokens that the last block computes, where it computes only those that the head
             reads; None for all. If it does not merge, it computes their queries alone.
         added: What a fine-tune left in each block; empty for nothing.
+        tile: Count the linears by whole tiles of so many rows, as a GPU computes them; 1 counts
+            tokens.
+        batch: Images whose tokens share the tiles.
 
     Products with the attention matrix and the match of a merge are counted; norms, activations
     and additions are not, as in the literature.
     """
     width, hidden = spec.width, spec.hidden
     entry, steps = mergers.load(plan.merger), {step.block: step for step in plan.steps}
-    costs = [spec.patches * spec.patch[0] * spec.patch[1] * 3 * width]
+
+    def rows(tokens: int) -> int:
+        return -(-tokens * batch // tile) * tile // batch
+
+    costs = [rows(spec.patches) * spec.patch[0] * spec.patch[1] * 3 * width]
     now = plan.before
     for block, after in enumerate(plan.tokens):
         if last is not None and block == spec.depth - 1:
             after = last
         queries = now if block in steps else min(now, after)
-        attention = 2 * now * width**2 + 2 * queries * width**2 + 2 * queries * now * width
-        cost = attention + 2 * after * width * hidden
+        attention = 2 * (rows(now) + rows(queries)) * width**2 + 2 * queries * now * width
+        cost = attention + 2 * rows(after) * width * hidden
         if block in steps:
             cost += entry.macs(spec, steps[block])
         if added:

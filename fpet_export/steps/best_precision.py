@@ -10,18 +10,14 @@ from typing import Any
 
 from benchmarks.measurement import Measurement
 from benchmarks.measurement_file import to_document
-from benchmarks.report.table import format_table
 from calibration import graph_typing
 from calibration.evaluator import GraphEvaluator
 from calibration.graph_typing import Typed
 from calibration.table import CalibrationTable
 from engines import precisions
-from engines.contract import BuildOptions, OpenOptions
-from engines.engine import build
 from engines.errors import (
     BudgetError,
     ExportError,
-    MeasurementError,
     MissingDependencyError,
 )
 from engines.manifest import read_manifest
@@ -30,7 +26,7 @@ from engines.parity.rows import StageParity
 from engines.targets import Target
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Typing
-from fpet_export.steps import built_engine, measuring, typed_graph, typing_request
+from fpet_export.steps import built_engine, measuring, timed_choice, typed_graph, typing_request
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,27 +139,17 @@ def choose(found: Candidates, target: Target, request: Typing, reporter: Reporte
     baseline, graphs = found.baseline, found.graphs
     if len(graphs) == 1:
         return Best(graph=graphs[baseline], precision=baseline, made=found.made, measurement=None)
-    measurement = _measure(graphs, target, request, reporter)
-    precision = fastest(measurement, tuple(graphs))
+    measurement = timed_choice.measured(graphs, target, request, reporter)
+    timed_choice.require_valid(
+        measurement,
+        where=f"target {target.name}",
+        fix="close other programs on this machine, and try again",
+    )
+    precision = timed_choice.fastest(measurement, tuple(graphs))
     reporter.step("best", verdict(measurement, precision))
     return Best(
         graph=graphs[precision], precision=precision, made=found.made, measurement=measurement
     )
-
-
-def fastest(measurement: Measurement, names: tuple[str, ...]) -> str:
-    """Return the contender that is shown to be the fastest; the baseline when none is.
-
-    Args:
-        measurement: Measurement of the candidates; its baseline is one of them.
-        names: The candidates.
-    """
-    best, ratio = measurement.baseline, 1.0
-    for name in names:
-        against = measurement.result(name).against
-        if against is not None and against.verdict == "faster" and against.ratio < ratio:
-            best, ratio = name, against.ratio
-    return best
 
 
 def require_runnable(onnx: Path, target: Target, request: Typing, reporter: Reporter) -> None:
@@ -173,7 +159,8 @@ def require_runnable(onnx: Path, target: Target, request: Typing, reporter: Repo
         MissingDependencyError: They do not.
     """
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
-        problem = runnable(_built(onnx, target, Path(folder) / precisions.FP32, request, reporter))
+        stem = Path(folder) / precisions.FP32
+        problem = runnable(timed_choice.built(onnx, target, stem, request, reporter))
     if problem is not None:
         named = next(name for name in target.precisions if name != precisions.FP32)
         raise MissingDependencyError(
@@ -181,66 +168,6 @@ def require_runnable(onnx: Path, target: Target, request: Typing, reporter: Repo
             f"{built_engine.short_reason(problem)}",
             where="--precision best",
             fix=f"run it where they do, or name a precision: --precision {named}",
-        )
-
-
-def _built(graph: Path, target: Target, stem: Path, request: Typing, reporter: Reporter) -> Path:
-
-    with built_engine.build_progress(reporter) as progress:
-        return build(
-            graph,
-            target=target,
-            out=stem.with_name(stem.name + target.suffix),
-            options=BuildOptions(
-                command=request.command,
-                progress=progress,
-                allow_failed=True,  # the verb has asked whether that is wanted
-                any_form=True,
-            ),
-        )
-
-
-def _measure(
-    graphs: dict[str, Path], target: Target, request: Typing, reporter: Reporter
-) -> Measurement:
-
-    with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
-        measurement = measuring.measure(
-            [
-                _built(graph, target, Path(folder) / precision, request, reporter)
-                for precision, graph in graphs.items()
-            ],
-            against=None,
-            peers=(),
-            settings=measuring.Settings(
-                rounds=request.rounds, opening=OpenOptions(allow_failed=True)
-            ),
-            folder=Path(folder),
-            command=request.command,
-            reporter=reporter,
-        )
-    reporter.line()
-    reporter.line(format_table(measurement, width=reporter.width))
-    reporter.line()
-    require_valid(
-        measurement,
-        where=f"target {target.name}",
-        fix="close other programs on this machine, and try again",
-    )
-    return measurement
-
-
-def require_valid(measurement: Measurement, *, where: str, fix: str) -> None:
-    """Refuse to choose by a measurement that does not count.
-
-    Raises:
-        MeasurementError: It does not.
-    """
-    if not measurement.valid:
-        raise MeasurementError(
-            f"the measurement is not valid: {measuring.reasons(measurement.spoiled_by)}",
-            where=where,
-            fix=fix,
         )
 
 

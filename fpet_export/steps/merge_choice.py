@@ -4,7 +4,11 @@ Families of merges are tried, each from the strongest to the mildest: FPET after
 later one, ToMe with fewer tokens a block. All run in one pass that computes what they share once
 (`fpet_export.model.merge_sweep`). Of a family the choice is the strongest from which all milder
 ones keep the limits, too: a single strong one that keeps them beside others that do not has been
-lucky on these images. Of the families' choices the cheapest wins.
+lucky on these images.
+
+Of the families' choices and no merging, the fastest wins: as measured on the target where its
+engines run here and the machine is quiet enough, else by multiply-adds. Those of a GPU are counted
+by whole tiles, because a product of 99 rows takes as long as one of 128.
 
 The reference is the run as it was trained. One that was trained with merging may merge earlier
 than it did, then without the refinement of its match, which belongs to its own block.
@@ -14,7 +18,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,12 +30,15 @@ from numpy.typing import NDArray
 
 from calibration.accuracy import AccuracyConstraint, Quality
 from engines import storage
+from engines.engine import load_target
+from engines.errors import FpetError
 from engines.imaging import images as engine_images
 from engines.imaging.class_names import KnownClasses
 from engines.imaging.images import ImageSet
 from engines.imaging.source import collect, open_source
 from engines.parity.comparison import sqnr_db
 from engines.plurals import counted
+from engines.targets import Target
 from fpet_export.model.adapt import adapt, attached_merges
 from fpet_export.model.checkpoints import Checkpoint
 from fpet_export.model.facts import Fact
@@ -38,7 +48,7 @@ from fpet_export.pictures.cost_and_answers import Dot, cost_and_answers
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Exporting
 from fpet_export.stages import Adapted
-from fpet_export.steps import check_images, merge_request, typing_request
+from fpet_export.steps import check_images, merge_request, timed_choice, typing_request
 
 E = TypeVar("E", bound=Exporting)
 MOST_IMAGES = 512
@@ -56,6 +66,7 @@ class MergeCandidate:
         merge: As `--merge` takes it: "none", "fpet@6", "tome:r=8".
         tokens: Tokens that leave the last block.
         macs: Multiply-adds of one image.
+        tiled: The same in whole tiles of the target's products; of a CPU the same number.
         quality: Its answers beside those of the reference.
         missed: Limits that it does not keep, in words.
     """
@@ -63,6 +74,7 @@ class MergeCandidate:
     merge: str
     tokens: int
     macs: int
+    tiled: int
     quality: Quality
     missed: tuple[str, ...]
 
@@ -75,11 +87,15 @@ class MergeChoice:
         chosen: The cheapest that keeps the limits.
         candidates: All, those of a family side by side; without merging last, for comparison.
         images: What they were judged on, in words.
+        by: What decided among those that keep the limits, in words.
+        latency_ms: Medians of the families' choices in the same rounds, where they were measured.
     """
 
     chosen: MergeCandidate
     candidates: tuple[MergeCandidate, ...]
     images: str
+    by: str
+    latency_ms: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -137,19 +153,29 @@ def choose(
     """
     images = _images(adapted, request, known, reporter)
     limits = _limits(request)
+    target = load_target(request.target.split(",")[0])
+    tiles = {"tile": target.tile, "batch": _batch(request)}
     families = _families(adapted)
     ways = [*(merge for family in families for merge in family), NOWHERE]
     found = _answers(adapted, ways, images, reporter)
     reference = found[adapted.checkpoint.merge]
     judged = {
-        merge: _judged(adapted, merge, found[merge], reference, images, limits) for merge in ways
+        merge: _judged(adapted, merge, found[merge], reference, images, limits, tiles)
+        for merge in ways
     }
     if adapted.checkpoint.merge == NOWHERE:
         families = [[*family, NOWHERE] for family in families]
-    best = [_strongest([judged[merge] for merge in family]) for family in families]
-    chosen = min(best, key=lambda one: one.macs)
+    best = {one.merge: one for one in (_strongest([judged[m] for m in f]) for f in families)}
+    if adapted.checkpoint.merge == NOWHERE:
+        best[NOWHERE] = judged[NOWHERE]
+    cheapest = min(best.values(), key=lambda one: (one.tiled, one.macs))
+    chosen, by, latency = _fastest(adapted, cheapest, best, target, request, reporter)
     choice = MergeChoice(
-        chosen=chosen, candidates=tuple(judged.values()), images=images.description
+        chosen=chosen,
+        candidates=tuple(judged.values()),
+        images=images.description,
+        by=by,
+        latency_ms=latency,
     )
     _show(choice, reporter)
     choice.write(request)
@@ -222,6 +248,7 @@ def _judged(
     reference: NDArray[np.float32],
     images: ImageSet,
     limits: AccuracyConstraint,
+    tiles: dict[str, int],
 ) -> MergeCandidate:
     spec, checkpoint = adapted.model.spec, _merging(adapted.checkpoint, merge)
     quality = _quality(logits, reference, images.labels)
@@ -229,6 +256,7 @@ def _judged(
         merge=merge,
         tokens=checkpoint.merge_plan(spec).tokens[-1],
         macs=sum(checkpoint.macs(spec)),
+        tiled=sum(checkpoint.macs(spec, **tiles)),
         quality=quality,
         missed=limits.missed(quality),
     )
@@ -259,30 +287,83 @@ def _strongest(family: Sequence[MergeCandidate]) -> MergeCandidate:
     return best
 
 
+def _batch(request: Exporting) -> int:
+    return request.batch if isinstance(request.batch, int) else request.batch[0]
+
+
+def _fastest(
+    adapted: Adapted,
+    cheapest: MergeCandidate,
+    best: Mapping[str, MergeCandidate],
+    target: Target,
+    request: Exporting,
+    reporter: Reporter,
+) -> tuple[MergeCandidate, str, dict[str, float]]:
+    """Return the fastest, what decided, and the latencies that were measured, in milliseconds.
+
+    The cheapest stays unless another one is shown to be faster.
+    """
+    counted_by = "multiply-adds" if target.tile == 1 else f"tiles of {target.tile} rows"
+    if len(best) == 1:
+        return cheapest, counted_by, {}
+    names = [cheapest.merge, *(merge for merge in best if merge != cheapest.merge)]
+    try:
+        with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
+            graphs: dict[str, Path] = {}
+            for merge in names:
+                frozen = (
+                    merged_as(adapted, merge, "")
+                    .fold()
+                    .freeze(batch=request.batch, target=target, input=request.input_kind)
+                )
+                with reporter.working(f"writing {merge} to time it"):
+                    path = Path(folder) / f"{len(graphs)}.onnx"
+                    graphs[_word(merge)] = frozen.to_onnx(path)
+            measurement = timed_choice.measured(graphs, target, request, reporter)
+        timed_choice.require_valid(measurement, where=f"target {target.name}", fix="")
+    except FpetError as error:
+        reporter.step("time", f"not measured, so {counted_by} decide: {error.what}", passed=None)
+        return cheapest, counted_by, {}
+    fastest = timed_choice.fastest(measurement, tuple(graphs))
+    medians = {merge: measurement.result(_word(merge)).latency.p50_ns / 1e6 for merge in names}
+    chosen = next(best[merge] for merge in names if _word(merge) == fastest)
+    return chosen, f"latency on {target.name}", medians
+
+
+def _word(merge: str) -> str:
+    """Return a merge as the name of a file."""
+    return re.sub("[^a-z0-9]+", "-", merge)
+
+
 def _show(choice: MergeChoice, reporter: Reporter) -> None:
-    plain = choice.candidates[-1].macs
-    rows = [["merge", "tokens left", "GMAC", "of plain", "accuracy", "same class", ""]]
+    plain = choice.candidates[-1]
+    heads = "merge|tokens left|GMAC|of plain|in tiles|ms|accuracy|same class|"
+    rows = [heads.split("|")]
     for one in choice.candidates:
-        accuracy = "" if one.quality.accuracy is None else f"{one.quality.accuracy:.1%}"
-        mark = "chosen" if one is choice.chosen else "; ".join(one.missed)
+        latency = choice.latency_ms.get(one.merge)
+        quality = one.quality
         rows.append(
             [
                 one.merge,
                 str(one.tokens),
                 f"{one.macs / 1e9:.2f}",
-                f"{one.macs / plain:.2f}",
-                accuracy,
-                f"{one.quality.agreement:.1%}",
-                mark,
+                f"{one.macs / plain.macs:.2f}",
+                "" if one.tiled == one.macs else f"{one.tiled / plain.tiled:.2f}",
+                "" if latency is None else f"{latency:.1f}",
+                "" if quality.accuracy is None else f"{quality.accuracy:.1%}",
+                f"{quality.agreement:.1%}",
+                "chosen" if one is choice.chosen else "; ".join(one.missed),
             ]
         )
-    reporter.table(rows, words=True)
-    merge = choice.chosen.merge
-    what = "merging pays nowhere within the limits" if merge == NOWHERE else merge
+    filled = [at for at in range(len(rows[0])) if any(row[at] for row in rows[1:])]
+    reporter.table([[row[at] for at in filled] for row in rows], words=True)
+    chosen = choice.chosen
+    merges = chosen.merge != NOWHERE
     reporter.step(
         "merge",
-        f"{what}: {choice.chosen.macs / plain:.2f} of the multiply-adds without merging · "
-        f"{choice.chosen.quality.in_words()} · {counted(choice.chosen.quality.images, 'image')}",
+        f"{chosen.merge if merges else 'merging does not pay here within the limits'}: "
+        f"{chosen.macs / plain.macs:.2f} of the multiply-adds without merging, chosen by "
+        f"{choice.by} · {chosen.quality.in_words()} · {counted(chosen.quality.images, 'image')}",
     )
 
 

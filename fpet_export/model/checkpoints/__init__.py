@@ -147,9 +147,12 @@ class Checkpoint:
         """Return where tokens merge in a network."""
         return merge_plan(spec, self.merge)
 
-    def macs(self, spec: VitSpec, *, last: int | None = None) -> list[int]:
+    def macs(
+        self, spec: VitSpec, *, last: int | None = None, tile: int = 1, batch: int = 1
+    ) -> list[int]:
         """Return the multiply-adds of one image with the adapters of this run; see `cost.macs`."""
-        return cost.macs(spec, self.merge_plan(spec), last=last, added=self._extra(spec))
+        plan, added = self.merge_plan(spec), self._extra(spec)
+        return cost.macs(spec, plan, last=last, added=added, tile=tile, batch=batch)
 
     def edits(self) -> list[Edit]:
         """Return what was tuned, besides the head."""

@@ -82,3 +82,21 @@ def test_the_closed_form_is_what_torch_counts_in_the_frozen_module(
 
     macs = checkpoint.macs(spec, last=module.tokens[-1])
     assert 2 * sum(macs) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("merge", "rows"),
+    [("none", [256] * 12), ("fpet@6", [256] * 6 + [128] * 6), ("tome:r=8", [256] * 8 + [128] * 4)],
+)
+def test_a_gpu_computes_whole_tiles(merge: str, rows: list[int]) -> None:
+    """99 tokens take one tile of 128 rows, 129 take two; with many images nothing is lost."""
+    plan = merge_plan(VIT_B, merge)
+
+    tiled = cost.macs(VIT_B, plan, tile=128)
+    batched = cost.macs(VIT_B, plan, tile=128, batch=128)
+
+    linears = 2 * VIT_B.width * VIT_B.hidden
+    plain = cost.macs(VIT_B, plan)
+    for block, (after, padded) in enumerate(zip(plan.tokens, rows, strict=True), start=1):
+        assert tiled[block] - plain[block] >= linears * (padded - after)
+        assert batched[block] == plain[block]

@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import fpet_export
 from calibration.accuracy import AccuracyConstraint, Quality
-from engines.errors import UsageError
+from engines.errors import MeasurementError, UsageError
 from engines.imaging.images import ImageSet, PixelArray
 from fpet_export.model.adapt import adapt, attached_merges
 from fpet_export.model.backbones._names import raw_pixels
@@ -27,7 +28,7 @@ from fpet_export.model.merge_plan import NOWHERE, merge_plan
 from fpet_export.model.merge_sweep import answers_by_merge
 from fpet_export.reporter import SILENT
 from fpet_export.stages import Adapted
-from fpet_export.steps import merge_choice, merge_request
+from fpet_export.steps import merge_choice, merge_request, timed_choice
 from fpet_export.steps.merge_choice import MergeCandidate
 from fpet_export.workflow.export import Exported, ExportRequest, export
 from tests.fpet_export.tiny import (
@@ -60,7 +61,7 @@ def run_of(checkpoint: Checkpoint) -> Adapted:
 
 def candidate(merge: str, *missed: str) -> MergeCandidate:
     quality = Quality(images=4, sqnr_db=20.0, agreement=1.0)
-    return MergeCandidate(merge=merge, tokens=9, macs=1, quality=quality, missed=missed)
+    return MergeCandidate(merge=merge, tokens=9, macs=1, tiled=1, quality=quality, missed=missed)
 
 
 def test_a_sweep_gives_what_each_model_gives_by_itself() -> None:
@@ -193,6 +194,52 @@ def exported(
     return done, table
 
 
+@pytest.fixture
+def busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which nothing can be timed."""
+
+    def measured(*_: object) -> None:
+        raise MeasurementError("it is busy", where="here", fix="wait")
+
+    monkeypatch.setattr(timed_choice, "measured", measured)
+
+
+@pytest.mark.parametrize(("faster", "chosen"), [(True, NOWHERE), (False, "tome:r=7")])
+def test_a_merge_that_does_not_pay_here_is_not_made(
+    faster: bool,
+    chosen: str,
+    tmp_path: Path,
+    whole_model: Path,
+    labelled: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The measurement is a stand-in; that engines are timed for real is asked of `best`."""
+    seen: list[str] = []
+
+    def measured(graphs: dict[str, Path], *_: object) -> Any:
+        seen.extend(graphs)
+        assert all(path.exists() for path in graphs.values())
+        verdict = "faster" if faster else "no difference shown"
+        against = SimpleNamespace(verdict=verdict, ratio=0.5)
+        return SimpleNamespace(
+            valid=True,
+            baseline=seen[0],
+            result=lambda name: SimpleNamespace(
+                against=against if name == "none" else None, latency=SimpleNamespace(p50_ns=2e6)
+            ),
+        )
+
+    monkeypatch.setattr(timed_choice, "measured", measured)
+    done, table = exported(tmp_path, whole_model, labelled, max_drop=100.0)
+
+    assert done.manifest.model is not None
+    assert done.manifest.model.merge == table["chosen"]["merge"] == chosen
+    assert seen == ["tome-r-7", "fpet-0", "none"]
+    assert table["by"] == "latency on cpu"
+    assert table["latency_ms"] == {"tome:r=7": 2.0, "fpet@0": 2.0, "none": 2.0}
+
+
+@pytest.mark.usefixtures("busy")
 def test_a_model_that_was_never_trained_to_merge_is_merged(
     tmp_path: Path, whole_model: Path, labelled: Path
 ) -> None:
@@ -204,9 +251,9 @@ def test_a_model_that_was_never_trained_to_merge_is_merged(
     assert done.manifest.facts["merge"].startswith("tome:r=7 (--merge auto: accuracy ")
     ways = [one["merge"] for one in table["candidates"]]
     assert ways == ["fpet@0", *(f"tome:r={r}" for r in (7, 6, 5, 4, 2, 1)), NOWHERE]
+    assert (table["by"], table["latency_ms"]) == ("multiply-adds", {})
     costs = [one["macs"] for one in table["candidates"]]
     assert table["chosen"]["macs"] == min(costs)
-    assert costs[-1] == max(costs)
     plain = table["candidates"][-1]["quality"]
     assert (plain["agreement"], plain["accuracy"]) == (1.0, pytest.approx(23 / 24))
     with Image.open(tmp_path / "out" / "merge-choice.png") as picture:
@@ -246,6 +293,7 @@ def test_a_run_that_was_trained_to_merge_is_its_own_reference() -> None:
     own = found["fpet@2"]
 
     assert families == [["fpet@0", "fpet@1", "fpet@2"]]
-    judged = merge_choice._judged(run, "fpet@2", own, own, images, limits)
+    tiles = {"tile": 1, "batch": 1}
+    judged = merge_choice._judged(run, "fpet@2", own, own, images, limits, tiles)
     assert judged.quality.agreement == 1.0
     assert relative(own, run.outputs(pixels).logits) < 1e-5

@@ -17,7 +17,7 @@ from engines.errors import MissingDependencyError
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest, write_manifest
 from engines.parity.outputs import compare_built
-from fpet_export.steps import best_precision, measuring
+from fpet_export.steps import measuring, timed_choice
 from tests.fpet_export.command_line import Done, Exported, call
 from tests.fpet_export.tiny import CLASSES, SIDE
 
@@ -212,7 +212,7 @@ def test_only_what_is_shown_to_be_faster_replaces_the_baseline(
 ) -> None:
     measured: Any = Measured("fp16", int8=int8, fp8=fp8)
 
-    assert best_precision.fastest(measured, ("fp16", "int8", "fp8")) == chosen
+    assert timed_choice.fastest(measured, ("fp16", "int8", "fp8")) == chosen
 
 
 def test_best_measures_engines_on_this_machine(
