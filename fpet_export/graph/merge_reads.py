@@ -53,13 +53,13 @@ class ClassAttention(nn.Module):
         self.key = _kept(weight[width : 2 * width].reshape(self.heads, self.head_width, width))
 
     def forward(self, x: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
-        """Return (B, N), the mean over heads, for normalised tokens (B, N, C) of these sizes."""
+        """Return (B, N), see `Attended.of_class_token`, for normalised tokens (B, N, C)."""
         query = x[:, :1] @ self.query + self.query_bias
         query = query.reshape(-1, self.heads, 1, self.head_width)
         logits = (query @ self.key).squeeze(2) @ x.transpose(1, 2)
         if sizes is not None:
             logits = logits + sizes.log()[:, None, :]
-        return logits.softmax(dim=-1).mean(dim=1)
+        return logits.log_softmax(dim=-1).logsumexp(dim=1)
 
 
 def _kept(tensor: torch.Tensor) -> nn.Parameter:

@@ -193,12 +193,16 @@ class Attended(NamedTuple):
     key_bias: torch.Tensor | None
 
     def of_class_token(self) -> torch.Tensor:
-        """Return (B, N) how much the class token attends to each token, the mean over heads."""
+        """Return (B, N) the logarithm of what the class token attends to, summed over the heads.
+
+        Attention may be too small for a number of its own where another token has all of it; its
+        logarithm is not.
+        """
         query = self.queries[:, :, :1] * self.queries.shape[-1] ** -0.5
         logits = query @ self.keys.transpose(-2, -1)
         if self.key_bias is not None:
             logits = logits + self.key_bias
-        found: torch.Tensor = logits.softmax(dim=-1).mean(dim=1).squeeze(1)
+        found: torch.Tensor = logits.log_softmax(dim=-1).squeeze(2).logsumexp(dim=1)
         return found
 
 

@@ -58,7 +58,7 @@ class Reads:
         mean_key: Makes the module that turns normalised tokens (B, N, C) into the head average of
             their keys (B, N, D).
         class_attention: Makes the module that turns normalised tokens (B, N, C) and the sizes
-            (B, N) or None into what the class token attends to, the mean over heads (B, N).
+            (B, N) or None into `Attended.of_class_token` (B, N).
     """
 
     mean_key: Callable[[], nn.Module]

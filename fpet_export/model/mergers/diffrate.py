@@ -133,7 +133,7 @@ class DiffRateMerge(MergingModule):
     ) -> Merged:
         """Prune and merge (B, N, C) tokens."""
         batch, count, width = tokens.shape
-        importance = attended.of_class_token()[:, self.prefix :] * count
+        importance = attended.of_class_token()[:, self.prefix :]
         order = importance.argsort(dim=-1, descending=True, stable=True)
         stays = order[:, : self.kept].sort(dim=-1).values
         joins = order[:, self.kept : self.unpruned]
