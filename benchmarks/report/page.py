@@ -29,7 +29,7 @@ _SAID = {
     "good": "good", "bad": "bad", "open": "not known",
     "done": "done", "failed": "failed", "warning": "warning",
 }  # fmt: skip
-_FIRST_FIGURES = ("accuracy", "agreement")
+_FIRST_FIGURES = ("accuracy", "agreement", "cosine")
 """What a phone shows of a table without scrolling."""
 
 _GIB = 1 << 30
