@@ -62,11 +62,11 @@ def of_run(
         files |= inputs.of_images(request.data, [source])
         images = collect(check_images.checked(source, known, request, reporter))
     check_labels(images, adapted.model.spec.classes)
-    outputs = adapted.outputs(images.pixels, dtype=torch.float32)
+    said = adapted.outputs(images.pixels, dtype=torch.float32)
     reference = ReferenceOutputs(
         name=f"{adapted.checkpoint.name} as it was trained",
         images=images,
-        outputs=ModelOutputs(logits=outputs.logits),
+        outputs=ModelOutputs(logits=said.logits, head=said.head),
     )
     write_reference(folder / _FILE, reference)
     return Found(
@@ -101,6 +101,7 @@ def of_engine(engine: Path, reference: Path) -> dict[str, Any]:
     return {
         "images": row.images,
         "agreement": row.agreement,
+        "cosine": row.cosine,
         "accuracy": row.accuracy,
         "reference_accuracy": told.accuracy(),
         "sqnr_db": row.sqnr_db,

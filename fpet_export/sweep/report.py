@@ -74,7 +74,7 @@ def _pictures(found: Sequence[Result], front: set[str], folder: Path) -> Iterato
             groups.setdefault((one.point.run, one.point.batch), []).append(one)
     for (run, batch), members in groups.items():
         most = max(one.cost or 0.0 for one in members)
-        kind = "same class" if members[0].accuracy is None else "accuracy"
+        kind = members[0].kind
         cost = f"latency of one inference, as a share of {most / 1e6:.2f} ms"
         if members[0].latency is None:
             cost = f"multiply-adds of one image, as a share of {most / 1e9:.2f} GMAC"

@@ -18,8 +18,8 @@ from fpet_export.sweep.store import Failure, Record, Store
 SCHEMA = 1
 _COLUMNS = (
     "run", "merge", "batch", "precision", "target", "state", "on_front", "accuracy",
-    "reference_accuracy", "agreement", "sqnr_db", "images", "macs", "macs_without_merging",
-    "tokens", "p50_ms", "p90_ms", "p99_ms", "images_per_s", "ratio_to_plain", "engine_bytes",
+    "reference_accuracy", "agreement", "cosine", "sqnr_db", "images", "macs",
+    "macs_without_merging", "tokens", "p50_ms", "p90_ms", "p99_ms", "images_per_s", "ratio_to_plain", "engine_bytes",
     "error",
 )  # fmt: skip
 
@@ -34,6 +34,8 @@ class Result:
         accuracy: Share of the images whose label the engine predicts.
         reference_accuracy: The same of the run as it was trained.
         agreement: Share of the images to which the engine gives the class that the run gives.
+        cosine: Smallest cosine between a vector that the engine gives and the run's, where they
+            name no classes.
         sqnr_db: Power of the run's logits over that of the difference.
         images: Images that both classified.
         labels: How the labels of the images were found.
@@ -51,6 +53,7 @@ class Result:
     accuracy: float | None = None
     reference_accuracy: float | None = None
     agreement: float | None = None
+    cosine: float | None = None
     sqnr_db: float | None = None
     images: int | None = None
     labels: str | None = None
@@ -65,8 +68,16 @@ class Result:
 
     @property
     def answers(self) -> float | None:
-        """The accuracy, or where there are no labels the agreement."""
-        return self.agreement if self.accuracy is None else self.accuracy
+        """The accuracy, or without labels the agreement, or without classes the cosine."""
+        known = (self.accuracy, self.agreement, self.cosine)
+        return next((value for value in known if value is not None), None)
+
+    @property
+    def kind(self) -> str:
+        """What `answers` is."""
+        if self.accuracy is None:
+            return "cosine" if self.agreement is None else "same class"
+        return "accuracy"
 
     @property
     def cost(self) -> float | None:
@@ -114,7 +125,7 @@ def result_of(point: Point, store: Store) -> Result | None:
         result = dataclasses.replace(result, **_taken(export, "macs", "tokens"))
     if engine is not None:
         told = engine.facts["answers"]
-        names = ("accuracy", "agreement", "sqnr_db", "images")
+        names = ("accuracy", "agreement", "cosine", "sqnr_db", "images")
         built = point.step(EngineStep)
         result = dataclasses.replace(
             result,
@@ -165,27 +176,27 @@ def front_of(results: Sequence[Result]) -> set[str]:
 
 def as_rows(results: Sequence[Result], front: set[str]) -> list[tuple[str, ...]]:
     """Return the table that people read, heading first; the number is that of the picture."""
-    has_labels = any(one.accuracy is not None for one in results)
-    runs = {one.point.run for one in results}
-    batches = {one.point.batch for one in results}
-    measured = any(one.latency is not None for one in results)
-    heads = ["", "run", "merge", "batch", "precision", "target"]
-    spared = [name for name, many in (("run", runs), ("batch", batches)) if len(many) == 1]
-    heads += ["GMAC", "accuracy" if has_labels else "same class"]
-    heads += ["p50 ms", "best"] if measured else ["best"]
-    rows = []
-    for number, one in enumerate(results, 1):
-        answers = one.answers
-        cells = {
-            **{name: str(value) for name, value in one.point.coordinates().items()},
+    front_cells = dict.fromkeys(front, "*")
+    cells = [
+        {
             "": str(number),
-            "GMAC": "" if one.macs is None else f"{one.macs / 1e9:.2f}",
-            heads[7]: "" if answers is None else f"{answers:.1%}",
+            **{name: str(value) for name, value in one.point.coordinates().items()},
+            "GMAC": "" if one.macs is None else f"{one.macs / 1e9:.3g}",
+            "accuracy": "" if one.accuracy is None else f"{one.accuracy:.1%}",
+            "same class": "" if one.agreement is None else f"{one.agreement:.1%}",
+            "cosine": "" if one.cosine is None else f"{one.cosine:.4f}",
             "p50 ms": "" if one.latency is None else f"{one.latency['p50_ns'] / 1e6:.2f}",
-            "best": "failed" if one.failure else "*" if one.point.name in front else "",
+            "best": "failed" if one.failure else front_cells.get(one.point.name, ""),
         }
-        rows.append(tuple(cells[name] for name in heads if name not in spared))
-    return [tuple(name for name in heads if name not in spared), *rows]
+        for number, one in enumerate(results, 1)
+    ]
+    shown = [name for name in cells[0] if any(row[name] for row in cells)]
+    shown = [
+        name
+        for name in shown
+        if name not in ("run", "batch") or len({row[name] for row in cells}) > 1
+    ]
+    return [tuple(shown), *(tuple(row[name] for name in shown) for row in cells)]
 
 
 def as_csv(results: Sequence[Result], front: set[str]) -> str:
@@ -231,9 +242,14 @@ def notes_on(results: Sequence[Result]) -> list[str]:
             )
         if not is_sure(one.labels):
             said.append(f"The accuracy of {name} is {one.labels} and may be wrong.")
-    if any(one.accuracy is None and one.agreement is not None for one in results):
+    if any(one.agreement is not None for one in results):
         said.append(
             "same class: the share of the images to which the engine gives the class that the run "
+            "gives as it was trained, in float32."
+        )
+    if any(one.cosine is not None for one in results):
+        said.append(
+            "cosine: the smallest between a vector that the engine gives and the one that the run "
             "gives as it was trained, in float32."
         )
     what = "p50" if any(one.latency for one in results) else "the multiply-adds"
