@@ -19,8 +19,8 @@ SCHEMA = 1
 _COLUMNS = (
     "run", "merge", "batch", "precision", "target", "state", "on_front", "accuracy",
     "reference_accuracy", "agreement", "cosine", "sqnr_db", "images", "macs",
-    "macs_without_merging", "tokens", "p50_ms", "p90_ms", "p99_ms", "images_per_s", "ratio_to_plain", "engine_bytes",
-    "error",
+    "macs_without_merging", "tokens", "p50_ms", "p90_ms", "p99_ms", "images_per_s",
+    "ratio_to_plain", "engine_bytes", "error",
 )  # fmt: skip
 
 
@@ -176,7 +176,6 @@ def front_of(results: Sequence[Result]) -> set[str]:
 
 def as_rows(results: Sequence[Result], front: set[str]) -> list[tuple[str, ...]]:
     """Return the table that people read, heading first; the number is that of the picture."""
-    front_cells = dict.fromkeys(front, "*")
     cells = [
         {
             "": str(number),
@@ -186,7 +185,7 @@ def as_rows(results: Sequence[Result], front: set[str]) -> list[tuple[str, ...]]
             "same class": "" if one.agreement is None else f"{one.agreement:.1%}",
             "cosine": "" if one.cosine is None else f"{one.cosine:.4f}",
             "p50 ms": "" if one.latency is None else f"{one.latency['p50_ns'] / 1e6:.2f}",
-            "best": "failed" if one.failure else front_cells.get(one.point.name, ""),
+            "best": "failed" if one.failure else "*" * (one.point.name in front),
         }
         for number, one in enumerate(results, 1)
     ]
