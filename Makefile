@@ -136,7 +136,7 @@ $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV)/, once: $(TEST_SIZE);"
 	@echo "2 to 10 minutes, by the speed of the network and the disk."
 	@$(BIN)/python .ci/with_progress.py "install packages" $(VENV)/pip.log \
-	  $(BIN)/python $(PIP) -e '.[export,cpu,rtx,report,openvino,dev]'
+	  $(BIN)/python $(PIP) -e '.[export,cpu,rtx,report,openvino,sweep,dev]'
 	@{ command -v sshd || test -x /usr/sbin/sshd; } > /dev/null || \
 	  $(BIN)/python .ci/with_progress.py "unpack sshd into $(VENV)/sshd" $(VENV)/sshd.log \
 	  .ci/unpack_sshd.sh $(VENV)/sshd || echo "no sshd: the tests of --remote are skipped"

@@ -145,6 +145,9 @@ class ModelFacts:
         tokens: Tokens that leave each block.
         macs: Multiply-adds of one image.
         head: What the network gives.
+        gated: Whether the MLPs are gated: their first layer is twice as wide.
+        qk_norm: Whether queries and keys have a norm.
+        attention_pool: Whether the head reads what one query attends to.
     """
 
     architecture: str
@@ -166,6 +169,9 @@ class ModelFacts:
     tokens: tuple[int, ...]
     macs: int
     head: Head = "logits"
+    gated: bool = False
+    qk_norm: bool = False
+    attention_pool: bool = False
 
     @property
     def merged_blocks(self) -> tuple[int, ...]:

@@ -26,6 +26,8 @@ _EXTRA_OF = {
     "tensorrt_rtx": "rtx",
     "tensorrt": "tensorrt",
     "openvino": "openvino",
+    "dask": "sweep",
+    "distributed": "sweep",
     "jinja2": "report",
     "matplotlib": "report",
 }

@@ -16,6 +16,8 @@ from fpet_export.reporter import Recorder, Reporter
 from fpet_export.request_fields import path_from
 from fpet_export.steps.given_kinds import require_kinds
 from fpet_export.steps.given_paths import require_files, require_outputs
+from fpet_export.sweep.sweep import SweepRequest, Swept
+from fpet_export.sweep.sweep import sweep as run_sweep
 from fpet_export.tasks.bench import bench as bench_tasks
 from fpet_export.tasks.build import BuiltTasks
 from fpet_export.tasks.build import build as build_tasks
@@ -305,6 +307,25 @@ def sign(
     """
     request = SignRequest(artefact=path_from(artefact), key=path_from(key), **settings)
     return _call("sign", run_sign, request, reporter)
+
+
+def sweep_runs(
+    *runs: str | Path, out: str | Path, reporter: Reporter | None = None, **settings: Any
+) -> Swept:
+    """Compute a grid of runs, merges, batches, precisions and targets, as the verb `sweep` does.
+
+    Args:
+        runs: Runs, each as RUN or NAME=RUN.
+        out: The folder of the sweep; what it holds already is not computed again.
+        reporter: Hears of the steps; None is silent.
+        settings: Fields of `fpet_export.sweep.request.SweepRequest`, such as
+            `merges="none,fpet@6"`.
+
+    Raises:
+        FpetError: See `fpet_export.sweep.sweep.sweep`.
+    """
+    request = SweepRequest(runs=tuple(map(str, runs)), out=path_from(out), **settings)
+    return _call("sweep", run_sweep, request, reporter)
 
 
 def targets(name: str | None = None, *, reporter: Reporter | None = None) -> TargetList | OneTarget:

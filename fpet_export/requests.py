@@ -266,20 +266,29 @@ class Rounds(Request):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Measuring(Rounds):
-    """How long engines are measured, and beside what.
+class Duration(Rounds):
+    """How long engines are measured.
 
     Attributes:
-        peers: Names of `benchmarks/peers`, or "all".
         threads: CPU threads; None takes the physical cores.
         seconds: At least.
         allow_noise: Keep a noisy measurement, marked as such, instead of an error.
     """
 
-    peers: tuple[str, ...] = ()
     threads: int | None = from_one(None)
     seconds: float = from_zero(3.0)
     allow_noise: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measuring(Duration):
+    """How long engines are measured, and beside what.
+
+    Attributes:
+        peers: Names of `benchmarks/peers`, or "all".
+    """
+
+    peers: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

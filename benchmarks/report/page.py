@@ -29,7 +29,7 @@ _SAID = {
     "good": "good", "bad": "bad", "open": "not known",
     "done": "done", "failed": "failed", "warning": "warning",
 }  # fmt: skip
-_FIRST_FIGURES = ("accuracy", "agreement")
+_FIRST_FIGURES = ("accuracy", "agreement", "cosine")
 """What a phone shows of a table without scrolling."""
 
 _GIB = 1 << 30
@@ -156,6 +156,21 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A table of plain cells.
+
+    Attributes:
+        title: Above it.
+        rows: Heading first; the first cell of a row names it.
+        notes: Below it, a sentence each.
+    """
+
+    title: str
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything on the page; what is empty has no section.
 
@@ -168,6 +183,7 @@ class Report:
         engines: All that were built.
         parity: Tables, each with its stages in order.
         rows_are: What a row of the tables is.
+        listings: Tables of plain cells, in order.
         batches: The same contenders at several batch sizes.
         measurements: One chart each.
         measure_again: The command for a measurement that is not valid.
@@ -186,6 +202,7 @@ class Report:
     engines: tuple[EngineRow, ...] = ()
     parity: tuple[ParityTable, ...] = ()
     rows_are: str = "stage"
+    listings: tuple[Listing, ...] = ()
     batches: tuple[BatchRow, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     measure_again: str = ""

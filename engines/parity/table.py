@@ -66,7 +66,7 @@ FIGURES = (
     Figure(
         key="cosine",
         name="smallest cosine",
-        meaning="of the angle between an output vector and the reference's, at worst; 1 is equal",
+        meaning="between an output vector and that of the reference, at worst; 1 is equal",
         text=lambda value: f"{value:.6f}",
     ),
     Figure(

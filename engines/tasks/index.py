@@ -132,8 +132,12 @@ class TaskIndex:
         )
 
 
-def check_names(names: Iterable[str]) -> None:
+def check_names(names: Iterable[str], *, kind: str = "task") -> None:
     """Refuse names that are no file names, and names that are given twice.
+
+    Args:
+        names: The names.
+        kind: What they name, for the message.
 
     Raises:
         UsageError: There is such a name.
@@ -142,8 +146,8 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if not _NAME.fullmatch(name):
             raise UsageError(
-                f"{name!r} cannot name a task: letters, digits, '.', '_' and '-' only",
-                where="the names of the tasks",
+                f"{name!r} cannot name a {kind}: letters, digits, '.', '_' and '-' only",
+                where=f"the names of the {kind}s",
                 fix="name it yourself: NAME=RUN",
             )
         # Two files may not differ in case alone: some systems see one file.
@@ -152,7 +156,7 @@ def check_names(names: Iterable[str]) -> None:
                 f"two runs are called {name!r}"
                 if seen[name.lower()] == name
                 else f"{seen[name.lower()]!r} and {name!r} differ in case alone",
-                where="the names of the tasks",
+                where=f"the names of the {kind}s",
                 fix="name one of them yourself: NAME=RUN",
             )
         seen[name.lower()] = name

@@ -249,6 +249,18 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_duration(
+    group: argparse._ActionsContainer,
+    *,
+    noise: str = "keep a noisy measurement, marked as such, instead of exit code 9",
+) -> None:
+    """Add how long engines are measured; `noise` says what --allow-noise does."""
+    group.add_argument("--threads", type=positive, help="CPU threads (default: physical cores)")
+    group.add_argument("--rounds", type=positive, default=40, help="rounds at least (default: 40)")
+    group.add_argument("--seconds", type=amount, default=3.0, help="seconds at least (default: 3)")
+    group.add_argument("--allow-noise", action="store_true", help=noise)
+
+
 def add_failed(parser: argparse.ArgumentParser) -> None:
     """Add the way to use what failed its check."""
     parser.add_argument(

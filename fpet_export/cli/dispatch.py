@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import errno
 import functools
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
@@ -21,7 +19,8 @@ from fpet_export import provenance
 provenance.stop_if_foreign()  # before any package of ours is imported but this one
 
 from engines import registry
-from engines.errors import FpetError, InputError, MachineError, UsageError
+from engines.errors import FpetError, InputError, UsageError
+from engines.machine.shortage import shortage
 from engines.near_names import did_you_mean, near_names
 from fpet_export.cli import stop_signals, streams, verbs
 from fpet_export.cli.arguments_check import refuse_unknown_options
@@ -38,7 +37,6 @@ exit codes: 0 ok, 1 our bug, 2 usage, 3 input refused (or left out, with --skip-
 4 something is not installed or not there, 5 export failed, 6 build failed, 7 parity failed,
 8 budget missed, 9 measurement invalid, 10 hash or signature refused, 11 remote failed, 129 hung
 up, 130 interrupted, 141 nobody reads stdout, 143 terminated (docs/command-line.md)"""
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE}
 
 
 def main(
@@ -82,7 +80,10 @@ def main(
     except ModuleNotFoundError as error:
         return _refuse(registry.explained(error), console, program, as_json=as_json)
     except (OSError, MemoryError) as error:
-        return _refuse(_of_the_machine(error), console, program, as_json=as_json)
+        known = shortage(error)
+        if known is None:
+            raise
+        return _refuse(known, console, program, as_json=as_json)
     except KeyboardInterrupt as error:
         return _interrupted(error, console, as_json=as_json)
     return outcome.exit_code
@@ -141,18 +142,6 @@ def _no_verb(word: str, program: str, verbs_: Iterable[str]) -> UsageError:
         where=program,
         fix=f"did you mean `{'` or `'.join(near)}`? {see}" if near else see,
     )
-
-
-def _of_the_machine(error: OSError | MemoryError) -> FpetError:
-    """Return what the machine did not give; any other error of the system is raised again."""
-    if isinstance(error, MemoryError):
-        what, where, fix = "there is not enough memory", "memory", "free some, or use less at once"
-    elif error.errno in _NO_ROOM:
-        where = str(error.filename or tempfile.gettempdir())
-        what, fix = f"{error.strerror}", "free space there, or let TMPDIR name another folder"
-    else:
-        raise error
-    return MachineError(what, where=where, fix=fix)
 
 
 class _Parser(argparse.ArgumentParser):

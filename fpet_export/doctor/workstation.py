@@ -30,6 +30,7 @@ _PACKAGES = (
     ("tensorrt", "tensorrt", "tensorrt", "the tensorrt target"),
     ("jinja2", "jinja2", "report", "HTML reports"),
     ("matplotlib", "matplotlib", "report", "charts"),
+    ("distributed", "distributed", "sweep", "sweep: grids of points on many processes"),
     ("openvino", "openvino", "openvino", "the openvino target, and a peer in bench"),
 )
 _NEEDED = ("", "export", "cpu")

@@ -28,6 +28,7 @@ from torch import nn
 from engines.manifest import Preprocessing
 from fpet_export.graph.frozen_attention import (
     FrozenAttention,
+    FrozenAttentionPool,
     aligned,
     linear,
     projected_by,
@@ -57,11 +58,11 @@ class FrozenBlock(nn.Module):
         options: FreezeOptions,
         *,
         queries: int | None,
-        activation: str,
         leave: torch.Tensor | None,
     ) -> None:
         super().__init__()
-        self.queries, self.activation = queries, activation
+        self.queries = queries
+        self.activation, self.gated = block.mlp.activation, block.mlp.gated
         self.norm1, self.norm2 = block.norm1, block.norm2
         # A merging block needs every token attended, because all of them take part in the merge.
         self.attn = FrozenAttention(block, options, queries=None if merger else queries)
@@ -97,7 +98,7 @@ class FrozenBlock(nn.Module):
             x = (x if self.queries is None else x[:, : self.queries]) + attended
         given = {"residual": x, "norm2": self.norm2(x)}
         hidden = projected_by(self.fc1, self.fc1_gates, None, given["norm2"])
-        hidden = activate(hidden, self.activation)
+        hidden = activate(hidden, self.activation, gated=self.gated)
         hidden = projected_by(self.fc2, self.fc2_gates, self.gamma, hidden)
         for adapter, reads, gates in zip(self.adapters, self.reads, self.gates, strict=True):
             hidden = hidden * adapter(given[reads]) if gates else hidden
@@ -138,7 +139,6 @@ class FrozenVit(nn.Module):
                 merges.get(index),
                 options,
                 queries=self.queries if index == last else None,
-                activation=spec.activation,
                 leave=leaves.get(index),
             )
             for index, block in enumerate(model.each_block())
@@ -146,6 +146,9 @@ class FrozenVit(nn.Module):
         self.norm: nn.Module | None = None
         if spec.normalises:
             self.norm = model.fc_norm if spec.pool_norm else model.norm
+        self.pool: nn.Module | None = None
+        if spec.pool == "attention" and spec.head != "tokens":
+            self.pool = FrozenAttentionPool(model.attn_pool, options)
         self.head = _frozen_head(model)
         self.tokens = self._count_tokens(merges)
 
@@ -213,12 +216,14 @@ class FrozenVit(nn.Module):
                 key_bias = sizes.log()[:, None, None, :].to(x.dtype)
                 if self.options.attention == "fused":
                     key_bias = aligned(key_bias)
-        found = {"logits": self._classify(x, sizes)}
+        found = {"logits": self._classify(x, sizes, key_bias)}
         if sizes is not None:
             found |= {"size": sizes, "match": torch.cat(matches, dim=1)}
         return found
 
-    def _classify(self, x: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
+    def _classify(
+        self, x: torch.Tensor, sizes: torch.Tensor | None, key_bias: torch.Tensor | None
+    ) -> torch.Tensor:
         spec = self.spec
         read = spec.read_tokens
         x = x if read is None else x[:, :read]
@@ -228,8 +233,10 @@ class FrozenVit(nn.Module):
             patches = x[:, self.prefix :]
             raster = cast("torch.Tensor | None", self.raster)
             return patches if raster is None else patches.index_select(1, raster)
-        if read is None:
-            patches = x[:, self.prefix :]
+        patches = x[:, self.prefix :]
+        if self.pool is not None:
+            pooled = self.pool(patches, None if key_bias is None else key_bias[..., self.prefix :])
+        elif read is None:
             if sizes is None:
                 pooled = patches.mean(dim=1)
             else:

@@ -16,7 +16,7 @@ from torch import nn
 
 from fpet_export.graph.frozen_gates import FrozenGates, gates_of, kept_of
 from fpet_export.model.attached import Edited
-from fpet_export.model.vit import Block
+from fpet_export.model.vit import AttentionPool, Block
 
 if TYPE_CHECKING:
     from fpet_export.graph.options import FreezeOptions
@@ -70,8 +70,12 @@ class FrozenAttention(nn.Module):
         weight: torch.Tensor = qkv.weight
         bias = bias_of(qkv)
         factor = torch.ones(3 * width, dtype=torch.float64)
-        if not self.split_scale:
-            factor[:width] = self.head_width**-0.5
+        scale = 1.0 if self.split_scale else self.head_width**-0.5
+        self.qk_norm = attention.qk_norm
+        if attention.qk_norm:  # a norm does not see the length of what it reads
+            self.q_norm, self.k_norm = _scaled_norm(attention.q_norm, scale), attention.k_norm
+        elif not self.split_scale:
+            factor[:width] = scale
             weight = (weight.double() * factor[:, None]).float()
             bias = (bias.double() * factor).float()
         # A gate over query, key and value needs all three of a token.
@@ -122,6 +126,8 @@ class FrozenAttention(nn.Module):
                 key_value = self.key_value_gates(x, key_value)
             (q,) = self._heads_of(query, 1)
             k, v = self._heads_of(key_value, 2)
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
         if self.prompts is not None:
             k, v = (
                 torch.cat([own, prompts.expand(len(own), -1, -1, -1)], dim=2)
@@ -166,14 +172,52 @@ def _prompt_keys_and_values(block: Block) -> list[nn.Parameter]:
     heads = block.attn.heads
     wide = copy.deepcopy(nn.Sequential(block.norm1, block.attn.qkv)).double()
     with torch.no_grad():
-        _, keys, values = wide(block.prompts.double()).chunk(3, dim=-1)
-    return [
-        nn.Parameter(
-            part.reshape(1, len(part), heads, -1).transpose(1, 2).float().contiguous(),
-            requires_grad=False,
-        )
-        for part in (keys, values)
-    ]
+        _, *parts = wide(block.prompts.double()).chunk(3, dim=-1)
+        keys, values = (p.reshape(1, len(p), heads, -1).transpose(1, 2) for p in parts)
+        if block.attn.qk_norm:
+            keys = copy.deepcopy(block.attn.k_norm).double()(keys)
+    return [nn.Parameter(part.float().contiguous(), requires_grad=False) for part in (keys, values)]
+
+
+class FrozenAttentionPool(nn.Module):
+    """The attention pooling, whose one query is a constant."""
+
+    def __init__(self, pool: AttentionPool, options: FreezeOptions) -> None:
+        super().__init__()
+        heads = pool.heads
+        width = pool.proj.in_features // heads
+        with torch.no_grad():
+            query = copy.deepcopy(pool.q).double()(pool.latent.double()) * width**-0.5
+        query = query.reshape(1, heads, 1, width)
+        self.query = nn.Parameter(query.float().contiguous(), requires_grad=False)
+        self.fused = options.attention == "fused"
+        self.kv, self.proj, self.norm = pool.kv, pool.proj, pool.norm
+        self.mlp = pool.mlp
+
+    def forward(self, patches: torch.Tensor, key_bias: torch.Tensor | None) -> torch.Tensor:
+        """Pool (B, P, C) to (B, C) with a key bias (B, 1, 1, P)."""
+        batch, count, width = patches.shape
+        heads, head_width = self.query.shape[1], self.query.shape[3]
+        shape = (batch, count, 2, heads, head_width)
+        k, v = self.kv(patches).reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.fused:
+            query = self.query.expand(batch, -1, -1, -1)
+            bias = None if key_bias is None else aligned(key_bias)
+            mixed = F.scaled_dot_product_attention(query, k, v, attn_mask=bias, scale=1.0)
+        else:
+            logits = self.query @ k.transpose(-2, -1)
+            logits = logits if key_bias is None else logits + key_bias
+            mixed = logits.softmax(dim=-1) @ v
+        x = self.proj(mixed.reshape(batch, width))
+        return cast(torch.Tensor, x + self.mlp(self.norm(x)))
+
+
+def _scaled_norm(norm: nn.LayerNorm, scale: float) -> nn.LayerNorm:
+    """Return a norm that gives `scale` times what `norm` gives."""
+    scaled_norm = copy.deepcopy(norm)
+    scaled_norm.weight.data = (norm.weight.double() * scale).float()
+    scaled_norm.bias.data = (norm.bias.double() * scale).float()
+    return scaled_norm
 
 
 def aligned(bias: torch.Tensor) -> torch.Tensor:

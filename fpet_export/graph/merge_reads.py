@@ -6,11 +6,14 @@ with weights that are prepared here.
 
 from __future__ import annotations
 
+import copy
+from typing import cast
+
 import torch
 from torch import nn
 
 from engines.errors import UsageError
-from fpet_export.graph.frozen_attention import base_of, bias_of
+from fpet_export.graph.frozen_attention import base_of, bias_of, linear
 from fpet_export.graph.frozen_gates import kept_of
 from fpet_export.graph.frozen_keys import averaged_key
 from fpet_export.model.mergers import Reads
@@ -21,8 +24,25 @@ def reads_of(attention: Attention) -> Reads:
     """Return what a merge may read of a block with this folded attention."""
     return Reads(
         mean_key=lambda: averaged_key(attention),
-        class_attention=lambda: ClassAttention(attention),
+        class_attention=lambda: _class_attention(attention),
     )
+
+
+def _class_attention(attention: Attention) -> nn.Module:
+    """Return what gives the attention of the class token.
+
+    Raises:
+        UsageError: A query or a key has a gated update, which is not linear.
+    """
+    width = attention.proj.in_features
+    if any(rows.indices(3 * width)[0] < 2 * width for _, rows in kept_of(attention.qkv)):
+        raise UsageError(
+            "queries or keys have a gated update, of which the importance of a token is not "
+            "computed",
+            where="--merge diffrate",
+            fix="merge with --merge fpet@6 or --merge tome:r=8",
+        )
+    return NormedClassAttention(attention) if attention.qk_norm else ClassAttention(attention)
 
 
 class ClassAttention(nn.Module):
@@ -30,21 +50,11 @@ class ClassAttention(nn.Module):
 
     Its logit of a token x is q (W x + b) = (q W) x + q b, and q b is the same for all tokens, so
     that the softmax does not see it.
-
-    Raises:
-        UsageError: A query or a key has a gated update, which is not linear.
     """
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
         qkv, width = base_of(attention.qkv), attention.proj.in_features
-        if any(rows.indices(3 * width)[0] < 2 * width for _, rows in kept_of(attention.qkv)):
-            raise UsageError(
-                "queries or keys have a gated update, of which the importance of a token is not "
-                "computed",
-                where="--merge diffrate",
-                fix="merge with --merge fpet@6 or --merge tome:r=8",
-            )
         self.heads, self.head_width = attention.heads, width // attention.heads
         scale = self.head_width**-0.5
         weight, bias = qkv.weight.double(), bias_of(qkv).double()
@@ -60,6 +70,35 @@ class ClassAttention(nn.Module):
         if sizes is not None:
             logits = logits + sizes.log()[:, None, :]
         return logits.log_softmax(dim=-1).logsumexp(dim=1)
+
+
+class NormedClassAttention(nn.Module):
+    """The same where queries and keys have a norm: then the keys are computed."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        qkv, width = base_of(attention.qkv), attention.proj.in_features
+        weight, bias = qkv.weight, bias_of(qkv)
+        self.query = linear(weight[:width], bias[:width])
+        self.key = linear(weight[width : 2 * width], bias[width : 2 * width])
+        # Copies: a merge stays float32 in a module whose attention does not.
+        self.q_norm = copy.deepcopy(attention.q_norm)
+        self.k_norm = copy.deepcopy(attention.k_norm)
+        self.heads, self.scale = attention.heads, (width // attention.heads) ** -0.5
+
+    def forward(self, x: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
+        """Return (B, N), the mean over heads, for normalised tokens (B, N, C) of these sizes."""
+        query, keys = (
+            norm(layer(part).reshape(len(part), part.shape[1], self.heads, -1)).transpose(1, 2)
+            for norm, layer, part in (
+                (self.q_norm, self.query, x[:, :1]),
+                (self.k_norm, self.key, x),
+            )
+        )
+        logits = ((query * self.scale) @ keys.transpose(-2, -1)).squeeze(2)
+        if sizes is not None:
+            logits = logits + sizes.log()[:, None, :]
+        return cast(torch.Tensor, logits.softmax(dim=-1).mean(dim=1))
 
 
 def _kept(tensor: torch.Tensor) -> nn.Parameter:

@@ -188,7 +188,7 @@ def check_plan(graph: passes.Graph, module: FrozenVit) -> None:
     """
     spec = module.spec
     norms = sum(node.op == "LayerNormalization" for node in graph.nodes)
-    wanted = 2 * spec.depth + int(spec.normalises) + int(spec.pre_norm)
+    wanted = sum(isinstance(part, torch.nn.LayerNorm) for part in module.modules())
     if norms != wanted:
         raise ExportError(
             f"the graph has {norms} LayerNormalization nodes, the network {wanted} norms",

@@ -34,7 +34,8 @@ def macs(
     Products with the attention matrix and the match of a merge are counted; norms, activations
     and additions are not, as in the literature.
     """
-    width, hidden = spec.width, spec.hidden
+    width = spec.width
+    mlp = (3 if spec.gated else 2) * width * spec.hidden
     entry, steps = mergers.load(plan.merger), {step.block: step for step in plan.steps}
 
     def rows(tokens: int) -> int:
@@ -47,7 +48,7 @@ def macs(
             after = last
         queries = now if block in steps else min(now, after)
         attention = 2 * (rows(now) + rows(queries)) * width**2 + 2 * queries * now * width
-        cost = attention + 2 * rows(after) * width * hidden
+        cost = attention + rows(after) * mlp
         if block in steps:
             cost += entry.macs(spec, steps[block])
         if added:
@@ -56,5 +57,9 @@ def macs(
         costs.append(cost)
         now = after
     heads = 2 if spec.pool == "class+dist" else 1
-    costs.append(heads * spec.features * spec.classes)
+    pooling = 0
+    if spec.pool == "attention" and spec.head != "tokens":  # its query is a constant
+        patches = now - len(spec.prefix)
+        pooling = 2 * patches * width**2 + 2 * patches * width + width**2 + mlp
+    costs.append(pooling + heads * spec.features * spec.classes)
     return costs

@@ -4,8 +4,8 @@
 takes the place of a layer (`fpet_export.model.attached.Edited`) or stands in `Block.branches`,
 token merging in `Vit.merges`. The same forward serves the plain, the adapted and the folded model.
 
-Not covered, and refused by `fpet_export.model.backbones`: query/key norms, gated MLPs, relative or
-rotary positions, and blocks with parallel branches.
+Not covered, and refused by `fpet_export.model.backbones`: relative or rotary positions, and blocks
+with parallel branches.
 
 Source: Dosovitskiy et al. 2021, eq. 1 to 4; weight names of timm's `vision_transformer.py`.
 """
@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from engines.manifest import Head
 from fpet_export.model.kept import BranchModule
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
+Pool = Literal["class", "mean", "class+mean", "class+dist", "attention"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,13 +36,13 @@ class VitSpec:
         width: Token width C.
         depth: Number of blocks.
         heads: Attention heads H; the head width D is C / H.
-        hidden: Inner width of the MLP.
+        hidden: Inner width of the MLP, that of what fc2 reads.
         classes: Number of logits K; 0 where there are none.
         prefix: Names of the tokens in front of the patches, in order: "cls", "dist", "reg",
             "prompt"; "reg" and "prompt" once per token.
         pool: What the head reads: the class token, the mean over patches, both of them side by
-            side ("class+mean"), or class and distillation token with a head each (their logits are
-            averaged).
+            side ("class+mean"), class and distillation token with a head each (their logits are
+            averaged), or what one learned query attends to among the patches ("attention").
         position_covers_prefix: Whether `pos_embed` has rows for the prefix tokens; prompts never
             have one.
         norm_eps: Epsilon of every LayerNorm.
@@ -50,6 +51,9 @@ class VitSpec:
         patch_bias: Whether the patch embedding has a bias.
         pre_norm: Whether a LayerNorm stands before the first block.
         layer_scale: Whether each branch is multiplied by a learned vector.
+        qk_norm: Whether queries and keys go through a LayerNorm over the width of a head.
+        gated: Whether the MLP is gated: fc1 gives a gate and values, and fc2 reads
+            `activation(gate) * values` (SwiGLU with the activation "silu").
         pool_norm: Whether the last norm stands after the pooling ("fc_norm") instead of before.
         final_norm: Whether there is such a norm at all; the classifier of transformers' CLIP has
             none.
@@ -66,7 +70,7 @@ class VitSpec:
     hidden: int
     classes: int
     prefix: tuple[Literal["cls", "dist", "reg", "prompt"], ...] = ("cls",)
-    pool: Literal["class", "mean", "class+mean", "class+dist"] = "class"
+    pool: Pool = "class"
     position_covers_prefix: bool = True
     norm_eps: float = 1e-6
     activation: Activation = "gelu"
@@ -74,6 +78,8 @@ class VitSpec:
     patch_bias: bool = True
     pre_norm: bool = False
     layer_scale: bool = False
+    qk_norm: bool = False
+    gated: bool = False
     pool_norm: bool = False
     final_norm: bool = True
     head: Head = "logits"
@@ -108,6 +114,14 @@ class VitSpec:
     def head_width(self) -> int:
         """Width D of one attention head."""
         return self.width // self.heads
+
+    @property
+    def metric_macs(self) -> int:
+        """Multiply-adds that the head average of one token's keys takes in the frozen graph.
+
+        A norm behind the keys does not commute with the average: then each head's are computed.
+        """
+        return self.width * (self.width if self.qk_norm else self.head_width)
 
     @property
     def read_tokens(self) -> int | None:
@@ -239,10 +253,16 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = spec.heads
         self.qkv = nn.Linear(spec.width, 3 * spec.width, bias=spec.qkv_bias)
+        self.qk_norm = spec.qk_norm
+        if spec.qk_norm:
+            self.q_norm = nn.LayerNorm(spec.head_width, eps=spec.norm_eps)
+            self.k_norm = nn.LayerNorm(spec.head_width, eps=spec.norm_eps)
         self.proj = nn.Linear(spec.width, spec.width)
 
     def forward(self, x: torch.Tensor, key_bias: torch.Tensor | None) -> Attended:
         """Attend over (B, N, C).
+
+        The keys are what queries are compared with: behind their norm, where they have one.
 
         Args:
             x: Normalised tokens.
@@ -251,32 +271,50 @@ class Attention(nn.Module):
         batch, tokens, width = x.shape
         shape = (batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = self.qkv(x).reshape(shape).permute(2, 0, 3, 1, 4)
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=key_bias)
         values = self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
         return Attended(values, q, k, key_bias)
 
 
 class Mlp(nn.Module):
-    """The two-layer perceptron of a block."""
+    """The two-layer perceptron of a block, or of the attention pooling."""
 
     def __init__(self, spec: VitSpec) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(spec.width, spec.hidden)
+        self.fc1 = nn.Linear(spec.width, (2 if spec.gated else 1) * spec.hidden)
         self.fc2 = nn.Linear(spec.hidden, spec.width)
         self.activation: str = spec.activation
+        self.gated = spec.gated
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, N, C) to (B, N, C)."""
-        return cast(torch.Tensor, self.fc2(activate(self.fc1(x), self.activation)))
+        inner = activate(self.fc1(x), self.activation, gated=self.gated)
+        return cast(torch.Tensor, self.fc2(inner))
 
 
-def activate(x: torch.Tensor, activation: str) -> torch.Tensor:
-    """Apply the MLP's activation: exact or tanh GELU, ReLU, or OpenAI's `x * sigmoid(1.702 x)`."""
+def activate(x: torch.Tensor, activation: str, *, gated: bool = False) -> torch.Tensor:
+    """Apply the MLP's activation.
+
+    Exact or tanh GELU, ReLU, SiLU, or OpenAI's `x * sigmoid(1.702 x)`; where the MLP is gated, to
+    the first half of the channels, which then multiplies the other half.
+    """
+    if gated:
+        gate, values = x.chunk(2, dim=-1)
+        return activate(gate, activation) * values
+    if activation == "silu":
+        return F.silu(x)
     if activation == "quick_gelu":
         return x * torch.sigmoid(1.702 * x)
     if activation == "relu":
         return F.relu(x)
     return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+
+
+def key_bias_of(size: torch.Tensor) -> torch.Tensor:
+    """Return what (B, N, 1) sizes add to the logits of an attention, (B, 1, 1, N)."""
+    return size.log().transpose(1, 2).unsqueeze(1)
 
 
 class LayerScale(nn.Module):
@@ -323,7 +361,7 @@ class Block(nn.Module):
             size: (B, N, 1) patches that each token stands for, or None while all are one.
             merger: Merges tokens between attention and MLP, or None.
         """
-        key_bias = None if size is None else size.log().transpose(1, 2).unsqueeze(1)
+        key_bias = None if size is None else key_bias_of(size)
         normalised = self.norm1(x)
         attended = self._attend(normalised, key_bias)
         x = x + (self.ls1(attended.values) if self.layer_scale else attended.values)
@@ -366,6 +404,35 @@ class Block(nn.Module):
         )
 
 
+class AttentionPool(nn.Module):
+    """One learned query that attends to the patches, and an MLP: timm's `AttentionPoolLatent`."""
+
+    def __init__(self, spec: VitSpec) -> None:
+        super().__init__()
+        self.heads = spec.heads
+        self.latent = nn.Parameter(torch.zeros(1, 1, spec.width))
+        self.q = nn.Linear(spec.width, spec.width)
+        self.kv = nn.Linear(spec.width, 2 * spec.width)
+        self.proj = nn.Linear(spec.width, spec.width)
+        self.norm = nn.LayerNorm(spec.width, eps=spec.norm_eps)
+        self.mlp = Mlp(spec)
+
+    def forward(self, patches: torch.Tensor, key_bias: torch.Tensor | None) -> torch.Tensor:
+        """Pool (B, P, C) to (B, C).
+
+        Args:
+            patches: Behind the last norm.
+            key_bias: (B, 1, 1, P), the logarithm of how many patches each one stands for, or None.
+        """
+        batch, _, width = patches.shape
+        shape = (batch, -1, self.heads, width // self.heads)
+        q = self.q(self.latent.expand(batch, -1, -1)).reshape(shape).transpose(1, 2)
+        k, v = (part.reshape(shape).transpose(1, 2) for part in self.kv(patches).chunk(2, dim=-1))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=key_bias)
+        x = self.proj(mixed.transpose(1, 2).reshape(batch, width))
+        return cast(torch.Tensor, x + self.mlp(self.norm(x)))
+
+
 class PatchEmbed(nn.Module):
     """The patch projection; without padding, so that an affine map of the pixels folds into it."""
 
@@ -402,6 +469,8 @@ class Vit(nn.Module):
             self.fc_norm = norm
         elif spec.final_norm:
             self.norm = norm
+        if spec.pool == "attention":
+            self.attn_pool = AttentionPool(spec)
         if spec.head == "logits":
             self.head = nn.Linear(spec.features, spec.classes)
             if spec.pool == "class+dist":
@@ -434,8 +503,11 @@ class Vit(nn.Module):
         if spec.head == "tokens":
             return x[:, len(spec.prefix) :]
         pooled = x[:, 0]
-        if spec.read_tokens is None:
-            patches = x[:, len(spec.prefix) :]
+        patches = x[:, len(spec.prefix) :]
+        if spec.pool == "attention":
+            bias = None if size is None else key_bias_of(size)[..., len(spec.prefix) :]
+            pooled = self.attn_pool(patches, bias)
+        elif spec.read_tokens is None:
             if size is None:
                 mean = patches.mean(dim=1)
             else:

@@ -1,4 +1,4 @@
-"""Draw what merges cost and what they answer: one dot a block, the chosen one filled."""
+"""Draw what choices cost and what they answer: one dot each, the chosen ones filled."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _SLACK = 1e-6
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dot:
-    """One merge.
+    """One choice, such as a merge.
 
     Attributes:
         label: Such as "6", the block.
-        cost: Multiply-adds as a share of those without merging.
+        cost: A share of what another one costs, as of the multiply-adds without merging.
         answers: Accuracy or agreement, 0 to 1.
-        chosen: Whether it is the one that is taken.
+        chosen: Whether it is one that is taken.
         keeps: Whether it keeps the limits.
     """
 
@@ -39,13 +39,22 @@ class Dot:
     keeps: bool
 
 
-def cost_and_answers(dots: Sequence[Dot], *, kind: str, limit: float | None) -> bytes:
-    """Return a PNG of merges: cost from left to right, answers upwards.
+def cost_and_answers(
+    dots: Sequence[Dot],
+    *,
+    kind: str,
+    limit: float | None,
+    by: str = "the block after which tokens merge",
+    cost: str = "share of the multiply-adds without merging",
+) -> bytes:
+    """Return a PNG of choices: cost from left to right, answers upwards.
 
     Args:
-        dots: The merges.
+        dots: The choices.
         kind: What their answers are, "accuracy" or "same class".
         limit: Where the limit lies, 0 to 1; None draws none.
+        by: What the labels are.
+        cost: What the cost is.
     """
     image = Image.new("RGB", _SIZE, _BACKGROUND)
     draw = ImageDraw.Draw(image)
@@ -71,9 +80,8 @@ def cost_and_answers(dots: Sequence[Dot], *, kind: str, limit: float | None) -> 
         colour = _OURS if dot.keeps else _INK
         draw.ellipse(box, fill=_OURS if dot.chosen else _BACKGROUND, outline=colour, width=3)
         draw.text((x, y - _RADIUS - 5), dot.label, colour, font, anchor="ms")
-    draw.text((_LEFT, 12), f"{kind} by the block after which tokens merge", _INK, font)
-    text = "share of the multiply-adds without merging"
-    draw.text((_SIZE[0] - _RIGHT, _SIZE[1] - 14), text, _INK, font, anchor="rs")
+    draw.text((_LEFT, 12), f"{kind} by {by}", _INK, font)
+    draw.text((_SIZE[0] - _RIGHT, _SIZE[1] - 14), cost, _INK, font, anchor="rs")
     stream = io.BytesIO()
     image.save(stream, format="PNG", optimize=True)
     return stream.getvalue()

@@ -20,7 +20,7 @@ from engines.machine.processor import usable_cores
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.near_names import did_you_mean, near_names
 from fpet_export.reporter import Reporter
-from fpet_export.requests import Elsewhere, Measured, Measuring
+from fpet_export.requests import Duration, Elsewhere, Measured, Measuring
 from fpet_export.steps import plain_vit
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def refuse_unknown_baseline(
     )
 
 
-def refuse_few_rounds(request: Measuring) -> None:
+def refuse_few_rounds(request: Duration) -> None:
     """Refuse what `validity` would call invalid in the end.
 
     Raises:

@@ -54,10 +54,14 @@ def runs_here(manifest: Manifest) -> bool:
     """Say whether this machine has the runtime and the device that an artefact needs."""
     if manifest.kind == "graph":
         return util.find_spec("onnxruntime") is not None
-    target = known_target(manifest.target)
+    return engines_run_here(known_target(manifest.target))
+
+
+def engines_run_here(target: Target) -> bool:
+    """Say whether this machine has the runtime and the device that engines of a target need."""
     if util.find_spec(target.module) is None:
         return False
-    on_gpu = target.suffix == ".plan" or manifest.target in ("cuda", "torch-cuda")
+    on_gpu = target.suffix == ".plan" or target.name in ("cuda", "torch-cuda")
     return not on_gpu or _has_the_gpu(target)
 
 

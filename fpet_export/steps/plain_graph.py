@@ -68,8 +68,10 @@ def _spec(manifest: Manifest) -> VitSpec:
         hidden=facts.hidden,
         classes=facts.classes,
         prefix=tuple(prefix),
-        pool="class" if prefix else "mean",
+        pool="attention" if facts.attention_pool else "class" if prefix else "mean",
         head=facts.head,
+        gated=facts.gated,
+        qk_norm=facts.qk_norm,
     )
 
 

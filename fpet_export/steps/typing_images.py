@@ -6,13 +6,13 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from calibration.requirements import require_images
-from engines.errors import InputError, UsageError
+from engines.errors import InputError
 from engines.imaging.source import collect, open_source
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import Preprocessing
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Typing
-from fpet_export.steps import check_images
+from fpet_export.steps import check_images, typing_request
 
 if TYPE_CHECKING:
     from engines.imaging.class_names import KnownClasses
@@ -65,12 +65,7 @@ def sources(
             read, or labels are no classes of the model.
         UsageError: INT8 or FP8 without images, or `--max-drop` without `--data`.
     """
-    if request.max_drop is not None and request.data is None:
-        raise UsageError(
-            "--max-drop needs images with labels to measure the accuracy on",
-            where="--max-drop",
-            fix="add --data DATA; or limit what needs no labels: --min-agreement 99",
-        )
+    typing_request.refuse_without_images(request, needs=needs)
     found = _listed(request, preprocessing, needs=needs)
     check = found.check
     if check is not None:
@@ -101,12 +96,6 @@ def _listed(request: Typing, preprocessing: Preprocessing, *, needs: bool) -> So
         half, rest = data.halves()
         wanted = _count(request, len(half), f"half of {request.data}")
         return Sources(calibration=half.spread(wanted), check=rest)
-    if not request.table:
-        raise UsageError(
-            f"{request.precision} needs images to find its ranges on",
-            where=f"--precision {request.precision}",
-            fix="add --calibration DIR with real images, or --data DIR with twice as many",
-        )
     return Sources(calibration=None, check=data)
 
 

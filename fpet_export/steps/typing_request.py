@@ -145,6 +145,30 @@ def needs_ranges(request: Exporting) -> bool:
     return any(name in precisions.QUANTIZED for name in names)
 
 
+def refuse_without_images(request: Typing, *, needs: bool) -> None:
+    """Refuse a limit on the accuracy, and ranges that are to be found, without images.
+
+    Args:
+        request: Which images, and which tables.
+        needs: Whether there is something to calibrate.
+
+    Raises:
+        UsageError: There are none.
+    """
+    if request.max_drop is not None and request.data is None:
+        raise UsageError(
+            "--max-drop needs images with labels to measure the accuracy on",
+            where="--max-drop",
+            fix="add --data DATA; or limit what needs no labels: --min-agreement 99",
+        )
+    if needs and request.data is None and request.calibration is None and not request.table:
+        raise UsageError(
+            f"{request.precision} needs images to find its ranges on",
+            where=f"--precision {request.precision}",
+            fix="add --calibration DIR with real images, or --data DIR with twice as many",
+        )
+
+
 def refuse_export(request: Exporting) -> None:
     """Refuse what no export can give, before torch is imported.
 
@@ -160,4 +184,4 @@ def refuse_export(request: Exporting) -> None:
     for target in map(load_target, request.targets):
         if request.opset is not None:
             with_opset(target, request.opset)
-    needs_ranges(request)
+    refuse_without_images(request, needs=needs_ranges(request))

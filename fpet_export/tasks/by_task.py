@@ -17,8 +17,16 @@ if TYPE_CHECKING:
     from engines.manifest import Manifest, Preprocessing
 
 
-def by_task(texts: Sequence[str], tasks: Sequence[str], option: str) -> dict[str, Path]:
+def by_task(
+    texts: Sequence[str], tasks: Sequence[str], option: str, *, kind: str = "task"
+) -> dict[str, Path]:
     """Return the path of every task: its own, else that of all.
+
+    Args:
+        texts: As they were typed.
+        tasks: The names of all tasks.
+        option: Where they were typed.
+        kind: What has these names, for the message.
 
     Raises:
         UsageError: A path is given for a task that is not there.
@@ -28,9 +36,9 @@ def by_task(texts: Sequence[str], tasks: Sequence[str], option: str) -> dict[str
         name, path = named(text)
         if name is not None and name not in tasks:
             raise UsageError(
-                f"{name!r} is not one of the tasks {', '.join(tasks)}",
+                f"{name!r} is not one of the {kind}s {', '.join(tasks)}",
                 where=option,
-                fix=f"{option} NAME=PATH for one task, or {option} PATH for all",
+                fix=f"{option} NAME=PATH for one {kind}, or {option} PATH for all",
             )
         for task in tasks if name is None else [name]:
             if name is not None or task not in found:

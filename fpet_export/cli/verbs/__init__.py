@@ -16,6 +16,7 @@ VERBS: dict[str, dict[str, str]] = {
         "export": "turn a fine-tuned run into a checked ONNX graph",
         "inspect": "say what a run is and how each fact was found, or what is in a folder of tasks",
         "quantize": "write a graph's precision into it: FP16, BF16, INT8 or FP8",
+        "sweep": "compute a grid of runs, merges, batches, precisions and targets, and compare",
         "tasks": "put many runs of one backbone into one folder that shares it",
     },
     "whether it is right and faster": {

@@ -63,25 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peers", type=arguments.names, default=(), metavar="A,B|all", help="peers that join: "
         "ort_plain, openvino_plain, torch_eager, torch_compile",
     )  # fmt: skip
-    parser.add_argument(
-        "--threads", type=arguments.positive, help="CPU threads (default: physical cores)"
-    )
-    parser.add_argument(
-        "--rounds", type=arguments.positive, default=40, help="rounds at least (default: 40)"
-    )
-    parser.add_argument(
-        "--seconds", type=arguments.amount, default=3.0, help="seconds at least (default: 3)"
-    )
+    arguments.add_duration(parser)
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the order of contenders and of the bootstrap"
     )
     parser.add_argument(
         "--peak", action="store_true", help="also measure this CPU's GEMM peak, and the share of it"
-    )
-    parser.add_argument(
-        "--allow-noise",
-        action="store_true",
-        help="keep a noisy measurement, marked as such, instead of exit code 9",
     )
     arguments.add_running(parser)
     arguments.add_failed(parser)

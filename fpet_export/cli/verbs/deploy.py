@@ -42,19 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B|all",
         help="peers of the plain model",
     )
-    group.add_argument(
-        "--threads", type=arguments.positive, help="CPU threads (default: physical cores)"
-    )
-    group.add_argument(
-        "--rounds", type=arguments.positive, default=40, help="rounds at least (default: 40)"
-    )
-    group.add_argument(
-        "--seconds", type=arguments.amount, default=3.0, help="seconds at least (default: 3)"
-    )
-    group.add_argument(
-        "--allow-noise",
-        action="store_true",
-        help="take fewer rounds than a verdict needs; the numbers are marked as not valid",
+    arguments.add_duration(
+        group, noise="take fewer rounds than a verdict needs; the numbers are marked as not valid"
     )
     group.add_argument(
         "--bench",

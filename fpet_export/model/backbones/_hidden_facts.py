@@ -64,7 +64,9 @@ def pool_of(
         claims.append(Fact(named.value.pool, named.source))
     if "dist" in seen.prefix:
         claims.append(Fact("class+dist", "the distillation token in the tensors"))
-    elif options.run_pool is not None and options.pool is None:
+    if seen.pool == "attention":
+        claims.append(Fact("attention", "attn_pool in the tensors"))
+    if "dist" not in seen.prefix and options.run_pool is not None and options.pool is None:
         claims.append(options.run_pool)
     differing = [claim for claim in claims if claim.value != claims[0].value]
     if differing:
@@ -86,6 +88,13 @@ def pool_of(
             where=where,
             fix="state what it reads: --pool token or --pool avg",
         )
+    if claims[0].value == "attention" != seen.pool:
+        raise CheckpointError(
+            f"the head reads {_READS['attention']} according to {claims[0].source}, but the "
+            "tensors have no attn_pool",
+            where=where,
+            fix="correct global_pool there, or find the file that belongs to it",
+        )
     if claims[0].value == "class" and "cls" not in seen.prefix:
         raise CheckpointError(
             f"the head reads the class token according to {claims[0].source}, but the tensors "
@@ -101,6 +110,7 @@ _READS = {
     "class": "the class token",
     "mean": "the mean over the patches",
     "class+dist": "class and distillation token",
+    "attention": "what attention pooling gives",
 }
 
 

@@ -21,10 +21,7 @@ from fpet_export.model.vit import VitSpec, empty_vit
 HEAD_NAMES = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
 
 _UNSUPPORTED = {
-    r"\.q_norm\.": "query/key norms",
-    r"\.(w12|fc1_g|fc1_x)\.": "a gated MLP",
     r"rel_pos": "relative positions",
-    r"attn_pool\.": "attention pooling",
     r"blocks\.\d+\.\d+\.": "parallel branches",
 }
 
@@ -81,21 +78,26 @@ def spec_from_names(
     """
     require_vit(weights, where=where)
     height, width = weights["patch_embed.proj.weight"].shape[2:]
-    head = weights.get("head.weight")
+    head, hidden = weights.get("head.weight"), _hidden(weights, where=where)
+    norms = [name for name in ("norm.weight", "fc_norm.weight") if name in weights]
     seen = VitSpec(
         image=(height, width),  # until the positions are read
         patch=(height, width),
         width=weights["patch_embed.proj.weight"].shape[0],
         depth=_depth(weights, where=where),
         heads=1,
-        hidden=weights["blocks.0.mlp.fc1.weight"].shape[0],
+        hidden=hidden,
         classes=0 if head is None else head.shape[0],
         prefix=prefix_of(weights),
         qkv_bias="blocks.0.attn.qkv.bias" in weights,
         patch_bias="patch_embed.proj.bias" in weights,
         pre_norm="norm_pre.weight" in weights,
         layer_scale="blocks.0.ls1.gamma" in weights,
+        pool="attention" if "attn_pool.latent" in weights else "class",  # the others hide
+        qk_norm="blocks.0.attn.q_norm.weight" in weights,
+        gated=hidden != weights["blocks.0.mlp.fc1.weight"].shape[0],
         pool_norm="fc_norm.weight" in weights,
+        final_norm=bool(norms) or named is None,  # a file that nothing describes has lost one
     )
     if named is not None:
         _refuse_contradiction(seen, named, where=where)
@@ -124,6 +126,12 @@ def spec_from_names(
     unsaid = (
         "timm's default: nothing beside the file says otherwise" if code is None else code.source
     )
+    if seen.gated and named is None:
+        raise CheckpointError(
+            "the MLPs are gated, and the tensors do not say by which activation",
+            where=where,
+            fix="name the architecture: --arch NAME, or put timm's config.json beside the file",
+        )
     arithmetic = named or Fact(seen, unsaid)
     spec = dataclasses.replace(
         seen,
@@ -168,6 +176,44 @@ def require_vit(weights: Mapping[str, torch.Tensor], *, where: str) -> None:
     _check_dimensions(weights, where=where)
 
 
+def plainly_named(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors with the two layers of a gated MLP called fc1 and fc2.
+
+    timm's SwiGLU has gate and values apart, as `fc1_g` and `fc1_x`; here fc1 gives both, gate
+    first, as in timm's SwiGLUPacked. DINOv2's release calls that one `w12`, and fc2 `w3`.
+    """
+    found = {
+        re.sub(r"\.mlp\.w(12|3)\.", lambda w: f".mlp.fc{1 if w[1] == '12' else 2}.", name): tensor
+        for name, tensor in weights.items()
+    }
+    for name in list(found):
+        gate = re.fullmatch(r"(.+\.mlp\.fc1)_g(\.\w+)", name)
+        values = None if gate is None else f"{gate[1]}_x{gate[2]}"
+        if gate and values in found and found[values].shape == found[name].shape:
+            found[f"{gate[1]}{gate[2]}"] = torch.cat([found.pop(name), found.pop(values)])
+    return found
+
+
+def _hidden(weights: Mapping[str, torch.Tensor], *, where: str) -> int:
+    """Return the width of what fc2 reads: as many channels as fc1 gives, or half, if it is gated.
+
+    Raises:
+        CheckpointError: It is neither.
+    """
+    given = weights["blocks.0.mlp.fc1.weight"].shape[0]
+    second = weights.get("blocks.0.mlp.fc2.weight")
+    if second is None or second.ndim != 2:
+        return given  # `check_weights` says what is wrong
+    if second.shape[1] not in (given, given / 2):
+        raise CheckpointError(
+            f"blocks.0.mlp.fc1 gives {given} channels, and blocks.0.mlp.fc2 reads "
+            f"{second.shape[1]}: neither all of them nor, gated, half",
+            where=where,
+            fix="the file is damaged, or of another network",
+        )
+    return int(second.shape[1])
+
+
 def _depth(weights: Mapping[str, torch.Tensor], *, where: str) -> int:
     blocks = {int(found[1]) for name in weights if (found := re.match(r"blocks\.(\d+)\.", name))}
     if blocks != set(range(len(blocks))):
@@ -189,7 +235,10 @@ _ARGUMENTS = {
     "pre_norm": "pre_norm",
     "patch_bias": "pre_norm",
     "layer_scale": "init_values",
+    "qk_norm": "qk_norm",
+    "gated": "mlp_layer",
     "pool_norm": "fc_norm",
+    "final_norm": "final_norm",
 }
 """Fields of `VitSpec` that tensors show, and timm's arguments that decide them."""
 

@@ -16,7 +16,12 @@ from torch import nn
 from engines.errors import CheckpointError
 from engines.near_names import did_you_mean
 from engines.registry import import_or_explain
-from fpet_export.model.backbones._names import compare_shapes, prefix_of, tensors_unsupported
+from fpet_export.model.backbones._names import (
+    compare_shapes,
+    plainly_named,
+    prefix_of,
+    tensors_unsupported,
+)
 from fpet_export.model.vit import Activation, VitSpec, empty_vit
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -24,8 +29,9 @@ _ACTIVATIONS: dict[str, Activation] = {
     "GELUTanh": "gelu_tanh",
     "QuickGELU": "quick_gelu",
     "ReLU": "relu",
+    "SiLU": "silu",
 }
-_POOLS = {"token": "class", "avg": "mean"}
+_POOLS = {"token": "class", "avg": "mean", "map": "attention"}
 
 
 def is_known(name: str) -> bool:
@@ -98,7 +104,7 @@ def spec_of(model: nn.Module, *, where: str) -> VitSpec:
         width=any_model.embed_dim,
         depth=len(any_model.blocks),
         heads=block.attn.num_heads,
-        hidden=block.mlp.fc1.out_features,
+        hidden=block.mlp.fc2.in_features,
         classes=any_model.num_classes,
         prefix=prefix,
         pool="class+dist" if distilled else _POOLS[any_model.global_pool],  # type: ignore[arg-type]
@@ -109,11 +115,15 @@ def spec_of(model: nn.Module, *, where: str) -> VitSpec:
         patch_bias=embedding.proj.bias is not None,
         pre_norm=not isinstance(any_model.norm_pre, nn.Identity),
         layer_scale=not isinstance(block.ls1, nn.Identity),
-        pool_norm=isinstance(any_model.norm, nn.Identity),
+        qk_norm=not isinstance(block.attn.q_norm, nn.Identity),
+        gated=_is_gated(block.mlp),
+        pool_norm=not isinstance(any_model.fc_norm, nn.Identity),
+        final_norm=bool(_last_norms(any_model)),
     )
     ours = empty_vit(dataclasses.replace(spec, classes=max(spec.classes, 1))).state_dict()
     wanted = {n: tuple(t.shape) for n, t in ours.items() if spec.classes or "head" not in n}
-    problems = compare_shapes({n: tuple(t.shape) for n, t in model.state_dict().items()}, wanted)
+    own = plainly_named(model.state_dict())
+    problems = compare_shapes({n: tuple(t.shape) for n, t in own.items()}, wanted)
     if problems:
         raise _refusal(f"timm's model is not a plain ViT: {problems}", where)
     return spec
@@ -138,8 +148,10 @@ def _require_plain_modules(model: Any, where: str) -> None:
     _require(model.global_pool in _POOLS, "global_pool", model.global_pool, where)
     include = model.pool_include_prefix and model.global_pool != "token"
     _require(not include, "pool_include_prefix", True, where)
-    last = [n for n in (model.norm, model.fc_norm) if not isinstance(n, nn.Identity)]
-    _require(len(last) == 1, "final_norm", f"{len(last)} norms", where)
+    last = _last_norms(model)
+    _require(len(last) <= 1, "final_norm", f"{len(last)} norms", where)
+    if model.global_pool == "map":
+        last += _require_latent_pool(model, where)
     embedding = model.patch_embed
     _require(type(embedding) is vit.PatchEmbed, "embed_layer", type(embedding).__name__, where)
     _require(embedding.proj.in_channels == 3, "in_chans", embedding.proj.in_channels, where)
@@ -149,8 +161,11 @@ def _require_plain_modules(model: Any, where: str) -> None:
     for block in model.blocks:
         attention, mlp = block.attn, block.mlp
         _require(type(attention) is vit.Attention, "attn_layer", type(attention).__name__, where)
-        _require(type(mlp) is vit.Mlp, "mlp_layer", type(mlp).__name__, where)
-        _require(isinstance(attention.q_norm, nn.Identity), "qk_norm", True, where)
+        plain = type(mlp) is vit.Mlp or _is_gated(mlp)
+        _require(plain, "mlp_layer", type(mlp).__name__, where)
+        normed = [not isinstance(n, nn.Identity) for n in (attention.q_norm, attention.k_norm)]
+        _require(normed[0] == normed[1], "qk_norm", "one of two", where)
+        last += [attention.q_norm, attention.k_norm] if normed[0] else []
         _require(isinstance(attention.norm, nn.Identity), "scale_attn_norm", True, where)
         _require(isinstance(mlp.norm, nn.Identity), "scale_mlp_norm", True, where)
         _require(attention.proj.bias is not None, "proj_bias", False, where)
@@ -164,6 +179,34 @@ def _require_plain_modules(model: Any, where: str) -> None:
         _require(isinstance(norm, nn.LayerNorm), "norm_layer", type(norm).__name__, where)
     epsilons = sorted({norm.eps for norm in (*last, *pre)})
     _require(len(epsilons) == 1, "norm_layer", f"epsilons {epsilons}", where)
+
+
+def _last_norms(model: Any) -> list[nn.Module]:
+    """Return the norm behind the last block, or behind the pooling; of some models none."""
+    return [n for n in (model.norm, model.fc_norm) if not isinstance(n, nn.Identity)]
+
+
+def _is_gated(mlp: Any) -> bool:
+    """Whether an MLP multiplies one half of what fc1 gives by the activation of the first."""
+    layers = import_or_explain("timm.layers")
+    packed = type(mlp) is layers.GluMlp and not mlp.gate_last
+    return packed or type(mlp) is layers.SwiGLU
+
+
+def _require_latent_pool(model: Any, where: str) -> list[nn.Module]:
+    """Refuse an attention pooling that is not timm's plain one; return its norm."""
+    vit = import_or_explain("timm.models.vision_transformer")
+    pool, block = model.attn_pool, model.blocks[0]
+    plain = (
+        type(pool) is vit.AttentionPoolLatent
+        and (pool.latent_len, pool.pos_embed, pool.pool) == (1, None, "token")
+        and pool.num_heads == block.attn.num_heads
+        and isinstance(pool.q_norm, nn.Identity)
+        and type(pool.mlp) is type(block.mlp)
+        and _activation(pool.mlp.act) == _activation(block.mlp.act)
+    )
+    _require(plain, "global_pool", f"'map' with {type(pool).__name__} of another form", where)
+    return [pool.norm]
 
 
 def _activation(module: nn.Module) -> Activation | None:

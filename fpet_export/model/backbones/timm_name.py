@@ -9,7 +9,7 @@ import torch
 from engines.errors import MissingDependencyError
 from engines.registry import import_or_explain
 from fpet_export.model.backbones import Backbone, BackboneOptions, _timm_module
-from fpet_export.model.backbones._names import check_weights, spec_from_names
+from fpet_export.model.backbones._names import check_weights, plainly_named, spec_from_names
 from fpet_export.model.backbones._stated_pixels import Stated, applied, of_timm
 from fpet_export.model.facts import Fact
 
@@ -44,7 +44,7 @@ def of_model(model: torch.nn.Module, text: str, options: BackboneOptions) -> Bac
         CheckpointError: It is no plain ViT, or not what the options say.
     """
     named = Fact(_timm_module.spec_of(model, where=text), "timm")
-    weights = dict(model.state_dict())
+    weights = plainly_named(model.state_dict())
     spec, facts = spec_from_names(weights, options, where=text, named=named)
     stated: Stated = {}
     if not options.own_pixels:

@@ -21,7 +21,12 @@ from fpet_export.model.backbones import (
     _trained_by_timm,
 )
 from fpet_export.model.backbones._labels import labels_of
-from fpet_export.model.backbones._names import check_weights, require_vit, spec_from_names
+from fpet_export.model.backbones._names import (
+    check_weights,
+    plainly_named,
+    require_vit,
+    spec_from_names,
+)
 from fpet_export.model.facts import Fact, reconcile
 from fpet_export.model.vit import VitSpec
 
@@ -52,6 +57,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     for name in _TRAINING_ONLY:
         if weights.pop(name, None) is not None:
             facts["left out"] = Fact(name, "a tensor of pretraining that no inference reads")
+    weights = plainly_named(weights)
     require_vit(weights, where=path.name)  # before a configuration that may be another program's
     config = _timm_config.beside(path)
     named = _named(found, weights, config, options, where=path.name)

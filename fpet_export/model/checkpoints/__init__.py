@@ -208,6 +208,9 @@ class Checkpoint:
             tokens=tokens,
             macs=macs,
             head=spec.head,
+            gated=spec.gated,
+            qk_norm=spec.qk_norm,
+            attention_pool=spec.pool == "attention",
         )
 
 

@@ -256,7 +256,7 @@ class Fpet:
     def macs(self, spec: VitSpec, step: MergeStep) -> int:
         """Return what match and merge take; both run over all tokens."""
         target, head = len(partition(spec.grid)[1]), spec.head_width
-        metric = spec.tokens * (spec.width * head + 2 * head * REFINEMENT_WIDTH)
+        metric = spec.tokens * (spec.metric_macs + 2 * head * REFINEMENT_WIDTH)
         return metric + spec.tokens * target * head + step.after * spec.tokens * spec.width
 
     def attach(

@@ -220,7 +220,7 @@ class ToMe:
     def macs(self, spec: VitSpec, step: MergeStep) -> int:
         """Return what match and merge take; the keys are averaged once more for the match."""
         head, targets = spec.head_width, step.before - len(spec.prefix) - step.sources
-        metric = step.before * spec.width * head
+        metric = step.before * spec.metric_macs
         match = step.sources * targets * head + step.sources**2
         return metric + match + step.after * step.before * spec.width
 

@@ -271,12 +271,23 @@ def test_columns_without_a_number_are_left_out(report: Report) -> None:
     assert "accuracy" not in text_of(page)
 
 
-def test_every_column_is_named_and_explained_as_on_the_terminal(report: Report) -> None:
-    rows = (stage("engine", accuracy=0.9, same_partner=0.99),)
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"accuracy": 0.9, "same_partner": 0.99},
+        {"agreement": None, "cosine": 0.999, "same_partner": 0.99},
+    ],
+)
+def test_every_column_is_named_and_explained_as_on_the_terminal(
+    figures: dict[str, Any], report: Report
+) -> None:
+    rows = (stage("engine", **figures),)
     tables = (dataclasses.replace(report.parity[0], rows=rows),) * 2
     page = render_report(dataclasses.replace(report, parity=tables))
 
-    for figure in parity_table.FIGURES:
+    shown = parity_table.shown(rows)
+    assert len(shown) == 6 - ("cosine" in figures)
+    for figure in shown:
         headings = [one for one in elements(page, "th") if one.get("title") == figure.meaning]
         assert len(headings) == 2, figure.name
         assert page.count(f"<dt>{figure.name}</dt><dd>{figure.meaning}</dd>") == 1

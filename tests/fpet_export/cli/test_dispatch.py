@@ -143,6 +143,7 @@ WRONG = {
     "quantize": ["x.onnx"],
     "show": ["x.onnx", "x.png"],
     "targets": ["--more"],
+    "sweep": ["run"],
     "tasks": ["run"],
     "doctor": ["--more"],
     "deploy": ["run", "--batch", "0"],
