@@ -51,7 +51,7 @@ class MergePlan:
         return merger_of(self.asked)
 
     def in_words(self) -> str:
-        """Return which blocks merge, such as "6" or "0 to 10"."""
+        """Return which blocks merge, such as "block 6" or "blocks 0 to 10"."""
         return blocks_in_words([step.block for step in self.steps])
 
 
@@ -74,11 +74,13 @@ def merge_plan(spec: VitSpec, asked: str) -> MergePlan:
 
 
 def blocks_in_words(blocks: Iterable[int]) -> str:
-    """Return rising blocks such as "6" or "0 to 10"."""
+    """Return rising blocks such as "block 6", "blocks 3, 5" or "blocks 0 to 10"."""
     found = list(blocks)
+    if len(found) == 1:
+        return f"block {found[0]}"
     if len(found) > 2 and found == list(range(found[0], found[-1] + 1)):
-        return f"{found[0]} to {found[-1]}"
-    return ", ".join(map(str, found))
+        return f"blocks {found[0]} to {found[-1]}"
+    return f"blocks {', '.join(map(str, found))}"
 
 
 def merger_of(asked: str) -> str:

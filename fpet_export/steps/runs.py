@@ -74,18 +74,21 @@ def describe(adapted: Adapted) -> str:
     """Return the one line that says what a run is."""
     checkpoint, spec = adapted.checkpoint, adapted.model.spec
     parts = [checkpoint.describe_tuning(), spec.describe_output(), spec.describe()]
-    plain, plan = adapted.macs_without_merging(), adapted.merge_plan()
+    return " · ".join([*parts, describe_merge(adapted)])
+
+
+def describe_merge(adapted: Adapted) -> str:
+    """Return in one line how tokens merge, and what it leaves of tokens and multiply-adds."""
+    plain, plan, facts = adapted.macs_without_merging(), adapted.merge_plan(), adapted.facts()
     if not plan.merges:
-        parts += ["no merging", f"{plain / 1e9:.2f} GMAC"]
-    else:
-        facts = checkpoint.facts
-        fact, name = (
-            (facts["merge"], "merge") if "merge" in facts else (facts["merge block"], "merge block")
-        )
-        parts.append(f"{name} {fact.value} ({fact.source.partition(':')[0]})")
-        parts.append(f"{plan.before}→{plan.tokens[-1]} tokens")
-        parts.append(f"{plain / 1e9:.2f}→{sum(adapted.macs()) / 1e9:.2f} GMAC")
-    return " · ".join(parts)
+        return f"no merging · {plain / 1e9:.2f} GMAC"
+    name = "merge" if "merge" in facts else "merge block"
+    value, source = facts[name].value, facts[name].source.partition(":")[0]
+    blocks = "" if len(plan.steps) == 1 else f" in {plan.in_words()}"
+    return (
+        f"{name} {value} ({source}){blocks} · {plan.before}→{plan.tokens[-1]} tokens · "
+        f"{plain / 1e9:.2f}→{sum(adapted.macs()) / 1e9:.2f} GMAC"
+    )
 
 
 def refuse_run_facts(request: RunFacts, artefact: str) -> None:

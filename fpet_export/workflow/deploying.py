@@ -111,7 +111,7 @@ def _pictures(
     groups = groups_by_block(evidence.match[0], model)
     last, block = list(groups.values())[-1], blocks_in_words(groups)
     name = images.names[0] if images.names else "synthetic image 0"
-    png = merge.merge_picture(images.pixels[0], groups, f"{name}: merged after block {block}")
+    png = merge.merge_picture(images.pixels[0], groups, f"{name}: merged after {block}")
     storage.write_bytes(folder / "merge.png", png)
     reporter.step("show", f"{folder / 'merge.png'} · {last.describe()}")
     return (merge_figure(images.pixels[0], last, name=name, block=block),)
@@ -133,7 +133,7 @@ def merge_figure(pixels: PixelArray, groups: MergeGroups, *, name: str, block: s
             (merge.png_of(Image.fromarray(pixels)), name, f"The input image, {name}."),
             (
                 merge.png_of(merged),
-                f"after the merge, block {block}",
+                f"after {block}",
                 f"The same image cut into patches. {groups.describe()}. Patches of one token share "
                 "a colour and an outline.",
             ),

@@ -62,7 +62,7 @@ def draw_merge(
     if outputs.head == "logits":
         winner = int(outputs.logits[0].argmax())
         name = manifest.labels[winner] if manifest.labels else f"class {winner}"
-    title = f"{image.name}: {name}, merged after block {blocks_in_words(groups)}"
+    title = f"{image.name}: {name}, merged after {blocks_in_words(groups)}"
     storage.write_bytes(out, merge.merge_picture(pixels[0], groups, title))
     reporter.step("show", last.describe())
     return last, winner

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import storage
+from engines.errors import UsageError
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.parity.rows import ParityTable
 from engines.targets._lookup import load_target
@@ -64,6 +65,12 @@ def export(request: ExportRequest, reporter: Reporter = SILENT) -> Exported:
     table_path = request.out / "parity.json"
     for file in (path, manifest_path(path), table_path):
         storage.refuse_overwrite(file, force=request.force)
+    if len(request.targets) > 1:
+        raise UsageError(
+            f"export writes one graph, for one target, and {request.target!r} names several",
+            where="--target",
+            fix="export for each target into a folder of its own; deploy makes engines for several",
+        )
     typing_request.refuse_all(path, request)
     typing_request.refuse_export(request)
     with reporter.working("loading PyTorch and ONNX"), collected_later():

@@ -274,3 +274,11 @@ def test_class_names_that_are_no_text_or_too_few_are_refused(
     assert done.code == 2
     assert "class names" in done.error()["what"]
     assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_several_targets_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    done = call("export", "missing.bin", "--target", "cpu,rtx", "-o", tmp_path / "out")
+
+    assert done.code == 2
+    assert "export writes one graph" in done.err
+    assert "deploy makes engines for several" in done.err

@@ -138,7 +138,7 @@ def test_rslora_divides_by_the_root_of_the_rank(folder: Path) -> None:
 def test_an_adapter_may_merge_without_having_been_trained_to() -> None:
     adapted = load(FOLDERS / "timm/dora", merge_block=1)
 
-    assert adapted.merge_plan().in_words() == "1"
+    assert adapted.merge_plan().in_words() == "block 1"
     assert adapted.merge_plan().tokens == (17, 9)
     assert "not trained with merging" in str(adapted.checkpoint.facts["merge block"])
 
