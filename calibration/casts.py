@@ -3,7 +3,8 @@
 Everything is computed in half precision except one island per merge, from the averaged keys to
 the one-hot match and the sizes of the merged tokens. Half precision has two or three decimal
 digits, and the two best scores of a match can be closer than that: a flipped match moves a whole
-token. So do the comparisons of gates. The sizes are whole numbers, and bfloat16 counts exactly only up to 256.
+token. So do the comparisons of gates. The sizes are whole numbers, and bfloat16 counts exactly only
+up to 256.
 """
 
 from __future__ import annotations

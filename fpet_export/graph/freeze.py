@@ -37,6 +37,7 @@ from fpet_export.graph.frozen_attention import (
 from fpet_export.graph.merge_reads import reads_of
 from fpet_export.graph.options import FreezeOptions
 from fpet_export.model.gates import Decision
+from fpet_export.model.kept import BranchModule
 from fpet_export.model.mergers import FrozenMerged, MergingModule
 from fpet_export.model.vit import (
     Block,
@@ -169,6 +170,10 @@ class FrozenVit(nn.Module):
         self.patches = nn.Conv2d(3, spec.width, spec.patch, stride=spec.patch)
         self.patches.weight = nn.Parameter(weight.float(), requires_grad=False)
         self.patches.bias = nn.Parameter(bias.float(), requires_grad=False)
+        self.patch_adapters = nn.ModuleList(
+            cast(BranchModule, branch).frozen(None)
+            for branch in model.patch_embed.branches.values()
+        )
         position = patch_positions(model)
         self.register_buffer("order", order)
         back = spec.head == "tokens" and order is not None
@@ -192,6 +197,8 @@ class FrozenVit(nn.Module):
         if self.options.input == "uint8-nhwc":
             images = images.permute(0, 3, 1, 2)
         patches = self.patches(images.to(self.patches.weight.dtype)).flatten(2).transpose(1, 2)
+        for adapter in self.patch_adapters:
+            patches = patches + adapter(patches)
         if self.order is not None:
             patches = patches.index_select(1, self.order)
         patches = patches + self.position

@@ -14,7 +14,7 @@ from fpet_export.model.attached import attach
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.backbones._names import HEAD_NAMES, compare_shapes
 from fpet_export.model.checkpoints import Checkpoint
-from fpet_export.model.edits import Edit, Own, SiteEdit
+from fpet_export.model.edits import Branch, Edit, Own, SiteEdit
 from fpet_export.model.merge_plan import MergePlan
 from fpet_export.model.vit import Vit, VitSpec, empty_vit
 
@@ -51,6 +51,8 @@ def adapt(backbone: Backbone, checkpoint: Checkpoint, head: Head = "logits") -> 
     model.requires_grad_(False)
     attach(model, [e for e in checkpoint.edits() if head == "logits" or not _is_of_head(e)])
     plan = checkpoint.merge_plan(model.spec)
+    if plan.merges:
+        require_mergeable(checkpoint)
     if plan.merges and model.spec.head == "tokens":
         raise UsageError(
             "the tokens of all patches are asked for, and this run merges some of them",
@@ -59,6 +61,22 @@ def adapt(backbone: Backbone, checkpoint: Checkpoint, head: Head = "logits") -> 
         )
     model.merges = attached_merges(model.spec, plan, checkpoint.refinement)
     return model.eval()
+
+
+def require_mergeable(checkpoint: Checkpoint) -> None:
+    """Refuse to merge tokens where something reads the patches as an image.
+
+    Raises:
+        UsageError: There is such a branch.
+    """
+    for edit in checkpoint.edits():
+        if isinstance(edit, Branch) and edit.module.needs_grid:
+            raise UsageError(
+                f"{edit.path} convolves the patches as an image, and where tokens merge no image "
+                "is left; before a merge they are not in its order either",
+                where="the merge",
+                fix="export without merging: --merge none",
+            )
 
 
 def attached_merges(

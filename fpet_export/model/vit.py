@@ -439,10 +439,14 @@ class PatchEmbed(nn.Module):
     def __init__(self, spec: VitSpec) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, spec.width, spec.patch, stride=spec.patch, bias=spec.patch_bias)
+        self.branches = nn.ModuleDict()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map (B, 3, height, width) to (B, P, C)."""
-        return cast(torch.Tensor, self.proj(images)).flatten(2).transpose(1, 2)
+        patches: torch.Tensor = self.proj(images).flatten(2).transpose(1, 2)
+        for branch in self.branches.values():
+            patches = patches + branch(patches)
+        return patches
 
 
 class Vit(nn.Module):
