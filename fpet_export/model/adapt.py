@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch
 from torch import nn
@@ -53,11 +54,12 @@ def adapt(backbone: Backbone, checkpoint: Checkpoint, head: Head = "logits") -> 
     plan = checkpoint.merge_plan(model.spec)
     if plan.merges:
         require_mergeable(checkpoint)
-    if plan.merges and model.spec.head == "tokens":
+    if plan.loses and head == "tokens":
         raise UsageError(
-            "the tokens of all patches are asked for, and this run merges some of them",
+            f"the tokens of all patches are asked for, and {plan.asked} loses some of them",
             where="--head tokens",
-            fix="export without merging: --merge none; or its features: --head features",
+            fix="merge without loss, with --merge fpet@N or --merge tome:r=N; or export features: "
+            "--head features",
         )
     model.merges = attached_merges(model.spec, plan, checkpoint.refinement)
     return model.eval()
@@ -83,10 +85,12 @@ def attached_merges(
     spec: VitSpec, plan: MergePlan, refinement: tuple[torch.Tensor, torch.Tensor] | None
 ) -> nn.ModuleDict:
     """Return the merge of each block of a plan, by its number in words."""
-    entry = mergers.load(plan.merger)
-    return nn.ModuleDict(
-        {str(step.block): entry.attach(spec, step, refinement) for step in plan.steps}
-    )
+    entry, merges = mergers.load(plan.merger), nn.ModuleDict()
+    for step in plan.steps:
+        merge = entry.attach(spec, step, refinement)
+        merge.joined = functools.partial(entry.joined, spec.grid, len(spec.prefix), step)
+        merges[str(step.block)] = merge
+    return merges
 
 
 def _is_of_head(edit: Edit) -> bool:

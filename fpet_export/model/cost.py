@@ -61,8 +61,10 @@ def macs(
         now = after
     heads = 2 if spec.pool == "class+dist" else 1
     pooling = 0
-    if spec.pool == "attention" and spec.head != "tokens":  # its query is a constant
+    if spec.pool == "attention":  # its query is a constant
         patches = now - len(spec.prefix)
-        pooling = 2 * patches * width**2 + 2 * patches * width + width**2 + mlp
+        pooling = 2 * rows(patches) * width**2 + 2 * patches * width + width**2 + mlp
+    if spec.head == "tokens":  # each patch is given its token back
+        pooling = sum(step.before * step.after * width for step in plan.steps)
     costs.append(pooling + heads * spec.features * spec.classes)
     return costs
