@@ -3,7 +3,8 @@
 Everything is computed in half precision except one island per merge, from the averaged keys to
 the one-hot match and the sizes of the merged tokens. Half precision has two or three decimal
 digits, and the two best scores of a match can be closer than that: a flipped match moves a whole
-token. The sizes are whole numbers, and bfloat16 counts exactly only up to 256.
+token. So do the comparisons of gates. The sizes are whole numbers, and bfloat16 counts exactly only
+up to 256.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from engines.errors import ExportError, UsageError
-from engines.onnx_graph.files import Graph, Names, Node, Tensor, module_path
+from engines.onnx_graph.files import Graph, Names, Node, Tensor, block_of, module_path
 from engines.precisions import BF16, FP16, FP32, HalfName, InputOutput
 
 FLOAT32 = np.dtype(np.float32)
@@ -120,7 +121,8 @@ def float32_island(graph: Graph) -> set[int]:
 def take_raw_pixels(graph: Graph, io: str, names: Names) -> None:
     """Make the graph take uint8 pixels, scaled by `PIXEL_SCALE` before the patch embedding."""
     images = graph.inputs[0]
-    (embedding,) = (node for node in graph.nodes if node.op == "Conv")
+    convolutions = [node for node in graph.nodes if node.op == "Conv"]
+    (embedding,) = (node for node in convolutions if block_of(node.name) is None)
     weight = embedding.inputs[1]
     if images.dtype != np.uint8:
         images.dtype = np.dtype(np.uint8)

@@ -193,6 +193,13 @@ class Folded:
                 where="--ties reference",
                 fix="use --ties argmax, which protects every prefix token",
             )
+        if ties == "reference" and self.model.merges and spec.head == "tokens":
+            raise UsageError(
+                "the published rule loses tokens whose scores tie, and the tokens of all patches "
+                "are asked for",
+                where="--ties reference",
+                fix="use --ties argmax, which keeps every token",
+            )
         options = FreezeOptions(
             batch=batch,
             input=input,

@@ -37,6 +37,7 @@ from fpet_export.graph.frozen_attention import (
 from fpet_export.graph.merge_reads import reads_of
 from fpet_export.graph.options import FreezeOptions
 from fpet_export.model.gates import Decision
+from fpet_export.model.kept import BranchModule
 from fpet_export.model.mergers import FrozenMerged, MergingModule
 from fpet_export.model.vit import (
     Block,
@@ -169,6 +170,10 @@ class FrozenVit(nn.Module):
         self.patches = nn.Conv2d(3, spec.width, spec.patch, stride=spec.patch)
         self.patches.weight = nn.Parameter(weight.float(), requires_grad=False)
         self.patches.bias = nn.Parameter(bias.float(), requires_grad=False)
+        self.patch_adapters = nn.ModuleList(
+            cast(BranchModule, branch).frozen(None)
+            for branch in model.patch_embed.branches.values()
+        )
         position = patch_positions(model)
         self.register_buffer("order", order)
         back = spec.head == "tokens" and order is not None
@@ -192,6 +197,8 @@ class FrozenVit(nn.Module):
         if self.options.input == "uint8-nhwc":
             images = images.permute(0, 3, 1, 2)
         patches = self.patches(images.to(self.patches.weight.dtype)).flatten(2).transpose(1, 2)
+        for adapter in self.patch_adapters:
+            patches = patches + adapter(patches)
         if self.order is not None:
             patches = patches.index_select(1, self.order)
         patches = patches + self.position
@@ -207,19 +214,33 @@ class FrozenVit(nn.Module):
         merge, side by side. What a network without a classifier gives stands under "logits", too.
         """
         matches: list[torch.Tensor] = []
+        chosen: list[torch.Tensor] = []
         x, key_bias, sizes = self.embed(images), None, None
         for block in self.blocks:
             x, merged = block(x, key_bias, sizes)
             if merged is not None:
                 sizes = merged.sizes
                 matches.append(merged.match)
+                chosen.append(merged.chosen)
                 key_bias = sizes.log()[:, None, None, :].to(x.dtype)
                 if self.options.attention == "fused":
                     key_bias = aligned(key_bias)
-        found = {"logits": self._classify(x, sizes, key_bias)}
+        if self.spec.head == "tokens":
+            found = {"logits": self._tokens_of_patches(x, chosen)}
+        else:
+            found = {"logits": self._classify(x, sizes, key_bias)}
         if sizes is not None:
             found |= {"size": sizes, "match": torch.cat(matches, dim=1)}
         return found
+
+    def _tokens_of_patches(self, x: torch.Tensor, chosen: list[torch.Tensor]) -> torch.Tensor:
+        """Give each patch the token (B, N', C) that it is part of; return (B, P, C), row by row."""
+        x = x if self.norm is None else self.norm(x)
+        for one in reversed(chosen):
+            x = one.transpose(1, 2).to(x.dtype) @ x
+        patches = x[:, self.prefix :]
+        raster = cast("torch.Tensor | None", self.raster)
+        return patches if raster is None else patches.index_select(1, raster)
 
     def _classify(
         self, x: torch.Tensor, sizes: torch.Tensor | None, key_bias: torch.Tensor | None
@@ -229,10 +250,6 @@ class FrozenVit(nn.Module):
         x = x if read is None else x[:, :read]
         if self.norm is not None and not spec.pool_norm:
             x = self.norm(x)
-        if spec.head == "tokens":
-            patches = x[:, self.prefix :]
-            raster = cast("torch.Tensor | None", self.raster)
-            return patches if raster is None else patches.index_select(1, raster)
         patches = x[:, self.prefix :]
         if self.pool is not None:
             pooled = self.pool(patches, None if key_bias is None else key_bias[..., self.prefix :])

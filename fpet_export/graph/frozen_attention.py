@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fpet_export.graph.frozen_gates import FrozenGates, gates_of, kept_of
+from fpet_export.graph.frozen_gates import FrozenGates, gated_rows, gates_of, require_folded
 from fpet_export.model.attached import Edited
 from fpet_export.model.vit import AttentionPool, Block
 
@@ -59,7 +59,9 @@ class FrozenAttention(nn.Module):
         super().__init__()
         attention = block.attn
         edited = attention.qkv
-        gated = kept_of(edited) if options.updates == "folded" else []
+        if options.updates == "folded":
+            require_folded(edited)
+        gated = gated_rows(edited)
         qkv = base_of(edited)
         width = qkv.in_features
         self.queries, self.heads = queries, attention.heads
@@ -255,6 +257,7 @@ def with_gates(
 
     Without gates the layer scale is inside the layer.
     """
+    require_folded(layer)
     base = base_of(layer)
     gates = gates_of(layer, bias_of(base))
     if gates is None:

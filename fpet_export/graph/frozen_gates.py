@@ -56,22 +56,25 @@ class FrozenGates(nn.Module):
         return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
 
 
-def kept_of(layer: nn.Module) -> list[tuple[GatedLowRank, slice]]:
-    """Return the gated updates of a layer of the folded model.
-
-    Raises:
-        FoldError: It has another edit, which should have been folded.
-    """
+def gated_rows(layer: nn.Module) -> list[tuple[GatedLowRank, slice]]:
+    """Return the gated updates of a layer, and the outputs that each is about."""
     if not isinstance(layer, Edited):
         return []
-    gates = [(edit, rows) for edit, rows in layer.kept() if isinstance(edit, GatedLowRank)]
-    if len(gates) != len(layer.rows):
+    return [(edit, rows) for edit, rows in layer.kept() if isinstance(edit, GatedLowRank)]
+
+
+def require_folded(layer: nn.Module) -> None:
+    """Refuse a layer with an edit that should have been folded.
+
+    Raises:
+        FoldError: It has one.
+    """
+    if isinstance(layer, Edited) and len(gated_rows(layer)) != len(layer.rows):
         raise FoldError(
             f"{len(layer.rows)} updates of a layer reached the freeze",
             where="freeze",
             fix="fold the model first: load(run).fold().freeze()",
         )
-    return gates
 
 
 def gates_of(
@@ -86,7 +89,7 @@ def gates_of(
     """
     first, last = rows or (0, len(bias))
     found = []
-    for edit, own in kept_of(layer):
+    for edit, own in gated_rows(layer):
         start, stop, _ = own.indices(len(bias))
         if first <= start and stop <= last:
             found.append((edit, slice(start - first, stop - first)))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fpet_export.graph.frozen_attention import base_of, bias_of, linear
-from fpet_export.graph.frozen_gates import gates_of, kept_of
+from fpet_export.graph.frozen_gates import gated_rows, gates_of
 from fpet_export.model.vit import Attention
 
 
@@ -22,7 +22,7 @@ def averaged_key(attention: Attention) -> nn.Module:
     """
     qkv = base_of(attention.qkv)
     width = qkv.in_features
-    spans = [rows.indices(3 * width) for _, rows in kept_of(attention.qkv)]
+    spans = [rows.indices(3 * width) for _, rows in gated_rows(attention.qkv)]
     gated = any(start < 2 * width and stop > width for start, stop, _ in spans)
     if gated or attention.qk_norm:
         return _WholeKeys(attention, gated=gated)

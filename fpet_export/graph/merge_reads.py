@@ -14,7 +14,7 @@ from torch import nn
 
 from engines.errors import UsageError
 from fpet_export.graph.frozen_attention import base_of, bias_of, linear
-from fpet_export.graph.frozen_gates import kept_of
+from fpet_export.graph.frozen_gates import gated_rows
 from fpet_export.graph.frozen_keys import averaged_key
 from fpet_export.model.mergers import Reads
 from fpet_export.model.vit import Attention
@@ -34,8 +34,8 @@ def _class_attention(attention: Attention) -> nn.Module:
     Raises:
         UsageError: A query or a key has a gated update, which is not linear.
     """
-    width = attention.proj.in_features
-    if any(rows.indices(3 * width)[0] < 2 * width for _, rows in kept_of(attention.qkv)):
+    width = base_of(attention.qkv).in_features
+    if any(rows.indices(3 * width)[0] < 2 * width for _, rows in gated_rows(attention.qkv)):
         raise UsageError(
             "queries or keys have a gated update, of which the importance of a token is not "
             "computed",
@@ -54,7 +54,8 @@ class ClassAttention(nn.Module):
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
-        qkv, width = base_of(attention.qkv), attention.proj.in_features
+        qkv = base_of(attention.qkv)
+        width = qkv.in_features
         self.heads, self.head_width = attention.heads, width // attention.heads
         scale = self.head_width**-0.5
         weight, bias = qkv.weight.double(), bias_of(qkv).double()
@@ -77,7 +78,8 @@ class NormedClassAttention(nn.Module):
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
-        qkv, width = base_of(attention.qkv), attention.proj.in_features
+        qkv = base_of(attention.qkv)
+        width = qkv.in_features
         weight, bias = qkv.weight, bias_of(qkv)
         self.query = linear(weight[:width], bias[:width])
         self.key = linear(weight[width : 2 * width], bias[width : 2 * width])

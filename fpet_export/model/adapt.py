@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from fpet_export.model.attached import attach
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.backbones._names import HEAD_NAMES, compare_shapes
 from fpet_export.model.checkpoints import Checkpoint
-from fpet_export.model.edits import Edit, Own, SiteEdit
+from fpet_export.model.edits import Branch, Edit, Own, SiteEdit
 from fpet_export.model.merge_plan import MergePlan
 from fpet_export.model.vit import Vit, VitSpec, empty_vit
 
@@ -51,24 +52,45 @@ def adapt(backbone: Backbone, checkpoint: Checkpoint, head: Head = "logits") -> 
     model.requires_grad_(False)
     attach(model, [e for e in checkpoint.edits() if head == "logits" or not _is_of_head(e)])
     plan = checkpoint.merge_plan(model.spec)
-    if plan.merges and model.spec.head == "tokens":
+    if plan.merges:
+        require_mergeable(checkpoint)
+    if plan.loses and head == "tokens":
         raise UsageError(
-            "the tokens of all patches are asked for, and this run merges some of them",
+            f"the tokens of all patches are asked for, and {plan.asked} loses some of them",
             where="--head tokens",
-            fix="export without merging: --merge none; or its features: --head features",
+            fix="merge without loss, with --merge fpet@N or --merge tome:r=N; or export features: "
+            "--head features",
         )
     model.merges = attached_merges(model.spec, plan, checkpoint.refinement)
     return model.eval()
+
+
+def require_mergeable(checkpoint: Checkpoint) -> None:
+    """Refuse to merge tokens where something reads the patches as an image.
+
+    Raises:
+        UsageError: There is such a branch.
+    """
+    for edit in checkpoint.edits():
+        if isinstance(edit, Branch) and edit.module.needs_grid:
+            raise UsageError(
+                f"{edit.path} convolves the patches as an image, and where tokens merge no image "
+                "is left; before a merge they are not in its order either",
+                where="the merge",
+                fix="export without merging: --merge none",
+            )
 
 
 def attached_merges(
     spec: VitSpec, plan: MergePlan, refinement: tuple[torch.Tensor, torch.Tensor] | None
 ) -> nn.ModuleDict:
     """Return the merge of each block of a plan, by its number in words."""
-    entry = mergers.load(plan.merger)
-    return nn.ModuleDict(
-        {str(step.block): entry.attach(spec, step, refinement) for step in plan.steps}
-    )
+    entry, merges = mergers.load(plan.merger), nn.ModuleDict()
+    for step in plan.steps:
+        merge = entry.attach(spec, step, refinement)
+        merge.joined = functools.partial(entry.joined, spec.grid, len(spec.prefix), step)
+        merges[str(step.block)] = merge
+    return merges
 
 
 def _is_of_head(edit: Edit) -> bool:

@@ -13,7 +13,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from engines.errors import CheckpointError, FoldError
-from fpet_export.model.edits import Branch, Edit, LowRank, Own, SiteEdit, Tokens, Weights
+from fpet_export.model.edits import (
+    Branch,
+    Edit,
+    LowRank,
+    Own,
+    PositionShift,
+    SiteEdit,
+    Tokens,
+    Weights,
+)
 from fpet_export.model.vit import PROMPTS, Vit, VitSpec
 
 _THIRDS = {"q": 0, "k": 1, "v": 2}
@@ -177,11 +186,14 @@ def attach(model: Vit, edits: Sequence[Edit]) -> None:
     for edit in edits:
         if isinstance(edit, Branch):
             _check_branch(model.spec, edit)
-            model.each_block()[edit.block].branches[edit.name] = edit.module
+            owner = model.patch_embed if edit.block is None else model.each_block()[edit.block]
+            owner.branches[edit.name] = edit.module
         elif isinstance(edit, Own):
             _replace(model, edit)
         elif isinstance(edit, Tokens):
             _add_prompts(model, edit)
+        elif isinstance(edit, PositionShift):
+            _shift_positions(model, edit)
         else:
             path, rows = _place(model.spec, edit.site)
             _edited(model, path, site=edit.site).add(edit, rows)
@@ -250,6 +262,19 @@ def _replace(model: Vit, edit: Own) -> None:
             fix="give the backbone the run was trained on: --backbone FILE",
         )
     setattr(model.get_submodule(path), leaf, _parameter(edit.tensor.to(own.dtype)))
+
+
+def _shift_positions(model: Vit, edit: PositionShift) -> None:
+    spec, own = model.spec, model.pos_embed
+    if edit.tensor.shape != (spec.patches, spec.width):
+        raise CheckpointError(
+            f"positions of the patches are {tuple(edit.tensor.shape)}, wanted "
+            f"{(spec.patches, spec.width)}",
+            where=edit.path,
+            fix="give the backbone the run was trained on: --backbone FILE",
+        )
+    shift = F.pad(edit.tensor.double(), (0, 0, spec.positions - spec.patches, 0))
+    model.pos_embed = _parameter((own.double() + shift).to(own.dtype))
 
 
 def _add_prompts(model: Vit, edit: Tokens) -> None:

@@ -26,7 +26,8 @@ def macs(
         plan: Where tokens merge.
         last: Tokens that the last block computes, where it computes only those that the head
             reads; None for all. If it does not merge, it computes their queries alone.
-        added: What a fine-tune left in each block; empty for nothing.
+        added: What a fine-tune left beside the patch embedding, whose outputs are the patches, and
+            in each block; empty for nothing.
         tile: Count the linears by whole tiles of so many rows, as a GPU computes them; 1 counts
             tokens.
         batch: Images whose tokens share the tiles.
@@ -42,6 +43,8 @@ def macs(
         return -(-tokens * batch // tile) * tile // batch
 
     costs = [rows(spec.patches) * spec.patch[0] * spec.patch[1] * 3 * width]
+    if added:
+        costs[0] += added[0].outputs * spec.patches
     now = plan.before
     for block, after in enumerate(plan.tokens):
         if last is not None and block == spec.depth - 1:
@@ -52,14 +55,16 @@ def macs(
         if block in steps:
             cost += entry.macs(spec, steps[block])
         if added:
-            extra = added[block]
+            extra = added[block + 1]
             cost += extra.keys * now + extra.queries * queries + extra.outputs * after
         costs.append(cost)
         now = after
     heads = 2 if spec.pool == "class+dist" else 1
     pooling = 0
-    if spec.pool == "attention" and spec.head != "tokens":  # its query is a constant
+    if spec.pool == "attention":  # its query is a constant
         patches = now - len(spec.prefix)
-        pooling = 2 * patches * width**2 + 2 * patches * width + width**2 + mlp
+        pooling = 2 * rows(patches) * width**2 + 2 * patches * width + width**2 + mlp
+    if spec.head == "tokens":  # each patch is given its token back
+        pooling = sum(step.before * step.after * width for step in plan.steps)
     costs.append(pooling + heads * spec.features * spec.classes)
     return costs

@@ -397,12 +397,12 @@ class Branch:
     """A small network beside the layers of one block, which cannot fold: AdaptFormer.
 
     Attributes:
-        block: 0-based.
+        block: 0-based; None beside the patch embedding, whose output it reads and is added to.
         name: Module path below the block, as the method's checkpoints have it.
         module: What it computes, and of what.
     """
 
-    block: int
+    block: int | None
     name: str
     module: BranchModule
 
@@ -414,7 +414,7 @@ class Branch:
     @property
     def path(self) -> str:
         """Where it is."""
-        return f"blocks.{self.block}.{self.name}"
+        return f"{'patch_embed' if self.block is None else f'blocks.{self.block}'}.{self.name}"
 
     def extra(self) -> Extra:
         """Return what it costs."""
@@ -441,6 +441,27 @@ class Own:
     def path(self) -> str:
         """Where it is."""
         return self.name
+
+    def extra(self) -> Extra:
+        """Return what it costs: nothing."""
+        return Extra()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PositionShift:
+    """Added to the positions of the patches: DePT. Nothing is left to fold.
+
+    Attributes:
+        tensor: (P, C), in raster order.
+
+    Source: Shi and Lipani 2024, section 2.3.
+    """
+
+    tensor: torch.Tensor
+
+    title: ClassVar[str] = "added positions"
+    path: ClassVar[str] = "pos_embed"
+    block: ClassVar[None] = None
 
     def extra(self) -> Extra:
         """Return what it costs: nothing."""
@@ -478,7 +499,7 @@ class Tokens:
         return Extra(queries=0 if self.block is None else 2 * self.vectors.numel())
 
 
-Edit: TypeAlias = SiteEdit | Branch | Own | Tokens
+Edit: TypeAlias = SiteEdit | Branch | Own | PositionShift | Tokens
 
 
 def apply(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

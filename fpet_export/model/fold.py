@@ -7,7 +7,7 @@ from typing import cast
 
 from fpet_export.model.attached import edited_layers, replace_module
 from fpet_export.model.kept import BranchModule
-from fpet_export.model.vit import PROMPTS, Vit
+from fpet_export.model.vit import PROMPTS, Block, PatchEmbed, Vit
 
 
 def fold(model: Vit) -> tuple[Vit, list[str]]:
@@ -31,13 +31,19 @@ def fold(model: Vit) -> tuple[Vit, list[str]]:
         replace_module(folded, path, layer.fold())
         stay += [edit.site for edit, _ in layer.kept()]
     stay += [PROMPTS] if folded.spec.prompts else []
+    stay += _fold_branches(folded.patch_embed, "patch_embed")
     for index, block in enumerate(folded.each_block()):
         if block.prompts is not None:
             stay.append(f"blocks.{index}.prompts")
-        for name, branch in block.branches.items():
-            block.branches[name] = cast(BranchModule, branch).folded()
-            stay.append(f"blocks.{index}.{name}")
+        stay += _fold_branches(block, f"blocks.{index}")
     return folded, stay
+
+
+def _fold_branches(owner: PatchEmbed | Block, path: str) -> list[str]:
+    """Fold the branches of a part of the network, in place; return where they are."""
+    for name, branch in owner.branches.items():
+        owner.branches[name] = cast(BranchModule, branch).folded()
+    return [f"{path}.{name}" for name in owner.branches]
 
 
 def _shallow_copy(model: Vit) -> Vit:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from engines.parity.model_outputs import ModelOutputs
+from fpet_export.model.mergers import MergingModule
 from fpet_export.model.vit import Trace, Vit
 
 _AT_ONCE = 8
@@ -81,13 +82,14 @@ def _forward(model: Vit, pixels: torch.Tensor, trace: Trace) -> torch.Tensor:
     for index, block in enumerate(model.each_block()):
         merger = model.merger_of(index)
         if merger is not None:
-            merger = copy.deepcopy(cast(nn.Module, merger)).to(dtype)
+            merger = copy.deepcopy(cast(MergingModule, merger)).to(dtype)
         x, merged = functional_call(block, _widened(block, dtype), (x, size, merger))
         trace.tokens.append(x.shape[1])
         if merged is not None:
             trace.add(index, merged)
             size = merged.size
-    return shell.classify(x, size)
+    places = model.places(trace.match) if model.spec.head == "tokens" else None
+    return shell.classify(x, size, places)
 
 
 def _widened(block: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:

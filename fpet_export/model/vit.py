@@ -13,6 +13,7 @@ Source: Dosovitskiy et al. 2021, eq. 1 to 4; weight names of timm's `vision_tran
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol, cast
 
 import torch
@@ -245,6 +246,9 @@ class Merger(Protocol):
     ) -> Merged:
         """Merge (B, N, C) tokens, given what attention made of them and their (B, N, 1) sizes."""
 
+    def places(self, match: torch.Tensor) -> torch.Tensor:
+        """Return (B, P) which patch that leaves each one that enters is in, -1 where it is lost."""
+
 
 class Attention(nn.Module):
     """Multi-head self-attention with a fused qkv projection."""
@@ -439,10 +443,14 @@ class PatchEmbed(nn.Module):
     def __init__(self, spec: VitSpec) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, spec.width, spec.patch, stride=spec.patch, bias=spec.patch_bias)
+        self.branches = nn.ModuleDict()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map (B, 3, height, width) to (B, P, C)."""
-        return cast(torch.Tensor, self.proj(images)).flatten(2).transpose(1, 2)
+        patches: torch.Tensor = self.proj(images).flatten(2).transpose(1, 2)
+        for branch in self.branches.values():
+            patches = patches + branch(patches)
+        return patches
 
 
 class Vit(nn.Module):
@@ -492,18 +500,49 @@ class Vit(nn.Module):
         x = torch.cat([prefix, patches + patch_positions(self)], dim=1)
         return cast(torch.Tensor, self.norm_pre(x)) if self.spec.pre_norm else x
 
-    def classify(self, x: torch.Tensor, size: torch.Tensor | None) -> torch.Tensor:
+    def places(self, match: Mapping[int, torch.Tensor]) -> torch.Tensor | None:
+        """Return (B, P) which of the last patches each patch of the image is in, -1 where lost.
+
+        None where nothing merges.
+
+        Args:
+            match: By block that merges, `Merged.match`.
+        """
+        found: torch.Tensor | None = None
+        for block, matched in match.items():
+            merger = self.merger_of(block)
+            assert merger is not None
+            now = merger.places(matched)
+            if found is not None:
+                now = now.gather(1, found.clamp(min=0)).where(found >= 0, -1)
+            found = now
+        return found
+
+    def classify(
+        self,
+        x: torch.Tensor,
+        size: torch.Tensor | None,
+        places: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Turn the last block's tokens (B, N, C) into what the network gives; see `VitSpec.head`.
 
         A mean over merged patches is weighted by their sizes, so that every patch counts once.
+
+        Args:
+            x: The tokens.
+            size: (B, N, 1) patches that each of them stands for, or None while all are one.
+            places: As `places` gives them, for a network that gives tokens. The token of a patch
+                that was lost is zero.
         """
         spec = self.spec
         if spec.final_norm and not spec.pool_norm:
             x = self.norm(x)
+        pooled, patches = x[:, 0], x[:, len(spec.prefix) :]
         if spec.head == "tokens":
-            return x[:, len(spec.prefix) :]
-        pooled = x[:, 0]
-        patches = x[:, len(spec.prefix) :]
+            if places is None:
+                return patches
+            index = places.clamp(min=0).unsqueeze(-1).expand(-1, -1, spec.width)
+            return patches.gather(1, index) * (places >= 0).unsqueeze(-1)
         if spec.pool == "attention":
             bias = None if size is None else key_bias_of(size)[..., len(spec.prefix) :]
             pooled = self.attn_pool(patches, bias)
@@ -526,14 +565,16 @@ class Vit(nn.Module):
     def forward(self, images: torch.Tensor, trace: Trace | None = None) -> torch.Tensor:
         """Run normalised images (B, 3, height, width); return logits (B, K), or see `classify`."""
         x, size = self.embed(images), None
+        match: dict[int, torch.Tensor] = {}
         for index, block in enumerate(self.each_block()):
             x, merged = block(x, size, self.merger_of(index))
-            size = size if merged is None else merged.size
+            if merged is not None:
+                size, match[index] = merged.size, merged.match
             if trace is not None:
                 trace.tokens.append(x.shape[1])
                 if merged is not None:
                     trace.add(index, merged)
-        return self.classify(x, size)
+        return self.classify(x, size, self.places(match) if self.spec.head == "tokens" else None)
 
 
 PROMPTS = "prompt_token"

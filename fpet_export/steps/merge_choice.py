@@ -39,7 +39,7 @@ from engines.imaging.source import collect, open_source
 from engines.parity.comparison import sqnr_db
 from engines.plurals import counted
 from engines.targets import Target
-from fpet_export.model.adapt import adapt, attached_merges
+from fpet_export.model.adapt import adapt, attached_merges, require_mergeable
 from fpet_export.model.checkpoints import Checkpoint
 from fpet_export.model.facts import Fact
 from fpet_export.model.merge_plan import NOWHERE, at_block, settled
@@ -150,7 +150,9 @@ def choose(
 
     Raises:
         InputError: The images cannot be read, or have no labels for a limit on the accuracy.
+        UsageError: The run has a part that needs all patches.
     """
+    require_mergeable(adapted.checkpoint)
     images = _images(adapted, request, known, reporter)
     limits = _limits(request)
     target = load_target(request.target.split(",")[0])

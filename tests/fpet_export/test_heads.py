@@ -20,8 +20,10 @@ from engines.imaging.images import to_input
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import Head, read_manifest
 from engines.parity.reference_file import read_reference, write_reference
+from fpet_export.model.mergers.fpet import partition
 from fpet_export.stages import Adapted
 from fpet_export.steps.float64_reference import begin
+from fpet_export.steps.merge_choice import merged_as
 from tests.fpet_export.command_line import call, pixels_of, write_images
 from tests.fpet_export.tiny import relative
 
@@ -276,10 +278,53 @@ def test_tasks_share_a_graph_and_differ_in_their_heads(exported: Path, tmp_path:
     assert "bring a head each" in call(*words, "--json").error()["what"]
 
 
-def test_tokens_of_merged_patches_are_refused(exported: Path) -> None:
-    with pytest.raises(UsageError, match="merges some of them") as refused:
-        fpet_export.load(exported / "model", merge_block=0, head="tokens")
-    assert "--merge none" in refused.value.fix
+@pytest.mark.parametrize("merge", ["fpet@0", "fpet@1", "tome:r=2", "tome:r=5@0-0"])
+def test_every_patch_is_given_the_token_it_merged_into(
+    merge: str, exported: Path, tmp_path: Path
+) -> None:
+    """The reference follows the match patch by patch; the graph multiplies by what was chosen."""
+    pixels = pixels_of(3, side=SIDE)
+    run = merged_as(fpet_export.load(exported / "model", head="tokens"), merge, "--merge")
+
+    expected = run.outputs(pixels)
+
+    assert expected.logits.shape == (3, 16, 64)
+    left = run.merge_plan().tokens[-1] - 1
+    for image in expected.logits:
+        assert len(np.unique(image.round(9), axis=0)) == left < 16
+    frozen = run.fold().freeze(batch=3)
+    assert relative(frozen.outputs(pixels).logits, expected.logits) < 1e-5
+    assert relative(in_the_graph(run, pixels, tmp_path / "model.onnx"), expected.logits) < 1e-5
+
+
+def test_patches_that_did_not_merge_keep_their_own_place(exported: Path) -> None:
+    """Set B of FPET stays: the mean over the patches of each token, by place, is the token."""
+    pixels = pixels_of(2, side=SIDE)
+    run = merged_as(fpet_export.load(exported / "model", head="tokens"), "fpet@1", "--merge")
+    outputs = run.outputs(pixels)
+    set_a, set_b = partition((4, 4))
+    assert outputs.match is not None
+    for tokens, match in zip(outputs.logits, outputs.match, strict=True):
+        assert (tokens[set_a] == tokens[set_b][match]).all()
+        assert len(np.unique(tokens[set_b], axis=0)) == len(set_b)
+
+
+def test_merged_tokens_are_exported_with_parity(exported: Path, tmp_path: Path) -> None:
+    words = ("export", exported / "model", "--head", "tokens", "--merge", "fpet@0", "--json")
+    done = call(*words, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert done.document()["parity"]["rows"][-1]["relative"] < 1e-5
+    assert read_manifest(tmp_path / "out/model.onnx").outputs[0].shape == (1, 16, 64)
+
+    error = call(*words, "-o", tmp_path / "ties", "--ties", "reference").error()
+    assert error["exit_code"] == 2 and "loses tokens" in error["what"]
+
+
+def test_tokens_that_were_pruned_cannot_be_given_back(exported: Path) -> None:
+    run = fpet_export.load(exported / "model", head="tokens")
+    with pytest.raises(UsageError, match="loses some of them") as refused:
+        merged_as(run, "diffrate:15-11,10-8", "--merge")
+    assert "--merge fpet@N" in refused.value.fix
 
 
 def test_reference_outputs_keep_what_they_are(exported: Path, tmp_path: Path) -> None:

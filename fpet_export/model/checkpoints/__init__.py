@@ -165,11 +165,10 @@ class Checkpoint:
         return [*found, *self.changes]
 
     def _extra(self, spec: VitSpec) -> list[Extra]:
-        """Return the multiply-adds of what stays in each block."""
-        found = [Extra()] * spec.depth
+        """Return the multiply-adds of what stays beside the patch embedding and in each block."""
+        found = [Extra()] * (spec.depth + 1)
         for edit in self.edits():
-            if edit.block is not None:
-                found[edit.block] += edit.extra()
+            found[0 if edit.block is None else edit.block + 1] += edit.extra()
         return found
 
     def model_facts(

@@ -33,6 +33,21 @@ def shapes(spec: VitSpec, shallow: str, deep: str | None, count: int) -> Shapes:
     return found
 
 
+def require_place(spec: VitSpec, *, where: str) -> None:
+    """Refuse a backbone in which prompts have no known place.
+
+    Raises:
+        CheckpointError: It has a norm before its first block.
+    """
+    if spec.pre_norm:
+        raise CheckpointError(
+            "the backbone has a norm before its first block; nothing says whether the prompts "
+            "pass it",
+            where=where,
+            fix="give the backbone the run was trained on: --backbone FILE",
+        )
+
+
 def edits(shallow: torch.Tensor, deep: torch.Tensor | None) -> list[Edit]:
     """Return what prompts mean: some that stay, or others in front of every block.
 

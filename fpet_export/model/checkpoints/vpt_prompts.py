@@ -65,13 +65,7 @@ class VptPrompts(TunedFile):
         Raises:
             CheckpointError: The backbone is none that VPT's code has.
         """
-        if spec.pre_norm:
-            raise CheckpointError(
-                "the backbone has a norm before its first block; nothing says whether the prompts "
-                "pass it",
-                where=str(self.path),
-                fix="give the backbone the run was trained on: --backbone FILE",
-            )
+        _prompts.require_place(spec, where=str(self.path))
         deep = _DEEP if _DEEP in self.found.tensors else None
         return _prompts.shapes(spec, _SHALLOW, deep, self.extent(_SHALLOW, 1, of=3))
 

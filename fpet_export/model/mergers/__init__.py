@@ -72,9 +72,16 @@ class MergingModule(nn.Module, abc.ABC):
 
     Attributes:
         step: What it does to the tokens.
+        joined: What its match did to the patches of one image, see `TokenMerger.joined`.
     """
 
     step: MergeStep
+    joined: Callable[[IntArray], tuple[IntArray, IntArray]]
+
+    def places(self, match: torch.Tensor) -> torch.Tensor:
+        """Return (B, P) which patch that leaves each one that enters is in, -1 where it is lost."""
+        found = [self.joined(one)[0] for one in match.numpy()]
+        return torch.from_numpy(np.stack(found))
 
     @property
     def order(self) -> torch.Tensor | None:

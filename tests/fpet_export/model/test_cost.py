@@ -37,11 +37,11 @@ def test_multiply_adds_are_the_published_ones(merge_block: int | None, published
 
 
 def test_adaptformer_of_width_8_costs_22_mega() -> None:
-    left = [Extra(outputs=2 * 8 * VIT_B.width)] * VIT_B.depth
+    left = [Extra()] + [Extra(outputs=2 * 8 * VIT_B.width)] * VIT_B.depth
     extra = giga(6, added=left) - giga(6)
 
     assert extra == pytest.approx(0.0218, abs=5e-4)
-    assert giga(6, added=[Extra()] * VIT_B.depth) == giga(6)
+    assert giga(6, added=[Extra()] * (VIT_B.depth + 1)) == giga(6)
 
 
 @pytest.mark.parametrize(("block", "full"), [(0, 0), (6, 6), (11, 11)])

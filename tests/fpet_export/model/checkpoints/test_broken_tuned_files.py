@@ -14,7 +14,9 @@ import fpet_export
 from engines.errors import CheckpointError
 from tests.fpet_export.model.checkpoints import (
     test_adaptformer_model,
+    test_adept,
     test_consolidator,
+    test_dyt,
     test_fact,
     test_loralib,
     test_noah,
@@ -39,11 +41,12 @@ _A_FEW = 12
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of file: what is in it, and what the user says."""
+    """A kind of file: what is in it, what the user says, and tensors that may have more rows."""
 
     tensors: Callable[[], Tensors]
     said: dict[str, Any]
     brings_backbone: bool = False
+    any_length: frozenset[str] = frozenset()
 
 
 KINDS = {
@@ -70,6 +73,15 @@ KINDS = {
         brings_backbone=True,
     ),
     "noah": Kind(test_noah.whole, {"config": {"RETRAIN": test_noah.USED}}, brings_backbone=True),
+    "dyt": Kind(lambda: test_dyt.tuned() | head(), {"scale": 1.0}),
+    "adept": Kind(
+        lambda: test_adept.tuned("adept") | head(), {}, any_length=frozenset({"adept.prompt"})
+    ),
+    "dept": Kind(
+        lambda: test_adept.tuned("dept") | head(),
+        {"scale": 1.0},
+        any_length=frozenset({"dept.prompt"}),
+    ),
     "vpt": Kind(test_vpt.whole, {}, brings_backbone=True),
     "batch norm": Kind(test_overlay.batch_norm_head, {}),
 }
@@ -89,7 +101,8 @@ def said_of(kind: Kind, folder: Path) -> dict[str, Any]:
 def cases(kind: Kind) -> Iterator[tuple[Mutation, str]]:
     for name in kind.tensors():
         if not name.endswith("num_batches_tracked"):  # which is passed over
-            yield from ((mutation, name) for mutation in MUTATIONS)
+            free = name in kind.any_length
+            yield from ((m, name) for m in MUTATIONS if not (free and m.name == "longer"))
 
 
 def try_all(kind: Kind, folder: Path, every: int) -> list[str]:
