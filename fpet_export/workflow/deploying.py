@@ -109,22 +109,22 @@ def _pictures(
     evidence = graph_outputs(graph, images.pixels[:1])
     assert evidence.match is not None
     groups = groups_by_block(evidence.match[0], model)
-    last, block = list(groups.values())[-1], blocks_in_words(groups)
+    last, blocks = list(groups.values())[-1], blocks_in_words(groups)
     name = images.names[0] if images.names else "synthetic image 0"
-    png = merge.merge_picture(images.pixels[0], groups, f"{name}: merged after {block}")
+    png = merge.merge_picture(images.pixels[0], groups, f"{name}: merged after {blocks}")
     storage.write_bytes(folder / "merge.png", png)
     reporter.step("show", f"{folder / 'merge.png'} · {last.describe()}")
-    return (merge_figure(images.pixels[0], last, name=name, block=block),)
+    return (merge_figure(images.pixels[0], last, name=name, blocks=blocks),)
 
 
-def merge_figure(pixels: PixelArray, groups: MergeGroups, *, name: str, block: str) -> Picture:
+def merge_figure(pixels: PixelArray, groups: MergeGroups, *, name: str, blocks: str) -> Picture:
     """Return an image and its merged patches, small enough for a page.
 
     Args:
         pixels: (height, width, 3) of the model's input.
         groups: What merged.
         name: Name of the image.
-        block: After which the merge is, in words.
+        blocks: After which tokens had merged, such as "block 6".
     """
     merged = merge.merged_panel(pixels, groups)
     return Picture(
@@ -133,7 +133,7 @@ def merge_figure(pixels: PixelArray, groups: MergeGroups, *, name: str, block: s
             (merge.png_of(Image.fromarray(pixels)), name, f"The input image, {name}."),
             (
                 merge.png_of(merged),
-                f"after {block}",
+                f"after {blocks}",
                 f"The same image cut into patches. {groups.describe()}. Patches of one token share "
                 "a colour and an outline.",
             ),

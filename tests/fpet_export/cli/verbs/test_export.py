@@ -277,7 +277,10 @@ def test_class_names_that_are_no_text_or_too_few_are_refused(
 
 
 def test_several_targets_are_refused_before_anything_is_read(tmp_path: Path) -> None:
-    done = call("export", "missing.bin", "--target", "cpu,rtx", "-o", tmp_path / "out")
+    run = tmp_path / "run.bin"
+    run.touch()
+
+    done = call("export", run, "--target", "cpu,rtx", "-o", tmp_path / "out")
 
     assert done.code == 2
     assert "export writes one graph" in done.err

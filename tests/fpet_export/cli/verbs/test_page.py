@@ -80,10 +80,10 @@ def test_the_merge_is_drawn_small_and_said_in_words() -> None:
     groups = fpet_groups(np.array([0, 4, 0, 7, 6, 1, 5, 7]), (4, 4))
     pixels = np.zeros((16, 16, 3), np.uint8)
 
-    shown = deploying.merge_figure(pixels, groups, name="cat.jpg", block="6")
+    shown = deploying.merge_figure(pixels, groups, name="cat.jpg", blocks="block 6")
 
     (_, name, before), (_, block, after) = shown.pngs
-    assert (name, block) == ("cat.jpg", "after the merge, block 6")
+    assert (name, block) == ("cat.jpg", "after block 6")
     assert before == "The input image, cat.jpg."
     assert "16 patches became 8 tokens" in after
     assert "16 patches became 8 tokens" in shown.caption
