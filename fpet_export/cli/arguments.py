@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 from pathlib import Path
+from typing import Literal
 
 from engines import form, verdict
 from engines.errors import UsageError
@@ -173,32 +174,36 @@ def add_images(group: argparse._ActionsContainer) -> None:
 
 
 def add_data(
-    parser: argparse.ArgumentParser, *, limit: int | None = 128, by_task: bool = False
+    parser: argparse.ArgumentParser,
+    *,
+    limit: int | None = 128,
+    by: Literal["task", "run"] | None = None,
 ) -> None:
     """Add the images that a check runs on, `limit` of them unless the user says otherwise.
 
     None leaves it to `fpet_export.steps.parity_images`.
 
-    With `by_task` they may be given for single tasks of a folder; see
+    With `by` they may be given for single tasks of a folder, or for single runs; see
     `fpet_export.tasks.by_task`.
     """
     group = parser.add_argument_group("the check")
     what = "images: folder, list, CSV or .npz (see docs/data.md); default: a synthetic set"
     names = "text file with one class name per line, in the order of the head's rows"
-    if by_task:
-        several = "With a folder of tasks: for one task, or for all; may be repeated"
+    if by is not None:
+        folder = "With a folder of tasks: for" if by == "task" else "For"
+        several = f"{folder} one {by}, or for all; may be repeated"
         group.add_argument(
             "--data",
             action="append",
             default=[],
-            metavar="[TASK=]SET",
+            metavar=f"[{by.upper()}=]SET",
             help=f"{what}. {several}",
         )
         group.add_argument(
             "--labels",
             action="append",
             default=[],
-            metavar="[TASK=]FILE",
+            metavar=f"[{by.upper()}=]FILE",
             help=f"{names}. {several}",
         )
     else:
@@ -223,10 +228,16 @@ def add_skip_bad(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_output(parser: argparse.ArgumentParser, *, what: str, required: bool = False) -> None:
-    """Add -o and --force."""
+def add_output(
+    parser: argparse.ArgumentParser,
+    *,
+    what: str,
+    required: bool = False,
+    force: str = "replace files that exist",
+) -> None:
+    """Add -o and --force, with what each does."""
     parser.add_argument("-o", "--out", type=Path, required=required, help=what)
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser.add_argument("--force", action="store_true", help=force)
 
 
 def add_running(parser: argparse.ArgumentParser) -> None:

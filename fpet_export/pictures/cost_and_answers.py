@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 _SIZE = (1040, 640)
-_LEFT, _RIGHT, _TOP, _BOTTOM = 110, 40, 50, 90
+_LEFT, _RIGHT, _TOP, _BOTTOM = 110, 40, 78, 90
 _BACKGROUND, _INK, _FAINT, _OURS = (252, 252, 250), (30, 30, 30), (205, 205, 200), (47, 111, 235)
 _RADIUS, _TEXT = 9, 22
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)

@@ -12,6 +12,7 @@ from pathlib import Path
 import dask
 from distributed import Client, LocalCluster
 from distributed.comm import get_address_host
+from distributed.utils import silence_logging_cmgr
 
 from engines.errors import RemoteError
 from engines.machine.processor import usable_cores
@@ -34,23 +35,32 @@ def connected(request: SweepRequest) -> Iterator[Client]:
     """Yield a client of the cluster that is asked for; a local one ends with it.
 
     Raises:
-        RemoteError: No scheduler answers at the address, or it has no workers.
+        RemoteError: No scheduler answers at the address.
     """
-    if request.scheduler is None:
-        with _local(request.workers or min(usable_cores(), MOST_WORKERS)) as client:
+    with silence_logging_cmgr(logging.CRITICAL):  # what matters is said, as an error of ours
+        if request.scheduler is None:
+            connection = _local(request.workers or min(usable_cores(), MOST_WORKERS))
+        else:
+            connection = _elsewhere(request.scheduler)
+        with connection as client:
             yield client
-        return
+
+
+def _elsewhere(address: str) -> Client:
+    """Return a client of a scheduler that runs already.
+
+    Raises:
+        RemoteError: None answers.
+    """
     try:
-        client = Client(request.scheduler, timeout=_CONNECT_S, set_as_default=False)
+        return Client(address, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:  # TimeoutError is an OSError
         raise RemoteError(
             f"no scheduler of dask answers there: {error}",
-            where=f"--scheduler {request.scheduler}",
+            where=f"--scheduler {address}",
             fix="start one with `dask scheduler`, and workers with `dask worker ADDRESS "
             "--nthreads 1`; or leave --scheduler out",
         ) from error
-    with client:
-        yield client
 
 
 @contextlib.contextmanager

@@ -127,7 +127,7 @@ class _Driver:
                 self._give_up(step)
         elif future.status != "finished":
             raise RemoteError(
-                f"the scheduler has lost a step ({future.status})",
+                f"the scheduler has ended, or has lost a step ({future.status})",
                 where=step.name,
                 fix="type the same command again: it goes on from what is there",
             )

@@ -19,7 +19,7 @@ SCHEMA = 1
 _COLUMNS = (
     "run", "merge", "batch", "precision", "target", "state", "on_front", "accuracy",
     "reference_accuracy", "agreement", "cosine", "sqnr_db", "images", "macs",
-    "macs_without_merging", "tokens", "p50_ms", "p90_ms", "p99_ms", "images_per_s",
+    "macs_without_merging", "tokens", "p50_ms", "p90_ms", "p99_ms", "valid", "images_per_s",
     "ratio_to_plain", "engine_bytes", "error",
 )  # fmt: skip
 
@@ -81,10 +81,13 @@ class Result:
 
     @property
     def cost(self) -> float | None:
-        """Nanoseconds of one inference; of a sweep that measures none, multiply-adds."""
+        """Nanoseconds of one inference; of a sweep that measures none, multiply-adds.
+
+        None where it is not known, as after a measurement that noise has spoiled.
+        """
         if self.point.step(MeasureStep) is None:
             return None if self.macs is None else float(self.macs)
-        return None if self.latency is None else float(self.latency["p50_ns"])
+        return float(self.latency["p50_ns"]) if self.latency and self.latency["valid"] else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -184,7 +187,7 @@ def as_rows(results: Sequence[Result], front: set[str]) -> list[tuple[str, ...]]
             "accuracy": "" if one.accuracy is None else f"{one.accuracy:.1%}",
             "same class": "" if one.agreement is None else f"{one.agreement:.1%}",
             "cosine": "" if one.cosine is None else f"{one.cosine:.4f}",
-            "p50 ms": "" if one.latency is None else f"{one.latency['p50_ns'] / 1e6:.2f}",
+            "p50 ms": _p50(one),
             "best": "failed" if one.failure else "*" * (one.point.name in front),
         }
         for number, one in enumerate(results, 1)
@@ -210,6 +213,7 @@ def as_csv(results: Sequence[Result], front: set[str]) -> str:
             **one.to_json(),
             **one.point.coordinates(),
             **{f"p{n}_ms": _ms(latency.get(f"p{n}_ns")) for n in (50, 90, 99)},
+            "valid": latency.get("valid"),
             "images_per_s": latency.get("images_per_s"),
             "ratio_to_plain": against.get("ratio"),
             "on_front": "yes" if one.point.name in front else "no",
@@ -251,6 +255,8 @@ def notes_on(results: Sequence[Result]) -> list[str]:
             "cosine: the smallest between a vector that the engine gives and the one that the run "
             "gives as it was trained, in float32."
         )
+    if any(one.latency is not None and not one.latency["valid"] for one in results):
+        said.append("?: noise has spoiled this measurement, so the point is not compared.")
     what = "p50" if any(one.latency for one in results) else "the multiply-adds"
     said.append(
         f"best (*): no other point of the run and batch is lower in {what} and answers as well."
@@ -261,6 +267,13 @@ def notes_on(results: Sequence[Result]) -> list[str]:
             text = f"failed in {one.failed_in}: {one.failure.what} ({one.failure.fix})"
             failed.setdefault(text, []).append(str(number))
     return [*said, *(f"{', '.join(numbers)} {text}" for text, numbers in failed.items())]
+
+
+def _p50(one: Result) -> str:
+    if one.latency is None:
+        return ""
+    mark = "" if one.latency["valid"] else "?"
+    return f"{one.latency['p50_ns'] / 1e6:.2f}{mark}"
 
 
 def _is_comparable(one: Result) -> bool:

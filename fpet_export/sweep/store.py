@@ -212,7 +212,7 @@ class Store:
         with (self.root / _LOCK).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise UsageError(
                     "another sweep is writing into this folder",
                     where=str(self.root),

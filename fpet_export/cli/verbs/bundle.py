@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target", help="where it will run (default: what it was exported for)")
     arguments.add_output(parser, what="archive to write (default: X.bundle.tar beside it)")
-    arguments.add_data(parser, limit=16, by_task=True)
+    arguments.add_data(parser, limit=16, by="task")
     parser.add_argument(
         "--with-plain",
         action="store_true",

@@ -40,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="+", metavar="[NAME=]RUN", help="runs, as `export` takes them, and names"
     )
-    arguments.add_output(parser, what="folder of the sweep", required=True)
+    arguments.add_output(
+        parser,
+        what="folder of the sweep",
+        required=True,
+        force="compute again what was computed from other files or settings",
+    )
     group = parser.add_argument_group("the grid")
     group.add_argument(
         "--targets",
@@ -101,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_duration(group)
     arguments.add_run(parser, positional=False)
     quantize_arguments.add_arguments(parser)
-    arguments.add_data(parser, by_task=True)
+    arguments.add_data(parser, by="run")
 
 
 def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_failed(parser)
     arguments.add_images(parser)
     parser.add_argument("--opset", type=arguments.positive, metavar="N", help="ONNX opset")
-    arguments.add_data(parser, by_task=True)
+    arguments.add_data(parser, by="task")
 
 
 def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:

@@ -105,13 +105,12 @@ def test_every_point_has_its_result(whole: tuple[Files, Done]) -> None:
         assert (files.out / point["engine"]).is_file()
     merged, plain = (points[f"tiny,{merge},b1,fp32,cpu"]["macs"] for merge in ("fpet@1", "none"))
     assert merged < plain
-    assert any(point["on_front"] for point in document["points"])
     trained = points["tiny,fpet@1,b1,fp32,cpu"]  # as it was trained: the same answers
     assert trained["agreement"] == 1
     assert trained["accuracy"] == trained["reference_accuracy"]
 
 
-def test_the_table_is_there_for_people_and_for_programs(whole: tuple[Files, Done]) -> None:
+def test_the_table_is_there_for_programs_and_for_texts(whole: tuple[Files, Done]) -> None:
     files, _ = whole
 
     with (files.out / "sweep.csv").open() as stream:
@@ -121,10 +120,7 @@ def test_the_table_is_there_for_people_and_for_programs(whole: tuple[Files, Done
     assert float(rows[0]["p50_ms"]) == of_first["latency"]["p50_ns"] / 1e6
     table = (files.out / "sweep.md").read_text().splitlines()
     assert len([line for line in table if line.startswith("|")]) == 10
-    page = (files.out / "report.html").read_text()
-    assert "All points" in page
-    assert page.count("data:image/png") == 1
-    assert (files.out / "tiny.b1.png").is_file()
+    assert "All points" in (files.out / "report.html").read_text()
 
 
 def test_the_same_command_again_computes_nothing(whole: tuple[Files, Done]) -> None:
@@ -147,6 +143,8 @@ def test_a_larger_grid_computes_what_is_new_and_says_so(files: Files) -> None:
     done = files.sweep("--merges", "none,fpet@1", "--targets", "openvino,cpu")
 
     assert done.code == 0, done.err
+    assert (files.out / "tiny.b1.png").is_file()
+    assert (files.out / "report.html").read_text().count("data:image/png") == 1
     assert "--merges was none the last time" in done.err
     assert "3 points were not in it" in done.err
     # The export that was made for cpu serves openvino.
