@@ -74,21 +74,28 @@ def describe(adapted: Adapted) -> str:
     """Return the one line that says what a run is."""
     checkpoint, spec = adapted.checkpoint, adapted.model.spec
     parts = [checkpoint.describe_tuning(), spec.describe_output(), spec.describe()]
-    return " · ".join([*parts, describe_merge(adapted)])
+    merges = adapted.merge_plan().merges
+    name = f"{_merge_fact(adapted)} " if merges else ""
+    return " · ".join([*parts, name + describe_merge(adapted)])
 
 
 def describe_merge(adapted: Adapted) -> str:
     """Return in one line how tokens merge, and what it leaves of tokens and multiply-adds."""
-    plain, plan, facts = adapted.macs_without_merging(), adapted.merge_plan(), adapted.facts()
+    plain, plan = adapted.macs_without_merging(), adapted.merge_plan()
     if not plan.merges:
         return f"no merging · {plain / 1e9:.2f} GMAC"
-    name = "merge" if "merge" in facts else "merge block"
-    value, source = facts[name].value, facts[name].source.partition(":")[0]
+    fact = adapted.facts()[_merge_fact(adapted)]
+    value, source = fact.value, fact.source.partition(":")[0]
     blocks = "" if len(plan.steps) == 1 else f" in {plan.in_words()}"
     return (
-        f"{name} {value} ({source}){blocks} · {plan.before}→{plan.tokens[-1]} tokens · "
+        f"{value} ({source}){blocks} · {plan.before}→{plan.tokens[-1]} tokens · "
         f"{plain / 1e9:.2f}→{sum(adapted.macs()) / 1e9:.2f} GMAC"
     )
+
+
+def _merge_fact(adapted: Adapted) -> str:
+    """Return the name of the fact that says how tokens merge."""
+    return "merge" if "merge" in adapted.facts() else "merge block"
 
 
 def refuse_run_facts(request: RunFacts, artefact: str) -> None:
