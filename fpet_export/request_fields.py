@@ -73,6 +73,17 @@ def require_merge(value: str, where: str) -> None:
         )
 
 
+def require_stated_merge(value: str, where: str) -> None:
+    """Refuse what does not say where tokens merge; a search needs images."""
+    require_merge(value, where)
+    if value == "auto":
+        raise UsageError(
+            "a search for a merge judges answers on images, and this reads none",
+            where=f"{where} auto",
+            fix="state a merge, such as fpet@6, or search with export or deploy",
+        )
+
+
 def require_colour(value: tuple[int, int, int], where: str) -> None:
     """Refuse what is not red, green and blue from 0 to 255."""
     if not all(0 <= one <= 255 for one in value):

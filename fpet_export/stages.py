@@ -42,7 +42,7 @@ from fpet_export.model import fold as folding
 from fpet_export.model.backbones import Backbone, BackboneOptions, Within
 from fpet_export.model.checkpoints import Checkpoint, Hints, _agreement
 from fpet_export.model.facts import Fact
-from fpet_export.model.merge_plan import NOWHERE, MergePlan, merge_plan
+from fpet_export.model.merge_plan import NOWHERE, MergePlan, merge_plan, settled
 from fpet_export.model.mergers import PUBLISHED
 from fpet_export.model.pixels import prepared_pixels, with_decoding
 from fpet_export.model.vit import Vit
@@ -104,6 +104,25 @@ class Adapted:
         if labels is None or not count:
             return KnownClasses(count=count)
         return KnownClasses(count=count, names=labels.value, source=labels.source)
+
+    def merged(self, merge: str, source: str = "the caller") -> Adapted:
+        """Return the run with its tokens merged otherwise, or nowhere; this one stays as it is.
+
+        Args:
+            merge: As `--merge` takes it: "none", "fpet@6", "tome:r=8", "diffrate:FILE".
+            source: Who says so, for the manifest.
+
+        Raises:
+            UsageError: The network cannot merge so.
+            InputError: A file that it names cannot be read.
+        """
+        checkpoint, spec = self.checkpoint.merged(settled(merge)), self.model.spec
+        checkpoint.merge_plan(spec)  # refuses what the network lacks
+        facts = {name: fact for name, fact in checkpoint.facts.items() if name != "merge block"}
+        facts["merge"] = Fact(checkpoint.merge, source)
+        changed = dataclasses.replace(checkpoint, facts=facts)
+        model = adapt.adapt(self.backbone, changed, spec.head)
+        return dataclasses.replace(self, model=model, checkpoint=changed)
 
     def merge_plan(self) -> MergePlan:
         """Return where tokens merge, and how many leave each block."""

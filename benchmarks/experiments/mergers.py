@@ -158,7 +158,6 @@ def _fit_probe(backbone: Path, train: tuple[Any, Any], folder: Path) -> Path:
 
 def _judged(run: Any, test: tuple[Any, Any]) -> list[Row]:
     """Return the accuracy of every way to merge, all in one pass."""
-    choice = registry.import_or_explain("fpet_export.steps.merge_choice")
     torch = registry.import_or_explain("torch")
     spec, plain = run.model.spec, run.macs_without_merging()
 
@@ -175,7 +174,7 @@ def _judged(run: Any, test: tuple[Any, Any]) -> list[Row]:
         ways |= {fpet: fpet, tome: fpet}
     for numbers in DEIT_B.values():
         ways[_stretched(numbers, spec.tokens)] = ""
-    merges = {merge: choice.merged_as(run, merge, "").model.merges for merge in ways}
+    merges = {merge: run.merged(merge).model.merges for merge in ways}
     sweep = registry.import_or_explain("fpet_export.model.merge_sweep")
     model, mean, std = run.fold().model, run.preprocessing.mean, run.preprocessing.std
     shift, scale = (torch.tensor(value)[:, None, None] for value in (mean, std))
@@ -214,10 +213,9 @@ def _is_measured(row: Row) -> bool:
 
 def _export(run: Any, rows: Sequence[Row], folder: Path) -> list[tuple[Row, Path]]:
     """Write the graph of each way to merge."""
-    choice = registry.import_or_explain("fpet_export.steps.merge_choice")
     found = []
     for index, row in enumerate(rows):
-        frozen = choice.merged_as(run, row.merge, "mergers").fold().freeze(target="cpu")
+        frozen = run.merged(row.merge).fold().freeze(target="cpu")
         path = folder / f"{index}-{row.merge.partition(':')[0].replace('@', '-')}.onnx"
         found.append((row, frozen.to_onnx(path, force=True)))
     return found

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from engines import form, verdict
 from engines.errors import UsageError
 from fpet_export.model import normalisation
-from fpet_export.request_fields import require_merge
+from fpet_export.request_fields import require_merge, require_stated_merge
 
 
 def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
@@ -120,16 +122,27 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
 
 
 def add_merge(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of the merge, or a search for one."""
+    search = "; auto searches the fastest one that keeps --max-drop and --min-agreement on --data"
+    _add_merge(parser, "auto|", require_merge, search)
+
+
+def add_stated_merge(parser: argparse.ArgumentParser) -> None:
     """Add the choice of the merge."""
+    _add_merge(parser, "", require_stated_merge, "")
+
+
+def _add_merge(
+    parser: argparse.ArgumentParser, more: str, require: Callable[[str, str], None], search: str
+) -> None:
     group = parser.add_argument_group("the merge (default: as the run was trained)")
     group.add_argument(
         "--merge",
-        type=_merge,
-        metavar="auto|none|fpet@N|tome:r=N|diffrate:FILE",
+        type=functools.partial(_merge, require),
+        metavar=f"{more}none|fpet@N|tome:r=N|diffrate:FILE",
         help="whatever the run was trained with: fpet@N merges half of the patches after the "
         "attention of block N; tome:r=N merges N tokens in every block (tome:r=N@3-9 in some, "
-        "tome:r=N,decreasing on a slope); diffrate:FILE follows a schedule; auto searches the "
-        "cheapest merge that keeps --max-drop and --min-agreement on --data",
+        f"tome:r=N,decreasing on a slope); diffrate:FILE follows a schedule{search}",
     )
 
 
@@ -308,9 +321,9 @@ def _merge_block(text: str) -> int | str:
     return int(text)
 
 
-def _merge(text: str) -> str:
+def _merge(require: Callable[[str, str], None], text: str) -> str:
     try:
-        require_merge(text, "--merge")
+        require(text, "--merge")
     except UsageError as error:
         raise argparse.ArgumentTypeError(f"{error.what}: {error.fix}") from error
     return text

@@ -111,7 +111,7 @@ def start(request: E, reporter: Reporter, *, instead: str) -> tuple[Started, E]:
         adapted, request = merge_choice.choose(adapted, request, known, reporter)
     else:
         if request.merge is not None:
-            adapted = merge_choice.merged_as(adapted, request.merge, "--merge")
+            adapted = adapted.merged(request.merge, "--merge")
             reporter.step("merge", runs.describe_merge(adapted))
         if adapted.checkpoint.merges_untrained:
             reporter.step("merging", runs.UNTRAINED, passed=None)

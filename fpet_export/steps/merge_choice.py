@@ -39,10 +39,8 @@ from engines.imaging.source import collect, open_source
 from engines.parity.comparison import sqnr_db
 from engines.plurals import counted
 from engines.targets import Target
-from fpet_export.model.adapt import adapt, attached_merges, require_mergeable
-from fpet_export.model.checkpoints import Checkpoint
-from fpet_export.model.facts import Fact
-from fpet_export.model.merge_plan import NOWHERE, at_block, settled
+from fpet_export.model.adapt import attached_merges, require_mergeable
+from fpet_export.model.merge_plan import NOWHERE, at_block
 from fpet_export.model.merge_sweep import answers_by_merge
 from fpet_export.pictures.cost_and_answers import Dot, cost_and_answers
 from fpet_export.reporter import Reporter
@@ -183,7 +181,7 @@ def choose(
     choice.write(request)
     used = chosen.quality
     source = f"--merge auto: {used.in_words()} on {counted(used.images, 'image')}"
-    return merged_as(adapted, chosen.merge, source), _remaining(request, used)
+    return adapted.merged(chosen.merge, source), _remaining(request, used)
 
 
 def _limits(request: Exporting) -> AccuracyConstraint:
@@ -223,7 +221,7 @@ def _answers(
     model, checkpoint = adapted.fold().model, adapted.checkpoint
     merges = {}
     for merge in ways:
-        changed = _merging(checkpoint, merge)
+        changed = checkpoint.merged(merge)
         plan = changed.merge_plan(model.spec)
         merges[merge] = attached_merges(model.spec, plan, changed.refinement)
     preprocessing = adapted.preprocessing
@@ -252,7 +250,7 @@ def _judged(
     limits: AccuracyConstraint,
     tiles: dict[str, int],
 ) -> MergeCandidate:
-    spec, checkpoint = adapted.model.spec, _merging(adapted.checkpoint, merge)
+    spec, checkpoint = adapted.model.spec, adapted.checkpoint.merged(merge)
     quality = _quality(logits, reference, images.labels)
     return MergeCandidate(
         merge=merge,
@@ -314,7 +312,7 @@ def _fastest(
             graphs: dict[str, Path] = {}
             for merge in names:
                 frozen = (
-                    merged_as(adapted, merge, "")
+                    adapted.merged(merge)
                     .fold()
                     .freeze(batch=request.batch, target=target, input=request.input_kind)
                 )
@@ -367,34 +365,6 @@ def _show(choice: MergeChoice, reporter: Reporter) -> None:
         f"{chosen.macs / plain.macs:.2f} of the multiply-adds without merging, chosen by "
         f"{choice.by} · {chosen.quality.in_words()} · {counted(chosen.quality.images, 'image')}",
     )
-
-
-def merged_as(adapted: Adapted, merge: str, source: str) -> Adapted:
-    """Return the run with its tokens merged otherwise, or nowhere.
-
-    Args:
-        adapted: The run.
-        merge: As `--merge` takes it, but for "auto".
-        source: Who says so, for the manifest.
-
-    Raises:
-        UsageError: The network cannot merge so.
-        InputError: A file that it names cannot be read.
-    """
-    checkpoint = _merging(adapted.checkpoint, settled(merge))
-    spec = adapted.model.spec
-    checkpoint.merge_plan(spec)  # refuses what the network lacks
-    facts = {name: fact for name, fact in checkpoint.facts.items() if name != "merge block"}
-    facts["merge"] = Fact(checkpoint.merge, source)
-    changed = dataclasses.replace(checkpoint, facts=facts)
-    model = adapt(adapted.backbone, changed, spec.head)
-    return dataclasses.replace(adapted, model=model, checkpoint=changed)
-
-
-def _merging(checkpoint: Checkpoint, merge: str) -> Checkpoint:
-    """Return a run that merges otherwise; the refinement of a match belongs to its own block."""
-    refinement = checkpoint.refinement if merge == checkpoint.merge else None
-    return dataclasses.replace(checkpoint, merge=merge, refinement=refinement)
 
 
 def _remaining(request: E, used: Quality) -> E:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.commands import command
+from engines.errors import UsageError
 from engines.manifest import is_task_folder
 from engines.plurals import counted
 from engines.storage import sha256_of
 from fpet_export.reporter import SILENT, Reporter
+from fpet_export.request_fields import judged_by, require_stated_merge
 from fpet_export.requests import Run
 from fpet_export.steps import next_commands, runs
 from fpet_export.workflow import inspect_tasks
@@ -23,7 +25,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InspectRequest(Run):
-    """A run to read, or a folder of tasks to check."""
+    """A run to read, or a folder of tasks to check.
+
+    Attributes:
+        merge: How its tokens would merge; see `fpet_export.requests.Exporting`.
+    """
+
+    merge: str | None = judged_by(require_stated_merge)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,8 +96,16 @@ def inspect(
         TrustError: A file of the folder is not what its index says.
     """
     if is_task_folder(Path(request.run)):
+        if request.merge is not None:
+            raise UsageError(
+                "a folder of tasks merges as its graphs were made to",
+                where="--merge",
+                fix="leave it out, or inspect a run",
+            )
         return inspect_tasks.inspect_tasks(Path(request.run), reporter)
     adapted = runs.load_run(request)
+    if request.merge is not None:
+        adapted = adapted.merged(request.merge, "--merge")
     found = _inspection(request, adapted, adapted.fold())
     _report(found, adapted, reporter)
     return found
@@ -99,6 +115,7 @@ def _inspection(request: InspectRequest, adapted: Adapted, folded: Folded) -> In
 
     checkpoint, spec = adapted.checkpoint, adapted.model.spec
     out = next_commands.free(Path("out"))
+    merge = () if request.merge is None else ("--merge", request.merge)
     return Inspection(
         name=checkpoint.name,
         facts=adapted.facts(),
@@ -110,7 +127,7 @@ def _inspection(request: InspectRequest, adapted: Adapted, folded: Folded) -> In
         macs_without_merging=adapted.macs_without_merging(),
         stays_in_graph=tuple(folded.stay),
         files={str(path): sha256_of(path) for path in (*checkpoint.files, *adapted.backbone.files)},
-        next=(command("export", *runs.run_argv(request), "-o", out),),
+        next=(command("export", *runs.run_argv(request), *merge, "-o", out),),
     )
 
 

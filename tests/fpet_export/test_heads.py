@@ -23,7 +23,6 @@ from engines.parity.reference_file import read_reference, write_reference
 from fpet_export.model.mergers.fpet import partition
 from fpet_export.stages import Adapted
 from fpet_export.steps.float64_reference import begin
-from fpet_export.steps.merge_choice import merged_as
 from tests.fpet_export.command_line import call, pixels_of, write_images
 from tests.fpet_export.tiny import relative
 
@@ -284,7 +283,7 @@ def test_every_patch_is_given_the_token_it_merged_into(
 ) -> None:
     """The reference follows the match patch by patch; the graph multiplies by what was chosen."""
     pixels = pixels_of(3, side=SIDE)
-    run = merged_as(fpet_export.load(exported / "model", head="tokens"), merge, "--merge")
+    run = fpet_export.load(exported / "model", head="tokens").merged(merge, "--merge")
 
     expected = run.outputs(pixels)
 
@@ -300,7 +299,7 @@ def test_every_patch_is_given_the_token_it_merged_into(
 def test_patches_that_did_not_merge_keep_their_own_place(exported: Path) -> None:
     """Set B of FPET stays: the mean over the patches of each token, by place, is the token."""
     pixels = pixels_of(2, side=SIDE)
-    run = merged_as(fpet_export.load(exported / "model", head="tokens"), "fpet@1", "--merge")
+    run = fpet_export.load(exported / "model", head="tokens").merged("fpet@1", "--merge")
     outputs = run.outputs(pixels)
     set_a, set_b = partition((4, 4))
     assert outputs.match is not None
@@ -323,7 +322,7 @@ def test_merged_tokens_are_exported_with_parity(exported: Path, tmp_path: Path) 
 def test_tokens_that_were_pruned_cannot_be_given_back(exported: Path) -> None:
     run = fpet_export.load(exported / "model", head="tokens")
     with pytest.raises(UsageError, match="loses some of them") as refused:
-        merged_as(run, "diffrate:15-11,10-8", "--merge")
+        run.merged("diffrate:15-11,10-8", "--merge")
     assert "--merge fpet@N" in refused.value.fix
 
 

@@ -16,6 +16,7 @@ block, what folds, and the SHA-256 of each file. For a folder that `tasks` wrote
 and list its tasks. Writes nothing.
 
   fpet-export inspect runs/lora/digits --backbone backbone.safetensors
+  fpet-export inspect my-vit/ --merge tome:r=8
   fpet-export inspect out
 """
 
@@ -23,6 +24,7 @@ and list its tasks. Writes nothing.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     arguments.add_run(parser)
+    arguments.add_stated_merge(parser)
 
 
 def run(options: argparse.Namespace, reporter: Reporter) -> Outcome:

@@ -143,6 +143,11 @@ class Checkpoint:
             return f"{self.method}: {describe(self.changes)}"
         return f"{self.method} bit={self.bit} rank={self.dim} s={self.scale:g}"
 
+    def merged(self, merge: str) -> Checkpoint:
+        """Return a run that merges otherwise; a refinement belongs to its own block."""
+        refinement = self.refinement if merge == self.merge else None
+        return dataclasses.replace(self, merge=merge, refinement=refinement)
+
     def merge_plan(self, spec: VitSpec) -> MergePlan:
         """Return where tokens merge in a network."""
         return merge_plan(spec, self.merge)

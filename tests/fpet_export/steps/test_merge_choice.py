@@ -122,7 +122,7 @@ def test_a_run_merges_where_it_is_told_to(merge: str, block: int | None) -> None
     """The refinement of the match belongs to the block that the run was trained in."""
     trained = run_of(checkpoint_of(SPEC, "lora", merge_block=2))
 
-    moved = merge_choice.merged_as(trained, merge, "--merge")
+    moved = trained.merged(merge, "--merge")
 
     assert moved.checkpoint.merge_block == block
     assert moved.checkpoint.merges_untrained == (block == 1)
@@ -134,7 +134,7 @@ def test_a_run_merges_where_it_is_told_to(merge: str, block: int | None) -> None
 
 def test_a_block_that_is_not_there_is_refused() -> None:
     with pytest.raises(UsageError, match="'fpet@4' is no block of 0 to 3"):
-        merge_choice.merged_as(run_of(checkpoint_of(SPEC, "lora")), "fpet@4", "--merge")
+        run_of(checkpoint_of(SPEC, "lora")).merged("fpet@4", "--merge")
 
 
 @pytest.mark.parametrize(

@@ -111,3 +111,20 @@ def test_a_run_without_a_backbone_says_which_it_wants(exported: Exported) -> Non
     assert done.error()["class"] == "CheckpointError"
     assert "vit_test_patch4_16" in done.error()["what"]
     assert "--backbone" in done.error()["fix"]
+
+
+def test_tokens_of_another_merge_are_known_before_an_export(exported: Exported) -> None:
+    done = call("inspect", *exported.words, "--merge", "tome:r=3", "--json")
+
+    document = done.document()
+    assert document["tokens"] == [14, 11, 11]
+    assert document["facts"]["merge"] == {"value": "tome:r=3", "source": "--merge"}
+    assert "merge block" not in document["facts"]
+    assert "--merge tome:r=3" in call("inspect", *exported.words, "--merge", "tome:r=3").err
+
+
+def test_inspect_searches_for_no_merge(exported: Exported) -> None:
+    done = call("inspect", *exported.words, "--merge", "auto")
+
+    assert done.code == 2
+    assert "search with export or deploy" in done.err
