@@ -27,6 +27,8 @@ from fpet_export.graph.options import FreezeOptions
 from fpet_export.model import reference
 from fpet_export.model.adapt import adapt
 from fpet_export.model.bottleneck import Bottleneck
+from fpet_export.model.checkpoints.convpass import Convpass
+from fpet_export.model.checkpoints.dyt import MlpGate
 from fpet_export.model.edits import (
     Added,
     Affine,
@@ -37,10 +39,12 @@ from fpet_export.model.edits import (
     InputLowRank,
     LowRank,
     Magnitude,
+    PositionShift,
     Tokens,
 )
 from fpet_export.model.fold import fold
 from fpet_export.model.gates import NormRule
+from fpet_export.model.kept import Reads
 from fpet_export.model.vit import Vit, VitSpec
 from tests.fpet_export.tiny import MEAN, STD, backbone_of, checkpoint_of, images_of, spec_of
 
@@ -59,6 +63,13 @@ def low_rank(site: str, spec: VitSpec) -> LowRank:
 
 def bottleneck(spec: VitSpec) -> Bottleneck:
     return Bottleneck(draw(4, spec.width), draw(spec.width, 4, seed=1), scale=0.7)
+
+
+def convolution(spec: VitSpec, reads: Reads) -> Convpass:
+    shapes = {"down": (4, spec.width), "down_bias": (4,), "conv": (4, 4, 3, 3), "conv_bias": (4,)}
+    shapes |= {"up": (spec.width, 4), "up_bias": (spec.width,)}
+    tensors = {name: draw(*shape) for name, shape in shapes.items()}
+    return Convpass(tensors, scale=0.7, grid=spec.grid, reads=reads)
 
 
 def everywhere(make: Callable[[str], Edit], *leaves: str) -> list[Edit]:
@@ -107,12 +118,25 @@ METHODS: dict[str, Callable[[VitSpec], list[Edit]]] = {
     ],
     "gated keys": lambda s: everywhere(gated(s), "attn.q", "attn.k", "attn.v"),
     "gated values": lambda s: everywhere(gated(s), "attn.v"),
+    "gated linears": lambda s: everywhere(gated(s), "attn.proj"),
+    "gate of the MLP": lambda s: [
+        Branch(block=block, name="gate", module=MlpGate(draw(1, s.width, seed=block), draw(1)))
+        for block in range(DEPTH)
+    ],
+    "offset of the patches": lambda s: [Branch(block=None, name="adept", module=bottleneck(s))],
+    "added positions": lambda s: [PositionShift(tensor=draw(s.patches, s.width))],
+    "convolution": lambda s: [
+        Branch(block=block, name=reads, module=convolution(s, reads))
+        for block in range(DEPTH)
+        for reads in ("norm1", "norm2")
+    ],
 }  # fmt: skip
 
 CELLS = list(itertools.product(METHODS, MERGES, HEADS))
 
 REFUSED = {
     ("gated keys", MERGES[4]): "queries or keys have a gated update",
+    **{("convolution", merge): "no image is left" for merge in MERGES[1:]},
 }
 """By method and merge: why there is no such graph."""
 
@@ -139,9 +163,9 @@ def compare(stage: str, found: ModelOutputs, wanted: ModelOutputs) -> None:
 
 
 def why_not(method: str, merge: str, head: Head) -> str | None:
-    if head == "tokens" and merge != "none":
-        return "merges some of them"
-    return REFUSED.get((method, merge))
+    if (method, merge) in REFUSED:
+        return "merges some of them|" + REFUSED[method, merge]
+    return "merges some of them" if head == "tokens" and merge != "none" else None
 
 
 @pytest.mark.parametrize(("method", "merge", "head"), CELLS)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines.errors import CheckpointError
-from fpet_export.model.vit import Activation, VitSpec
+from fpet_export.model.vit import Activation, Pool, VitSpec
 
 NAME = "config.json"
 TIMM_WRAPPER = "timm_wrapper"
@@ -52,6 +52,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "clip": {**_VIT, "layer_norm_eps": 1e-5, "patch_size": 32, "hidden_act": "quick_gelu"},
     "siglip": {**_VIT, "layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh"},
 }
+_ALONE = "_vision_model"
+"""End of the `model_type` of an image tower alone, which has the keys of the tower."""
+_DEFAULTS |= {f"{kind}{_ALONE}": _DEFAULTS[kind] for kind in ("clip", "siglip")}
 """What transformers' own classes take for a key that is not there."""
 
 _TOWERS = {
@@ -72,6 +75,9 @@ _GENERATION = {
 """Keys of text generation, which transformers 4 wrote into the configuration of every tower."""
 
 _OF_TOWERS = dict.fromkeys(_TOWERS, _OF_TOWER | _GENERATION)
+_OF_TOWERS |= {
+    f"{kind}{_ALONE}": keys | {"initializer_factor"} for kind, keys in _OF_TOWERS.items()
+}
 
 _REG = "dinov2_with_registers"
 _RESAMPLES = ("dinov2", _REG)
@@ -81,8 +87,7 @@ _WITHOUT_REGISTERS = (4, 52)
 _MOST = 2**20
 """No extent of a network is larger."""
 
-_Pool = Literal["class", "mean", "class+mean", "class+dist"]
-_CLASSES: dict[str, tuple[str, _Pool]] = {
+_CLASSES: dict[str, tuple[str, Pool]] = {
     "ViTForImageClassification": ("vit", "class"),
     "ViTModel": ("vit", "class"),
     "DeiTForImageClassification": ("deit", "class"),
@@ -94,6 +99,8 @@ _CLASSES: dict[str, tuple[str, _Pool]] = {
     "Dinov2WithRegistersModel": ("dinov2_with_registers", "class+mean"),
     "CLIPForImageClassification": ("clip", "mean"),
     "SiglipForImageClassification": ("siglip", "mean"),
+    "CLIPVisionModel": ("clip_vision_model", "class"),
+    "SiglipVisionModel": ("siglip_vision_model", "attention"),
 }
 """Classes of transformers: the `model_type` they go with, and what their heads read."""
 
@@ -166,6 +173,8 @@ def read_config(path: Path) -> HfConfig:
         )
     network = document if kind not in _TOWERS else _tower(document, kind, path)
     _require_known(network, {*defaults, *_NOTES, *_OF_TOWERS.get(kind, ())}, kind, path)
+    if kind.endswith(_ALONE) and network.get("vision_use_head", True) is not True:
+        raise _wrong(path, "vision_use_head", network["vision_use_head"], "true")
     values = {key: network.get(key, default) for key, default in defaults.items()}
     return HfConfig(
         path=path,
@@ -221,7 +230,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _pool(document: Mapping[str, Any], kind: str, path: Path) -> _Pool:
+def _pool(document: Mapping[str, Any], kind: str, path: Path) -> Pool:
     """Return what the head reads, from the class that the file names."""
     named = document.get("architectures")
     one = named[0] if isinstance(named, list) and len(named) == 1 else None
@@ -250,7 +259,8 @@ def _labels(document: Mapping[str, Any], path: Path) -> object | None:
     return labels
 
 
-def _spec(values: Mapping[str, Any], kind: str, pool: _Pool, path: Path) -> VitSpec:
+def _spec(values: Mapping[str, Any], kind: str, pool: Pool, path: Path) -> VitSpec:
+    alone, kind = kind.endswith(_ALONE), kind.removesuffix(_ALONE)
     width, depth, heads = (
         _count(values, key, path)
         for key in ("hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -259,8 +269,9 @@ def _spec(values: Mapping[str, Any], kind: str, pool: _Pool, path: Path) -> VitS
         raise _wrong(path, "num_attention_heads", heads, f"a divisor of hidden_size {width}")
     if type(values["num_channels"]) is not int or values["num_channels"] != 3:
         raise _wrong(path, "num_channels", values["num_channels"], "3")
-    if values.get("use_swiglu_ffn", False) is not False:
-        raise _wrong(path, "use_swiglu_ffn", True, "false: a gated MLP is not run here")
+    gated = values.get("use_swiglu_ffn", False)
+    if type(gated) is not bool:
+        raise _wrong(path, "use_swiglu_ffn", gated, "true or false")
     if type(values["qkv_bias"]) is not bool:
         raise _wrong(path, "qkv_bias", values["qkv_bias"], "true or false")
     activation = values["hidden_act"]
@@ -294,12 +305,14 @@ def _spec(values: Mapping[str, Any], kind: str, pool: _Pool, path: Path) -> VitS
         pool=pool,
         position_covers_prefix=kind != _REG,
         norm_eps=float(epsilon),
-        activation=_ACTIVATIONS[activation],
+        activation="silu" if gated else _ACTIVATIONS[activation],
+        gated=gated,
         qkv_bias=values["qkv_bias"],
         layer_scale=kind in _RESAMPLES,
         pre_norm=kind == "clip",
         patch_bias=kind != "clip",
-        final_norm=kind != "clip",
+        pool_norm=kind == "clip" and alone,
+        final_norm=kind != "clip" or alone,
     )
 
 
@@ -310,7 +323,10 @@ def _hidden(values: Mapping[str, Any], path: Path) -> int:
     ratio = values["mlp_ratio"]
     if type(ratio) not in (int, float) or not math.isfinite(ratio) or ratio <= 0:
         raise _wrong(path, "mlp_ratio", ratio, "a number above 0")
-    return int(values["hidden_size"] * ratio)
+    hidden = int(values["hidden_size"] * ratio)
+    if values["use_swiglu_ffn"]:  # as the library: two thirds of it, in whole eights
+        return (int(hidden * 2 / 3) + 7) // 8 * 8
+    return hidden
 
 
 def _count(values: Mapping[str, Any], key: str, path: Path, least: int = 1) -> int:

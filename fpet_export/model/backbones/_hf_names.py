@@ -61,6 +61,30 @@ _TOKENS = {
     "embeddings.position_embeddings": "pos_embed",
     "embeddings.position_embedding.weight": "pos_embed",
 }
+_GATED = {
+    "weights_in": "fc1",
+    "weights_out": "fc2",
+    "gate_proj": "fc1_g",
+    "up_proj": "fc1_x",
+    "down_proj": "fc2",
+}
+"""Layers of a gated MLP: in files, and as version 5 has them at run time."""
+
+_POOLING = {
+    "probe": "latent",
+    "attention.in_proj_weight": "qkv.weight",
+    "attention.in_proj_bias": "qkv.bias",
+    "attention.out_proj.weight": "proj.weight",
+    "attention.out_proj.bias": "proj.bias",
+    "layernorm.weight": "norm.weight",
+    "layernorm.bias": "norm.bias",
+    "mlp.fc1.weight": "mlp.fc1.weight",
+    "mlp.fc1.bias": "mlp.fc1.bias",
+    "mlp.fc2.weight": "mlp.fc2.weight",
+    "mlp.fc2.bias": "mlp.fc2.bias",
+}
+"""Tensors of SigLIP's attention pooling."""
+
 _UNREAD = {
     "embeddings.mask_token": "of pretraining",
     "pooler.dense.weight": "of the pooler, which no classifier reads",
@@ -101,6 +125,25 @@ def name_of(tensor: str) -> str | None:
         return None
     prefix = "patch_embed.proj" if site == "patch_embed" else site
     return f"{prefix}.{_LEAVES[leaf]}"
+
+
+def name_in_gated(tensor: str) -> str | None:
+    """Return timm's name of a tensor of a gated MLP; None of every other one."""
+    for path in (tensor, *_unwrapped(tensor)):
+        block = _BLOCK.fullmatch(path)
+        layer, _, leaf = block[2].removeprefix("mlp.").partition(".") if block else ("", "", "")
+        if block and layer in _GATED and leaf in ("weight", "bias"):
+            return f"blocks.{int(block[1])}.mlp.{_GATED[layer]}.{leaf}"
+    return None
+
+
+def name_in_pooling(tensor: str) -> str | None:
+    """Return the name of a tensor of the attention pooling, with q, k and v in one; else None."""
+    for path in (tensor, *_unwrapped(tensor)):
+        name = _POOLING.get(path.removeprefix("head."))
+        if name is not None and path.startswith("head."):
+            return f"attn_pool.{name}"
+    return None
 
 
 def unread(tensor: str) -> str | None:

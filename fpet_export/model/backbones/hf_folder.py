@@ -1,9 +1,9 @@
 """A folder of Hugging Face's transformers: `config.json` and the weights beside it.
 
 ViT, DeiT (with one head or with a teacher's second), DINOv2 with and without registers, and the
-image classifiers of CLIP and SigLIP. Names of both generations become timm's, see `_hf_names`; q, k
-and v are joined. Every tensor is read exactly once, belongs to what the classifier does not read
-(which `inspect` says), or is refused by name.
+image classifiers and image towers of CLIP and SigLIP. Names of both generations become timm's, see
+`_hf_names`; q, k and v are joined. Every tensor is read exactly once, belongs to what the
+classifier does not read (which `inspect` says), or is refused by name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fpet_export.model.backbones import (
 from fpet_export.model.backbones._hf_config import HfConfig
 from fpet_export.model.backbones._hidden_facts import POOLS
 from fpet_export.model.backbones._labels import labels_of
-from fpet_export.model.backbones._names import check_weights, some
+from fpet_export.model.backbones._names import check_weights, plainly_named, some
 from fpet_export.model.facts import Fact, reconcile
 from fpet_export.model.vit import VitSpec
 
@@ -199,7 +199,7 @@ def _translated(tensors: Tensors, spec: VitSpec, *, where: str) -> tuple[Tensors
     unknown: list[str] = []
     left_out: list[str] = []
     for tensor in tensors:
-        name = _hf_names.name_of(tensor)
+        name = _name_of(tensor, spec)
         if name in ("norm.weight", "norm.bias") and not spec.final_norm:
             left_out.append(tensor)
         elif name is None:
@@ -223,10 +223,34 @@ def _translated(tensors: Tensors, spec: VitSpec, *, where: str) -> tuple[Tensors
     for block in range(spec.depth):
         for leaf in ("weight", "bias") if spec.qkv_bias else ("weight",):
             _join(weights, f"blocks.{block}.attn", leaf, spec.width, where=where)
+    _split_pooling(weights, spec)
+    weights = plainly_named(weights)
     for name, dimensions in (("cls_token", 3), ("pos_embed", 3)):
         if name in weights and weights[name].ndim < dimensions:  # CLIP's have fewer
             weights[name] = weights[name].reshape(1, -1, weights[name].shape[-1])
     return weights, sorted(left_out)
+
+
+def _name_of(tensor: str, spec: VitSpec) -> str | None:
+    """Return timm's name of a tensor of this network; None if it has none."""
+    name = _hf_names.name_of(tensor)
+    if spec.gated and name is None:
+        return _hf_names.name_in_gated(tensor)
+    if spec.pool == "attention" and name is None:
+        return _hf_names.name_in_pooling(tensor)
+    if spec.pool_norm and name in ("norm.weight", "norm.bias"):
+        return f"fc_{name}"
+    return name
+
+
+def _split_pooling(weights: Tensors, spec: VitSpec) -> None:
+    """Cut q, k and v of the attention pooling into q and kv, as timm has them."""
+    for leaf in ("weight", "bias"):
+        packed = weights.get(f"attn_pool.qkv.{leaf}")
+        if packed is not None and len(packed) == 3 * spec.width:
+            del weights[f"attn_pool.qkv.{leaf}"]
+            weights[f"attn_pool.q.{leaf}"] = packed[: spec.width]
+            weights[f"attn_pool.kv.{leaf}"] = packed[spec.width :]
 
 
 def _join(weights: Tensors, attention: str, leaf: str, width: int, *, where: str) -> None:
@@ -288,7 +312,8 @@ def _agreed(
         if options.pool not in POOLS:
             raise UsageError(f"pool is {options.pool!r}", where="--pool", fix="give token or avg")
         chosen: Any = POOLS[options.pool]
-        if options.head == "features" and "head.weight" not in weights:
+        chooses = "cls" in spec.prefix and spec.pool != "attention" and not spec.pool_norm
+        if options.head == "features" and "head.weight" not in weights and chooses:
             spec = dataclasses.replace(spec, pool=chosen)  # no classifier has settled it
         said["--pool"] = (chosen, spec.pool)
     if options.run_pool is not None:

@@ -121,8 +121,8 @@ class Checkpoint:
             raise CheckpointError(
                 f"{backbone.source} has no head (head.weight), so it classifies nothing",
                 where=self.name,
-                fix="give the file of the fine-tuned model; or export what a head would read: "
-                "--head features, or --head tokens for all patches",
+                fix="give the file of the fine-tuned model (--backbone is for a backbone); or "
+                "export what a head reads: --head features, or --head tokens for all patches",
             )
         facts, labels = self.facts, backbone.labels
         if labels is not None:

@@ -11,19 +11,21 @@ import dataclasses
 import sys
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 import engines
 import fpet_export
 from engines.imaging.images import to_input
+from engines.manifest import Head
 
 LIMIT = 1e-5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Largest difference of the logits, over the largest logit of the library.
+    """Largest difference of the answers, over the largest number that the library gives.
 
     Attributes:
         read: Of the model as it was read, in float64.
@@ -41,17 +43,19 @@ class Difference:
 
 def difference(folder: Path, scratch: Path) -> Difference:
     """Return how far the model in a folder is from its `expected.npz`."""
+    read = written = 0.0
     with np.load(folder / "expected.npz") as expected:
-        pixels, logits = expected["images"], expected["logits"]
-    run = fpet_export.load(folder)
-    frozen = run.fold().freeze(batch=len(pixels))
-    graph = frozen.to_onnx(scratch / f"{folder.name}.onnx")
-    with engines.open(graph) as engine:
-        answered = engine.run({"images": to_input(pixels, frozen.preprocessing)})
-    return Difference(
-        read=_relative(run.outputs(pixels).logits, logits),
-        graph=_relative(answered["logits"], logits),
-    )
+        pixels = expected["images"]
+        wanted = {head: expected[head] for head in get_args(Head) if head in expected.files}
+    for head, answers in wanted.items():
+        run = fpet_export.load(folder, head=head)
+        frozen = run.fold().freeze(batch=len(pixels))
+        graph = frozen.to_onnx(scratch / f"{folder.name}-{head}.onnx")
+        with engines.open(graph) as engine:
+            answered = engine.run({"images": to_input(pixels, frozen.preprocessing)})
+        read = max(read, _relative(run.outputs(pixels).logits, answers))
+        written = max(written, _relative(answered[head], answers))
+    return Difference(read=read, graph=written)
 
 
 def _relative(found: np.ndarray, wanted: np.ndarray) -> float:

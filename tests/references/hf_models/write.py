@@ -12,7 +12,7 @@ import importlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import PIL.Image
@@ -108,6 +108,16 @@ KINDS = (
     Kind(name="siglip", **_SIGLIP, processor="SiglipImageProcessor"),
     Kind(name="dinov2-registers", **_REGISTERS, **_CROPPED),
     Kind(name="dinov2-registers-resampled", **_REGISTERS, **_CROPPED, changes={"image_size": 28}),
+    Kind(name="dinov2-gated", **_DINO, **_CROPPED, changes={"use_swiglu_ffn": True}),
+    Kind(
+        name="dinov2-gated-runtime-names",
+        **_DINO,
+        **_CROPPED,
+        changes={"use_swiglu_ffn": True},
+        layout="runtime",
+    ),
+    Kind(name="siglip-vision", config="SiglipVisionConfig", model="SiglipVisionModel"),
+    Kind(name="clip-vision", config="CLIPVisionConfig", model="CLIPVisionModel"),
 )
 
 
@@ -130,7 +140,9 @@ def write(kind: Kind, folder: Path, seed: int = 0) -> None:
     fields = sizes | kind.changes
     if kind.config in ("CLIPConfig", "SiglipConfig"):
         fields = {"vision_config": fields, "text_config": TEXT}
-    config = getattr(transformers, kind.config)(**fields | labels)
+    if "Vision" not in kind.model:
+        fields |= labels
+    config = getattr(transformers, kind.config)(**fields)
     model = getattr(transformers, kind.model)(config).eval()
     for parameter in model.parameters():  # neither a norm nor a bias stays neutral
         parameter.data += 0.2 * torch.randn_like(parameter)
@@ -148,7 +160,7 @@ def write(kind: Kind, folder: Path, seed: int = 0) -> None:
     np.savez(
         folder / "expected.npz",
         images=pixels,
-        logits=logits_of(model, pixels),
+        **cast("dict[str, Any]", answers_of(model, pixels)),
         prepared=255 * prepared["pixel_values"][0].transpose(1, 2, 0),
     )
 
@@ -177,12 +189,19 @@ def save(model: Any, layout: str, folder: Path) -> None:
         path.unlink()
 
 
-def logits_of(model: Any, pixels: np.ndarray) -> np.ndarray:
-    """Return the library's logits (I, K) in float64 of (I, side, side, 3) pixels."""
+def answers_of(model: Any, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what the library gives in float64 for (I, side, side, 3) pixels, by its name here.
+
+    Logits (I, K); of a tower without a classifier its features (I, C) and tokens (I, P, C).
+    """
     images = torch.from_numpy(pixels).double().permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
-        found: np.ndarray = model.double()((images - 0.5) / 0.5).logits.numpy()
-    return found
+        found = model.double()((images - 0.5) / 0.5)
+    if hasattr(found, "logits"):
+        return {"logits": found.logits.numpy()}
+    prefix = int("CLIP" in type(model).__name__)
+    tokens = found.last_hidden_state[:, prefix:]
+    return {"features": found.pooler_output.numpy(), "tokens": tokens.numpy()}
 
 
 def main() -> None:

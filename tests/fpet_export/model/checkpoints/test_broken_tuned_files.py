@@ -16,6 +16,7 @@ from tests.fpet_export.model.checkpoints import (
     test_adaptformer_model,
     test_adept,
     test_consolidator,
+    test_convpass,
     test_dyt,
     test_fact,
     test_loralib,
@@ -73,6 +74,7 @@ KINDS = {
         brings_backbone=True,
     ),
     "noah": Kind(test_noah.whole, {"config": {"RETRAIN": test_noah.USED}}, brings_backbone=True),
+    "convpass": Kind(lambda: test_convpass.tuned() | head(), {"scale": 1.0}),
     "dyt": Kind(lambda: test_dyt.tuned() | head(), {"scale": 1.0}),
     "adept": Kind(
         lambda: test_adept.tuned("adept") | head(), {}, any_length=frozenset({"adept.prompt"})

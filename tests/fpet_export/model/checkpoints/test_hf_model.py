@@ -375,10 +375,41 @@ def test_a_model_without_a_head_is_a_backbone_alone(vit: Path) -> None:
     assert "pooler.dense.weight" in run.facts()["backbone left out"].value
 
 
-def test_a_gated_mlp_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_gated_mlp_must_be_in_the_tensors_too(tmp_path: Path) -> None:
     folder = copied("dinov2", tmp_path)
     change(folder, use_swiglu_ffn=True)
-    refused(CheckpointError, lambda: fpet_export.load(folder), "use_swiglu_ffn", "gated")
+    refused(CheckpointError, lambda: fpet_export.load(folder), "misshapen", "mlp.fc1")
+    change(folder, use_swiglu_ffn="yes")
+    refused(CheckpointError, lambda: fpet_export.load(folder), "use_swiglu_ffn", "true or false")
+
+    gated = copied("dinov2-gated", tmp_path)
+    change(gated, use_swiglu_ffn=False)
+    refused(CheckpointError, lambda: fpet_export.load(gated), "weights_in", "none of this network")
+
+
+@pytest.mark.parametrize("kind", ["siglip-vision", "clip-vision"])
+def test_an_image_tower_gives_no_logits(kind: str, tmp_path: Path) -> None:
+    folder = copied(kind, tmp_path)
+    refused(CheckpointError, lambda: fpet_export.load(folder), "no head", "--head features")
+    refused(
+        CheckpointError, lambda: fpet_export.load(folder, head="features", pool="avg"), "--pool"
+    )
+
+
+def test_the_pooling_of_a_tower_is_read_strictly(tmp_path: Path) -> None:
+    folder = copied("siglip-vision", tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    path = folder / "model.safetensors"
+    for lost in [name for name in tensors if name.startswith("head.")]:
+        rest = {name: tensor for name, tensor in tensors.items() if name != lost}
+        save_file(rest, path, metadata={"format": "pt"})
+        refused(CheckpointError, lambda: fpet_export.load(folder, head="features"), "attn_pool")
+    cut = tensors | {"head.attention.in_proj_weight": torch.zeros(40, 16)}
+    save_file(cut, path, metadata={"format": "pt"})
+    refused(CheckpointError, lambda: fpet_export.load(folder, head="features"), "attn_pool")
+    save_file(tensors, path, metadata={"format": "pt"})
+    change(folder, vision_use_head=False)
+    refused(CheckpointError, lambda: fpet_export.load(folder, head="tokens"), "vision_use_head")
 
 
 QUERY = "vit.encoder.layer.0.attention.attention.query.weight"
