@@ -10,7 +10,6 @@ from engines.commands import command
 from engines.manifest import Manifest
 from engines.precisions import FP16
 from engines.tasks.folder import check_folder
-from fpet_export.model.merge_plan import block_of
 from fpet_export.reporter import Reporter
 from fpet_export.steps import next_commands
 
@@ -196,7 +195,7 @@ def _task(task: Task, manifest: Manifest) -> TaskFacts:
         scale=model.scale,
         classes=task.classes,
         labels=list(task.labels),
-        merge_block=block_of(model.merge),
+        merge_block=next(iter(model.merged_blocks), None),
         bytes=manifest.total_bytes,
         weights=manifest.weights,
         half=facts.half,
