@@ -91,7 +91,8 @@ class RunFacts(Request):
         qkv_slots: Which of q, k and v loralib's MergedLinear updates.
         config: The run's YAML.
         heads: Attention heads of the backbone.
-        image: Input height and width in pixels, for a grid that is not square.
+        image: Input height and width in pixels: of a grid that is not square, or another size, to
+            which positions are resampled.
         pool: What the head reads: the class token, or the mean over the patches.
         arch: timm's name of the architecture, of weights beside which nothing says it.
         weights: Which set of a file that holds several: "raw", "ema", "teacher" or "student".

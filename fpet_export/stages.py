@@ -415,7 +415,8 @@ def load(
         merge_block: 0-based block after whose attention tokens merge, or "none", likewise.
         config: The run's YAML.
         heads: Attention heads of a backbone whose file does not say.
-        image: (height, width) of a backbone whose patch grid is not square.
+        image: (height, width) of a backbone whose patch grid is not square, or of other images, to
+            which its positions are resampled.
         pool: What the head reads, the class token or the mean over patches, likewise.
         arch: timm's name of the architecture of weights beside which no `config.json` says it.
         weights: Which set of weights ("raw", "ema", "teacher", "student"), in a file of several.

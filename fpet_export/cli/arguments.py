@@ -63,7 +63,11 @@ def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None
     group.add_argument("--config", type=Path, metavar="YAML", help="the run's configuration")
     group.add_argument("--heads", type=int, help="attention heads of the backbone")
     group.add_argument(
-        "--image", type=_size, metavar="HxW", help="input size, for a grid that is not square"
+        "--image",
+        type=_size,
+        metavar="HxW",
+        help="input size: of a grid that is not square, or another one, to which positions are "
+        "resampled",
     )
     group.add_argument(
         "--pool",

@@ -28,7 +28,7 @@ class BackboneOptions:
 
     Attributes:
         heads: Attention heads.
-        image: (height, width) of the input, for grids that are not square.
+        image: (height, width) of the input: of a grid that is not square, or to resample to.
         pool: What the head reads: the class token, or the mean over patches.
         weights: Which set of weights, in a file that holds several.
         head_width: Gives, for a depth and a token width, the width of one head as another file
@@ -40,6 +40,7 @@ class BackboneOptions:
             lies beside the backbone does not matter.
         within: How the network's own tensors lie in a file that holds a run's, too.
         head: What the network is to give.
+        resamples: Whether positions may be resampled for another `image` as timm does.
     """
 
     heads: int | None = None
@@ -53,6 +54,7 @@ class BackboneOptions:
     own_pixels: bool = False
     within: Within | None = None
     head: Head = "logits"
+    resamples: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

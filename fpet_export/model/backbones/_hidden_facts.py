@@ -137,7 +137,10 @@ def image_of(
     *,
     where: str,
 ) -> tuple[Fact[tuple[int, int]], bool]:
-    """Return the image size with its source, and whether the positions cover the prefix.
+    """Return the size that the positions are for, and whether they cover the prefix.
+
+    That is what a configuration says. Where none does, it is `--image` if the rows fit that, else
+    a square; to another `--image` the positions are resampled, see `_positions`.
 
     Args:
         seen: What the tensors show; its image is not read.
@@ -147,31 +150,32 @@ def image_of(
         where: Whom to name in an error.
     """
     patch, prefix = seen.patch, len(seen.prefix)
+    ways = (True, False) if named is None else (named.value.position_covers_prefix,)
     claims: list[Fact[tuple[int, int]]] = []
-    if options.image is not None:
-        claims.append(Fact(options.image, "--image"))
     if named is not None:
         claims.append(Fact(named.value.image, f"img_size in {named.source}"))
-    said = reconcile("the image size", claims, where=where)
-    if said is not None:
+    if options.image is not None and (named is None or named.source.startswith("--")):
+        claims.append(Fact(options.image, "--image"))
+    for said in claims:
         height, width = said.value
         rows, columns = height // patch[0], width // patch[1]
         fits = height % patch[0] == 0 and width % patch[1] == 0
-        ways = (True, False) if named is None else (named.value.position_covers_prefix,)
         for covers in ways:
             if fits and rows * columns + (prefix if covers else 0) == positions:
                 return said, covers
+    if named is not None and (options.image is None or not named.source.startswith("--")):
+        height, width = named.value.image
         raise CheckpointError(
-            f"an image of {height}x{width} according to {said.source} gives {rows * columns} "
-            f"patches of {patch[0]}x{patch[1]} and {prefix} prefix tokens"
-            f"{'' if ways[0] else ' without positions (no_embed_class)'}; pos_embed has "
-            f"{positions} rows",
+            f"an image of {height}x{width} according to img_size in {named.source} gives "
+            f"{height // patch[0] * (width // patch[1])} patches of {patch[0]}x{patch[1]} and "
+            f"{prefix} prefix tokens{'' if ways[0] else ' without positions (no_embed_class)'}; "
+            f"pos_embed has {positions} rows",
             where=where,
-            fix="correct --image HxW to the size the run was trained with"
-            if options.image is not None
-            else f"correct {said.source}, or find the file that belongs to it",
+            fix="name another architecture; or state the size the weights are for: --image HxW"
+            if named.source.startswith("--")
+            else f"correct img_size in {named.source}, or find the file that belongs to it",
         )
-    for covers in (True, False):
+    for covers in ways:
         side = math.isqrt(max(positions - (prefix if covers else 0), 0))
         if side and side * side == positions - (prefix if covers else 0):
             image = (side * patch[0], side * patch[1])

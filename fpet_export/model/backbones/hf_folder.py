@@ -288,10 +288,18 @@ def _image(config: HfConfig, folder: Path, options: BackboneOptions) -> Fact[tup
             fix="fetch preprocessor_config.json into the folder, or add --image HxW, for example "
             f"--image {height}x{width}",
         )
-    if not config.resamples:
+    asked = options.image is not None and options.image != own.value
+    if not config.resamples and not asked:
         claims.append(own)
     fact = reconcile("the image size", claims, where=str(folder))
     assert fact is not None, "the configuration has one"
+    if asked and config.spec.grid[0] != config.spec.grid[1]:
+        raise CheckpointError(
+            f"--image says {fact.value[0]}x{fact.value[1]}, and transformers' code reads the "
+            f"positions of {own.value[0]}x{own.value[1]} as a square when it resamples them",
+            where=str(folder),
+            fix="leave --image out",
+        )
     if any(side % patch for side, patch in zip(fact.value, config.spec.patch, strict=True)):
         raise CheckpointError(
             f"images of {fact.value[0]}x{fact.value[1]} according to {fact.source} are no whole "
@@ -299,6 +307,10 @@ def _image(config: HfConfig, folder: Path, options: BackboneOptions) -> Fact[tup
             where=str(folder),
             fix="correct it to the size the model was trained with",
         )
+    if asked and not config.resamples:
+        how = "resampled as interpolate_pos_encoding=True does"
+        source = f"{fact.source}; the positions of {own.value[0]}x{own.value[1]} are {how}"
+        return Fact(fact.value, source)
     return fact
 
 

@@ -19,6 +19,7 @@ from engines.errors import CheckpointError
 from fpet_export.model import torch_files
 from fpet_export.model.backbones import Backbone, BackboneOptions, _stated_pixels
 from fpet_export.model.backbones._names import check_weights, spec_from_names
+from fpet_export.model.backbones._positions import for_image
 from fpet_export.model.facts import Fact
 
 FloatArray = NDArray[np.floating]
@@ -67,16 +68,19 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     facts |= {
         name: Fact(facts[name].value, release) for name in ("pool", "activation", "norm epsilon")
     }
+    weights, spec, resampled = for_image(
+        check_weights(weights, spec, where=str(path)), spec, options, where=path.name
+    )
     prepared, source, others, resize = _stated_pixels.of_file(path, spec.image, None, options)
     return Backbone(
         spec=spec,
-        weights=check_weights(weights, spec, where=str(path)),
+        weights=weights,
         source=path.name,
         quality="trained",
         preprocessing=prepared,
         normalisation=source,
         files=(path, *others),
-        facts=facts | resize,
+        facts=facts | resampled | resize,
     )
 
 

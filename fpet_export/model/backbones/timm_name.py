@@ -10,6 +10,7 @@ from engines.errors import MissingDependencyError
 from engines.registry import import_or_explain
 from fpet_export.model.backbones import Backbone, BackboneOptions, _timm_module
 from fpet_export.model.backbones._names import check_weights, plainly_named, spec_from_names
+from fpet_export.model.backbones._positions import for_image
 from fpet_export.model.backbones._stated_pixels import Stated, applied, of_timm
 from fpet_export.model.facts import Fact
 
@@ -46,15 +47,18 @@ def of_model(model: torch.nn.Module, text: str, options: BackboneOptions) -> Bac
     named = Fact(_timm_module.spec_of(model, where=text), "timm")
     weights = plainly_named(model.state_dict())
     spec, facts = spec_from_names(weights, options, where=text, named=named)
+    weights, spec, resampled = for_image(
+        check_weights(weights, spec, where=text), spec, options, where=text
+    )
     stated: Stated = {}
     if not options.own_pixels:
         stated = of_timm(cast("dict[str, Any]", model.pretrained_cfg), where=text)
     return Backbone(
         spec=spec,
-        weights=check_weights(weights, spec, where=text),
+        weights=weights,
         source=text,
         quality="trained",
         preprocessing=applied(stated, spec.image),
         normalisation=f"timm's configuration of {text}" if "mean and std" in stated else None,
-        facts=facts,
+        facts=facts | resampled,
     )

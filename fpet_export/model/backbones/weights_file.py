@@ -27,6 +27,7 @@ from fpet_export.model.backbones._names import (
     require_vit,
     spec_from_names,
 )
+from fpet_export.model.backbones._positions import for_image
 from fpet_export.model.facts import Fact, reconcile
 from fpet_export.model.vit import VitSpec
 
@@ -53,7 +54,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     if of_torchvision:
         weights = _torchvision_names.translated(weights, where=str(path))
         facts["names"] = Fact("torchvision's", path.name)
-        options = dataclasses.replace(options, run_pool=_torchvision_names.POOL)
+        options = dataclasses.replace(options, run_pool=_torchvision_names.POOL, resamples=False)
     for name in _TRAINING_ONLY:
         if weights.pop(name, None) is not None:
             facts["left out"] = Fact(name, "a tensor of pretraining that no inference reads")
@@ -77,16 +78,19 @@ def read(text: str, options: BackboneOptions) -> Backbone:
             config.labels.value, spec.classes, key=config.labels.source, where=str(config.path)
         )
         facts |= said
+    weights, spec, resampled = for_image(
+        check_weights(weights, spec, where=str(path)), spec, options, where=path.name
+    )
     prepared, source, others, resize = _stated_pixels.of_file(path, spec.image, config, options)
     return Backbone(
         spec=spec,
-        weights=check_weights(weights, spec, where=str(path)),
+        weights=weights,
         source=path.name,
         quality="trained",
         preprocessing=prepared,
         normalisation=source,
         files=(path, *([config.path] if config else []), *others),
-        facts=facts | decided | resize,
+        facts=facts | decided | resampled | resize,
         names=found.names,
         labels=labels,
     )
@@ -113,8 +117,6 @@ def _named(
     head = weights.get("head.weight")
     if head is not None and head.ndim == 2:
         arguments.setdefault("num_classes", len(head))
-    if options.image is not None and own is None:
-        arguments["img_size"] = options.image
     if options.pool is not None and own is None:
         arguments |= {"global_pool": options.pool, "fc_norm": "fc_norm.weight" in weights}
     _timm_module.check_name(fact.value, where=source)

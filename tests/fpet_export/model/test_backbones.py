@@ -14,7 +14,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from engines.errors import CheckpointError, FpetError
+from engines.errors import CheckpointError, FpetError, UsageError
 from fpet_export.model import backbones
 from fpet_export.model.backbones import BackboneOptions, random_weights, timm_name
 from fpet_export.model.backbones._timm_module import spec_of as spec_of_timm
@@ -218,16 +218,12 @@ def test_a_grid_that_is_not_square_is_taken_from_the_option(
     assert found.spec.image == image
 
 
-@pytest.mark.parametrize("image", [(16, 20), (15, 16), (0, 0)])
-def test_an_image_size_that_does_not_fit_is_refused(
+@pytest.mark.parametrize("image", [(15, 16), (16, 2), (0, 0)])
+def test_images_of_no_whole_number_of_patches_are_refused(
     image: tuple[int, int], tiny: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    refused(
-        written(tmp_path, tiny),
-        "17 rows",
-        "--image",
-        options=BackboneOptions(heads=2, pool="token", image=image),
-    )
+    with pytest.raises(UsageError, match="no whole number of patches of 4x4"):
+        backbones.read(written(tmp_path, tiny), BackboneOptions(heads=2, pool="token", image=image))
 
 
 def write_config(folder: Path, **changes: Any) -> None:

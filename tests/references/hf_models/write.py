@@ -59,6 +59,11 @@ class Kind:
     processor: str = "ViTImageProcessor"
     size: dict[str, int] | None = None
 
+    @property
+    def asked(self) -> dict[str, bool]:
+        """What the library is told where it resamples positions on request alone."""
+        return {} if self.images == SIDE else {"interpolate_pos_encoding": True}
+
 
 _VIT: dict[str, Any] = {"config": "ViTConfig", "model": "ViTForImageClassification"}
 _SQUASHED: dict[str, Any] = {
@@ -116,6 +121,7 @@ KINDS = (
         changes={"use_swiglu_ffn": True},
         layout="runtime",
     ),
+    Kind(name="vit-asked", **_VIT, images=24),
     Kind(name="siglip-vision", config="SiglipVisionConfig", model="SiglipVisionModel"),
     Kind(name="clip-vision", config="CLIPVisionConfig", model="CLIPVisionModel"),
 )
@@ -160,7 +166,7 @@ def write(kind: Kind, folder: Path, seed: int = 0) -> None:
     np.savez(
         folder / "expected.npz",
         images=pixels,
-        **cast("dict[str, Any]", answers_of(model, pixels)),
+        **cast("dict[str, Any]", answers_of(model, pixels, **kind.asked)),
         prepared=255 * prepared["pixel_values"][0].transpose(1, 2, 0),
     )
 
@@ -189,14 +195,14 @@ def save(model: Any, layout: str, folder: Path) -> None:
         path.unlink()
 
 
-def answers_of(model: Any, pixels: np.ndarray) -> dict[str, np.ndarray]:
+def answers_of(model: Any, pixels: np.ndarray, **asked: bool) -> dict[str, np.ndarray]:
     """Return what the library gives in float64 for (I, side, side, 3) pixels, by its name here.
 
     Logits (I, K); of a tower without a classifier its features (I, C) and tokens (I, P, C).
     """
     images = torch.from_numpy(pixels).double().permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
-        found = model.double()((images - 0.5) / 0.5)
+        found = model.double()((images - 0.5) / 0.5, **asked)
     if hasattr(found, "logits"):
         return {"logits": found.logits.numpy()}
     prefix = int("CLIP" in type(model).__name__)

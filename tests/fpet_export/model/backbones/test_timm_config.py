@@ -263,7 +263,6 @@ def test_a_file_without_a_head_may_come_from_any(tmp_path: Path) -> None:
     [
         (BackboneOptions(heads=4), ("heads", "--heads", "config.json")),
         (BackboneOptions(pool="avg"), ("--pool", "config.json")),
-        (BackboneOptions(image=(32, 128)), ("--image", "config.json")),
     ],
 )
 def test_options_and_configuration_must_agree(

@@ -447,7 +447,7 @@ def test_tensors_of_another_model_are_refused(
         ({"heads": 4}, ("--heads", "4", "2")),
         ({"pool": "avg"}, ("--pool", "mean", "class")),
         ({"arch": "vit_base_patch16_224"}, ("--arch", "vit_base_patch16_224")),
-        ({"image": (24, 24)}, ("--image", "(24, 24)")),
+        ({"image": (24, 24)}, ("--image", "(24, 24)", "size in preprocessor_config.json")),
     ],
     ids=str,
 )
