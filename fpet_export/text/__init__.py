@@ -1,0 +1,1 @@
+"""Encoders of text whose input embeddings were tuned, in Python alone; needs `fpet-export[hf]`."""
