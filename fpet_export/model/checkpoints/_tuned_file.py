@@ -180,6 +180,20 @@ class TunedFile(abc.ABC):
             )
         return tensor.shape[axis]
 
+    def require_class_token(self, spec: VitSpec, why: str) -> None:
+        """Refuse a network with other tokens in front of the patches than the class token.
+
+        Raises:
+            CheckpointError: It has others, or none.
+        """
+        if spec.prefix != ("cls",):
+            raise CheckpointError(
+                f"the tokens in front of the patches are {' '.join(spec.prefix) or 'none'}, wanted "
+                f"the class token alone, {why}",
+                where=str(self.path),
+                fix="give the backbone the run was trained on: --backbone FILE",
+            )
+
     def shown(self, field: str, value: int) -> Fact[int]:
         """Return a number that the tensors show.
 

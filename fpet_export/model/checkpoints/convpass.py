@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engines.errors import CheckpointError
 from fpet_export.model.checkpoints import Hints
 from fpet_export.model.checkpoints._contents import is_marked
 from fpet_export.model.checkpoints._read_tuned import read_tuned
@@ -66,13 +65,7 @@ class ConvpassRun(TunedFile):
         Raises:
             CheckpointError: The network has other tokens in front of the patches than Convpass's.
         """
-        if spec.prefix != ("cls",):
-            raise CheckpointError(
-                f"the tokens in front of the patches are {' '.join(spec.prefix) or 'none'}, wanted "
-                "the class token alone, which is convolved as an image of one patch",
-                where=str(self.path),
-                fix="give the backbone the run was trained on: --backbone FILE",
-            )
+        self.require_class_token(spec, "which is convolved as an image of one patch")
         rank = self._width()
         return {
             f"blocks.{block}.{branch}.adapter_{name}": shape

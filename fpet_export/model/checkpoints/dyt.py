@@ -17,7 +17,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engines.errors import CheckpointError
 from fpet_export.model.bottleneck import Bottleneck
 from fpet_export.model.checkpoints import Hints, _contents
 from fpet_export.model.checkpoints._read_tuned import read_tuned
@@ -74,13 +73,7 @@ class Dyt(TunedFile):
         Raises:
             CheckpointError: The network has other tokens in front of the patches than DyT's.
         """
-        if spec.prefix != ("cls",):
-            raise CheckpointError(
-                f"the tokens in front of the patches are {' '.join(spec.prefix) or 'none'}, wanted "
-                "the class token alone, whose gate is always open",
-                where=str(self.path),
-                fix="give the backbone the run was trained on: --backbone FILE",
-            )
+        self.require_class_token(spec, "whose gate is always open")
         rank = self._width()
         shapes: Shapes = {}
         for block in range(spec.depth):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 
 import fpet_export
 from tests.fpet_export.command_line import call
@@ -104,6 +105,15 @@ def test_a_whole_model_is_its_own_backbone(tmp_path: Path) -> None:
         assert formats(path) == ["dyt"]
         run = fpet_export.load(path, scale=SCALE, **SAID)
         proven(run, wanted(), tmp_path / str(len(network)), stay=2 * SPEC.depth)
+
+
+def test_a_network_with_another_token_in_front_is_refused(tmp_path: Path) -> None:
+    said = write(tmp_path)
+    own = backbone()
+    positions = torch.cat([own["pos_embed"][:, :1], own["pos_embed"]], dim=1)
+    more = {"reg_token": own["cls_token"].clone(), "pos_embed": positions}
+    save(said["backbone"], own | more)
+    refused(said.pop("run"), "cls reg", "class token alone", **said)
 
 
 def test_the_scale_is_asked_for(tmp_path: Path) -> None:
