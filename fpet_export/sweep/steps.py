@@ -113,7 +113,8 @@ class ReferenceStep(Step):
     @property
     def settings(self) -> Mapping[str, Any]:
         """The run and the images."""
-        return {**_keyed(self.run), **_keyed(self.images), "halved": self.halved}
+        of_images = {**_keyed(self.images), "every second image calibrates": self.halved}
+        return {**_keyed(self.run), **of_images}
 
     def perform(self, folder: Path, store: Store, reporter: Reporter) -> Found:
         """Run it over the images, and keep them with the answers."""

@@ -140,8 +140,9 @@ def _compute(
 
     from fpet_export.sweep.driving import drive
 
+    before = store.unfinished()
     drive(request, points, store, reporter, settled)
-    dead = store.unfinished()
+    dead = store.unfinished() - before
     if dead:
         reporter.step(
             "workers", f"{counted(dead, 'step')} had been begun by workers that died", passed=None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import fpet_export
 from engines.errors import FpetError
 from fpet_export.steps import measuring
 from fpet_export.sweep import grid
@@ -132,8 +133,15 @@ def test_the_same_command_again_computes_nothing(whole: tuple[Files, Done]) -> N
     )
 
     assert again.code == 0
-    assert files.began() == before
     assert again.document() == done.document()
+    run, _, backbone = files.exported.words
+    found = fpet_export.sweep_runs(
+        f"tiny={run}", out=files.out, backbone=backbone, data=str(files.images), rounds=20,
+        seconds=0, allow_noise=True, scheduler=files.scheduler, targets="cpu,openvino",
+        precisions="fp32,int8", merges="none,fpet@1",
+    )  # fmt: skip
+    assert found.to_json() == done.document()
+    assert files.began() == before
 
 
 def test_a_larger_grid_computes_what_is_new_and_says_so(files: Files) -> None:
