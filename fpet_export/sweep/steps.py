@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import numbers
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,7 +93,15 @@ class Step:
 
 def _keyed(request: Request) -> dict[str, Any]:
     fields = dataclasses.asdict(request)
-    return {name: value for name, value in fields.items() if name not in _UNKEYED}
+    return {name: _plain(value) for name, value in fields.items() if name not in _UNKEYED}
+
+
+def _plain(value: Any) -> Any:
+    """Return one form of numbers that are equal: 3 and 3.0 ask for the same."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number = float(value)
+        return int(number) if number.is_integer() else number
+    return value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
