@@ -22,7 +22,7 @@ from fpet_export.steps.float64_reference import check_labels
 from fpet_export.steps.parity_images import DEFAULT_IMAGES
 from fpet_export.steps.typing_images import DEFAULT_CALIBRATION
 from fpet_export.sweep import inputs
-from fpet_export.sweep.steps import Found
+from fpet_export.sweep.store import Found
 from fpet_export.workflow.quantize import QuantizeRequest
 
 _FILE = "reference.npz"

@@ -25,7 +25,7 @@ from fpet_export.requests import CheckImages, Request, Run
 from fpet_export.steps.runs import run_argv
 from fpet_export.steps.typing_request import typed_path
 from fpet_export.sweep import inputs
-from fpet_export.sweep.store import Store
+from fpet_export.sweep.store import Found, Store
 from fpet_export.version import __version__
 from fpet_export.workflow.bench import BenchRequest, bench
 from fpet_export.workflow.build import BuildRequest, build
@@ -34,14 +34,6 @@ from fpet_export.workflow.quantize import QuantizeRequest, quantize
 
 _UNKEYED = ("command", "out", "onnx", "artefacts", "force", "allow_noise")
 """What does not change a result: where it lies, how it is said, and what is done with noise."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a step came to: see `fpet_export.sweep.store.Record`."""
-
-    facts: dict[str, Any]
-    inputs: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,14 @@ _LEDGER, _WORK, _LOCK, _PART = "ledger.jsonl", "work", ".lock", ".part"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a step came to: see `Record`."""
+
+    facts: dict[str, Any]
+    inputs: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Failure:
     """What went wrong in a step: an error of ours, taken apart, or a bug with its traceback."""
 

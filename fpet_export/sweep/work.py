@@ -16,8 +16,8 @@ from engines.errors import FpetError
 from engines.machine.shortage import shortage
 from fpet_export.reporter import Recorder
 from fpet_export.steps.next_commands import engines_run_here
-from fpet_export.sweep.steps import Found, Step
-from fpet_export.sweep.store import Failure, Record, Store
+from fpet_export.sweep.steps import Step
+from fpet_export.sweep.store import Failure, Found, Record, Store
 from fpet_export.version import __version__
 
 State = Literal["done", "failed", "blocked"]
