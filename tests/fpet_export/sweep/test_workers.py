@@ -124,15 +124,16 @@ def test_a_killed_worker_and_ctrl_c_lose_nothing_that_was_recorded(
 
 
 @pytest.mark.slow
-def test_sixty_points_survive_twenty_kills(tmp_path: Path) -> None:
+def test_sixty_points_survive_twenty_kills(exported: Exported, tmp_path: Path) -> None:
     images, out = smooth_shard(tmp_path / "images.npz", 32), tmp_path / "sweep"
-    runs = [f"random:test_vit:{seed}" for seed in range(5)]
+    run, *backbone = exported.words
+    runs = [f"run{number}={run}" for number in range(5)]
     grid = (
-        "--targets", "cpu,openvino", "--precisions", "fp32,int8", "--merges", "none,fpet@2,fpet@4",
-        "--method", "lora", "--limit", "8", "--rounds", "20", "--seconds", "0", "--allow-noise",
+        "--targets", "cpu,openvino", "--precisions", "fp32,int8", "--merges", "none,fpet@0,fpet@1",
+        "--limit", "8", "--rounds", "20", "--seconds", "0", "--allow-noise",
     )  # fmt: skip
 
-    with sweeping(out, *runs, *grid, "--data", images) as process:
+    with sweeping(out, *runs, *backbone, *grid, "--data", images) as process:
         choice = random.Random(2)
         moments = choice.sample(range(150), 20)  # of some 170 steps
         killed = kill_workers(process, Store(out), moments, choice)
