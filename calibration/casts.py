@@ -95,6 +95,12 @@ _CHOOSING = ("/merge", "/decide")
 """Modules that choose: a rounding there changes an answer by a whole token."""
 
 
+def _chooser(node: Node) -> str | None:
+    """Return the path of the module that chooses to which a node belongs, or None."""
+    path = module_path(node)
+    return next((path[: path.index(role)] + role for role in _CHOOSING if role in path), None)
+
+
 def float32_island(graph: Graph) -> set[int]:
     """Return the ids of the nodes that stay float32.
 
@@ -103,14 +109,13 @@ def float32_island(graph: Graph) -> set[int]:
     the sizes, their logarithm.
     """
     island: set[int] = set()
-    open_nodes = [node for node in graph.nodes if node.op in _CHOICES]
+    open_nodes = [(node, _chooser(node)) for node in graph.nodes if node.op in _CHOICES]
     while open_nodes:
-        node = open_nodes.pop()
-        path = module_path(node)
-        if id(node) in island or not any(role in path for role in _CHOOSING):
+        node, chooser = open_nodes.pop()
+        if id(node) in island or chooser is None or _chooser(node) != chooser:
             continue
         island.add(id(node))
-        open_nodes += [tensor.inputs[0] for tensor in node.inputs if tensor.inputs]
+        open_nodes += [(tensor.inputs[0], chooser) for tensor in node.inputs if tensor.inputs]
     for node in graph.nodes:  # in topological order
         variables = [tensor for tensor in node.inputs if isinstance(tensor, gs.Variable)]
         if variables and all(v.inputs and id(v.inputs[0]) in island for v in variables):

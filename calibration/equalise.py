@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from calibration.roles import Linear, linears
+from calibration.roles import Linear, attentions, linears
 from calibration.table import CalibrationTable, Rewrites, Vector
 from engines import precisions
 from engines.errors import InputError
@@ -152,12 +152,34 @@ def _bias_input(linear: Linear) -> tuple[Node, int]:
 
 
 def _value_makers(graph: Graph) -> Iterator[tuple[str, Linear, Linear]]:
-    """Yield every linear whose last outputs are values, and the projection behind the mixing."""
+    """Yield every linear whose last outputs are values, and the projection behind the mixing.
+
+    Left out is one whose values are not all that is mixed (prompts stand beside them), or whose
+    outputs or whose mixed values another node reads (the gate of an update).
+    """
     by_name = {linear.name: linear for linear in linears(graph)}
+    mixed = {attention.name: attention.mix for attention in attentions(graph)}
     for name, linear in by_name.items():
-        projection = by_name.get(f"{name.rpartition('/')[0]}/proj")
-        if linear.kind in ("qkv", "key_value") and projection is not None:
+        block = name.rpartition("/")[0]
+        projection, mix = by_name.get(f"{block}/proj"), mixed.get(block)
+        if linear.kind not in ("qkv", "key_value") or projection is None or mix is None:
+            continue
+        output = _bias_input(linear)[0].outputs[0]
+        read_once = len(projection.activation.outputs) == 1
+        only_moved = all(node.op in _MOVES for node in output.outputs)
+        if read_once and only_moved and _source(mix.inputs[1]) is output:
             yield name, linear, projection
+
+
+_MOVES = ("Reshape", "Transpose", "Split", "Slice", "Gather", "Squeeze", "Unsqueeze", "Identity")
+"""Operators that only move numbers."""
+
+
+def _source(tensor: Tensor) -> Tensor:
+    """Return the tensor whose numbers these are, moved."""
+    while tensor.inputs and tensor.inputs[0].op in _MOVES:
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor
 
 
 def _norms(graph: Graph) -> Iterator[tuple[Node, list[Node]]]:
