@@ -39,14 +39,8 @@ from fpet_export.graph.options import FreezeOptions
 from fpet_export.model.gates import Decision
 from fpet_export.model.kept import BranchModule
 from fpet_export.model.mergers import FrozenMerged, MergingModule
-from fpet_export.model.vit import (
-    Block,
-    Vit,
-    VitSpec,
-    activate,
-    patch_positions,
-    prefix_tokens,
-)
+from fpet_export.model.vit import Block, Vit, activate, patch_positions, prefix_tokens
+from fpet_export.model.vit_spec import VitSpec
 
 
 class FrozenBlock(nn.Module):

@@ -17,7 +17,8 @@ from fpet_export.model.backbones._names import HEAD_NAMES, compare_shapes
 from fpet_export.model.checkpoints import Checkpoint
 from fpet_export.model.edits import Branch, Edit, Own, SiteEdit
 from fpet_export.model.merge_plan import MergePlan
-from fpet_export.model.vit import Vit, VitSpec, empty_vit
+from fpet_export.model.vit import Vit, empty_vit
+from fpet_export.model.vit_spec import VitSpec
 
 
 def adapt(backbone: Backbone, checkpoint: Checkpoint, head: Head = "logits") -> Vit:

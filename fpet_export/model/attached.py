@@ -23,7 +23,8 @@ from fpet_export.model.edits import (
     Tokens,
     Weights,
 )
-from fpet_export.model.vit import PROMPTS, Vit, VitSpec
+from fpet_export.model.vit import PROMPTS, Vit
+from fpet_export.model.vit_spec import VitSpec
 
 _THIRDS = {"q": 0, "k": 1, "v": 2}
 _ALL = slice(None)

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from engines.errors import FoldError
 from fpet_export.model.kept import BranchModule, Reads
-from fpet_export.model.vit import Activation, activate
+from fpet_export.model.vit import activate
+from fpet_export.model.vit_spec import Activation
 
 
 class Bottleneck(BranchModule):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fpet_export.model import mergers
 from fpet_export.model.kept import Extra
 from fpet_export.model.merge_plan import MergePlan
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 
 def macs(

@@ -13,7 +13,7 @@ from engines.errors import UsageError
 from engines.manifest import MergeStep
 from fpet_export.model import mergers
 from fpet_export.model.mergers import PUBLISHED
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 NOWHERE = "none"
 """What asks for no merging."""

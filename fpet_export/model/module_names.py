@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 _WRAPPERS = ("", "timm_model.")
 """What stands in front of timm's names: nothing, or Hugging Face's wrapper around timm."""

@@ -14,7 +14,8 @@ from torch.func import functional_call
 
 from engines.parity.model_outputs import ModelOutputs
 from fpet_export.model.mergers import MergingModule
-from fpet_export.model.vit import Trace, Vit
+from fpet_export.model.merging import Trace
+from fpet_export.model.vit import Vit
 
 _AT_ONCE = 8
 """Images that share one widening of the weights; more would cost memory and gain no time."""

@@ -1,8 +1,9 @@
 """The plain vision transformer: timm's weight names, written out so that layers can be attached.
 
-`VitSpec` says what the network is; `Vit` is its eval-mode forward pass. What a fine-tune changed
-takes the place of a layer (`fpet_export.model.attached.Edited`) or stands in `Block.branches`,
-token merging in `Vit.merges`. The same forward serves the plain, the adapted and the folded model.
+`Vit` is the eval-mode forward pass of the network that a `VitSpec` describes. What a fine-tune
+changed takes the place of a layer (`fpet_export.model.attached.Edited`) or stands in
+`Block.branches`, token merging in `Vit.merges`. The same forward serves the plain, the adapted and
+the folded model.
 
 Not covered, and refused by `fpet_export.model.backbones`: relative or rotary positions, and blocks
 with parallel branches.
@@ -12,242 +13,16 @@ Source: Dosovitskiy et al. 2021, eq. 1 to 4; weight names of timm's `vision_tran
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, Protocol, cast
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engines.manifest import Head
 from fpet_export.model.kept import BranchModule
-
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
-Pool = Literal["class", "mean", "class+mean", "class+dist", "attention"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VitSpec:
-    """What a vision transformer is, without its weights.
-
-    Attributes:
-        image: (height, width) of the input in pixels.
-        patch: (height, width) of a patch in pixels.
-        width: Token width C.
-        depth: Number of blocks.
-        heads: Attention heads H; the head width D is C / H.
-        hidden: Inner width of the MLP, that of what fc2 reads.
-        classes: Number of logits K; 0 where there are none.
-        prefix: Names of the tokens in front of the patches, in order: "cls", "dist", "reg",
-            "prompt"; "reg" and "prompt" once per token.
-        pool: What the head reads: the class token, the mean over patches, both of them side by
-            side ("class+mean"), class and distillation token with a head each (their logits are
-            averaged), or what one learned query attends to among the patches ("attention").
-        position_covers_prefix: Whether `pos_embed` has rows for the prefix tokens; prompts never
-            have one.
-        norm_eps: Epsilon of every LayerNorm.
-        activation: "gelu" is the exact (erf) form; "gelu_tanh" its approximation by a tanh.
-        qkv_bias: Whether the qkv projection has a bias.
-        patch_bias: Whether the patch embedding has a bias.
-        pre_norm: Whether a LayerNorm stands before the first block.
-        layer_scale: Whether each branch is multiplied by a learned vector.
-        qk_norm: Whether queries and keys go through a LayerNorm over the width of a head.
-        gated: Whether the MLP is gated: fc1 gives a gate and values, and fc2 reads
-            `activation(gate) * values` (SwiGLU with the activation "silu").
-        pool_norm: Whether the last norm stands after the pooling ("fc_norm") instead of before.
-        final_norm: Whether there is such a norm at all; the classifier of transformers' CLIP has
-            none.
-        head: What the network gives: logits; "features", which is what a head reads, pooled and
-            normalised (of two heads the mean of what both read); or "tokens", those of the patches
-            after the norm in raster order. A norm that stands behind the pooling is none of theirs.
-    """
-
-    image: tuple[int, int]
-    patch: tuple[int, int]
-    width: int
-    depth: int
-    heads: int
-    hidden: int
-    classes: int
-    prefix: tuple[Literal["cls", "dist", "reg", "prompt"], ...] = ("cls",)
-    pool: Pool = "class"
-    position_covers_prefix: bool = True
-    norm_eps: float = 1e-6
-    activation: Activation = "gelu"
-    qkv_bias: bool = True
-    patch_bias: bool = True
-    pre_norm: bool = False
-    layer_scale: bool = False
-    qk_norm: bool = False
-    gated: bool = False
-    pool_norm: bool = False
-    final_norm: bool = True
-    head: Head = "logits"
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches."""
-        return self.image[0] // self.patch[0], self.image[1] // self.patch[1]
-
-    @property
-    def patches(self) -> int:
-        """Number of patches P."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens N before any merge, prefix included."""
-        return len(self.prefix) + self.patches
-
-    @property
-    def prompts(self) -> int:
-        """Number of prompts, the last of the prefix tokens."""
-        return self.prefix.count("prompt")
-
-    @property
-    def positions(self) -> int:
-        """Number of rows of `pos_embed`."""
-        own = len(self.prefix) - self.prompts
-        return self.patches + (own if self.position_covers_prefix else 0)
-
-    @property
-    def head_width(self) -> int:
-        """Width D of one attention head."""
-        return self.width // self.heads
-
-    @property
-    def metric_macs(self) -> int:
-        """Multiply-adds that the head average of one token's keys takes in the frozen graph.
-
-        A norm behind the keys does not commute with the average: then each head's are computed.
-        """
-        return self.width * (self.width if self.qk_norm else self.head_width)
-
-    @property
-    def read_tokens(self) -> int | None:
-        """Number of leading tokens that the head reads; None where it reads the patches too."""
-        if self.head == "tokens":
-            return None
-        return {"class": 1, "class+dist": 2}.get(self.pool)
-
-    @property
-    def normalises(self) -> bool:
-        """Whether a norm stands behind the last block in what the network gives."""
-        return self.final_norm and not (self.pool_norm and self.head == "tokens")
-
-    @property
-    def output(self) -> tuple[int, ...]:
-        """Shape of what the network gives for one image."""
-        shapes = {
-            "logits": (self.classes,),
-            "features": (self.features,),
-            "tokens": (self.patches, self.width),
-        }
-        return shapes[self.head]
-
-    @property
-    def features(self) -> int:
-        """Width of what one head reads."""
-        return 2 * self.width if self.pool == "class+mean" else self.width
-
-    def describe(self) -> str:
-        """Return a readable name: "ViT 768x12, 12 heads, patch 16, 224 px"."""
-        patch = _side(self.patch)
-        return (
-            f"ViT {self.width}x{self.depth}, {self.heads} heads, "
-            f"patch {patch}, {_side(self.image)} px"
-        )
-
-    def describe_output(self) -> str:
-        """Return what the network gives for one image: "100 classes", "384 features"."""
-        if self.head == "tokens":
-            return f"{self.patches} tokens of width {self.width}"
-        return f"{self.output[0]} {'classes' if self.head == 'logits' else 'features'}"
-
-
-def _side(size: tuple[int, int]) -> str:
-    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
-
-
-@dataclasses.dataclass
-class Trace:
-    """What a forward pass with merges did; filled when it is passed to `Vit.forward`.
-
-    Attributes:
-        tokens: Tokens that left each block.
-        match: By block that merges, `Merged.match`.
-        margin: Likewise, `Merged.margin`.
-        size: (B, N) patches that each token stands for after the last merge, prefix included.
-    """
-
-    tokens: list[int] = dataclasses.field(default_factory=list)
-    match: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict)
-    margin: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict)
-    size: torch.Tensor | None = None
-
-    def add(self, block: int, merged: Merged) -> None:
-        """Take down what one block did."""
-        self.match[block], self.margin[block] = merged.match, merged.margin
-        self.size = merged.size.squeeze(-1)
-
-
-class Attended(NamedTuple):
-    """What attention did with (B, N, C) tokens.
-
-    Attributes:
-        values: (B, N, C) what it adds to the tokens.
-        queries: (B, H, N, D).
-        keys: (B, H, N, D).
-        key_bias: (B, 1, 1, N), added to the logits on the key axis, or None.
-    """
-
-    values: torch.Tensor
-    queries: torch.Tensor
-    keys: torch.Tensor
-    key_bias: torch.Tensor | None
-
-    def of_class_token(self) -> torch.Tensor:
-        """Return (B, N) the logarithm of what the class token attends to, summed over the heads.
-
-        Attention may be too small for a number of its own where another token has all of it; its
-        logarithm is not.
-        """
-        query = self.queries[:, :, :1] * self.queries.shape[-1] ** -0.5
-        logits = query @ self.keys.transpose(-2, -1)
-        if self.key_bias is not None:
-            logits = logits + self.key_bias
-        found: torch.Tensor = logits.log_softmax(dim=-1).squeeze(2).logsumexp(dim=1)
-        return found
-
-
-class Merged(NamedTuple):
-    """What a merge did with (B, N, C) tokens.
-
-    Attributes:
-        tokens: (B, N', C).
-        size: (B, N', 1) patches that each of them stands for.
-        match: (B, Na) where each token went that the merge decides about, as its merger counts;
-            negative where it joined none.
-        margin: (B, Na) by how much the decision about it was won.
-    """
-
-    tokens: torch.Tensor
-    size: torch.Tensor
-    match: torch.Tensor
-    margin: torch.Tensor
-
-
-class Merger(Protocol):
-    """The merge of one block as the forward pass sees it; see `fpet_export/model/mergers/`."""
-
-    def __call__(
-        self, tokens: torch.Tensor, attended: Attended, size: torch.Tensor | None
-    ) -> Merged:
-        """Merge (B, N, C) tokens, given what attention made of them and their (B, N, 1) sizes."""
-
-    def places(self, match: torch.Tensor) -> torch.Tensor:
-        """Return (B, P) which patch that leaves each one that enters is in, -1 where it is lost."""
+from fpet_export.model.merging import Attended, Merged, Merger, Trace
+from fpet_export.model.vit_spec import VitSpec
 
 
 class Attention(nn.Module):

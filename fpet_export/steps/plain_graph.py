@@ -13,7 +13,8 @@ from engines.targets import Target
 from fpet_export.model import cost
 from fpet_export.model.backbones import random_weights
 from fpet_export.model.merge_plan import NOWHERE, merge_plan
-from fpet_export.model.vit import Vit, VitSpec, empty_vit
+from fpet_export.model.vit import Vit, empty_vit
+from fpet_export.model.vit_spec import VitSpec
 from fpet_export.steps.naive_export import OPSET, in_half_precision, naive_export
 
 

@@ -15,7 +15,7 @@ from fpet_export.graph.freeze import FrozenVit
 from fpet_export.model import methods
 from fpet_export.model.checkpoints import _records
 from fpet_export.model.methods import Bypass
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 from fpet_export.tasks.template import HEAD, REFINEMENT, TaskLayout
 
 

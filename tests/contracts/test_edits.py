@@ -30,7 +30,8 @@ from fpet_export.model.edits import (
 )
 from fpet_export.model.fold import fold
 from fpet_export.model.kept import Reads
-from fpet_export.model.vit import Activation, Vit
+from fpet_export.model.vit import Vit
+from fpet_export.model.vit_spec import Activation
 from tests.fpet_export.tiny import (
     NO_SHIFT,
     adapted,

@@ -45,7 +45,8 @@ from fpet_export.model.edits import (
 from fpet_export.model.fold import fold
 from fpet_export.model.gates import NormRule
 from fpet_export.model.kept import Reads
-from fpet_export.model.vit import Vit, VitSpec
+from fpet_export.model.vit import Vit
+from fpet_export.model.vit_spec import VitSpec
 from tests.fpet_export.tiny import MEAN, STD, backbone_of, checkpoint_of, images_of, spec_of
 
 DEPTH, IMAGES = 3, 3

@@ -18,7 +18,9 @@ from engines.manifest import MergeStep
 from fpet_export.graph.merge_reads import reads_of
 from fpet_export.model import mergers
 from fpet_export.model.mergers import _slots, fpet
-from fpet_export.model.vit import Attended, Block, VitSpec
+from fpet_export.model.merging import Attended
+from fpet_export.model.vit import Block
+from fpet_export.model.vit_spec import VitSpec
 from tests.references.fpet_reference import checkerboard, published_match
 
 ENTRIES = registry.available(mergers)

@@ -17,7 +17,7 @@ import yaml
 
 from fpet_export.model import qlinear
 from fpet_export.model.checkpoints import Checkpoint
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 from tests.fpet_export.tiny import checkpoint_of, spec_of
 
 NAME = "cifar"

@@ -16,7 +16,8 @@ from fpet_export.model.backbones.random_weights import draw
 from fpet_export.model.checkpoints import Checkpoint
 from fpet_export.model.fold import fold
 from fpet_export.model.merge_plan import at_block
-from fpet_export.model.vit import Vit, VitSpec
+from fpet_export.model.vit import Vit
+from fpet_export.model.vit_spec import VitSpec
 from fpet_export.stages import Folded
 from tests.references.fpet_reference import Network
 

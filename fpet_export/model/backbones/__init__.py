@@ -19,7 +19,7 @@ from engines.errors import CheckpointError
 from engines.manifest import Head, Preprocessing
 from fpet_export.model import backbones
 from fpet_export.model.facts import Fact
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines.errors import CheckpointError
-from fpet_export.model.vit import Activation, Pool, VitSpec
+from fpet_export.model.vit_spec import Activation, Pool, VitSpec
 
 NAME = "config.json"
 TIMM_WRAPPER = "timm_wrapper"

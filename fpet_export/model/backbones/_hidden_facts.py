@@ -11,7 +11,7 @@ import math
 from engines.errors import CheckpointError, UsageError
 from fpet_export.model.backbones import BackboneOptions
 from fpet_export.model.facts import Fact, reconcile
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 
 def heads_of(

@@ -16,7 +16,8 @@ from fpet_export.model.backbones import BackboneOptions
 from fpet_export.model.backbones._hidden_facts import ask_for, heads_of, image_of, pool_of
 from fpet_export.model.facts import Fact
 from fpet_export.model.foreign_names import whose
-from fpet_export.model.vit import VitSpec, empty_vit
+from fpet_export.model.vit import empty_vit
+from fpet_export.model.vit_spec import VitSpec
 
 HEAD_NAMES = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
 

@@ -11,7 +11,7 @@ from engines.errors import CheckpointError, UsageError
 from engines.registry import import_or_explain
 from fpet_export.model.backbones import BackboneOptions
 from fpet_export.model.facts import Fact
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 
 def for_image(

@@ -18,7 +18,7 @@ from engines.errors import CheckpointError
 from engines.registry import import_or_explain
 from fpet_export.model.backbones import _timm_module
 from fpet_export.model.facts import Fact, reconcile
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 NAME = "config.json"
 

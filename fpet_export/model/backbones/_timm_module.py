@@ -22,7 +22,8 @@ from fpet_export.model.backbones._names import (
     prefix_of,
     tensors_unsupported,
 )
-from fpet_export.model.vit import Activation, VitSpec, empty_vit
+from fpet_export.model.vit import empty_vit
+from fpet_export.model.vit_spec import Activation, VitSpec
 
 _ACTIVATIONS: dict[str, Activation] = {
     "GELU": "gelu",

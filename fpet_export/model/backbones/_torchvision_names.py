@@ -16,7 +16,7 @@ import torch
 
 from engines.errors import CheckpointError
 from fpet_export.model.facts import Fact
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 ANCHOR = "conv_proj.weight"
 """The tensor that every ViT of torchvision has, and none of timm."""

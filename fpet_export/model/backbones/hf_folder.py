@@ -31,7 +31,7 @@ from fpet_export.model.backbones._hidden_facts import POOLS
 from fpet_export.model.backbones._labels import labels_of
 from fpet_export.model.backbones._names import check_weights, plainly_named, some
 from fpet_export.model.facts import Fact, reconcile
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 WEIGHTS = (
     "model.safetensors",

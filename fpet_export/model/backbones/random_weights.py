@@ -11,7 +11,8 @@ from engines.errors import CheckpointError
 from fpet_export.model.backbones import Backbone, BackboneOptions, _timm_module
 from fpet_export.model.backbones._names import raw_pixels
 from fpet_export.model.facts import Fact
-from fpet_export.model.vit import VitSpec, empty_vit
+from fpet_export.model.vit import empty_vit
+from fpet_export.model.vit_spec import VitSpec
 
 _SCHEME = "random:"
 _SHAPES = {

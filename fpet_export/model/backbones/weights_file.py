@@ -29,7 +29,7 @@ from fpet_export.model.backbones._names import (
 )
 from fpet_export.model.backbones._positions import for_image
 from fpet_export.model.facts import Fact, reconcile
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".ckpt")
 _ANCHOR = "patch_embed.proj.weight"

@@ -25,7 +25,7 @@ from fpet_export.model.edits import Edit, describe
 from fpet_export.model.facts import Fact
 from fpet_export.model.kept import Extra
 from fpet_export.model.merge_plan import NOWHERE, MergePlan, block_of, merge_plan
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from fpet_export.model.backbones import Backbone
 from fpet_export.model.backbones._names import some
 from fpet_export.model.backbones.random_weights import spec_if_known
 from fpet_export.model.facts import Fact
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 _COMPARED = ("width", "depth", "heads", "hidden", "patch", "image", "prefix")
 

@@ -9,7 +9,8 @@ import torch
 
 from fpet_export.model.backbones._names import HEAD_NAMES
 from fpet_export.model.edits import Dense, Edit, Own
-from fpet_export.model.vit import VitSpec, empty_vit
+from fpet_export.model.vit import empty_vit
+from fpet_export.model.vit_spec import VitSpec
 
 _SITES = {"patch_embed.proj": "patch_embed", "fc_norm": "norm"}
 """Modules whose site is called otherwise."""

@@ -12,7 +12,7 @@ from fpet_export.model import state_dicts
 from fpet_export.model.backbones._names import some
 from fpet_export.model.checkpoints._tuned_file import Shapes
 from fpet_export.model.edits import Edit, Tokens
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 _HEADS = ("head.", "last_layer.", "")
 """What stands before "weight" and "bias" in files of heads, the part that says most first."""

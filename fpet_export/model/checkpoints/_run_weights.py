@@ -15,7 +15,7 @@ from fpet_export.model.checkpoints import _records, _side_files
 from fpet_export.model.checkpoints._run_files import RunFiles, refuse_leftovers
 from fpet_export.model.checkpoints._run_settings import FULL_BITS
 from fpet_export.model.facts import Fact, reconcile
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 
 def head_of(files: RunFiles, spec: VitSpec, facts: dict[str, Fact[Any]]) -> dict[str, torch.Tensor]:

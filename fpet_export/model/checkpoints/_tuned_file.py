@@ -26,7 +26,7 @@ from fpet_export.model.checkpoints._dense import network_shapes
 from fpet_export.model.edits import Edit
 from fpet_export.model.facts import Fact, reconcile
 from fpet_export.model.merge_plan import at_block
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 Shapes = dict[str, tuple[int, ...]]
 Tensors = Mapping[str, torch.Tensor]

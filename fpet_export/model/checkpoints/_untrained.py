@@ -5,7 +5,7 @@ from __future__ import annotations
 from fpet_export.model.checkpoints import Hints
 from fpet_export.model.facts import Fact
 from fpet_export.model.merge_plan import require_block
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 
 def merge_block(hints: Hints, spec: VitSpec, *, what: str) -> Fact[int | None]:

@@ -12,7 +12,7 @@ from fpet_export.model.backbones import Backbone
 from fpet_export.model.checkpoints import Checkpoint, Hints, _side_files, _untrained
 from fpet_export.model.facts import Fact
 from fpet_export.model.merge_plan import at_block
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 _OF_ADAPTERS = ("method", "bit", "rank", "scale", "alpha", "channel_shuffle", "config")
 """What `Hints` says of adapters, and a whole model has none."""

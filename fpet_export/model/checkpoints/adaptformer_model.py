@@ -24,7 +24,7 @@ from fpet_export.model.checkpoints._thirds import joined
 from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile
 from fpet_export.model.edits import Branch, Edit
 from fpet_export.model.facts import Fact
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 MARK = re.compile(r"\.adaptmlp\.(down_proj|up_proj)\.(weight|bias)$")
 

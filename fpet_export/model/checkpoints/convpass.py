@@ -22,7 +22,8 @@ from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile
 from fpet_export.model.edits import Branch, Edit
 from fpet_export.model.facts import Fact
 from fpet_export.model.kept import BranchModule, Reads
-from fpet_export.model.vit import VitSpec, activate
+from fpet_export.model.vit import activate
+from fpet_export.model.vit_spec import VitSpec
 
 MARK = re.compile(r"\.adapter_(attn|mlp)\.adapter_conv\.(weight|bias)$")
 

@@ -26,7 +26,7 @@ from fpet_export.model.edits import Branch, Edit
 from fpet_export.model.facts import Fact
 from fpet_export.model.gates import Decision
 from fpet_export.model.kept import BranchModule
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 MARK = re.compile(r"\.mlp_token_select\.mlp_head\.(weight|bias)$")
 

@@ -29,7 +29,7 @@ from fpet_export.model.checkpoints._run_weights import (
 )
 from fpet_export.model.facts import Fact
 from fpet_export.model.merge_plan import at_block
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 _CODE = "the authors' FPET code (timm 0.4.12)"
 

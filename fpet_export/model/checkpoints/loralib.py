@@ -18,7 +18,7 @@ from fpet_export.model.checkpoints._read_tuned import read_tuned
 from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile
 from fpet_export.model.edits import Edit, LowRank
 from fpet_export.model.facts import Fact
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 MARK = re.compile(r"\.lora_[AB]$")
 

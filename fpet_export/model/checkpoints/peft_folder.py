@@ -36,7 +36,7 @@ from fpet_export.model.checkpoints._peft_tensors import (
 from fpet_export.model.edits import Dense, LowRank, Magnitude, SiteEdit
 from fpet_export.model.facts import Fact
 from fpet_export.model.merge_plan import at_block
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 SAYS = frozenset({"gate"})
 """What only this format has a use for."""

@@ -17,7 +17,7 @@ from fpet_export.model.backbones import Backbone, random_weights
 from fpet_export.model.checkpoints import Checkpoint, Hints, _records
 from fpet_export.model.facts import Fact
 from fpet_export.model.merge_plan import at_block, require_block
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 _DEFAULT_DIM = 8
 _FULL_BITS = 32

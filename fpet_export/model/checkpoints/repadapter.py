@@ -17,7 +17,7 @@ from fpet_export.model.checkpoints._read_tuned import read_tuned
 from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile, block_diagonal
 from fpet_export.model.edits import Edit, InputLowRank
 from fpet_export.model.facts import Fact
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 MARK = re.compile(r"\.adapter_(attn|mlp)\.conv_[AB]\.(weight|bias)$")
 

@@ -14,7 +14,7 @@ from fpet_export.model.checkpoints._contents import TIMM_ANCHOR, is_marked
 from fpet_export.model.checkpoints._read_tuned import read_tuned
 from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile
 from fpet_export.model.edits import Affine, Edit
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 MARK = re.compile(r"(^|\.)ssf_(scale|shift)_\d+$")
 

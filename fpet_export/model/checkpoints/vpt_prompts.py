@@ -15,7 +15,7 @@ from fpet_export.model.checkpoints._contents import is_marked
 from fpet_export.model.checkpoints._read_tuned import read_tuned
 from fpet_export.model.checkpoints._tuned_file import Shapes, Tensors, TunedFile
 from fpet_export.model.edits import Edit
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 _SHALLOW, _DEEP = "shallow_prompt", "deep_prompt"
 

@@ -25,8 +25,9 @@ from torch import nn
 from engines import registry
 from engines.manifest import MergeStep
 from fpet_export.model import mergers
+from fpet_export.model.merging import Attended, Merged
 from fpet_export.model.methods import Layer
-from fpet_export.model.vit import Attended, Merged, VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 IntArray = NDArray[np.int64]
 
@@ -40,7 +41,7 @@ class FrozenMerged(NamedTuple):
     Attributes:
         tokens: (B, N', C).
         sizes: (B, N') float32 patches that each token stands for.
-        match: (B, Na) as in `fpet_export.model.vit.Merged`.
+        match: (B, Na) as in `fpet_export.model.merging.Merged`.
         chosen: (B, N', N) float32: one where a token is part of one that leaves, else zero.
     """
 
@@ -66,7 +67,7 @@ class Reads:
 
 
 class MergingModule(nn.Module, abc.ABC):
-    """The merge of one block, as its paper states it; see `fpet_export.model.vit.Merger`.
+    """The merge of one block, as its paper states it; see `fpet_export.model.merging.Merger`.
 
     Tokens come in the order prefix, patches, and leave so.
 

@@ -43,8 +43,9 @@ from fpet_export.model.mergers._slots import (
     slots_of,
     won_by,
 )
+from fpet_export.model.merging import Attended, Merged
 from fpet_export.model.methods import Layer
-from fpet_export.model.vit import Attended, Merged, VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 SMALLEST_SIZE = 1e-3
 _NUMBERS = re.compile(r"diffrate:(\d+-\d+(?:,\d+-\d+)*)")

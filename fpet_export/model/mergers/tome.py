@@ -40,8 +40,9 @@ from fpet_export.model.mergers._slots import (
     slots_of,
     won_by,
 )
+from fpet_export.model.merging import Attended, Merged
 from fpet_export.model.methods import Layer
-from fpet_export.model.vit import Attended, Merged, VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
 _ASKED = re.compile(r"tome:r=(\d+(?:,\d+)*)(?:,(increasing|decreasing))?(?:@(\d+)-(\d+))?")
 

@@ -28,7 +28,7 @@ from fpet_export.graph.options import FreezeOptions
 from fpet_export.graph.passes.keep_static import FORBIDDEN
 from fpet_export.model import reference
 from fpet_export.model.fold import fold
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 from tests.fpet_export.tiny import MEAN, STD, adapted, checkpoint_of, images_of, spec_of
 
 pytestmark = pytest.mark.fresh_exports

@@ -15,7 +15,8 @@ from fpet_export.graph.options import FreezeOptions
 from fpet_export.model import reference
 from fpet_export.model.checkpoints import Checkpoint
 from fpet_export.model.fold import fold
-from fpet_export.model.vit import Vit, VitSpec
+from fpet_export.model.vit import Vit
+from fpet_export.model.vit_spec import VitSpec
 from tests.fpet_export.tiny import (
     MEAN,
     STD,

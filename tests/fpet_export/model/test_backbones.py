@@ -19,7 +19,8 @@ from fpet_export.model import backbones
 from fpet_export.model.backbones import BackboneOptions, random_weights, timm_name
 from fpet_export.model.backbones._timm_module import spec_of as spec_of_timm
 from fpet_export.model.facts import Fact
-from fpet_export.model.vit import Vit, VitSpec
+from fpet_export.model.vit import Vit
+from fpet_export.model.vit_spec import VitSpec
 from tests.fpet_export.tiny import relative, spec_of
 
 SAID = BackboneOptions(heads=2, pool="token")

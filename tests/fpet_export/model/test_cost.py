@@ -12,7 +12,7 @@ from fpet_export.model import cost
 from fpet_export.model.fold import fold
 from fpet_export.model.kept import Extra
 from fpet_export.model.merge_plan import NOWHERE, at_block, merge_plan
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 from tests.fpet_export.tiny import NO_SHIFT, adapted, checkpoint_of, images_of, spec_of
 
 VIT_B = VitSpec(

@@ -12,7 +12,7 @@ from engines.tasks.index import TaskIndex
 from fpet_export.model.adapt import adapt
 from fpet_export.model.backbones import Backbone
 from fpet_export.model.facts import Fact
-from fpet_export.model.vit import VitSpec
+from fpet_export.model.vit_spec import VitSpec
 from fpet_export.stages import Adapted
 from fpet_export.tasks.export import export_tasks
 from fpet_export.tasks.options import TaskOptions

@@ -28,7 +28,8 @@ from fpet_export.model.backbones.random_weights import spec_of_name
 from fpet_export.model.facts import Fact
 from fpet_export.model.fold import fold
 from fpet_export.model.merge_plan import merge_plan
-from fpet_export.model.vit import AttentionPool, Vit, VitSpec, key_bias_of
+from fpet_export.model.vit import AttentionPool, Vit, key_bias_of
+from fpet_export.model.vit_spec import VitSpec
 from tests.fpet_export.tiny import checkpoint_of, relative
 
 SIDE, CLASSES = 32, 5

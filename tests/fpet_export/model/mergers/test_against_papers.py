@@ -19,7 +19,8 @@ from fpet_export.model.merge_plan import merge_plan, settled
 from fpet_export.model.mergers import diffrate, tome
 from fpet_export.model.mergers.diffrate import DiffRateMerge
 from fpet_export.model.mergers.tome import ToMeMerge
-from fpet_export.model.vit import Attended, Merged, VitSpec
+from fpet_export.model.merging import Attended, Merged
+from fpet_export.model.vit_spec import VitSpec
 from tests.references import merge_reference
 from tests.references.merge_reference import Left
 
