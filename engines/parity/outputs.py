@@ -244,8 +244,10 @@ def match_in(found: Mapping[str, np.ndarray], manifest: Manifest) -> IntArray | 
         manifest: Of the artefact.
     """
     model = manifest.model
-    roles = [] if model is None else [model.match_role(block) for block in model.merged_blocks]
-    if not roles or not all(role in found for role in roles):
+    roles = ["match"]  # of a graph that nothing else is known of
+    if model is not None and model.merges:
+        roles = [model.match_role(block) for block in model.merged_blocks]
+    if not all(role in found for role in roles):
         return None
     return np.concatenate([found[role] for role in roles], axis=1)
 
