@@ -117,13 +117,13 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             f"{row.merge[:24]:24} {row.of_plain:.3f} of the multiply-adds, "
             f"{row.accuracy:.1%}, same class {row.agreement:.1%}\n"
         )
-    graphs = _export(run, [row for row in rows if _is_measured(row)], options.work)
     document: dict[str, Any] = {"schema": SCHEMA, "kind": "mergers"}
-    if not options.no_latency:
-        document["latency"] = _time(graphs, options)
-    for row, graph in graphs:
-        row.kernels = _kernels(graph)
     document["images"] = len(halves["test"][1])
+    measured = [row for row in rows if _is_measured(row)]
+    for row, graph in _export(run, measured, options.work, target="rtx"):
+        row.kernels = _kernels(graph)
+    if not options.no_latency:
+        document["latency"] = _time(_export(run, measured, options.work, target="cpu"), options)
     return document | {"rows": [dataclasses.asdict(row) for row in rows]}
 
 
@@ -211,12 +211,12 @@ def _is_measured(row: Row) -> bool:
     return row.beside in ("none", "", *(f"fpet@{block}" for block in MEASURED_BLOCKS))
 
 
-def _export(run: Any, rows: Sequence[Row], folder: Path) -> list[tuple[Row, Path]]:
-    """Write the graph of each way to merge."""
+def _export(run: Any, rows: Sequence[Row], folder: Path, *, target: str) -> list[tuple[Row, Path]]:
+    """Write the graph of each way to merge in the form of a target."""
     found = []
     for index, row in enumerate(rows):
-        frozen = run.merged(row.merge).fold().freeze(target="cpu")
-        path = folder / f"{index}-{row.merge.partition(':')[0].replace('@', '-')}.onnx"
+        frozen = run.merged(row.merge).fold().freeze(target=target)
+        path = folder / f"{target}-{index}-{row.merge.partition(':')[0].replace('@', '-')}.onnx"
         found.append((row, frozen.to_onnx(path, force=True)))
     return found
 
