@@ -14,6 +14,7 @@ from engines.errors import TrustError
 from engines.manifest import (
     Companion,
     Manifest,
+    MergeStep,
     ModelFacts,
     Parent,
     Preprocessing,
@@ -74,7 +75,17 @@ MANIFESTS = st.builds(
         bit=st.none() | st.integers(1, 32),
         dim=st.none() | st.integers(1, 32),
         scale=st.none() | st.floats(0, 10),
-        merge_block=st.none() | st.integers(0, 11),
+        merge=st.sampled_from(["none", "fpet@6", "tome:r=8"]),
+        merges=st.lists(
+            st.builds(
+                MergeStep,
+                block=st.integers(0, 11),
+                before=st.just(197),
+                merged=st.just(8),
+                sources=st.just(98),
+            ),
+            max_size=2,
+        ).map(tuple),
         ties=st.sampled_from(["argmax", "reference"]),
         tokens=st.lists(st.integers(1, 197), max_size=12).map(tuple),
         macs=st.integers(0, 10**11),
@@ -280,7 +291,7 @@ def test_a_changed_word_is_refused(artefact: Path, seal: object) -> None:
 def test_another_schema_is_refused(artefact: Path) -> None:
     edit(artefact, schema=99)
 
-    with pytest.raises(TrustError, match="schema 99, this version reads 4"):
+    with pytest.raises(TrustError, match="schema 99, this version reads 5"):
         read_manifest(artefact)
 
 

@@ -21,7 +21,7 @@ from engines.manifest import read_manifest
 from engines.verdict import verdict_of
 from fpet_export.board import ssh as transport
 from fpet_export.cli.console import Console
-from fpet_export.steps import best_precision, plain_vit
+from fpet_export.steps import plain_vit, timed_choice
 from tests.fpet_export.board.ssh_server import Relay, Server, needs_sshd, start_quick
 from tests.fpet_export.command_line import Done, Exported, call
 from tests.fpet_export.tiny import CLASSES, SIDE
@@ -268,7 +268,7 @@ def test_the_best_precision_is_chosen_by_the_board(
         asked.append((measurement.baseline, names, taking_part))
         return chosen
 
-    monkeypatch.setattr(best_precision, "fastest", fastest)
+    monkeypatch.setattr(timed_choice, "fastest", fastest)
     monkeypatch.setattr(Measurement, "valid", property(lambda self: True))
 
     done = deploy(exported, server, tmp_path, *BEST, shard)
