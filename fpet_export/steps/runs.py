@@ -22,8 +22,8 @@ _FACTS = tuple(
     if field.name not in {one.name for one in dataclasses.fields(Request)}
 )
 UNTRAINED = (
-    "the model was not trained with merging: the checks compare with the merged model, so they do "
-    "not see what merging costs in accuracy (--merge auto --max-drop 1.0 --data DATA does)"
+    "the model was not trained with this merge: the checks compare with the merged model, so they "
+    "do not see what merging costs in accuracy (--merge auto --max-drop 1.0 --data DATA does)"
 )
 
 _BETWEEN = {"image": "x", "background": ","}

@@ -270,7 +270,7 @@ def test_a_whole_model_merges_on_request_and_says_so(tmp_path: Path) -> None:
 
     assert inspected.code == exported.code == 0, exported.err
     for done in (inspected, exported):
-        assert "not trained with merging" in " ".join(done.err.split())
+        assert "not trained with this merge" in " ".join(done.err.split())
     manifest = read_manifest(out / "model.onnx")
     assert manifest.model is not None and manifest.model.tokens[0] == 9
     assert "not trained with merging" in manifest.facts["merge block"]
