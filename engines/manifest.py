@@ -106,6 +106,7 @@ class MergeStep:
         merged: Of them, tokens that join another one.
         sources: Tokens of which the match says where they went, Na.
         pruned: Of those that enter, tokens that are lost.
+        whole: Whether the sizes of the tokens that leave count patches, and so sum to all of them.
     """
 
     block: int
@@ -113,6 +114,7 @@ class MergeStep:
     merged: int
     sources: int
     pruned: int = 0
+    whole: bool = True
 
     @property
     def after(self) -> int:
@@ -184,9 +186,9 @@ class ModelFacts:
         return len(self.merges) == 1 and self.merges[0].merged == self.merges[0].sources
 
     @property
-    def loses_tokens(self) -> bool:
-        """Whether a merge loses tokens, so that sizes no longer sum to the patches."""
-        return any(step.pruned for step in self.merges)
+    def counts_patches(self) -> bool:
+        """Whether sizes count patches, so that they sum to all of them."""
+        return all(step.whole for step in self.merges)
 
     def match_role(self, block: int) -> str:
         """Return the role of a block's match among the probes: "match", of several "match.3"."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from engines.errors import UsageError
 from engines.near_names import did_you_mean
 
-_MERGES = r"fpet@\d+|tome:r=\d[\d,]*(,(in|de)creasing)?(@\d+-\d+)?|diffrate:.+"
+_MERGES = r"fpet@[0-9]{1,4}|tome:r=[0-9][0-9,]*(,(in|de)creasing)?(@[0-9]+-[0-9]+)?|diffrate:.+"
 
 
 def one_of(*choices: str, default: str | None = None) -> Any:

@@ -203,10 +203,10 @@ def manifest_of(path: Path) -> Manifest:
 def tokens_of(manifest: Manifest) -> int | None:
     """Return patches and prefix tokens, which an audit must find; None without a merge.
 
-    None as well where the merger loses tokens by design.
+    None as well where the merger does not count patches by design.
     """
     model = manifest.model
-    if model is None or not model.merges or model.loses_tokens:
+    if model is None or not model.merges or not model.counts_patches:
         return None
     return model.prefix_tokens + model.grid[0] * model.grid[1]
 

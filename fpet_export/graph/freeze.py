@@ -120,7 +120,9 @@ class FrozenVit(nn.Module):
         spec = model.spec
         self.spec, self.options = spec, options
         merges = {int(name): cast(MergingModule, one) for name, one in model.merges.items()}
-        self.loses = options.ties == "reference" or any(one.step.pruned for one in merges.values())
+        self.uneven = options.ties == "reference" or not all(
+            one.step.whole for one in merges.values()
+        )
         self.prefix = len(spec.prefix)
         orders = [one.order for one in merges.values()]
         self._freeze_embedding(model, orders[0] if orders else None, list(mean), list(std))
@@ -252,7 +254,7 @@ class FrozenVit(nn.Module):
                 pooled = patches.mean(dim=1)
             else:
                 weight = sizes[:, self.prefix :, None]
-                total = weight.sum(dim=1, keepdim=True) if self.loses else spec.patches
+                total = weight.sum(dim=1, keepdim=True) if self.uneven else spec.patches
                 pooled = (patches * (weight / total).to(x.dtype)).sum(dim=1)
             if spec.pool == "class+mean":
                 pooled = torch.cat([x[:, 0], pooled], dim=1)

@@ -42,8 +42,13 @@ class MergePlan:
 
     @property
     def loses(self) -> bool:
-        """Whether any tokens are lost, so that sizes no longer sum to the patches."""
+        """Whether any tokens are lost."""
         return any(step.pruned for step in self.steps)
+
+    @property
+    def counts_patches(self) -> bool:
+        """Whether tokens merge, and their sizes sum to all patches and prefix tokens."""
+        return self.merges and all(step.whole for step in self.steps)
 
     @property
     def merger(self) -> str:

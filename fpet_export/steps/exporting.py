@@ -113,7 +113,7 @@ def start(request: E, reporter: Reporter, *, instead: str) -> tuple[Started, E]:
         if request.merge is not None:
             adapted = adapted.merged(request.merge, "--merge")
             reporter.step("merge", runs.describe_merge(adapted))
-        if adapted.checkpoint.merges_untrained:
+        if adapted.merge_plan().merges and adapted.checkpoint.merges_untrained:
             reporter.step("merging", runs.UNTRAINED, passed=None)
     plan = adapted.merge_plan()
     least = synthetic_images(plan.before - plan.tokens[-1])
@@ -230,7 +230,7 @@ def export(
     with reporter.progress("frozen module", count) as advance:
         frozen_row = verify.frozen_row(started.check, frozen, advance)
     kept = ""
-    if frozen_row.tokens_kept is not None:
+    if frozen_row.tokens_expected is not None:
         kept = f" · {frozen_row.tokens_kept}/{frozen_row.tokens_expected} tokens kept"
     reporter.step(
         "freeze",

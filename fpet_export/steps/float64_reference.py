@@ -28,7 +28,7 @@ def begin(
     check_labels(images, spec.classes)
     reference = adapted.outputs(images.pixels, progress=progress)
     plan = adapted.merge_plan()
-    tokens = spec.tokens if plan.merges and not plan.loses else None
+    tokens = spec.tokens if plan.counts_patches else None
     return ReferenceOutputs(name=REFERENCE, images=images, outputs=reference, tokens=tokens)
 
 

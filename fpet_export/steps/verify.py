@@ -65,7 +65,7 @@ def until_fold(
         name=REFERENCE,
         images=images,
         outputs=reference,
-        tokens=spec.tokens if plan.merges and not plan.loses else None,
+        tokens=spec.tokens if plan.counts_patches else None,
         drops_ties=plan.merger == PUBLISHED,
     )
     return (

@@ -165,7 +165,7 @@ def _report(found: Inspection, adapted: Adapted, reporter: Reporter) -> None:
         reporter.step("note", warning, passed=None)
     for path, digest in found.files.items():
         reporter.detail(f"{digest}  {path}")
-    if adapted.checkpoint.merges_untrained:
+    if adapted.merge_plan().merges and adapted.checkpoint.merges_untrained:
         reporter.step("merging", runs.UNTRAINED, passed=None)
     has_sums = any(path.endswith("SHA256SUMS") for path in found.files)
     if adapted.checkpoint.files and not has_sums:

@@ -168,7 +168,7 @@ def test_a_single_patch_cannot_be_split() -> None:
         fpet.partition((1, 1))
 
     assert caught.value.exit_code == 3
-    assert "--merge-block none" in caught.value.fix
+    assert "--merge none" in caught.value.fix
 
 
 def fpet_merge(grid: tuple[int, int], prefix: int) -> fpet.ReferenceMerger:

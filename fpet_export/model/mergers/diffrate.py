@@ -4,6 +4,7 @@ Importance is what the class token attends to. Of the tokens that a block's sche
 pruning, those beyond the ones that leave join the most similar token that leaves, by the cosine of
 the tokens themselves: a plain mean, and a size that counts a joined token by its similarity.
 
+Prompts of a block alone (VPT deep) take no part in the importance; no paper says whether they do.
 Differences from the authors' code: tokens that leave keep their order, which a ViT does not see;
 any number of prefix tokens is protected; a size never falls below `SMALLEST_SIZE`, of which the
 next block takes the logarithm; of equal numbers the first wins. A merge in the last block of a
@@ -48,8 +49,9 @@ from fpet_export.model.methods import Layer
 from fpet_export.model.vit_spec import VitSpec
 
 SMALLEST_SIZE = 1e-3
-_NUMBERS = re.compile(r"diffrate:(\d+-\d+(?:,\d+-\d+)*)")
+_NUMBERS = re.compile(r"diffrate:([0-9]{1,6}-[0-9]{1,6}(?:,[0-9]{1,6}-[0-9]{1,6})*)")
 _KEPT = ("prune_kept_num", "merge_kept_num")
+_FIX = 'give JSON as {"prune_kept_num": [197, 192], "merge_kept_num": [197, 178]}'
 
 
 def read_schedule(text: str) -> list[tuple[int, int]]:
@@ -61,32 +63,31 @@ def read_schedule(text: str) -> list[tuple[int, int]]:
 
     Raises:
         InputError: The file cannot be read or holds no schedule.
-        UsageError: It holds several, and none is named.
+        UsageError: It holds several, and none of them is named.
     """
     found = _NUMBERS.fullmatch(text)
     if found is not None:
         pairs = [pair.split("-") for pair in found[1].split(",")]
         return [(int(pruned), int(merged)) for pruned, merged in pairs]
     name, _, inside = text.removeprefix("diffrate:").partition("#")
-    try:
-        document = json.loads(Path(name).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"the schedule cannot be read: {error}",
-            where=name,
-            fix='give JSON as {"prune_kept_num": [197, 192], "merge_kept_num": [197, 178]}',
-        ) from error
-    for key in filter(None, inside.split("/")):
-        document = document.get(key) if isinstance(document, dict) else None
-    if isinstance(document, dict) and _KEPT[0] not in document:
-        names = [f"{model}/{rate}" for model, rates in document.items() for rate in _keys(rates)]
-        if names:
+    schedules = _schedules(_document(name))
+    if inside not in schedules:
+        if not schedules:
+            raise InputError(f"the file has no {' and '.join(_KEPT)}", where=name, fix=_FIX)
+        names = [one for one in schedules if one]
+        if not names:
             raise UsageError(
-                f"the file holds several schedules: {', '.join(names[:8])}",
+                f"the file holds one schedule, without the name {inside!r}",
                 where=name,
-                fix=f"name one: --merge 'diffrate:{name}#{names[0]}'",
+                fix=f"leave the name out: --merge diffrate:{name}",
             )
-    kept = [_numbers(document, key, name) for key in _KEPT]
+        what = f"there is no schedule {inside!r}; the file" if inside else "the file"
+        raise UsageError(
+            f"{what} holds several schedules: {', '.join(names[:8])}",
+            where=name,
+            fix=f"name one: --merge 'diffrate:{name}#{names[0]}'",
+        )
+    kept = [_numbers(schedules[inside], key, name) for key in _KEPT]
     if len(kept[0]) != len(kept[1]):
         raise InputError(
             f"{len(kept[0])} numbers for pruning and {len(kept[1])} for merging",
@@ -96,18 +97,35 @@ def read_schedule(text: str) -> list[tuple[int, int]]:
     return list(zip(*kept, strict=True))
 
 
-def _keys(document: Any) -> list[str]:
-    return list(document) if isinstance(document, dict) else []
+def _document(name: str) -> Any:
+    if not name:
+        raise UsageError("no file is named", where="--merge diffrate", fix="--merge diffrate:FILE")
+    try:
+        return json.loads(Path(name).read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"the schedule cannot be read: {error}", where=name, fix=_FIX) from error
 
 
-def _numbers(document: Any, key: str, where: str) -> list[int]:
+def _schedules(document: Any, path: str = "") -> dict[str, dict[str, Any]]:
+    """Return the schedules in a document by their names, "" for one that is the document."""
+    if not isinstance(document, dict):
+        return {}
+    if any(key in document for key in _KEPT):
+        return {path: document}
+    found: dict[str, dict[str, Any]] = {}
+    for key, inside in document.items():
+        found |= _schedules(inside, f"{path}/{key}" if path else str(key))
+    return found
+
+
+def _numbers(schedule: dict[str, Any], key: str, where: str) -> list[int]:
     """Return the whole numbers of a list, or of a list in a string, as the authors' file has it."""
-    value = document.get(key) if isinstance(document, dict) else None
+    value = schedule.get(key)
     try:
         value = json.loads(value) if isinstance(value, str) else value
     except ValueError:
         value = None
-    if not isinstance(value, list) or not all(type(one) is int and one > 0 for one in value):
+    if not isinstance(value, list) or not value or not all(type(n) is int and n > 0 for n in value):
         raise InputError(
             f"{key} is no list of whole numbers",
             where=where,
@@ -154,7 +172,10 @@ class DiffRateMerge(MergingModule):
             moved = _rows(sizes[:, self.prefix :], joins) * best
             out_size = out_size.scatter_add(1, partner, moved)
             match.scatter_(1, joins, stays.gather(1, partner.squeeze(-1)))
-            won = margin.gather(1, joins).minimum(won_by(scores))
+            # Where another patch may stay as well, each of those that join may join that one.
+            ordered = importance.gather(1, order)
+            gap = ordered[:, self.kept - 1] - ordered[:, self.kept]
+            won = margin.gather(1, joins).minimum(won_by(scores)).minimum(gap[:, None])
             margin = margin.scatter(1, joins, won)
         return Merged(
             tokens=torch.cat([tokens[:, : self.prefix], out], dim=1),
@@ -260,6 +281,12 @@ class DiffRate:
                 where="--merge diffrate",
                 fix="give the schedule of this architecture",
             )
+        if max(pairs[0]) > spec.tokens:
+            raise UsageError(
+                f"the schedule begins with {max(pairs[0])} tokens, the network has {spec.tokens}",
+                where="--merge diffrate",
+                fix="give the schedule of this architecture at this image size",
+            )
         found: list[MergeStep] = []
         for block, (unpruned, kept) in enumerate(pairs):
             unpruned = min(unpruned, now)
@@ -279,6 +306,7 @@ class DiffRate:
                     merged=unpruned - kept,
                     pruned=now - unpruned,
                     sources=now - prefix,
+                    whole=False,
                 )
             )
             now = kept

@@ -48,7 +48,7 @@ from fpet_export.model.vit_spec import VitSpec
 REFINEMENT_WIDTH = 32
 """Inner width of the refinement adapter in every published run."""
 
-_ASKED = re.compile(r"fpet@(\d+)")
+_ASKED = re.compile(r"fpet@([0-9]{1,4})")
 
 
 def partition(grid: tuple[int, int]) -> tuple[IntArray, IntArray]:
@@ -69,7 +69,7 @@ def partition(grid: tuple[int, int]) -> tuple[IntArray, IntArray]:
         raise InputError(
             f"a grid of {rows} x {columns} patches has no second colour to merge into",
             where="merger fpet",
-            fix="export without merging: --merge-block none",
+            fix="export without merging: --merge none",
         )
     raster = np.arange(rows * columns, dtype=np.int64).reshape(rows, columns)
     set_a = np.concatenate([raster[0::2, 0::2].ravel(), raster[1::2, 1::2].ravel()])
@@ -232,8 +232,9 @@ class Fpet:
     title = "FPET"
 
     def settled(self, asked: str) -> str:
-        """Return the same: it names no file."""
-        return asked
+        """Return the block without leading zeros: a refinement is known by this text."""
+        found = _ASKED.fullmatch(asked)
+        return asked if found is None else f"fpet@{int(found[1])}"
 
     def steps(self, spec: VitSpec, asked: str) -> tuple[MergeStep, ...]:
         """Return the one step of "fpet@N", in which all of set A joins set B."""

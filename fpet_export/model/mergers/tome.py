@@ -44,7 +44,10 @@ from fpet_export.model.merging import Attended, Merged
 from fpet_export.model.methods import Layer
 from fpet_export.model.vit_spec import VitSpec
 
-_ASKED = re.compile(r"tome:r=(\d+(?:,\d+)*)(?:,(increasing|decreasing))?(?:@(\d+)-(\d+))?")
+_NUMBER = "[0-9]{1,4}"
+_ASKED = re.compile(
+    f"tome:r=({_NUMBER}(?:,{_NUMBER})*)(?:,(increasing|decreasing))?(?:@({_NUMBER})-({_NUMBER}))?"
+)
 
 
 def schedule(asked: str, depth: int) -> tuple[int, ...]:

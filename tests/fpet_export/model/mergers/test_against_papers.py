@@ -140,6 +140,10 @@ def test_a_merge_that_nothing_reads_is_left_out(pool: Literal["class", "mean"]) 
         ("tome:r=-1", "no schedule of ToMe"),
         ("fpet@12", "'fpet@12' is no block of 0 to 11"),
         ("diffrate:197-197", "for 1 blocks"),
+        (DEIT_B.replace("197-197", "577-577"), "begins with 577 tokens, the network has 197"),
+        ("tome:r=" + "9" * 5000, "no schedule of ToMe"),
+        ("fpet@" + "9" * 5000, "is no block"),
+        ("tome:r=\uff12", "no schedule of ToMe"),
         (DEIT_B.replace(",3-3", ",1-1"), "would keep 1 tokens, of which 1 are no patches"),
         ("linear:3", "'linear' is not one of"),
     ],
@@ -167,8 +171,17 @@ def test_a_schedule_is_read_from_the_authors_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"several schedules: ViT-S/2\.3, ViT-S/2\.5") as caught:
         settled(f"diffrate:{path}")
     assert f"diffrate:{path}#ViT-S/2.3" in caught.value.fix
+    with pytest.raises(UsageError, match=r"no schedule 'ViT-S'; the file holds several"):
+        settled(f"diffrate:{path}#ViT-S")
     path.write_text(json.dumps(numbers))
     assert settled(f"diffrate:{path}") == "diffrate:17-15,12-9"
+    with pytest.raises(UsageError, match="one schedule, without the name 'x'"):
+        settled(f"diffrate:{path}#x")
+
+
+def test_a_block_has_one_name() -> None:
+    """A trained refinement is kept where the text is that of the run."""
+    assert settled("fpet@06") == "fpet@6"
 
 
 @pytest.mark.parametrize(
@@ -179,6 +192,7 @@ def test_a_schedule_is_read_from_the_authors_file(tmp_path: Path) -> None:
         '{"prune_kept_num": "None", "merge_kept_num": "[1]"}',
         '{"prune_kept_num": [true], "merge_kept_num": [1]}',
         '{"prune_kept_num": [-3], "merge_kept_num": [1]}', "\x00",
+        '{"prune_kept_num": [], "merge_kept_num": []}',
     ],
 )  # fmt: skip
 def test_a_damaged_schedule_is_refused(text: str, tmp_path: Path) -> None:
