@@ -44,7 +44,7 @@ def draw_merge(
         raise InputError(
             "this graph merges no tokens, or does not say where",
             where=str(graph),
-            fix="show a graph that `fpet-export export` wrote for a run with FPET, or an engine "
+            fix="show a graph that `fpet-export export` wrote with a merge, or an engine "
             "that lies beside it",
         )
     images = read_files([image], manifest.preprocessing)
