@@ -28,6 +28,7 @@ from engines import registry, storage
 from engines.contract import BuildOptions, OpenOptions
 from engines.engine import build, open_engine
 from engines.errors import FpetError
+from engines.imaging.images import ImageSet
 from engines.manifest import read_manifest
 
 SCHEMA = 1
@@ -45,7 +46,6 @@ DEIT_B = {
 
 _DEIT_TOKENS = 197
 _PROBE_STRENGTH = 0.1
-_AT_ONCE = 8
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -158,7 +158,6 @@ def _fit_probe(backbone: Path, train: tuple[Any, Any], folder: Path) -> Path:
 
 def _judged(run: Any, test: tuple[Any, Any]) -> list[Row]:
     """Return the accuracy of every way to merge, all in one pass."""
-    torch = registry.import_or_explain("torch")
     spec, plain = run.model.spec, run.macs_without_merging()
 
     def cost(merge: str) -> int:
@@ -174,18 +173,11 @@ def _judged(run: Any, test: tuple[Any, Any]) -> list[Row]:
         ways |= {fpet: fpet, tome: fpet}
     for numbers in DEIT_B.values():
         ways[_stretched(numbers, spec.tokens)] = ""
-    merges = {merge: run.merged(merge).model.merges for merge in ways}
-    sweep = registry.import_or_explain("fpet_export.model.merge_sweep")
-    model, mean, std = run.fold().model, run.preprocessing.mean, run.preprocessing.std
-    shift, scale = (torch.tensor(value)[:, None, None] for value in (mean, std))
-    logits: dict[str, list[Any]] = {merge: [] for merge in ways}
-    with torch.inference_mode():
-        for start in range(0, len(test[0]), _AT_ONCE):
-            pixels = torch.from_numpy(test[0][start : start + _AT_ONCE]).permute(0, 3, 1, 2)
-            batch = (pixels.float() / 255 - shift) / scale
-            for merge, found in sweep.answers_by_merge(model, merges, batch).items():
-                logits[merge].append(found.numpy().argmax(axis=1))
-    chosen = {merge: np.concatenate(parts) for merge, parts in logits.items()}
+    choice = registry.import_or_explain("fpet_export.steps.merge_choice")
+    silent = registry.import_or_explain("fpet_export.reporter").SILENT
+    images = ImageSet(pixels=test[0], description="the test half")
+    answers = choice.answers(run, list(ways), images, silent)
+    chosen = {merge: logits.argmax(axis=1) for merge, logits in answers.items()}
     return [
         Row(
             merge=merge,

@@ -157,7 +157,7 @@ def choose(
     tiles = {"tile": target.tile, "batch": _batch(request)}
     families = _families(adapted)
     ways = [*(merge for family in families for merge in family), NOWHERE]
-    found = _answers(adapted, ways, images, reporter)
+    found = answers(adapted, ways, images, reporter)
     reference = found[adapted.checkpoint.merge]
     judged = {
         merge: _judged(adapted, merge, found[merge], reference, images, limits, tiles)
@@ -214,7 +214,7 @@ def _families(adapted: Adapted) -> list[list[str]]:
     return families
 
 
-def _answers(
+def answers(
     adapted: Adapted, ways: Sequence[str], images: ImageSet, reporter: Reporter
 ) -> dict[str, NDArray[np.float32]]:
     """Return the logits (I, K) of the folded model with every merge."""

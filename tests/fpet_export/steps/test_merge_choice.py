@@ -288,7 +288,7 @@ def test_a_run_that_was_trained_to_merge_is_its_own_reference() -> None:
     images = ImageSet(pixels=pixels, description="noise")
 
     families = merge_choice._families(run)
-    found = merge_choice._answers(run, families[0], images, SILENT)
+    found = merge_choice.answers(run, families[0], images, SILENT)
     limits = AccuracyConstraint(min_agreement=0.0)
     own = found["fpet@2"]
 
