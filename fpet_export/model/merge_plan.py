@@ -9,10 +9,11 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
+from engines import registry
 from engines.errors import UsageError
 from engines.manifest import MergeStep
 from fpet_export.model import mergers
-from fpet_export.model.mergers import PUBLISHED
+from fpet_export.model.mergers import PUBLISHED, TokenMerger
 from fpet_export.model.vit_spec import VitSpec
 
 NOWHERE = "none"
@@ -69,7 +70,7 @@ def merge_plan(spec: VitSpec, asked: str) -> MergePlan:
     """
     steps: tuple[MergeStep, ...] = ()
     if asked != NOWHERE:
-        steps = mergers.load(merger_of(asked)).steps(spec, asked)
+        steps = _merger(asked).steps(spec, asked)
     after = {step.block: step.after for step in steps}
     tokens, now = [], spec.tokens
     for block in range(spec.depth):
@@ -100,7 +101,19 @@ def settled(asked: str) -> str:
         UsageError: A part of the file must be named.
         InputError: The file cannot be read.
     """
-    return asked if asked == NOWHERE else mergers.load(merger_of(asked)).settled(asked)
+    return asked if asked == NOWHERE else _merger(asked).settled(asked)
+
+
+def _merger(asked: str) -> TokenMerger:
+    name = merger_of(asked)
+    if name not in registry.available(mergers):
+        raise UsageError(
+            f"{asked!r} names no merger",
+            where="merge",
+            fix="write none, fpet@6, tome:r=8 or diffrate:FILE; only `export` and `deploy` search "
+            "(auto)",
+        )
+    return mergers.load(name)
 
 
 def at_block(block: int | None) -> str:

@@ -69,7 +69,7 @@ def read_schedule(text: str) -> list[tuple[int, int]]:
     if found is not None:
         pairs = [pair.split("-") for pair in found[1].split(",")]
         return [(int(pruned), int(merged)) for pruned, merged in pairs]
-    name, _, inside = text.removeprefix("diffrate:").partition("#")
+    name, _, inside = text.removeprefix("diffrate").removeprefix(":").partition("#")
     schedules = _schedules(_document(name))
     if inside not in schedules:
         if not schedules:

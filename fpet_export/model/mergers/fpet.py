@@ -241,7 +241,7 @@ class Fpet:
         found = _ASKED.fullmatch(asked)
         if found is None or int(found[1]) >= spec.depth:
             raise UsageError(
-                f"{asked!r} is no block of 0 to {spec.depth - 1}",
+                f"{asked!r} names no block of 0 to {spec.depth - 1}",
                 where="merger fpet",
                 fix="fpet@6 merges after the attention of block 6; count blocks from 0",
             )

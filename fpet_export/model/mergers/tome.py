@@ -6,7 +6,8 @@ pairs merge, weighted by how many patches each token stands for. What stays of A
 the next block.
 
 Differences from the authors' code: any number of prefix tokens is protected, on both sides; what
-stays of A keeps its order in networks without a class token, too; of equal scores the first wins.
+stays of A keeps its order in networks without a class token, too; an increasing slope ends at 2 r,
+where floating point makes some of theirs one less; of equal scores the first wins.
 A merge in the last block of a network whose head reads the class token alone changes nothing that
 is read, and is left out.
 

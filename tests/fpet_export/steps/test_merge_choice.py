@@ -133,7 +133,7 @@ def test_a_run_merges_where_it_is_told_to(merge: str, block: int | None) -> None
 
 
 def test_a_block_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UsageError, match="'fpet@4' is no block of 0 to 3"):
+    with pytest.raises(UsageError, match="'fpet@4' names no block of 0 to 3"):
         run_of(checkpoint_of(SPEC, "lora")).merged("fpet@4", "--merge")
 
 
