@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from engines.lazy_names import imported_when_used
 
 if TYPE_CHECKING:
-    from benchmarks.comparison import Opened, bench, fastest, rebase
+    from benchmarks.comparison import bench, fastest, rebase
+    from benchmarks.contenders import Opened
     from benchmarks.latency import Schedule
     from benchmarks.measurement import Measurement
     from benchmarks.measurement_file import read_measurement, write_measurement
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Measurement": "benchmarks.measurement.Measurement",
-    "Opened": "benchmarks.comparison.Opened",
+    "Opened": "benchmarks.contenders.Opened",
     "PeerSource": "benchmarks.peers.PeerSource",
     "Schedule": "benchmarks.latency.Schedule",
     "bench": "benchmarks.comparison.bench",

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import peers as peer_folder
-from benchmarks.comparison import Opened, bench, fastest, rebase
+from benchmarks.comparison import bench, fastest, rebase
 from benchmarks.conditions.failures import as_engine_error
+from benchmarks.contenders import Opened
 from benchmarks.experiments.natural_images import natural_set
 from benchmarks.experiments.subjects import IMAGE, MERGE_BLOCK, freeze
 from benchmarks.gemm_peak import GemmPeak, measure_gemm_peak

@@ -11,8 +11,9 @@ from types import ModuleType
 import numpy as np
 
 from benchmarks.agreement import Agreement, agreement
-from benchmarks.comparison import Opened, bench, fastest, rebase
+from benchmarks.comparison import bench, fastest, rebase
 from benchmarks.conditions.failures import as_engine_error
+from benchmarks.contenders import Opened
 from benchmarks.experiments import gpu_peers
 from benchmarks.experiments.subjects import IMAGE, Subject
 from benchmarks.feeds import synthetic_feeds

@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison import Opened, bench
+from benchmarks.comparison import bench
 from benchmarks.conditions.environment import read_environment
 from benchmarks.conditions.failures import as_engine_error
+from benchmarks.contenders import Opened
 from benchmarks.experiments.fidelity import Cell, write_run
 from benchmarks.experiments.subjects import MERGE_BLOCK
 from benchmarks.feeds import synthetic_feeds

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.comparison import Opened, bench
+from benchmarks.comparison import bench
+from benchmarks.contenders import Opened
 from benchmarks.latency import Schedule
 from benchmarks.measurement import describe_artefact
 from engines import registry, storage

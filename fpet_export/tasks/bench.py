@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.comparison import Opened
 from benchmarks.comparison import bench as measured
+from benchmarks.contenders import Opened
 from benchmarks.measurement import describe_artefact
 from benchmarks.task_switch import switch_times_ns
 from engines.engine import load_target

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import comparison
+from benchmarks import contenders
 from benchmarks.comparison import bench, fastest, rebase
 from benchmarks.conditions.environment import Environment
 from benchmarks.conditions.validity import MachineUse
@@ -55,7 +55,7 @@ def with_peers(monkeypatch: pytest.MonkeyPatch, **peers: Any) -> None:
             raise peer
         return SimpleNamespace(open_peer=lambda source, *, threads: peer)
 
-    monkeypatch.setattr(comparison, "load_peer", load_peer)
+    monkeypatch.setattr(contenders, "load_peer", load_peer)
 
 
 def test_a_faster_engine_is_called_faster_by_its_factor(
@@ -321,7 +321,7 @@ def test_artefacts_are_opened_with_the_callers_options(
         opened.append(options)
         return make_engine(path.stem)
 
-    monkeypatch.setattr(comparison, "open_engine", open_engine)
+    monkeypatch.setattr(contenders, "open_engine", open_engine)
     fake_bench(["a.plan", "b.plan"], options=OpenOptions(zero_copy=True, threads=7), threads=3)
 
     assert opened == [OpenOptions(zero_copy=True, threads=3)] * 2
@@ -330,14 +330,14 @@ def test_artefacts_are_opened_with_the_callers_options(
 def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
     paths = [Path("/runs/a/model.onnx"), Path("/runs/b/model.onnx"), Path("/runs/b/other.onnx")]
 
-    assert comparison._distinct_names(paths) == {
+    assert contenders._distinct_names(paths) == {
         paths[0]: "a/model",
         paths[1]: "b/model",
     }
-    assert comparison._distinct_names(paths[1:]) == {}
-    assert comparison._distinct_names([Path("/x/a/m.onnx"), Path("/y/a/m.onnx")]) == {
+    assert contenders._distinct_names(paths[1:]) == {}
+    assert contenders._distinct_names([Path("/x/a/m.onnx"), Path("/y/a/m.onnx")]) == {
         Path("/x/a/m.onnx"): "x/a/m",
         Path("/y/a/m.onnx"): "y/a/m",
     }
     both = [Path("/a/model.onnx"), Path("/a/model.plan")]
-    assert set(comparison._distinct_names(both).values()) == {"model.onnx", "model.plan"}
+    assert set(contenders._distinct_names(both).values()) == {"model.onnx", "model.plan"}

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks import bench
 from benchmarks.batches import batches_document, format_batches, report_of_batches, write_batches
-from benchmarks.comparison import Opened
 from benchmarks.conditions.environment import Environment
 from benchmarks.conditions.gpu_state import Gpu, GpuState, GpuUse
 from benchmarks.conditions.validity import Finding
+from benchmarks.contenders import Opened
 from benchmarks.latency import Schedule
 from benchmarks.measurement import Artefact, Measurement
 from benchmarks.measurement_file import to_document

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.comparison import Opened, bench
+from benchmarks.comparison import bench
 from benchmarks.conditions.environment import Environment
 from benchmarks.conditions.validity import Finding
+from benchmarks.contenders import Opened
 from benchmarks.experiments import cpu_latency
 from benchmarks.experiments.cpu_latency import merging, plain_macs, summarise_batch
 from benchmarks.gemm_peak import GemmPeak, GemmRate, GemmShape
