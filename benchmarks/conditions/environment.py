@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.conditions.gpu_state import Gpu, read_gpus
 from engines.machine import processor
+from engines.machine.sources import text_of
 
 _PACKAGES = (
     "fpet-export", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "timm", "onnx",
@@ -83,8 +84,8 @@ def read_environment(*, root: Path = Path("/"), now: dt.datetime | None = None) 
         root: Where `proc` and `sys` are; another folder in tests.
         now: Time to record.
     """
-    cpu = _read(root / "proc/cpuinfo")
-    memory = _read(root / "proc/meminfo")
+    cpu = text_of(root / "proc/cpuinfo")
+    memory = text_of(root / "proc/meminfo")
     flags = _field(cpu, "flags").split()  # an arm64 kernel's Features never tell
     return Environment(
         cpu=processor.processor_name(root / "proc/cpuinfo"),
@@ -93,7 +94,7 @@ def read_environment(*, root: Path = Path("/"), now: dt.datetime | None = None) 
         processors=os.cpu_count() or 1,
         usable_processors=usable_processors(),
         isa=processor.instruction_sets(root / "proc/cpuinfo"),
-        governor=_read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
+        governor=text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
         or None,
         virtual="hypervisor" in flags if flags else None,
         load_1min=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -101,8 +102,8 @@ def read_environment(*, root: Path = Path("/"), now: dt.datetime | None = None) 
         available_bytes=_kib(memory, "MemAvailable"),
         container_processors=_container_processors(root / "sys/fs/cgroup"),
         container_memory_bytes=_container_memory(root / "sys/fs/cgroup"),
-        board=_read(root / "proc/device-tree/model").strip("\0\n ") or None,
-        system=_field(_read(root / "etc/os-release"), "PRETTY_NAME").strip('"')
+        board=text_of(root / "proc/device-tree/model").strip("\0\n ") or None,
+        system=_field(text_of(root / "etc/os-release"), "PRETTY_NAME").strip('"')
         or platform.system(),
         kernel=platform.release(),
         python=platform.python_version(),
@@ -118,13 +119,6 @@ def usable_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def _field(text: str, name: str) -> str:
@@ -147,11 +141,11 @@ def _physical_cores(cpuinfo: str) -> int | None:
 
 
 def _container_processors(cgroup: Path) -> float | None:
-    words = _read(cgroup / "cpu.max").split()  # version 2: "quota period" or "max period"
+    words = text_of(cgroup / "cpu.max").split()  # version 2: "quota period" or "max period"
     if not words:
         words = [  # version 1
-            _read(cgroup / "cpu/cpu.cfs_quota_us").strip(),
-            _read(cgroup / "cpu/cpu.cfs_period_us").strip(),
+            text_of(cgroup / "cpu/cpu.cfs_quota_us").strip(),
+            text_of(cgroup / "cpu/cpu.cfs_period_us").strip(),
         ]
     if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):
         return int(words[0]) / int(words[1])
@@ -160,7 +154,7 @@ def _container_processors(cgroup: Path) -> float | None:
 
 def _container_memory(cgroup: Path) -> int | None:
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        word = _read(cgroup / name).strip()
+        word = text_of(cgroup / name).strip()
         if word.isdigit() and int(word) < _UNLIMITED:
             return int(word)
     return None

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
 from engines.cuda.device import open_cuda
 from engines.errors import FpetError
+from engines.machine.sources import Run, run_command
 
 _BASE = (
     "pci.bus_id", "uuid", "name", "driver_version", "memory.total", "power.limit", "power.draw",
@@ -29,7 +29,6 @@ _QUERIES = (
 )
 """From the newest driver to the oldest: one that does not know a field answers nothing at all."""
 _UNKNOWN_FIELD = "is not a valid field to query"
-_TIMEOUT_S = 10
 
 HELD_BACK = {
     0x04: "its power limit (SW power cap)",
@@ -44,9 +43,6 @@ Idleness (0x01), clocks that a user has set (0x02, 0x100) and SLI (0x10) are no 
 Source: nvml.h, `nvmlClocksEventReason*`.
 """
 BY_HARDWARE = 0x08 | 0x40 | 0x80
-
-Run = Callable[[Sequence[str]], str]
-"""Runs a command and returns what it prints, also where it fails; "" where it is absent."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,17 +106,6 @@ class Listed:
     uuid: str
     gpu: Gpu
     state: GpuState
-
-
-def run_command(words: Sequence[str]) -> str:
-    """Return what a command prints, its errors included; "" where it is absent or hangs."""
-    try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout if done.returncode == 0 else f"{done.stdout}{done.stderr}"
 
 
 def read_gpus(run: Run = run_command) -> tuple[Listed, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engines.machine import jetpack
+from engines.machine.sources import text_of
 
 __all__ = ["JetsonIdentity", "identify", "l4t_release", "module_numbers", "read_board"]
 
@@ -85,8 +86,8 @@ def read_board(modules: Mapping[str, str], root: Path = Path("/")) -> JetsonIden
         modules: See `identify`.
         root: Where `etc` and `proc` are; another folder in tests.
     """
-    compatible = _read(root / "proc/device-tree/compatible")
-    release = _read(root / "etc/nv_tegra_release")
+    compatible = text_of(root / "proc/device-tree/compatible")
+    release = text_of(root / "etc/nv_tegra_release")
     if "nvidia,tegra" not in compatible and not release:
         return None
     numbers = module_numbers(compatible)
@@ -96,17 +97,10 @@ def read_board(modules: Mapping[str, str], root: Path = Path("/")) -> JetsonIden
     if target is not None and known is not None:
         target = f"{target}@jp{known.name}"
     return JetsonIdentity(
-        model=_read(root / "proc/device-tree/model").strip("\0\n ") or None,
+        model=text_of(root / "proc/device-tree/model").strip("\0\n ") or None,
         numbers=numbers,
         l4t=l4t,
         jetpack=known.name if known else None,
         target=target,
         doubt=doubt,
     )
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -10,11 +10,11 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.conditions.environment import output_of
 from engines.backends._trt.module import UPDATE, is_too_old
 from engines.backends._trt.request import require_release
 from engines.errors import FpetError
-from engines.machine import jetpack, state
+from engines.machine import jetpack, snapshot, sources
+from engines.machine.clocks import are_held
 from engines.machine.installing import FROM_JETPACK, FROM_PIP
 from engines.machine.jetpack import NEEDED
 from engines.targets._lookup import known_target
@@ -24,10 +24,7 @@ from fpet_export.doctor.findings import Findings
 if TYPE_CHECKING:
     from benchmarks.conditions.environment import Environment
     from engines.machine.jetson import JetsonIdentity
-    from engines.machine.state import Clock
-
-ROOT = Path("/")
-"""Where `etc`, `proc`, `sys` and `usr` are; another folder in tests."""
+    from engines.machine.snapshot import Snapshot
 
 _RUNTIMES = ("tensorrt", "tensorrt_rtx", "onnxruntime")
 _SMALL_MEMORY_BYTES = 9 << 30
@@ -82,13 +79,16 @@ def check_packages(
     return versions
 
 
-def check_board(findings: Findings, board: JetsonIdentity | None, tensorrt: str | None) -> None:
+def check_board(
+    findings: Findings, board: JetsonIdentity | None, tensorrt: str | None, now: Snapshot
+) -> None:
     """Say which board this is and how it is set; nothing on another machine.
 
     Args:
         findings: Where to say it.
         board: The Jetson that this is.
         tensorrt: Version that is installed.
+        now: How it is set.
     """
     if board is None:
         findings.document["board"] = None
@@ -102,11 +102,14 @@ def check_board(findings: Findings, board: JetsonIdentity | None, tensorrt: str 
         release = "it states no release" if board.l4t is None else f"Jetson Linux {board.l4t}"
         findings.unknown("jetpack", f"no known JetPack has this: {release}")
     fastest = _check_target(findings, board, tensorrt)
-    _check_power_mode(findings, fastest)
-    _check_clocks(findings)
+    _check_power_mode(findings, fastest, now)
+    _check_clocks(findings, now)
+    _check_heat(findings, now)
 
 
-def check_memory(findings: Findings, machine: Environment, board: JetsonIdentity | None) -> None:
+def check_memory(
+    findings: Findings, machine: Environment, board: JetsonIdentity | None, now: Snapshot
+) -> None:
     """Say how much memory there is and is free, and whether there is swap."""
     memory = _doctor.memory_bytes(machine)
     if memory is None:
@@ -115,13 +118,11 @@ def check_memory(findings: Findings, machine: Environment, board: JetsonIdentity
         free = machine.available_bytes
         rest = "" if free is None else f", {free / 1e9:.1f} GB free"
         findings.fact("memory", f"{memory / 1e9:.1f} GB{rest}")
-    try:
-        text = (ROOT / "proc/swaps").read_text("utf-8", "replace")
-    except OSError:
+    areas = now.swap
+    if areas is None:
         findings.unknown("swap", "there is no /proc/swaps")
         return
-    areas = state.swaps(text)
-    findings.document["swap"] = [area._asdict() for area in areas]
+    findings.document["swap"] = [dataclasses.asdict(area) for area in areas]
     if areas:
         kinds = ((True, "in memory (zram)"), (False, "on disk"))
         sizes = {
@@ -186,7 +187,7 @@ def _check_target(findings: Findings, board: JetsonIdentity, tensorrt: str | Non
         findings.fact("target", target.name)
     if tensorrt is not None:
         _check_release(findings, tensorrt, board.target)
-    offered = state.power_modes(_text("etc/nvpmodel.conf"))
+    offered = {mode.name for mode in snapshot.power_modes(sources.ROOT)}
     peaks = target.device.gpu.peaks if target.device is not None else ()
     fastest = next((one.mode for one in peaks if one.mode in offered), None)
     findings.document["fastest_power_mode"] = fastest
@@ -201,29 +202,44 @@ def _check_release(findings: Findings, tensorrt: str, name: str) -> None:
         findings.gap("tensorrt", error.what, error.fix, needed=False)
 
 
-def _check_power_mode(findings: Findings, fastest: str | None) -> None:
-    mode = state.power_mode(output_of("nvpmodel", "-q"))
-    findings.document["power_mode"] = None if mode is None else mode.name
+def _check_power_mode(findings: Findings, fastest: str | None, now: Snapshot) -> None:
+    mode = now.power_mode
+    findings.document["power_mode"] = mode
     if mode is None:
         findings.unknown("power mode", "nvpmodel -q names none; try sudo nvpmodel -q")
-    elif fastest is None or mode.name == fastest:
-        findings.fact("power mode", mode.name + ("" if fastest is None else ", the fastest"))
+    elif fastest is None or mode == fastest:
+        findings.fact("power mode", mode + ("" if fastest is None else ", the fastest"))
     else:
-        number = state.power_modes(_text("etc/nvpmodel.conf"))[fastest]
+        modes = {one.name: one.number for one in snapshot.power_modes(sources.ROOT)}
         findings.gap(
             "power mode",
-            f"{mode.name}, the fastest is {fastest}",
-            f"sudo nvpmodel -m {number}",
+            f"{mode}, the fastest is {fastest}",
+            f"sudo nvpmodel -m {modes[fastest]}",
             needed=False,
         )
 
 
-def _check_clocks(findings: Findings) -> None:
-    found: tuple[Clock, ...] = ()
-    if os.geteuid() == 0:  # it shows the memory's clock too, and to nobody else anything
-        found = state.clocks(output_of("jetson_clocks", "--show"))
-    found = found or state.read_clocks(ROOT)
-    held = state.are_held(found)
+def _check_heat(findings: Findings, now: Snapshot) -> None:
+    """Say how warm the board is, and what slows it down."""
+    findings.document["temperatures"] = {
+        name: round(at / 1000, 1) for name, at in now.temperatures_mc.items()
+    }
+    findings.document["slowed_by"] = list(now.slowed_by)
+    if not now.temperatures_mc:
+        findings.unknown("heat", "no temperature can be read")
+        return
+    warmest = max(now.temperatures_mc, key=lambda name: now.temperatures_mc[name])
+    text = f"{now.temperatures_mc[warmest] / 1000:.0f} °C ({warmest})"
+    if now.slowed_by:
+        slowed = f"{text}, slowed down by {', '.join(now.slowed_by)}"
+        findings.gap("heat", slowed, "let it cool down, or cool it better", needed=False)
+    else:
+        findings.fact("heat", f"{text}, nothing slows it down")
+
+
+def _check_clocks(findings: Findings, now: Snapshot) -> None:
+    found = now.clocks
+    held = are_held(found)
     findings.document["clocks"] = {
         "held": held, **{clock.name: [clock.least_hz, clock.most_hz] for clock in found},
     }  # fmt: skip
@@ -271,12 +287,5 @@ def _imported(module: str) -> tuple[str | None, str]:
 
 def _in_system(module: str) -> Path | None:
     """Return where the system's Python has a package that JetPack installed."""
-    found = sorted((ROOT / "usr/lib").glob(f"python3*/dist-packages/{module}"))
+    found = sorted((sources.ROOT / "usr/lib").glob(f"python3*/dist-packages/{module}"))
     return found[-1] if found and shutil.which("/usr/bin/python3") else None
-
-
-def _text(name: str) -> str:
-    try:
-        return (ROOT / name).read_text("utf-8", "replace")
-    except OSError:
-        return ""

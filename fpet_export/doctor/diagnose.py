@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.conditions import environment
-from engines.machine import jetson
+from engines.machine import jetson, snapshot
 from engines.targets import _lookup
 from fpet_export.doctor import board_checks, bundle_checks, workstation
 from fpet_export.doctor import findings as _findings
@@ -94,9 +94,10 @@ def _check_board(
     unpacked = None if bundle is None else bundle_checks.open_bundle(findings, bundle)
     module = None if unpacked is None else unpacked.target.module
     versions = board_checks.check_packages(findings, board, module)
-    board_checks.check_board(findings, board, versions.get("tensorrt"))
+    now = snapshot.take_snapshot()
+    board_checks.check_board(findings, board, versions.get("tensorrt"), now)
     _findings.check_processor(findings, machine)
-    board_checks.check_memory(findings, machine, board)
+    board_checks.check_memory(findings, machine, board, now)
     board_checks.check_gpu(findings, machine, board, of_a_bundle=bundle is not None)
     _findings.check_ssh(findings, programs={"ssh-keygen": "verify, of signed bundles"})
     if unpacked is not None:

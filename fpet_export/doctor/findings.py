@@ -8,11 +8,10 @@ import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.conditions.environment import output_of
 from engines.backends._aoti.builder import FIX_COMPILER, compiler
 from engines.contract import OpenOptions
 from engines.machine.processor import usable_cores
-from engines.machine.state import gpu_processes
+from engines.machine.snapshot import read_gpu_users
 from fpet_export.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -163,9 +162,8 @@ def check_gpu(findings: Findings, machine: Environment, *, of_a_bundle: bool = F
         return
     for gpu in machine.gpus:
         findings.fact("gpu", f"{gpu.name}, driver {gpu.driver}")
-    query = "--query-compute-apps=pid,process_name,used_memory"
-    others = gpu_processes(output_of("nvidia-smi", query, "--format=csv,noheader,nounits"))
-    findings.document["gpu_users"] = [other._asdict() for other in others]
+    others = read_gpu_users().listed or ()
+    findings.document["gpu_users"] = [dataclasses.asdict(other) for other in others]
     if not others:
         findings.fact("gpu users", "none that the driver lists (it sees no other container)")
         return

@@ -21,7 +21,6 @@ from benchmarks.conditions.gpu_state import (
     Listed,
     in_words,
     read_gpus,
-    run_command,
     used_gpu,
 )
 from benchmarks.conditions.gpu_validity import GpuMeter, check_gpu
@@ -129,10 +128,6 @@ def test_older_drivers_are_asked_for_what_they_know(
 )
 def test_without_a_gpu_or_a_driver_there_is_none(text: str) -> None:
     assert read_gpus(lambda words: text) == ()
-
-
-def test_a_command_that_is_not_there_prints_nothing() -> None:
-    assert run_command(["nvidia-smi-which-is-nowhere"]) == ""
 
 
 def test_of_several_gpus_cuda_says_which_is_its_first() -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.machine import state
-from engines.machine.state import Clock, GpuProcess, PowerMode, Swap
+from engines.machine import clocks, state
+from engines.machine.clocks import Clock
+from engines.machine.state import GpuProcess, PowerMode, Swap
 
 NANO_FREE = """\
 SOC family:tegra210  Machine:jetson-nano
@@ -89,21 +90,21 @@ def test_clocks_that_may_move_are_not_held() -> None:
     found = state.clocks(NANO_FREE)
 
     assert found == (
-        Clock("cpu0", 102_000_000, 1_479_000_000, False),
-        Clock("GPU", 76_800_000, 921_600_000, False),
-        Clock("EMC", 204_000_000, 1_600_000_000, False),
+        Clock("cpu0", 102_000_000, 1_479_000_000, False, 825_600_000),
+        Clock("GPU", 76_800_000, 921_600_000, False, 76_800_000),
+        Clock("EMC", 204_000_000, 1_600_000_000, False, 1_600_000_000),
     )
-    assert state.are_held(found) is False
+    assert clocks.are_held(found) is False
 
 
 def test_clocks_that_jetson_clocks_holds_are_held() -> None:
-    assert state.are_held(state.clocks(NANO_HELD)) is True
+    assert clocks.are_held(state.clocks(NANO_HELD)) is True
 
 
 def test_one_free_clock_is_enough() -> None:
     text = NANO_HELD.replace("FreqOverride=1", "FreqOverride=0")
 
-    assert state.are_held(state.clocks(text)) is False
+    assert clocks.are_held(state.clocks(text)) is False
 
 
 def test_a_processor_that_is_off_does_not_count() -> None:
@@ -111,8 +112,8 @@ def test_a_processor_that_is_off_does_not_count() -> None:
 
 
 def test_without_the_gpu_s_clock_nothing_is_known() -> None:
-    assert state.are_held(()) is None
-    assert state.are_held((Clock("cpu0", 1, 1, True),)) is None
+    assert clocks.are_held(()) is None
+    assert clocks.are_held((Clock("cpu0", 1, 1, True),)) is None
 
 
 def write_clocks(root: Path, gpu: str, cpu: tuple[int, int], of_gpu: tuple[int, int]) -> None:
@@ -132,21 +133,21 @@ def write_clocks(root: Path, gpu: str, cpu: tuple[int, int], of_gpu: tuple[int, 
 def test_the_kernel_shows_clocks_to_everybody(gpu: str, tmp_path: Path) -> None:
     write_clocks(tmp_path, gpu, (1_728_000, 1_728_000), (1_020_000_000, 1_020_000_000))
 
-    found = state.read_clocks(tmp_path)
+    found = clocks.read_clocks(tmp_path)
 
     assert [clock.name for clock in found] == ["cpu0", "GPU"]
     assert found[0].most_hz == 1_728_000_000
-    assert state.are_held(found) is True
+    assert clocks.are_held(found) is True
 
 
 def test_a_gpu_clock_that_moves_is_seen(tmp_path: Path) -> None:
     write_clocks(tmp_path, "17000000.gpu", (1_728_000, 1_728_000), (306_000_000, 1_020_000_000))
 
-    assert state.are_held(state.read_clocks(tmp_path)) is False
+    assert clocks.are_held(clocks.read_clocks(tmp_path)) is False
 
 
 def test_a_machine_that_shows_nothing_has_no_clocks(tmp_path: Path) -> None:
-    assert state.read_clocks(tmp_path) == ()
+    assert clocks.read_clocks(tmp_path) == ()
 
 
 def test_swap_in_memory_and_on_disk_are_told_apart() -> None:

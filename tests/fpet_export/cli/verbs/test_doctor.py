@@ -17,24 +17,14 @@ from benchmarks.conditions.environment import read_environment
 from engines.machine import jetson as boards
 from engines.machine import processor
 from engines.machine.jetson import JetsonIdentity
+from engines.machine.snapshot import take_snapshot
 from engines.targets import _lookup
 from fpet_export.board.agent import build_agent
 from fpet_export.cli.console import Console
 from fpet_export.doctor import board_checks, providers, workstation
 from fpet_export.doctor.findings import Findings
+from tests.fake_board import FakeBoard
 from tests.fpet_export.command_line import Done, Exported, call
-
-ORIN_NANO = (
-    "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n",
-    "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super\0",
-    "nvidia,p3768-0000+p3767-0005-super\0nvidia,p3767-0005\0nvidia,tegra234\0",
-)
-NVPMODEL_CONF = """\
-< POWER_MODEL ID=0 NAME=15W >
-< POWER_MODEL ID=1 NAME=25W >
-< POWER_MODEL ID=2 NAME=MAXN_SUPER >
-"""
-ZRAM = "Filename Type Size Used Priority\n/dev/zram0 partition 635320 0 5\n"
 
 
 def test_what_is_installed_is_named_with_its_version() -> None:
@@ -139,56 +129,30 @@ def test_what_ssh_needs_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) 
 # A board
 
 
-class FakeBoard:
-    """A Jetson as files, and what its tools print."""
+class Jetson(FakeBoard):
+    """A fake board, and what Python packages it has."""
 
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.root, self.outputs = root, {"nvpmodel": "NV Power Mode: 25W\n1\n"}
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(folder)
         self.versions: dict[str, str] = {
             "numpy": "1.26.4", "tensorrt": "10.3.0", "PIL": "9.0.1",
         }  # fmt: skip
-        for name, text in zip(
-            ("etc/nv_tegra_release", "proc/device-tree/model", "proc/device-tree/compatible"),
-            ORIN_NANO,
-            strict=True,
-        ):
-            self.write(name, text)
-        self.write("etc/nvpmodel.conf", NVPMODEL_CONF)
-        self.write("proc/swaps", ZRAM)
-        self.clocks(306_000_000, 1_020_000_000)
-        monkeypatch.setattr(board_checks, "ROOT", root)
-        monkeypatch.setattr(
-            board_checks, "output_of", lambda *words: self.outputs.get(words[0], "")
-        )
+        self.use(monkeypatch)
         monkeypatch.setattr(board_checks, "_imported", self.imported)
         read = boards.read_board
-        monkeypatch.setattr(boards, "read_board", lambda modules: read(modules, root))
+        monkeypatch.setattr(boards, "read_board", lambda modules: read(modules, self.root))
 
     def imported(self, module: str) -> tuple[str | None, str]:
         version = self.versions.get(module)
         return version, "" if version else "absent"
 
-    def write(self, name: str, text: str) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-    def clocks(self, least_hz: int, most_hz: int) -> None:
-        for folder, unit in (
-            ("sys/class/devfreq/17000000.gpu", 1),
-            ("sys/devices/system/cpu/cpufreq/policy0/scaling", 1000),
-        ):
-            separator = "_" if folder.endswith("scaling") else "/"
-            self.write(f"{folder}{separator}min_freq", f"{least_hz // unit}\n")
-            self.write(f"{folder}{separator}max_freq", f"{most_hz // unit}\n")
-
 
 @pytest.fixture
-def jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBoard:
-    return FakeBoard(tmp_path / "root", monkeypatch)
+def jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jetson:
+    return Jetson(tmp_path, monkeypatch)
 
 
-def test_a_board_says_what_it_is_and_how_it_is_set(jetson: FakeBoard) -> None:
+def test_a_board_says_what_it_is_and_how_it_is_set(jetson: Jetson) -> None:
     done = call("doctor", "--json")
 
     document = done.document()
@@ -202,15 +166,17 @@ def test_a_board_says_what_it_is_and_how_it_is_set(jetson: FakeBoard) -> None:
     assert "torch" not in done.err
     assert "p3767-0005" in done.err
     assert "25W, the fastest is MAXN_SUPER: sudo nvpmodel -m 2" in done.err
-    assert "between 306 and 1020 MHz" in done.err
+    assert "between 306 and 918 MHz" in done.err
+    assert document["temperatures"] == {"cpu-thermal": 51.5, "tj-thermal": 52.0}
+    assert "52 °C (tj-thermal), nothing slows it down" in done.err
     assert "sudo jetson_clocks" in done.err
     assert "only root may read" in done.err
     assert "0.7 GB in memory (zram)" in done.err
     assert "a Jetson's driver keeps no list" in done.err
 
 
-def test_a_board_that_is_ready_to_measure_has_no_gap(jetson: FakeBoard) -> None:
-    jetson.outputs["nvpmodel"] = "NV Power Mode: MAXN_SUPER\n2\n"
+def test_a_board_that_is_ready_to_measure_has_no_gap(jetson: Jetson) -> None:
+    jetson.mode("MAXN_SUPER")
     jetson.clocks(1_020_000_000, 1_020_000_000)
 
     done = call("doctor", "--json")
@@ -222,8 +188,18 @@ def test_a_board_that_is_ready_to_measure_has_no_gap(jetson: FakeBoard) -> None:
     assert "MAXN_SUPER, the fastest" in done.err
 
 
-def test_what_a_board_does_not_tell_is_unknown(jetson: FakeBoard) -> None:
-    jetson.outputs.clear()
+def test_what_slows_a_board_down_is_a_gap(jetson: Jetson) -> None:
+    jetson.write("sys/class/thermal/cooling_device1/cur_state", "1\n")
+
+    done = call("doctor", "--json")
+
+    (problem,) = (one for one in done.document()["problems"] if one["name"] == "heat")
+    assert "slowed down by gpu-throttle-alert" in problem["what"]
+    assert done.document()["slowed_by"] == ["gpu-throttle-alert"]  # the fan is no brake
+
+
+def test_what_a_board_does_not_tell_is_unknown(jetson: Jetson) -> None:
+    jetson.silent()
     jetson.write("proc/device-tree/compatible", "nvidia,p9999-0000\0nvidia,tegra234\0")
     jetson.write("etc/nv_tegra_release", "# R99 (release), REVISION: 1.0\n")
     (jetson.root / "sys/class/devfreq/17000000.gpu/min_freq").unlink()
@@ -240,7 +216,7 @@ def test_what_a_board_does_not_tell_is_unknown(jetson: FakeBoard) -> None:
         assert f" ! {name:<10} unknown: " in done.err
 
 
-def test_a_release_that_nothing_is_built_for_stops(jetson: FakeBoard) -> None:
+def test_a_release_that_nothing_is_built_for_stops(jetson: Jetson) -> None:
     jetson.write("etc/nv_tegra_release", "# R35 (release), REVISION: 4.1\n")
 
     done = call("doctor", "--json")
@@ -250,7 +226,7 @@ def test_a_release_that_nothing_is_built_for_stops(jetson: FakeBoard) -> None:
     assert "update JetPack" in done.err
 
 
-def test_an_old_jetpack_is_told_of_a_module_that_is_not_known(jetson: FakeBoard) -> None:
+def test_an_old_jetpack_is_told_of_a_module_that_is_not_known(jetson: Jetson) -> None:
     jetson.write("proc/device-tree/compatible", "nvidia,p3668-0001\0nvidia,tegra194\0")
     jetson.write("etc/nv_tegra_release", "# R35 (release), REVISION: 4.1\n")
 
@@ -261,7 +237,7 @@ def test_an_old_jetpack_is_told_of_a_module_that_is_not_known(jetson: FakeBoard)
     assert words in done.err
 
 
-def test_an_installed_tensorrt_8_is_told(jetson: FakeBoard) -> None:
+def test_an_installed_tensorrt_8_is_told(jetson: Jetson) -> None:
     jetson.versions["tensorrt"] = "8.6.2"
 
     done = call("doctor", "--json")
@@ -270,7 +246,7 @@ def test_an_installed_tensorrt_8_is_told(jetson: FakeBoard) -> None:
     assert "JetPack 6.1 or later (TensorRT 10.3) is needed" in problems[0]
 
 
-def test_a_tensorrt_of_another_release_is_named(jetson: FakeBoard) -> None:
+def test_a_tensorrt_of_another_release_is_named(jetson: Jetson) -> None:
     jetson.versions["tensorrt"] = "10.16.2"
 
     done = call("doctor", "--json")
@@ -289,7 +265,7 @@ def test_a_tensorrt_of_another_release_is_named(jetson: FakeBoard) -> None:
     ],
 )
 def test_what_a_board_misses_has_one_command(
-    absent: str, lacking: list[str], fix: str, jetson: FakeBoard
+    absent: str, lacking: list[str], fix: str, jetson: Jetson
 ) -> None:
     del jetson.versions[absent]
 
@@ -302,7 +278,7 @@ def test_what_a_board_misses_has_one_command(
     assert (fix in done.err.rpartition("next")[2]) is bool(lacking)
 
 
-def test_onnxruntime_is_a_runtime_too(jetson: FakeBoard) -> None:
+def test_onnxruntime_is_a_runtime_too(jetson: Jetson) -> None:
     del jetson.versions["tensorrt"]
     jetson.versions["onnxruntime"] = "1.23.2"
 
@@ -312,7 +288,7 @@ def test_onnxruntime_is_a_runtime_too(jetson: FakeBoard) -> None:
     assert "! tensorrt" in done.err
 
 
-def test_a_tensorrt_that_only_the_system_sees_is_found(jetson: FakeBoard) -> None:
+def test_a_tensorrt_that_only_the_system_sees_is_found(jetson: Jetson) -> None:
     """The usual trap: a virtual environment hides what JetPack installed."""
     del jetson.versions["tensorrt"]
     jetson.write("usr/lib/python3.10/dist-packages/tensorrt/__init__.py", "")
@@ -338,7 +314,7 @@ def test_a_package_that_crashes_does_not_take_doctor_along(
     assert board_checks._imported("numpy") == (metadata.version("numpy"), "")
 
 
-def test_a_small_board_without_swap_is_warned(jetson: FakeBoard) -> None:
+def test_a_small_board_without_swap_is_warned(jetson: Jetson) -> None:
     jetson.write("proc/swaps", "Filename Type Size Used Priority\n")
     board = boards.read_board(_lookup.modules())
     assert isinstance(board, JetsonIdentity)
@@ -347,7 +323,7 @@ def test_a_small_board_without_swap_is_warned(jetson: FakeBoard) -> None:
     )
     findings = Findings(Console(quiet=True))
 
-    board_checks.check_memory(findings, place, board)
+    board_checks.check_memory(findings, place, board, take_snapshot())
 
     assert [one["name"] for one in findings.problems] == ["swap"]
     assert "swapon /swapfile" in findings.problems[0]["fix"]
@@ -373,7 +349,7 @@ def graph(exported: Exported, tmp_path: Path) -> Path:
     return out / "model.onnx"
 
 
-def test_a_bundle_fits_its_board(graph: Path, jetson: FakeBoard, tmp_path: Path) -> None:
+def test_a_bundle_fits_its_board(graph: Path, jetson: Jetson, tmp_path: Path) -> None:
     folder = unpacked(graph, "jetson-orin-nano-8gb@jp6.2", tmp_path)
 
     done = call("doctor", "--bundle", folder, "--json")
@@ -391,7 +367,7 @@ def test_a_bundle_fits_its_board(graph: Path, jetson: FakeBoard, tmp_path: Path)
 
 
 def test_a_graph_for_another_board_is_built_for_this_one(
-    graph: Path, jetson: FakeBoard, tmp_path: Path
+    graph: Path, jetson: Jetson, tmp_path: Path
 ) -> None:
     folder = unpacked(graph, "jetson-agx-orin-64gb@jp6.2", tmp_path)
 
@@ -404,7 +380,7 @@ def test_a_graph_for_another_board_is_built_for_this_one(
 
 
 def test_a_bundle_for_another_board_says_that_this_one_is_too_old(
-    graph: Path, jetson: FakeBoard, tmp_path: Path
+    graph: Path, jetson: Jetson, tmp_path: Path
 ) -> None:
     folder = unpacked(graph, "jetson-agx-orin-64gb@jp6.2", tmp_path)
     jetson.write("etc/nv_tegra_release", "# R36 (release), REVISION: 3.0\n")  # JetPack 6.0
@@ -419,7 +395,7 @@ def test_a_bundle_for_another_board_says_that_this_one_is_too_old(
 
 
 def test_a_graph_that_this_board_cannot_read_is_exported_again(
-    exported: Exported, jetson: FakeBoard, tmp_path: Path
+    exported: Exported, jetson: Jetson, tmp_path: Path
 ) -> None:
     target, out = "jetson-thor-t5000@jp7.2", tmp_path / "newer"
     words = ("--target", target, "--opset", "22", "-o", out)
@@ -448,7 +424,7 @@ def test_a_board_s_bundle_is_not_for_a_workstation(graph: Path, tmp_path: Path) 
 
 
 def test_another_tensorrt_than_the_bundle_is_for_is_refused(
-    graph: Path, jetson: FakeBoard, tmp_path: Path
+    graph: Path, jetson: Jetson, tmp_path: Path
 ) -> None:
     folder = unpacked(graph, "jetson-orin-nano-8gb@jp6.2", tmp_path)
     jetson.versions["tensorrt"] = "10.16.2"
@@ -490,7 +466,7 @@ def test_an_engine_of_another_cpu_is_refused(
 
 
 def test_a_board_without_a_name_leaves_the_answer_open(
-    graph: Path, jetson: FakeBoard, tmp_path: Path
+    graph: Path, jetson: Jetson, tmp_path: Path
 ) -> None:
     folder = unpacked(graph, "jetson-orin-nano-8gb@jp6.2", tmp_path)
     jetson.write("proc/device-tree/compatible", "nvidia,p9999-0000\0nvidia,tegra234\0")
@@ -501,7 +477,7 @@ def test_a_board_without_a_name_leaves_the_answer_open(
     assert done.document()["bundle"]["fits"] is None
 
 
-def test_a_damaged_bundle_is_refused(graph: Path, jetson: FakeBoard, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_refused(graph: Path, jetson: Jetson, tmp_path: Path) -> None:
     folder = unpacked(graph, "jetson-orin-nano-8gb@jp6.2", tmp_path)
     content = bytearray((folder / "model.onnx").read_bytes())
     content[len(content) // 2] ^= 1
@@ -514,12 +490,12 @@ def test_a_damaged_bundle_is_refused(graph: Path, jetson: FakeBoard, tmp_path: P
     assert done.document()["board"]["target"] == "jetson-orin-nano-8gb@jp6.2"
 
 
-def test_a_folder_without_a_bundle_is_refused(jetson: FakeBoard, tmp_path: Path) -> None:
+def test_a_folder_without_a_bundle_is_refused(jetson: Jetson, tmp_path: Path) -> None:
     assert call("doctor", "--bundle", tmp_path).code == 3
 
 
 def test_an_engine_of_another_version_is_refused(
-    exported: Exported, engine: Path, jetson: FakeBoard, tmp_path: Path
+    exported: Exported, engine: Path, jetson: Jetson, tmp_path: Path
 ) -> None:
     folder = unpacked(engine, "cpu", tmp_path)
     fitting = metadata.version("onnxruntime")
@@ -534,7 +510,7 @@ def test_an_engine_of_another_version_is_refused(
 
 
 def test_too_little_memory_to_build_is_a_warning(
-    graph: Path, jetson: FakeBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: Path, jetson: Jetson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = unpacked(graph, "jetson-orin-nano-8gb@jp6.2", tmp_path)
     place = dataclasses.replace(read_environment(), available_bytes=1 << 30)
