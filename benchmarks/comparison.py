@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +50,8 @@ from benchmarks.measurement import (
 )
 from benchmarks.paired_statistics import compare, percentile, summarise
 from benchmarks.peers import PeerSource
+from benchmarks.scenarios.asked import Scenario
+from benchmarks.scenarios.running import ScenarioResults, check_scenarios, run_scenarios
 from engines.contract import DeviceClock, Engine, Feeds, OpenOptions
 from engines.errors import (
     UsageError,
@@ -82,6 +85,7 @@ def bench(
     agree_limit: float = 1e-3,
     schedule: Schedule | None = None,
     gemm_peak_macs_per_s: float | None = None,
+    scenarios: Sequence[Scenario] = (),
     strict: bool = True,
     attempts: int = 1,
     again: Again | None = None,
@@ -115,6 +119,7 @@ def bench(
         schedule: How long to measure.
         gemm_peak_macs_per_s: From `benchmarks.gemm_peak`, to say how near each
             contender comes.
+        scenarios: What each contender is measured under alone, after the rounds.
         strict: Raise when the measurement is invalid; else the findings only mark it.
         attempts: How often to measure at most, until noise spoils nothing; the last one counts.
         again: Called before every further attempt.
@@ -181,10 +186,24 @@ def bench(
         device = {
             entry.name: _device_p50_ns(entry.engine, all_feeds[entry.name]) for entry in opened
         }
+        alone = {
+            entry.name: run_scenarios(
+                scenarios,
+                functools.partial(_bound, entry, schedule.seed),
+                batch=batch,
+                batches=entry.batches or (batch, batch),
+                seconds=schedule.min_s,
+                clock=clock,
+                progress=progress,
+            )
+            for entry in opened
+            if scenarios
+        }
         results = _results(
             opened,
             taken.rounds,
             device,
+            alone,
             baseline,
             batch,
             agreements,
@@ -198,7 +217,7 @@ def bench(
         batch=batch,
         contenders=results,
         absent=(*absent, *failed),
-        findings=(*taken.findings, *doubts_of(opened)),
+        findings=(*taken.findings, *doubts_of(opened), *check_scenarios(alone)),
         schedule=schedule,
         rounds=len(taken.rounds.latency_ns),
         warmup_rounds=taken.rounds.warmup_rounds,
@@ -282,6 +301,12 @@ def fastest(measurement: Measurement, names: Sequence[str]) -> str | None:
     return min(present, key=lambda result: result.latency.p50_ns).name if present else None
 
 
+def _bound(entry: Opened, seed: int, batch: int) -> Callable[[], None]:
+    """Return the call that runs a batch of synthetic images of this size."""
+    engine = entry.engine
+    return engine.bind(synthetic_feeds(engine.inputs, batch=batch, seed=seed, name=entry.name))
+
+
 def _device_p50_ns(engine: Engine, feeds: Feeds) -> int | None:
     """Return the median by the device's own clock; None where it has none."""
     if not isinstance(engine, DeviceClock):
@@ -293,6 +318,7 @@ def _results(
     opened: Sequence[Opened],
     rounds: Rounds,
     device_p50_ns: Mapping[str, int | None],
+    alone: Mapping[str, ScenarioResults],
     baseline: str,
     batch: int,
     agreements: Mapping[str, Agreement],
@@ -319,6 +345,7 @@ def _results(
                 if peak and entry.macs
                 else None,
                 device_p50_ns=device_p50_ns[entry.name],
+                scenarios=alone.get(entry.name),
             )
         )
     return tuple(results)

@@ -39,6 +39,7 @@ class Opened:
         artefact: From its manifest; None without one.
         macs: Multiply-adds of one image; None when unknown.
         failure: That its check failed, in words; "" where it did not.
+        batches: Smallest and largest batch that it takes; None where nobody says.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Opened:
     artefact: Artefact | None = None
     macs: int | None = None
     failure: str = ""
+    batches: tuple[int, int] | None = None
 
 
 Source = Path | str | Engine | Opened
@@ -155,6 +157,7 @@ def _open(
         artefact=artefact,
         macs=artefact.macs if artefact else None,
         failure=_failure_of(path, manifest),
+        batches=manifest.batch_range if manifest else None,
     )
 
 

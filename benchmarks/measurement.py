@@ -13,6 +13,7 @@ from benchmarks.conditions.gpu_state import GpuUse
 from benchmarks.conditions.validity import Finding, OtherLoad
 from benchmarks.latency import Schedule
 from benchmarks.paired_statistics import Comparison, LatencySummary
+from benchmarks.scenarios.running import ScenarioResults
 from engines.manifest import Manifest
 
 SCHEMA = 1
@@ -49,6 +50,7 @@ class ContenderResult:
         device_p50_ns: Median by the device's own clock, measured after the rounds; None where
             there is no such clock. The latency has the launch and the wait in it, too.
         samples_ns: Every sample, in the order of the rounds, so that anyone can count again.
+        scenarios: What came out alone, after the rounds; None where no scenario was asked for.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ContenderResult:
     samples_ns: tuple[int, ...]
     peak_share: float | None = None
     device_p50_ns: int | None = None
+    scenarios: ScenarioResults | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

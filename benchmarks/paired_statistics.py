@@ -22,6 +22,7 @@ PRACTICAL_MARGIN = 0.01
 """A ratio nearer to 1 than this is not called a difference: repeating a whole measurement, with
 new processes and other memory addresses, moves a ratio by about as much."""
 _FEWEST_FOR_A_VERDICT = 6  # no 95 % interval of a median exists for fewer samples
+_FEWEST_FOR_P999 = 1000
 _RESAMPLES = 2000
 _RESAMPLES_AT_ONCE = 200  # bounds the memory of the bootstrap to 200 x rounds numbers
 
@@ -36,6 +37,7 @@ class LatencySummary:
         p90_ns: Likewise for 90 %.
         p95_ns: Likewise for 95 %.
         p99_ns: Likewise for 99 %; with fewer than 100 samples it is the slowest one.
+        p999_ns: Likewise for 99.9 %; None with fewer than 1000 samples.
         mean_ns: Arithmetic mean.
         cov: Coefficient of variation, standard deviation / mean.
         images_per_s: Batch size / p50.
@@ -49,6 +51,7 @@ class LatencySummary:
     mean_ns: float
     cov: float
     images_per_s: float
+    p999_ns: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,16 +95,16 @@ class Comparison:
         )
 
 
-def percentile(ordered: Nanoseconds, percent: int) -> int:
+def percentile(ordered: Nanoseconds, percent: float) -> int:
     """Return the sample at `percent`, never a value between two samples.
 
     Args:
         ordered: (n,) samples in rising order, n >= 1.
-        percent: 0 to 100, whole.
+        percent: 0 to 100, at most one digit after the point.
 
     Source: trtexec, samples/common/sampleReporting.cpp, `findPercentile`.
     """
-    above = (100 - percent) * len(ordered) // 100
+    above = round((100 - percent) * 10) * len(ordered) // 1000
     return int(ordered[max(len(ordered) - 1 - above, 0)])
 
 
@@ -124,6 +127,7 @@ def summarise(latency_ns: Nanoseconds, *, batch: int) -> LatencySummary:
         mean_ns=mean,
         cov=float(ordered.std()) / mean if mean else 0.0,
         images_per_s=batch * 1e9 / p50 if p50 else 0.0,
+        p999_ns=percentile(ordered, 99.9) if len(ordered) >= _FEWEST_FOR_P999 else None,
     )
 
 

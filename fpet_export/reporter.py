@@ -68,8 +68,8 @@ class Reporter(Protocol):
     def progress(self, text: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         """Hear that `total` steps begin, and then of so many more; 0 where nobody knows."""
 
-    def phases(self) -> AbstractContextManager[Callable[[str, int, int], None]]:
-        """Hear of phases as (name, done, total), which may be nested."""
+    def phases(self, text: str) -> AbstractContextManager[Callable[[str, int, int], None]]:
+        """Hear that `text` begins, then of its phases as (name, done, total), which may nest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ class Silent:
         yield lambda count: None
 
     @contextlib.contextmanager
-    def phases(self) -> Iterator[Callable[[str, int, int], None]]:
+    def phases(self, text: str) -> Iterator[Callable[[str, int, int], None]]:
         """Say nothing."""
         yield lambda name, done, total: None
 

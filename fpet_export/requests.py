@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from benchmarks.scenarios.asked import parse_scenarios
 from engines import precisions
 from engines.contract import OpenOptions
 from engines.errors import UsageError
@@ -55,6 +56,13 @@ def _require_observers(value: Mapping[str, str], where: str) -> None:
                     where=where,
                     fix=did_you_mean(str(name), known, otherwise="choose one of the names above"),
                 )
+
+
+def _require_scenarios(value: tuple[str, ...], where: str) -> None:
+    try:
+        parse_scenarios(value)
+    except UsageError as error:
+        raise UsageError(error.what, where=where, fix=error.fix) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -379,10 +387,13 @@ class Measured(Measuring, Opening):
     Attributes:
         seed: Seed of the order of contenders and of the bootstrap.
         peak: Measure this CPU's GEMM peak, too.
+        scenario: What each contender is measured under alone, after the rounds: "stream:30" images
+            a second, "offline", "soak:10" minutes.
     """
 
     seed: int = 0
     peak: bool = False
+    scenario: tuple[str, ...] = judged_by(_require_scenarios, default=())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

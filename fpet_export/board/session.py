@@ -172,4 +172,5 @@ def measuring_argv(request: Measured) -> list[str]:
     """Return every option of `bench` that says how to measure, for the agent's."""
     argv = [*bench_argv(request), "--seed", str(request.seed)]
     argv += ["--peak"] if request.peak else []
+    argv += ["--scenario", ",".join(request.scenario)] if request.scenario else []
     return [*argv, *request.running_argv()]

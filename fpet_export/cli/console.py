@@ -151,13 +151,13 @@ class Console:
             yield lambda count: bars.advance(task, count)
 
     @contextlib.contextmanager
-    def phases(self) -> Iterator[Callable[[str, int, int], None]]:
+    def phases(self, text: str) -> Iterator[Callable[[str, int, int], None]]:
         """Show each phase that is told as (name, done, total), until it is done.
 
         Phases may be nested; a total of 0 means that nobody knows it. They are shown as those of
         `progress`.
         """
-        with self._bars() as bars, self._heartbeat.activity("building", 0) as activity:
+        with self._bars() as bars, self._heartbeat.activity(text, 0) as activity:
             tasks: dict[str, Any] = {}
 
             def tell(name: str, done: int, total: int) -> None:

@@ -83,7 +83,7 @@ def _say_operators(settings: Mapping[str, str], reporter: Reporter) -> None:
 def build_progress(reporter: Reporter) -> Iterator[Progress]:
     """Yield a callback for a build; it shows a bar a phase, and names each phase with `-v`."""
     seen: set[str] = set()
-    with reporter.phases() as tell:
+    with reporter.phases("building") as tell:
 
         def report(phase: str, done: int, total: int) -> bool:
             if phase not in seen:

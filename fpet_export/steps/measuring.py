@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.comparison import bench
 from benchmarks.conditions.validity import FEWEST_ROUNDS
 from benchmarks.gemm_peak import measure_gemm_peak
-from benchmarks.latency import Schedule
+from benchmarks.latency import Progress, Schedule
 from benchmarks.merge_verdict import merge_verdicts
 from benchmarks.peers import PeerSource
+from benchmarks.scenarios.asked import Scenario, parse_scenarios
 from engines import registry
 from engines.engine import load_target
 from engines.errors import InputError, UnknownNameError, UsageError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3
 """How often noise may spoil a measurement before it is given up."""
+_PHASES = {"warm up": "warming up", "measure": "measuring", "soak": "soaking, in seconds"}
 ALL_PEERS = ("ort_plain", "openvino_plain", "torch_eager", "torch_compile")
 
 
@@ -45,6 +47,7 @@ class Settings:
         seconds: At least.
         seed: Seed of the order and the bootstrap.
         peak: Whether this CPU's GEMM peak is measured, too.
+        scenarios: What each contender is measured under alone.
         opening: How artefacts are opened; `threads` stands above.
     """
 
@@ -53,6 +56,7 @@ class Settings:
     seconds: float = 3.0
     seed: int = 0
     peak: bool = False
+    scenarios: tuple[Scenario, ...] = ()
     opening: OpenOptions | None = None
 
     @classmethod
@@ -64,6 +68,7 @@ class Settings:
             seconds=request.seconds,
             seed=request.seed,
             peak=request.peak,
+            scenarios=parse_scenarios(request.scenario),
             opening=request.open_options(),
         )
 
@@ -153,7 +158,7 @@ def measure_batches(
     found = []
     for batch in batches:
         size = f" batch {batch}" if len(batches) > 1 else ""
-        with reporter.progress(f"measuring{size}", settings.rounds) as advance:
+        with reporter.phases(f"measuring{size}") as tell:
             measurement = bench(
                 list(artefacts),
                 against=baseline,
@@ -165,11 +170,12 @@ def measure_batches(
                 options=settings.opening,
                 schedule=settings.schedule(),
                 gemm_peak_macs_per_s=peak,
+                scenarios=settings.scenarios,
                 strict=False,
                 attempts=ATTEMPTS,
                 again=saying(reporter),
                 command=command,
-                progress=advancing(advance),
+                progress=telling(tell, settings.rounds, size),
             )
         found.append(measurement)
     return found
@@ -297,14 +303,25 @@ def saying(reporter: Reporter) -> Any:
     return again
 
 
-def advancing(advance: Any) -> Any:
-    """Turn "so many rounds are done" into steps of a bar."""
-    done = 0
+def telling(tell: Callable[[str, int, int], None], rounds: int, size: str = "") -> Progress:
+    """Turn the phases of a measurement into those of a reporter, in words.
 
-    def report(phase: str, now: int, total: int) -> bool:
-        nonlocal done
-        advance(now - done)
-        done = now
+    Args:
+        tell: Of `Reporter.phases`.
+        rounds: Rounds that are measured at least.
+        size: What is said of the batch.
+    """
+    open_phase, open_total = "", 0
+
+    def report(phase: str, done: int, total: int) -> bool:
+        nonlocal open_phase, open_total
+        name = f"{_PHASES.get(phase, phase)}{size}"
+        if phase == "measure":
+            total = max(rounds, done + 1)  # how many more follow is known to nobody
+        if open_phase not in ("", name):
+            tell(open_phase, open_total, open_total)
+        open_phase, open_total = name, total
+        tell(name, done, total)
         return True
 
     return report

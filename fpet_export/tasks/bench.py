@@ -73,7 +73,7 @@ def _measure(request: BenchRequest, reporter: Reporter) -> Measurement:
         tasks = _opened(folder, names, opening, stack, reporter)
         files = [path for path in request.artefacts if path != folder]
         manifests = [one.engine.manifest() for one in tasks if isinstance(one.engine, TaskEngine)]
-        with reporter.progress("measuring", request.rounds) as advance:
+        with reporter.phases("measuring") as tell:
             found = measured(
                 [*tasks, *files],
                 against=request.against,
@@ -82,11 +82,12 @@ def _measure(request: BenchRequest, reporter: Reporter) -> Measurement:
                 options=opening,
                 schedule=settings.schedule(),
                 gemm_peak_macs_per_s=peak,
+                scenarios=settings.scenarios,
                 strict=False,
                 attempts=measuring.ATTEMPTS,
                 again=measuring.saying(reporter),
                 command=request.command,
-                progress=measuring.advancing(advance),
+                progress=measuring.telling(tell, request.rounds),
             )
     _say_switches(switches, reporter)
     return _with_switches(found, switches)

@@ -13,6 +13,7 @@ from benchmarks import batches as documents
 from benchmarks.measurement_file import to_document, write_measurement
 from benchmarks.report.page import report_of, write_report
 from benchmarks.report.table import format_table
+from benchmarks.scenarios.words import format_scenarios
 from engines import storage
 from engines.errors import MeasurementError, UsageError
 from fpet_export.reporter import SILENT, Reporter
@@ -98,6 +99,8 @@ def keep(measurement: Measurement, request: BenchRequest, reporter: Reporter) ->
         reporter.line()
         reporter.line(format_table(measurement, width=reporter.width))
         reporter.line()
+        for line in format_scenarios(measurement):
+            reporter.paragraph(line)
     if request.out is not None:
         write_measurement(request.out, measurement, force=request.force)
     if request.html is not None:

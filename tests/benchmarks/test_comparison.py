@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from benchmarks.latency import Schedule
 from benchmarks.measurement_file import read_measurement, to_document, write_measurement
 from benchmarks.peers import PeerSource
 from benchmarks.report.table import format_table
+from benchmarks.scenarios.asked import parse_scenarios
 from engines.contract import OpenOptions
 from engines.errors import (
     InputError,
@@ -341,3 +343,43 @@ def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
     }
     both = [Path("/a/model.onnx"), Path("/a/model.plan")]
     assert set(contenders._distinct_names(both).values()) == {"model.onnx", "model.plan"}
+
+
+def test_scenarios_run_alone_after_the_rounds(
+    fake_bench: Bench, make_engine: Any, tmp_path: Path
+) -> None:
+    phases = []
+
+    def progress(phase: str, done: int, total: int) -> bool:
+        phases.append(phase)
+        return True
+
+    found = fake_bench(
+        [make_engine("fast", 5_000_000), make_engine("slow", 10_000_000)],
+        batch=2,
+        scenarios=parse_scenarios(["soak:0.1", "offline"]),
+        progress=progress,
+    )
+
+    fast, slow = (found.result(name).scenarios for name in ("fast", "slow"))
+    assert fast.soak.images_per_s == pytest.approx(400, rel=0.05)
+    assert slow.soak.images_per_s == pytest.approx(200, rel=0.05)
+    assert [one.batch for one in slow.offline.batches] == [2]
+    assert fast.stream == ()
+    assert phases.index("soak") > phases.index("measure")
+    path = tmp_path / "a.latency.json"
+    write_measurement(path, found)
+    assert read_measurement(path) == found
+
+
+def test_an_engine_that_slows_down_makes_the_measurement_doubtful(
+    fake_bench: Bench, make_engine: Any
+) -> None:
+    tired = make_engine("tired")
+    tired._latencies = itertools.chain(
+        itertools.repeat(10_000_000, 2000), itertools.repeat(15_000_000)
+    )
+
+    found = fake_bench([tired], scenarios=parse_scenarios(["soak:1"]))
+
+    assert any("of its first latency" in finding.what for finding in found.findings)

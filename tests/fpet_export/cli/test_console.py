@@ -131,7 +131,7 @@ def test_a_terminal_gets_a_bar_for_every_phase_until_it_is_done(
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm-256color")
-    with Console().phases() as tell:
+    with Console().phases("building") as tell:
         tell("Building Engine", 0, 2)
         tell("Tactics", 0, 0)
         tell("Building Engine", 2, 2)
@@ -142,7 +142,7 @@ def test_a_terminal_gets_a_bar_for_every_phase_until_it_is_done(
 
 
 def test_phases_are_silent_where_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    with Console().phases() as tell:
+    with Console().phases("building") as tell:
         tell("Building Engine", 0, 2)
 
     assert capsys.readouterr().err == ""
