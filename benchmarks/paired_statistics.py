@@ -7,6 +7,7 @@ round (a clock step, a neighbour) hits them alike and cancels in the ratio of th
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -187,15 +188,21 @@ def bootstrap_median(values: FloatArray, *, seed: int = 0) -> tuple[float, float
 
     Source: Politis and Romano 1992, circular block bootstrap; blocks of n ** (1/3).
     """
-    n = len(values)
-    block = max(1, round(n ** (1 / 3)))
-    blocks = -(-n // block)
-    generator = np.random.default_rng(seed)
-    medians = np.empty(_RESAMPLES)
-    for start in range(0, _RESAMPLES, _RESAMPLES_AT_ONCE):
-        first = generator.integers(0, n, size=(_RESAMPLES_AT_ONCE, blocks, 1))
-        drawn = ((first + np.arange(block)) % n).reshape(_RESAMPLES_AT_ONCE, -1)[:, :n]
-        medians[start : start + _RESAMPLES_AT_ONCE] = np.median(values[drawn], axis=1)
+    drawn = block_draws(len(values), seed=seed)
+    medians = np.concatenate([np.median(values[indices], axis=1) for indices in drawn])
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(medians, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def block_draws(n: int, *, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """Yield the indices of 2000 resamples of `n` consecutive values, (200, n) at a time.
+
+    Each is made of blocks of n ** (1/3) neighbours; the last value has the first as a neighbour.
+    """
+    block = max(1, round(n ** (1 / 3)))
+    blocks = -(-n // block)
+    generator = np.random.default_rng(seed)
+    for _ in range(0, _RESAMPLES, _RESAMPLES_AT_ONCE):
+        first = generator.integers(0, n, size=(_RESAMPLES_AT_ONCE, blocks, 1))
+        yield ((first + np.arange(block)) % n).reshape(_RESAMPLES_AT_ONCE, -1)[:, :n]

@@ -57,6 +57,20 @@ AGX_ORIN_RAILS = PowerRails(
 )
 THOR_RAILS = PowerRails(total=("VIN",), parts=("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0"))
 
+_TX2_RAILS = PowerRails(total=("VDD_IN",))
+OLDER_RAILS = {
+    "p3448": PowerRails(total=("POM_5V_IN",), parts=("POM_5V_GPU", "POM_5V_CPU")),  # Nano
+    "p3310": _TX2_RAILS,
+    "p3489": _TX2_RAILS,
+    "p2888": PowerRails(total=("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V")),  # AGX Xavier
+    "p3668": SMALL_ORIN_RAILS,  # Xavier NX
+}
+"""By family of part numbers: rails of modules that are no targets, but run graphs for the CPU.
+
+Source: NVIDIA, Jetson Linux Developer Guide 32.7, clock frequency and power management; on AGX
+Xavier no rail measures the whole module.
+"""
+
 _MODULES = (
     "modules: NVIDIA, Jetson Linux quick start, list of module part numbers; as seen in "
     "/proc/device-tree/compatible"

@@ -1,0 +1,1 @@
+"""What an image costs in energy: power sensors, rails, steady work, and an interval."""
