@@ -34,6 +34,9 @@ from benchmarks.contenders import (
     first_outputs,
     open_contenders,
 )
+from benchmarks.energy.evaluate import rebased
+from benchmarks.energy.meter import EnergyMeter
+from benchmarks.energy.result import ContenderEnergy
 from benchmarks.feeds import synthetic_feeds
 from benchmarks.latency import (
     Clock,
@@ -95,6 +98,7 @@ def bench(
     machine: Callable[[], MachineUse] = read_machine,
     environment: Callable[[], Environment] = read_environment,
     read_gpu: Callable[[], Listed | None] = read_used_gpu,
+    energy: EnergyMeter | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """Measure engines against a baseline, all in the same rounds.
@@ -129,12 +133,14 @@ def bench(
         machine: Reads the machine's counters before and after.
         environment: Reads what the measurement is taken on.
         read_gpu: Reads the GPU that engines run on, where one does.
+        energy: How the energy of an image is measured, after the rounds; None does not.
         progress: Called after every round; returning False stops like Ctrl-C.
 
     Raises:
         MeasurementError: The measurement is invalid, or outputs that must agree do not.
         InputError: An artefact cannot be opened with this batch size.
         UsageError: The request contradicts itself.
+        MachineError: Energy is asked for, and no sensor here tells it.
     """
     schedule = schedule or Schedule()
     threads = threads or usable_cores()
@@ -164,7 +170,10 @@ def bench(
             Contender(name=entry.name, run_once=entry.engine.bind(all_feeds[entry.name]))
             for entry in opened
         ]
-        is_gpu = any(runs_on_gpu(entry.engine.describe()) for entry in opened)
+        runtimes = [entry.engine.describe() for entry in opened]
+        is_gpu = any(map(runs_on_gpu, runtimes))
+        if energy is not None:
+            energy.require(runtimes)
 
         def attempt_once() -> _Attempt:
             meter = GpuMeter(read_gpu) if is_gpu else None
@@ -186,6 +195,17 @@ def bench(
         device = {
             entry.name: _device_p50_ns(entry.engine, all_feeds[entry.name]) for entry in opened
         }
+        measured = energy and energy.measure(
+            timed,
+            runtimes,
+            batch=batch,
+            baseline=baseline,
+            seed=schedule.seed,
+            clock=clock,
+            pause=pause,
+            machine=machine,
+            progress=progress,
+        )
         alone = {
             entry.name: run_scenarios(
                 scenarios,
@@ -209,6 +229,7 @@ def bench(
             agreements,
             schedule.seed,
             gemm_peak_macs_per_s,
+            measured.of if measured else {},
         )
     if strict:
         refuse_invalid(taken.findings)
@@ -229,6 +250,7 @@ def bench(
         command=tuple(command),
         plain=baseline if against_plain else None,
         gpu=taken.gpu,
+        energy=measured.record if measured else None,
     )
 
 
@@ -278,6 +300,12 @@ def rebase(measurement: Measurement, baseline: str) -> Measurement:
         )
     reference = measurement.result(baseline)
     others = [result for result in measurement.contenders if result is not reference]
+    energies = rebased(
+        {one.name: one.energy for one in measurement.contenders if one.energy is not None},
+        measurement.energy,
+        baseline=baseline,
+        seed=measurement.schedule.seed,
+    )
     changed = [
         dataclasses.replace(
             result,
@@ -289,6 +317,7 @@ def rebase(measurement: Measurement, baseline: str) -> Measurement:
                 baseline=baseline,
                 seed=measurement.schedule.seed,
             ),
+            energy=energies.get(result.name),
         )
         for result in (reference, *others)
     ]
@@ -324,6 +353,7 @@ def _results(
     agreements: Mapping[str, Agreement],
     seed: int,
     peak: float | None,
+    energies: Mapping[str, ContenderEnergy],
 ) -> tuple[ContenderResult, ...]:
     reference = rounds.of(baseline)
     results = []
@@ -345,6 +375,7 @@ def _results(
                 if peak and entry.macs
                 else None,
                 device_p50_ns=device_p50_ns[entry.name],
+                energy=energies.get(entry.name),
                 scenarios=alone.get(entry.name),
             )
         )

@@ -11,6 +11,7 @@ from benchmarks.agreement import Agreement
 from benchmarks.conditions.environment import Environment
 from benchmarks.conditions.gpu_state import GpuUse
 from benchmarks.conditions.validity import Finding, OtherLoad
+from benchmarks.energy.result import ContenderEnergy, EnergyRecord
 from benchmarks.latency import Schedule
 from benchmarks.paired_statistics import Comparison, LatencySummary
 from benchmarks.scenarios.running import ScenarioResults
@@ -50,6 +51,7 @@ class ContenderResult:
         device_p50_ns: Median by the device's own clock, measured after the rounds; None where
             there is no such clock. The latency has the launch and the wait in it, too.
         samples_ns: Every sample, in the order of the rounds, so that anyone can count again.
+        energy: What an image costs; None where it was not asked for.
         scenarios: What came out alone, after the rounds; None where no scenario was asked for.
     """
 
@@ -62,6 +64,7 @@ class ContenderResult:
     samples_ns: tuple[int, ...]
     peak_share: float | None = None
     device_p50_ns: int | None = None
+    energy: ContenderEnergy | None = None
     scenarios: ScenarioResults | None = None
 
 
@@ -98,6 +101,7 @@ class Measurement:
         plain: Name of the contender that is the plain model, the same network without merging;
             None without one.
         gpu: The GPU that engines ran on, and its state; None where none did, or nobody tells.
+        energy: What the energy of the contenders rests on; None where it was not asked for.
         schema: Version of this layout.
     """
 
@@ -117,6 +121,7 @@ class Measurement:
     command: tuple[str, ...] = ()
     plain: str | None = None
     gpu: GpuUse | None = None
+    energy: EnergyRecord | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -140,10 +145,12 @@ class Measurement:
 
 
 def _without_verdict(result: ContenderResult) -> ContenderResult:
-    if result.against is None:
-        return result
-    against = dataclasses.replace(result.against, verdict="not valid")
-    return dataclasses.replace(result, against=against)
+    against, energy = result.against, result.energy
+    if against is not None:
+        against = dataclasses.replace(against, verdict="not valid")
+    if energy is not None:
+        energy = energy.without_verdict()
+    return dataclasses.replace(result, against=against, energy=energy)
 
 
 def describe_artefact(manifest: Manifest) -> Artefact:

@@ -113,7 +113,7 @@ def check(rounds: Rounds, *, baseline: str, load: OtherLoad) -> tuple[Finding, .
         *_few_rounds(rounds),
         *_drift(rounds, baseline),
         *_outliers(rounds),
-        *_foreign_load(load),
+        *foreign_load(load),
     )
 
 
@@ -207,7 +207,8 @@ def _outliers(rounds: Rounds) -> Iterator[Finding]:
         )
 
 
-def _foreign_load(load: OtherLoad) -> Iterator[Finding]:
+def foreign_load(load: OtherLoad) -> Iterator[Finding]:
+    """Yield what a reader must know of what others used of the processors."""
     if load.foreign is None:
         yield Finding(
             severity="doubtful",

@@ -70,31 +70,30 @@ def evaluate(
         else _energy(name, slices, course, curve, sensor, idle, seed)
         for name, slices in cut.items()
     }
-    return record, compared(found, idle=idle, baseline=baseline, seed=seed)
+    return record, rebased(found, record, baseline=baseline, seed=seed)
 
 
-def compared(
-    found: Mapping[str, ContenderEnergy],
-    *,
-    idle: Sequence[Estimate | None],
-    baseline: str,
-    seed: int,
+def rebased(
+    found: Mapping[str, ContenderEnergy], record: EnergyRecord | None, *, baseline: str, seed: int
 ) -> dict[str, ContenderEnergy]:
-    """Return the same energies compared with another of their contenders."""
+    """Return the same energies compared with another of their contenders.
+
+    Args:
+        found: By name.
+        record: What they rest on.
+        baseline: Whom the others are compared with.
+        seed: Seed of the resampling.
+    """
     reference = found.get(baseline)
-    if reference is None or reference.gross is None:
-        return {
-            name: dataclasses.replace(one, against=None, against_net=None)
-            for name, one in found.items()
-        }
-    rest_mw = sum(one.value for one in idle if one) / 2
+    rests = [] if record is None else [record.idle_before, record.idle_after]
+    rest_mw = sum(one.value for one in rests if one is not None) / 2
     result = {}
     for name, one in found.items():
         gross = net = None
-        if one is not reference and one.gross is not None:
+        if reference is not None and one is not reference and one.gross and reference.gross:
             own, other = slices_of(one), slices_of(reference)
             gross = compare_energy(own, other, baseline=baseline, seed=seed)
-            if one.net is not None and reference.net is not None:
+            if one.net and reference.net:
                 net = compare_energy(own, other, baseline=baseline, seed=seed, idle_mw=rest_mw)
         result[name] = dataclasses.replace(one, against=gross, against_net=net)
     return result

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.conditions.devices import runs_on_gpu
+from benchmarks.conditions.validity import MachineUse, foreign_load, other_load
 from benchmarks.energy.course import Plan, run_course
 from benchmarks.energy.evaluate import evaluate
 from benchmarks.energy.find import find_sensor
@@ -17,13 +18,19 @@ from benchmarks.latency import Clock, Contender, Pause, Progress
 from engines.errors import MachineError
 
 if TYPE_CHECKING:
-    from benchmarks.conditions.validity import Finding
     from benchmarks.energy.sources._machine import Device
 
+Find = Callable[[Collection["Device"]], Sensor | tuple[Missing, ...]]
+"""Returns a sensor of what does the work, or why there is none."""
 _FIX = "leave --energy out, or measure on a machine that shows a sensor (docs/energy.md)"
 
-EnergyOf = Mapping[str, ContenderEnergy]
-"""By contender's name."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasuredEnergy:
+    """What was measured: the evidence, and each contender's energy by its name."""
+
+    record: EnergyRecord
+    of: Mapping[str, ContenderEnergy]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,44 +44,51 @@ class EnergyMeter:
     """
 
     plan: Plan = dataclasses.field(default_factory=Plan)
-    find: Callable[[Collection[Device]], Sensor | tuple[Missing, ...]] = find_sensor
+    find: Find = find_sensor
     record: Callable[[Sensor], Recording] = Recorder
 
-    def open(self, runtimes: Sequence[Mapping[str, str]]) -> Sensor:
-        """Return the sensor that measures where all these engines run.
+    def require(self, runtimes: Iterable[Mapping[str, str]]) -> None:
+        """Refuse before anything is measured where no sensor tells the energy.
 
         Args:
             runtimes: What each engine says of itself.
 
         Raises:
-            MachineError: There is none.
+            MachineError: No sensor measures all that these engines run on.
         """
-        return require_sensor({device_of(runtime) for runtime in runtimes}, self.find)
+        require_sensor(set(map(device_of, runtimes)), self.find).close()
 
     def measure(
         self,
         contenders: Sequence[Contender],
-        sensor: Sensor,
+        runtimes: Iterable[Mapping[str, str]],
         *,
         batch: int,
         baseline: str,
         seed: int,
         clock: Clock,
         pause: Pause,
+        machine: Callable[[], MachineUse],
         progress: Progress | None,
-    ) -> tuple[EnergyRecord, EnergyOf]:
-        """Let contenders work in turns; return the evidence and what each one used.
+    ) -> MeasuredEnergy:
+        """Let contenders work in turns, and return what each one used.
 
         Args:
             contenders: What runs.
-            sensor: From `open`; it is closed.
+            runtimes: What each engine says of itself.
             batch: Images of one run.
             baseline: Name of the contender that the others are compared with.
             seed: Seed of order and resampling.
             clock: Nanoseconds.
             pause: Rests.
+            machine: Reads the machine's counters.
             progress: See `run_course`.
+
+        Raises:
+            MachineError: The sensor is gone.
         """
+        sensor = require_sensor(set(map(device_of, runtimes)), self.find)
+        before = machine()
         course = run_course(
             contenders,
             sensor,
@@ -85,7 +99,13 @@ class EnergyMeter:
             pause=pause,
             progress=progress,
         )
-        return evaluate(course, sensor, batch=batch, baseline=baseline, seed=seed)
+        findings = tuple(foreign_load(other_load(before, machine())))
+        record, found = evaluate(course, sensor, batch=batch, baseline=baseline, seed=seed)
+        record = dataclasses.replace(record, findings=(*record.findings, *findings))
+        spoiled = "; ".join(one.what for one in findings if one.severity == "invalid")
+        if spoiled:
+            found = {name: ContenderEnergy(why_not=spoiled) for name in found}
+        return MeasuredEnergy(record=record, of=found)
 
 
 def device_of(runtime: Mapping[str, str]) -> Device:
@@ -93,10 +113,7 @@ def device_of(runtime: Mapping[str, str]) -> Device:
     return "gpu" if runs_on_gpu(runtime) else "cpu"
 
 
-def require_sensor(
-    devices: Collection[Device],
-    find: Callable[[Collection[Device]], Sensor | tuple[Missing, ...]] = find_sensor,
-) -> Sensor:
+def require_sensor(devices: Collection[Device], find: Find = find_sensor) -> Sensor:
     """Return a sensor that measures these devices.
 
     Raises:
@@ -111,14 +128,3 @@ def require_sensor(
         where="--energy",
         fix=next((one.fix for one in found if one.fix), _FIX),
     )
-
-
-def spoiled(
-    record: EnergyRecord, found: EnergyOf, findings: Sequence[Finding]
-) -> tuple[EnergyRecord, EnergyOf]:
-    """Add what else was found meanwhile; what makes numbers misleading takes them away."""
-    kept = dataclasses.replace(record, findings=(*record.findings, *findings))
-    reasons = "; ".join(one.what for one in findings if one.severity == "invalid")
-    if not reasons:
-        return kept, found
-    return kept, {name: ContenderEnergy(why_not=reasons) for name in found}

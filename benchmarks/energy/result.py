@@ -109,6 +109,15 @@ class ContenderEnergy:
     slices_images: tuple[int, ...] = ()
     segments: tuple[int, ...] = ()
 
+    def without_verdict(self) -> ContenderEnergy:
+        """Return the same with "not valid" for its verdicts."""
+        pair = (
+            one and dataclasses.replace(one, verdict="not valid")
+            for one in (self.against, self.against_net)
+        )
+        against, against_net = pair
+        return dataclasses.replace(self, against=against, against_net=against_net)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnergyRecord:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.energy.recorder import Record
 from benchmarks.energy.sensor import Sensor
 from benchmarks.latency import Contender
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 STEP_NS = 1_000_000
 Power = Callable[[float, str], float]
@@ -31,8 +34,12 @@ class FakeMachine:
         self.listeners: list[Callable[[], None]] = []
         self._power = power
 
-    def clock(self) -> int:
+    def __call__(self) -> int:
         return self.now_ns
+
+    def work(self, ns: int) -> None:
+        """Do what a fake engine does; nobody tells which one."""
+        self._pass(ns, "somebody")
 
     def pause(self, seconds: float) -> None:
         self._pass(round(seconds * 1e9), "")
@@ -145,7 +152,7 @@ class FakeRecording:
     def record(self) -> Record:
         return self._fake.record()
 
-    def __enter__(self) -> FakeRecording:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.energy.course import Plan, run_course
@@ -49,7 +50,7 @@ def measured(
         fake.recording,
         plan=plan or Plan(),
         seed=seed,
-        clock=machine.clock,
+        clock=machine,
         pause=machine.pause,
     )
     assert fake.closed
@@ -111,7 +112,7 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     """With noise from reading to reading and from segment to segment, 20 times."""
     hits = ratio_hits = 0
     for seed in range(20):
-        levels = np_levels(seed)
+        levels = levels_of(seed)
 
         def power(seconds: float, who: str, levels: Any = levels) -> float:
             return steady(seconds, who) * (levels[int(seconds / 1.75)] if who else 1.0)
@@ -126,9 +127,7 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     assert ratio_hits >= 18
 
 
-def np_levels(seed: int) -> Any:
-    import numpy as np
-
+def levels_of(seed: int) -> Any:
     return np.exp(0.03 * np.random.default_rng(1000 + seed).standard_normal(200))
 
 
@@ -168,7 +167,7 @@ def test_a_sensor_that_dies_gives_no_number_and_the_reason() -> None:
     _, found = measured(dies_at_s=30.0)
 
     for energy in found.values():
-        assert energy.gross is energy.net is energy.against is None
+        assert (energy.gross, energy.net, energy.against) == (None, None, None)
         assert energy.why_not == "the sensor was lost: the wire is broken"
 
 
