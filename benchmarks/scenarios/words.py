@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from benchmarks.measurement import Measurement
 from benchmarks.scenarios.offline import OfflineResult
 from benchmarks.scenarios.running import ScenarioResults
 from benchmarks.scenarios.soak import SoakResult
 from benchmarks.scenarios.stream import StreamResult
 from engines.plurals import counted
+
+if TYPE_CHECKING:
+    from benchmarks.measurement import Measurement
 
 _MS = 1e6
 

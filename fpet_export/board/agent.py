@@ -1,8 +1,8 @@
 """The board agent: the part of this toolkit that a board needs, as one file for its own Python.
 
 `agent.pyz` is a zipapp (PEP 441) of seven verbs of the command line and of what they import: the
-same code as here. It needs Python 3.10, numpy and the runtime that the board has; nothing is
-installed. The same sources give the same bytes.
+same code as here, without comments and docstrings. It needs Python 3.10, numpy and the runtime that
+the board has; nothing is installed. The same sources give the same bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fpet_export.board.agent_modules import HOME, file_of, modules_needed
+from fpet_export.board.bare_source import bare_source
 
 VERBS = ("bench", "build", "check", "doctor", "predict", "targets", "verify")
 
@@ -64,7 +65,8 @@ def build_agent() -> bytes:
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         archive.writestr(_member("__main__.py"), _MAIN)
         for name, path in _files():
-            archive.writestr(_member(name), path.read_bytes())
+            content_of = bare_source if path.suffix == ".py" else bytes
+            archive.writestr(_member(name), content_of(path.read_bytes()))
     return content.getvalue()
 
 

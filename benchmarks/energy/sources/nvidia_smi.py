@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import shutil
 
-from benchmarks.conditions.gpu_state import read_used_gpu, run_command
+from benchmarks.conditions.gpu_state import read_used_gpu
 from benchmarks.energy.sensor import Missing, Sensor
 from benchmarks.energy.sources._gpu import CHOOSE, COVERS, IS_CUT, WHICH
 from benchmarks.energy.sources._lines import Lines
 from benchmarks.energy.sources._machine import Device, Machine
+from engines.machine.sources import program, run_command
 
 NAME = "nvidia-smi"
 SERVES: frozenset[Device] = frozenset({"gpu"})
@@ -22,13 +22,13 @@ _MIG = "mig.mode.current"
 
 def open_sensor(machine: Machine) -> Sensor | Missing:
     """Return the used GPU's power, or why there is none."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
+    command = program("nvidia-smi")
+    if command is None:
         return Missing(source=NAME, reason="there is no nvidia-smi: no driver of an NVIDIA GPU")
     used = read_used_gpu()
     if used is None:
         return Missing(source=NAME, reason=WHICH, fix=CHOOSE)
-    query = [program, f"--id={used.uuid}", "--format=csv,noheader,nounits"]
+    query = [command, f"--id={used.uuid}", "--format=csv,noheader,nounits"]
     if run_command([*query, f"--query-gpu={_MIG}"]).strip() == "Enabled":
         return Missing(source=NAME, reason=IS_CUT)
     said = []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import shutil
 
 from benchmarks.energy.rails import indices_of_total
 from benchmarks.energy.sensor import Missing, Sensor
 from benchmarks.energy.sources._lines import Lines
 from benchmarks.energy.sources._machine import Device, Machine
+from engines.machine.sources import program
 from engines.machine.tegrastats import parse
 
 NAME = "tegrastats"
@@ -21,13 +21,13 @@ def open_sensor(machine: Machine) -> Sensor | Missing:
     """Return what tegrastats shows with the board's total, or why there is none."""
     if machine.board is None:
         return Missing(source=NAME, reason="this is no Jetson")
-    program = shutil.which("tegrastats")
-    if program is None:
+    command = program("tegrastats")
+    if command is None:
         return Missing(source=NAME, reason="there is no tegrastats on PATH")
     if not machine.rails or isinstance(machine.rails, str):
         return Missing(source=NAME, reason=str(machine.rails or "no rule for its total is known"))
     try:
-        lines = Lines([program, "--interval", str(_INTERVAL_MS)])
+        lines = Lines([command, "--interval", str(_INTERVAL_MS)])
     except OSError as error:
         return Missing(source=NAME, reason=f"tegrastats cannot be started: {error}")
     try:

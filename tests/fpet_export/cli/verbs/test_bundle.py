@@ -24,7 +24,7 @@ from tests.fpet_export.command_line import Done, Exported, call, write_shard
 from tests.fpet_export.unpacked import agent, unpack
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
-LARGEST_AGENT_BYTES = 450_000  # sources as they are, with their comments
+LARGEST_AGENT_BYTES = 450_000
 
 
 @pytest.fixture(scope="module")
