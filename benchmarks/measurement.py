@@ -13,18 +13,43 @@ from benchmarks.conditions.gpu_state import GpuUse
 from benchmarks.conditions.validity import Finding, OtherLoad
 from benchmarks.energy.result import ContenderEnergy, EnergyRecord
 from benchmarks.latency import Schedule
+from benchmarks.network import Network, network_of
 from benchmarks.paired_statistics import Comparison, LatencySummary
 from benchmarks.scenarios.running import ScenarioResults
+from engines.imaging.class_names import is_sure
 from engines.manifest import Manifest
 
 SCHEMA = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What the check of an artefact found, before it was timed.
+
+    Attributes:
+        agreement: Share of images with the reference's class.
+        images: Images of the check.
+        of: What the reference is, in words.
+        accuracy: Share of images whose label is predicted; None without labels.
+        sure: Whether it was said which class a label means; else the accuracy may be of another
+            order of classes.
+    """
+
+    agreement: float
+    images: int
+    of: str
+    accuracy: float | None = None
+    sure: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Artefact:
     """The file behind a contender, as its manifest describes it.
 
-    `merges` says whether its tokens merge; None where the manifest does not describe the model.
+    Attributes:
+        merges: Whether its tokens merge; None where the manifest does not describe the model.
+        network: What it computes; None likewise.
+        answers: What its own check found; None where it was not checked, or names no class.
     """
 
     file: str
@@ -34,6 +59,25 @@ class Artefact:
     target: str
     macs: int | None = None
     merges: bool | None = None
+    network: Network | None = None
+    answers: Answers | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """What a contender was predicted to take, from the peaks of what it ran on.
+
+    Attributes:
+        low_ns: Lower end of the range, nanoseconds of one run of the batch.
+        high_ns: Upper end.
+        device: What it was predicted for, with its power mode.
+        source: Where the constants of the prediction come from.
+    """
+
+    low_ns: int
+    high_ns: int
+    device: str
+    source: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +97,7 @@ class ContenderResult:
         samples_ns: Every sample, in the order of the rounds, so that anyone can count again.
         energy: What an image costs; None where it was not asked for.
         scenarios: What came out alone, after the rounds; None where no scenario was asked for.
+        predicted: What was predicted of it; None where nothing could be.
     """
 
     name: str
@@ -66,6 +111,7 @@ class ContenderResult:
     device_p50_ns: int | None = None
     energy: ContenderEnergy | None = None
     scenarios: ScenarioResults | None = None
+    predicted: Predicted | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,4 +209,24 @@ def describe_artefact(manifest: Manifest) -> Artefact:
         target=manifest.target,
         macs=manifest.model.macs if manifest.model else None,
         merges=None if manifest.model is None else bool(manifest.model.merged_blocks),
+        network=network_of(manifest),
+        answers=_answers(manifest),
+    )
+
+
+def _answers(manifest: Manifest) -> Answers | None:
+    """Return what the last row of the artefact's own check says; a task's tables say nothing."""
+    parity = manifest.parity or {}
+    rows = parity.get("rows") or ()
+    if not rows or rows[-1].get("failures"):
+        return None
+    agreement, accuracy = rows[-1].get("agreement"), rows[-1].get("accuracy")
+    if agreement is None:
+        return None
+    return Answers(
+        agreement=agreement,
+        images=rows[-1].get("images", 0),
+        of=parity.get("reference", ""),
+        accuracy=accuracy,
+        sure=is_sure(parity.get("labels")),
     )

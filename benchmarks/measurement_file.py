@@ -14,6 +14,10 @@ from engines import storage
 from engines.errors import InputError
 from engines.manifest import from_json
 
+_FIX = "measure again with `fpet-export bench`"
+_DERIVED = ("valid", "merging")
+"""What a document says beside the measurement, because it follows from it."""
+
 
 def to_document(measurement: Measurement) -> dict[str, Any]:
     """Return the measurement as what `json.dumps` takes, with what follows from it.
@@ -47,25 +51,54 @@ def read_measurement(path: Path) -> Measurement:
     Raises:
         InputError: There is no such file, or it is not a measurement of this schema.
     """
-    fix = "measure again with `fpet-export bench`"
+    return _measurement(read_document(path), path)
+
+
+def read_measurements(path: Path) -> list[Measurement]:
+    """Read the measurements of a file: one, or those at several batches.
+
+    Raises:
+        InputError: There is no such file, or what is in it is none, or none of this schema.
+    """
+    document = read_document(path)
+    several = document.get("measurements") if isinstance(document, dict) else None
+    if not isinstance(several, list):
+        return [_measurement(document, path)]
+    return [_measurement(one, path) for one in several]
+
+
+def read_document(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        InputError: There is no such file, or it is damaged.
+    """
     try:
-        document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"the measurement cannot be read: {error}", where=str(path), fix=fix
+            f"the measurement cannot be read: {error}", where=str(path), fix=_FIX
         ) from error
+
+
+def _measurement(document: Any, path: Path) -> Measurement:
+    if isinstance(document, dict) and "kind" in document:
+        raise InputError(
+            f"it holds results of kind {document['kind']!r}, wanted a measurement of latencies",
+            where=str(path),
+            fix="name a file that `fpet-export bench` or `deploy` wrote",
+        )
     schema = document.get("schema") if isinstance(document, dict) else type(document).__name__
     if schema != SCHEMA:
         raise InputError(
             f"the measurement has schema {schema!r}, this version reads {SCHEMA}",
             where=str(path),
-            fix=fix,
+            fix=_FIX,
         )
-    for name in ("valid", "merging"):  # follow from the rest
-        document.pop(name, None)
+    known = {name: value for name, value in document.items() if name not in _DERIVED}
     try:
-        return from_json(Measurement, document)
+        return from_json(Measurement, known)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"the measurement is damaged: {error}", where=str(path), fix=fix
+            f"the measurement is damaged: {error}", where=str(path), fix=_FIX
         ) from error

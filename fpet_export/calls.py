@@ -38,6 +38,8 @@ from fpet_export.workflow.compare import CompareRequest, Comparison
 from fpet_export.workflow.compare import compare as run_compare
 from fpet_export.workflow.deploy import Deployment, DeployRequest
 from fpet_export.workflow.deploy import deploy as run_deploy
+from fpet_export.workflow.estimate import Estimated, EstimateRequest
+from fpet_export.workflow.estimate import estimate as run_estimate
 from fpet_export.workflow.export import Exported, ExportRequest
 from fpet_export.workflow.export import export as run_export
 from fpet_export.workflow.inspect import Inspection, InspectRequest
@@ -173,6 +175,24 @@ def diagnose(*, reporter: Reporter | None = None, **settings: Any) -> Diagnosis:
         FpetError: See `fpet_export.doctor.diagnose.diagnose`.
     """
     return _call("doctor", run_diagnose, DoctorRequest(**settings), reporter)
+
+
+def estimate(
+    artefact: str | Path, *, reporter: Reporter | None = None, **settings: Any
+) -> Estimated:
+    """Predict what a network would take on boards and GPUs that are not here.
+
+    Args:
+        artefact: A graph or an engine, whose manifest describes the network.
+        reporter: Hears of the steps; None is silent.
+        settings: Fields of `fpet_export.workflow.estimate.EstimateRequest`, such as
+            `target="jetson-orin-nano-8gb"`.
+
+    Raises:
+        FpetError: See `fpet_export.workflow.estimate.estimate`.
+    """
+    request = EstimateRequest(artefact=path_from(artefact), **settings)
+    return _call("estimate", run_estimate, request, reporter)
 
 
 def export(

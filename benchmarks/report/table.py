@@ -134,6 +134,7 @@ def notes(measurement: Measurement) -> list[str]:
     for finding in measurement.findings:
         mark = "NOT VALID" if finding.severity == "invalid" else "doubtful"
         said.append(f"{mark}: {finding.what}; {finding.fix}")
+    said += predictions(measurement)
     random = [
         result.name
         for result in measurement.contenders
@@ -141,6 +142,17 @@ def notes(measurement: Measurement) -> list[str]:
     ]
     if random:
         said.append(f"random weights, good for speed only: {', '.join(random)}")
+    return said
+
+
+def predictions(measurement: Measurement) -> list[str]:
+    """Return what was predicted of each contender beside what was measured, a sentence each."""
+    said = []
+    for result in measurement.contenders:
+        if result.predicted is not None:
+            beside = f", measured {result.latency.p50_ns / 1e6:.2f}" if measurement.valid else ""
+            low, high = result.predicted.low_ns / 1e6, result.predicted.high_ns / 1e6
+            said.append(f"{result.name}: predicted {low:.2f} to {high:.2f} ms{beside}")
     return said
 
 

@@ -28,11 +28,17 @@ __all__ = [
     "PowerRails",
     "Release",
     "Target",
+    "tiled_rows",
 ]
 
 
 TENSOR_CORE_TILE = 128
 """Rows of the usual tile of a product on tensor cores: 99 tokens take one, 129 take two."""
+
+
+def tiled_rows(rows: int, tile: int) -> int:
+    """Return how many rows cost as much as `rows`: those of whole tiles."""
+    return -(-rows // tile) * tile
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,6 +84,7 @@ class Gpu:
     memory_gb: int
     peaks: tuple[Peaks, ...]
     memory_is_shared: bool = False
+    driver_names: tuple[str, ...] = ()
     other_spellings: tuple[str, ...] = ()
 
 

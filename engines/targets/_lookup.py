@@ -100,6 +100,12 @@ def entry(name: str) -> Target | Device:
     return found
 
 
+def card(driver_name: str) -> Device | None:
+    """Return the card that a driver calls so, as "NVIDIA H200"; None where none is known by it."""
+    devices = (found for found in map(entry, target_names()) if isinstance(found, Device))
+    return next((one for one in devices if driver_name in one.gpu.driver_names), None)
+
+
 @functools.cache
 def modules() -> Mapping[str, str]:
     """Map the part number of every Jetson module that is known, as "p3767-0003", to its target."""

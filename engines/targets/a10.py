@@ -11,6 +11,7 @@ TARGET = Device(
         compute_capability="8.6",
         precisions=AMPERE,
         memory_gb=24,
+        driver_names=("NVIDIA A10",),
         peaks=(Peaks(multiprocessors=72, fp16_tflops=125, int8_tops=250, bandwidth_gb_s=600),),
     ),
     releases=CARDS,

@@ -11,6 +11,7 @@ TARGET = Device(
         compute_capability="8.0",
         precisions=AMPERE,
         memory_gb=80,
+        driver_names=("NVIDIA A100-SXM4-80GB",),
         peaks=(Peaks(multiprocessors=108, fp16_tflops=312, int8_tops=624, bandwidth_gb_s=2039),),
     ),
     releases=CARDS,

@@ -11,6 +11,7 @@ TARGET = Device(
         compute_capability="12.1",
         precisions=ADA,
         memory_gb=128,
+        driver_names=("NVIDIA GB10",),
         memory_is_shared=True,
         peaks=(Peaks(multiprocessors=48, bandwidth_gb_s=273),),
     ),

@@ -11,6 +11,7 @@ TARGET = Device(
         compute_capability="9.0",
         precisions=ADA,
         memory_gb=80,
+        driver_names=("NVIDIA H100 80GB HBM3",),
         peaks=(
             Peaks(
                 multiprocessors=132,

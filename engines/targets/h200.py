@@ -11,6 +11,7 @@ TARGET = Device(
         compute_capability="9.0",
         precisions=ADA,
         memory_gb=141,
+        driver_names=("NVIDIA H200",),
         peaks=(
             Peaks(
                 multiprocessors=132,

@@ -11,6 +11,7 @@ TARGET = Device(
         compute_capability="8.9",
         precisions=ADA,
         memory_gb=24,
+        driver_names=("NVIDIA L4",),
         peaks=(
             Peaks(
                 multiprocessors=58,

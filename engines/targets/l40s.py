@@ -11,6 +11,7 @@ TARGET = Device(
         compute_capability="8.9",
         precisions=ADA,
         memory_gb=48,
+        driver_names=("NVIDIA L40S",),
         peaks=(
             Peaks(
                 multiprocessors=142,

@@ -11,6 +11,7 @@ TARGET = Device(
         compute_capability="8.6",
         precisions=AMPERE,
         memory_gb=24,
+        driver_names=("NVIDIA GeForce RTX 3090",),
         peaks=(
             Peaks(
                 multiprocessors=82,

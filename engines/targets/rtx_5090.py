@@ -11,6 +11,7 @@ TARGET = Device(
         compute_capability="12.0",
         precisions=ADA,
         memory_gb=32,
+        driver_names=("NVIDIA GeForce RTX 5090",),
         peaks=(
             Peaks(
                 multiprocessors=170,

@@ -11,6 +11,7 @@ TARGET = Device(
         compute_capability="7.5",
         precisions=TURING,
         memory_gb=16,
+        driver_names=("Tesla T4",),
         peaks=(Peaks(multiprocessors=40, fp16_tflops=65, int8_tops=130, bandwidth_gb_s=320),),
     ),
     releases=TURING_CARDS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engines.targets import tiled_rows
 from fpet_export.model import mergers
 from fpet_export.model.kept import Extra
 from fpet_export.model.merge_plan import MergePlan
@@ -40,7 +41,7 @@ def macs(
     entry, steps = mergers.load(plan.merger), {step.block: step for step in plan.steps}
 
     def rows(tokens: int) -> int:
-        return -(-tokens * batch // tile) * tile // batch
+        return tiled_rows(tokens * batch, tile) // batch
 
     costs = [rows(spec.patches) * spec.patch[0] * spec.patch[1] * 3 * width]
     if added:

@@ -21,7 +21,8 @@ _FILES = {
     "engine": "ENGINE", "images": "IMG", "backbone": "--backbone",
     "config": "--config", "labels": "--labels", "data": "--data", "plain": "--plain",
     "calibration": "--calibration", "table": "--table", "expect": "--expect",
-    "signers": "--signers", "key": "--key", "ssh_config": "--ssh-config", "bundle": "--bundle",
+    "measured": "--measured", "signers": "--signers", "key": "--key", "ssh_config": "--ssh-config",
+    "bundle": "--bundle",
 }  # fmt: skip
 _OF_TASKS = ("runs", "data", "labels")
 """Their values may be NAME=PATH."""

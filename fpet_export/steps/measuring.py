@@ -13,6 +13,7 @@ from benchmarks.gemm_peak import measure_gemm_peak
 from benchmarks.latency import Progress, Schedule
 from benchmarks.merge_verdict import merge_verdicts
 from benchmarks.peers import PeerSource
+from benchmarks.predicted import with_predictions
 from benchmarks.scenarios.asked import Scenario, parse_scenarios
 from engines import registry
 from engines.engine import load_target
@@ -177,7 +178,7 @@ def measure_batches(
                 command=command,
                 progress=telling(tell, settings.rounds, size),
             )
-        found.append(measurement)
+        found.append(with_predictions(measurement))
     return found
 
 

@@ -23,6 +23,7 @@ VERBS: dict[str, dict[str, str]] = {
         "bench": "measure latency, paired and interleaved, and say whether it is really faster",
         "check": "compare an engine with the answers of its graph on the machine that bundled it",
         "compare": "compare a run, graphs and engines on the same images",
+        "estimate": "predict what a graph would take on a board or GPU that is not here",
         "show": "draw which patches merged into which, or the kernels of a plan",
     },
     "to use it": {

@@ -17,6 +17,9 @@ COMMANDS: dict[str, Command] = {
     "doctor --board": lambda made: call("doctor", "--board"),
     "inspect": lambda made: call("inspect", *made.words, "-v"),
     "compare": lambda made: call("compare", made.words[0], made.graph, *made.words[1:]),
+    "estimate": lambda made: call(
+        "estimate", made.graph, "--target", "jetson-orin-nano-8gb", "--precision", "fp16", "-v"
+    ),
     "verify": lambda made: call("verify", made.graph),
     "an unknown verb": lambda made: call("exprot"),
     "an unknown option": lambda made: call("bench", made.graph, "--agianst", "plain"),
