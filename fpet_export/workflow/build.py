@@ -18,6 +18,7 @@ from engines.targets._lookup import load_target
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import BuildRequest as BuildRequest
 from fpet_export.steps import built_engine, next_commands, usable
+from fpet_export.steps.memory import require_memory
 
 if TYPE_CHECKING:
     from engines.fusion.report import FusionReport
@@ -144,6 +145,14 @@ def build_here(
     if source is not None:
         usable.require(graph, source, request, reporter)
     usable.say_form(graph, source, resolved, reporter)
+    require_memory(
+        graph,
+        source,
+        resolved,
+        reporter,
+        workspace_mb=request.workspace_mb,
+        batch=request.batch,
+    )
     with built_engine.build_progress(reporter) as progress:
         wanted = dataclasses.replace(_options(request), progress=progress)
         artefact = engines.build(graph, target=resolved, out=request.out, options=wanted)

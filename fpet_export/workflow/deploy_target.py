@@ -14,6 +14,7 @@ from fpet_export.board.deploy import deploy_there
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Deploying
 from fpet_export.steps import built_engine, exporting, parity_report, verify
+from fpet_export.steps.memory import require_memory
 from fpet_export.workflow.deployed import DeployedTarget
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def deploy_target(
         return _build_there(started, request, reporter, target, exported)
     typed = exporting.type_graph(started, request, reporter, exported, target.name)
     rows = _named(typed.rows, target)
+    require_memory(typed.path, read_manifest(typed.path, verify=False), target, reporter)
     with built_engine.build_progress(reporter) as progress:
         engine = build(
             typed.path,
