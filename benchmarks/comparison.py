@@ -16,6 +16,7 @@ from benchmarks.conditions.devices import runs_on_gpu
 from benchmarks.conditions.environment import Environment, read_environment
 from benchmarks.conditions.gpu_state import GpuUse, Listed, read_used_gpu
 from benchmarks.conditions.gpu_validity import GpuMeter, check_gpu
+from benchmarks.conditions.machine_validity import check_conditions
 from benchmarks.conditions.validity import (
     Finding,
     MachineUse,
@@ -26,6 +27,8 @@ from benchmarks.conditions.validity import (
     other_load,
     refuse_invalid,
 )
+from benchmarks.conditions.watched import Conditions
+from benchmarks.conditions.watcher import MachineWatcher, Watcher
 from benchmarks.contenders import (
     Opened,
     Source,
@@ -99,6 +102,7 @@ def bench(
     environment: Callable[[], Environment] = read_environment,
     read_gpu: Callable[[], Listed | None] = read_used_gpu,
     energy: EnergyMeter | None = None,
+    watcher: Callable[[], Watcher] = MachineWatcher,
     progress: Progress | None = None,
 ) -> Measurement:
     """Measure engines against a baseline, all in the same rounds.
@@ -134,6 +138,7 @@ def bench(
         environment: Reads what the measurement is taken on.
         read_gpu: Reads the GPU that engines run on, where one does.
         energy: How the energy of an image is measured, after the rounds; None does not.
+        watcher: Watches the machine while the rounds run.
         progress: Called after every round; returning False stops like Ctrl-C.
 
     Raises:
@@ -145,7 +150,7 @@ def bench(
     schedule = schedule or Schedule()
     threads = threads or usable_cores()
     options = dataclasses.replace(options or OpenOptions(), threads=threads)
-    host = environment()
+    host, watching = environment(), watcher()
     with contextlib.ExitStack() as stack:
         baseline, opened, absent = open_contenders(
             contenders, against, peers, peer_source, threads, options, stack
@@ -177,19 +182,27 @@ def bench(
 
         def attempt_once() -> _Attempt:
             meter = GpuMeter(read_gpu) if is_gpu else None
-            before = machine()
-            rounds = measure_rounds(
-                timed,
-                schedule=schedule,
-                clock=clock,
-                pause=pause,
-                progress=progress if meter is None else meter.watching(progress),
-            )
-            load = other_load(before, machine())
+            with watching.attempt() as watch:
+                before = machine()
+                rounds = measure_rounds(
+                    timed,
+                    schedule=schedule,
+                    clock=clock,
+                    pause=pause,
+                    progress=progress if meter is None else meter.watching(progress),
+                )
+                load = other_load(before, machine())
+                rounds_s = rounds.duration_ns / 1e9
+                conditions = watch.conditions(rounds_s=rounds_s)
             use = None if meter is None else meter.use()
             findings = check(rounds, baseline=baseline, load=load)
             findings += check_gpu(use, board=host.board) if is_gpu else ()
-            return _Attempt(rounds=rounds, load=load, gpu=use, findings=findings)
+            findings += check_conditions(
+                conditions, rounds_s=rounds_s, on_gpu=is_gpu, on_jetson=host.board is not None
+            )
+            return _Attempt(
+                rounds=rounds, load=load, gpu=use, conditions=conditions, findings=findings
+            )
 
         taken, attempt = _until_quiet(attempt_once, attempts, again)
         device = {
@@ -251,6 +264,7 @@ def bench(
         plain=baseline if against_plain else None,
         gpu=taken.gpu,
         energy=measured.record if measured else None,
+        conditions=taken.conditions,
     )
 
 
@@ -262,12 +276,14 @@ class _Attempt:
         rounds: The latencies.
         load: What others used of the machine meanwhile.
         gpu: What the GPU did meanwhile; None without one.
+        conditions: How the machine was set and what it did.
         findings: What is wrong.
     """
 
     rounds: Rounds
     load: OtherLoad
     gpu: GpuUse | None
+    conditions: Conditions
     findings: tuple[Finding, ...]
 
 

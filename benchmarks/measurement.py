@@ -11,6 +11,7 @@ from benchmarks.agreement import Agreement
 from benchmarks.conditions.environment import Environment
 from benchmarks.conditions.gpu_state import GpuUse
 from benchmarks.conditions.validity import Finding, OtherLoad
+from benchmarks.conditions.watched import Conditions
 from benchmarks.energy.result import ContenderEnergy, EnergyRecord
 from benchmarks.latency import Schedule
 from benchmarks.network import Network, network_of
@@ -148,6 +149,8 @@ class Measurement:
             None without one.
         gpu: The GPU that engines ran on, and its state; None where none did, or nobody tells.
         energy: What the energy of the contenders rests on; None where it was not asked for.
+        conditions: How the machine was set and what it did meanwhile; None in measurements of
+            before that was recorded.
         schema: Version of this layout.
     """
 
@@ -168,6 +171,7 @@ class Measurement:
     plain: str | None = None
     gpu: GpuUse | None = None
     energy: EnergyRecord | None = None
+    conditions: Conditions | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from engines.manifest import from_json
 _FIX = "measure again with `fpet-export bench`"
 _DERIVED = ("valid", "merging")
 """What a document says beside the measurement, because it follows from it."""
+_NUMBERS = re.compile(r"\[\n(?:[-\d,\s]|null)+\]")
 
 
 def to_document(measurement: Measurement) -> dict[str, Any]:
@@ -40,9 +41,9 @@ def write_measurement(path: Path, measurement: Measurement, *, force: bool = Fal
 
 
 def to_text(document: dict[str, Any]) -> str:
-    """Return a document as JSON with each list of whole numbers on one line."""
+    """Return a document as JSON with each list of whole numbers on one line, unknown ones too."""
     text = json.dumps(document, indent=1, allow_nan=False)
-    return re.sub(r"\[\n[\d,\s]+\]", lambda found: "".join(found.group().split()), text) + "\n"
+    return _NUMBERS.sub(lambda found: "".join(found.group().split()), text) + "\n"
 
 
 def read_measurement(path: Path) -> Measurement:

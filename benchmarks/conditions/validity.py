@@ -24,6 +24,7 @@ _OUTLIER = 1.5  # times the median
 _OUTLIER_SHARE = 0.05
 _FOREIGN_DOUBTFUL = 0.05  # of the processors that this process may use
 _FOREIGN_INVALID = 0.25
+_FOREIGN_CORES = 0.5  # of one processor: on sixteen, a busy one is only 6 %
 _STEAL_DOUBTFUL = 0.02
 _JIFFIES_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
@@ -64,10 +65,17 @@ class MachineUse:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OtherLoad:
-    """Shares (0 to 1) of all processors between two moments; None when unknown."""
+    """What others used of the machine between two moments.
+
+    Attributes:
+        foreign: Share (0 to 1) of all processors that other programs used; None when unknown.
+        steal: The same of what the hypervisor took away.
+        processors: How many processors that is of; None in measurements of before it was recorded.
+    """
 
     foreign: float | None
     steal: float | None
+    processors: int | None = None
 
 
 def machine_use(*, wall_s: float, own_s: float, stat: Path = Path("/proc/stat")) -> MachineUse:
@@ -104,6 +112,7 @@ def other_load(before: MachineUse, after: MachineUse) -> OtherLoad:
     return OtherLoad(
         foreign=min(max(foreign / capacity, 0.0), 1.0),
         steal=min(max((after.steal_s - before.steal_s) / capacity, 0.0), 1.0),
+        processors=before.processors,
     )
 
 
@@ -220,6 +229,14 @@ def foreign_load(load: OtherLoad) -> Iterator[Finding]:
             severity="invalid" if load.foreign > _FOREIGN_INVALID else "doubtful",
             what=f"other programs used {load.foreign:.0%} of the processors meanwhile"
             f" (doubtful above {_FOREIGN_DOUBTFUL:.0%}, invalid above {_FOREIGN_INVALID:.0%})",
+            fix="close other programs and measure again",
+        )
+    elif load.foreign * (load.processors or 1) > _FOREIGN_CORES:
+        cores = load.foreign * (load.processors or 1)
+        yield Finding(
+            severity="doubtful",
+            what=f"other programs kept {cores:.1f} of {load.processors} processors busy meanwhile"
+            f" (doubtful above {_FOREIGN_CORES})",
             fix="close other programs and measure again",
         )
     if load.steal is not None and load.steal > _STEAL_DOUBTFUL:

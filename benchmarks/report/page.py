@@ -12,6 +12,8 @@ from benchmarks.conditions import gpu_state
 from benchmarks.conditions.devices import runs_on_gpu
 from benchmarks.conditions.environment import Environment
 from benchmarks.conditions.gpu_state import GpuUse
+from benchmarks.conditions.in_words import condition_facts
+from benchmarks.conditions.watched import Conditions
 from benchmarks.measurement import Measurement
 from benchmarks.merge_verdict import merge_verdicts
 from benchmarks.report import charts
@@ -227,6 +229,7 @@ def render_report(report: Report) -> str:
     settings.globals.update(mark=_MARKS.__getitem__, said=_SAID.__getitem__)
     where = report.environment
     used = next((entry.gpu for entry in report.measurements if entry.gpu is not None), None)
+    known = (entry.conditions for entry in report.measurements if entry.conditions is not None)
     if where is None and report.measurements:
         where = report.measurements[0].environment
     page: str = settings.from_string(_resource("report.html.jinja")).render(
@@ -234,7 +237,7 @@ def render_report(report: Report) -> str:
         style=_resource("report.css"),
         tables=[_table(table) for table in report.parity],
         speeds=[_speed(entry, index) for index, entry in enumerate(report.measurements)],
-        facts=environment_facts(where, used) if where else [],
+        facts=environment_facts(where, used, next(known, None)) if where else [],
     )
     return page + "\n"
 
@@ -281,12 +284,15 @@ def write_report(path: Path, report: Report, *, force: bool = False) -> None:
     storage.write_text(path, render_report(report))
 
 
-def environment_facts(where: Environment, used: GpuUse | None = None) -> list[tuple[str, str]]:
+def environment_facts(
+    where: Environment, used: GpuUse | None = None, conditions: Conditions | None = None
+) -> list[tuple[str, str]]:
     """Return what a reader wants to know of the machine, as label and value.
 
     Args:
         where: The machine.
         used: The GPU that a measurement ran on, with its clocks.
+        conditions: How the machine was set while it measured.
     """
     memory = f"{where.memory_bytes / _GIB:.1f} GiB" if where.memory_bytes else ""
     cores = f"{where.cores} cores, " if where.cores else ""
@@ -298,6 +304,7 @@ def environment_facts(where: Environment, used: GpuUse | None = None) -> list[tu
         ("governor", where.governor or ""),
         ("memory", memory),
         *_gpu_facts(where, used),
+        *([] if conditions is None else condition_facts(conditions)),
         ("system", f"{where.system}, kernel {where.kernel}"),
         ("load before", f"{where.load_1min:.2f}" if where.load_1min is not None else ""),
         ("Python", where.python),

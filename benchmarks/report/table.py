@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from benchmarks.conditions.in_words import condition_line
 from benchmarks.measurement import ContenderResult, Measurement
 from benchmarks.report.speed_words import hardware
 
@@ -131,6 +132,8 @@ def _row(result: ContenderResult, *, valid: bool) -> tuple[str, ...]:
 def notes(measurement: Measurement) -> list[str]:
     """Return what a reader must know beside the figures, a sentence each."""
     said = [f"{entry.name}: {entry.reason} ({entry.fix})" for entry in measurement.absent]
+    if measurement.conditions is not None:
+        said.append(condition_line(measurement.conditions))
     for finding in measurement.findings:
         mark = "NOT VALID" if finding.severity == "invalid" else "doubtful"
         said.append(f"{mark}: {finding.what}; {finding.fix}")

@@ -27,7 +27,6 @@ _GPU_LOADS = (
     "sys/devices/platform/17000000.gpu/load",
     "sys/devices/gpu.0/load",
 )
-"""Where a Jetson tells its GPU's load, in thousandths; Thor has no such file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,7 @@ class Snapshot:
         slows_at_mc: By sensor, from which temperature on the kernel slows something down.
         slowed_by: What slows the machine down at this moment, such as "gpu-throttle-alert".
         events: How often it was slowed down since it started, by kind.
+        alarms: The same of events that lower no clock here, such as over-current that only counts.
         quota_us: How long a container had to wait since it started, because its processor quota
             was used up, in microseconds.
         fans: Drive from 0 to 255, and turns a minute.
@@ -58,6 +58,7 @@ class Snapshot:
     slows_at_mc: dict[str, int] = dataclasses.field(default_factory=dict)
     slowed_by: tuple[str, ...] = ()
     events: dict[str, int] = dataclasses.field(default_factory=dict)
+    alarms: dict[str, int] = dataclasses.field(default_factory=dict)
     quota_us: int | None = None
     fans: dict[str, int] = dataclasses.field(default_factory=dict)
     swap: tuple[Swap, ...] | None = None
@@ -92,7 +93,7 @@ def take_snapshot(*, root: Path | None = None, run: Run = run_command) -> Snapsh
     temperatures = {zone.name: number_of(zone.file) for zone in zones}
     areas = root / "proc/swaps"
     active = {name: number_of(file) for name, file in thermal.coolers(root).items()}
-    counted = {counter.name: counter.read() for counter in thermal.counters(root)}
+    counted = [(counter, counter.read()) for counter in thermal.counters(root)]
     return Snapshot(
         power_mode=None if mode is None else mode.name,
         clocks=read_clocks(root=root, run=run),
@@ -102,7 +103,8 @@ def take_snapshot(*, root: Path | None = None, run: Run = run_command) -> Snapsh
         },
         slows_at_mc={zone.name: zone.slows_at_mc for zone in zones if zone.slows_at_mc},
         slowed_by=tuple(name for name, at in active.items() if at is not None and at > 0),
-        events={name: count for name, count in counted.items() if count is not None},
+        events={one.name: count for one, count in counted if count is not None and one.slows},
+        alarms={one.name: count for one, count in counted if count is not None and not one.slows},
         quota_us=_quota_us(root / "sys/fs/cgroup"),
         fans=thermal.fans(root),
         swap=state.swaps(text_of(areas)) if areas.exists() else None,
@@ -159,14 +161,24 @@ def read_gpu_users(*, root: Path | None = None, run: Run = run_command) -> GpuUs
     """
     root = sources.ROOT if root is None else root
     if is_jetson(root):
-        found = (number_of(root / file) for file in _GPU_LOADS)
-        thousandths = next((load for load in found if load is not None), None)
+        file = gpu_load_file(root)
+        thousandths = None if file is None else number_of(file)
         return GpuUsers(load=None if thousandths is None else thousandths / 1000)
     loads = [word for word in run(("nvidia-smi", _LOAD, _CSV)).split() if word.isdigit()]
     if not loads:  # no GPU, or a driver that does not tell
         return GpuUsers()
     listed = state.gpu_processes(run(("nvidia-smi", _USERS, _CSV)))
     return GpuUsers(listed=listed, load=max(map(int, loads)) / 100)
+
+
+def gpu_load_file(root: Path) -> Path | None:
+    """Return where a Jetson tells its GPU's load, in thousandths; None elsewhere and on Thor.
+
+    Args:
+        root: Where `sys` is.
+    """
+    files = (root / name for name in _GPU_LOADS)
+    return next((file for file in files if number_of(file) is not None), None)
 
 
 def is_jetson(root: Path) -> bool:

@@ -7,16 +7,22 @@ import datetime as dt
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from benchmarks.conditions.environment import Environment, read_environment
 from benchmarks.conditions.validity import MachineUse
+from benchmarks.conditions.watched import Conditions, Watch
 from engines.backends._engine_base import EngineBase, EngineSpec
 from engines.contract import Array, Feeds
 from engines.errors import EngineError
+from engines.machine.snapshot import Snapshot
 from engines.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class FakeClock:
@@ -33,6 +39,33 @@ class FakeClock:
 
     def pause(self, seconds: float) -> None:
         self.now_ns += round(seconds * 1e9)
+
+
+class FakeWatcher:
+    """Watches nothing, and tells the same of every attempt; see `Watcher`."""
+
+    def __init__(self, conditions: Conditions | None = None) -> None:
+        self.attempts: list[float] = []
+        quiet = Watch(interval_s=0.25, times_ms=(0,) * 8, series={"busy_ticks": (0,) * 8})
+        self._conditions = conditions or Conditions(
+            before=Snapshot(), after=Snapshot(), watch=quiet
+        )
+
+    def __call__(self) -> FakeWatcher:
+        return self
+
+    def attempt(self) -> FakeWatcher:
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def conditions(self, *, rounds_s: float) -> Conditions:
+        self.attempts.append(rounds_s)
+        return self._conditions
 
 
 class FakeEngine(EngineBase):
@@ -101,6 +134,12 @@ def quiet_machine(clock: FakeClock) -> Callable[[], MachineUse]:
         return MachineUse(wall_s=now, own_s=now, busy_s=now, steal_s=0.0, processors=2)
 
     return read
+
+
+@pytest.fixture
+def watcher() -> FakeWatcher:
+    """A watcher to whom nothing happens."""
+    return FakeWatcher()
 
 
 @pytest.fixture(scope="session")

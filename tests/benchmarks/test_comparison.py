@@ -33,7 +33,7 @@ Bench = Callable[..., Any]
 
 
 @pytest.fixture
-def fake_bench(clock: Any, quiet_machine: Any, environment: Environment) -> Bench:
+def fake_bench(clock: Any, quiet_machine: Any, watcher: Any, environment: Environment) -> Bench:
     """`bench` with the fake clock, machine and environment."""
 
     def call(*arguments: Any, **options: Any) -> Any:
@@ -42,6 +42,7 @@ def fake_bench(clock: Any, quiet_machine: Any, environment: Environment) -> Benc
             "clock": clock,
             "pause": clock.pause,
             "machine": quiet_machine,
+            "watcher": watcher,
             "environment": lambda: environment,
             **options,
         }

@@ -38,7 +38,9 @@ def artefact(*, merges: bool, precision: str = "fp16") -> Artefact:
 
 
 @pytest.fixture
-def measure(clock: Any, quiet_machine: Any, environment: Environment, make_engine: Any) -> Any:
+def measure(
+    clock: Any, quiet_machine: Any, watcher: Any, environment: Environment, make_engine: Any
+) -> Any:
     """A real measurement of fakes, at one batch, with its ratio replaced by that of a test."""
 
     def call(
@@ -64,7 +66,7 @@ def measure(clock: Any, quiet_machine: Any, environment: Environment, make_engin
             against_plain=against_plain,
             batch=batch,
             schedule=Schedule(min_rounds=30, min_s=0.0, settle_s=0.0),
-            clock=clock, pause=clock.pause, machine=quiet_machine,
+            clock=clock, pause=clock.pause, machine=quiet_machine, watcher=watcher,
             environment=lambda: environment, read_gpu=lambda: None,
         )  # fmt: skip
         ratio = (low + high) / 2

@@ -216,7 +216,9 @@ def gpu_engine(engine: Any) -> Any:
 
 
 @pytest.fixture
-def measured(clock: Any, quiet_machine: Any, environment: Environment, make_engine: Any) -> Any:
+def measured(
+    clock: Any, quiet_machine: Any, watcher: Any, environment: Environment, make_engine: Any
+) -> Any:
     """Measure two engines on a GPU whose states are given."""
     from benchmarks import bench
 
@@ -226,7 +228,7 @@ def measured(clock: Any, quiet_machine: Any, environment: Environment, make_engi
             [gpu_engine(make_engine("ours", 3_000_000))],
             against=gpu_engine(make_engine("plain", 2_000_000)),
             schedule=Schedule(min_rounds=30, min_s=0.0, settle_s=0.0),
-            clock=clock, pause=clock.pause, machine=quiet_machine,
+            clock=clock, pause=clock.pause, machine=quiet_machine, watcher=watcher,
             environment=lambda: environment, read_gpu=lambda: next(states, None),
         )  # fmt: skip
 
@@ -260,7 +262,7 @@ def test_a_slowdown_by_the_hardware_spoils_it_and_a_power_limit_is_said(measured
 
 
 def test_a_measurement_on_the_cpu_asks_no_gpu(
-    clock: Any, quiet_machine: Any, environment: Environment, make_engine: Any
+    clock: Any, quiet_machine: Any, watcher: Any, environment: Environment, make_engine: Any
 ) -> None:
     from benchmarks import bench
 
@@ -269,7 +271,7 @@ def test_a_measurement_on_the_cpu_asks_no_gpu(
 
     found = bench(
         [make_engine("ours")], schedule=Schedule(min_rounds=30, min_s=0.0, settle_s=0.0),
-        clock=clock, pause=clock.pause, machine=quiet_machine,
+        clock=clock, pause=clock.pause, machine=quiet_machine, watcher=watcher,
         environment=lambda: environment, read_gpu=ask,
     )  # fmt: skip
 

@@ -24,7 +24,7 @@ PLAIN = ("ort_plain", "openvino_plain", "torch_eager")
 
 @pytest.fixture
 def measurement(
-    make_engine: Any, clock: Any, quiet_machine: Any, environment: Environment
+    make_engine: Any, clock: Any, quiet_machine: Any, watcher: Any, environment: Environment
 ) -> Measurement:
     artefact = Artefact(
         file="f.onnx", sha256="0", precision="fp32", weights="random", target="cpu",
@@ -49,6 +49,7 @@ def measurement(
         clock=clock,
         pause=clock.pause,
         machine=quiet_machine,
+        watcher=watcher,
         environment=lambda: environment,
     )
 

@@ -27,6 +27,7 @@ def check(
     make_engine: Any,
     clock: Any,
     quiet_machine: Any,
+    watcher: Any,
     environment: Environment,
     tmp_path: Path,
 ) -> Callable[..., Any]:
@@ -54,6 +55,7 @@ def check(
                 clock=clock,
                 pause=clock.pause,
                 machine=quiet_machine,
+                watcher=watcher,
                 environment=lambda: environment,
             )
 

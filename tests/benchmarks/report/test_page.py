@@ -52,13 +52,16 @@ def tiny_png() -> bytes:
 
 
 @pytest.fixture
-def report(make_engine: Any, clock: Any, quiet_machine: Any, environment: Environment) -> Report:
+def report(
+    make_engine: Any, clock: Any, quiet_machine: Any, watcher: Any, environment: Environment
+) -> Report:
     measurement = bench(
         [make_engine("plain", 190_000_000), make_engine("frozen", 140_000_000)],
         schedule=Schedule(min_rounds=30, min_s=0.0),
         clock=clock,
         pause=clock.pause,
         machine=quiet_machine,
+        watcher=watcher,
         environment=lambda: environment,
     )
     measurement = dataclasses.replace(
