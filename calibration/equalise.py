@@ -154,8 +154,9 @@ def _bias_input(linear: Linear) -> tuple[Node, int]:
 def _value_makers(graph: Graph) -> Iterator[tuple[str, Linear, Linear]]:
     """Yield every linear whose last outputs are values, and the projection behind the mixing.
 
-    Left out is one whose values are not all that is mixed (prompts stand beside them), or whose
-    outputs or whose mixed values another node reads (the gate of an update).
+    Left out is one whose values are not all that is mixed (prompts stand beside them), whose
+    outputs or whose mixed values another node reads (the gate of an update), or behind whose mixing
+    more than a movement stands (a norm).
     """
     by_name = {linear.name: linear for linear in linears(graph)}
     mixed = {attention.name: attention.mix for attention in attentions(graph)}
@@ -166,6 +167,7 @@ def _value_makers(graph: Graph) -> Iterator[tuple[str, Linear, Linear]]:
             continue
         output = _bias_input(linear)[0].outputs[0]
         read_once = len(projection.activation.outputs) == 1
+        read_once = read_once and _source(projection.activation) is mix.outputs[0]
         only_moved = all(node.op in _MOVES for node in output.outputs)
         if read_once and only_moved and _source(mix.inputs[1]) is output:
             yield name, linear, projection
@@ -194,7 +196,10 @@ def _norms(graph: Graph) -> Iterator[tuple[Node, list[Node]]]:
 
 
 def _second_linears(graph: Graph) -> list[Linear]:
-    return [linear for linear in linears(graph) if linear.kind == "fc2"]
+    """Return the layers fc2, but those behind a norm, which takes the inverse itself."""
+    normed = {id(norm.outputs[0]) for norm, _ in _norms(graph)}
+    found = [linear for linear in linears(graph) if linear.kind == "fc2"]
+    return [linear for linear in found if id(linear.activation) not in normed]
 
 
 def _centre(linear: Linear, projection: Linear, mean: Vector, names: Names) -> None:

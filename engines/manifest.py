@@ -149,6 +149,9 @@ class ModelFacts:
         head: What the network gives.
         gated: Whether the MLPs are gated: their first layer is twice as wide.
         qk_norm: Whether queries and keys have a norm.
+        attention_norm: Whether a norm stands before the projection of the attention.
+        mlp_norm: Whether a norm stands before the second layer of the MLPs.
+        rotary: Whether queries and keys are turned by their position.
         attention_pool: Whether the head reads what one query attends to.
     """
 
@@ -173,6 +176,9 @@ class ModelFacts:
     head: Head = "logits"
     gated: bool = False
     qk_norm: bool = False
+    attention_norm: bool = False
+    mlp_norm: bool = False
+    rotary: bool = False
     attention_pool: bool = False
 
     @property

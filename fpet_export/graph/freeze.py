@@ -10,7 +10,9 @@ What changes against the folded `Vit`, each exact up to rounding:
 3. The last block computes only the tokens that the head reads (`last_block="class-token"`).
 4. Class token plus position, mean and std of the pixels, layer scales and the averaged key weight
    of the match become constants.
-5. Attention is written out as MatMul, Softmax, MatMul with a float key bias (B, 1, 1, N); its
+5. Sines and cosines of rotary positions become constants in that order; of queries and keys whose
+   neighbouring channels are turned together the weights are reordered, so that halves are.
+6. Attention is written out as MatMul, Softmax, MatMul with a float key bias (B, 1, 1, N); its
    scale sits on q and k (`"split"`) or in the query weights (`"folded"`). To run in PyTorch it
    may be one operator (`attention="fused"`); ONNX graphs are written from the primitive form.
 """
@@ -34,6 +36,7 @@ from fpet_export.graph.frozen_attention import (
     projected_by,
     with_gates,
 )
+from fpet_export.graph.frozen_turns import FrozenTurns
 from fpet_export.graph.merge_reads import reads_of
 from fpet_export.graph.options import FreezeOptions
 from fpet_export.model.gates import Decision
@@ -66,6 +69,7 @@ class FrozenBlock(nn.Module):
             self.merge = merger.frozen(reads_of(block.attn), ties=options.ties, leave=leave)
         self.fc1, self.fc1_gates, _ = with_gates(block.mlp.fc1, None)
         gamma = block.ls2.gamma if block.layer_scale else None
+        self.mlp_norm = block.mlp.norm if block.mlp.normalises else None
         self.fc2, self.fc2_gates, self.gamma = with_gates(block.mlp.fc2, gamma)
         branches = block.each_branch()
         # What stands beside an attention has as many tokens as that computes.
@@ -77,23 +81,28 @@ class FrozenBlock(nn.Module):
         self.gates = [branch.gates for branch in branches]
 
     def forward(
-        self, x: torch.Tensor, key_bias: torch.Tensor | None, sizes: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        key_bias: torch.Tensor | None,
+        sizes: torch.Tensor | None,
+        turn: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, FrozenMerged | None]:
         """Run the block on (B, N, C) with sizes (B, N); return tokens, and what merged."""
         normalised = self.norm1(x)
-        attended = self.attn(normalised, key_bias)
+        attended = self.attn(normalised, key_bias, turn)
         for adapter, reads in zip(self.adapters, self.reads, strict=True):
             if reads == "norm1":
                 attended = attended + adapter(normalised[:, : attended.shape[1]])
         merged: FrozenMerged | None = None
         if self.merge is not None:
-            merged = cast(FrozenMerged, self.merge(x + attended, normalised, sizes))
+            merged = cast(FrozenMerged, self.merge(x + attended, normalised, sizes, turn))
             x = merged.tokens if self.queries is None else merged.tokens[:, : self.queries]
         else:
             x = (x if self.queries is None else x[:, : self.queries]) + attended
         given = {"residual": x, "norm2": self.norm2(x)}
         hidden = projected_by(self.fc1, self.fc1_gates, None, given["norm2"])
         hidden = activate(hidden, self.activation, gated=self.gated)
+        hidden = hidden if self.mlp_norm is None else self.mlp_norm(hidden)
         hidden = projected_by(self.fc2, self.fc2_gates, self.gamma, hidden)
         for adapter, reads, gates in zip(self.adapters, self.reads, self.gates, strict=True):
             hidden = hidden * adapter(given[reads]) if gates else hidden
@@ -128,6 +137,7 @@ class FrozenVit(nn.Module):
         self._freeze_embedding(model, orders[0] if orders else None, list(mean), list(std))
         leaves = dict(zip(merges, [*orders[1:], None], strict=False))
         self.norm_pre = model.norm_pre if spec.pre_norm else None
+        self.turns = None if spec.rotary is None else FrozenTurns(model, merges)
         last = spec.depth - 1
         self.queries = spec.read_tokens if options.last_block == "class-token" else None
         self.blocks = nn.ModuleList(
@@ -170,13 +180,15 @@ class FrozenVit(nn.Module):
             cast(BranchModule, branch).frozen(None)
             for branch in model.patch_embed.branches.values()
         )
-        position = patch_positions(model)
         self.register_buffer("order", order)
         back = spec.head == "tokens" and order is not None
         self.register_buffer("raster", order.argsort() if back else None)  # type: ignore[union-attr]
         self.prefix_tokens = nn.Parameter(prefix_tokens(model), requires_grad=False)
-        ordered = position if order is None else position[:, order]
-        self.position = nn.Parameter(ordered.contiguous(), requires_grad=False)
+        self.position: nn.Parameter | None = None
+        if spec.absolute_positions:
+            position = patch_positions(model)
+            ordered = position if order is None else position[:, order]
+            self.position = nn.Parameter(ordered.contiguous(), requires_grad=False)
 
     def _count_tokens(self, merges: Mapping[int, MergingModule]) -> tuple[int, ...]:
         spec = self.spec
@@ -197,7 +209,8 @@ class FrozenVit(nn.Module):
             patches = patches + adapter(patches)
         if self.order is not None:
             patches = patches.index_select(1, self.order)
-        patches = patches + self.position
+        if self.position is not None:
+            patches = patches + self.position
         if self.prefix:
             prefix = self.prefix_tokens.expand(images.shape[0], -1, -1)
             patches = torch.cat([prefix, patches], dim=1)
@@ -211,10 +224,12 @@ class FrozenVit(nn.Module):
         """
         matches: list[torch.Tensor] = []
         chosen: list[torch.Tensor] = []
-        x, key_bias, sizes = self.embed(images), None, None
-        for block in self.blocks:
-            x, merged = block(x, key_bias, sizes)
+        x, key_bias, sizes, turn = self.embed(images), None, None, None
+        for index, block in enumerate(self.blocks):
+            turn = None if self.turns is None else self.turns.of(index, turn)
+            x, merged = block(x, key_bias, sizes, turn)
             if merged is not None:
+                turn = None if self.turns is None else self.turns.after(turn, merged)
                 sizes = merged.sizes
                 matches.append(merged.match)
                 chosen.append(merged.chosen)
@@ -275,14 +290,16 @@ def typed(module: FrozenVit, dtype: torch.dtype) -> FrozenVit:
     """Return a copy that computes in `dtype`, with matches and gates kept in float32.
 
     Half precision has about three decimal digits, and the two best scores of a match can be
-    closer than that: a flipped match moves a whole token.
+    closer than that: a flipped match moves a whole token. A match reads rotary positions, too.
     """
     copied = copy.deepcopy(module)
     blocks = [cast(FrozenBlock, block) for block in copied.blocks]
     merges = [block.merge for block in blocks]
+    turns, copied.turns = copied.turns, None
     for block in blocks:
         block.merge = None
     copied = copied.to(dtype)
+    copied.turns = turns
     for block, merge in zip(blocks, merges, strict=True):
         block.merge = merge
     for part in copied.modules():

@@ -16,7 +16,8 @@ from torch import nn
 
 from fpet_export.graph.frozen_gates import FrozenGates, gated_rows, gates_of, require_folded
 from fpet_export.model.attached import Edited
-from fpet_export.model.vit import AttentionPool, Block
+from fpet_export.model.rotary import by_halves, turned
+from fpet_export.model.vit import Attention, AttentionPool, Block
 
 if TYPE_CHECKING:
     from fpet_export.graph.options import FreezeOptions
@@ -71,15 +72,23 @@ class FrozenAttention(nn.Module):
         self.fused = options.attention == "fused"
         weight: torch.Tensor = qkv.weight
         bias = bias_of(qkv)
+        # A gate reads queries and keys as they were trained, and so do updates that are inputs.
+        reorders = attention.pairs is not None and options.updates == "folded" and not gated
+        self.pairs = "halves" if reorders else attention.pairs
+        order = _by_halves(attention) if reorders else torch.arange(3 * width)
         factor = torch.ones(3 * width, dtype=torch.float64)
         scale = 1.0 if self.split_scale else self.head_width**-0.5
         self.qk_norm = attention.qk_norm
         if attention.qk_norm:  # a norm does not see the length of what it reads
-            self.q_norm, self.k_norm = _scaled_norm(attention.q_norm, scale), attention.k_norm
+            channels = order[: self.head_width]
+            self.q_norm = _scaled_norm(attention.q_norm, scale, channels)
+            self.k_norm = _scaled_norm(attention.k_norm, 1.0, channels)
         elif not self.split_scale:
             factor[:width] = scale
             weight = (weight.double() * factor[:, None]).float()
             bias = (bias.double() * factor).float()
+        if reorders:
+            weight, bias = weight[order], bias[order]
         # A gate over query, key and value needs all three of a token.
         self.cuts = queries is not None and all(
             rows.indices(3 * width)[1] <= width or rows.indices(3 * width)[0] >= width
@@ -99,15 +108,25 @@ class FrozenAttention(nn.Module):
         if isinstance(edited, Edited) and not gated:
             down, up = edited.as_product()
             parts = [width, 2 * width] if self.cuts else [3 * width]
-            self.updates.append(FrozenUpdate(down, *torch.split(up * factor, parts, dim=1)))
+            up = (up * factor)[:, order]
+            self.updates.append(FrozenUpdate(down, *torch.split(up, parts, dim=1)))
+        self.norm = attention.norm if attention.attention_norm else None
         gamma = block.ls1.gamma if block.layer_scale else None
         self.proj, self.proj_gates, self.gamma = with_gates(attention.proj, gamma)
         self.prompts: nn.ParameterList | None = None
         if block.prompts is not None:
             self.prompts = nn.ParameterList(_prompt_keys_and_values(block))
 
-    def forward(self, x: torch.Tensor, key_bias: torch.Tensor | None) -> torch.Tensor:
-        """Attend from the queried tokens of (B, N, C) to all of them; return (B, queries, C)."""
+    def forward(
+        self, x: torch.Tensor, key_bias: torch.Tensor | None, turn: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Attend from the queried tokens of (B, N, C) to all of them; return (B, queries, C).
+
+        Args:
+            x: Normalised tokens.
+            key_bias: (B, 1, 1, N) or None.
+            turn: (2, B, H, N, D/2) sines and cosines, see `fpet_export.model.rotary`, or None.
+        """
         if not self.cuts:
             projected = self.qkv(x)
             for update in self.updates:
@@ -130,6 +149,11 @@ class FrozenAttention(nn.Module):
             k, v = self._heads_of(key_value, 2)
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
+        if self.pairs is not None:
+            assert turn is not None
+            if self.queries is None:  # fewer queries are prefix tokens, which are not turned
+                q = turned(q, turn, self.pairs)
+            k = turned(k, turn, self.pairs)
         if self.prompts is not None:
             k, v = (
                 torch.cat([own, prompts.expand(len(own), -1, -1, -1)], dim=2)
@@ -140,7 +164,8 @@ class FrozenAttention(nn.Module):
                 key_bias = aligned(key_bias) if self.fused else key_bias
         mixed = (self._fused if self.fused else self._primitive)(q, k, v, key_bias).transpose(1, 2)
         shape = (x.shape[0], q.shape[2], self.heads * self.head_width)
-        return projected_by(self.proj, self.proj_gates, self.gamma, mixed.reshape(shape))
+        mixed = mixed.reshape(shape) if self.norm is None else self.norm(mixed.reshape(shape))
+        return projected_by(self.proj, self.proj_gates, self.gamma, mixed)
 
     def _primitive(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, key_bias: torch.Tensor | None
@@ -214,11 +239,21 @@ class FrozenAttentionPool(nn.Module):
         return cast(torch.Tensor, x + self.mlp(self.norm(x)))
 
 
-def _scaled_norm(norm: nn.LayerNorm, scale: float) -> nn.LayerNorm:
-    """Return a norm that gives `scale` times what `norm` gives."""
+def _by_halves(attention: Attention) -> torch.Tensor:
+    """Return (3C,) the outputs of the qkv projection so that halves of queries and keys turn."""
+    width = base_of(attention.qkv).in_features
+    assert attention.pairs is not None
+    channels = by_halves(attention.pairs, width // attention.heads)
+    order = torch.arange(3 * width).reshape(3, attention.heads, -1)
+    order[:2] = order[:2, :, channels]
+    return order.flatten()
+
+
+def _scaled_norm(norm: nn.LayerNorm, scale: float, channels: torch.Tensor) -> nn.LayerNorm:
+    """Return a norm that gives `scale` times what `norm` gives, with its channels in this order."""
     scaled_norm = copy.deepcopy(norm)
-    scaled_norm.weight.data = (norm.weight.double() * scale).float()
-    scaled_norm.bias.data = (norm.bias.double() * scale).float()
+    scaled_norm.weight.data = (norm.weight.double() * scale).float()[channels]
+    scaled_norm.bias.data = (norm.bias.double() * scale).float()[channels]
     return scaled_norm
 
 

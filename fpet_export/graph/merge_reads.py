@@ -17,6 +17,7 @@ from fpet_export.graph.frozen_attention import base_of, bias_of, linear
 from fpet_export.graph.frozen_gates import gated_rows
 from fpet_export.graph.frozen_keys import averaged_key
 from fpet_export.model.mergers import Reads
+from fpet_export.model.rotary import turned
 from fpet_export.model.vit import Attention
 
 
@@ -42,7 +43,9 @@ def _class_attention(attention: Attention) -> nn.Module:
             where="--merge diffrate",
             fix="merge with --merge fpet@6 or --merge tome:r=8",
         )
-    return NormedClassAttention(attention) if attention.qk_norm else ClassAttention(attention)
+    if attention.qk_norm or attention.pairs is not None:
+        return KeyedClassAttention(attention)
+    return ClassAttention(attention)
 
 
 class ClassAttention(nn.Module):
@@ -63,7 +66,9 @@ class ClassAttention(nn.Module):
         self.query_bias = _kept(bias[:width] * scale)
         self.key = _kept(weight[width : 2 * width].reshape(self.heads, self.head_width, width))
 
-    def forward(self, x: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, sizes: torch.Tensor | None, turn: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return (B, N), see `Attended.of_class_token`, for normalised tokens (B, N, C)."""
         query = x[:, :1] @ self.query + self.query_bias
         query = query.reshape(-1, self.heads, 1, self.head_width)
@@ -73,8 +78,11 @@ class ClassAttention(nn.Module):
         return logits.log_softmax(dim=-1).logsumexp(dim=1)
 
 
-class NormedClassAttention(nn.Module):
-    """The same where queries and keys have a norm: then the keys are computed."""
+class KeyedClassAttention(nn.Module):
+    """The same where queries and keys have a norm or are turned: then the keys are computed.
+
+    The class token has no position, so that its query is not turned.
+    """
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
@@ -84,12 +92,15 @@ class NormedClassAttention(nn.Module):
         self.query = linear(weight[:width], bias[:width])
         self.key = linear(weight[width : 2 * width], bias[width : 2 * width])
         # Copies: a merge stays float32 in a module whose attention does not.
-        self.q_norm = copy.deepcopy(attention.q_norm)
-        self.k_norm = copy.deepcopy(attention.k_norm)
+        self.q_norm = copy.deepcopy(attention.q_norm) if attention.qk_norm else nn.Identity()
+        self.k_norm = copy.deepcopy(attention.k_norm) if attention.qk_norm else nn.Identity()
         self.heads, self.scale = attention.heads, (width // attention.heads) ** -0.5
+        self.pairs = attention.pairs
 
-    def forward(self, x: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
-        """Return (B, N), the mean over heads, for normalised tokens (B, N, C) of these sizes."""
+    def forward(
+        self, x: torch.Tensor, sizes: torch.Tensor | None, turn: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return (B, N), see `Attended.of_class_token`, for normalised tokens (B, N, C)."""
         query, keys = (
             norm(layer(part).reshape(len(part), part.shape[1], self.heads, -1)).transpose(1, 2)
             for norm, layer, part in (
@@ -97,10 +108,12 @@ class NormedClassAttention(nn.Module):
                 (self.k_norm, self.key, x),
             )
         )
+        if self.pairs is not None and turn is not None:
+            keys = turned(keys, turn, self.pairs)
         logits = ((query * self.scale) @ keys.transpose(-2, -1)).squeeze(2)
         if sizes is not None:
             logits = logits + sizes.log()[:, None, :]
-        return cast(torch.Tensor, logits.softmax(dim=-1).mean(dim=1))
+        return cast(torch.Tensor, logits.log_softmax(dim=-1).logsumexp(dim=1))
 
 
 def _kept(tensor: torch.Tensor) -> nn.Parameter:

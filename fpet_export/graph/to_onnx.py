@@ -161,7 +161,7 @@ def example_input(module: FrozenVit, batch: int) -> torch.Tensor:
     """Return an input of the right shape and type, on the device of the weights."""
     dtype = torch.float32 if module.options.input == "float32" else torch.uint8
     shape = input_shape(module.spec, module.options, batch)
-    return torch.zeros(shape, dtype=dtype, device=module.position.device)
+    return torch.zeros(shape, dtype=dtype, device=module.prefix_tokens.device)
 
 
 def name_nodes(model: onnx.ModelProto) -> None:

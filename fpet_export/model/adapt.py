@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import cast
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from fpet_export.model.backbones._names import HEAD_NAMES, compare_shapes
 from fpet_export.model.checkpoints import Checkpoint
 from fpet_export.model.edits import Branch, Edit, Own, SiteEdit
 from fpet_export.model.merge_plan import MergePlan
+from fpet_export.model.mergers import MergingModule
 from fpet_export.model.vit import Vit, empty_vit
 from fpet_export.model.vit_spec import VitSpec
 
@@ -63,6 +65,7 @@ def adapt(backbone: Backbone, checkpoint: Checkpoint, head: Head = "logits") -> 
             "--head features",
         )
     model.merges = attached_merges(model.spec, plan, checkpoint.refinement)
+    _require_positions(model, plan)
     return model.eval()
 
 
@@ -80,6 +83,25 @@ def require_mergeable(checkpoint: Checkpoint) -> None:
                 where="the merge",
                 fix="export without merging: --merge none",
             )
+
+
+def _require_positions(model: Vit, plan: MergePlan) -> None:
+    """Refuse a merge behind which a token's rotary position is too much to carry along.
+
+    Raises:
+        UsageError: Every head of every block has angles of its own, and which tokens keep their
+            positions depends on the image.
+    """
+    rotary = model.spec.rotary
+    merges = [cast(MergingModule, one) for one in model.merges.values()]
+    if rotary is not None and rotary.learned and any(one.keeps is None for one in merges):
+        raise UsageError(
+            "every head of every block turns tokens by learned angles of its own, all of which "
+            f"each image would have to sort anew: {plan.asked} keeps other positions in each image",
+            where="the merge",
+            fix="merge with --merge fpet@N, which keeps the same positions in every image; or "
+            "export without merging: --merge none",
+        )
 
 
 def attached_merges(

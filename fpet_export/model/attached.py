@@ -266,7 +266,14 @@ def _replace(model: Vit, edit: Own) -> None:
 
 
 def _shift_positions(model: Vit, edit: PositionShift) -> None:
-    spec, own = model.spec, model.pos_embed
+    spec = model.spec
+    if not spec.absolute_positions:
+        raise CheckpointError(
+            "the run shifts the learned positions of the patches, and this network has none",
+            where=edit.path,
+            fix="give the backbone the run was trained on: --backbone FILE",
+        )
+    own = model.pos_embed
     if edit.tensor.shape != (spec.patches, spec.width):
         raise CheckpointError(
             f"positions of the patches are {tuple(edit.tensor.shape)}, wanted "
@@ -280,6 +287,14 @@ def _shift_positions(model: Vit, edit: PositionShift) -> None:
 
 def _add_prompts(model: Vit, edit: Tokens) -> None:
     spec, (count, *width) = model.spec, edit.vectors.shape
+    if spec.rotary is not None:
+        raise CheckpointError(
+            "prompts on a network with rotary positions: no code that trains them says by what "
+            "they are turned",
+            where=f"prompts of {edit.path}",
+            fix="tune this network by other means, such as LoRA, or give the backbone the run was "
+            "trained on: --backbone FILE",
+        )
     if width != [spec.width] or not count:
         raise CheckpointError(
             f"prompts are {tuple(edit.vectors.shape)}, wanted (number, {spec.width})",

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from fpet_export.model.mergers import MergingModule
-from fpet_export.model.vit import Vit
+from fpet_export.model.rotary import Turns
+from fpet_export.model.vit import Vit, turns_after
 
 W = TypeVar("W")
 
@@ -30,15 +31,22 @@ def answers_by_merge(
     """
     blocks, found = model.each_block(), {}
 
-    def walk(index: int, x: torch.Tensor, size: torch.Tensor | None, names: Sequence[W]) -> None:
+    def walk(
+        index: int,
+        x: torch.Tensor,
+        size: torch.Tensor | None,
+        turns: Turns | None,
+        names: Sequence[W],
+    ) -> None:
         if index == len(blocks):
             found.update(dict.fromkeys(names, model.classify(x, size)))
             return
         for merger, alike in _by_merger(ways, index, names):
-            out, merged = blocks[index](x, size, merger)
-            walk(index + 1, out, size if merged is None else merged.size, alike)
+            out, merged = blocks[index](x, size, merger, turns and turns.of(index))
+            after = turns_after(turns, merger, merged)
+            walk(index + 1, out, size if merged is None else merged.size, after, alike)
 
-    walk(0, model.embed(images), None, list(ways))
+    walk(0, model.embed(images), None, model.turns(), list(ways))
     return found
 
 

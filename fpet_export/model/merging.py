@@ -86,3 +86,6 @@ class Merger(Protocol):
 
     def places(self, match: torch.Tensor) -> torch.Tensor:
         """Return (B, P) which patch that leaves each one that enters is in, -1 where it is lost."""
+
+    def takes(self, match: torch.Tensor) -> torch.Tensor:
+        """Return (B, N') the token whose position each one that leaves takes, prefix included."""

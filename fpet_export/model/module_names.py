@@ -83,7 +83,9 @@ _GENERATIONS = (
 def layouts(spec: VitSpec) -> list[Mapping[str, str]]:
     """Return every way to call the layers of this network: module path to site."""
     found: list[Mapping[str, str]] = [
-        {prefix + path: site for path, site in _timm(spec).items()} for prefix in _WRAPPERS
+        {prefix + path: site for path, site in own.items()}
+        for own in _of_timm(spec)
+        for prefix in _WRAPPERS
     ]
     for generation in _GENERATIONS:
         for prefix in generation.prefixes:
@@ -130,13 +132,36 @@ def linear_sites(sites: Mapping[str, str]) -> dict[str, str]:
 def has_bias(site: str, spec: VitSpec) -> bool:
     """Whether the layer has a bias in this network."""
     leaf = site.rpartition(".")[2]
-    if leaf in ("q", "k", "v", "qkv"):
+    if leaf in ("k", "qkv"):  # timm keeps a bias without one of the keys beside its layer
+        return spec.qkv_bias and spec.key_bias
+    if leaf in ("q", "v"):
         return spec.qkv_bias
     return leaf != "patch_embed" or spec.patch_bias
 
 
 def _is_norm(site: str) -> bool:
     return site.rpartition(".")[2].startswith("norm")
+
+
+def _inner_norms(spec: VitSpec) -> list[str]:
+    return ["attn.norm"] * spec.attention_norm + ["mlp.norm"] * spec.mlp_norm
+
+
+def _of_timm(spec: VitSpec) -> list[dict[str, str]]:
+    may_be_eva = spec.rotary is not None or not spec.key_bias
+    return [_timm(spec), _timm_apart(spec)] if may_be_eva else [_timm(spec)]
+
+
+def _timm_apart(spec: VitSpec) -> dict[str, str]:
+    """Return the names in timm's EVA family where queries, keys and values are three layers."""
+    found = {}
+    for path, site in _timm(spec).items():
+        if not path.endswith(".attn.qkv"):
+            found[path] = site
+            continue
+        for part in "qkv":
+            found[f"{path.removesuffix('qkv')}{part}_proj"] = f"{site.removesuffix('qkv')}{part}"
+    return found
 
 
 def _timm(spec: VitSpec) -> dict[str, str]:
@@ -146,6 +171,9 @@ def _timm(spec: VitSpec) -> dict[str, str]:
     for index in range(spec.depth):
         for layer in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
             found[f"blocks.{index}.{layer}"] = f"blocks.{index}.{layer}"
+        found |= {
+            f"blocks.{index}.{layer}": f"blocks.{index}.{layer}" for layer in _inner_norms(spec)
+        }
     found["fc_norm" if spec.pool_norm else "norm"] = "norm"
     found["head"] = "head"
     if spec.pool == "class+dist":

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from engines.parity.model_outputs import ModelOutputs
 from fpet_export.model.mergers import MergingModule
 from fpet_export.model.merging import Trace
-from fpet_export.model.vit import Vit
+from fpet_export.model.vit import Vit, turns_after
 
 _AT_ONCE = 8
 """Images that share one widening of the weights; more would cost memory and gain no time."""
@@ -79,16 +79,17 @@ def _forward(model: Vit, pixels: torch.Tensor, trace: Trace) -> torch.Tensor:
     """Run `Vit.forward` with one block's weights at a time in the pixels' dtype."""
     dtype = pixels.dtype
     shell = _without_blocks(model, dtype)
-    x, size = shell.embed(pixels), None
+    x, size, turns = shell.embed(pixels), None, model.turns()
     for index, block in enumerate(model.each_block()):
         merger = model.merger_of(index)
         if merger is not None:
             merger = copy.deepcopy(cast(MergingModule, merger)).to(dtype)
-        x, merged = functional_call(block, _widened(block, dtype), (x, size, merger))
+        turn = turns and turns.of(index)
+        x, merged = functional_call(block, _widened(block, dtype), (x, size, merger, turn))
         trace.tokens.append(x.shape[1])
         if merged is not None:
             trace.add(index, merged)
-            size = merged.size
+            size, turns = merged.size, turns_after(turns, merger, merged)
     places = model.places(trace.match) if model.spec.head == "tokens" else None
     return shell.classify(x, size, places)
 

@@ -5,8 +5,8 @@ changed takes the place of a layer (`fpet_export.model.attached.Edited`) or stan
 `Block.branches`, token merging in `Vit.merges`. The same forward serves the plain, the adapted and
 the folded model.
 
-Not covered, and refused by `fpet_export.model.backbones`: relative or rotary positions, and blocks
-with parallel branches.
+Not covered, and refused by `fpet_export.model.backbones`: relative positions, and blocks with
+parallel branches.
 
 Source: Dosovitskiy et al. 2021, eq. 1 to 4; weight names of timm's `vision_transformer.py`.
 """
@@ -20,8 +20,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fpet_export.model import rotary
 from fpet_export.model.kept import BranchModule
 from fpet_export.model.merging import Attended, Merged, Merger, Trace
+from fpet_export.model.rotary import Turns, turned
 from fpet_export.model.vit_spec import VitSpec
 
 
@@ -36,25 +38,38 @@ class Attention(nn.Module):
         if spec.qk_norm:
             self.q_norm = nn.LayerNorm(spec.head_width, eps=spec.norm_eps)
             self.k_norm = nn.LayerNorm(spec.head_width, eps=spec.norm_eps)
+        self.pairs = None if spec.rotary is None else spec.rotary.pairs
+        self.whole_keys = spec.whole_keys
+        self.attention_norm = spec.attention_norm
+        if spec.attention_norm:
+            self.norm = nn.LayerNorm(spec.width, eps=spec.norm_eps)
         self.proj = nn.Linear(spec.width, spec.width)
 
-    def forward(self, x: torch.Tensor, key_bias: torch.Tensor | None) -> Attended:
+    def forward(
+        self, x: torch.Tensor, key_bias: torch.Tensor | None, turn: torch.Tensor | None = None
+    ) -> Attended:
         """Attend over (B, N, C).
 
-        The keys are what queries are compared with: behind their norm, where they have one.
+        The keys are what queries are compared with: behind their norm, where they have one, and
+        turned by their position, where they are.
 
         Args:
             x: Normalised tokens.
             key_bias: (B, 1, 1, N), added to the logits on the key axis, or None.
+            turn: `Turns.of` this block, or None.
         """
         batch, tokens, width = x.shape
         shape = (batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = self.qkv(x).reshape(shape).permute(2, 0, 3, 1, 4)
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
+        if self.pairs is not None:
+            assert turn is not None
+            q, k = turned(q, turn, self.pairs), turned(k, turn, self.pairs)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=key_bias)
-        values = self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
-        return Attended(values, q, k, key_bias)
+        mixed = mixed.transpose(1, 2).reshape(batch, tokens, width)
+        mixed = self.norm(mixed) if self.attention_norm else mixed
+        return Attended(self.proj(mixed), q, k, key_bias)
 
 
 class Mlp(nn.Module):
@@ -63,6 +78,9 @@ class Mlp(nn.Module):
     def __init__(self, spec: VitSpec) -> None:
         super().__init__()
         self.fc1 = nn.Linear(spec.width, (2 if spec.gated else 1) * spec.hidden)
+        self.normalises = spec.mlp_norm
+        if spec.mlp_norm:
+            self.norm = nn.LayerNorm(spec.hidden, eps=spec.norm_eps)
         self.fc2 = nn.Linear(spec.hidden, spec.width)
         self.activation: str = spec.activation
         self.gated = spec.gated
@@ -70,6 +88,7 @@ class Mlp(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, N, C) to (B, N, C)."""
         inner = activate(self.fc1(x), self.activation, gated=self.gated)
+        inner = self.norm(inner) if self.normalises else inner
         return cast(torch.Tensor, self.fc2(inner))
 
 
@@ -132,6 +151,7 @@ class Block(nn.Module):
         x: torch.Tensor,
         size: torch.Tensor | None = None,
         merger: Merger | None = None,
+        turn: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Merged | None]:
         """Run the block; return tokens (B, N', C), and what the merger did.
 
@@ -139,10 +159,11 @@ class Block(nn.Module):
             x: (B, N, C) tokens.
             size: (B, N, 1) patches that each token stands for, or None while all are one.
             merger: Merges tokens between attention and MLP, or None.
+            turn: `Turns.of` this block in a network with rotary positions, or None.
         """
         key_bias = None if size is None else key_bias_of(size)
         normalised = self.norm1(x)
-        attended = self._attend(normalised, key_bias)
+        attended = self._attend(normalised, key_bias, turn)
         x = x + (self.ls1(attended.values) if self.layer_scale else attended.values)
         for branch in self.each_branch():
             if branch.reads == "norm1":
@@ -166,10 +187,12 @@ class Block(nn.Module):
         """Return the branches in order."""
         return [cast(BranchModule, branch) for branch in self.branches.values()]
 
-    def _attend(self, normalised: torch.Tensor, key_bias: torch.Tensor | None) -> Attended:
+    def _attend(
+        self, normalised: torch.Tensor, key_bias: torch.Tensor | None, turn: torch.Tensor | None
+    ) -> Attended:
         """Attend to all tokens and to the prompts; what the block makes of those is not used."""
         if self.prompts is None:
-            return cast(Attended, self.attn(normalised, key_bias))
+            return cast(Attended, self.attn(normalised, key_bias, turn))
         tokens = normalised.shape[1]
         prompts = self.norm1(self.prompts).expand(len(normalised), -1, -1)
         normalised = torch.cat([normalised, prompts], dim=1)
@@ -243,7 +266,12 @@ class Vit(nn.Module):
         self.patch_embed = PatchEmbed(spec)
         for name, count in prefix_parameters(spec).items():
             self.register_parameter(name, nn.Parameter(torch.zeros(1, count, spec.width)))
-        self.pos_embed = nn.Parameter(torch.zeros(1, spec.positions, spec.width))
+        if spec.absolute_positions:
+            self.pos_embed = nn.Parameter(torch.zeros(1, spec.positions, spec.width))
+        if spec.rotary is not None and spec.rotary.learned:
+            self.rope = nn.ParameterDict(
+                {"freqs": torch.zeros(2, spec.depth, spec.heads, spec.head_width // 2)}
+            )
         norm = nn.LayerNorm(spec.width, eps=spec.norm_eps)
         if spec.pre_norm:
             self.norm_pre = nn.LayerNorm(spec.width, eps=spec.norm_eps)
@@ -272,8 +300,22 @@ class Vit(nn.Module):
         """Turn normalised images (B, 3, height, width) into tokens (B, N, C)."""
         patches = self.patch_embed(images)
         prefix = prefix_tokens(self).expand(images.shape[0], -1, -1)
-        x = torch.cat([prefix, patches + patch_positions(self)], dim=1)
+        patches = patches + patch_positions(self) if self.spec.absolute_positions else patches
+        x = torch.cat([prefix, patches], dim=1)
         return cast(torch.Tensor, self.norm_pre(x)) if self.spec.pre_norm else x
+
+    def turns(self) -> Turns | None:
+        """Return by what queries and keys are turned before any merge; None where they are not."""
+        spec = self.spec
+        if spec.rotary is None:
+            return None
+        return rotary.turns(
+            spec.rotary,
+            spec.grid,
+            prefix=len(spec.prefix),
+            head_width=spec.head_width,
+            frequencies=self.rope["freqs"] if spec.rotary.learned else None,
+        )
 
     def places(self, match: Mapping[int, torch.Tensor]) -> torch.Tensor | None:
         """Return (B, P) which of the last patches each patch of the image is in, -1 where lost.
@@ -339,17 +381,26 @@ class Vit(nn.Module):
 
     def forward(self, images: torch.Tensor, trace: Trace | None = None) -> torch.Tensor:
         """Run normalised images (B, 3, height, width); return logits (B, K), or see `classify`."""
-        x, size = self.embed(images), None
+        x, size, turns = self.embed(images), None, self.turns()
         match: dict[int, torch.Tensor] = {}
         for index, block in enumerate(self.each_block()):
-            x, merged = block(x, size, self.merger_of(index))
+            merger = self.merger_of(index)
+            x, merged = block(x, size, merger, turns and turns.of(index))
             if merged is not None:
                 size, match[index] = merged.size, merged.match
+                turns = turns_after(turns, merger, merged)
             if trace is not None:
                 trace.tokens.append(x.shape[1])
                 if merged is not None:
                     trace.add(index, merged)
         return self.classify(x, size, self.places(match) if self.spec.head == "tokens" else None)
+
+
+def turns_after(turns: Turns | None, merger: Merger | None, merged: Merged | None) -> Turns | None:
+    """Return by what the tokens of the next block are turned, where the network turns any."""
+    if turns is None or merger is None or merged is None:
+        return turns
+    return turns.taken(merger.takes(merged.match))
 
 
 PROMPTS = "prompt_token"
@@ -358,17 +409,19 @@ PROMPTS = "prompt_token"
 
 def prefix_tokens(model: Vit) -> torch.Tensor:
     """Return what stands in front of the patches of every image, (1, tokens, C)."""
-    spec, positions = model.spec, model.pos_embed
+    spec = model.spec
     kinds = [getattr(model, name) for name in prefix_parameters(spec)]
-    tokens = torch.cat([*kinds, positions[:, :0]], dim=1)
-    if not spec.position_covers_prefix:
+    none = model.patch_embed.proj.weight.new_zeros(1, 0, spec.width)
+    tokens = torch.cat([*kinds, none], dim=1)
+    if not (spec.absolute_positions and spec.position_covers_prefix):
         return tokens
+    positions = model.pos_embed
     own = len(spec.prefix) - spec.prompts
     return torch.cat([tokens[:, :own] + positions[:, :own], tokens[:, own:]], dim=1)
 
 
 def patch_positions(model: Vit) -> torch.Tensor:
-    """Return what is added to the patches, (1, P, C)."""
+    """Return what is added to the patches, (1, P, C), in a network with absolute positions."""
     return model.pos_embed[:, model.spec.positions - model.spec.patches :]
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from engines.manifest import Head
+from fpet_export.model.rotary import Rotary
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 Pool = Literal["class", "mean", "class+mean", "class+dist", "attention"]
@@ -28,15 +29,21 @@ class VitSpec:
         pool: What the head reads: the class token, the mean over patches, both of them side by
             side ("class+mean"), class and distillation token with a head each (their logits are
             averaged), or what one learned query attends to among the patches ("attention").
+        absolute_positions: Whether learned positions are added to the tokens (`pos_embed`).
         position_covers_prefix: Whether `pos_embed` has rows for the prefix tokens; prompts never
             have one.
+        rotary: How queries and keys of patches are turned by their position; None where they are
+            not.
         norm_eps: Epsilon of every LayerNorm.
         activation: "gelu" is the exact (erf) form; "gelu_tanh" its approximation by a tanh.
         qkv_bias: Whether the qkv projection has a bias.
+        key_bias: Whether its keys have one, too; that of EVA's and DINOv3's keys is always zero.
         patch_bias: Whether the patch embedding has a bias.
         pre_norm: Whether a LayerNorm stands before the first block.
         layer_scale: Whether each branch is multiplied by a learned vector.
         qk_norm: Whether queries and keys go through a LayerNorm over the width of a head.
+        attention_norm: Whether a LayerNorm stands between the mixed values and the projection.
+        mlp_norm: Whether a LayerNorm stands between the activation of the MLP and fc2.
         gated: Whether the MLP is gated: fc1 gives a gate and values, and fc2 reads
             `activation(gate) * values` (SwiGLU with the activation "silu").
         pool_norm: Whether the last norm stands after the pooling ("fc_norm") instead of before.
@@ -56,14 +63,19 @@ class VitSpec:
     classes: int
     prefix: tuple[Literal["cls", "dist", "reg", "prompt"], ...] = ("cls",)
     pool: Pool = "class"
+    absolute_positions: bool = True
     position_covers_prefix: bool = True
+    rotary: Rotary | None = None
     norm_eps: float = 1e-6
     activation: Activation = "gelu"
     qkv_bias: bool = True
+    key_bias: bool = True
     patch_bias: bool = True
     pre_norm: bool = False
     layer_scale: bool = False
     qk_norm: bool = False
+    attention_norm: bool = False
+    mlp_norm: bool = False
     gated: bool = False
     pool_norm: bool = False
     final_norm: bool = True
@@ -91,7 +103,9 @@ class VitSpec:
 
     @property
     def positions(self) -> int:
-        """Number of rows of `pos_embed`."""
+        """Number of rows of `pos_embed`; 0 where there is none."""
+        if not self.absolute_positions:
+            return 0
         own = len(self.prefix) - self.prompts
         return self.patches + (own if self.position_covers_prefix else 0)
 
@@ -104,9 +118,15 @@ class VitSpec:
     def metric_macs(self) -> int:
         """Multiply-adds that the head average of one token's keys takes in the frozen graph.
 
-        A norm behind the keys does not commute with the average: then each head's are computed.
+        What differs from head to head does not commute with the average, a norm behind the keys or
+        angles of their own: then each head's are computed.
         """
-        return self.width * (self.width if self.qk_norm else self.head_width)
+        return self.width * (self.width if self.whole_keys else self.head_width)
+
+    @property
+    def whole_keys(self) -> bool:
+        """Whether the head average of keys needs the keys of each head."""
+        return self.qk_norm or (self.rotary is not None and self.rotary.learned)
 
     @property
     def read_tokens(self) -> int | None:
@@ -138,9 +158,10 @@ class VitSpec:
     def describe(self) -> str:
         """Return a readable name: "ViT 768x12, 12 heads, patch 16, 224 px"."""
         patch = _side(self.patch)
+        rotary = "" if self.rotary is None else ", rotary positions"
         return (
             f"ViT {self.width}x{self.depth}, {self.heads} heads, "
-            f"patch {patch}, {_side(self.image)} px"
+            f"patch {patch}, {_side(self.image)} px{rotary}"
         )
 
     def describe_output(self) -> str:

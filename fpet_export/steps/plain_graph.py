@@ -13,6 +13,7 @@ from engines.targets import Target
 from fpet_export.model import cost
 from fpet_export.model.backbones import random_weights
 from fpet_export.model.merge_plan import NOWHERE, merge_plan
+from fpet_export.model.rotary import Rotary
 from fpet_export.model.vit import Vit, empty_vit
 from fpet_export.model.vit_spec import VitSpec
 from fpet_export.steps.naive_export import OPSET, in_half_precision, naive_export
@@ -73,6 +74,9 @@ def _spec(manifest: Manifest) -> VitSpec:
         head=facts.head,
         gated=facts.gated,
         qk_norm=facts.qk_norm,
+        attention_norm=facts.attention_norm,
+        mlp_norm=facts.mlp_norm,
+        rotary=Rotary(pairs="halves") if facts.rotary else None,
     )
 
 

@@ -140,7 +140,8 @@ def image_of(
     """Return the size that the positions are for, and whether they cover the prefix.
 
     That is what a configuration says. Where none does, it is `--image` if the rows fit that, else
-    a square; to another `--image` the positions are resampled, see `_positions`.
+    a square; to another `--image` the positions are resampled, see `_positions`. Where there are
+    no learned positions, it is the size that the configuration says.
 
     Args:
         seen: What the tensors show; its image is not read.
@@ -152,6 +153,9 @@ def image_of(
     patch, prefix = seen.patch, len(seen.prefix)
     ways = (True, False) if named is None else (named.value.position_covers_prefix,)
     claims: list[Fact[tuple[int, int]]] = []
+    if not seen.absolute_positions:
+        assert named is not None, "refused before"
+        return Fact(named.value.image, f"img_size in {named.source}"), ways[0]
     if named is not None:
         claims.append(Fact(named.value.image, f"img_size in {named.source}"))
     if options.image is not None and (named is None or named.source.startswith("--")):

@@ -12,7 +12,7 @@ import torch
 from engines.errors import CheckpointError
 from engines.manifest import WHITE, Preprocessing
 from engines.plurals import counted
-from fpet_export.model.backbones import BackboneOptions
+from fpet_export.model.backbones import BackboneOptions, _eva_names
 from fpet_export.model.backbones._hidden_facts import ask_for, heads_of, image_of, pool_of
 from fpet_export.model.facts import Fact
 from fpet_export.model.foreign_names import whose
@@ -90,12 +90,15 @@ def spec_from_names(
         hidden=hidden,
         classes=0 if head is None else head.shape[0],
         prefix=prefix_of(weights),
+        absolute_positions="pos_embed" in weights,
         qkv_bias="blocks.0.attn.qkv.bias" in weights,
         patch_bias="patch_embed.proj.bias" in weights,
         pre_norm="norm_pre.weight" in weights,
         layer_scale="blocks.0.ls1.gamma" in weights,
         pool="attention" if "attn_pool.latent" in weights else "class",  # the others hide
         qk_norm="blocks.0.attn.q_norm.weight" in weights,
+        attention_norm="blocks.0.attn.norm.weight" in weights,
+        mlp_norm="blocks.0.mlp.norm.weight" in weights,
         gated=hidden != weights["blocks.0.mlp.fc1.weight"].shape[0],
         pool_norm="fc_norm.weight" in weights,
         final_norm=bool(norms) or named is None,  # a file that nothing describes has lost one
@@ -110,7 +113,15 @@ def spec_from_names(
             fix="give the whole file; or name the architecture, --arch NAME, or put timm's "
             "config.json beside it",
         )
-    positions = weights["pos_embed"].shape[1]
+    if named is None and not seen.absolute_positions:
+        raise CheckpointError(
+            "pos_embed is missing: a network without learned positions turns queries and keys "
+            "(rotary positions, as DINOv3 has them), and the tensors do not say by what",
+            where=where,
+            fix="name the architecture: --arch NAME, or put timm's config.json beside the file; if "
+            "it should have positions, give the whole file",
+        )
+    positions = weights["pos_embed"].shape[1] if seen.absolute_positions else 0
     image, covers = image_of(seen, positions, options, named, where=where)
     seen = dataclasses.replace(seen, image=image.value, position_covers_prefix=covers)
     heads = heads_of(seen, options, named, shown, where=where)
@@ -140,14 +151,39 @@ def spec_from_names(
         pool=pool.value,  # type: ignore[arg-type]
         norm_eps=arithmetic.value.norm_eps,
         activation=arithmetic.value.activation,
+        rotary=arithmetic.value.rotary,
+        key_bias=arithmetic.value.key_bias,
     )
-    return spec, {
+    _require_no_key_bias(weights, spec, arithmetic.source, where=where)
+    rotary = (
+        {}
+        if spec.rotary is None
+        else {"positions": Fact(spec.rotary.describe(), arithmetic.source)}
+    )
+    return spec, rotary | {
         "heads": heads,
         "image": Fact("x".join(map(str, image.value)), image.source),
         "pool": pool,
         "activation": Fact(spec.activation, arithmetic.source),
         "norm epsilon": Fact(spec.norm_eps, arithmetic.source),
     }
+
+
+def _require_no_key_bias(
+    weights: Mapping[str, torch.Tensor], spec: VitSpec, source: str, *, where: str
+) -> None:
+    """Refuse a bias of keys in a network whose keys have none."""
+    if spec.key_bias or not spec.qkv_bias:
+        return
+    for block in range(spec.depth):
+        bias = weights.get(f"blocks.{block}.attn.qkv.bias")
+        if bias is not None and bias.ndim == 1 and bias[spec.width : 2 * spec.width].any():
+            raise CheckpointError(
+                f"blocks.{block}.attn has a bias of the keys that is not zero, and according to "
+                f"{source} keys have none",
+                where=where,
+                fix="name another architecture, or find the file that belongs to it",
+            )
 
 
 def require_vit(weights: Mapping[str, torch.Tensor], *, where: str) -> None:
@@ -159,7 +195,7 @@ def require_vit(weights: Mapping[str, torch.Tensor], *, where: str) -> None:
     tensors_unsupported(weights, where=where)
     needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
     absent = [name for name in needed if name not in weights]
-    if absent:
+    if absent and absent != ["pos_embed"]:
         raise CheckpointError(
             f"not a ViT with timm's names: {', '.join(absent)} missing, "
             f"{len(weights)} tensors found, such as {some(sorted(weights))}",
@@ -178,14 +214,16 @@ def require_vit(weights: Mapping[str, torch.Tensor], *, where: str) -> None:
 
 
 def plainly_named(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors with the two layers of a gated MLP called fc1 and fc2.
+    """Return the tensors with every layer called as in timm's plain ViTs.
 
-    timm's SwiGLU has gate and values apart, as `fc1_g` and `fc1_x`; here fc1 gives both, gate
-    first, as in timm's SwiGLUPacked. DINOv2's release calls that one `w12`, and fc2 `w3`.
+    Those of its EVA family have other names, see `_eva_names`. Of a gated MLP the two layers are
+    called fc1 and fc2: timm's SwiGLU has gate and values apart, as `fc1_g` and `fc1_x`; here fc1
+    gives both, gate first, as in timm's SwiGLUPacked. DINOv2's release calls that one `w12`, and
+    fc2 `w3`.
     """
     found = {
         re.sub(r"\.mlp\.w(12|3)\.", lambda w: f".mlp.fc{1 if w[1] == '12' else 2}.", name): tensor
-        for name, tensor in weights.items()
+        for name, tensor in _eva_names.as_vits(weights).items()
     }
     for name in list(found):
         gate = re.fullmatch(r"(.+\.mlp\.fc1)_g(\.\w+)", name)
@@ -232,11 +270,14 @@ _ARGUMENTS = {
     "depth": "depth",
     "hidden": "mlp_ratio",
     "prefix": "class_token, reg_tokens",
+    "absolute_positions": "use_abs_pos_emb",
     "qkv_bias": "qkv_bias",
     "pre_norm": "pre_norm",
     "patch_bias": "pre_norm",
     "layer_scale": "init_values",
     "qk_norm": "qk_norm",
+    "attention_norm": "scale_attn_norm, scale_attn_inner",
+    "mlp_norm": "scale_mlp_norm, scale_mlp",
     "gated": "mlp_layer",
     "pool_norm": "fc_norm",
     "final_norm": "final_norm",

@@ -51,6 +51,13 @@ def for_image(
             fix="leave --image out; or load the weights there with that size, and save them",
         )
     changed = dataclasses.replace(spec, image=wanted)
+    text = "x".join(map(str, wanted))
+    if not spec.absolute_positions:
+        return (
+            dict(weights),
+            changed,
+            {"image": Fact(text, "--image; rotary positions fit any size")},
+        )
     positions: torch.Tensor = import_or_explain("timm.layers").resample_abs_pos_embed(
         weights["pos_embed"],
         new_size=list(changed.grid),
@@ -58,5 +65,5 @@ def for_image(
         num_prefix_tokens=spec.positions - spec.patches,
     )
     how = f"--image; the positions of {own[0]}x{own[1]} are resampled as timm does"
-    fact = Fact("x".join(map(str, wanted)), how)
+    fact = Fact(text, how)
     return {**weights, "pos_embed": positions}, changed, {"image": fact}

@@ -9,8 +9,8 @@ reader does, but an entry that timm would ignore and that contradicts another is
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,6 @@ _NOTES = {
     "transformers_version", "_name_or_path", "_commit_hash",
 }  # fmt: skip
 """What such files say that changes no answer."""
-
-_NOT_ARGUMENTS = {"self", "device", "dtype"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,9 +72,10 @@ def beside(weights: Path) -> TimmConfig | None:
             f"architecture is {architecture!r}: timm's configuration names its model there",
             "write the model's name into it, such as vit_base_patch16_224, or remove the file",
         )
-    pixels = _pixels(document, path)
-    arguments = _arguments(document, pixels, path)
     _timm_module.check_name(architecture, where=str(path))
+    known = _timm_module.arguments_of(architecture)
+    pixels = _pixels(document, known, path)
+    arguments = _arguments(document, pixels, known, path)
     model = _timm_module.build(architecture, where=str(path), **arguments)
     spec = _timm_module.spec_of(model, where=str(path))
     _check_sizes(document, pixels, spec, path)
@@ -130,7 +129,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _pixels(document: dict[str, Any], path: Path) -> dict[str, Any]:
+def _pixels(document: dict[str, Any], known: AbstractSet[str], path: Path) -> dict[str, Any]:
     """Return the fields of `pretrained_cfg`, from where the layout keeps them."""
     fields = {field.name for field in dataclasses.fields(_pretrained_cfg())}
     inner = document.get("pretrained_cfg")
@@ -140,7 +139,7 @@ def _pixels(document: dict[str, Any], path: Path) -> dict[str, Any]:
     unknown = set(document) - fields - _MODEL_KEYS - _LABEL_KEYS - _NOTES - {"pretrained_cfg"}
     for section, keys in (("the top", unknown), ("pretrained_cfg", set(inner or {}) - fields)):
         for key in sorted(keys - {"global_pool"}):
-            if key in _constructor():
+            if key in known:
                 fix = f"move {key} into model_args, where timm reads it, or remove it"
             else:
                 fix = f"remove {key} if it says nothing about the model"
@@ -166,17 +165,20 @@ def _labels(document: dict[str, Any], pixels: dict[str, Any]) -> Fact[object] | 
     return None
 
 
-def _arguments(document: dict[str, Any], pixels: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return what timm's constructor is called with."""
+def _arguments(
+    document: dict[str, Any], pixels: dict[str, Any], known: AbstractSet[str], path: Path
+) -> dict[str, Any]:
+    """Return what timm's constructor is called with, of the arguments that it knows."""
     given = document.get("model_args")
     given = {} if given is None else given
     if not isinstance(given, dict):
         raise _refusal(path, f"model_args is {given!r}, wanted an object", "mend the file")
     for key, value in given.items():
-        if key not in _constructor():
+        if key not in known:
             raise _refusal(
                 path,
-                f"model_args has {key} = {value!r}, no argument of timm's VisionTransformer",
+                f"model_args has {key} = {value!r}, no argument of timm's "
+                f"{document['architecture']}",
                 f"remove {key} if it says nothing about the model, or give another backbone",
             )
     arguments = {key: value for key, value in given.items() if value is not None}
@@ -232,12 +234,6 @@ def _check_sizes(
                 f"{spec.image[0]}x{spec.image[1]}; timm would resample them",
                 "save the model with img_size at that size, and give that file",
             )
-
-
-def _constructor() -> set[str]:
-    """Return the arguments of timm's VisionTransformer that a configuration may set."""
-    vit = import_or_explain("timm.models.vision_transformer").VisionTransformer
-    return set(inspect.signature(vit.__init__).parameters) - _NOT_ARGUMENTS
 
 
 def _pretrained_cfg() -> Any:

@@ -7,6 +7,7 @@ one: timm itself builds the model, and what stands in the modules is the truth.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import warnings
 from typing import Any
 
@@ -16,23 +17,28 @@ from torch import nn
 from engines.errors import CheckpointError
 from engines.near_names import did_you_mean
 from engines.registry import import_or_explain
+from fpet_export.model.backbones import _timm_eva
 from fpet_export.model.backbones._names import (
     compare_shapes,
     plainly_named,
     prefix_of,
     tensors_unsupported,
 )
+from fpet_export.model.backbones._timm_parts import (
+    POOLS,
+    activation_of,
+    is_gated,
+    last_norms,
+    refusal,
+    require,
+    require_latent_pool,
+    require_norms,
+    require_patches,
+)
 from fpet_export.model.vit import empty_vit
-from fpet_export.model.vit_spec import Activation, VitSpec
+from fpet_export.model.vit_spec import VitSpec
 
-_ACTIVATIONS: dict[str, Activation] = {
-    "GELU": "gelu",
-    "GELUTanh": "gelu_tanh",
-    "QuickGELU": "quick_gelu",
-    "ReLU": "relu",
-    "SiLU": "silu",
-}
-_POOLS = {"token": "class", "avg": "mean", "map": "attention"}
+_NOT_ARGUMENTS = {"self", "device", "dtype"}
 
 
 def is_known(name: str) -> bool:
@@ -52,6 +58,14 @@ def check_name(name: str, *, where: str) -> None:
             where=where,
             fix=did_you_mean(name, known, otherwise="see timm.list_models('vit_*')"),
         )
+
+
+def arguments_of(name: str) -> set[str]:
+    """Return the arguments of timm's constructor of a model that a configuration may set."""
+    own = import_or_explain("timm.models.eva").Eva
+    if not import_or_explain("timm.models").is_model_in_modules(name, ["eva"]):
+        own = import_or_explain("timm.models.vision_transformer").VisionTransformer
+    return set(inspect.signature(own.__init__).parameters) - _NOT_ARGUMENTS
 
 
 def build(name: str, *, where: str, **arguments: Any) -> nn.Module:
@@ -88,18 +102,33 @@ def spec_of(model: nn.Module, *, where: str) -> VitSpec:
         CheckpointError: It is not a plain ViT; timm's argument that makes it another is named.
     """
     any_model: Any = model
+    if _timm_eva.is_eva(model):
+        spec = _timm_eva.spec_of(any_model, where=where)
+    else:
+        spec = _plain_spec(any_model, where)
+    ours = empty_vit(dataclasses.replace(spec, classes=max(spec.classes, 1))).state_dict()
+    wanted = {n: tuple(t.shape) for n, t in ours.items() if spec.classes or "head" not in n}
+    own = plainly_named(model.state_dict())
+    problems = compare_shapes({n: tuple(t.shape) for n, t in own.items()}, wanted)
+    if problems:
+        raise refusal(f"timm's model is not a plain ViT: {problems}", where)
+    return spec
+
+
+def _plain_spec(any_model: Any, where: str) -> VitSpec:
+    """Return what a model of timm's VisionTransformer computes."""
     _require_plain_classes(any_model, where)
-    tensors_unsupported(model.state_dict(), where=where)
+    tensors_unsupported(any_model.state_dict(), where=where)
     _require_plain_modules(any_model, where)
     block, embedding = any_model.blocks[0], any_model.patch_embed
-    activation = _activation(block.mlp.act)
+    activation = activation_of(block.mlp.act)
     assert activation is not None, "refused above"
     distilled = hasattr(any_model, "dist_token")
     height, width = embedding.img_size
     rows, columns = embedding.grid_size
-    prefix = prefix_of(model.state_dict())
+    prefix = prefix_of(any_model.state_dict())
     positions = any_model.pos_embed.shape[1]
-    spec = VitSpec(
+    return VitSpec(
         image=(height, width),
         patch=tuple(embedding.proj.kernel_size),
         width=any_model.embed_dim,
@@ -108,7 +137,7 @@ def spec_of(model: nn.Module, *, where: str) -> VitSpec:
         hidden=block.mlp.fc2.in_features,
         classes=any_model.num_classes,
         prefix=prefix,
-        pool="class+dist" if distilled else _POOLS[any_model.global_pool],  # type: ignore[arg-type]
+        pool="class+dist" if distilled else POOLS[any_model.global_pool],
         position_covers_prefix=positions != rows * columns,
         norm_eps=block.norm1.eps,
         activation=activation,
@@ -117,17 +146,12 @@ def spec_of(model: nn.Module, *, where: str) -> VitSpec:
         pre_norm=not isinstance(any_model.norm_pre, nn.Identity),
         layer_scale=not isinstance(block.ls1, nn.Identity),
         qk_norm=not isinstance(block.attn.q_norm, nn.Identity),
-        gated=_is_gated(block.mlp),
+        attention_norm=not isinstance(block.attn.norm, nn.Identity),
+        mlp_norm=not isinstance(block.mlp.norm, nn.Identity),
+        gated=is_gated(block.mlp),
         pool_norm=not isinstance(any_model.fc_norm, nn.Identity),
-        final_norm=bool(_last_norms(any_model)),
+        final_norm=bool(last_norms(any_model)),
     )
-    ours = empty_vit(dataclasses.replace(spec, classes=max(spec.classes, 1))).state_dict()
-    wanted = {n: tuple(t.shape) for n, t in ours.items() if spec.classes or "head" not in n}
-    own = plainly_named(model.state_dict())
-    problems = compare_shapes({n: tuple(t.shape) for n, t in own.items()}, wanted)
-    if problems:
-        raise _refusal(f"timm's model is not a plain ViT: {problems}", where)
-    return spec
 
 
 def _require_plain_classes(model: Any, where: str) -> None:
@@ -135,93 +159,39 @@ def _require_plain_classes(model: Any, where: str) -> None:
     vit = import_or_explain("timm.models.vision_transformer")
     deit = import_or_explain("timm.models.deit")
     if type(model) not in (vit.VisionTransformer, deit.VisionTransformerDistilled):
-        raise _refusal(f"{type(model).__name__} is not a plain ViT", where)
+        raise refusal(f"{type(model).__name__} is not a plain ViT", where)
     kinds = {type(block) for block in model.blocks}
     if kinds != {vit.Block}:
         other = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
-        raise _refusal(f"block_fn is {other}: VisionTransformer is not a plain ViT with it", where)
+        raise refusal(f"block_fn is {other}: VisionTransformer is not a plain ViT with it", where)
 
 
 def _require_plain_modules(model: Any, where: str) -> None:
     """Refuse each argument of timm's constructor that makes another network, by its name."""
     vit = import_or_explain("timm.models.vision_transformer")
-    _require(model.pos_embed is not None, "pos_embed", "none", where)
-    _require(model.global_pool in _POOLS, "global_pool", model.global_pool, where)
+    require(model.pos_embed is not None, "pos_embed", "none", where)
+    require(model.global_pool in POOLS, "global_pool", model.global_pool, where)
     include = model.pool_include_prefix and model.global_pool != "token"
-    _require(not include, "pool_include_prefix", True, where)
-    last = _last_norms(model)
-    _require(len(last) <= 1, "final_norm", f"{len(last)} norms", where)
+    require(not include, "pool_include_prefix", True, where)
+    last = last_norms(model)
+    require(len(last) <= 1, "final_norm", f"{len(last)} norms", where)
     if model.global_pool == "map":
-        last += _require_latent_pool(model, where)
-    embedding = model.patch_embed
-    _require(type(embedding) is vit.PatchEmbed, "embed_layer", type(embedding).__name__, where)
-    _require(embedding.proj.in_channels == 3, "in_chans", embedding.proj.in_channels, where)
-    _require(isinstance(embedding.norm, nn.Identity), "embed_norm_layer", embedding.norm, where)
-    stride = tuple(embedding.proj.stride) == tuple(embedding.proj.kernel_size)
-    _require(stride, "embed_layer", f"stride {embedding.proj.stride}", where)
+        last += require_latent_pool(model, where)
+    require_patches(model.patch_embed, where)
     for block in model.blocks:
         attention, mlp = block.attn, block.mlp
-        _require(type(attention) is vit.Attention, "attn_layer", type(attention).__name__, where)
-        plain = type(mlp) is vit.Mlp or _is_gated(mlp)
-        _require(plain, "mlp_layer", type(mlp).__name__, where)
+        require(type(attention) is vit.Attention, "attn_layer", type(attention).__name__, where)
+        plain = type(mlp) is vit.Mlp or is_gated(mlp)
+        require(plain, "mlp_layer", type(mlp).__name__, where)
         normed = [not isinstance(n, nn.Identity) for n in (attention.q_norm, attention.k_norm)]
-        _require(normed[0] == normed[1], "qk_norm", "one of two", where)
+        require(normed[0] == normed[1], "qk_norm", "one of two", where)
         last += [attention.q_norm, attention.k_norm] if normed[0] else []
-        _require(isinstance(attention.norm, nn.Identity), "scale_attn_norm", True, where)
-        _require(isinstance(mlp.norm, nn.Identity), "scale_mlp_norm", True, where)
-        _require(attention.proj.bias is not None, "proj_bias", False, where)
-        _require(getattr(attention, "gate", None) is None, "attn_layer", "gated", where)
+        inner = [attention.norm, mlp.norm]
+        last += [norm for norm in inner if not isinstance(norm, nn.Identity)]
+        require(attention.proj.bias is not None, "proj_bias", False, where)
+        require(getattr(attention, "gate", None) is None, "attn_layer", "gated", where)
         scaled = [not isinstance(scale, nn.Identity) for scale in (block.ls1, block.ls2)]
-        _require(scaled[0] == scaled[1], "init_values", "one of two branches", where)
-        _require(_activation(mlp.act) is not None, "act_layer", type(mlp.act).__name__, where)
+        require(scaled[0] == scaled[1], "init_values", "one of two branches", where)
+        require(activation_of(mlp.act) is not None, "act_layer", type(mlp.act).__name__, where)
         last += [block.norm1, block.norm2]
-    pre = [] if isinstance(model.norm_pre, nn.Identity) else [model.norm_pre]
-    for norm in (*last, *pre):
-        _require(isinstance(norm, nn.LayerNorm), "norm_layer", type(norm).__name__, where)
-    epsilons = sorted({norm.eps for norm in (*last, *pre)})
-    _require(len(epsilons) == 1, "norm_layer", f"epsilons {epsilons}", where)
-
-
-def _last_norms(model: Any) -> list[nn.Module]:
-    """Return the norm behind the last block, or behind the pooling; of some models none."""
-    return [n for n in (model.norm, model.fc_norm) if not isinstance(n, nn.Identity)]
-
-
-def _is_gated(mlp: Any) -> bool:
-    """Whether an MLP multiplies one half of what fc1 gives by the activation of the first."""
-    layers = import_or_explain("timm.layers")
-    packed = type(mlp) is layers.GluMlp and not mlp.gate_last
-    return packed or type(mlp) is layers.SwiGLU
-
-
-def _require_latent_pool(model: Any, where: str) -> list[nn.Module]:
-    """Refuse an attention pooling that is not timm's plain one; return its norm."""
-    vit = import_or_explain("timm.models.vision_transformer")
-    pool, block = model.attn_pool, model.blocks[0]
-    plain = (
-        type(pool) is vit.AttentionPoolLatent
-        and (pool.latent_len, pool.pos_embed, pool.pool) == (1, None, "token")
-        and pool.num_heads == block.attn.num_heads
-        and isinstance(pool.q_norm, nn.Identity)
-        and type(pool.mlp) is type(block.mlp)
-        and _activation(pool.mlp.act) == _activation(block.mlp.act)
-    )
-    _require(plain, "global_pool", f"'map' with {type(pool).__name__} of another form", where)
-    return [pool.norm]
-
-
-def _activation(module: nn.Module) -> Activation | None:
-    if isinstance(module, nn.GELU) and module.approximate == "tanh":
-        return "gelu_tanh"
-    return _ACTIVATIONS.get(type(module).__name__)
-
-
-def _require(plain: bool, argument: str, value: object, where: str) -> None:
-    if not plain:
-        raise _refusal(f"{argument} is {value!r}, which this toolkit does not run", where)
-
-
-def _refusal(what: str, where: str) -> CheckpointError:
-    return CheckpointError(
-        what, where=where, fix="give a plain vit_*, deit_* or deit3_* (see the README, Limits)"
-    )
+    require_norms(last, model.norm_pre, where)

@@ -14,6 +14,7 @@ from fpet_export.model import state_dicts
 from fpet_export.model.backbones import (
     Backbone,
     BackboneOptions,
+    _eva_names,
     _stated_pixels,
     _timm_config,
     _timm_module,
@@ -58,6 +59,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
     for name in _TRAINING_ONLY:
         if weights.pop(name, None) is not None:
             facts["left out"] = Fact(name, "a tensor of pretraining that no inference reads")
+    evas = _eva_names.are_evas(weights)
     weights = plainly_named(weights)
     require_vit(weights, where=path.name)  # before a configuration that may be another program's
     config = _timm_config.beside(path)
@@ -69,6 +71,8 @@ def read(text: str, options: BackboneOptions) -> Backbone:
             where=str(path),
             fix="name the architecture: --arch NAME, or put timm's config.json beside the file",
         )
+    if evas:
+        _require_eva(named, where=path.name)
     spec, decided = spec_from_names(weights, options, where=path.name, named=named)
     if of_torchvision:
         _torchvision_names.require(spec, options.pool, where=path.name)
@@ -94,6 +98,27 @@ def read(text: str, options: BackboneOptions) -> Backbone:
         names=found.names,
         labels=labels,
     )
+
+
+def _require_eva(named: Fact[VitSpec] | None, *, where: str) -> None:
+    """Refuse tensors with the names of timm's EVA family that nothing says more of.
+
+    Their positions may be rotary, of which no tensor tells.
+    """
+    if named is None:
+        raise CheckpointError(
+            "the tensors have the names of timm's EVA family (EVA-02, DINOv3, RoPE-ViT), and do "
+            "not say by what queries and keys are turned",
+            where=where,
+            fix="name the architecture: --arch NAME, or put timm's config.json beside the file",
+        )
+    if named.value.rotary is None and named.value.key_bias:
+        raise CheckpointError(
+            f"{named.source} names a network that is none of timm's EVA family (EVA-02, DINOv3, "
+            "RoPE-ViT), whose names the tensors have",
+            where=where,
+            fix="name another architecture, or find the file that belongs to it",
+        )
 
 
 def _named(

@@ -214,6 +214,9 @@ class Checkpoint:
             head=spec.head,
             gated=spec.gated,
             qk_norm=spec.qk_norm,
+            attention_norm=spec.attention_norm,
+            mlp_norm=spec.mlp_norm,
+            rotary=spec.rotary is not None,
             attention_pool=spec.pool == "attention",
         )
 

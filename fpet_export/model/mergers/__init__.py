@@ -43,17 +43,22 @@ class FrozenMerged(NamedTuple):
         sizes: (B, N') float32 patches that each token stands for.
         match: (B, Na) as in `fpet_export.model.merging.Merged`.
         chosen: (B, N', N) float32: one where a token is part of one that leaves, else zero.
+        kept: (B, N', N) float32: one at the token whose position one that leaves takes; None of a
+            merge that knows it before (`MergingModule.keeps`).
     """
 
     tokens: torch.Tensor
     sizes: torch.Tensor
     match: torch.Tensor
     chosen: torch.Tensor
+    kept: torch.Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reads:
     """What a frozen merge may read of its block besides the tokens, each by a module of its own.
+
+    Where positions are rotary, both modules read the sines and cosines of the block, too.
 
     Attributes:
         mean_key: Makes the module that turns normalised tokens (B, N, C) into the head average of
@@ -84,6 +89,12 @@ class MergingModule(nn.Module, abc.ABC):
         found = [self.joined(one)[0] for one in match.numpy()]
         return torch.from_numpy(np.stack(found))
 
+    def takes(self, match: torch.Tensor) -> torch.Tensor:
+        """Return (B, N') the token whose position each one that leaves takes, prefix included."""
+        patches = torch.from_numpy(np.stack([self.joined(one)[1] for one in match.numpy()]))
+        prefix = self.step.after - patches.shape[1]
+        return torch.cat([torch.arange(prefix).expand(len(match), -1), prefix + patches], dim=1)
+
     @property
     def order(self) -> torch.Tensor | None:
         """(P,) patches that enter, in the order in which the frozen form takes them.
@@ -93,13 +104,21 @@ class MergingModule(nn.Module, abc.ABC):
         """
         return None
 
+    @property
+    def keeps(self) -> torch.Tensor | None:
+        """(P',) patches that enter whose positions those that leave take.
+
+        None where that differs from image to image.
+        """
+        return None
+
     @abc.abstractmethod
     def frozen(self, reads: Reads, *, ties: str, leave: torch.Tensor | None) -> nn.Module:
         """Return the merge with static shapes, on tokens in the order prefix, then `order`.
 
-        Its `forward(tokens, normalised, sizes)` takes (B, N, C) tokens after the attention of the
-        block was added, what that attention read, and their (B, N) sizes or None while all are
-        one; it returns `FrozenMerged`.
+        Its `forward(tokens, normalised, sizes, turn)` takes (B, N, C) tokens after the attention of
+        the block was added, what that attention read, their (B, N) sizes or None while all are one,
+        and the sines and cosines of rotary positions or None; it returns `FrozenMerged`.
 
         Args:
             reads: What it may read of the block.

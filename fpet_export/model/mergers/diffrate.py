@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from engines.errors import InputError, UsageError
 from engines.manifest import MergeStep
@@ -229,12 +230,16 @@ class FrozenDiffRate(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def forward(
-        self, tokens: torch.Tensor, normalised: torch.Tensor, sizes: torch.Tensor | None
+        self,
+        tokens: torch.Tensor,
+        normalised: torch.Tensor,
+        sizes: torch.Tensor | None,
+        turn: torch.Tensor | None = None,
     ) -> FrozenMerged:
         """Prune and merge (B, N, C) residual tokens; see `MergingModule.frozen`."""
         dtype = self.earlier.dtype
         rank = ranks(
-            self.attention(in_type_of(normalised, self.attention), sizes)[:, self.prefix :]
+            self.attention(in_type_of(normalised, self.attention), sizes, turn)[:, self.prefix :]
         )
         kept = rank < self.kept
         place = kept.to(dtype) @ self.earlier + self.prefix
@@ -258,7 +263,8 @@ class FrozenDiffRate(nn.Module):
         merged, size = averaged(tokens, chosen)
         if weight is not None:
             size = (chosen @ weight.float().unsqueeze(-1)).squeeze(-1).clamp(min=SMALLEST_SIZE)
-        return FrozenMerged(merged, size, match, chosen)
+        stays = F.pad(kept.to(dtype), (self.prefix, 0), value=1.0)
+        return FrozenMerged(merged, size, match, chosen, kept=chosen * stays[:, None, :])
 
 
 class DiffRate:

@@ -152,6 +152,11 @@ class ReferenceMerger(MergingModule):
         """Set B, then set A."""
         return torch.cat([self.set_b, self.set_a]) - self.prefix
 
+    @property
+    def keeps(self) -> torch.Tensor:
+        """Set B, which the others join."""
+        return self.set_b - self.prefix
+
     def frozen(self, reads: Reads, *, ties: str, leave: torch.Tensor | None) -> FrozenMerge:
         """Return the match by argmax and the merge; see `MergingModule`."""
         return FrozenMerge(reads.mean_key(), self, ties, leave)
@@ -196,13 +201,13 @@ class FrozenMerge(nn.Module):
         stay = slots_of(self.prefix, self.count_b, leave)
         self.register_buffer("stay", stay, persistent=False)
 
-    def match(self, x: torch.Tensor) -> torch.Tensor:
+    def match(self, x: torch.Tensor, turn: torch.Tensor | None = None) -> torch.Tensor:
         """Match the A tokens of normalised tokens (B, N, C); return indices (B, Na) in set B.
 
         Keys and scores are computed for the other tokens too: they are few, and leaving rows out
         before the argmax costs a GPU one more kernel than it saves.
         """
-        metric = refine(self.key(in_type_of(x, self.key)), self.down, self.up)
+        metric = refine(self.key(in_type_of(x, self.key), turn), self.down, self.up)
         end_b = self.prefix + self.count_b
         target = normalise(metric[:, self.prefix : end_b])
         if self.ties == "reference":
@@ -212,10 +217,14 @@ class FrozenMerge(nn.Module):
         return argmax_match(metric @ target.transpose(1, 2))[:, end_b:]
 
     def forward(
-        self, tokens: torch.Tensor, normalised: torch.Tensor, sizes: torch.Tensor | None
+        self,
+        tokens: torch.Tensor,
+        normalised: torch.Tensor,
+        sizes: torch.Tensor | None,
+        turn: torch.Tensor | None = None,
     ) -> FrozenMerged:
         """Merge (B, N, C) residual tokens; see `MergingModule.frozen`."""
-        match = self.match(normalised)
+        match = self.match(normalised, turn)
         index = match + self.prefix
         if self.ties == "reference":
             index = torch.where(match < 0, match, index)

@@ -21,6 +21,7 @@ import re
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from engines.errors import UsageError
 from engines.manifest import MergeStep
@@ -179,10 +180,14 @@ class FrozenToMe(nn.Module):
         self.register_buffer("earlier", earlier, persistent=False)
 
     def forward(
-        self, tokens: torch.Tensor, normalised: torch.Tensor, sizes: torch.Tensor | None
+        self,
+        tokens: torch.Tensor,
+        normalised: torch.Tensor,
+        sizes: torch.Tensor | None,
+        turn: torch.Tensor | None = None,
     ) -> FrozenMerged:
         """Merge (B, N, C) residual tokens; see `MergingModule.frozen`."""
-        metric = normalise(self.key(in_type_of(normalised, self.key)))[:, self.prefix :]
+        metric = normalise(self.key(in_type_of(normalised, self.key), turn))[:, self.prefix :]
         scores = metric[:, : self.count_a] @ metric[:, self.count_a :].transpose(1, 2)
         merges = ranks(scores.amax(dim=-1)) < self.merged
         match = torch.where(merges, scores.argmax(dim=-1), -1)
@@ -194,7 +199,8 @@ class FrozenToMe(nn.Module):
         parts = [self.front.expand(batch, -1), target, self.back.expand(batch, -1)]
         chosen = chosen_by(torch.cat(parts, dim=1), self.stay)
         merged, size = averaged(tokens, chosen, sizes)
-        return FrozenMerged(merged, size, match, chosen)
+        stays = F.pad(1.0 - merges.to(dtype), (self.prefix, self.back.shape[1]), value=1.0)
+        return FrozenMerged(merged, size, match, chosen, kept=chosen * stays[:, None, :])
 
 
 class ToMe:

@@ -93,7 +93,7 @@ def test_our_network_gives_what_timms_gives(name: str, changes: dict[str, Any]) 
         ("resnet18", "not a plain ViT"),
         ("mixer_s32_224", "not a plain ViT"),
         ("crossvit_9_240", "not a plain ViT"),
-        ("eva02_tiny_patch14_224", "not a plain ViT"),
+        ("eva02_enormous_patch14_clip_224", "use_post_norm"),
         ("vit_base_r50_s16_224", "embed_layer"),
     ],
 )

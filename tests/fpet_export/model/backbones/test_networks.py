@@ -45,6 +45,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "gated, apart": {"mlp_layer": layers.SwiGLU, "act_layer": torch.nn.SiLU},
     "no last norm": {"final_norm": False},
     "no last norm, mean": {"final_norm": False, "global_pool": "avg"},
+    "inner norms": {"scale_attn_norm": True, "scale_mlp_norm": True},
     "attention pooling": {"global_pool": "map", "class_token": False},
     "attention pooling behind prefix": {"global_pool": "map", "reg_tokens": 2},
     "attention pooling, norm behind it": {"global_pool": "map", "fc_norm": True},
@@ -272,7 +273,6 @@ def test_a_file_that_lost_a_tensor_is_refused(network: str, lost: str, words: st
         ({"mlp_layer": layers.GatedMlp}, "mlp_layer is 'GatedMlp'"),
         ({"global_pool": "prr"}, "global_pool is 'prr'"),
         ({"global_pool": "map", "pool_include_prefix": True}, "pool_include_prefix"),
-        ({"scale_attn_norm": True}, "scale_attn_norm"),
         ({"qk_norm": True, "norm_layer": layers.RmsNorm}, "norm_layer is 'RmsNorm'"),
     ],
 )
