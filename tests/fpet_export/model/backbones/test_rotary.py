@@ -48,6 +48,7 @@ FROZEN = (
 )
 """Neighbours turned together, with norms inside; learned frequencies; halves turned together."""
 
+LAYERS: Any = timm.layers
 LEARNED = "vit_small_patch16_rope_mixed_ape_224"
 
 
@@ -162,7 +163,7 @@ def test_another_image_size_is_what_timm_makes_of_it(name: str, size: tuple[int,
 def test_angles_are_timms_to_the_last_bit(
     rotary: Rotary, theirs: dict[str, Any], grid: tuple[int, int]
 ) -> None:
-    layers: Any = timm.layers
+    layers = LAYERS
     kind = layers.RotaryEmbeddingDinoV3 if rotary.coordinates == "centred" else None
     module = (kind or layers.RotaryEmbeddingCat)(32, feat_shape=grid, **theirs)
     x = torch.randn(2, 3, grid[0] * grid[1], 32, generator=torch.Generator().manual_seed(0))
@@ -271,7 +272,7 @@ def test_a_merge_matches_by_keys_that_were_turned() -> None:
     expected = expected_of(model, images).match
 
     module = frozen_of(model)
-    module.blocks[0].merge.key.pairs = None
+    module.get_submodule("blocks.0.merge.key").pairs = None  # type: ignore[assignment]
     other = traced(module, images)["match"]
 
     assert expected is not None and (other != expected).any()
@@ -318,7 +319,7 @@ def test_an_importance_that_underflows_still_ranks() -> None:
          "attn_only_layer_scale"),
         ("vit_pe_core_tiny_patch16_384", {"attn_pool_num_heads": 4}, "in front of the patches"),
         ("vit_pe_core_gigantic_patch14_448", {}, "of another form"),
-        ("eva02_tiny_patch14_224", {"norm_layer": timm.layers.RmsNorm}, "norm_layer"),
+        ("eva02_tiny_patch14_224", {"norm_layer": LAYERS.RmsNorm}, "norm_layer"),
         ("eva02_tiny_patch14_224", {"rope_type": "mrope", "rope_mrope_section": (2, 3, 3)},
          "rope_type"),
         ("vit_small_patch16_dinov3", {"num_heads": 32}, "multiple of 4"),
