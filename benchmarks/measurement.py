@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from benchmarks.accuracy.scores import Accuracy
 from benchmarks.agreement import Agreement
 from benchmarks.conditions.environment import Environment
 from benchmarks.conditions.gpu_state import GpuUse
@@ -97,6 +98,7 @@ class ContenderResult:
             there is no such clock. The latency has the launch and the wait in it, too.
         samples_ns: Every sample, in the order of the rounds, so that anyone can count again.
         energy: What an image costs; None where it was not asked for.
+        accuracy: How it answers on the user's images; None where there were none.
         scenarios: What came out alone, after the rounds; None where no scenario was asked for.
         predicted: What was predicted of it; None where nothing could be.
     """
@@ -112,6 +114,7 @@ class ContenderResult:
     device_p50_ns: int | None = None
     energy: ContenderEnergy | None = None
     scenarios: ScenarioResults | None = None
+    accuracy: Accuracy | None = None
     predicted: Predicted | None = None
 
 

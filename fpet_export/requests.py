@@ -425,7 +425,7 @@ class Elsewhere(Request):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchRequest(Measured, Elsewhere, Writing):
+class BenchRequest(Measured, CheckImages, Elsewhere, Writing):
     """Artefacts to measure in the same rounds.
 
     Attributes:
@@ -435,6 +435,8 @@ class BenchRequest(Measured, Elsewhere, Writing):
         plain: The graph that "plain" builds; None writes it, which needs torch.
         batches: Batch sizes to measure at; None is the one that the artefacts fix, or their
             smallest.
+        reference: What the classes are compared with; None takes the float32 graph that the first
+            artefact was made from, where it lies beside it.
         html: Page to write.
         out: JSON to write.
     """
@@ -444,6 +446,7 @@ class BenchRequest(Measured, Elsewhere, Writing):
     against: str | None = None
     plain: Path | None = None
     batches: tuple[int, ...] | None = judged_by(require_sizes)
+    reference: Path | None = None
     html: Path | None = None
     out: Path | None = None
 

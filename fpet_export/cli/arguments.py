@@ -15,6 +15,8 @@ from engines.errors import UsageError
 from fpet_export.model import normalisation
 from fpet_export.request_fields import require_merge, require_stated_merge
 
+_CLASS_NAMES = "text file with one class name per line, in the order of the head's rows"
+
 
 def add_run(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
     """Add RUN and everything that describes a run."""
@@ -205,7 +207,6 @@ def add_data(
     """
     group = parser.add_argument_group("the check")
     what = "images: folder, list, CSV or .npz (see docs/data.md); default: a synthetic set"
-    names = "text file with one class name per line, in the order of the head's rows"
     if by is not None:
         folder = "With a folder of tasks: for" if by == "task" else "For"
         several = f"{folder} one {by}, or for all; may be repeated"
@@ -221,11 +222,11 @@ def add_data(
             action="append",
             default=[],
             metavar=f"[{by.upper()}=]FILE",
-            help=f"{names}. {several}",
+            help=f"{_CLASS_NAMES}. {several}",
         )
     else:
         group.add_argument("--data", type=Path, metavar="SET", help=what)
-        group.add_argument("--labels", type=Path, metavar="FILE", help=names)
+        group.add_argument("--labels", type=Path, metavar="FILE", help=_CLASS_NAMES)
     default = f"{limit}" if limit is not None else "as many as the gates need, docs/checks.md"
     group.add_argument(
         "--limit",
@@ -234,6 +235,21 @@ def add_data(
         help=f"images to check, at most (default: {default})",
     )
     add_skip_bad(group)
+
+
+def add_judged(parser: argparse.ArgumentParser) -> argparse._ActionsContainer:
+    """Add images that answers are judged on, all of them unless the user says otherwise."""
+    group = parser.add_argument_group("the answers")
+    group.add_argument(
+        "--data",
+        type=Path,
+        metavar="SET",
+        help="also judge the answers on these images: folder, list, CSV or .npz (see docs/data.md)",
+    )
+    group.add_argument("--labels", type=Path, metavar="FILE", help=_CLASS_NAMES)
+    group.add_argument("--limit", type=positive, help="images, at most (default: all)")
+    add_skip_bad(group)
+    return group
 
 
 def add_skip_bad(group: argparse._ActionsContainer) -> None:

@@ -107,6 +107,10 @@ def _the_folder(request: BenchRequest) -> Path:
             "leave them out, or export one of the runs and bench that graph",
         ),
         (
+            "--data", request.data is not None, "tasks are measured, their answers are not judged",
+            "leave it out, and judge one with compare RUN FOLDER --task NAME --data SET",
+        ),
+        (
             "--against", request.against == plain_vit.PLAIN,
             "the plain model is that of one export, not of tasks",
             "name a task or a graph, or export one of the runs and bench that graph",

@@ -20,6 +20,7 @@ from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import BenchRequest as BenchRequest
 from fpet_export.steps import batches, measuring, usable
 from fpet_export.steps import plain_vit as plain
+from fpet_export.steps.accuracy import judge_answers, require_judged
 from fpet_export.steps.task_names import refuse_tasks
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def bench(request: BenchRequest, reporter: Reporter = SILENT) -> Benched:
         from fpet_export.board.bench import bench_there  # not on a board
 
         measurement = bench_there(request, reporter)
+    if measurement.valid or request.allow_noise:
+        (measurement,) = judge_answers([measurement], request, reporter)
     return keep(measurement, request, reporter)
 
 
@@ -90,6 +93,7 @@ def refuse(request: BenchRequest) -> None:
     measuring.check_peers(request.peers)
     _refuse_contradictions(request)
     measuring.refuse_few_rounds(request)
+    require_judged(request)
     _refuse_twice(request.artefacts)
 
 
@@ -139,6 +143,8 @@ def _at_batches(request: BenchRequest, sizes: Sequence[int], reporter: Reporter)
             reporter=reporter,
             plain=request.plain,
         )
+    if all(one.valid for one in found) or request.allow_noise:
+        found = judge_answers(found, request, reporter)
     reporter.line()
     reporter.line(documents.format_batches(found, width=reporter.width))
     reporter.line()

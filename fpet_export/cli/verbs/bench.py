@@ -28,6 +28,10 @@ With --remote the artefacts travel to a board with the agent, and with --against
 graph, which is written here. There the graphs are built, the engines checked, and all of them
 measured in the same rounds.
 
+--data SET also judges the answers of the artefacts that were timed: accuracy, the five best
+classes, every class, and agreement with the checkpoint's float32 graph. Images are read one by
+one; with -o an interrupted run goes on where it was.
+
 In a folder of tasks every task is a contender (choose with --task A,B), and the time of a switch
 between tasks is measured too.
 
@@ -75,6 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peak", action="store_true", help="also measure this CPU's GEMM peak, and the share of it"
     )
+    group = arguments.add_judged(parser)
+    group.add_argument(
+        "--reference", type=Path, metavar="GRAPH", help="what classes are compared with (default: "
+        "the float32 graph that the first artefact was made from, where it lies beside it)",
+    )  # fmt: skip
     arguments.add_running(parser)
     arguments.add_failed(parser)
     parser.add_argument("--html", type=Path, help="also write one self-contained HTML page")

@@ -1,0 +1,1 @@
+"""How well the artefact answers that was timed, on the user's images."""
