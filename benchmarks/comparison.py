@@ -56,8 +56,9 @@ from benchmarks.measurement import (
 )
 from benchmarks.paired_statistics import compare, percentile, summarise
 from benchmarks.peers import PeerSource
+from benchmarks.scenarios.alone import Candidate, run_alone
 from benchmarks.scenarios.asked import Scenario
-from benchmarks.scenarios.running import ScenarioResults, check_scenarios, run_scenarios
+from benchmarks.scenarios.running import ScenarioResults
 from engines.contract import DeviceClock, Engine, Feeds, OpenOptions
 from engines.errors import (
     UsageError,
@@ -219,24 +220,31 @@ def bench(
             machine=machine,
             progress=progress,
         )
-        alone = {
-            entry.name: run_scenarios(
-                scenarios,
-                functools.partial(_bound, entry, schedule.seed),
-                batch=batch,
-                batches=entry.batches or (batch, batch),
-                seconds=schedule.min_s,
-                clock=clock,
-                progress=progress,
-            )
-            for entry in opened
-            if scenarios
-        }
+        alone = run_alone(
+            scenarios,
+            {
+                entry.name: Candidate(
+                    bind=functools.partial(_bound, entry, schedule.seed),
+                    batches=entry.batches or (batch, batch),
+                    path=entry.path,
+                )
+                for entry in opened
+            },
+            batch=batch,
+            seconds=schedule.min_s,
+            watcher=watching,
+            machine=machine,
+            options=options,
+            on_gpu=is_gpu,
+            on_jetson=host.board is not None,
+            clock=clock,
+            progress=progress,
+        )
         results = _results(
             opened,
             taken.rounds,
             device,
-            alone,
+            alone.results,
             baseline,
             batch,
             agreements,
@@ -251,7 +259,7 @@ def bench(
         batch=batch,
         contenders=results,
         absent=(*absent, *failed),
-        findings=(*taken.findings, *doubts_of(opened), *check_scenarios(alone)),
+        findings=(*taken.findings, *doubts_of(opened), *alone.findings),
         schedule=schedule,
         rounds=len(taken.rounds.latency_ns),
         warmup_rounds=taken.rounds.warmup_rounds,
@@ -265,6 +273,7 @@ def bench(
         gpu=taken.gpu,
         energy=measured.record if measured else None,
         conditions=taken.conditions,
+        scenario_conditions=alone.conditions,
     )
 
 

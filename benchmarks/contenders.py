@@ -40,6 +40,7 @@ class Opened:
         macs: Multiply-adds of one image; None when unknown.
         failure: That its check failed, in words; "" where it did not.
         batches: Smallest and largest batch that it takes; None where nobody says.
+        path: Its file; None of an engine that the caller opened, and of a peer.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Opened:
     macs: int | None = None
     failure: str = ""
     batches: tuple[int, int] | None = None
+    path: Path | None = None
 
 
 Source = Path | str | Engine | Opened
@@ -158,6 +160,7 @@ def _open(
         macs=artefact.macs if artefact else None,
         failure=_failure_of(path, manifest),
         batches=manifest.batch_range if manifest else None,
+        path=path,
     )
 
 

@@ -154,6 +154,7 @@ class Measurement:
         energy: What the energy of the contenders rests on; None where it was not asked for.
         conditions: How the machine was set and what it did meanwhile; None in measurements of
             before that was recorded.
+        scenario_conditions: Likewise while scenarios ran; None without one.
         schema: Version of this layout.
     """
 
@@ -175,6 +176,7 @@ class Measurement:
     gpu: GpuUse | None = None
     energy: EnergyRecord | None = None
     conditions: Conditions | None = None
+    scenario_conditions: Conditions | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:

@@ -388,7 +388,7 @@ class Measured(Measuring, Opening):
         seed: Seed of the order of contenders and of the bootstrap.
         peak: Measure this CPU's GEMM peak, too.
         scenario: What each contender is measured under alone, after the rounds: "stream:30" images
-            a second, "offline", "soak:10" minutes.
+            a second, "offline", "cold", "soak:10" minutes.
     """
 
     seed: int = 0

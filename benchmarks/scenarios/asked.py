@@ -9,7 +9,7 @@ from typing import Literal
 
 from engines.errors import UsageError
 
-_ASKED = re.compile(r"(stream|soak):([0-9]{1,6}(?:\.[0-9]{1,6})?)|offline")
+_ASKED = re.compile(r"(stream|soak):([0-9]{1,6}(?:\.[0-9]{1,6})?)|offline|cold")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,19 +18,19 @@ class Scenario:
 
     Attributes:
         kind: See the modules of this folder.
-        amount: Images a second of a stream, minutes of a soak; 0 for the other.
+        amount: Images a second of a stream, minutes of a soak; 0 for the others.
     """
 
-    kind: Literal["stream", "offline", "soak"]
+    kind: Literal["stream", "offline", "cold", "soak"]
     amount: float = 0.0
 
     def __str__(self) -> str:
         """Return it as it is asked for."""
-        return self.kind if self.kind == "offline" else f"{self.kind}:{self.amount:g}"
+        return f"{self.kind}:{self.amount:g}" if self.amount else self.kind
 
 
 def parse_scenario(text: str) -> Scenario:
-    """Return what "stream:30", "offline" or "soak:10" asks for.
+    """Return what "stream:30", "offline", "cold" or "soak:10" asks for.
 
     Raises:
         UsageError: It is none of them.
@@ -40,10 +40,10 @@ def parse_scenario(text: str) -> Scenario:
         raise UsageError(
             f"{text!r} is no scenario",
             where="scenario",
-            fix="write stream:30 (images a second), offline or soak:10 (minutes)",
+            fix="write stream:30 (images a second), offline, cold or soak:10 (minutes)",
         )
     if found[1] is None:
-        return Scenario(kind="offline")
+        return Scenario(kind="cold" if text == "cold" else "offline")
     return Scenario(kind="stream" if found[1] == "stream" else "soak", amount=float(found[2]))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from benchmarks.conditions.validity import Finding
 from benchmarks.latency import Clock, Progress
 from benchmarks.scenarios.asked import Scenario
+from benchmarks.scenarios.cold import ColdStart
 from benchmarks.scenarios.offline import OfflineResult, run_offline
-from benchmarks.scenarios.soak import SoakResult, check_soak, run_soak
+from benchmarks.scenarios.soak import SoakResult, run_soak
 from benchmarks.scenarios.stream import StreamResult, run_stream
 
 SHORTEST_S = 10.0
@@ -26,6 +26,7 @@ class ScenarioResults:
     stream: tuple[StreamResult, ...] = ()
     offline: OfflineResult | None = None
     soak: SoakResult | None = None
+    cold: ColdStart | None = None
 
 
 def run_scenarios(
@@ -57,7 +58,8 @@ def run_scenarios(
     offline: OfflineResult | None = None
     soak: SoakResult | None = None
     order = ("stream", "offline", "soak")
-    for scenario in sorted(asked, key=lambda one: order.index(one.kind)):
+    wanted = [one for one in asked if one.kind in order]
+    for scenario in sorted(wanted, key=lambda one: order.index(one.kind)):
         if scenario.kind == "offline":
             low, high = batches
             offline = run_offline(bind, low=low, high=high, seconds=seconds, clock=clock)
@@ -75,13 +77,3 @@ def run_scenarios(
                 run_once, minutes=scenario.amount, batch=batch, clock=clock, progress=progress
             )
     return ScenarioResults(stream=tuple(streams), offline=offline, soak=soak)
-
-
-def check_scenarios(found: Mapping[str, ScenarioResults]) -> tuple[Finding, ...]:
-    """Return what a reader must know of the contenders' results, by their names."""
-    return tuple(
-        finding
-        for name, result in found.items()
-        if result.soak is not None
-        for finding in check_soak(name, result.soak)
-    )

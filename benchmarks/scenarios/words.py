@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from benchmarks.scenarios.cold import ColdStart
 from benchmarks.scenarios.offline import OfflineResult
 from benchmarks.scenarios.running import ScenarioResults
 from benchmarks.scenarios.soak import SoakResult
@@ -32,6 +33,8 @@ def scenario_lines(found: ScenarioResults) -> Iterator[str]:
     yield from map(_stream, found.stream)
     if found.offline is not None:
         yield _offline(found.offline)
+    if found.cold is not None:
+        yield _cold(found.cold)
     if found.soak is not None:
         yield _soak(found.soak)
 
@@ -55,6 +58,19 @@ def _offline(found: OfflineResult) -> str:
     rest = f" (batch {others})" if others else ""
     ended = f" · {found.ended}" if found.ended else ""
     return f"offline: {best.images_per_s:.1f} images/s at batch {best.batch}{rest}{ended}"
+
+
+def _cold(found: ColdStart) -> str:
+    memory = [
+        f"{words} {count / 1e6:.0f} MB"
+        for words, count in (("peak", found.peak_bytes), ("the machine gave", found.taken_bytes))
+        if count is not None
+    ]
+    return (
+        f"cold start: first answer after {found.first_answer_s:.2f} s (opening "
+        f"{found.open_s:.2f} s, first run {found.first_run_s * 1e3:.1f} ms, next "
+        f"{found.next_run_s * 1e3:.1f} ms) · {', '.join(memory) or 'memory not stated'}"
+    )
 
 
 def _soak(found: SoakResult) -> str:

@@ -74,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scenario", type=arguments.names, default=(), metavar="S,S", help="also measure each "
         "contender alone: stream:30 (images a second that arrive on a clock), offline (images a "
-        "second at the best batch), soak:10 (minutes without a pause)",
+        "second at the best batch), cold (first answer and memory of a new process), soak:10 "
+        "(minutes without a pause)",
     )  # fmt: skip
     parser.add_argument(
         "--peak", action="store_true", help="also measure this CPU's GEMM peak, and the share of it"

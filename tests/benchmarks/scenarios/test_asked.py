@@ -8,7 +8,7 @@ from benchmarks.scenarios.asked import Scenario, parse_scenario, parse_scenarios
 from engines.errors import UsageError
 
 
-@pytest.mark.parametrize("text", ["stream:30", "stream:7.5", "soak:10", "offline"])
+@pytest.mark.parametrize("text", ["stream:30", "stream:7.5", "soak:10", "offline", "cold"])
 def test_what_is_asked_for_reads_as_it_was_written(text: str) -> None:
     assert str(parse_scenario(text)) == text
 
