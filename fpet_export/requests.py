@@ -295,9 +295,11 @@ class Measuring(Duration):
 
     Attributes:
         peers: Names of `benchmarks/peers`, or "all".
+        energy: Measure what an image costs, too; refused where no sensor tells.
     """
 
     peers: tuple[str, ...] = ()
+    energy: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -122,9 +122,26 @@ def require_sensor(devices: Collection[Device], find: Find = find_sensor) -> Sen
     found = find(devices)
     if isinstance(found, Sensor):
         return found
-    told = "; ".join(f"{one.source}: {one.reason}" for one in found)
-    raise MachineError(
-        f"no sensor here tells the energy: {told}",
-        where="--energy",
-        fix=next((one.fix for one in found if one.fix), _FIX),
-    )
+    raise _none(found)
+
+
+def require_any_sensor(find: Find = find_sensor) -> None:
+    """Refuse a machine that has no sensor, whatever will do the work.
+
+    Raises:
+        MachineError: It has none; what each source lacks is told.
+    """
+    missing: dict[str, Missing] = {}
+    for device in ("cpu", "gpu"):
+        found = find([device])
+        if isinstance(found, Sensor):
+            found.close()
+            return
+        missing |= {one.source: one for one in found if one.is_absent}
+    raise _none(list(missing.values()))
+
+
+def _none(missing: Sequence[Missing]) -> MachineError:
+    told = "; ".join(f"{one.source}: {one.reason}" for one in missing)
+    fix = next((one.fix for one in missing if one.fix), _FIX)
+    return MachineError(f"no sensor here tells the energy: {told}", where="--energy", fix=fix)

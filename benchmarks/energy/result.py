@@ -53,18 +53,22 @@ class EnergyComparison:
     verdict: EnergyVerdict
     confidence: float = CONFIDENCE
 
+    def in_brief(self) -> str:
+        """Return "31 % less [28, 34]", or that no difference is shown."""
+        if self.verdict not in ("less", "more"):
+            return self.verdict
+        ends = sorted(abs(100 * (1 - end)) for end in (self.low, self.high))
+        share = abs(100 * (1 - self.ratio))
+        digits = 0 if ends[1] - ends[0] >= 2 else 1
+        low, high = (f"{end:.{digits}f}" for end in ends)
+        return f"{share:.{digits}f} % {self.verdict} [{low}, {high}]"
+
     def sentence(self) -> str:
-        """Return it in words, such as "31 % less energy than plain [28, 34]"."""
-        if self.verdict in ("less", "more"):
-            ends = sorted(abs(100 * (1 - end)) for end in (self.low, self.high))
-            share = abs(100 * (1 - self.ratio))
-            digits = 0 if ends[1] - ends[0] >= 2 else 1
-            low, high = (f"{end:.{digits}f}" for end in ends)
-            return (
-                f"{share:.{digits}f} % {self.verdict} energy than {self.baseline} [{low}, {high}]"
-            )
+        """Return it in words, such as "31 % less [28, 34] energy than plain"."""
         if self.verdict == "not valid":
             return f"energy not known against {self.baseline}"
+        if self.verdict in ("less", "more"):
+            return f"{self.in_brief()} energy an image than {self.baseline}"
         return (
             f"no difference in energy shown against {self.baseline} "
             f"(ratio {self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}])"

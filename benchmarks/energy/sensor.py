@@ -23,11 +23,13 @@ class Missing:
         source: Name of the source.
         reason: Why, with what was found.
         fix: A command, or what to change; "" where nothing helps on this machine.
+        is_absent: Whether it was looked for; a source that measures other devices is not.
     """
 
     source: str
     reason: str
     fix: str = ""
+    is_absent: bool = True
 
     def in_words(self) -> str:
         """Return it in one line."""

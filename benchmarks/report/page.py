@@ -17,6 +17,7 @@ from benchmarks.conditions.watched import Conditions
 from benchmarks.measurement import Measurement
 from benchmarks.merge_verdict import merge_verdicts
 from benchmarks.report import charts
+from benchmarks.report.energy import energy_notes, energy_rows
 from benchmarks.report.speed_words import hardware, measured_on, speed_sentence
 from engines import registry, storage
 from engines.parity import table as parity_table
@@ -352,6 +353,8 @@ def _speed(measurement: Measurement, index: int) -> dict[str, Any]:
         "bars": charts.latency_bars(measurement, prefix=f"bars{index}"),
         "ratios": charts.ratio_intervals(measurement, prefix=f"ratios{index}") if compared else "",
         "is_compared": compared,
+        "energy": energy_rows(measurement),
+        "energy_notes": energy_notes(measurement),
         "has_device": any(result.device_p50_ns is not None for result in results),
         "has_peak": any(result.peak_share is not None for result in results),
         "hardware": hardware(measurement)

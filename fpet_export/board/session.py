@@ -165,7 +165,8 @@ def row_of(table: Mapping[str, Any] | None) -> StageParity | None:
 def bench_argv(request: Measuring) -> list[str]:
     """Return the request of `bench` that `bench` and `deploy` share."""
     threads = [] if request.threads is None else ["--threads", str(request.threads)]
-    return ["--rounds", str(request.rounds), "--seconds", str(request.seconds), *threads]
+    energy = ["--energy"] if request.energy else []
+    return ["--rounds", str(request.rounds), "--seconds", str(request.seconds), *threads, *energy]
 
 
 def measuring_argv(request: Measured) -> list[str]:

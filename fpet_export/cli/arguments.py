@@ -305,6 +305,15 @@ def add_duration(
     group.add_argument("--allow-noise", action="store_true", help=noise)
 
 
+def add_energy(group: argparse._ActionsContainer) -> None:
+    """Add whether energy is measured."""
+    group.add_argument(
+        "--energy",
+        action="store_true",
+        help="also measure the energy of an image: each contender works for 10 s or more, in turns",
+    )
+
+
 def add_failed(parser: argparse.ArgumentParser) -> None:
     """Add the way to use what failed its check."""
     parser.add_argument(

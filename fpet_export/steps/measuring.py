@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.comparison import bench
 from benchmarks.conditions.validity import FEWEST_ROUNDS
+from benchmarks.energy.course import PHASE, Plan
+from benchmarks.energy.meter import EnergyMeter, require_any_sensor
 from benchmarks.gemm_peak import measure_gemm_peak
 from benchmarks.latency import Progress, Schedule
 from benchmarks.merge_verdict import merge_verdicts
 from benchmarks.peers import PeerSource
 from benchmarks.predicted import with_predictions
+from benchmarks.report.energy import energy_sentences
 from benchmarks.scenarios.asked import Scenario, parse_scenarios
 from engines import registry
 from engines.engine import load_target
@@ -34,7 +37,8 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3
 """How often noise may spoil a measurement before it is given up."""
-_PHASES = {"warm up": "warming up", "measure": "measuring", "soak": "soaking, in seconds"}
+_PHASES = {"warm up": "warming up", "measure": "measuring", "soak": "soaking, in seconds",
+           PHASE: "measuring energy"}  # fmt: skip
 ALL_PEERS = ("ort_plain", "openvino_plain", "torch_eager", "torch_compile")
 
 
@@ -48,6 +52,7 @@ class Settings:
         seconds: At least.
         seed: Seed of the order and the bootstrap.
         peak: Whether this CPU's GEMM peak is measured, too.
+        energy: Whether the energy of an image is, too.
         scenarios: What each contender is measured under alone.
         opening: How artefacts are opened; `threads` stands above.
     """
@@ -57,6 +62,7 @@ class Settings:
     seconds: float = 3.0
     seed: int = 0
     peak: bool = False
+    energy: bool = False
     scenarios: tuple[Scenario, ...] = ()
     opening: OpenOptions | None = None
 
@@ -69,6 +75,7 @@ class Settings:
             seconds=request.seconds,
             seed=request.seed,
             peak=request.peak,
+            energy=request.energy,
             scenarios=parse_scenarios(request.scenario),
             opening=request.open_options(),
         )
@@ -81,6 +88,12 @@ class Settings:
             max_rounds=max(1000, self.rounds),
             seed=self.seed,
         )
+
+    def energy_meter(self) -> EnergyMeter | None:
+        """Return how energy is measured, where it is asked for."""
+        plan = Plan()
+        plan = dataclasses.replace(plan, seconds=max(plan.seconds, self.seconds))
+        return EnergyMeter(plan=plan) if self.energy else None
 
     def gemm_peak(self) -> float | None:
         """Measure this CPU's GEMM peak in multiply-adds a second, where it is asked for."""
@@ -172,6 +185,7 @@ def measure_batches(
                 schedule=settings.schedule(),
                 gemm_peak_macs_per_s=peak,
                 scenarios=settings.scenarios,
+                energy=settings.energy_meter(),
                 strict=False,
                 attempts=ATTEMPTS,
                 again=saying(reporter),
@@ -236,6 +250,17 @@ def refuse_few_rounds(request: Duration) -> None:
         )
 
 
+def refuse_energy(request: Measuring) -> None:
+    """Refuse energy before any work is done where this machine has no sensor at all.
+
+    Raises:
+        MachineError: It has none; what each source lacks is told.
+    """
+    is_here = not isinstance(request, Elsewhere) or request.remote is None
+    if request.energy and is_here:
+        require_any_sensor()
+
+
 def check_peers(names: Sequence[str]) -> None:
     """Refuse unknown names before any work is done.
 
@@ -269,7 +294,7 @@ def verdict(measurement: Measurement, *, ours_only: bool = False) -> str:
                 f"{result.name}: {found.verdict}, {found.ratio:.3f} of {found.baseline} "
                 f"[{found.low:.3f}, {found.high:.3f}]"
             )
-    lines += merging([measurement])
+    lines += [*energy_sentences(measurement), *merging([measurement])]
     return "\n".join(lines) or f"{measurement.baseline} alone"
 
 

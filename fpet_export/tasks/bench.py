@@ -83,6 +83,7 @@ def _measure(request: BenchRequest, reporter: Reporter) -> Measurement:
                 schedule=settings.schedule(),
                 gemm_peak_macs_per_s=peak,
                 scenarios=settings.scenarios,
+                energy=settings.energy_meter(),
                 strict=False,
                 attempts=measuring.ATTEMPTS,
                 again=measuring.saying(reporter),

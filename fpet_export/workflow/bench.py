@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import batches as documents
 from benchmarks.measurement_file import to_document, write_measurement
+from benchmarks.report.energy import format_energy, unknown_energies
 from benchmarks.report.page import report_of, write_report
 from benchmarks.report.table import format_table
 from benchmarks.scenarios.words import format_scenarios
@@ -93,6 +94,7 @@ def refuse(request: BenchRequest) -> None:
     measuring.check_peers(request.peers)
     _refuse_contradictions(request)
     measuring.refuse_few_rounds(request)
+    measuring.refuse_energy(request)
     require_judged(request)
     _refuse_twice(request.artefacts)
 
@@ -103,6 +105,8 @@ def keep(measurement: Measurement, request: BenchRequest, reporter: Reporter) ->
         reporter.line()
         reporter.line(format_table(measurement, width=reporter.width))
         reporter.line()
+        for line in format_energy(measurement, width=reporter.width):
+            reporter.line(line)
         for line in format_scenarios(measurement):
             reporter.paragraph(line)
     if request.out is not None:
@@ -147,6 +151,10 @@ def _at_batches(request: BenchRequest, sizes: Sequence[int], reporter: Reporter)
         found = judge_answers(found, request, reporter)
     reporter.line()
     reporter.line(documents.format_batches(found, width=reporter.width))
+    for measurement in found:
+        lines = format_energy(measurement, width=reporter.width)
+        for line in ["", f"batch {measurement.batch}", *lines[1:]] if lines else []:
+            reporter.line(line)
     reporter.line()
     if request.out is not None:
         documents.write_batches(request.out, found, force=request.force)
@@ -196,18 +204,36 @@ def _refuse_noise(measurements: Sequence[Measurement], request: BenchRequest) ->
     """Refuse measurements that noise has spoiled, unless that is wanted; they are written by now.
 
     Raises:
-        MeasurementError: There is one.
+        MeasurementError: There is one, or an energy that was asked for is not known.
     """
     spoiled = [one for one in measurements if not one.valid]
-    if not spoiled or request.allow_noise:
-        return
     again = shlex.join(request.command) or "measure again"
+    if request.allow_noise:
+        return
+    if not spoiled:
+        _refuse_unknown_energy(measurements, again)
+        return
     at = f" at batch {spoiled[0].batch}" if len(measurements) > 1 else ""
     raise MeasurementError(
         f"the measurement{at} is not valid: {measuring.reasons(spoiled[0].spoiled_by)}",
         where="bench",
         fix=f"{spoiled[0].spoiled_by[0].fix}; then: {again} (or add --allow-noise)",
     )
+
+
+def _refuse_unknown_energy(measurements: Sequence[Measurement], again: str) -> None:
+    """Refuse to end well without the energy that was asked for.
+
+    Raises:
+        MeasurementError: It is not known.
+    """
+    reasons = unknown_energies(measurements)
+    if reasons:
+        raise MeasurementError(
+            f"the energy is not known: {'; '.join(reasons)}",
+            where="--energy",
+            fix=f"{again} (the latencies are valid: leave --energy out to have them alone)",
+        )
 
 
 def _require_usable(request: BenchRequest, reporter: Reporter) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from engines import storage
 from engines.engine import default_path
+from engines.errors import UsageError
 from engines.targets._lookup import load_target
 from fpet_export.board import transfer
 from fpet_export.garbage import collected_later
@@ -54,11 +55,19 @@ def _refuse(request: Deploying, targets: Sequence[Target]) -> None:
 
     Raises:
         UsageError: Settings contradict each other, or a file would be overwritten.
+        MachineError: Energy is asked for, and this machine has no sensor.
         RemoteError: The other machine cannot be reached.
     """
     measuring.check_peers(request.peers)
     if request.bench:
         measuring.refuse_few_rounds(request)
+        measuring.refuse_energy(request)
+    elif request.energy:
+        raise UsageError(
+            "--energy measures the engines, and --no-bench measures nothing",
+            where="--energy",
+            fix="leave one of the two out",
+        )
     files = [request.out / name for name in _FILES]
     for target in targets:
         graph = request.out / target.file_name / "model.onnx"

@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks.measurement import Measurement
 from benchmarks.measurement_file import write_measurement
+from benchmarks.report.energy import format_energy
 from benchmarks.report.page import Picture
 from benchmarks.report.table import format_table
 from engines import storage
@@ -163,7 +164,10 @@ def _measure(
         reporter.step("bench", problem, passed=None)
         return [], problem
     settings = measuring.Settings(
-        threads=request.threads, rounds=request.rounds, seconds=request.seconds
+        threads=request.threads,
+        rounds=request.rounds,
+        seconds=request.seconds,
+        energy=request.energy,
     )
     with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
         try:
@@ -196,6 +200,8 @@ def _keep_measurement(
     if request.remote is None:  # the agent's own table was heard already
         reporter.line()
         reporter.line(format_table(measurement, width=reporter.width))
+        for line in format_energy(measurement, width=reporter.width):
+            reporter.line(line)
         reporter.line()
 
 

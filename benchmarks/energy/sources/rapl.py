@@ -20,6 +20,9 @@ NAME = "RAPL"
 SERVES: frozenset[Device] = frozenset({"cpu"})
 _FOLDER = "sys/class/powercap"
 _ZONE = re.compile(r"intel-rapl:([0-9]+)(?::([0-9]+))?")
+_MEMORY = "dram"
+_PARTS = ("core", "uncore", _MEMORY)
+_PLATFORMS = ("psys",)
 _PACKAGE = re.compile(r"package-[0-9]+(?:-die-[0-9]+)?")
 _ALLOW = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj"
 _INTERVAL_S = 0.05
@@ -51,7 +54,7 @@ def open_sensor(machine: Machine) -> Sensor | Missing:
         except OSError as error:
             return Missing(source=NAME, reason=f"{zones[index].name} cannot be read: {error}")
     names = tuple(zone.name for zone in zones)
-    has_memory = any(zone.is_counted and zone.name.endswith("dram") for zone in zones)
+    has_memory = any(zone.is_counted and zone.name.endswith(_MEMORY) for zone in zones)
     return Sensor(
         source=NAME,
         covers=f"the processor{' and its memory' if has_memory else ''}, without the rest of the "
@@ -67,22 +70,28 @@ def open_sensor(machine: Machine) -> Sensor | Missing:
 
 
 def _zones(folder: Path) -> list[_Zone]:
-    """Return all zones; OSError where one that counts does not say where it wraps."""
+    """Return all zones.
+
+    Raises:
+        OSError: One has no name that is known, or one that counts does not say where it wraps: a
+            package that is overlooked would make a total that is too small.
+    """
     found: list[_Zone] = []
     packages: dict[str, str] = {}
-    for path in sorted(
-        folder.glob("intel-rapl:*"), key=lambda one: (one.name.count(":"), one.name)
-    ):
+    for path in sorted(folder.glob("intel-rapl:*"), key=_parents_first):
         place, name = _ZONE.fullmatch(path.name), word(path / "name")
-        if place is None or not name:
+        if place is None:
             continue
-        parent = packages.get(place[1]) if place[2] else None
-        if place[2] is None and _PACKAGE.fullmatch(name):
+        parent = packages.get(place[1], "") if place[2] else ""
+        is_package = place[2] is None and _PACKAGE.fullmatch(name) is not None
+        if not is_package and name not in (_PARTS if place[2] else _PLATFORMS):
+            raise OSError(f"{path.name} is called {name!r}, which is no name that is known")
+        if is_package:
             packages[place[1]] = name
-        is_counted = name == "dram" if parent else bool(_PACKAGE.fullmatch(name))
         whole = f"{parent}/{name}" if parent else name
         if whole in (zone.name for zone in found):
             raise OSError(f"two zones are called {whole}")
+        is_counted = is_package or (bool(parent) and name == _MEMORY)
         wraps = whole_number(path / "max_energy_range_uj") / 1e3 if is_counted else math.inf
         found.append(_Zone(whole, is_counted, path / "energy_uj", wraps))
     return found

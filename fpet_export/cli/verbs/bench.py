@@ -80,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peak", action="store_true", help="also measure this CPU's GEMM peak, and the share of it"
     )
+    arguments.add_energy(parser)
     group = arguments.add_judged(parser)
     group.add_argument(
         "--reference", type=Path, metavar="GRAPH", help="what classes are compared with (default: "

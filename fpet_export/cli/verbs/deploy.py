@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_duration(
         group, noise="take fewer rounds than a verdict needs; the numbers are marked as not valid"
     )
+    arguments.add_energy(group)
     group.add_argument(
         "--bench",
         action=argparse.BooleanOptionalAction,

@@ -78,7 +78,7 @@ def test_every_contender_has_its_energy_beside_its_latency(fake_bench: Any, engi
     assert plain.energy.net.value == pytest.approx((WORK_MW - IDLE_MW) * PLAIN_MS / 1e3, rel=0.05)
     assert merged.energy.against.verdict == "less"
     sentence = merged.energy.against.sentence()
-    assert re.fullmatch(r"30\.\d % less energy than plain \[29\.\d, 30\.\d\]", sentence)
+    assert re.fullmatch(r"30\.\d % less \[29\.\d, 30\.\d\] energy an image than plain", sentence)
     assert found.energy.rule == "total = TOTAL"
     assert found.energy.idle_before.value == pytest.approx(IDLE_MW, rel=0.02)
     assert found.rounds == 30  # the paired rounds are what they are without energy
