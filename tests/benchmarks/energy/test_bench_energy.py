@@ -20,6 +20,7 @@ from benchmarks.energy.sensor import Missing
 from benchmarks.latency import Schedule
 from benchmarks.measurement import Measurement
 from benchmarks.measurement_file import read_measurement, to_document, write_measurement
+from benchmarks.report.energy import format_energy
 from engines.errors import MachineError
 from tests.benchmarks.energy.fakes import FakeMachine, FakeSensor
 
@@ -159,3 +160,26 @@ def test_an_invalid_measurement_claims_nothing_about_energy(fake_bench: Any, eng
     assert not found.valid
     assert found.result("merged").energy.against.verdict == "not valid"
     assert found.result("merged").energy.against.sentence() == "energy not known against plain"
+
+
+def test_the_table_fits_80_columns_and_says_what_its_numbers_rest_on(
+    fake_bench: Any, engines: Any
+) -> None:
+    lines = format_energy(fake_bench(engines))
+
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert re.search(r"merged (69|70)\.\d+ \[.*\] (9\.9|10\.0)\d (29|30)\.\d % less \[", text)
+    assert "energy: a fake sensor, a fake machine (total = TOTAL)" in text
+    assert "at rest 4.0" in text
+    assert format_energy(fake_bench(engines, energy=None)) == []
+
+
+def test_an_unknown_energy_has_its_reason_in_the_table(
+    fake_bench: Any, engines: Any, clock: FakeMachine
+) -> None:
+    found = fake_bench(engines, energy=meter(clock, dies_at_s=20.0))
+
+    text = " ".join(" ".join(format_energy(found)).split())
+    assert "plain not known" in text
+    assert "NOT VALID: the energy of merged is not known: the sensor was lost: the wire" in text
