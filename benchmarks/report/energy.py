@@ -21,10 +21,13 @@ def format_energy(measurement: Measurement, *, width: int = WIDTH) -> list[str]:
     rows = energy_rows(measurement)
     if not rows:
         return []
-    lines, _ = render_columns(
+    lines, spared = render_columns(
         HEADS, rows, words=(0, len(HEADS) - 1), spared=("W", "without rest"), width=width
     )
-    return ["", *lines, "", *wrapped(energy_notes(measurement), width)]
+    said = energy_notes(measurement)
+    if spared:
+        said.append(f"left out at this width: {', '.join(spared)}")
+    return ["", *lines, "", *wrapped(said, width)]
 
 
 def energy_rows(measurement: Measurement) -> list[tuple[str, ...]]:

@@ -165,11 +165,14 @@ def test_an_invalid_measurement_claims_nothing_about_energy(fake_bench: Any, eng
 def test_the_table_fits_80_columns_and_says_what_its_numbers_rest_on(
     fake_bench: Any, engines: Any
 ) -> None:
-    lines = format_energy(fake_bench(engines))
+    measurement = fake_bench(engines)
+    lines = format_energy(measurement)
 
     assert max(map(len, lines)) <= 80
     text = " ".join(" ".join(lines).split())
-    assert re.search(r"merged (69|70)\.\d+ \[.*\] (9\.9|10\.0)\d (29|30)\.\d % less \[", text)
+    assert re.search(r"merged (69|70)\.\d+ \[[^]]*\] 4\d\.\d+ \[[^]]*\] (29|30)\.\d % less", text)
+    assert "left out at this width: W" in text
+    assert "left out" not in " ".join(format_energy(measurement, width=100))
     assert "energy: a fake sensor, a fake machine (total = TOTAL)" in text
     assert "at rest 4.0" in text
     assert format_energy(fake_bench(engines, energy=None)) == []
