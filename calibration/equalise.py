@@ -16,16 +16,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
-from calibration.roles import Linear, attentions, linears
-from calibration.table import CalibrationTable, Rewrites, Vector
+from calibration import shift
+from calibration.roles import Linear, linears
+from calibration.sources import (
+    add_to_bias,
+    bias_input,
+    bias_of,
+    give,
+    norms,
+    pointwise,
+    second_linears,
+    value_makers,
+)
+from calibration.table import CalibrationTable, Record, Rewrites, Vector
 from engines import precisions
 from engines.errors import InputError
-from engines.onnx_graph.files import Graph, Names, Node, Tensor
+from engines.onnx_graph.files import Graph, Names, Node
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,16 +46,19 @@ class Alphas:
         norms: Between a norm and its linears.
         values: Between the values and proj; None leaves them alone.
         second: Between GELU and fc2.
+        from_middle: Whether a channel's range counts from its middle, to which `calibration.shift`
+            moves zero.
     """
 
     norms: float
     values: float | None
     second: float
+    from_middle: bool
 
 
 ALPHAS = {
-    precisions.INT8: Alphas(norms=0.8, values=0.8, second=0.8),
-    precisions.FP8: Alphas(norms=0.5, values=None, second=0.65),
+    precisions.INT8: Alphas(norms=0.8, values=0.8, second=0.8, from_middle=True),
+    precisions.FP8: Alphas(norms=0.5, values=None, second=0.65, from_middle=False),
 }
 """Weights have a scale for every output and are compensated when they are rounded; activations have
 one scale in all. In INT8 the noise of the activations therefore outweighs that of the weights by
@@ -63,15 +76,15 @@ def apply(graph: Graph, rewrites: Rewrites) -> None:
     Raises:
         InputError: The rewrites are of another graph.
     """
-    makers = {name: (linear, projection) for name, linear, projection in _value_makers(graph)}
-    norms = {norm.name: (norm, products) for norm, products in _norms(graph)}
+    makers = {name: (linear, projection) for name, linear, projection in value_makers(graph)}
+    scaled = {norm.name: (norm, products) for norm, products in norms(graph)}
     widths = {name: len(projection.weight.values) for name, (_, projection) in makers.items()}
     _require_widths(rewrites.values, widths)
     _require_widths(rewrites.value_factors, widths)
     _require_widths(
-        rewrites.factors, {name: norm.inputs[1].shape[0] for name, (norm, _) in norms.items()}
+        rewrites.factors, {name: norm.inputs[1].shape[0] for name, (norm, _) in scaled.items()}
     )
-    second = {linear.name: linear for linear in _second_linears(graph)}
+    second = {linear.name: linear for linear in second_linears(graph)}
     _require_widths(
         rewrites.inputs, {name: linear.weight.shape[0] for name, linear in second.items()}
     )
@@ -81,7 +94,7 @@ def apply(graph: Graph, rewrites: Rewrites) -> None:
     for name, factor in rewrites.value_factors.items():
         _scale_values(*makers[name], factor, names)
     for name, factor in rewrites.factors.items():
-        _scale(*norms[name], factor, names)
+        _scale(*scaled[name], factor, names)
     for name, factor in rewrites.inputs.items():
         _scale_input(graph, second[name], factor, names)
 
@@ -107,114 +120,58 @@ def fit(graph: Graph, table: CalibrationTable, precision: str = precisions.INT8)
     """
     alphas = ALPHAS[precision]
     values, value_factors = {}, {}
-    for name, linear, projection in _value_makers(graph):
+    for name, linear, projection in value_makers(graph):
         record = table.records.get(f"{name}/input")
         mixed = table.records.get(f"{projection.name}/input")
         if record is not None and mixed is not None:
             width = len(projection.weight.values)
             weight = linear.weight.values[:, -width:].astype(np.float64)
-            bias = bias_of(linear).values[-width:].astype(np.float64)
-            values[name] = mean = record.channel_mean @ weight + bias
+            bias = bias_of(linear.product).values[-width:].astype(np.float64)
+            values[name] = record.channel_mean @ weight + bias
             if alphas.values is not None:
-                reach = np.maximum(mean - mixed.channel_lowest, mixed.channel_highest - mean)
+                reach = _reach(mixed, alphas, keeps_zero=False)
                 value_factors[name] = _factors(reach, [projection], alphas.values)
     factors = {}
     by_product = {id(linear.product): linear for linear in linears(graph)}
-    for norm, products in _norms(graph):
+    for norm, products in norms(graph):
         fed = [by_product[id(node)] for node in products if id(node) in by_product]
         seen = [table.records.get(f"{linear.name}/input") for linear in fed]
         record = next((one for one in seen if one is not None), None)
         if record is not None:
-            factors[norm.name] = _factors(record.channel_largest, fed, alphas.norms)
+            factors[norm.name] = _factors(
+                _reach(record, alphas, keeps_zero=False), fed, alphas.norms
+            )
     inputs = {}
-    for linear in _second_linears(graph):
+    for linear in second_linears(graph):
         record = table.records.get(f"{linear.name}/input")
         if record is not None:
-            inputs[linear.name] = _factors(record.channel_largest, [linear], alphas.second)
+            reach = _reach(record, alphas, keeps_zero=True)
+            inputs[linear.name] = _factors(reach, [linear], alphas.second)
     return Rewrites(values, factors, inputs, value_factors)
 
 
-def bias_of(linear: Linear) -> Tensor:
-    """Return the (out,) constant that is added behind a linear's product."""
-    addition, index = _bias_input(linear)
-    return addition.inputs[index]
-
-
-def add_to_bias(linear: Linear, values: Vector, names: Names) -> None:
-    """Add (out,) to what is added behind a linear's product."""
-    _give(*_bias_input(linear), bias_of(linear).values.astype(np.float64) + values, names)
-
-
-def _bias_input(linear: Linear) -> tuple[Node, int]:
-    (addition,) = linear.product.outputs[0].outputs
-    constants = [isinstance(tensor, gs.Constant) for tensor in addition.inputs]
-    return addition, constants.index(True)
-
-
-def _value_makers(graph: Graph) -> Iterator[tuple[str, Linear, Linear]]:
-    """Yield every linear whose last outputs are values, and the projection behind the mixing.
-
-    Left out is one whose values are not all that is mixed (prompts stand beside them), whose
-    outputs or whose mixed values another node reads (the gate of an update), or behind whose mixing
-    more than a movement stands (a norm).
-    """
-    by_name = {linear.name: linear for linear in linears(graph)}
-    mixed = {attention.name: attention.mix for attention in attentions(graph)}
-    for name, linear in by_name.items():
-        block = name.rpartition("/")[0]
-        projection, mix = by_name.get(f"{block}/proj"), mixed.get(block)
-        if linear.kind not in ("qkv", "key_value") or projection is None or mix is None:
-            continue
-        output = _bias_input(linear)[0].outputs[0]
-        read_once = len(projection.activation.outputs) == 1
-        read_once = read_once and _source(projection.activation) is mix.outputs[0]
-        only_moved = all(node.op in _MOVES for node in output.outputs)
-        if read_once and only_moved and _source(mix.inputs[1]) is output:
-            yield name, linear, projection
-
-
-_MOVES = ("Reshape", "Transpose", "Split", "Slice", "Gather", "Squeeze", "Unsqueeze", "Identity")
-"""Operators that only move numbers."""
-
-
-def _source(tensor: Tensor) -> Tensor:
-    """Return the tensor whose numbers these are, moved."""
-    while tensor.inputs and tensor.inputs[0].op in _MOVES:
-        tensor = tensor.inputs[0].inputs[0]
-    return tensor
-
-
-def _norms(graph: Graph) -> Iterator[tuple[Node, list[Node]]]:
-    """Yield every norm that only products with constant weights read, and those products."""
-    for norm in graph.nodes:
-        if norm.op == "LayerNormalization":
-            readers = list(norm.outputs[0].outputs)
-            if readers and all(
-                node.op == "MatMul" and isinstance(node.inputs[1], gs.Constant) for node in readers
-            ):
-                yield norm, readers
-
-
-def _second_linears(graph: Graph) -> list[Linear]:
-    """Return the layers fc2, but those behind a norm, which takes the inverse itself."""
-    normed = {id(norm.outputs[0]) for norm, _ in _norms(graph)}
-    found = [linear for linear in linears(graph) if linear.kind == "fc2"]
-    return [linear for linear in found if id(linear.activation) not in normed]
-
-
 def _centre(linear: Linear, projection: Linear, mean: Vector, names: Names) -> None:
-    shifted = np.zeros(bias_of(linear).shape)
+    shifted = np.zeros(bias_of(linear.product).shape)
     shifted[-len(mean) :] -= mean
-    add_to_bias(linear, shifted, names)
-    add_to_bias(projection, mean @ projection.weight.values.astype(np.float64), names)
+    add_to_bias(linear.product, shifted, names)
+    add_to_bias(projection.product, mean @ projection.weight.values.astype(np.float64), names)
 
 
 def _scale_values(linear: Linear, projection: Linear, factor: Vector, names: Names) -> None:
-    divisor = np.ones(bias_of(linear).shape)
+    divisor = np.ones(bias_of(linear.product).shape)
     divisor[-len(factor) :] = factor
-    _give(linear.product, 1, linear.weight.values / divisor, names)
-    _give(*_bias_input(linear), bias_of(linear).values / divisor, names)
-    _give(projection.product, 1, projection.weight.values * factor[:, None], names)
+    give(linear.product, 1, linear.weight.values / divisor, names)
+    give(*bias_input(linear.product), bias_of(linear.product).values / divisor, names)
+    give(projection.product, 1, projection.weight.values * factor[:, None], names)
+
+
+def _reach(record: Record, alphas: Alphas, *, keeps_zero: bool) -> Vector:
+    """Return how far (C,) channels reach, from zero or from their middle."""
+    if not alphas.from_middle:
+        return record.channel_largest
+    lows, highs = shift.ends(record, keeps_zero=keeps_zero)
+    reach: Vector = (highs - lows) / 2
+    return reach
 
 
 def _factors(reach: Vector, fed: list[Linear], alpha: float) -> Vector:
@@ -227,33 +184,13 @@ def _factors(reach: Vector, fed: list[Linear], alpha: float) -> Vector:
 
 def _scale(norm: Node, products: list[Node], factor: Vector, names: Names) -> None:
     for index in range(1, len(norm.inputs)):
-        _give(norm, index, norm.inputs[index].values / factor, names)
+        give(norm, index, norm.inputs[index].values / factor, names)
     for node in products:
-        _give(node, 1, node.inputs[1].values * factor[:, None], names)
+        give(node, 1, node.inputs[1].values * factor[:, None], names)
 
 
 def _scale_input(graph: Graph, linear: Linear, factor: Vector, names: Names) -> None:
     """Divide what a linear reads; other readers of the tensor keep it as it was."""
     product = linear.product
     product.inputs[0] = pointwise(graph, "Mul", linear, 1 / factor, names)
-    _give(product, 1, product.inputs[1].values * factor[:, None], names)
-
-
-def pointwise(graph: Graph, op: str, linear: Linear, values: Vector, names: Names) -> Tensor:
-    """Return what a linear reads after an operator with a (C,) constant; nobody reads it yet."""
-    name = names.new(f"{linear.name}/{op}")
-    source = linear.activation
-    result = gs.Variable(name, dtype=source.dtype, shape=source.shape)
-    constant = gs.Constant(names.new(f"{name}/channels"), values.astype(np.float32))
-    graph.layer(name=name, op=op, inputs=[source, constant], outputs=[result])
-    return result
-
-
-def _give(node: Node, index: int, values: Vector, names: Names) -> None:
-    """Replace a node's constant; another node that reads the same one, as it may, keeps it."""
-    tensor = node.inputs[index]
-    narrow = values.astype(np.float32)
-    if len(tensor.outputs) == 1:
-        tensor.values = narrow
-    else:
-        node.inputs[index] = gs.Constant(names.new(tensor.name), narrow)
+    give(product, 1, product.inputs[1].values * factor[:, None], names)

@@ -334,7 +334,7 @@ def _chosen(made: Typed, source: Path, table: CalibrationTable) -> Mapping[str, 
     assert made.choice is not None
     graph = read_graph(source)
     names = {site.tensor: site.name for site in sites(graph)}
-    amax = amax_of(graph, made.recipe, table)
+    amax = amax_of(graph, made.recipe, table, made.choice.policy)
     return {
         "precision": made.recipe.precision,
         "observers": dict(made.recipe.observers),

@@ -12,7 +12,7 @@ import numpy as np
 from calibration import casts, equalise, integer_gemm, observers, qdq, shift, weight_rounding
 from calibration.grids import GRIDS
 from calibration.policy import Policy
-from calibration.roles import linears, sites
+from calibration.roles import sites
 from calibration.table import CalibrationTable
 from calibration.weight_rounding import RoundedWeight
 from engines import precisions, registry
@@ -93,7 +93,7 @@ def typed_graph(
         integer_gemm.insert(
             graph,
             policy,
-            _ranges(graph, recipe, table),
+            _ranges(graph, recipe, table, policy),
             largest_weight=recipe.largest_weight,
         )
         return graph
@@ -101,13 +101,11 @@ def typed_graph(
     if weights is None:
         weights = weight_rounding.round_weights(graph, table, policy.active, grid, recipe.dtype)
     active = {name: weights[name] for name in policy.active if name in weights}
-    shifts = shifts_of(recipe, table)
+    shifts = shifts_of(graph, recipe, table, policy)
     names = Names(graph)
     weight_rounding.apply(graph, active, names)
-    for linear in linears(graph):
-        if linear.name in shifts and linear.name in active:
-            shift.apply(graph, linear, shifts[linear.name], grid, recipe.dtype, names)
-    kept = amax_of(graph, recipe, table)
+    shift.apply(graph, shifts, grid, recipe.dtype, names)
+    kept = amax_of(graph, recipe, table, policy)
     casts.cast_graph(graph, recipe.float_precision, io=recipe.io)
     qdq.insert(graph, policy, kept, grid, {name: each.scale for name, each in active.items()})
     return graph
@@ -129,13 +127,15 @@ def weights_of(
     return weight_rounding.round_weights(graph, table, policy.active, grid, recipe.dtype)
 
 
-def amax_of(graph: Graph, recipe: Recipe, table: CalibrationTable) -> dict[str, float]:
+def amax_of(
+    graph: Graph, recipe: Recipe, table: CalibrationTable, policy: Policy
+) -> dict[str, float]:
     """Return the largest magnitude kept of every site's tensor, by tensor name."""
     grid = GRIDS[recipe.precision]
-    shifts = shifts_of(recipe, table)
+    shifts = shifts_of(graph, recipe, table, policy)
     kept = {}
     for site in sites(graph):
-        if site.consumer in shifts:
+        if site.kind == "input" and site.consumer in shifts:
             kept[site.tensor] = shifts[site.consumer].amax
             continue
         rule = cast(observers.Observer, registry.load(observers, recipe.observers[site.kind]))
@@ -143,27 +143,27 @@ def amax_of(graph: Graph, recipe: Recipe, table: CalibrationTable) -> dict[str, 
     return kept
 
 
-def shifts_of(recipe: Recipe, table: CalibrationTable) -> dict[str, shift.Shift]:
-    """Return what is added to the inputs of linears, by their names.
+def shifts_of(
+    graph: Graph, recipe: Recipe, table: CalibrationTable, policy: Policy
+) -> dict[str, shift.Shift]:
+    """Return what is added to the inputs of linears; see `calibration.shift.choose`.
 
     Another rule than absmax reads the histogram, which is of the values as they were.
     """
     symmetric = recipe.precision == precisions.INT8 and recipe.form != "gemm"
     if not symmetric or recipe.observers["input"] != "absmax" or table.rewrites is None:
         return {}
-    return {
-        name: shift.fit(table.records[f"{name}/input"], GRIDS[precisions.INT8], recipe.dtype)
-        for name in table.rewrites.inputs
-    }
+    grid = GRIDS[precisions.INT8]
+    return shift.choose(graph, table.records, policy.active, grid, recipe.dtype)
 
 
 def _ranges(
-    graph: Graph, recipe: Recipe, table: CalibrationTable
+    graph: Graph, recipe: Recipe, table: CalibrationTable, policy: Policy
 ) -> dict[str, tuple[float, float]]:
     """Return the smallest and the largest value kept of every site's tensor."""
     names = {site.tensor: site.name for site in sites(graph)}
     found = {}
-    for tensor, amax in amax_of(graph, recipe, table).items():
+    for tensor, amax in amax_of(graph, recipe, table, policy).items():
         record = table.records[names[tensor]]
         found[tensor] = (max(record.lowest, -amax), min(record.highest, amax))
     return found

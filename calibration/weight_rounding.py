@@ -22,10 +22,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from calibration.equalise import add_to_bias
 from calibration.grids import Grid
 from calibration.moments import Moments
 from calibration.roles import Linear, linears, sites
+from calibration.sources import add_to_bias
 from calibration.table import CalibrationTable, Vector
 from engines.onnx_graph.files import Graph, Names
 
@@ -85,7 +85,7 @@ def apply(graph: Graph, weights: Mapping[str, RoundedWeight], names: Names) -> N
             rounded = weights[linear.name]
             name = names.new(f"{linear.name}/rounded")
             linear.product.inputs[1] = gs.Constant(name, rounded.values)
-            add_to_bias(linear, rounded.bias, names)
+            add_to_bias(linear.product, rounded.bias, names)
 
 
 def _rounded(

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from calibration import equalise, weight_rounding
-from calibration.equalise import bias_of
 from calibration.grids import GRIDS, Grid
 from calibration.moments import Moments
 from calibration.policy import choose
 from calibration.recipe import Recipe, typed_graph, weights_of
 from calibration.roles import linears, sites
+from calibration.sources import bias_of
 from calibration.table import CalibrationTable
 from engines.onnx_graph.files import Names, read_graph
 
@@ -96,7 +96,7 @@ def test_the_bias_takes_back_the_mean_error(
         for linear in linears(graph)
     }
     before = {each.name: means[each.name] @ each.weight.values for each in linears(graph)}
-    biases = {each.name: bias_of(each).values.copy() for each in linears(graph)}
+    biases = {each.name: bias_of(each.product).values.copy() for each in linears(graph)}
 
     rounded = weight_rounding.round_weights(graph, table, list(means), grid, FLOAT16)
     weight_rounding.apply(graph, rounded, Names(graph))
@@ -104,7 +104,7 @@ def test_the_bias_takes_back_the_mean_error(
     assert len(rounded) == len(means)
     for linear in linears(graph):
         moved = means[linear.name] @ linear.weight.values - before[linear.name]
-        mended = bias_of(linear).values - biases[linear.name]
+        mended = bias_of(linear.product).values - biases[linear.name]
         assert np.allclose(moved + mended, 0, atol=1e-5)
         assert np.abs(moved).max() > 1e-4  # negative control: there was something to mend
 
