@@ -290,7 +290,25 @@ class Duration(Rounds):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Measuring(Duration):
+class MachineSetting(Request):
+    """What a board is set to while it measures; it is restored after that.
+
+    Attributes:
+        power_mode: Name of a power mode, as `nvpmodel` says it; None leaves it.
+        clocks: "lock" holds them at the upper limits of the power mode, "keep" leaves them.
+    """
+
+    power_mode: str | None = None
+    clocks: Literal["lock", "keep"] = one_of("lock", "keep", default="keep")
+
+    def setting_argv(self) -> list[str]:
+        """Return the same as words for another command line."""
+        argv = [] if self.power_mode is None else ["--power-mode", self.power_mode]
+        return [*argv, *([] if self.clocks == "keep" else ["--clocks", self.clocks])]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measuring(Duration, MachineSetting):
     """How long engines are measured, and beside what.
 
     Attributes:

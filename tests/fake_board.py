@@ -72,10 +72,10 @@ _JETSON_CLOCKS = f"""\
 # A stand-in for NVIDIA's jetson_clocks, for tests.
 R=ROOT
 limits="{GPU}/min_freq {GPU}/max_freq {CPU}/scaling_min_freq {CPU}/scaling_max_freq"
+[ "$1" = --show ] && exit
 echo "jetson_clocks $1" >> "$R/calls"
 {_NEEDS_ROOT}
 case "$1" in
---show) exit;;
 --store)
     [ -e "$2" ] && {{ echo "File $2 already exists. Can I overwrite it? Y/N:"; exit 1; }}
     for file in $limits; do echo "$file:$(cat "$R/$file")"; done > "$2";;
@@ -193,7 +193,7 @@ class FakeBoard:
         return {name: (self.root / name).read_text().strip() for name in names}
 
     def calls(self) -> list[str]:
-        """Return which tools were called to change something, or to show as root."""
+        """Return which tools were called to change or store something."""
         path = self.root / "calls"
         return path.read_text().splitlines() if path.exists() else []
 

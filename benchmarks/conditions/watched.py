@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from benchmarks.conditions.setting import Setting
 from engines.machine.snapshot import GpuUsers, Snapshot
 
 Series = tuple[int | None, ...]
@@ -55,6 +56,7 @@ class Conditions:
         gpu_before: Who else worked on the GPU before any contender was opened.
         gpu_after: Who else did after the last round, when the contenders were still open; its load
             is theirs.
+        setting: What was set for the measurement and restored after it; None where nothing was.
     """
 
     before: Snapshot
@@ -62,6 +64,7 @@ class Conditions:
     watch: Watch
     gpu_before: GpuUsers = dataclasses.field(default_factory=GpuUsers)
     gpu_after: GpuUsers = dataclasses.field(default_factory=GpuUsers)
+    setting: Setting | None = None
 
 
 def known(values: Series) -> list[int]:

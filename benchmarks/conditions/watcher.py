@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from benchmarks.conditions.setting import Setting
 from benchmarks.conditions.watched import Conditions, Watch
 from engines.machine import clocks, snapshot, sources, thermal
 from engines.machine.sampler import Sampler, Samples, Source
@@ -60,22 +61,31 @@ class MachineWatcher:
     Args:
         root: Where `etc`, `proc`, `sys` and `var` are; None for this machine.
         interval_s: Seconds between readings.
+        setting: What was set for the measurement; it is recorded.
     """
 
-    def __init__(self, *, root: Path | None = None, interval_s: float = INTERVAL_S) -> None:
+    def __init__(
+        self,
+        *,
+        root: Path | None = None,
+        interval_s: float = INTERVAL_S,
+        setting: Setting | None = None,
+    ) -> None:
         self._root, self._interval_s = sources.ROOT if root is None else root, interval_s
-        self._idle = _idle_gpu(self._root)
+        self._idle, self._setting = _idle_gpu(self._root), setting
 
     def attempt(self) -> MachineWatch:
         """Return the watch over one attempt."""
-        return MachineWatch(self._root, self._interval_s, self._idle)
+        return MachineWatch(self._root, self._interval_s, self._idle, self._setting)
 
 
 class MachineWatch:
     """Watches one attempt; see `Watching`."""
 
-    def __init__(self, root: Path, interval_s: float, idle: GpuUsers) -> None:
-        self._root, self._idle = root, idle
+    def __init__(
+        self, root: Path, interval_s: float, idle: GpuUsers, setting: Setting | None
+    ) -> None:
+        self._root, self._idle, self._setting = root, idle, setting
         self._sampler = Sampler(watched_sources(root), interval_s=interval_s)
 
     def __enter__(self) -> Self:
@@ -96,6 +106,7 @@ class MachineWatch:
             watch=watch,
             gpu_before=self._idle,
             gpu_after=_others(read_gpu_users(root=self._root), self._idle),
+            setting=self._setting,
         )
 
 

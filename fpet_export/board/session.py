@@ -166,7 +166,8 @@ def bench_argv(request: Measuring) -> list[str]:
     """Return the request of `bench` that `bench` and `deploy` share."""
     threads = [] if request.threads is None else ["--threads", str(request.threads)]
     energy = ["--energy"] if request.energy else []
-    return ["--rounds", str(request.rounds), "--seconds", str(request.seconds), *threads, *energy]
+    argv = ["--rounds", str(request.rounds), "--seconds", str(request.seconds), *threads]
+    return [*argv, *energy, *request.setting_argv()]
 
 
 def measuring_argv(request: Measured) -> list[str]:

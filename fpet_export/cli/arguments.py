@@ -314,6 +314,23 @@ def add_energy(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_setting(group: argparse._ActionsContainer) -> None:
+    """Add what a board is set to while it measures."""
+    group.add_argument(
+        "--power-mode",
+        metavar="NAME",
+        help="set a Jetson to this power mode while it measures, and restore it (doctor names "
+        "them; default: as it is)",
+    )
+    group.add_argument(
+        "--clocks",
+        choices=("lock", "keep"),
+        default="keep",
+        help="lock holds a Jetson's clocks at the limits of its power mode while it measures, and "
+        "restores them (default: keep, as they are)",
+    )
+
+
 def add_failed(parser: argparse.ArgumentParser) -> None:
     """Add the way to use what failed its check."""
     parser.add_argument(

@@ -25,8 +25,8 @@ from engines.machine.processor import usable_cores
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.near_names import did_you_mean, near_names
 from fpet_export.reporter import Reporter
-from fpet_export.requests import Duration, Elsewhere, Measured, Measuring
-from fpet_export.steps import plain_vit
+from fpet_export.requests import Duration, Elsewhere, MachineSetting, Measured, Measuring
+from fpet_export.steps import machine_setting, plain_vit
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing.Self needs Python 3.11
@@ -55,6 +55,7 @@ class Settings:
         energy: Whether the energy of an image is, too.
         scenarios: What each contender is measured under alone.
         opening: How artefacts are opened; `threads` stands above.
+        setting: What a board is set to meanwhile.
     """
 
     threads: int | None = None
@@ -65,6 +66,7 @@ class Settings:
     energy: bool = False
     scenarios: tuple[Scenario, ...] = ()
     opening: OpenOptions | None = None
+    setting: MachineSetting = dataclasses.field(default_factory=MachineSetting)
 
     @classmethod
     def of(cls, request: Measured) -> Self:
@@ -78,6 +80,7 @@ class Settings:
             energy=request.energy,
             scenarios=parse_scenarios(request.scenario),
             opening=request.open_options(),
+            setting=request,
         )
 
     def schedule(self) -> Schedule:
@@ -168,31 +171,33 @@ def measure_batches(
         assert plain is not None
         baseline = plain_vit.built_like(artefacts[0], plain, folder, reporter)
         reporter.step("plain", plain_vit.describe(plain))
-    peak = settings.gemm_peak()
-    found = []
-    for batch in batches:
-        size = f" batch {batch}" if len(batches) > 1 else ""
-        with reporter.phases(f"measuring{size}") as tell:
-            measurement = bench(
-                list(artefacts),
-                against=baseline,
-                against_plain=against == plain_vit.PLAIN,
-                batch=batch,
-                peers=peers,
-                peer_source=source,
-                threads=settings.threads,
-                options=settings.opening,
-                schedule=settings.schedule(),
-                gemm_peak_macs_per_s=peak,
-                scenarios=settings.scenarios,
-                energy=settings.energy_meter(),
-                strict=False,
-                attempts=ATTEMPTS,
-                again=saying(reporter),
-                command=command,
-                progress=telling(tell, settings.rounds, size),
-            )
-        found.append(with_predictions(measurement))
+    with machine_setting.held(settings.setting, reporter) as watcher:
+        peak = settings.gemm_peak()
+        found = []
+        for batch in batches:
+            size = f" batch {batch}" if len(batches) > 1 else ""
+            with reporter.phases(f"measuring{size}") as tell:
+                measurement = bench(
+                    list(artefacts),
+                    against=baseline,
+                    against_plain=against == plain_vit.PLAIN,
+                    batch=batch,
+                    peers=peers,
+                    peer_source=source,
+                    threads=settings.threads,
+                    options=settings.opening,
+                    schedule=settings.schedule(),
+                    gemm_peak_macs_per_s=peak,
+                    scenarios=settings.scenarios,
+                    energy=settings.energy_meter(),
+                    strict=False,
+                    attempts=ATTEMPTS,
+                    again=saying(reporter),
+                    command=command,
+                    watcher=watcher,
+                    progress=telling(tell, settings.rounds, size),
+                )
+            found.append(with_predictions(measurement))
     return found
 
 

@@ -13,7 +13,7 @@ from engines.engine import build
 from engines.errors import MeasurementError
 from engines.targets import Target
 from fpet_export.reporter import Reporter
-from fpet_export.requests import Typing
+from fpet_export.requests import MachineSetting, Typing
 from fpet_export.steps import built_engine, measuring
 
 
@@ -61,7 +61,9 @@ def measured(
             against=None,
             peers=(),
             settings=measuring.Settings(
-                rounds=request.rounds, opening=OpenOptions(allow_failed=True)
+                rounds=request.rounds,
+                opening=OpenOptions(allow_failed=True),
+                setting=request if isinstance(request, MachineSetting) else MachineSetting(),
             ),
             folder=Path(folder),
             command=request.command,

@@ -21,7 +21,7 @@ from engines.tasks.index import read_index
 from engines.tasks.open_tasks import TaskEngine, open_tasks
 from fpet_export.board import session
 from fpet_export.reporter import SILENT, Reporter
-from fpet_export.steps import measuring, plain_vit, usable
+from fpet_export.steps import machine_setting, measuring, plain_vit, usable
 from fpet_export.tasks import remote_tasks
 from fpet_export.workflow import bench as artefact_bench
 from fpet_export.workflow.bench import Benched, BenchRequest
@@ -67,9 +67,10 @@ def _measure(request: BenchRequest, reporter: Reporter) -> Measurement:
     threads = request.threads or usable_cores()
     settings = measuring.Settings.of(request)
     opening = dataclasses.replace(request.open_options(), threads=threads)
-    switches = switch_times_ns(folder, names, options=opening)
-    peak = settings.gemm_peak()
     with contextlib.ExitStack() as stack:
+        watcher = stack.enter_context(machine_setting.held(request, reporter))
+        switches = switch_times_ns(folder, names, options=opening)
+        peak = settings.gemm_peak()
         tasks = _opened(folder, names, opening, stack, reporter)
         files = [path for path in request.artefacts if path != folder]
         manifests = [one.engine.manifest() for one in tasks if isinstance(one.engine, TaskEngine)]
@@ -88,6 +89,7 @@ def _measure(request: BenchRequest, reporter: Reporter) -> Measurement:
                 attempts=measuring.ATTEMPTS,
                 again=measuring.saying(reporter),
                 command=request.command,
+                watcher=watcher,
                 progress=measuring.telling(tell, request.rounds),
             )
     _say_switches(switches, reporter)

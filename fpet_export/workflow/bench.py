@@ -19,7 +19,7 @@ from engines import storage
 from engines.errors import MeasurementError, UsageError
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import BenchRequest as BenchRequest
-from fpet_export.steps import batches, measuring, usable
+from fpet_export.steps import batches, machine_setting, measuring, usable
 from fpet_export.steps import plain_vit as plain
 from fpet_export.steps.accuracy import judge_answers, require_judged
 from fpet_export.steps.task_names import refuse_tasks
@@ -94,6 +94,7 @@ def refuse(request: BenchRequest) -> None:
     measuring.check_peers(request.peers)
     _refuse_contradictions(request)
     measuring.refuse_few_rounds(request)
+    machine_setting.refuse(request)
     measuring.refuse_energy(request)
     require_judged(request)
     _refuse_twice(request.artefacts)

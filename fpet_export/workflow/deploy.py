@@ -13,8 +13,8 @@ from engines.targets._lookup import load_target
 from fpet_export.board import transfer
 from fpet_export.garbage import collected_later
 from fpet_export.reporter import Recorder, Reporter
-from fpet_export.requests import Deploying
-from fpet_export.steps import measuring, typing_request
+from fpet_export.requests import BEST, Deploying
+from fpet_export.steps import machine_setting, measuring, typing_request
 from fpet_export.workflow.deployed import Deployment, latency_path
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def _refuse(request: Deploying, targets: Sequence[Target]) -> None:
         RemoteError: The other machine cannot be reached.
     """
     measuring.check_peers(request.peers)
+    if request.bench or request.precision == BEST:
+        machine_setting.refuse(request)
     if request.bench:
         measuring.refuse_few_rounds(request)
         measuring.refuse_energy(request)
@@ -67,6 +69,12 @@ def _refuse(request: Deploying, targets: Sequence[Target]) -> None:
             "--energy measures the engines, and --no-bench measures nothing",
             where="--energy",
             fix="leave one of the two out",
+        )
+    elif request.setting_argv() and request.precision != BEST:
+        raise UsageError(
+            f"nothing is measured that {' '.join(request.setting_argv())} could be set for",
+            where="--no-bench",
+            fix="leave one of them out",
         )
     files = [request.out / name for name in _FILES]
     for target in targets:

@@ -168,6 +168,7 @@ def _measure(
         rounds=request.rounds,
         seconds=request.seconds,
         energy=request.energy,
+        setting=request,
     )
     with tempfile.TemporaryDirectory(prefix="fpet-bench-") as folder:
         try:

@@ -28,6 +28,10 @@ With --remote the artefacts travel to a board with the agent, and with --against
 graph, which is written here. There the graphs are built, the engines checked, and all of them
 measured in the same rounds.
 
+--power-mode and --clocks lock set a Jetson while it measures and restore it, whatever becomes of
+this process. What the machine was set to and did is recorded: throttling, a changed power mode or
+a watcher that died make the measurement invalid (docs/measuring.md).
+
 --data SET also judges the answers of the artefacts that were timed: accuracy, the five best
 classes, every class, and agreement with the checkpoint's float32 graph. Images are read one by
 one; with -o an interrupted run goes on where it was.
@@ -68,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ort_plain, openvino_plain, torch_eager, torch_compile",
     )  # fmt: skip
     arguments.add_duration(parser)
+    arguments.add_setting(parser)
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the order of contenders and of the bootstrap"
     )

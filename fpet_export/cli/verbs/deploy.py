@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group, noise="take fewer rounds than a verdict needs; the numbers are marked as not valid"
     )
     arguments.add_energy(group)
+    arguments.add_setting(group)
     group.add_argument(
         "--bench",
         action=argparse.BooleanOptionalAction,
