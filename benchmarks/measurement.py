@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from benchmarks.accuracy.scores import Accuracy
 from benchmarks.agreement import Agreement
@@ -20,6 +21,7 @@ from benchmarks.paired_statistics import Comparison, LatencySummary
 from benchmarks.scenarios.running import ScenarioResults
 from engines.imaging.class_names import is_sure
 from engines.manifest import Manifest
+from engines.verdict import verdict_of
 
 SCHEMA = 1
 
@@ -31,6 +33,7 @@ class Answers:
     Attributes:
         agreement: Share of images with the reference's class.
         images: Images of the check.
+        on: Which, in words.
         of: What the reference is, in words.
         accuracy: Share of images whose label is predicted; None without labels.
         sure: Whether it was said which class a label means; else the accuracy may be of another
@@ -39,6 +42,7 @@ class Answers:
 
     agreement: float
     images: int
+    on: str
     of: str
     accuracy: float | None = None
     sure: bool = True
@@ -52,6 +56,7 @@ class Artefact:
         merges: Whether its tokens merge; None where the manifest does not describe the model.
         network: What it computes; None likewise.
         answers: What its own check found; None where it was not checked, or names no class.
+        check: What the checks of it and of what it was made from came to; "" where it was not kept.
     """
 
     file: str
@@ -63,6 +68,7 @@ class Artefact:
     merges: bool | None = None
     network: Network | None = None
     answers: Answers | None = None
+    check: Literal["", "passed", "failed", "unchecked"] = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,6 +226,7 @@ def describe_artefact(manifest: Manifest) -> Artefact:
         merges=None if manifest.model is None else bool(manifest.model.merged_blocks),
         network=network_of(manifest),
         answers=_answers(manifest),
+        check=verdict_of(manifest).state,
     )
 
 
@@ -235,6 +242,7 @@ def _answers(manifest: Manifest) -> Answers | None:
     return Answers(
         agreement=agreement,
         images=rows[-1].get("images", 0),
+        on=parity.get("images", ""),
         of=parity.get("reference", ""),
         accuracy=accuracy,
         sure=is_sure(parity.get("labels")),

@@ -49,6 +49,8 @@ from fpet_export.workflow.predict import Predictions, PredictRequest
 from fpet_export.workflow.predict import predict as run_predict
 from fpet_export.workflow.quantize import Quantized, QuantizeRequest
 from fpet_export.workflow.quantize import quantize as run_quantize
+from fpet_export.workflow.report import Reported, ReportRequest
+from fpet_export.workflow.report import report as run_report
 from fpet_export.workflow.show import KernelPicture, MergePicture, ShowRequest
 from fpet_export.workflow.show import show as run_show
 from fpet_export.workflow.signing import Signed, SignRequest, Verified, VerifyRequest
@@ -291,6 +293,21 @@ def quantize(
     wanted: Any = precision  # the request says which there are
     request = QuantizeRequest(onnx=path_from(graph), precision=wanted, **settings)
     return _call("quantize", run_quantize, request, reporter)
+
+
+def report(*results: str | Path, reporter: Reporter | None = None, **settings: Any) -> Reported:
+    """Put measurements of several boards side by side.
+
+    Args:
+        results: Files that `bench` or `deploy` wrote, or folders of them.
+        reporter: Hears of the steps; None is silent.
+        settings: Fields of `fpet_export.workflow.report.ReportRequest`, such as `html=FILE`.
+
+    Raises:
+        FpetError: See `fpet_export.workflow.report.report`.
+    """
+    request = ReportRequest(results=tuple(map(path_from, results)), **settings)
+    return _call("report", run_report, request, reporter)
 
 
 def show(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import importlib.resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +17,10 @@ from benchmarks.merge_verdict import merge_verdicts
 from benchmarks.report import charts
 from benchmarks.report.energy import energy_notes, energy_rows
 from benchmarks.report.speed_words import hardware, measured_on, speed_sentence
-from engines import registry, storage
+from benchmarks.report.summary_line import summary_lines
+from benchmarks.report.table import predictions
+from benchmarks.report.templates import fill
+from engines import storage
 from engines.parity import table as parity_table
 from engines.parity.rows import ParityTable
 
@@ -27,11 +28,6 @@ State = Literal["good", "bad", "open"]
 """Good news, bad news, or something that stays unknown."""
 
 StepState = Literal["done", "warning", "failed"]
-_MARKS = {"good": "✓", "bad": "✗", "open": "!", "done": "✓", "failed": "✗", "warning": "!"}
-_SAID = {
-    "good": "good", "bad": "bad", "open": "not known",
-    "done": "done", "failed": "failed", "warning": "warning",
-}  # fmt: skip
 _FIRST_FIGURES = ("accuracy", "agreement", "cosine")
 """What a phone shows of a table without scrolling."""
 
@@ -222,25 +218,18 @@ def render_report(report: Report) -> str:
     Raises:
         MissingDependencyError: jinja2 or matplotlib is not installed.
     """
-    jinja2 = registry.import_or_explain("jinja2")
-    settings = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    settings.filters.update(ms=lambda ns: f"{ns / 1e6:.2f}", size=_size, uri=_data_uri)
-    settings.globals.update(mark=_MARKS.__getitem__, said=_SAID.__getitem__)
     where = report.environment
     used = next((entry.gpu for entry in report.measurements if entry.gpu is not None), None)
     known = (entry.conditions for entry in report.measurements if entry.conditions is not None)
     if where is None and report.measurements:
         where = report.measurements[0].environment
-    page: str = settings.from_string(_resource("report.html.jinja")).render(
+    return fill(
+        "report.html.jinja",
         report=report,
-        style=_resource("report.css"),
         tables=[_table(table) for table in report.parity],
         speeds=[_speed(entry, index) for index, entry in enumerate(report.measurements)],
         facts=environment_facts(where, used, next(known, None)) if where else [],
     )
-    return page + "\n"
 
 
 def report_of(measurement: Measurement, *, title: str, again: str) -> Report:
@@ -357,6 +346,8 @@ def _speed(measurement: Measurement, index: int) -> dict[str, Any]:
         "energy_notes": energy_notes(measurement),
         "has_device": any(result.device_p50_ns is not None for result in results),
         "has_peak": any(result.peak_share is not None for result in results),
+        "summaries": summary_lines(measurement),
+        "predictions": predictions(measurement),
         "hardware": hardware(measurement)
         if runs_on_gpu(rival.runtime)
         else measured_on(measurement, rival),
@@ -366,15 +357,3 @@ def _speed(measurement: Measurement, index: int) -> dict[str, Any]:
             if result.artefact is not None and result.artefact.weights == "random"
         ],
     }
-
-
-def _resource(name: str) -> str:
-    return importlib.resources.files("benchmarks.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{max(count / 1e3, 0.1):.1f} kB"
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

@@ -18,7 +18,7 @@ from engines.near_names import near_names
 _FILES = {
     # name of the setting: how it is typed
     "run": "RUN", "runs": "RUN", "artefact": "X", "artefacts": "X", "onnx": "ONNX",
-    "engine": "ENGINE", "images": "IMG", "backbone": "--backbone",
+    "engine": "ENGINE", "results": "FILE|DIR", "images": "IMG", "backbone": "--backbone",
     "config": "--config", "labels": "--labels", "data": "--data", "plain": "--plain",
     "calibration": "--calibration", "table": "--table", "expect": "--expect",
     "measured": "--measured", "signers": "--signers", "key": "--key", "ssh_config": "--ssh-config",
@@ -34,6 +34,7 @@ _SCHEME = re.compile(r"[a-z]{2,}[a-z0-9+.-]*:.+")
 """As random:NAME:SEED and timm:NAME: no file."""
 
 _INTO_A_FOLDER = ("export", "deploy", "sweep", "tasks", "triton")
+_FILES_WRITTEN = ("html", "markdown", "csv")
 _BESIDE = {"build": "onnx", "quantize": "onnx", "bundle": "artefact", "sign": "artefact"}
 """What a verb writes beside, unless it is told where."""
 
@@ -84,7 +85,7 @@ def require_outputs(verb: str, given: Mapping[str, Any]) -> None:
     """
     out = given.get("out")
     folders = [given.get("unpack")]
-    files = [given.get("html")]
+    files = [given.get(name) for name in _FILES_WRITTEN]
     (folders if verb in _INTO_A_FOLDER else files).append(out)
     for folder in folders:
         if folder is not None:

@@ -51,10 +51,12 @@ def artefact(
 ) -> Artefact:
     answers = None
     if agreement is not None:
-        answers = Answers(agreement=agreement, images=500, of="float64 model")
+        answers = Answers(
+            agreement=agreement, images=500, on="500 images", of="adapted model in float64"
+        )
     return Artefact(
         file="model.plan", sha256="0" * 64, precision=precision, weights="trained", target=target,
-        merges=network.merges, network=network, answers=answers,
+        merges=network.merges, network=network, answers=answers, check="passed",
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ VERBS: dict[str, dict[str, str]] = {
         "check": "compare an engine with the answers of its graph on the machine that bundled it",
         "compare": "compare a run, graphs and engines on the same images",
         "estimate": "predict what a graph would take on a board or GPU that is not here",
+        "report": "put results of several boards side by side: page, Markdown, CSV",
         "show": "draw which patches merged into which, or the kernels of a plan",
     },
     "to use it": {
