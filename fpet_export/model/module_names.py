@@ -24,12 +24,14 @@ class _Generation:
         blocks: Where the blocks lie.
         inside: Layers of a block, by the site below it.
         outside: Other layers, by their site.
+        rotary: Whether the positions of these models are rotary.
     """
 
     prefixes: tuple[str, ...]
     blocks: str
     inside: Mapping[str, str]
     outside: Mapping[str, str]
+    rotary: bool = False
 
 
 _OLD_ATTENTION = {
@@ -49,6 +51,8 @@ _OLD_MLP = {"mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}
 _VIT_NORMS = {"norm1": "layernorm_before", "norm2": "layernorm_after"}
 _DINOV2_NORMS = {"norm1": "norm1", "norm2": "norm2"}
 _EMBEDDED = {"patch_embed": "embeddings.patch_embeddings.projection", "norm": "layernorm"}
+_IN_V3 = _ATTENTION | _DINOV2_NORMS | {"mlp.fc1": "mlp.up_proj", "mlp.fc2": "mlp.down_proj"}
+_OUTSIDE_V3 = {"patch_embed": "embeddings.patch_embeddings", "norm": "norm"}
 _VIT, _DINOV2 = ("vit.", "deit.", ""), ("dinov2.", "dinov2_with_registers.", "")
 
 _GENERATIONS = (
@@ -58,6 +62,9 @@ _GENERATIONS = (
     # DINOv2, likewise.
     _Generation(_DINOV2, "encoder.layer", _OLD_ATTENTION | _MLP | _DINOV2_NORMS, _EMBEDDED),
     _Generation(_DINOV2, "encoder.layer", _ATTENTION | _MLP | _DINOV2_NORMS, _EMBEDDED),
+    # DINOv3: at run time, and in files.
+    _Generation(("",), "model.layer", _IN_V3, _OUTSIDE_V3, rotary=True),
+    _Generation(("",), "layer", _IN_V3, _OUTSIDE_V3, rotary=True),
     # CLIP.
     _Generation(
         ("vision_model.", ""),
@@ -89,7 +96,7 @@ def layouts(spec: VitSpec) -> list[Mapping[str, str]]:
     ]
     for generation in _GENERATIONS:
         for prefix in generation.prefixes:
-            if _may_be(prefix, spec):
+            if generation.rotary is (spec.rotary is not None) and _may_be(prefix, spec):
                 found.append(_hugging_face(spec, prefix, generation))
     return found
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines.errors import CheckpointError
+from fpet_export.model.rotary import Rotary
 from fpet_export.model.vit_spec import Activation, Pool, VitSpec
 
 NAME = "config.json"
@@ -25,6 +26,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_python_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
     "relu": "relu",
+    "silu": "silu",
 }
 
 _SHARED: dict[str, Any] = {
@@ -44,6 +46,23 @@ _DINO = {
     "patch_size": 14,
     "use_swiglu_ffn": False,
 }
+_V3 = "dinov3_vit"
+_DINO_V3 = {
+    **{key: value for key, value in _SHARED.items() if key != "qkv_bias"},
+    "hidden_size": 384,
+    "num_attention_heads": 6,
+    "intermediate_size": 1536,
+    "layer_norm_eps": 1e-5,
+    "patch_size": 16,
+    "num_register_tokens": 0,
+    "rope_theta": 100.0,
+    "use_gated_mlp": False,
+    "query_bias": True,
+    "key_bias": False,
+    "value_bias": True,
+    "proj_bias": True,
+    "mlp_bias": True,
+}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "vit": _VIT,
     "deit": _VIT,
@@ -51,6 +70,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "dinov2_with_registers": {**_DINO, "patch_size": 16, "num_register_tokens": 4},
     "clip": {**_VIT, "layer_norm_eps": 1e-5, "patch_size": 32, "hidden_act": "quick_gelu"},
     "siglip": {**_VIT, "layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh"},
+    _V3: _DINO_V3,
 }
 _ALONE = "_vision_model"
 """End of the `model_type` of an image tower alone, which has the keys of the tower."""
@@ -79,6 +99,11 @@ _OF_TOWERS |= {
     f"{kind}{_ALONE}": keys | {"initializer_factor"} for kind, keys in _OF_TOWERS.items()
 }
 
+_OF_TRAINING = {
+    _V3: {"attention_dropout", "pos_embed_jitter", "pos_embed_rescale", "pos_embed_shift"},
+}
+"""Keys of one kind that change no answer: they move the positions in training alone."""
+
 _REG = "dinov2_with_registers"
 _RESAMPLES = ("dinov2", _REG)
 _WITHOUT_REGISTERS = (4, 52)
@@ -101,6 +126,7 @@ _CLASSES: dict[str, tuple[str, Pool]] = {
     "SiglipForImageClassification": ("siglip", "mean"),
     "CLIPVisionModel": ("clip_vision_model", "class"),
     "SiglipVisionModel": ("siglip_vision_model", "attention"),
+    "DINOv3ViTModel": (_V3, "class"),
 }
 """Classes of transformers: the `model_type` they go with, and what their heads read."""
 
@@ -126,7 +152,8 @@ class HfConfig:
         model_type: The kind of network.
         spec: The network, on images of `image_size`; `classes` is unknown (0) here.
         reads: What the head reads, in words, where versions of the library differ.
-        resamples: Whether the library resamples the positions for images of another size.
+        resamples: Whether the library takes images of any size, and resamples its positions if it
+            has learned ones.
         labels: `id2label`, where the file has it.
         classes: `num_labels`, where the file has it.
     """
@@ -172,7 +199,8 @@ def read_config(path: Path) -> HfConfig:
             fix="give the same model as timm has it, if it does, or another one",
         )
     network = document if kind not in _TOWERS else _tower(document, kind, path)
-    _require_known(network, {*defaults, *_NOTES, *_OF_TOWERS.get(kind, ())}, kind, path)
+    own = (*_OF_TOWERS.get(kind, ()), *_OF_TRAINING.get(kind, ()))
+    _require_known(network, {*defaults, *_NOTES, *own}, kind, path)
     if kind.endswith(_ALONE) and network.get("vision_use_head", True) is not True:
         raise _wrong(path, "vision_use_head", network["vision_use_head"], "true")
     values = {key: network.get(key, default) for key, default in defaults.items()}
@@ -181,7 +209,7 @@ def read_config(path: Path) -> HfConfig:
         model_type=kind,
         spec=_spec(values, kind, _pool(document, kind, path), path),
         reads=_reads(document, kind),
-        resamples=kind in _RESAMPLES,
+        resamples=kind in _RESAMPLES or kind == _V3,
         labels=_labels(document, path),
         classes=document.get("num_labels"),
     )
@@ -269,11 +297,10 @@ def _spec(values: Mapping[str, Any], kind: str, pool: Pool, path: Path) -> VitSp
         raise _wrong(path, "num_attention_heads", heads, f"a divisor of hidden_size {width}")
     if type(values["num_channels"]) is not int or values["num_channels"] != 3:
         raise _wrong(path, "num_channels", values["num_channels"], "3")
-    gated = values.get("use_swiglu_ffn", False)
-    if type(gated) is not bool:
-        raise _wrong(path, "use_swiglu_ffn", gated, "true or false")
-    if type(values["qkv_bias"]) is not bool:
-        raise _wrong(path, "qkv_bias", values["qkv_bias"], "true or false")
+    for key in ("use_swiglu_ffn", "use_gated_mlp", "qkv_bias", "query_bias", "key_bias"):
+        if type(values.get(key, False)) is not bool:
+            raise _wrong(path, key, values[key], "true or false")
+    swiglu = values.get("use_swiglu_ffn", False)
     activation = values["hidden_act"]
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise _wrong(path, "hidden_act", activation, " or ".join(_ACTIVATIONS))
@@ -288,7 +315,9 @@ def _spec(values: Mapping[str, Any], kind: str, pool: Pool, path: Path) -> VitSp
         raise _wrong(path, "image_size", values["image_size"], wanted)
     if kind in _TOWERS and (image[0] != image[1] or patch[0] != patch[1]):
         raise _wrong(path, "image_size", values["image_size"], "a square, as the library has it")
-    registers = _count(values, "num_register_tokens", path, least=0) if kind == _REG else 0
+    has_registers = "num_register_tokens" in values
+    registers = _count(values, "num_register_tokens", path, least=0) if has_registers else 0
+    rotary = _rotary(values, width // heads, path) if kind == _V3 else None
     prefix: list[Literal["cls", "dist", "reg"]] = [] if kind == "siglip" else ["cls"]
     if kind == "deit":
         prefix.append("dist")
@@ -303,17 +332,40 @@ def _spec(values: Mapping[str, Any], kind: str, pool: Pool, path: Path) -> VitSp
         classes=0,
         prefix=tuple(prefix),
         pool=pool,
+        absolute_positions=rotary is None,
         position_covers_prefix=kind != _REG,
+        rotary=rotary,
         norm_eps=float(epsilon),
-        activation="silu" if gated else _ACTIVATIONS[activation],
-        gated=gated,
-        qkv_bias=values["qkv_bias"],
-        layer_scale=kind in _RESAMPLES,
+        activation="silu" if swiglu else _ACTIVATIONS[activation],
+        gated=swiglu or values.get("use_gated_mlp", False),
+        qkv_bias=values["qkv_bias"] if rotary is None else values["query_bias"],
+        key_bias=values.get("key_bias", True),
+        layer_scale=kind in _RESAMPLES or kind == _V3,
         pre_norm=kind == "clip",
         patch_bias=kind != "clip",
         pool_norm=kind == "clip" and alone,
         final_norm=kind != "clip" or alone,
     )
+
+
+def _rotary(values: Mapping[str, Any], head_width: int, path: Path) -> Rotary:
+    """Return by what DINOv3 turns queries and keys; refuse biases that the network has not."""
+    for key, wanted in (
+        ("value_bias", values["query_bias"]),
+        ("proj_bias", True),
+        ("mlp_bias", True),
+    ):
+        if values[key] is not wanted:
+            raise _wrong(path, key, values[key], f"{str(wanted).lower()}: others are not read")
+    if values["key_bias"] and not values["query_bias"]:
+        raise _wrong(path, "key_bias", True, "false where queries have no bias")
+    base = values["rope_theta"]
+    if type(base) not in (int, float) or not math.isfinite(base) or base <= 0:
+        raise _wrong(path, "rope_theta", base, "a number above 0")
+    if head_width % 4:
+        heads = values["num_attention_heads"]
+        raise _wrong(path, "num_attention_heads", heads, "heads of a width that 4 divides")
+    return Rotary(pairs="halves", coordinates="centred", temperature=float(base))
 
 
 def _hidden(values: Mapping[str, Any], path: Path) -> int:

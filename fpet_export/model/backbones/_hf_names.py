@@ -15,7 +15,7 @@ import re
 _WRAPPERS = ("vit", "deit", "dinov2", "dinov2_with_registers", "vision_model")
 """Attributes under which a classifier keeps its vision transformer."""
 
-_BLOCK = re.compile(r"(?:encoder\.)?layers?\.(\d{1,4})\.(.+)")
+_BLOCK = re.compile(r"(?:encoder\.|model\.)?layers?\.(\d{1,4})\.(.+)")
 
 _IN_BLOCK = {
     "attention.attention.query": "attn.q",
@@ -34,6 +34,8 @@ _IN_BLOCK = {
     "output.dense": "mlp.fc2",
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
+    "mlp.up_proj": "mlp.fc1",
+    "mlp.down_proj": "mlp.fc2",
     "layernorm_before": "norm1",
     "layernorm_after": "norm2",
     "layer_norm1": "norm1",
@@ -46,8 +48,10 @@ _IN_BLOCK = {
 _OUTSIDE = {
     "embeddings.patch_embeddings.projection": "patch_embed",
     "embeddings.patch_embedding": "patch_embed",
+    "embeddings.patch_embeddings": "patch_embed",
     "pre_layrnorm": "norm_pre",
     "layernorm": "norm",
+    "norm": "norm",
     "post_layernorm": "norm",
     "classifier": "head",
     "cls_classifier": "head",

@@ -41,12 +41,14 @@ _NOTES = {
 }  # fmt: skip
 """Keys of `preprocessor_config.json` that change no pixel of a colour image."""
 
-_SQUARE = ("ViT", "DeiT", "Siglip")
+_SQUARE = ("ViT", "DeiT", "Siglip", "DINOv3ViT")
 _SHORTEST = ("CLIP", "Bit")
 """Processors of transformers, by what a size of one number means to them: a square, or the shorter
 side, whose images they then crop; DeiT crops, too."""
 
-_DEFAULT_FILTER = {"ViT": 2} | dict.fromkeys(("DeiT", "Siglip", "CLIP", "Bit"), 3)
+_DEFAULT_FILTER = dict.fromkeys(("ViT", "DINOv3ViT"), 2) | dict.fromkeys(
+    ("DeiT", "Siglip", "CLIP", "Bit"), 3
+)
 """The filter that these take where the file does not say it."""
 
 _JUST_BELOW_1 = math.nextafter(1.0, 0.0)

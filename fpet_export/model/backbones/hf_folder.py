@@ -98,6 +98,7 @@ def read(text: str, options: BackboneOptions) -> Backbone:
             "image": Fact("x".join(map(str, spec.image)), image.source),
             "pool": Fact(spec.pool, config.reads if spec.pool == config.spec.pool else "--pool"),
             "activation": Fact(spec.activation, by),
+            **({"positions": Fact(spec.rotary.describe(), by)} if spec.rotary else {}),
             "norm epsilon": Fact(spec.norm_eps, by),
         }
         | said
@@ -222,7 +223,11 @@ def _translated(tensors: Tensors, spec: VitSpec, *, where: str) -> tuple[Tensors
     weights = {name: tensors[tensor] for name, tensor in found.items()}
     for block in range(spec.depth):
         for leaf in ("weight", "bias") if spec.qkv_bias else ("weight",):
+            if leaf == "bias" and not spec.key_bias:
+                _add_key_bias(weights, f"blocks.{block}.attn", spec.width, where=where)
             _join(weights, f"blocks.{block}.attn", leaf, spec.width, where=where)
+    if "reg" not in spec.prefix and not weights.get("reg_token", torch.ones(1)).numel():
+        del weights["reg_token"]  # DINOv3 keeps an empty one where it has no registers
     _split_pooling(weights, spec)
     weights = plainly_named(weights)
     for name, dimensions in (("cls_token", 3), ("pos_embed", 3)):
@@ -234,8 +239,8 @@ def _translated(tensors: Tensors, spec: VitSpec, *, where: str) -> tuple[Tensors
 def _name_of(tensor: str, spec: VitSpec) -> str | None:
     """Return timm's name of a tensor of this network; None if it has none."""
     name = _hf_names.name_of(tensor)
-    if spec.gated and name is None:
-        return _hf_names.name_in_gated(tensor)
+    if spec.gated:
+        name = _hf_names.name_in_gated(tensor) or name
     if spec.pool == "attention" and name is None:
         return _hf_names.name_in_pooling(tensor)
     if spec.pool_norm and name in ("norm.weight", "norm.bias"):
@@ -251,6 +256,17 @@ def _split_pooling(weights: Tensors, spec: VitSpec) -> None:
             del weights[f"attn_pool.qkv.{leaf}"]
             weights[f"attn_pool.q.{leaf}"] = packed[: spec.width]
             weights[f"attn_pool.kv.{leaf}"] = packed[spec.width :]
+
+
+def _add_key_bias(weights: Tensors, attention: str, width: int, *, where: str) -> None:
+    """Give keys without a bias one of zero, beside those of queries and values."""
+    if f"{attention}.k.bias" in weights:
+        raise CheckpointError(
+            f"{attention}.k has a bias, against key_bias in {_hf_config.NAME}",
+            where=where,
+            fix="correct key_bias, or find the weights that belong to it",
+        )
+    weights[f"{attention}.k.bias"] = torch.zeros(width)
 
 
 def _join(weights: Tensors, attention: str, leaf: str, width: int, *, where: str) -> None:
@@ -282,8 +298,8 @@ def _image(config: HfConfig, folder: Path, options: BackboneOptions) -> Fact[tup
     if config.resamples and not claims:
         height, width = config.spec.image
         raise CheckpointError(
-            f"nothing says the size of the images: {config.model_type} takes any and resamples "
-            f"its positions, which are those of {height}x{width}",
+            f"nothing says the size of the images: {config.model_type} takes any, and "
+            f"{_hf_config.NAME} speaks of {height}x{width}",
             where=str(folder),
             fix="fetch preprocessor_config.json into the folder, or add --image HxW, for example "
             f"--image {height}x{width}",
@@ -293,7 +309,7 @@ def _image(config: HfConfig, folder: Path, options: BackboneOptions) -> Fact[tup
         claims.append(own)
     fact = reconcile("the image size", claims, where=str(folder))
     assert fact is not None, "the configuration has one"
-    if asked and config.spec.grid[0] != config.spec.grid[1]:
+    if asked and config.spec.absolute_positions and config.spec.grid[0] != config.spec.grid[1]:
         raise CheckpointError(
             f"--image says {fact.value[0]}x{fact.value[1]}, and transformers' code reads the "
             f"positions of {own.value[0]}x{own.value[1]} as a square when it resamples them",

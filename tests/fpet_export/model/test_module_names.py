@@ -9,12 +9,19 @@ from torch import nn
 
 from fpet_export.model.backbones import _hf_names
 from fpet_export.model.module_names import has_bias, layouts, linear_sites
+from fpet_export.model.rotary import Rotary
 from fpet_export.model.vit import Vit
 from tests.fpet_export.tiny import spec_of
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"prefix": ("cls", "dist"), "pool": "class+dist"}, {"pre_norm": True}]
+    "changes",
+    [
+        {},
+        {"prefix": ("cls", "dist"), "pool": "class+dist"},
+        {"pre_norm": True},
+        {"rotary": Rotary(), "absolute_positions": False},
+    ],
 )
 def test_every_layout_names_every_layer_once(changes: dict[str, Any]) -> None:
     spec = spec_of(depth=2, **changes)
@@ -40,10 +47,14 @@ def test_every_layout_names_every_layer_once(changes: dict[str, Any]) -> None:
         assert set(sites.values()) | {"norm_pre"} == split | {"norm_pre"}
 
 
-@pytest.mark.parametrize("changes", [{}, {"prefix": ("cls", "dist"), "pool": "class+dist"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"prefix": ("cls", "dist"), "pool": "class+dist"}, {"rotary": Rotary()}],
+)
 def test_adapters_and_whole_models_are_read_by_the_same_names(changes: dict[str, Any]) -> None:
     """`_hf_names` reads names of any depth, `layouts` lists those of one network."""
-    for sites in layouts(spec_of(depth=2, **changes))[2:]:
+    of_timm = 4 if "rotary" in changes else 2
+    for sites in layouts(spec_of(depth=2, **changes))[of_timm:]:
         for module, site in sites.items():
             assert _hf_names.site_of(module) == site
 
@@ -58,3 +69,17 @@ def test_norms_are_no_linear_layers_and_biases_may_be_missing() -> None:
         "blocks.0.attn.qkv",
     ]
     assert not has_bias("blocks.0.attn.k", bare)
+
+
+def test_names_of_another_family_are_not_those_of_a_network() -> None:
+    """An adapter of DINOv3 in transformers does not fit a plain ViT of the same size."""
+    plain, rotary = layouts(spec_of(depth=1)), layouts(spec_of(depth=1, rotary=Rotary()))
+    for module in ("layer.0.attention.q_proj", "model.layer.0.mlp.up_proj"):
+        assert any(module in sites for sites in rotary)
+        assert not any(module in sites for sites in plain)
+    assert any("blocks.0.attn.q_proj" in sites for sites in rotary)
+    assert not any("blocks.0.attn.q_proj" in sites for sites in plain)
+    bare = spec_of(depth=1, key_bias=False)
+    assert [has_bias(f"blocks.0.attn.{part}", bare) for part in ("q", "k", "v", "qkv")] == [
+        True, False, True, False,
+    ]  # fmt: skip

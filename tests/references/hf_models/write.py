@@ -91,6 +91,8 @@ TEXT = {
 }
 _CLIP: dict[str, Any] = {"config": "CLIPConfig", "model": "CLIPForImageClassification"}
 _SIGLIP: dict[str, Any] = {"config": "SiglipConfig", "model": "SiglipForImageClassification"}
+_V3: dict[str, Any] = {"config": "DINOv3ViTConfig", "model": "DINOv3ViTModel"}
+_SQUARE: dict[str, Any] = {"processor": "DINOv3ViTImageProcessor"}
 _CROPPED: dict[str, Any] = {"processor": "BitImageProcessor", "size": {"shortest_edge": 20}}
 
 KINDS = (
@@ -121,6 +123,20 @@ KINDS = (
         changes={"use_swiglu_ffn": True},
         layout="runtime",
     ),
+    Kind(name="dinov3", **_V3, **_SQUARE, changes={"num_register_tokens": 2}),
+    Kind(name="dinov3-runtime-names", **_V3, **_SQUARE, layout="runtime"),
+    Kind(
+        name="dinov3-gated",
+        **_V3,
+        **_SQUARE,
+        changes={
+            "use_gated_mlp": True,
+            "hidden_act": "silu",
+            "key_bias": True,
+            "rope_theta": 50.0,
+            "image_size": 28,
+        },
+    ),
     Kind(name="vit-asked", **_VIT, images=24),
     Kind(name="siglip-vision", config="SiglipVisionConfig", model="SiglipVisionModel"),
     Kind(name="clip-vision", config="CLIPVisionConfig", model="CLIPVisionModel"),
@@ -146,7 +162,7 @@ def write(kind: Kind, folder: Path, seed: int = 0) -> None:
     fields = sizes | kind.changes
     if kind.config in ("CLIPConfig", "SiglipConfig"):
         fields = {"vision_config": fields, "text_config": TEXT}
-    if "Vision" not in kind.model:
+    if "For" in kind.model:
         fields |= labels
     config = getattr(transformers, kind.config)(**fields)
     model = getattr(transformers, kind.model)(config).eval()
@@ -205,7 +221,8 @@ def answers_of(model: Any, pixels: np.ndarray, **asked: bool) -> dict[str, np.nd
         found = model.double()((images - 0.5) / 0.5, **asked)
     if hasattr(found, "logits"):
         return {"logits": found.logits.numpy()}
-    prefix = int("CLIP" in type(model).__name__)
+    registers = getattr(model.config, "num_register_tokens", None)
+    prefix = int("CLIP" in type(model).__name__) if registers is None else 1 + registers
     tokens = found.last_hidden_state[:, prefix:]
     return {"features": found.pooler_output.numpy(), "tokens": tokens.numpy()}
 

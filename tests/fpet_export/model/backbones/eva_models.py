@@ -34,8 +34,10 @@ def arguments_of(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def model_of(name: str, **changes: Any) -> Any:
-    """A small model, no weight of which has a neutral value."""
-    model: Any = timm.create_model(name, **arguments_of(name, **changes)).eval()
+    """A small model, the same whenever it is asked for, no weight of which is neutral."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: Any = timm.create_model(name, **arguments_of(name, **changes)).eval()
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)

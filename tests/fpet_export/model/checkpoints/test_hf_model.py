@@ -299,7 +299,7 @@ def test_every_tensor_has_one_name() -> None:
         ({"hidden_act": []}, ("hidden_act", "[]")),
         ({"architectures": [["ViTModel"]]}, ("architectures",)),
         ({"num_labels": 7, "id2label": None}, ("num_labels", "7", "3 rows")),
-        ({"hidden_act": "silu"}, ("hidden_act", "'silu'", "quick_gelu")),
+        ({"hidden_act": "tanh"}, ("hidden_act", "'tanh'", "quick_gelu")),
         ({"num_attention_heads": 3}, ("num_attention_heads", "16")),
         ({"num_channels": 1}, ("num_channels", "1")),
         ({"architectures": ["ViTForMaskedImageModeling"]}, ("ViTForMaskedImageModeling",)),
@@ -504,3 +504,54 @@ def test_checksums_beside_the_model_are_verified(vit: Path) -> None:
     change_tensors(vit, lambda t: t | {QUERY: t[QUERY] + 1})
 
     refused(TrustError, lambda: fpet_export.load(vit), "SHA256SUMS")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "words"),
+    [
+        ("dinov3", {"key_bias": True}, ("attn.k.bias is missing",)),
+        ("dinov3-gated", {"key_bias": False}, ("has a bias, against key_bias",)),
+        ("dinov3", {"value_bias": False}, ("value_bias", "wanted true")),
+        ("dinov3", {"proj_bias": False}, ("proj_bias", "others are not read")),
+        ("dinov3", {"mlp_bias": False}, ("mlp_bias",)),
+        ("dinov3", {"rope_theta": 0}, ("rope_theta", "above 0")),
+        ("dinov3", {"num_register_tokens": 0}, ("unexpected (reg_token)",)),
+        ("dinov3", {"num_register_tokens": 3}, ("misshapen (reg_token",)),
+        ("dinov3", {"use_gated_mlp": True}, ("fc1_x",)),
+        ("dinov3-gated", {"use_gated_mlp": False}, ("gate_proj",)),
+        ("dinov3", {"num_attention_heads": 8}, ("num_attention_heads", "4 divides")),
+        ("dinov3", {"rope_scaling": 2}, ("rope_scaling", "no key beyond")),
+        ("dinov3", {"architectures": ["DINOv3ViTBackbone"]}, ("DINOv3ViTBackbone",)),
+    ],
+)
+def test_what_dinov3_may_not_say_is_refused(
+    kind: str, fields: dict[str, Any], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = copied(kind, tmp_path)
+    change(folder, **fields)
+    refused(CheckpointError, lambda: fpet_export.load(folder, head="features"), *words)
+
+
+def test_dinov3_takes_images_of_any_size_and_shape(tmp_path: Path) -> None:
+    folder = copied("dinov3", tmp_path)
+    edit_json(folder / "preprocessor_config.json", {"size": {"height": 16, "width": 24}})
+    run = fpet_export.load(folder, head="features")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
+
+    wanted = run.outputs(pixels).logits
+
+    assert run.model.spec.grid == (4, 6)
+    assert relative(run.fold().freeze(batch=2).outputs(pixels).logits, wanted) < 1e-5
+    (folder / "preprocessor_config.json").unlink()
+    refused(CheckpointError, lambda: fpet_export.load(folder, head="features"), "dinov3_vit takes")
+
+
+def test_the_temperature_of_dinov3_matters(tmp_path: Path) -> None:
+    with np.load(MODELS / "dinov3" / "expected.npz") as expected:
+        pixels, wanted = expected["images"], expected["features"]
+    folder = copied("dinov3", tmp_path)
+    change(folder, rope_theta=50.0)
+
+    found = fpet_export.load(folder, head="features").outputs(pixels).logits
+
+    assert relative(found, wanted) > 1e-4
