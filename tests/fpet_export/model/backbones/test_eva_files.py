@@ -160,7 +160,7 @@ def test_a_bias_of_keys_is_refused_where_there_is_none(tmp_path: Path) -> None:
     [("rope_type", "mrope"), ("use_post_norm", True), ("class_token", None)],
 )
 def test_arguments_of_the_family_are_obeyed_or_refused(
-    key: str, value: object, tmp_path: Path
+    key: str, value: Any, tmp_path: Path
 ) -> None:
     refused(
         folder_of(APART, tmp_path / "model", **{key: value, "pool": "x"}), "model_args has pool"
