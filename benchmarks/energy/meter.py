@@ -137,11 +137,17 @@ def require_any_sensor(find: Find = find_sensor) -> None:
         if isinstance(found, Sensor):
             found.close()
             return
-        missing |= {one.source: one for one in found if one.is_absent}
+        missing |= {one.source: one for one in found if one.is_absent or one.source not in missing}
     raise _none(list(missing.values()))
 
 
+def reasons_of(missing: Sequence[Missing]) -> str:
+    """Return why there is no sensor, by source; those of other machines are left out."""
+    named = [one for one in missing if one.is_absent] or missing
+    return "; ".join(f"{one.source}: {one.reason}" for one in named)
+
+
 def _none(missing: Sequence[Missing]) -> MachineError:
-    told = "; ".join(f"{one.source}: {one.reason}" for one in missing)
+    told = reasons_of(missing)
     fix = next((one.fix for one in missing if one.fix), _FIX)
     return MachineError(f"no sensor here tells the energy: {told}", where="--energy", fix=fix)

@@ -23,17 +23,14 @@ class Missing:
         source: Name of the source.
         reason: Why, with what was found.
         fix: A command, or what to change; "" where nothing helps on this machine.
-        is_absent: Whether it was looked for; a source that measures other devices is not.
+        is_absent: Whether it was looked for: not where it belongs to another kind of machine or
+            measures another device.
     """
 
     source: str
     reason: str
     fix: str = ""
     is_absent: bool = True
-
-    def in_words(self) -> str:
-        """Return it in one line."""
-        return f"{self.source}: {self.reason}" + (f" ({self.fix})" if self.fix else "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

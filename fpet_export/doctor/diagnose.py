@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.conditions import environment
 from engines.machine import jetson, snapshot
 from engines.targets import _lookup
-from fpet_export.doctor import board_checks, bundle_checks, workstation
+from fpet_export.doctor import board_checks, bundle_checks, energy_checks, workstation
 from fpet_export.doctor import findings as _findings
 from fpet_export.doctor.findings import Findings
 from fpet_export.reporter import SILENT, Reporter
@@ -77,6 +77,7 @@ def diagnose(request: DoctorRequest | None = None, reporter: Reporter = SILENT) 
         builds = _check_board(findings, machine, board, request.bundle)
     else:
         workstation.check_workstation(findings, machine)
+    energy_checks.check_energy(findings)
     ready = "fpet-export build" if builds else "fpet-export targets"
     return Diagnosis(
         lacking=tuple(findings.lacking),

@@ -37,7 +37,7 @@ class _Channel(NamedTuple):
 def open_sensor(machine: Machine) -> Sensor | Missing:
     """Return the board's sensors with its total, or why there is none."""
     if machine.board is None:
-        return Missing(source=NAME, reason="this is no Jetson")
+        return Missing(source=NAME, reason="this is no Jetson", is_absent=False)
     drivers = machine.root / _DRIVERS
     channels = [*_hwmon(drivers), *_iio(drivers), *_ina238(drivers)]
     if not channels:

@@ -20,7 +20,7 @@ _WITHIN_S = 5.0
 def open_sensor(machine: Machine) -> Sensor | Missing:
     """Return what tegrastats shows with the board's total, or why there is none."""
     if machine.board is None:
-        return Missing(source=NAME, reason="this is no Jetson")
+        return Missing(source=NAME, reason="this is no Jetson", is_absent=False)
     command = program("tegrastats")
     if command is None:
         return Missing(source=NAME, reason="there is no tegrastats on PATH")

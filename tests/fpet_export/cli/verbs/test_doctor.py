@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -15,14 +16,16 @@ import pytest
 
 from benchmarks.conditions.environment import read_environment
 from engines.machine import jetson as boards
-from engines.machine import processor
+from engines.machine import processor, sources
 from engines.machine.jetson import JetsonIdentity
 from engines.machine.snapshot import take_snapshot
 from engines.targets import _lookup
 from fpet_export.board.agent import build_agent
 from fpet_export.cli.console import Console
-from fpet_export.doctor import board_checks, providers, workstation
+from fpet_export.doctor import board_checks, energy_checks, providers, workstation
 from fpet_export.doctor.findings import Findings
+from fpet_export.reporter import Recorder
+from tests.benchmarks.energy import trees
 from tests.fake_board import FakeBoard
 from tests.fpet_export.command_line import Done, Exported, call
 
@@ -140,7 +143,7 @@ class Jetson(FakeBoard):
         self.use(monkeypatch)
         monkeypatch.setattr(board_checks, "_imported", self.imported)
         read = boards.read_board
-        monkeypatch.setattr(boards, "read_board", lambda modules: read(modules, self.root))
+        monkeypatch.setattr(boards, "read_board", lambda modules, root=None: read(modules, self.root))
 
     def imported(self, module: str) -> tuple[str | None, str]:
         version = self.versions.get(module)
@@ -596,3 +599,37 @@ def test_the_agent_without_numpy_names_the_command(tmp_path: Path) -> None:
     as_json = ask_agent(python, tmp_path, "doctor", "--json")
     assert as_json.code == 4
     assert as_json.error()["what"] == "the agent needs numpy: No module named 'numpy'"
+
+
+@pytest.mark.parametrize(
+    ("tree", "words", "sources_found"),
+    [
+        (
+            trees.orin_nano,
+            "of work on the GPU and the CPU: INA sensors, the whole module (total = VDD_IN)",
+            ("INA sensors", "INA sensors"),
+        ),
+        (trees.server, "of work on the CPU: RAPL, the processor and its memory", (None, "RAPL")),
+        (lambda root: root, "of work on the GPU and the CPU is not measured here", (None, None)),
+    ],
+)
+def test_energy_can_be_measured_or_not_and_it_says_with_what(
+    tree: Callable[[Path], Path],
+    words: str,
+    sources_found: tuple[str | None, str | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sources, "ROOT", tree(tmp_path))
+    monkeypatch.setattr(sources, "_SBIN", ())
+    monkeypatch.setenv("PATH", "/nonexistent")
+    recorder = Recorder()
+    findings = Findings(recorder)
+
+    energy_checks.check_energy(findings)
+
+    said = " ".join(step.text for step in recorder.steps)
+    assert words in said
+    told = findings.document["energy"]
+    assert tuple(told[one] and told[one]["source"] for one in ("gpu", "cpu")) == sources_found
+    assert findings.exit_code == 0
