@@ -143,7 +143,7 @@ class Jetson(FakeBoard):
         self.use(monkeypatch)
         monkeypatch.setattr(board_checks, "_imported", self.imported)
         read = boards.read_board
-        monkeypatch.setattr(boards, "read_board", lambda modules, root=None: read(modules, self.root))
+        monkeypatch.setattr(boards, "read_board", lambda modules, _=None: read(modules, self.root))
 
     def imported(self, module: str) -> tuple[str | None, str]:
         version = self.versions.get(module)
