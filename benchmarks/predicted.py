@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.conditions.devices import runs_on_gpu
 from benchmarks.measurement import Predicted
+from benchmarks.place import board_of
 from benchmarks.prediction.constants import start_of
 from benchmarks.prediction.fit import Row
 from benchmarks.prediction.hardware import Hardware, hardware_of
@@ -57,7 +58,10 @@ def hardware_behind(measurement: Measurement, result: ContenderResult) -> Hardwa
     device = _device(measurement, result)
     if device is None or result.artefact is None:
         return None
-    mode = "" if device.board is None else _power_mode(measurement)
+    conditions = measurement.conditions
+    mode: str | None = ""
+    if device.board is not None:
+        mode = None if conditions is None else conditions.power_mode
     try:
         return None if mode is None else hardware_of(device, mode, result.artefact.precision)
     except FpetError:
@@ -86,14 +90,6 @@ def _device(measurement: Measurement, result: ContenderResult) -> Device | None:
     if not runs_on_gpu(result.runtime):
         return None
     if measurement.environment.board is not None:
-        target = "" if result.artefact is None else result.artefact.target
-        name = target.partition("@")[0]
-        entry = _lookup.entry(name) if name in _lookup.target_names() else None
-        return entry if isinstance(entry, Device) and entry.board is not None else None
+        return board_of(measurement, result)
     gpus = [measurement.gpu.gpu] if measurement.gpu else list(measurement.environment.gpus)
     return _lookup.card(gpus[0].name) if len(gpus) == 1 else None
-
-
-def _power_mode(measurement: Measurement) -> str | None:
-    """Return the power mode that a board was in; None where it is not known."""
-    return None

@@ -458,6 +458,7 @@ class BenchRequest(Measured, CheckImages, Elsewhere, Writing):
         reference: What the classes are compared with; None takes the float32 graph that the first
             artefact was made from, where it lies beside it.
         html: Page to write.
+        badge: SVG to write: the first contender but the plain model in one line.
         out: JSON to write.
     """
 
@@ -468,6 +469,7 @@ class BenchRequest(Measured, CheckImages, Elsewhere, Writing):
     batches: tuple[int, ...] | None = judged_by(require_sizes)
     reference: Path | None = None
     html: Path | None = None
+    badge: Path | None = None
     out: Path | None = None
 
     def __post_init__(self) -> None:

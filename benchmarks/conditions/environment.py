@@ -16,7 +16,9 @@ from pathlib import Path
 
 from benchmarks.conditions.gpu_state import Gpu, read_gpus
 from engines.machine import processor
+from engines.machine.jetson import read_board
 from engines.machine.sources import text_of
+from engines.targets import _lookup
 
 _PACKAGES = (
     "fpet-export", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "timm", "onnx",
@@ -52,6 +54,8 @@ class Environment:
         commit: Commit of the repository that the code lies in, with "+" when it was changed since.
         gpus: What the driver reports.
         date: UTC, ISO 8601.
+        jetpack: JetPack of a Jetson, as "6.2".
+        device: Target that a Jetson's module is, without its release.
     """
 
     cpu: str
@@ -75,6 +79,8 @@ class Environment:
     commit: str | None
     gpus: tuple[Gpu, ...]
     date: str
+    jetpack: str | None = None
+    device: str | None = None
 
 
 def read_environment(*, root: Path = Path("/"), now: dt.datetime | None = None) -> Environment:
@@ -87,6 +93,7 @@ def read_environment(*, root: Path = Path("/"), now: dt.datetime | None = None) 
     cpu = text_of(root / "proc/cpuinfo")
     memory = text_of(root / "proc/meminfo")
     flags = _field(cpu, "flags").split()  # an arm64 kernel's Features never tell
+    jetson = read_board(_lookup.modules(), root)
     return Environment(
         cpu=processor.processor_name(root / "proc/cpuinfo"),
         architecture=platform.machine(),
@@ -111,6 +118,8 @@ def read_environment(*, root: Path = Path("/"), now: dt.datetime | None = None) 
         commit=_commit(Path(__file__).parent),
         gpus=tuple(one.gpu for one in read_gpus()),
         date=(now or dt.datetime.now(dt.timezone.utc)).isoformat(timespec="seconds"),
+        jetpack=None if jetson is None else jetson.jetpack,
+        device=None if jetson is None or not jetson.target else jetson.target.partition("@")[0],
     )
 
 

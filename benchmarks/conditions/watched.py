@@ -64,7 +64,14 @@ class Conditions:
     watch: Watch
     gpu_before: GpuUsers = dataclasses.field(default_factory=GpuUsers)
     gpu_after: GpuUsers = dataclasses.field(default_factory=GpuUsers)
+
     setting: Setting | None = None
+
+    @property
+    def power_mode(self) -> str | None:
+        """The power mode of the whole measurement; None where it changed or is not known."""
+        mode = self.before.power_mode
+        return mode if mode == self.after.power_mode else None
 
 
 def known(values: Series) -> list[int]:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
+from benchmarks.conditions.in_words import condition_line
 from benchmarks.measurement import ContenderResult, Measurement
+from benchmarks.place import place_of
 from benchmarks.report.gathering import Found
-from benchmarks.report.place import place_of
-from benchmarks.report.summary_line import energy_mj, summary_line, whose_answers
+from benchmarks.report.summary_line import answers_of, energy_mj, summary_line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,7 +202,7 @@ def _row(found: Found, result: ContenderResult) -> FleetRow:
     measurement, artefact = found.measurement, result.artefact
     place = place_of(measurement, result)
     network = None if artefact is None else artefact.network
-    answers = None if artefact is None else artefact.answers
+    said = answers_of(result)
     return FleetRow(
         file=found.file,
         device=place.device,
@@ -216,9 +217,9 @@ def _row(found: Found, result: ContenderResult) -> FleetRow:
         p99_ms=result.latency.p99_ns / 1e6,
         images_per_s=result.latency.images_per_s,
         energy_mj=energy_mj(measurement, result),
-        accuracy=answers.accuracy if answers is not None and answers.sure else None,
-        agreement=None if answers is None else answers.agreement,
-        agrees_with="" if answers is None else whose_answers(answers),
+        accuracy=said.accuracy,
+        agreement=said.agreement,
+        agrees_with=said.whose,
         against=_against(measurement, result),
         predicted_ms=None
         if result.predicted is None
@@ -262,6 +263,8 @@ def _unranked(result: ContenderResult) -> str:
 
 
 def _conditions(measurement: Measurement) -> Iterable[str]:
+    if measurement.conditions is not None:
+        yield condition_line(measurement.conditions)
     for finding in measurement.findings:
         yield f"{'NOT VALID: ' if finding.severity == 'invalid' else ''}{finding.what}"
     for finding in measurement.energy.findings if measurement.energy else ():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.report.place import place_of
+from benchmarks.place import place_of
+from engines import storage
 
 if TYPE_CHECKING:
-    from benchmarks.measurement import Answers, ContenderResult, Measurement
+    from benchmarks.measurement import ContenderResult, Measurement
 
 _FEWEST_IMAGES = 100
 """A share of fewer images says little, and one of synthetic images nothing about real ones."""
@@ -43,9 +46,11 @@ def figures(measurement: Measurement, result: ContenderResult) -> list[str]:
     energy = energy_mj(measurement, result)
     if energy is not None:
         found.append(f"{_rounded(energy)} mJ{' an image' if measurement.batch > 1 else ''}")
-    answers = None if result.artefact is None else result.artefact.answers
-    if answers is not None and (whose := whose_answers(answers)):
-        found.append(f"{answers.agreement:.1%} of {whose}".replace("%", " %"))
+    answers = answers_of(result)
+    if answers.accuracy is not None:
+        found.append(f"{answers.accuracy:.1%} right".replace("%", " %"))
+    if answers.agreement is not None:
+        found.append(f"{answers.agreement:.1%} of {answers.whose}".replace("%", " %"))
     if result.artefact is not None and result.artefact.weights == "random":
         found.append("random weights")
     return found
@@ -61,11 +66,42 @@ def energy_mj(measurement: Measurement, result: ContenderResult) -> float | None
     return result.energy.gross.value
 
 
-def whose_answers(answers: Answers) -> str:
-    """Return whose answers an agreement speaks of; "" where too little was compared to say."""
-    if answers.images < _FEWEST_IMAGES or "synthetic" in answers.on:
-        return ""
-    return next((words for start, words in _REFERENCES if answers.of.startswith(start)), "")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KnownAnswers:
+    """What is known of a contender's answers on real images; None is what is not.
+
+    Attributes:
+        accuracy: Share of right labels, where it was said which class a label means.
+        agreement: Share of images with the class of a reference.
+        whose: Whose classes those are, in words; "" without `agreement`.
+    """
+
+    accuracy: float | None = None
+    agreement: float | None = None
+    whose: str = ""
+
+
+def answers_of(result: ContenderResult) -> KnownAnswers:
+    """Return what is known of a contender's answers: on the user's images, else by its own check.
+
+    A check on few images, or on synthetic ones, says too little to be repeated.
+    """
+    scored = result.accuracy
+    if scored is not None:
+        return KnownAnswers(
+            accuracy=scored.top1 if scored.sure else None,
+            agreement=scored.agreement,
+            whose=f"the answers of {scored.reference}" if scored.agreement is not None else "",
+        )
+    answers = None if result.artefact is None else result.artefact.answers
+    if answers is None or answers.images < _FEWEST_IMAGES or "synthetic" in answers.on:
+        return KnownAnswers()
+    whose = next((words for start, words in _REFERENCES if answers.of.startswith(start)), "")
+    return KnownAnswers(
+        accuracy=answers.accuracy if answers.sure else None,
+        agreement=answers.agreement if whose else None,
+        whose=whose,
+    )
 
 
 def badge(measurement: Measurement, result: ContenderResult) -> str:
@@ -91,6 +127,19 @@ def badge(measurement: Measurement, result: ContenderResult) -> str:
         '<g fill="#fff" text-anchor="middle" font-family="Verdana,DejaVu Sans,sans-serif" '
         f'font-size="11">{texts}</g></svg>\n'
     )
+
+
+def write_badge(path: Path, measurement: Measurement, *, force: bool = False) -> None:
+    """Write the badge of the first contender that is not only there to be compared with.
+
+    Raises:
+        UsageError: The file exists and `force` is not given.
+        InputError: The folder cannot be written.
+    """
+    storage.refuse_overwrite(path, force=force)
+    results = measurement.contenders
+    shown = next((one for one in results if one.name != measurement.plain), results[0])
+    storage.write_text(path, badge(measurement, shown))
 
 
 def _subject(measurement: Measurement, result: ContenderResult) -> str:

@@ -13,6 +13,7 @@ from benchmarks import batches as documents
 from benchmarks.measurement_file import to_document, write_measurement
 from benchmarks.report.energy import format_energy, unknown_energies
 from benchmarks.report.page import report_of, write_report
+from benchmarks.report.summary_line import summary_lines, write_badge
 from benchmarks.report.table import format_table
 from benchmarks.scenarios.words import format_scenarios
 from engines import storage
@@ -88,7 +89,7 @@ def refuse(request: BenchRequest) -> None:
         raise UsageError(
             "nothing to measure was given", where="bench", fix="name a graph or engine"
         )
-    for path in (request.out, request.html):
+    for path in (request.out, request.html, request.badge):
         if path is not None:
             storage.refuse_overwrite(path, force=request.force)
     measuring.check_peers(request.peers)
@@ -110,11 +111,15 @@ def keep(measurement: Measurement, request: BenchRequest, reporter: Reporter) ->
             reporter.line(line)
         for line in format_scenarios(measurement):
             reporter.paragraph(line)
+        for line in summary_lines(measurement):
+            reporter.paragraph(line)
     if request.out is not None:
         write_measurement(request.out, measurement, force=request.force)
     if request.html is not None:
         page = report_of(measurement, title=_title(request), again=shlex.join(request.command))
         write_report(request.html, page, force=request.force)
+    if request.badge is not None:
+        write_badge(request.badge, measurement, force=request.force)
     _refuse_noise([measurement], request)
     if _written(request):
         batches.report([measurement], reporter)
@@ -157,12 +162,17 @@ def _at_batches(request: BenchRequest, sizes: Sequence[int], reporter: Reporter)
         for line in ["", f"batch {measurement.batch}", *lines[1:]] if lines else []:
             reporter.line(line)
     reporter.line()
+    for measurement in found:
+        for line in summary_lines(measurement):
+            reporter.paragraph(line)
     if request.out is not None:
         documents.write_batches(request.out, found, force=request.force)
     if request.html is not None:
         again = shlex.join(request.command)
         page = documents.report_of_batches(found, title=_title(request), again=again)
         write_report(request.html, page, force=request.force)
+    if request.badge is not None:
+        write_badge(request.badge, found[0], force=request.force)
     _refuse_noise(found, request)
     if _written(request):
         batches.report(found, reporter)
@@ -176,7 +186,8 @@ def _at_batches(request: BenchRequest, sizes: Sequence[int], reporter: Reporter)
 
 
 def _written(request: BenchRequest) -> tuple[Path, ...]:
-    return tuple(path for path in (request.out, request.html) if path is not None)
+    paths = (request.out, request.html, request.badge)
+    return tuple(path for path in paths if path is not None)
 
 
 def _refuse_batches(request: BenchRequest, sizes: Sequence[int]) -> None:

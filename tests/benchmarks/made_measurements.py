@@ -11,10 +11,12 @@ import numpy as np
 from benchmarks.conditions.environment import Environment, read_environment
 from benchmarks.conditions.gpu_state import Gpu, GpuState, GpuUse
 from benchmarks.conditions.validity import Finding, OtherLoad
+from benchmarks.conditions.watched import Conditions, Watch
 from benchmarks.latency import Schedule
 from benchmarks.measurement import Answers, Artefact, ContenderResult, Measurement
 from benchmarks.network import Network
 from benchmarks.paired_statistics import compare, summarise
+from engines.machine.snapshot import Snapshot
 
 VIT_B = Network(
     width=768, depth=12, heads=12, hidden=3072, patch=(16, 16), grid=(14, 14), classes=1000,
@@ -40,6 +42,14 @@ def environment(*, board: str | None = None) -> Environment:
         read, cpu="A CPU of a test", usable_processors=2, board=board, gpus=(), packages={},
         commit=None,
     )  # fmt: skip
+
+
+def conditions(before: str, after: str | None = None) -> Conditions:
+    return Conditions(
+        before=Snapshot(power_mode=before),
+        after=Snapshot(power_mode=after or before),
+        watch=Watch(interval_s=0.1),
+    )
 
 
 def artefact(
@@ -72,6 +82,8 @@ def measurement(
     agreement: float | None = 0.998,
     findings: tuple[Finding, ...] = (),
     on_gpu: bool = True,
+    mode: str | None = None,
+    jetpack: str | None = None,
     seed: int = 0,
 ) -> Measurement:
     """A plain and a merged contender with seeded noise of one per cent."""
@@ -102,5 +114,6 @@ def measurement(
     return Measurement(
         baseline="plain", batch=batch, contenders=tuple(results), absent=(), findings=findings,
         schedule=Schedule(), rounds=60, warmup_rounds=5, duration_ns=10**9, other_load=_QUIET,
-        environment=environment(board=board), plain="plain", gpu=use,
+        environment=dataclasses.replace(environment(board=board), jetpack=jetpack),
+        plain="plain", gpu=use, conditions=None if mode is None else conditions(mode),
     )  # fmt: skip

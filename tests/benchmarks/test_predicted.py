@@ -14,7 +14,7 @@ from benchmarks.predicted import rows_of, with_predictions
 from benchmarks.prediction.fit import calibrate
 from benchmarks.report.table import format_table
 from engines.targets import _lookup
-from tests.benchmarks.made_measurements import NOISE, VIT_B, measurement
+from tests.benchmarks.made_measurements import NOISE, VIT_B, conditions, measurement
 
 H200: dict[str, Any] = {"board": None, "gpu": "NVIDIA H200", "target": "cuda"}
 
@@ -79,6 +79,36 @@ def test_nothing_is_predicted_of_an_artefact_that_nothing_describes() -> None:
 
     found = with_predictions(dataclasses.replace(found, contenders=bare))
     assert all(result.predicted is None for result in found.contenders)
+
+
+def test_a_board_is_predicted_in_its_power_mode() -> None:
+    found = with_predictions(measurement(5.0, 4.0, mode="MAXN_SUPER"))
+    slow = with_predictions(measurement(5.0, 4.0, mode="15W"))
+
+    fast, other = (one.contenders[1].predicted for one in (found, slow))
+    assert fast is not None
+    assert other is not None
+    assert fast.device == "jetson-orin-nano-8gb, MAXN_SUPER"
+    assert fast.high_ns < other.high_ns
+    (row, _) = rows_of([found])
+    assert row.hardware.mode == "MAXN_SUPER"
+
+
+def test_a_mode_that_changed_or_has_no_peaks_predicts_nothing() -> None:
+    changed = dataclasses.replace(measurement(), conditions=conditions("MAXN_SUPER", "15W"))
+
+    for one in (changed, measurement(mode="7W")):
+        assert all(each.predicted is None for each in with_predictions(one).contenders)
+
+
+def test_the_module_decides_which_board_it_is() -> None:
+    """The plan opened there although it was built for another module of the family."""
+    one = measurement(mode="MAXN", target="jetson-orin-nano-8gb@jp6.2")
+    there = dataclasses.replace(one.environment, device="jetson-orin-nx-16gb")
+
+    (found, _) = with_predictions(dataclasses.replace(one, environment=there)).contenders
+    assert found.predicted is not None
+    assert found.predicted.device == "jetson-orin-nx-16gb, MAXN"
 
 
 def test_valid_measurements_are_rows_to_fit() -> None:

@@ -94,6 +94,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_running(parser)
     arguments.add_failed(parser)
     parser.add_argument("--html", type=Path, help="also write one self-contained HTML page")
+    parser.add_argument(
+        "--badge", type=Path, metavar="SVG", help="also write the result in one line as a picture "
+        "for a README",
+    )  # fmt: skip
     arguments.add_output(parser, what="JSON to write (default: only printed)")
     remote_arguments.add_arguments(parser)
 

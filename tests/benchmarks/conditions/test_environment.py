@@ -64,6 +64,19 @@ def test_machine_is_read_from_the_kernel(root: Path) -> None:
     assert place.board == "Imaginary Board"
 
 
+def test_a_jetson_says_which_module_and_jetpack_it_is(root: Path) -> None:
+    (root / "proc/device-tree/compatible").write_text(
+        "nvidia,p3768-0000+p3767-0005\0nvidia,p3767-0005\0nvidia,tegra234\0"
+    )
+    (root / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 1\n")
+
+    place = read_environment(root=root)
+
+    assert (place.device, place.jetpack) == ("jetson-orin-nano-8gb", "6.2")
+    (root / "etc/nv_tegra_release").write_text("# R99 (release), REVISION: 1.0, GCID: 1\n")
+    assert read_environment(root=root).jetpack is None
+
+
 def test_what_the_system_does_not_tell_is_none(tmp_path: Path) -> None:
     place = read_environment(root=tmp_path)
 
@@ -73,6 +86,7 @@ def test_what_the_system_does_not_tell_is_none(tmp_path: Path) -> None:
     assert place.memory_bytes is None
     assert place.container_processors is None
     assert place.board is None
+    assert (place.device, place.jetpack) == (None, None)
     assert place.cpu
 
 

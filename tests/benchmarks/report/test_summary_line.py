@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.accuracy.scores import Accuracy
 from benchmarks.measurement import Answers, Measurement
 from benchmarks.report.page import render_report, report_of
 from benchmarks.report.summary_line import badge, summary_line, summary_lines
@@ -22,10 +23,29 @@ def line(one: Measurement) -> str:
 
 
 def test_everything_that_is_known_is_in_it() -> None:
-    assert line(with_energy(measurement(5.0, 3.9), 40.0, 31.2)) == (
-        "ViT-B/16 merged, FP16, Orin Nano 8 GB, TensorRT 10.3.0: 3.9 ms, 31 mJ, "
+    on_board = measurement(5.0, 3.9, mode="MAXN_SUPER", jetpack="6.2")
+    assert line(with_energy(on_board, 40.0, 31.2)) == (
+        "ViT-B/16 merged, FP16, Orin Nano 8 GB MAXN_SUPER, JetPack 6.2: 3.9 ms, 31 mJ, "
         "99.8 % of the checkpoint's answers"
     )
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    assert line(measurement(5.0, 3.9, agreement=None)) == (
+        "ViT-B/16 merged, FP16, Orin Nano 8 GB, TensorRT 10.3.0: 3.9 ms"
+    )
+
+
+def test_answers_on_the_users_images_count_before_the_check() -> None:
+    one = measurement(5.0, 3.9)
+    scored = Accuracy(
+        images=201, data="val", top1=0.731, top5=None, sure=True, agreement=0.985,
+        reference="model.onnx", classes=(),
+    )  # fmt: skip
+    contenders = tuple(dataclasses.replace(each, accuracy=scored) for each in one.contenders)
+
+    found = line(dataclasses.replace(one, contenders=contenders))
+    assert found.endswith("73.1 % right, 98.5 % of the answers of model.onnx")
 
 
 def test_a_batch_says_what_the_figures_are_of() -> None:
