@@ -8,22 +8,19 @@ ONNX and its optimizer, which do see values, run each time.
 from __future__ import annotations
 
 import copy
-import hashlib
-import io
-import pickle
 import sys
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch.export import ExportedProgram
 
 from fpet_export import stages
-from fpet_export.graph import freeze, frozen_attention, to_onnx
+from fpet_export.graph import freeze, frozen_attention, repeated_blocks, to_onnx
+from fpet_export.graph.structure import held_by, structure_of
 from fpet_export.model import vit
 from fpet_export.steps import naive_export
 
-_CODE = (freeze, frozen_attention, stages, naive_export, to_onnx, vit)
+_CODE = (freeze, frozen_attention, stages, naive_export, repeated_blocks, to_onnx, vit)
 
 Held = dict[str, Any]
 """Parameters and buffers by name; None for those of a program that waits for them."""
@@ -63,34 +60,6 @@ class SharedCaptures:
         return self._prepared
 
 
-def held_by(module: torch.nn.Module) -> Held:
-    """Return the parameters and buffers by name; what is shared has several names."""
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
-
-
-def structure_of(module: torch.nn.Module, *more: Any) -> bytes | None:
-    """Return what decides the trace: everything but the weights' values; None where unknown.
-
-    Args:
-        module: The module to be traced.
-        more: What else decides it; may be pickled.
-    """
-    held = held_by(module)
-    shared: dict[int, list[str]] = {}
-    for name, tensor in held.items():
-        shared.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
-    stream = io.BytesIO()
-    pickler = _StructurePickler(stream, {id(tensor) for tensor in held.values()})
-    try:
-        pickler.dump((module, more, sorted(shared.values())))
-    except (pickle.PicklingError, AttributeError, TypeError):  # a class of a test's own
-        return None
-    return hashlib.sha256(stream.getvalue()).digest()
-
-
 def _with_weights(program: ExportedProgram, held: Held) -> ExportedProgram:
     """Return a copy of a traced program whose parameters and buffers are those of a module."""
     own = copy.copy(program)
@@ -115,21 +84,3 @@ def code() -> list[tuple[str, int]]:
                 found += [(f"{name}.{at}", id(one)) for at, one in own if at != "__slotnames__"]
             found.append((name, id(value)))
     return found
-
-
-class _StructurePickler(pickle.Pickler):
-    """Writes a module's own tensors as their kind, and every other one as its contents."""
-
-    def __init__(self, stream: io.BytesIO, own: set[int]) -> None:
-        super().__init__(stream)
-        self.fast = True  # no short cuts for what is the same object by chance
-        self._own = own
-
-    def reducer_override(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return NotImplemented
-        kind = (str(value.dtype), tuple(value.shape), value.stride(), str(value.device))
-        if id(value) in self._own:
-            return (tuple, ((*kind, type(value).__name__, value.requires_grad),))
-        content = value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        return (tuple, ((*kind, content),))

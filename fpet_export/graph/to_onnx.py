@@ -1,7 +1,8 @@
 """Frozen module to ONNX: export, clean up, check against what was planned, write.
 
-The exporter is PyTorch's `torch.export` based one. Its graph is renamed (a node is called after
-its module), cleaned by `fpet_export.graph.passes`, and compared with the plan: one
+The exporter is PyTorch's `torch.export` based one, which sees one block of each kind
+(`fpet_export.graph.repeated_blocks`). The graph of all blocks is simplified, renamed (a node is
+called after its module), cleaned by `fpet_export.graph.passes`, and compared with the plan: one
 LayerNormalization a norm, and after each block exactly the tokens that were computed beforehand.
 """
 
@@ -27,9 +28,10 @@ from engines.backends._aoti.cache import inductor_cache
 from engines.errors import ExportError, UsageError
 from engines.onnx_graph.files import require_valid
 from fpet_export.garbage import collected_later
-from fpet_export.graph import large_weights, passes
+from fpet_export.graph import large_weights, passes, repeated_blocks
 from fpet_export.graph.freeze import FrozenVit, input_shape
 from fpet_export.graph.options import require_opset
+from fpet_export.graph.simplify import simplify
 
 INPUT = "images"
 
@@ -94,7 +96,7 @@ def to_onnx(
 
 
 def trace(module: FrozenVit, *, opset: int) -> tuple[onnx.ModelProto, large_weights.Weights]:
-    """Run PyTorch's exporter on a frozen module.
+    """Run PyTorch's exporter on one block of each kind of a frozen module, and simplify the whole.
 
     Args:
         module: Frozen, in eval mode.
@@ -109,6 +111,7 @@ def trace(module: FrozenVit, *, opset: int) -> tuple[onnx.ModelProto, large_weig
     """
     batch = module.options.batch
     dynamic = isinstance(batch, tuple)
+    traced = repeated_blocks.traced_blocks(module)
     images = example_input(module, max(2, batch[0]) if isinstance(batch, tuple) else batch)
     shapes: Any = None
     if isinstance(batch, tuple):
@@ -121,7 +124,7 @@ def trace(module: FrozenVit, *, opset: int) -> tuple[onnx.ModelProto, large_weig
             collected_later(),
         ):
             program = torch.onnx.export(
-                module,
+                repeated_blocks.shortened(module, traced),
                 (images,),
                 dynamo=True,
                 opset_version=opset,
@@ -129,6 +132,7 @@ def trace(module: FrozenVit, *, opset: int) -> tuple[onnx.ModelProto, large_weig
                 output_names=[module.spec.head],
                 dynamic_shapes=shapes,
                 verbose=False,
+                optimize=False,
             )
     # The exporter wraps every failure of every layer below it in classes of its own.
     except Exception as error:
@@ -139,7 +143,10 @@ def trace(module: FrozenVit, *, opset: int) -> tuple[onnx.ModelProto, large_weig
             fix="report this with the run and the versions of torch, onnx and onnxscript",
         ) from error
     assert program is not None
-    model, weights = large_weights.split(program.model, smallest=passes.SMALL + 1)
+    with quiet_exporter(), collected_later():
+        whole = repeated_blocks.repeated(program.model, module, traced)
+        simplify(whole)
+    model, weights = large_weights.split(whole, smallest=passes.SMALL + 1)
     written = _own_opset(model).version
     if written != opset:  # a conversion that fails leaves the exporter's own opset, with a warning
         raise ExportError(

@@ -15,6 +15,7 @@ from fpet_export.graph.passes import (
     fit_opset,
     keep_static,
     name_probes,
+    name_tensors,
     name_weights,
     share_constants,
 )
@@ -48,6 +49,7 @@ def test_a_clean_graph_passes_all() -> None:
     assert passes.run(chain("ArgMax", "Relu", "Log")) == {
         "fit_opset": 0,
         "name_weights": 0,
+        "name_tensors": 2,
         "name_probes": 2,
         "share_constants": 0,
         "keep_static": 0,
@@ -202,8 +204,35 @@ def test_two_weights_of_one_module_keep_apart() -> None:
     name_weights.apply(graph)
 
     names = [tensor.name for tensor in graph.nodes[0].inputs[1:]]
-    assert names == ["blocks.0.weight", "blocks.0.val_9"]
+    assert names == ["blocks.0.weight", "blocks.0.weight_2"]
     assert name_weights.holds(graph) is None
+
+
+def test_tensors_are_named_after_their_nodes() -> None:
+    graph = chain("MatMul", "Clip", "Relu", constants={"Clip": np.ones(1, np.float32)})
+    graph.nodes[0].inputs.append(gs.Constant("blocks.0.weight", np.ones((4, 4), np.float32)))
+    graph.nodes[2].inputs.append(graph.nodes[1].inputs[1])
+    assert "value_0 is made by blocks/0/MatMul" in str(name_tensors.holds(graph))
+
+    assert name_tensors.apply(graph) == 3
+
+    assert name_tensors.holds(graph) is None
+    assert sorted(graph.tensors()) == [
+        "blocks.0.weight",
+        "blocks/0/MatMul_output_0",
+        "blocks/1/Clip_input_1",
+        "blocks/1/Clip_output_0",
+        "images",
+        "value_2",
+    ]
+
+
+def test_what_an_audit_reads_may_keep_its_name() -> None:
+    graph = chain("ArgMax", "Relu", "Log")
+    name_tensors.apply(graph)
+    name_probes.apply(graph)
+
+    assert name_tensors.holds(graph) is None
 
 
 def test_small_constants_keep_their_names() -> None:

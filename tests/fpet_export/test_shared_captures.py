@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.onnx._internal.exporter import _core
 
+from fpet_export.graph.structure import structure_of
 from tests.fpet_export.tasks.task_folders import run_of
 from tests.fpet_export.tiny import spec_of
-from tests.shared_captures import SharedCaptures, structure_of
+from tests.shared_captures import SharedCaptures
 
 pytestmark = pytest.mark.fresh_exports  # the session's own sharing is off
 

@@ -14,7 +14,14 @@ from engines import registry
 from engines.errors import ExportError
 from fpet_export.graph import passes as graph_passes
 
-ORDER = ("fit_opset", "name_weights", "name_probes", "share_constants", "keep_static")
+ORDER = (
+    "fit_opset",
+    "name_weights",
+    "name_tensors",
+    "name_probes",
+    "share_constants",
+    "keep_static",
+)
 
 SMALL = 64
 """Elements up to which a pass may read a constant's values; the others may be on disk."""

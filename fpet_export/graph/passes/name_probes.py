@@ -25,6 +25,11 @@ def apply(graph: Graph) -> int:
     return len(searches) + bool(logs)
 
 
+def is_probe(tensor: Graph) -> bool:
+    """Whether a tensor has a name that an audit asks for."""
+    return tensor.name in (MATCH, SIZE) or bool(tensor.name.startswith(f"{MATCH}."))
+
+
 def _of(graph: Graph, op: str) -> list[Graph]:
     return [node for node in graph.nodes if node.op == op]
 

@@ -19,7 +19,7 @@ LARGE = 256
 
 
 def apply(graph: Graph) -> int:
-    """Rename generated names to `<module>.weight`; return how many."""
+    """Rename generated names to `<module>.weight`, `<module>.weight_2`, …; return how many."""
     taken = collections.Counter(
         tensor.name for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)
     )
@@ -29,9 +29,9 @@ def apply(graph: Graph) -> int:
             if not _is_generated(tensor):
                 continue
             name = node.name.rpartition("/")[0].replace("/", ".") + ".weight"
-            if taken[name]:
-                name = f"{name.removesuffix('.weight')}.{tensor.name}"
             taken[name] += 1
+            if taken[name] > 1:
+                name = f"{name}_{taken[name]}"
             tensor.name = name
             changed += 1
     return changed
@@ -46,10 +46,14 @@ def holds(graph: Graph) -> str | None:
     return None
 
 
+def is_weight(constant: Graph) -> bool:
+    """Whether a constant has the name of a parameter or buffer."""
+    return "." in constant.name or constant.name in ("position", "prefix_tokens")
+
+
 def _is_generated(tensor: Graph) -> bool:
-    if not isinstance(tensor, gs.Constant) or _size(tensor) <= LARGE:
-        return False
-    return "." not in tensor.name and tensor.name not in ("position", "prefix_tokens")
+    is_large = isinstance(tensor, gs.Constant) and _size(tensor) > LARGE
+    return is_large and not is_weight(tensor)
 
 
 def _size(tensor: Graph) -> int:
