@@ -7,6 +7,7 @@ end Python with a traceback, or with no word and a code of its own.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import shutil
@@ -76,6 +77,9 @@ def run_process(load: Callable[[], Command]) -> NoReturn:
                 _say_stopped(KeyboardInterrupt())
         else:
             raise
+    # Python looks through all objects once more as it ends, a second of work where PyTorch is among
+    # them; whatever it would find goes with the process.
+    gc.freeze()
     sys.exit(code if stop.received is None else stop.received.exit_code)
 
 
