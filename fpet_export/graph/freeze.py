@@ -225,8 +225,8 @@ class FrozenVit(nn.Module):
         matches: list[torch.Tensor] = []
         chosen: list[torch.Tensor] = []
         x, key_bias, sizes, turn = self.embed(images), None, None, None
-        for index, block in enumerate(self.blocks):
-            turn = None if self.turns is None else self.turns.of(index, turn)
+        for index, block in self.blocks.named_children():
+            turn = None if self.turns is None else self.turns.of(int(index), turn)
             x, merged = block(x, key_bias, sizes, turn)
             if merged is not None:
                 turn = None if self.turns is None else self.turns.after(turn, merged)

@@ -30,16 +30,21 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 def traced_blocks(module: FrozenVit) -> tuple[int, ...]:
     """Return for each block the one whose trace serves it: itself, or the last of those alike.
 
-    A block that merges, or that shares a tensor with another module, is traced itself.
+    Blocks are alike where they hold the same but for the values of their weights, and read the
+    same: as many tokens, turned by the same table. A block that merges, or that shares a tensor
+    with another module, is traced itself.
     """
     uses = Counter(map(id, held_by(module).values()))
     blocks = [cast(FrozenBlock, block) for block in module.blocks]
+    tables = [None] * len(blocks) if module.turns is None else module.turns.at
     kinds: list[object] = []
     merged = False
-    for block, entering in zip(blocks, (module.spec.tokens, *module.tokens), strict=False):
+    for block, entering, table in zip(
+        blocks, (module.spec.tokens, *module.tokens), tables, strict=False
+    ):
         own = block.merge is not None or any(uses[id(one)] > 1 for one in held_by(block).values())
         structure = None if own else structure_of(block)
-        kinds.append(structure and (structure, merged, entering))
+        kinds.append(structure and (structure, merged, entering, table))
         merged = merged or block.merge is not None
     traced = list(range(len(blocks)))
     for index in reversed(traced[:-1]):

@@ -143,18 +143,17 @@ def trace(module: FrozenVit, *, opset: int) -> tuple[onnx.ModelProto, large_weig
             fix="report this with the run and the versions of torch, onnx and onnxscript",
         ) from error
     assert program is not None
-    with quiet_exporter(), collected_later():
-        whole = repeated_blocks.repeated(program.model, module, traced)
-        simplify(whole)
-    model, weights = large_weights.split(whole, smallest=passes.SMALL + 1)
-    written = _own_opset(model).version
+    written = program.model.opset_imports.get("")
     if written != opset:  # a conversion that fails leaves the exporter's own opset, with a warning
         raise ExportError(
             f"PyTorch wrote opset {written} instead of {opset}",
             where=f"torch {torch.__version__}",
             fix=f"export with --opset {written}, or update torch and onnxscript",
         )
-    return model, weights
+    with quiet_exporter(), collected_later():
+        whole = repeated_blocks.repeated(program.model, module, traced)
+        simplify(whole)
+    return large_weights.split(whole, smallest=passes.SMALL + 1)
 
 
 def _own_opset(model: onnx.ModelProto) -> onnx.OperatorSetIdProto:

@@ -18,7 +18,7 @@ from engines.parity.rows import StageParity
 from fpet_export.stages import load
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
-IMAGES = 24
+IMAGES = 8
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from engines.errors import ExportError
@@ -18,6 +19,8 @@ from fpet_export.model.adapt import adapt
 from fpet_export.model.edits import Branch
 from fpet_export.model.fold import fold
 from tests.contracts.test_matrix import METHODS, bottleneck
+from tests.fpet_export.model.backbones import test_rotary
+from tests.fpet_export.model.backbones.eva_models import model_of
 from tests.fpet_export.tiny import MEAN, STD, backbone_of, checkpoint_of, spec_of
 
 
@@ -54,6 +57,17 @@ SLOW: list[tuple[str, dict[str, Any], int]] = [
 CASES = [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 
 
+def graphs(
+    module: FrozenVit, opset: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[bytes, bytes]:
+    """The graph of a module, and that of a whole trace."""
+    repeated, whole = folder / "repeated.onnx", folder / "whole.onnx"
+    to_onnx.to_onnx(module, repeated, opset=opset)
+    monkeypatch.setattr(repeated_blocks, "traced_blocks", every_block)
+    to_onnx.to_onnx(module, whole, opset=opset)
+    return repeated.read_bytes(), whole.read_bytes()
+
+
 @pytest.mark.parametrize(("method", "network", "opset"), CASES)
 def test_it_is_the_graph_of_a_whole_trace(
     method: str,
@@ -66,13 +80,27 @@ def test_it_is_the_graph_of_a_whole_trace(
         pytest.skip("no image is left behind a merge")
     module = frozen(method, **network)
     assert len(set(traced_blocks(module))) < len(module.blocks)
-    to_onnx.to_onnx(module, tmp_path / "repeated.onnx", opset=opset)
 
-    monkeypatch.setattr(repeated_blocks, "traced_blocks", every_block)
-    to_onnx.to_onnx(module, tmp_path / "whole.onnx", opset=opset)
+    repeated, whole = graphs(module, opset, tmp_path, monkeypatch)
 
-    written = [(tmp_path / f"{name}.onnx").read_bytes() for name in ("repeated", "whole")]
-    assert written[0] == written[1]
+    assert repeated == whole
+
+
+def rotary(name: str) -> FrozenVit:
+    network = test_rotary.backbone_of(model_of(name, depth=4))
+    return test_rotary.frozen_of(test_rotary.vit_of(network))
+
+
+def test_blocks_that_turn_by_one_table_are_traced_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert traced_blocks(rotary(test_rotary.LEARNED)) == (0, 1, 2, 3)
+    module = rotary("eva02_base_patch14_224")
+    assert traced_blocks(module) == (3, 3, 3, 3)
+
+    repeated, whole = graphs(module, 20, tmp_path, monkeypatch)
+
+    assert repeated == whole
 
 
 def test_blocks_before_and_behind_a_merge_are_traced_once_each() -> None:
@@ -93,7 +121,7 @@ def unlike(module: FrozenVit, how: str) -> None:
     elif how == "a part":
         block.adapters.append(nn.Identity())
     elif how == "another tensor":
-        block.attn.note = module.position.data
+        block.attn.note = torch.ones(1)
     elif how == "a function":
         block.act = lambda x: x
     else:
