@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from engines.errors import MachineError, UsageError
+from engines.errors import MachineError, TrustError, UsageError
 
 _CHUNK_BYTES = 1 << 20
 _REMEMBERED_BYTES = 1 << 20
@@ -167,6 +168,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def home_of(path: Path) -> Path:
     """Return the folder in which a file that `atomic_path` gave a name will lie."""
     return path.parent.parent if path.parent.name.endswith(_PART) else path.parent
+
+
+def copy_unchanged(source: Path, target: Path, *, sha256: str) -> None:
+    """Copy a file whose hash is known.
+
+    Raises:
+        TrustError: The copy has another hash.
+    """
+    shutil.copyfile(source, target)
+    if sha256_of(target) != sha256:
+        raise TrustError(
+            f"{source.name} changed while it was copied",
+            where=str(source),
+            fix="wait until the program that writes it has finished, then run the command again",
+        )
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         sweep_runs,
         targets,
         verify,
+        write_deepstream,
         write_triton,
     )
 
@@ -64,6 +65,7 @@ __all__ = [
     "sweep_runs",
     "targets",
     "verify",
+    "write_deepstream",
     "write_triton",
 ]
 

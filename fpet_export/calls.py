@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engines.registry import explained, import_or_explain
+from fpet_export.deepstream.write import DeepstreamRequest, DeepstreamWritten
+from fpet_export.deepstream.write import write as run_deepstream
 from fpet_export.doctor.diagnose import Diagnosis, DoctorRequest
 from fpet_export.doctor.diagnose import diagnose as run_diagnose
 from fpet_export.reporter import Recorder, Reporter
@@ -391,6 +393,25 @@ def verify(artefact: str | Path, *, reporter: Reporter | None = None, **settings
     """
     request = VerifyRequest(artefact=path_from(artefact), **settings)
     return _call("verify", run_verify, request, reporter)
+
+
+def write_deepstream(
+    engine: str | Path, out: str | Path, *, reporter: Reporter | None = None, **settings: Any
+) -> DeepstreamWritten:
+    """Write what DeepStream's Gst-nvinfer needs to run a plan, as the verb `deepstream` does.
+
+    Args:
+        engine: A plan of TensorRT.
+        out: The folder to write.
+        reporter: Hears of the steps; None is silent.
+        settings: Fields of `fpet_export.deepstream.write.DeepstreamRequest`, such as
+            `frame=(1920, 1080)`.
+
+    Raises:
+        FpetError: See `fpet_export.deepstream.write.write`.
+    """
+    request = DeepstreamRequest(engine=path_from(engine), out=path_from(out), **settings)
+    return _call("deepstream", run_deepstream, request, reporter)
 
 
 def write_triton(

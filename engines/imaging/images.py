@@ -164,12 +164,41 @@ def resize(image: Any, preprocessing: Preprocessing) -> PixelArray:
     if preprocessing.crop >= 1.0:
         resized = image.resize((width, height), method)
         return np.asarray(resized, dtype=np.uint8)
-    between = _before_crop((image.height, image.width), preprocessing)
-    resized = image.resize((between[1], between[0]), method)
-    rounded = round if preprocessing.cropping == "torchvision" else math.floor
-    top, left = rounded((between[0] - height) / 2), rounded((between[1] - width) / 2)
-    cropped = resized.crop((left, top, left + width, top + height))
+    cut = centre_cut((image.height, image.width), preprocessing)
+    resized = image.resize((cut.between[1], cut.between[0]), method)
+    cropped = resized.crop((cut.left, cut.top, cut.left + width, cut.top + height))
     return np.asarray(cropped, dtype=np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class CentreCut:
+    """How the centre of an image is cut out.
+
+    Attributes:
+        between: (height, width) that the image is resized to first.
+        top: First row of it that is kept.
+        left: First column of it that is kept.
+    """
+
+    between: tuple[int, int]
+    top: int
+    left: int
+
+
+def centre_cut(have: tuple[int, int], preprocessing: Preprocessing) -> CentreCut:
+    """Return how the centre of an image of `have` (height, width) pixels is cut out.
+
+    A crop of 1.0 keeps all of it.
+    """
+    if preprocessing.crop >= 1.0:
+        return CentreCut(preprocessing.size, top=0, left=0)
+    between = _before_crop(have, preprocessing)
+    rounded = round if preprocessing.cropping == "torchvision" else math.floor
+    top, left = (
+        rounded((extent - kept) / 2)
+        for extent, kept in zip(between, preprocessing.size, strict=True)
+    )
+    return CentreCut(between, top=top, left=left)
 
 
 def _before_crop(have: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:

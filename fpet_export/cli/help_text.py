@@ -39,6 +39,14 @@ class VerbsHelp(HelpText):
         super().__init__(prog)
         self._groups = groups
 
+    def add_argument(self, action: argparse.Action) -> None:
+        """Make room for the longest verb, which stands one step to the right of its heading."""
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            left = self._current_indent + self._indent_increment
+            lengths = [left + len(one.dest) for one in action._choices_actions]
+            self._action_max_length = max(self._action_max_length, *lengths)
+
     def _format_action(self, action: argparse.Action) -> str:
         if not isinstance(action, argparse._SubParsersAction):
             return super()._format_action(action)

@@ -17,8 +17,8 @@ from engines.transport import bundle
 _GRAPHS = {
     # verb: the setting that holds what is a graph, an engine or a folder of tasks
     "bench": "artefacts", "build": "onnx", "bundle": "artefact", "check": "engine",
-    "estimate": "artefact", "predict": "artefact", "quantize": "onnx", "show": "artefact",
-    "sign": "artefact", "triton": "artefact", "verify": "artefact",
+    "deepstream": "engine", "estimate": "artefact", "predict": "artefact", "quantize": "onnx",
+    "show": "artefact", "sign": "artefact", "triton": "artefact", "verify": "artefact",
 }  # fmt: skip
 _WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar", ".npz")
 _ONLY_GRAPHS = ("build", "quantize")

@@ -33,7 +33,7 @@ _RUNS = ("run", "runs", "artefacts")
 _SCHEME = re.compile(r"[a-z]{2,}[a-z0-9+.-]*:.+")
 """As random:NAME:SEED and timm:NAME: no file."""
 
-_INTO_A_FOLDER = ("export", "deploy", "sweep", "tasks", "triton")
+_INTO_A_FOLDER = ("deepstream", "export", "deploy", "sweep", "tasks", "triton")
 _FILES_WRITTEN = ("html", "markdown", "csv", "badge")
 _BESIDE = {"build": "onnx", "quantize": "onnx", "bundle": "artefact", "sign": "artefact"}
 """What a verb writes beside, unless it is told where."""

@@ -7,13 +7,12 @@ manifest, so that what is served can be verified like every other artefact.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from engines import storage
 from engines.commands import command, graph_of
-from engines.errors import TrustError, UsageError
+from engines.errors import UsageError
 from engines.manifest import Manifest, manifest_path, write_manifest
 from fpet_export.triton.config import LABELS, Backend, Serving, labels_of, model_config
 
@@ -99,8 +98,9 @@ def write_model(
         storage.refuse_overwrite(path, force=force)
     with storage.atomic_path(model) as temporary:
         for one, path in companions:
-            _copy(artefact.with_name(one.file), temporary.with_name(path.name), one.sha256)
-        _copy(artefact, temporary, manifest.sha256)
+            copied = temporary.with_name(path.name)
+            storage.copy_unchanged(artefact.with_name(one.file), copied, sha256=one.sha256)
+        storage.copy_unchanged(artefact, temporary, sha256=manifest.sha256)
         write_manifest(temporary, dataclasses.replace(manifest, file=model.name))
     if labels:
         storage.write_text(home / LABELS, label_text(labels))
@@ -111,13 +111,3 @@ def write_model(
 def label_text(labels: Sequence[str]) -> str:
     """Return the text of a label file: a line a class, in the order of the logits."""
     return "".join(f"{' '.join(label.split())}\n" for label in labels)
-
-
-def _copy(source: Path, target: Path, sha256: str) -> None:
-    shutil.copyfile(source, target)
-    if storage.sha256_of(target) != sha256:
-        raise TrustError(
-            f"{source.name} changed while it was copied",
-            where=str(source),
-            fix="wait until the program that writes it has finished, then run the command again",
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 import fpet_export
 from engines.errors import FpetError
+from engines.manifest import Runtime, read_manifest, write_manifest
 from engines.parity.finite import json_ready
 from fpet_export.reporter import SILENT, Recorder, Silent
 from fpet_export.workflow.quantize import QuantizeRequest
@@ -180,6 +182,23 @@ def test_write_triton(exported: Exported, tasks: Path, tmp_path: Path) -> None:
     with pytest.raises(FpetError, match="not a whole number from 1"):
         fpet_export.write_triton(exported.graph, tmp_path / "none", instances=0)
     assert not (tmp_path / "both").exists()
+
+
+def test_write_deepstream(exported: Exported, tmp_path: Path) -> None:
+    plan, out = tmp_path / "model.plan", tmp_path / "ds"
+    plan.write_bytes(b"not a plan")
+    runtime = Runtime(flavour="tensorrt", version="10.3.0.30", compute_capabilities=("8.7",))
+    manifest = dataclasses.replace(read_manifest(exported.graph), kind="engine", runtime=runtime)
+    write_manifest(plan, manifest)
+
+    found = fpet_export.write_deepstream(plan, out, frame=(1280, 720), objects_of=2)
+
+    words = ("deepstream", plan, "-o", out, "--frame", "1280x720", "--objects-of", 2, "--force")
+    assert document_of(found) == call(*words, "--json").document()
+    for wrong in ({"frame": (0, 5)}, {"gpu": -1}, {"objects_of": 0}):
+        with pytest.raises(FpetError):
+            fpet_export.write_deepstream(plan, tmp_path / "none", **wrong)
+    assert not (tmp_path / "none").exists()
 
 
 def test_export_tasks(exported: Exported, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ VERBS: dict[str, dict[str, str]] = {
         "show": "draw which patches merged into which, or the kernels of a plan",
     },
     "to use it": {
+        "deepstream": "write what DeepStream's Gst-nvinfer needs to run a plan",
         "predict": "classify images with a graph or an engine",
         "triton": "write a model repository for Triton Inference Server",
     },

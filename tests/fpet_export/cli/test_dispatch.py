@@ -152,6 +152,7 @@ WRONG = {
     "verify": [],
     "check": [],
     "triton": ["x.onnx"],
+    "deepstream": ["x.plan"],
 }
 
 

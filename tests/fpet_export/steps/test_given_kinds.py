@@ -15,6 +15,7 @@ VERBS = {
     "build": ("build", "X"),
     "bundle": ("bundle", "X"),
     "check": ("check", "X"),
+    "deepstream": ("deepstream", "X", "-o", "OUT"),
     "predict": ("predict", "X", "IMG"),
     "quantize": ("quantize", "X", "--precision", "fp16"),
     "show": ("show", "X", "IMG", "-o", "OUT.png"),

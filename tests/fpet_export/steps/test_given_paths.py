@@ -47,6 +47,7 @@ FILES = {
     "bundle": ("bundle", "absent.onnx"),
     "key": ("sign", "FILE", "--key", "absent"),
     "triton": ("triton", "absent.plan", "-o", "OUT"),
+    "deepstream": ("deepstream", "absent.plan", "-o", "OUT"),
     "check": ("check", "FILE", "--expect", "absent.npz"),
 }
 

@@ -151,7 +151,7 @@ def test_a_graph_that_changes_while_it_is_copied_is_refused(
     def copy_another(source: Path, target: Path) -> None:
         target.write_bytes(source.read_bytes()[:-1])
 
-    monkeypatch.setattr("fpet_export.triton.repository.shutil.copyfile", copy_another)
+    monkeypatch.setattr("engines.storage.shutil.copyfile", copy_another)
 
     done = call("triton", exported.graph, "-o", tmp_path / "models", "--json")
 

@@ -63,6 +63,7 @@ def words_of(verb: str, graph: Path, folder: Path, image: Path) -> list[object]:
         "predict": ["predict", graph, image],
         "bundle": ["bundle", graph, "-o", folder / "b.bundle.tar"],
         "triton": ["triton", graph, "-o", folder / "models"],
+        "deepstream": ["deepstream", graph, "-o", folder / "ds"],
         "check": ["check", graph, "--expect", image],
         "sign": ["sign", graph, "--key", image],
     }[verb]
@@ -70,7 +71,7 @@ def words_of(verb: str, graph: Path, folder: Path, image: Path) -> list[object]:
 
 VERBS = (
     "quantize", "build", "trtexec", "remote build", "bench", "remote bench", "predict", "bundle",
-    "triton", "check", "sign",
+    "triton", "deepstream", "check", "sign",
 )  # fmt: skip
 
 

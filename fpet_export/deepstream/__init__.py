@@ -1,0 +1,1 @@
+"""Configurations of DeepStream's inference element, Gst-nvinfer."""
