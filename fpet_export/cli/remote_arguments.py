@@ -9,7 +9,12 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where the work is done."""
     group = parser.add_argument_group("another machine, through ssh")
-    group.add_argument("--remote", metavar="HOST", help="do it on that machine, named as for ssh")
+    group.add_argument(
+        "--remote",
+        metavar="HOST",
+        help="do it on that machine, named as for ssh; "
+        "`bench` takes several, with commas between them",
+    )
     group.add_argument(
         "--remote-dir", metavar="DIR", help="folder there (default: below ~/.cache/fpet-export)"
     )

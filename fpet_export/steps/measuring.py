@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from benchmarks.scenarios.asked import Scenario, parse_scenarios
 from engines import registry
 from engines.engine import load_target
 from engines.errors import InputError, UnknownNameError, UsageError
+from engines.machine.device_lock import holding_device
 from engines.machine.processor import usable_cores
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.near_names import did_you_mean, near_names
@@ -171,7 +173,7 @@ def measure_batches(
         assert plain is not None
         baseline = plain_vit.built_like(artefacts[0], plain, folder, reporter)
         reporter.step("plain", plain_vit.describe(plain))
-    with machine_setting.held(settings.setting, reporter) as watcher:
+    with one_at_a_time(reporter), machine_setting.held(settings.setting, reporter) as watcher:
         peak = settings.gemm_peak()
         found = []
         for batch in batches:
@@ -199,6 +201,12 @@ def measure_batches(
                 )
             found.append(with_predictions(measurement))
     return found
+
+
+def one_at_a_time(reporter: Reporter) -> AbstractContextManager[None]:
+    """Wait until no other measurement runs on this machine, and keep others waiting."""
+    text = "another measurement runs on this machine; this one waits until it has ended"
+    return holding_device(lambda: reporter.step("bench", text, passed=None))
 
 
 def refuse_unknown_baseline(

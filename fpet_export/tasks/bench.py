@@ -68,6 +68,7 @@ def _measure(request: BenchRequest, reporter: Reporter) -> Measurement:
     settings = measuring.Settings.of(request)
     opening = dataclasses.replace(request.open_options(), threads=threads)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(measuring.one_at_a_time(reporter))
         watcher = stack.enter_context(machine_setting.held(request, reporter))
         switches = switch_times_ns(folder, names, options=opening)
         peak = settings.gemm_peak()
@@ -108,6 +109,10 @@ def _the_folder(request: BenchRequest) -> Path:
         (
             "--peers", bool(request.peers), "peers run the plain model of one export, not of tasks",
             "leave them out, or export one of the runs and bench that graph",
+        ),
+        (
+            "--remote", request.remote is not None and "," in request.remote,
+            "tasks are measured on one machine at a time", "name one, and repeat it for the others",
         ),
         (
             "--data", request.data is not None, "tasks are measured, their answers are not judged",

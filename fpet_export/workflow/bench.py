@@ -24,6 +24,12 @@ from fpet_export.steps import batches, machine_setting, measuring, usable
 from fpet_export.steps import plain_vit as plain
 from fpet_export.steps.accuracy import judge_answers, require_judged
 from fpet_export.steps.task_names import refuse_tasks
+from fpet_export.workflow.bench_boards import (
+    bench_boards,
+    boards_document,
+    hosts_of,
+    refuse_outputs,
+)
 
 if TYPE_CHECKING:
     from benchmarks.measurement import Measurement
@@ -34,18 +40,23 @@ class Benched:
     """What was measured.
 
     Attributes:
-        measurements: One, or one a batch size, rising.
+        measurements: One, or one a batch size, rising, or one a board.
         written: Files that were written.
         verdict: What it comes to, a line a contender.
+        by_batch: Whether it is one a batch size.
+        boards: The boards that they were taken on, one each; empty for one machine.
     """
 
     measurements: tuple[Measurement, ...]
     written: tuple[Path, ...]
     verdict: str
     by_batch: bool = False
+    boards: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the same as plain values: a measurement, or all of them by batch."""
+        """Return the same as plain values: a measurement, or all by batch or board."""
+        if self.boards:
+            return boards_document(self.boards, self.measurements)
         if self.by_batch:
             return documents.batches_document(self.measurements)
         return to_document(self.measurements[0])
@@ -67,6 +78,15 @@ def bench(request: BenchRequest, reporter: Reporter = SILENT) -> Benched:
     if request.batches is not None:
         return _at_batches(request, request.batches, reporter)
     refuse_tasks(request.artefacts[0], request.task)
+    hosts = hosts_of(request)
+    if len(hosts) > 1:
+        boards = bench_boards(request, hosts, reporter)
+        return Benched(
+            measurements=tuple(boards.measurements.values()),
+            boards=tuple(boards.measurements),
+            written=boards.written,
+            verdict=boards.verdict,
+        )
     if request.remote is None:
         measurement = _here(request, reporter)
     else:
@@ -89,9 +109,13 @@ def refuse(request: BenchRequest) -> None:
         raise UsageError(
             "nothing to measure was given", where="bench", fix="name a graph or engine"
         )
-    for path in (request.out, request.html, request.badge):
-        if path is not None:
-            storage.refuse_overwrite(path, force=request.force)
+    hosts = hosts_of(request)
+    if len(hosts) > 1:
+        refuse_outputs(request, hosts)
+    else:
+        for path in (request.out, request.html, request.badge):
+            if path is not None:
+                storage.refuse_overwrite(path, force=request.force)
     measuring.check_peers(request.peers)
     _refuse_contradictions(request)
     measuring.refuse_few_rounds(request)

@@ -36,6 +36,9 @@ a watcher that died make the measurement invalid (docs/measuring.md).
 classes, every class, and agreement with the checkpoint's float32 graph. Images are read one by
 one; with -o an interrupted run goes on where it was.
 
+--remote a,b,c measures on several boards at the same time; -o then names a folder for a JSON each,
+--html a page with all of them, as `report` writes it.
+
 In a folder of tasks every task is a contender (choose with --task A,B), and the time of a switch
 between tasks is measured too.
 
