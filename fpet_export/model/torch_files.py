@@ -27,6 +27,9 @@ _OF_ARRAYS: list[Any] = [
 ]
 """What the pickle of an array of floating numbers calls; numpy 2 has another name for the first."""
 
+_DOS_FOLDER = 0x10
+"""The attribute of a folder among the external attributes of a zip archive's member."""
+
 _DEEPEST = 6
 """How many dictionaries deep an array may lie."""
 
@@ -135,7 +138,7 @@ def verify_archive(path: Path) -> None:
         return  # the format of before PyTorch 1.6, or no checkpoint at all: torch.load decides
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            damaged = archive.testzip() or _marked_as_folder(archive)
     # A damaged header sends zipfile into any of its decompressors and parsers.
     except Exception as error:
         raise CheckpointError(
@@ -147,6 +150,17 @@ def verify_archive(path: Path) -> None:
         raise CheckpointError(
             f"the archive is damaged: {damaged}", where=str(path), fix="fetch the file again"
         )
+
+
+def _marked_as_folder(archive: zipfile.ZipFile) -> str | None:
+    """Return a member with bytes that the archive marks as a folder.
+
+    PyTorch's reader fills nothing in for one: its tensor would be what lay in memory.
+    """
+    for member in archive.infolist():
+        if member.file_size and (member.external_attr & _DOS_FOLDER or member.is_dir()):
+            return member.filename
+    return None
 
 
 def _first_line(error: Exception) -> str:

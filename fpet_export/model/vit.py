@@ -411,7 +411,7 @@ def prefix_tokens(model: Vit) -> torch.Tensor:
     """Return what stands in front of the patches of every image, (1, tokens, C)."""
     spec = model.spec
     kinds = [getattr(model, name) for name in prefix_parameters(spec)]
-    none = model.patch_embed.proj.weight.new_zeros(1, 0, spec.width)
+    none = next(model.parameters()).new_zeros(1, 0, spec.width)
     tokens = torch.cat([*kinds, none], dim=1)
     if not (spec.absolute_positions and spec.position_covers_prefix):
         return tokens

@@ -12,6 +12,7 @@ import torch
 
 from engines.errors import CheckpointError
 from fpet_export.model import state_dicts
+from fpet_export.model.torch_files import read_content
 
 TENSORS = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.zeros(2)}
 
@@ -136,3 +137,18 @@ def test_a_tensor_that_is_not_plain_is_refused(odd: torch.Tensor, tmp_path: Path
 
     with pytest.raises(CheckpointError, match="odd is not a plain tensor"):
         state_dicts.read(path, ["head.weight"])
+
+
+def test_a_tensor_that_the_archive_marks_as_a_folder_is_refused(tmp_path: Path) -> None:
+    """PyTorch reads it without an error, and gives what lay in memory."""
+    path = tmp_path / "model.pth"
+    torch.save({"head.weight": torch.ones(300)}, path)
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02", content.rindex(b"/data.pkl"))
+    while b"/data/0" not in content[entry : entry + 70]:
+        entry = content.index(b"PK\x01\x02", entry + 4)
+    content[entry + 38] |= 0x10  # the first byte of the external attributes
+    path.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match="data/0"):
+        read_content(path)
