@@ -218,6 +218,8 @@ def bench(
             clock=clock,
             pause=pause,
             machine=machine,
+            watcher=watching,
+            on_jetson=host.board is not None,
             progress=progress,
         )
         alone = run_alone(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.conditions.devices import runs_on_gpu
+from benchmarks.conditions.machine_validity import check_conditions
 from benchmarks.conditions.validity import MachineUse, foreign_load, other_load
+from benchmarks.conditions.watcher import Watcher
 from benchmarks.energy.course import Plan, run_course
 from benchmarks.energy.evaluate import evaluate
 from benchmarks.energy.find import find_sensor
@@ -69,6 +72,8 @@ class EnergyMeter:
         clock: Clock,
         pause: Pause,
         machine: Callable[[], MachineUse],
+        watcher: Watcher,
+        on_jetson: bool,
         progress: Progress | None,
     ) -> MeasuredEnergy:
         """Let contenders work in turns, and return what each one used.
@@ -82,26 +87,39 @@ class EnergyMeter:
             clock: Nanoseconds.
             pause: Rests.
             machine: Reads the machine's counters.
+            watcher: Watches the machine meanwhile.
+            on_jetson: See `check_conditions`.
             progress: See `run_course`.
 
         Raises:
             MachineError: The sensor is gone.
         """
-        sensor = require_sensor(set(map(device_of, runtimes)), self.find)
-        before = machine()
-        course = run_course(
-            contenders,
-            sensor,
-            self.record,
-            plan=self.plan,
-            seed=seed,
-            clock=clock,
-            pause=pause,
-            progress=progress,
+        devices = set(map(device_of, runtimes))
+        sensor = require_sensor(devices, self.find)
+        with watcher.attempt() as watch:
+            before, began_s = machine(), time.monotonic()
+            course = run_course(
+                contenders,
+                sensor,
+                self.record,
+                plan=self.plan,
+                seed=seed,
+                clock=clock,
+                pause=pause,
+                progress=progress,
+            )
+            load, lasted_s = other_load(before, machine()), time.monotonic() - began_s
+            conditions = watch.conditions(rounds_s=lasted_s)
+        findings = (
+            *foreign_load(load),
+            *check_conditions(
+                conditions, rounds_s=lasted_s, on_gpu="gpu" in devices, on_jetson=on_jetson
+            ),
         )
-        findings = tuple(foreign_load(other_load(before, machine())))
         record, found = evaluate(course, sensor, batch=batch, baseline=baseline, seed=seed)
-        record = dataclasses.replace(record, findings=(*record.findings, *findings))
+        record = dataclasses.replace(
+            record, findings=(*record.findings, *findings), conditions=conditions
+        )
         spoiled = "; ".join(one.what for one in findings if one.severity == "invalid")
         if spoiled:
             found = {name: ContenderEnergy(why_not=spoiled) for name in found}

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from benchmarks.conditions.validity import Finding
+from benchmarks.conditions.watched import Conditions
 from benchmarks.energy.course import Plan
 from benchmarks.paired_statistics import CONFIDENCE
 
@@ -142,6 +143,7 @@ class EnergyRecord:
         findings: What a reader must know.
         times_ms: When the sensor was read, since the first reading.
         total_mw: Mean power of the total between a reading and the one before, rounded.
+        conditions: How the machine was set and what it did meanwhile.
     """
 
     source: str
@@ -158,3 +160,4 @@ class EnergyRecord:
     findings: tuple[Finding, ...] = ()
     times_ms: tuple[int, ...] = ()
     total_mw: tuple[int, ...] = ()
+    conditions: Conditions | None = None

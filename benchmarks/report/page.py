@@ -289,6 +289,7 @@ def environment_facts(
     kind = " (virtual machine)" if where.virtual else ""
     facts = [
         ("board", where.board or ""),
+        ("JetPack", where.jetpack or ""),
         ("CPU", f"{where.cpu}, {cores}{where.usable_processors} processors usable{kind}"),
         ("instruction sets", " ".join(where.isa)),
         ("governor", where.governor or ""),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from engines.machine.clocks import Clock
@@ -24,13 +25,11 @@ __all__ = [
     "swaps",
 ]
 
-_POWER_MODE = re.compile(r"NV Power Mode:[ \t]*(\S+)[ \t]*(?:\r?\n[ \t]*(\d+)[ \t]*(?:\r?\n|$))?")
-_POWER_MODEL = re.compile(r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", re.MULTILINE)
-_CLOCK = re.compile(
-    r"^(cpu\d+|GPU|EMC)\b(?:.*\bOnline=(\d))?.*\bMinFreq=(\d+)\s+MaxFreq=(\d+)"
-    r"(?:\s+CurrentFreq=(\d+))?(.*)$",
-    re.MULTILINE,
-)
+# Whatever ends without the end of its line may be cut off: half a number is a wrong one.
+_POWER_MODE = re.compile(r"NV Power Mode:[ \t]*([!-~]+)[ \t]*\r?\n(?:[ \t]*([0-9]+)[ \t]*\r?\n)?")
+_POWER_MODEL = re.compile(r"^\s*<\s*POWER_MODEL\s+ID=([0-9]+)\s+NAME=([!-~]+?)\s*>", re.MULTILINE)
+_CLOCK_NAME = re.compile(r"(cpu[0-9]+|GPU|EMC):?")
+_NUMBER = re.compile(r"[0-9]+")
 _KIB = 1024
 
 
@@ -65,7 +64,7 @@ class GpuProcess:
 
 
 def power_mode(text: str) -> PowerMode | None:
-    r"""Return the mode from `nvpmodel -q`; None where it names none.
+    r"""Return the mode from `nvpmodel -q`; None where it names none to the end of its line.
 
     >>> power_mode("NV Power Mode: MAXN_SUPER\n2\n")
     PowerMode(name='MAXN_SUPER', number=2)
@@ -82,25 +81,42 @@ def power_modes(text: str) -> dict[str, int]:
 def clocks(text: str) -> tuple[Clock, ...]:
     """Return the clocks from `jetson_clocks --show`; processors that are off are left out."""
     found = []
-    for name, online, least, most, now, rest in _CLOCK.findall(text):
-        if online == "0":
-            continue
-        unit = 1000 if name.startswith("cpu") else 1
-        now_hz = int(now) * unit if now else None
-        # The memory's limits stay apart when jetson_clocks holds it: it says so by an override.
-        is_held = "FreqOverride=1" in rest if name == "EMC" else least == most
-        found.append(Clock(name, int(least) * unit, int(most) * unit, is_held, now_hz))
-    return tuple(found)
+    for line in _whole_lines(text):
+        first, *rest = line.split() or [""]
+        name = _CLOCK_NAME.fullmatch(first)
+        pairs = [word.partition("=")[::2] for word in rest if "=" in word]
+        fields = dict(pairs)
+        if name is not None and len(fields) == len(pairs):  # else two lines have become one
+            found.append(_clock(name[1], fields))
+    return tuple(clock for clock in found if clock is not None)
+
+
+def _clock(name: str, fields: Mapping[str, str]) -> Clock | None:
+    is_processor = name.startswith("cpu")
+    unit = 1000 if is_processor else 1
+    least, most, now = (_number(fields.get(f"{which}Freq")) for which in ("Min", "Max", "Current"))
+    if least is None or most is None or (is_processor and fields.get("Online") != "1"):
+        return None
+    is_held = least == most
+    if name == "EMC":  # its limits stay apart when jetson_clocks holds it: an override says so
+        if fields.get("FreqOverride") not in ("0", "1"):
+            return None
+        is_held = fields["FreqOverride"] == "1"
+    return Clock(name, least * unit, most * unit, is_held, None if now is None else now * unit)
+
+
+def _number(word: str | None) -> int | None:
+    return int(word) if word is not None and _NUMBER.fullmatch(word) else None
 
 
 def swaps(text: str) -> tuple[Swap, ...]:
     """Return the swap areas of `/proc/swaps`."""
-    rows = (line.split() for line in text.splitlines()[1:])
-    return tuple(
-        Swap(row[0], int(row[-3]) * _KIB, int(row[-2]) * _KIB)
-        for row in rows
-        if len(row) >= 5 and row[-3].isdigit() and row[-2].isdigit()
-    )
+    found = []
+    for row in (line.split() for line in _whole_lines(text)[1:]):
+        size, used = (_number(word) for word in row[2:4]) if len(row) == 5 else (None, None)
+        if size is not None and used is not None:
+            found.append(Swap(row[0], size * _KIB, used * _KIB))
+    return tuple(found)
 
 
 def gpu_processes(text: str) -> tuple[GpuProcess, ...]:
@@ -109,11 +125,16 @@ def gpu_processes(text: str) -> tuple[GpuProcess, ...]:
     The format is `csv,noheader,nounits`. Of a program only the file's name is kept.
     """
     found = []
-    for line in text.splitlines():
-        pid, _, rest = line.partition(",")
-        name, _, memory = rest.rpartition(",")
-        if pid.strip().isdigit() and name.strip():
-            size = memory.strip()
+    for line in _whole_lines(text):
+        pid, _, rest = line.partition(", ")
+        name, _, memory = rest.rpartition(", ")
+        number = _number(pid.strip())
+        if number is not None and name.strip():
             program = name.strip().rpartition("/")[2]
-            found.append(GpuProcess(int(pid), program, int(size) if size.isdigit() else None))
+            found.append(GpuProcess(number, program, _number(memory.strip())))
     return tuple(found)
+
+
+def _whole_lines(text: str) -> list[str]:
+    """Return the lines that have an end."""
+    return text.split("\n")[:-1]

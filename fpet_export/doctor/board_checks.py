@@ -204,13 +204,17 @@ def _check_release(findings: Findings, tensorrt: str, name: str) -> None:
 
 def _check_power_mode(findings: Findings, fastest: str | None, now: Snapshot) -> None:
     mode = now.power_mode
+    offered = snapshot.power_modes(sources.ROOT)
     findings.document["power_mode"] = mode
+    findings.document["power_modes"] = [one.name for one in offered]
     if mode is None:
         findings.unknown("power mode", "nvpmodel -q names none; try sudo nvpmodel -q")
     elif fastest is None or mode == fastest:
-        findings.fact("power mode", mode + ("" if fastest is None else ", the fastest"))
+        others = ", ".join(one.name for one in offered if one.name != mode)
+        rest = f" (--power-mode of bench also takes {others})" if others else ""
+        findings.fact("power mode", mode + ("" if fastest is None else ", the fastest") + rest)
     else:
-        modes = {one.name: one.number for one in snapshot.power_modes(sources.ROOT)}
+        modes = {one.name: one.number for one in offered}
         findings.gap(
             "power mode",
             f"{mode}, the fastest is {fastest}",

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.comparison import bench, rebase
 from benchmarks.conditions.environment import Environment
 from benchmarks.conditions.validity import MachineUse
+from benchmarks.conditions.watched import Conditions, Watch
 from benchmarks.energy.course import Plan
 from benchmarks.energy.meter import EnergyMeter
 from benchmarks.energy.sensor import Missing
@@ -22,6 +23,8 @@ from benchmarks.measurement import Measurement
 from benchmarks.measurement_file import read_measurement, to_document, write_measurement
 from benchmarks.report.energy import format_energy
 from engines.errors import MachineError
+from engines.machine.snapshot import Snapshot
+from tests.benchmarks.conftest import FakeWatcher
 from tests.benchmarks.energy.fakes import FakeMachine, FakeSensor
 
 IDLE_MW, WORK_MW = 4_000.0, 10_000.0
@@ -34,13 +37,16 @@ def clock() -> FakeMachine:
 
 
 @pytest.fixture
-def fake_bench(clock: FakeMachine, quiet_machine: Any, environment: Environment) -> Any:
+def fake_bench(
+    clock: FakeMachine, quiet_machine: Any, watcher: Any, environment: Environment
+) -> Any:
     def call(engines: Any, **options: Any) -> Measurement:
         settings: dict[str, Any] = {
             "schedule": Schedule(min_rounds=30, min_s=0.0, settle_s=0.0),
             "clock": clock,
             "pause": clock.pause,
             "machine": quiet_machine,
+            "watcher": watcher,
             "environment": lambda: environment,
             "energy": meter(clock),
             **options,
@@ -83,6 +89,20 @@ def test_every_contender_has_its_energy_beside_its_latency(fake_bench: Any, engi
     assert found.energy.rule == "total = TOTAL"
     assert found.energy.idle_before.value == pytest.approx(IDLE_MW, rel=0.02)
     assert found.rounds == 30  # the paired rounds are what they are without energy
+
+
+def test_a_board_that_was_slowed_down_tells_no_energy(fake_bench: Any, engines: Any) -> None:
+    slowed = Watch(
+        interval_s=0.25, times_ms=(0,) * 8, series={"slowed.gpu-throttle-alert": (0,) * 7 + (1,)}
+    )
+    conditions = Conditions(before=Snapshot(), after=Snapshot(), watch=slowed)
+
+    found = fake_bench(engines, watcher=FakeWatcher(conditions), strict=False)
+
+    assert found.energy.conditions == conditions
+    for contender in found.contenders:
+        assert contender.energy.gross is None
+        assert "gpu-throttle-alert slowed the machine down" in contender.energy.why_not
 
 
 def test_it_survives_its_json(fake_bench: Any, engines: Any, tmp_path: Path) -> None:

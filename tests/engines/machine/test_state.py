@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -168,6 +172,70 @@ def test_processes_on_a_gpu_are_listed_without_their_folders() -> None:
         GpuProcess(4242, "python3", 512),
         GpuProcess(77, "server", None),
     )
+
+
+GPU_PROCESSES = "4242, /usr/bin/python3, 512\n77, /opt/a, b/server, [N/A]\n"
+MODES_SAID = (
+    "NV Power Mode: MAXN_SUPER\n12\n",
+    "NVPM WARN: fan mode is not set!\nNV Power Mode: MODE_15W_6CORE\n2\n",
+    "NVPM VERB: Current mode: NV Power Mode: 25W\n1\nNVPM VERB: PARAM CPU_ONLINE: ARG\n",
+)
+SAID: list[tuple[Callable[[str], Any], str]] = [
+    *((state.power_mode, text) for text in (*MODES_SAID, NANO_FREE, ORIN_NX)),
+    *((state.clocks, text) for text in (NANO_FREE, NANO_HELD, ORIN_NX)),
+    (state.power_modes, NVPMODEL_CONF),
+    (state.swaps, SWAPS),
+    (state.gpu_processes, GPU_PROCESSES),
+]
+
+
+def parts(found: Any) -> list[Any]:
+    """Return the facts of an answer: none, one, or each of several."""
+    if found is None:
+        return []
+    if isinstance(found, PowerMode):
+        return [("mode", found.name), *([] if found.number is None else [found])]
+    return list(found.items()) if isinstance(found, dict) else list(found)
+
+
+@pytest.mark.parametrize(("parse", "text"), SAID)
+def test_an_answer_that_is_cut_off_is_right_or_unknown(
+    parse: Callable[[str], Any], text: str
+) -> None:
+    """At every character: what is left says less, never something else."""
+    whole = parts(parse(text))
+    assert whole
+    for end in range(len(text)):
+        left = parts(parse(text[:end]))
+        assert left == whole[: len(left)], text[:end]
+
+
+@pytest.mark.parametrize(("parse", "text"), SAID)
+def test_an_answer_with_a_foreign_character_is_right_or_unknown(
+    parse: Callable[[str], Any], text: str
+) -> None:
+    """Each character replaced by one that no number has: some 2,000 answers."""
+    whole = parts(parse(text))
+    choice = random.Random(len(text))
+    for place in range(len(text)):
+        foreign = choice.choice("\x00\u00b2\ufffdx=,")
+        changed = f"{text[:place]}{foreign}{text[place + 1 :]}"
+        for one in parts(parse(changed)):
+            assert one in whole or is_shorter(one, whole), changed
+
+
+def is_shorter(one: Any, whole: list[Any]) -> bool:
+    """Say whether a fact is that of another one with a part of it unknown or with another name."""
+    numbers = {str(number) for fact in whole for number in numbers_of(fact)}
+    held = {fact.is_held for fact in whole if isinstance(fact, Clock) and isinstance(one, Clock)
+            and fact.name == one.name}  # fmt: skip
+    same = not held or one.is_held in held
+    return same and all(str(number) in numbers for number in numbers_of(one))
+
+
+def numbers_of(fact: Any) -> list[int]:
+    values = dataclasses.astuple(fact) if dataclasses.is_dataclass(fact) else tuple(fact)  # type: ignore[arg-type]
+    return [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
 
 
 @given(st.text())

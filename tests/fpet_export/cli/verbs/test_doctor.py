@@ -163,6 +163,7 @@ def test_a_board_says_what_it_is_and_how_it_is_set(jetson: Jetson) -> None:
     assert document["board"]["target"] == "jetson-orin-nano-8gb@jp6.2"
     assert document["board"]["l4t"] == "36.4.3"
     assert document["power_mode"] == "25W"
+    assert document["power_modes"] == ["15W", "25W", "MAXN_SUPER", "7W"]
     assert document["clocks"]["held"] is False
     assert document["swap"][0]["name"] == "/dev/zram0"
     assert document["gpu_users"] is None
