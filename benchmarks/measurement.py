@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from benchmarks.accuracy.end_to_end import EndToEnd
 from benchmarks.accuracy.scores import Accuracy
 from benchmarks.agreement import Agreement
 from benchmarks.conditions.environment import Environment
@@ -105,6 +106,7 @@ class ContenderResult:
         samples_ns: Every sample, in the order of the rounds, so that anyone can count again.
         energy: What an image costs; None where it was not asked for.
         accuracy: How it answers on the user's images; None where there were none.
+        end_to_end: From an encoded image to its class; None without files of images.
         scenarios: What came out alone, after the rounds; None where no scenario was asked for.
         predicted: What was predicted of it; None where nothing could be.
     """
@@ -121,6 +123,7 @@ class ContenderResult:
     energy: ContenderEnergy | None = None
     scenarios: ScenarioResults | None = None
     accuracy: Accuracy | None = None
+    end_to_end: EndToEnd | None = None
     predicted: Predicted | None = None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.accuracy.answering import answers, identity
+from benchmarks.accuracy.end_to_end import end_to_end_line, time_end_to_end
 from benchmarks.accuracy.journal import Journal
 from benchmarks.accuracy.scores import accuracy_lines, score
 from benchmarks.measurement import Measurement
@@ -18,7 +19,7 @@ from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.parity.outputs import manifest_of, preprocessing_of
 from fpet_export.reporter import Reporter
 from fpet_export.requests import BenchRequest
-from fpet_export.steps import check_images
+from fpet_export.steps import check_images, measuring
 
 _ENDING = ".answers.jsonl"
 
@@ -85,6 +86,7 @@ def judge_answers(
         None if request.out is None else request.out.with_name(request.out.name + _ENDING),
         {"images": identity(source), "count": len(source)},
     )
+    opening = dataclasses.replace(request.open_options(), threads=request.threads)
     found = {}
     for name, (path, manifest) in asked.items():
         _require_same_images(source, path, manifest)
@@ -94,7 +96,7 @@ def judge_answers(
                 manifest,
                 source,
                 journal,
-                options=request.open_options(),
+                options=opening,
                 progress=advance,
             )
     expected = found.pop("", None)
@@ -111,15 +113,25 @@ def judge_answers(
         )
         for name, best in found.items()
     }
+    with measuring.one_at_a_time(reporter), reporter.working("timing from file to class"):
+        timed = {
+            name: time_end_to_end(path, manifest, source, options=opening)
+            for name, (path, manifest) in named.items()
+        }
     for name, one in scored.items():
         for line in accuracy_lines(name, one):
             reporter.paragraph(line)
+        steps = timed[name]
+        if steps is not None:
+            reporter.paragraph(end_to_end_line(name, steps))
     journal.remove()
     return [
         dataclasses.replace(
             measurement,
             contenders=tuple(
-                dataclasses.replace(result, accuracy=scored.get(result.name))
+                dataclasses.replace(
+                    result, accuracy=scored.get(result.name), end_to_end=timed.get(result.name)
+                )
                 for result in measurement.contenders
             ),
         )

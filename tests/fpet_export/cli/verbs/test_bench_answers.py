@@ -129,3 +129,24 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_timed(
     done = call("bench", engine, *(pictures if word == "PICTURES" else word for word in words))
     assert (done.code, what in done.err) == (code, True), done.err
     assert "rounds" not in done.err
+
+
+def test_from_file_to_class(engine: Path, images: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "a.latency.json"
+
+    done = call("bench", engine, "--data", images[0].parent, *SHORT, "-o", out)
+
+    assert done.code == 0, done.err
+    (result,) = read_measurement(out).contenders
+    found = result.end_to_end
+    assert found is not None
+    assert (found.batch, found.runs) == (1, 20)
+    steps = (found.load, found.prepare, found.run)
+    assert found.total.min_ns >= sum(one.min_ns for one in steps)
+    assert "from file to class" in done.err
+
+
+def test_arrays_are_no_files(engine: Path, pictures: Path) -> None:
+    done = call("bench", engine, "--data", pictures, *SHORT, "--json")
+    (result,) = json.loads(done.out)["contenders"]
+    assert result["end_to_end"] is None
