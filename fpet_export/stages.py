@@ -44,7 +44,7 @@ from fpet_export.model.checkpoints import Checkpoint, Hints, _agreement
 from fpet_export.model.facts import Fact
 from fpet_export.model.merge_plan import NOWHERE, MergePlan, merge_plan, settled
 from fpet_export.model.mergers import PUBLISHED
-from fpet_export.model.pixels import prepared_pixels, with_decoding
+from fpet_export.model.pixels import plain_input, prepared_pixels, with_decoding
 from fpet_export.model.vit import Vit
 from fpet_export.version import __version__
 
@@ -524,8 +524,7 @@ def _outputs(
     dtype: torch.dtype,
     progress: Callable[[int], None] | None,
 ) -> ModelOutputs:
-    plain = dataclasses.replace(preprocessing, in_graph=True, layout="NCHW", dtype="float32")
-    inputs = engine_images.to_input(pixels, plain)
+    inputs = plain_input(pixels, preprocessing)
     return reference.run(
         model, inputs, preprocessing.mean, preprocessing.std, dtype=dtype, progress=progress
     )

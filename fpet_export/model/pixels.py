@@ -6,7 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engines.errors import CheckpointError, UsageError
+from engines.imaging.images import PixelArray, to_input
 from engines.manifest import Decode, Preprocessing
 from fpet_export.model import normalisation
 from fpet_export.model.backbones import Backbone
@@ -59,6 +63,12 @@ def prepared_pixels(
         )
     prepared = dataclasses.replace(base, mean=mean, std=std)
     return prepared, Fact(normalisation.name_of(mean, std), source)
+
+
+def plain_input(pixels: PixelArray, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Return (I, 3, height, width) values in 0..1, mean and std not applied, for a model."""
+    plain = dataclasses.replace(preprocessing, in_graph=True, layout="NCHW", dtype="float32")
+    return to_input(pixels, plain)
 
 
 def with_decoding(

@@ -32,7 +32,6 @@ from calibration.accuracy import AccuracyConstraint, Quality
 from engines import storage
 from engines.engine import load_target
 from engines.errors import FpetError
-from engines.imaging import images as engine_images
 from engines.imaging.class_names import KnownClasses
 from engines.imaging.images import ImageSet
 from engines.imaging.source import collect, open_source
@@ -42,6 +41,7 @@ from engines.targets import Target
 from fpet_export.model.adapt import attached_merges, require_mergeable
 from fpet_export.model.merge_plan import NOWHERE, at_block
 from fpet_export.model.merge_sweep import answers_by_merge
+from fpet_export.model.pixels import plain_input
 from fpet_export.pictures.cost_and_answers import Dot, cost_and_answers
 from fpet_export.reporter import Reporter
 from fpet_export.requests import Exporting
@@ -196,7 +196,7 @@ def _images(
     if typing_request.needs_ranges(request) and request.calibration is None and not request.table:
         source = source.halves()[1]
     source = source.spread(min(len(source), request.limit or MOST_IMAGES))
-    return collect(check_images.checked(source, known, request, reporter))
+    return collect(check_images.checked(source, known, request, reporter, name="search"))
 
 
 def _families(adapted: Adapted) -> list[list[str]]:
@@ -225,7 +225,6 @@ def answers(
         plan = changed.merge_plan(model.spec)
         merges[merge] = attached_merges(model.spec, plan, changed.refinement)
     preprocessing = adapted.preprocessing
-    plain = dataclasses.replace(preprocessing, in_graph=True, layout="NCHW", dtype="float32")
     mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
     rows: dict[str, list[NDArray[np.float32]]] = {}
     with (
@@ -233,7 +232,7 @@ def answers(
         torch.inference_mode(),
     ):
         for start in range(0, len(images), _AT_ONCE):
-            pixels = engine_images.to_input(images.pixels[start : start + _AT_ONCE], plain)
+            pixels = plain_input(images.pixels[start : start + _AT_ONCE], preprocessing)
             batch = (torch.from_numpy(pixels) - mean) / std
             for merge, logits in answers_by_merge(model, merges, batch).items():
                 rows.setdefault(merge, []).append(logits.numpy())

@@ -26,7 +26,7 @@ from fpet_export.model.checkpoints import Checkpoint
 from fpet_export.model.facts import Fact
 from fpet_export.model.merge_plan import NOWHERE, merge_plan
 from fpet_export.model.merge_sweep import answers_by_merge
-from fpet_export.reporter import SILENT
+from fpet_export.reporter import SILENT, Recorder, Reporter
 from fpet_export.stages import Adapted
 from fpet_export.steps import merge_choice, merge_request, timed_choice
 from fpet_export.steps.merge_choice import MergeCandidate
@@ -183,13 +183,13 @@ def labelled(tmp_path: Path, whole_model: Path) -> Path:
 
 
 def exported(
-    tmp_path: Path, run: Path, data: Path, **limits: Any
+    tmp_path: Path, run: Path, data: Path, reporter: Reporter = SILENT, **limits: Any
 ) -> tuple[Exported, dict[str, Any]]:
     out = tmp_path / "out"
     request = ExportRequest(
         run=str(run), normalisation="none", out=out, merge="auto", data=data, **limits
     )
-    done = export(request)
+    done = export(request, reporter)
     table: dict[str, Any] = json.loads((out / "merge-choice.json").read_text())
     return done, table
 
@@ -273,7 +273,11 @@ def request_again(tmp_path: Path, run: Path, data: Path) -> None:
 def test_a_limit_that_no_merge_keeps_merges_nowhere(
     tmp_path: Path, whole_model: Path, labelled: Path
 ) -> None:
-    done, table = exported(tmp_path, whole_model, labelled, min_agreement=1.0)
+    said = Recorder()
+    done, table = exported(tmp_path, whole_model, labelled, said, min_agreement=1.0)
+
+    names = [step.name for step in said.steps]
+    assert (names.count("images"), names.count("search")) == (1, 1)
 
     assert done.manifest.model is not None
     assert done.manifest.model.merge == NOWHERE
