@@ -6,9 +6,12 @@ Contenders take turns in short segments, so that a board that grows warm hits al
 from __future__ import annotations
 
 import bisect
+import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,6 +119,7 @@ def run_course(
     seed: int,
     clock: Clock,
     pause: Pause,
+    at_work: AbstractContextManager[object] | None = None,
     progress: Progress | None = None,
 ) -> Course:
     """Rest, work in turns, rest; read the sensor all the time, and close it.
@@ -128,6 +132,7 @@ def run_course(
         seed: Seed of the order.
         clock: The clock of `record`, in nanoseconds.
         pause: Rests.
+        at_work: Entered for the segments alone: what is true of work is not true of rest.
         progress: Called after every segment; returning False stops like Ctrl-C.
     """
     generator = np.random.default_rng(seed)
@@ -144,8 +149,8 @@ def run_course(
         segments = []
         count = plan.segments * len(contenders)
         orders = [generator.permutation(len(contenders)) for _ in range(plan.segments)]
-        for order in orders:
-            for index in order:
+        with at_work or contextlib.nullcontext():
+            for index in itertools.chain.from_iterable(orders):
                 segments.append(_work(contenders[index], plan, clock))
                 if progress is not None and not progress(PHASE, len(segments), count):
                     raise KeyboardInterrupt

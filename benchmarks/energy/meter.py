@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.conditions.devices import runs_on_gpu
 from benchmarks.conditions.machine_validity import check_conditions
 from benchmarks.conditions.validity import MachineUse, foreign_load, other_load
-from benchmarks.conditions.watcher import Watcher
 from benchmarks.energy.course import Plan, run_course
 from benchmarks.energy.evaluate import evaluate
 from benchmarks.energy.find import find_sensor
@@ -21,6 +19,11 @@ from benchmarks.latency import Clock, Contender, Pause, Progress
 from engines.errors import MachineError
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
+    from benchmarks.conditions.validity import Finding
+    from benchmarks.conditions.watched import Conditions
+    from benchmarks.conditions.watcher import Watcher
     from benchmarks.energy.sources._machine import Device
 
 Find = Callable[[Collection["Device"]], Sensor | tuple[Missing, ...]]
@@ -87,8 +90,8 @@ class EnergyMeter:
             clock: Nanoseconds.
             pause: Rests.
             machine: Reads the machine's counters.
-            watcher: Watches the machine meanwhile.
-            on_jetson: See `check_conditions`.
+            watcher: Watches the machine while contenders work.
+            on_jetson: Whether this is a Jetson.
             progress: See `run_course`.
 
         Raises:
@@ -96,34 +99,61 @@ class EnergyMeter:
         """
         devices = set(map(device_of, runtimes))
         sensor = require_sensor(devices, self.find)
-        with watcher.attempt() as watch:
-            before, began_s = machine(), time.monotonic()
-            course = run_course(
-                contenders,
-                sensor,
-                self.record,
-                plan=self.plan,
-                seed=seed,
-                clock=clock,
-                pause=pause,
-                progress=progress,
-            )
-            load, lasted_s = other_load(before, machine()), time.monotonic() - began_s
-            conditions = watch.conditions(rounds_s=lasted_s)
+        before, watch = machine(), _WorkWatch(watcher, clock)
+        course = run_course(
+            contenders,
+            sensor,
+            self.record,
+            plan=self.plan,
+            seed=seed,
+            clock=clock,
+            pause=pause,
+            at_work=watch,
+            progress=progress,
+        )
         findings = (
-            *foreign_load(load),
-            *check_conditions(
-                conditions, rounds_s=lasted_s, on_gpu="gpu" in devices, on_jetson=on_jetson
-            ),
+            *foreign_load(other_load(before, machine())),
+            *watch.findings(on_gpu="gpu" in devices, on_jetson=on_jetson),
         )
         record, found = evaluate(course, sensor, batch=batch, baseline=baseline, seed=seed)
         record = dataclasses.replace(
-            record, findings=(*record.findings, *findings), conditions=conditions
+            record, findings=(*record.findings, *findings), conditions=watch.conditions
         )
         spoiled = "; ".join(one.what for one in findings if one.severity == "invalid")
         if spoiled:
             found = {name: ContenderEnergy(why_not=spoiled) for name in found}
         return MeasuredEnergy(record=record, of=found)
+
+
+class _WorkWatch:
+    """Watches the machine between the two rests, where clocks may fall and sensors fall silent."""
+
+    def __init__(self, watcher: Watcher, clock: Clock) -> None:
+        self._watching, self._clock = watcher.attempt(), clock
+        self.conditions: Conditions | None = None
+        self._start, self._lasted_s = 0, 0.0
+
+    def __enter__(self) -> None:
+        self._watching.__enter__()
+        self._start = self._clock()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lasted_s = (self._clock() - self._start) / 1e9
+        if kind is None:
+            self.conditions = self._watching.conditions(rounds_s=self._lasted_s)
+        self._watching.__exit__(kind, error, trace)
+
+    def findings(self, *, on_gpu: bool, on_jetson: bool) -> tuple[Finding, ...]:
+        """Return what speaks against believing what was measured meanwhile."""
+        assert self.conditions is not None, "asked before the work was over"
+        return check_conditions(
+            self.conditions, rounds_s=self._lasted_s, on_gpu=on_gpu, on_jetson=on_jetson
+        )
 
 
 def device_of(runtime: Mapping[str, str]) -> Device:

@@ -141,9 +141,9 @@ class EnergyRecord:
         readings: Readings in all, equal ones too.
         plan: How long it was worked and rested.
         findings: What a reader must know.
+        conditions: How the machine was set and what it did while contenders worked.
         times_ms: When the sensor was read, since the first reading.
         total_mw: Mean power of the total between a reading and the one before, rounded.
-        conditions: How the machine was set and what it did meanwhile.
     """
 
     source: str
@@ -158,6 +158,6 @@ class EnergyRecord:
     period_ms: float | None = None
     readings: int = 0
     findings: tuple[Finding, ...] = ()
+    conditions: Conditions | None = None
     times_ms: tuple[int, ...] = ()
     total_mw: tuple[int, ...] = ()
-    conditions: Conditions | None = None

@@ -174,6 +174,34 @@ def test_other_programs_take_the_numbers_away(
     assert any(one.severity == "invalid" for one in found.energy.findings)
 
 
+def test_a_power_mode_that_changes_while_contenders_work_takes_the_numbers_away(
+    fake_bench: Any, engines: Any, watcher: Any
+) -> None:
+    """Between the rounds, which are valid, and the last rest."""
+    attempts: list[float] = []
+    quiet = watcher.conditions
+
+    def conditions(*, rounds_s: float) -> Any:
+        attempts.append(rounds_s)
+        found = quiet(rounds_s=rounds_s)
+        if len(attempts) < 2:
+            return found
+        before, after = (
+            dataclasses.replace(found.before, power_mode=mode) for mode in ("25W", "15W")
+        )
+        return dataclasses.replace(found, before=before, after=after)
+
+    watcher.conditions = conditions
+    found = fake_bench(engines)
+
+    assert found.valid
+    assert "the power mode went from 25W to 15W" in found.contenders[0].energy.why_not
+    plan = found.energy.plan
+    segments = 2 * plan.segments * (plan.settle_s + plan.steady_s + plan.tail_s)
+    assert attempts[1] == pytest.approx(segments, rel=0.05)  # rest is not watched
+    assert found.energy.conditions.after.power_mode == "15W"
+
+
 def test_an_invalid_measurement_claims_nothing_about_energy(fake_bench: Any, engines: Any) -> None:
     found = fake_bench(engines, schedule=Schedule(max_rounds=5, settle_s=0.0), strict=False)
 
