@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from calibration.accuracy import Quality
 from calibration.emulate import emulate_bfloat16
+from calibration.merge_evidence import Evidence, decided, evidence_of, unsupported
 from calibration.rounding import add_rounding_errors
 from engines import precisions
 from engines.contract import OpenOptions, Rewrites
@@ -39,9 +40,6 @@ Progress = Callable[[int], None]
 MODEL_IMAGES, MODEL_SEEDS = 8, 2
 """Runs of the float32 graph with modelled errors; the median over them varies by a fifth."""
 
-_FLOAT32_ROUNDING = 1e-5
-"""Of a cosine of 64 products in float32, twice over; the margin of a float32 graph's gate."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GraphEvaluator:
@@ -49,15 +47,11 @@ class GraphEvaluator:
 
     Attributes:
         reference: What the float64 model, or the float32 graph, said about the images.
-        metric: (I, N, D) refined keys of the float32 graph; None without a merge.
-        prefix: Prefix tokens.
         graph: The float32 graph, on which rounding is modelled; None leaves that out.
         manifest: Manifest of that graph.
     """
 
     reference: ReferenceOutputs
-    metric: FloatArray | None = None
-    prefix: int = 0
     graph: Path | None = None
     manifest: Manifest | None = None
 
@@ -65,18 +59,17 @@ class GraphEvaluator:
         self, graph: Graph, manifest: Manifest, *, progress: Progress | None = None
     ) -> ModelOutputs:
         """Run a typed graph, which is changed, over the images."""
+        evidence = evidence_in(graph, manifest)
         emulate_bfloat16(graph)
-        keys = None if self.metric is None else metric_tensor(graph)
         with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
             path = Path(folder) / "typed.onnx"
             write_graph(graph, path)
-            found = _run(path, manifest, self.images, keys, progress, rewrites="keep-qdq")
-        metric = found.pop("metric", None)
+            found = _run(path, manifest, self.images, evidence, progress, rewrites="keep-qdq")
         actual = _outputs(found, manifest)
-        if metric is None or self.metric is None or actual.match is None:
+        if actual.match is None or "decided" not in found:
             return actual
-        error = score_error(metric, self.metric, prefix=self.prefix, sources=actual.match.shape[1])
-        return dataclasses.replace(actual, score_error=error)
+        wrong = unsupported(actual.match, found["decided"], found["won"])
+        return dataclasses.replace(actual, unsupported=wrong)
 
     @property
     def images(self) -> ImageSet:
@@ -117,7 +110,7 @@ class GraphEvaluator:
             with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
                 path = Path(folder) / "rounding.onnx"
                 write_graph(graph, path)
-                found = _run(path, self.manifest, few.images, None, None, rewrites="keep-qdq")
+                found = _run(path, self.manifest, few.images, (), None, rewrites="keep-qdq")
             given = found["logits"].reshape(wanted.shape)
             errors.append(image_errors(given - wanted, wanted))
         median = float(np.median(np.concatenate(errors)))
@@ -128,11 +121,7 @@ class GraphEvaluator:
         if count >= len(self.images):
             return self
         chosen = np.arange(count) * len(self.images) // count
-        return dataclasses.replace(
-            self,
-            reference=self.reference.at(chosen),
-            metric=None if self.metric is None else self.metric[chosen],
-        )
+        return dataclasses.replace(self, reference=self.reference.at(chosen))
 
 
 def evaluator_for(
@@ -156,103 +145,62 @@ def evaluator_for(
     Raises:
         ParityError: Its logits are not finite.
     """
-    model = manifest.model
-    joins_once = model is not None and model.joins_once
-    keys = metric_tensor(read_graph(onnx)) if joins_once else None
-    found = _run(onnx, manifest, images, keys, progress, rewrites="all")
-    metric = found.pop("metric", None)
-    own = _outputs(found, manifest)
+    evidence = evidence_in(read_graph(onnx), manifest)
+    found = _run(onnx, manifest, images, evidence, progress, rewrites="all")
+    own = dataclasses.replace(_outputs(found, manifest), margin=found.get("won"))
     require_finite(own, images.names, of=onnx)
-    prefix = manifest.model.prefix_tokens if manifest.model is not None else 0
-    if metric is not None and own.match is not None:
-        sources = own.match.shape[1]
-        own = dataclasses.replace(own, margin=margins(metric, prefix=prefix, sources=sources))
-    if reference is not None and not joins_once:
-        # How far rounding moves the decisions of such a merge is not known: answers are judged.
-        reference = dataclasses.replace(reference, margin=None)
     return GraphEvaluator(
         reference=ReferenceOutputs(
             name=onnx.name,
             images=images,
             outputs=reference or own,
             tokens=tokens_of(manifest),
+            drops_ties=manifest.model is not None and manifest.model.joins_once,
         ),
-        metric=metric,
-        prefix=prefix,
         graph=onnx,
         manifest=manifest,
     )
 
 
-def score_error(
-    metric: FloatArray, reference: FloatArray, *, prefix: int, sources: int
-) -> FloatArray:
-    """Return (I, Na) how far the difference of two cosines of an A token can have moved.
-
-    With u the unit key of an A token and v, w those of two B tokens, u·(v - w) moves by at most
-    2·|u' - u| + |v' - v| + |w' - w|.
-
-    Args:
-        metric: (I, N, D) refined keys in the order prefix, set B, set A.
-        reference: The same of the reference.
-        prefix: Prefix tokens.
-        sources: Tokens of set A, Na.
-    """
-    moved = np.linalg.norm(_unit(metric) - _unit(reference), axis=-1)
-    largest: FloatArray = moved[:, prefix:-sources].max(axis=1, keepdims=True)
-    error: FloatArray = 2 * moved[:, -sources:] + 2 * largest + _FLOAT32_ROUNDING
-    return error
-
-
-def margins(metric: FloatArray, *, prefix: int, sources: int) -> FloatArray:
-    """Return (I, Na) the best cosine minus the second best; see `score_error`."""
-    unit = _unit(metric)
-    cosines = unit[:, -sources:] @ unit[:, prefix:-sources].transpose(0, 2, 1)
-    if cosines.shape[-1] < 2:
-        return np.full(cosines.shape[:2], np.inf)
-    best = np.partition(cosines, -2, axis=-1)
-    margin: FloatArray = best[..., -1] - best[..., -2]
-    return margin
-
-
-def _unit(metric: FloatArray) -> FloatArray:
-    wide = metric.astype(np.float64)
-    unit: FloatArray = wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), 1e-6)
-    return unit
-
-
-def metric_tensor(graph: Graph) -> str | None:
-    """Return the name of the refined keys, of which set B is cut out; None without a merge."""
-    search = next((node for node in graph.nodes if node.op == "ArgMax"), None)
-    if search is None:
-        return None
-    target = search.inputs[0].inputs[0].inputs[1]
-    while target.inputs[0].op != "Slice":
-        target = target.inputs[0].inputs[0]
-    return str(target.inputs[0].inputs[0].name)
+def evidence_in(graph: Graph, manifest: Manifest) -> tuple[Evidence, ...]:
+    """Return by what a graph decides where its tokens merge; nothing where it does not show it."""
+    if manifest.model is None or not manifest.shows_match:
+        return ()
+    return evidence_of(graph, manifest.model)
 
 
 def _run(
     path: Path,
     manifest: Manifest,
     images: ImageSet,
-    metric: str | None,
+    evidence: Sequence[Evidence],
     progress: Progress | None,
     *,
     rewrites: Rewrites,
 ) -> dict[str, FloatArray]:
-    """Run a graph over images; return its logits, probes by role, and its keys as "metric"."""
+    """Run a graph over images; return its logits and probes by role.
+
+    With evidence, also what follows from it, as "decided", and by how much it was won, as "won",
+    (I, Na) of all blocks side by side. The evidence itself is too large to keep.
+    """
     roles = {name: role for role, name in manifest.probes.items()}
-    if metric is not None:
-        roles[metric] = "metric"
+    asked = [name for each in evidence for name in each.tensors]
+    prefix = 0 if manifest.model is None else manifest.model.prefix_tokens
     rows: dict[str, list[FloatArray]] = {}
     with tempfile.TemporaryDirectory(prefix="fpet-export-") as folder:
-        tapped = with_outputs(path, roles, Path(folder))
+        tapped = with_outputs(path, dict.fromkeys((*roles, *asked)), Path(folder))
         with open_engine(tapped, options=OpenOptions(rewrites=rewrites)) as engine:
             roles[engine.outputs[0].name] = "logits"
             for feeds, count in batches(engine, manifest, images.pixels):
-                for name, value in engine.run(feeds).items():
-                    rows.setdefault(roles[name], []).append(value[:count])
+                found = engine.run(feeds)
+                for name, role in roles.items():
+                    rows.setdefault(role, []).append(found[name][:count])
+                if evidence:
+                    said = [decided(each, found, prefix) for each in evidence]
+                    for role, parts in zip(
+                        ("decided", "won"), zip(*said, strict=True), strict=True
+                    ):
+                        rows.setdefault(role, []).append(np.concatenate(parts, axis=1)[:count])
                 if progress is not None:
                     progress(count)
     return {role: np.concatenate(values) for role, values in rows.items()}

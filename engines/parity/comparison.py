@@ -221,7 +221,7 @@ def compare_stage(
     largest = float(judged.max()) if judged.size and finite else (0.0 if finite else math.inf)
     relative = largest / peak if peak else largest
     if gates.rounding is not None and finite:
-        known = sure if match.is_known else None
+        known = sure if match.is_known and sure.any() else None
         errors = image_errors(difference, wanted)
         failures += beyond_rounding(errors, known, gates.rounding)
         gates = _allow_rounding(gates, wanted, peak, is_known=known is not None)
@@ -234,6 +234,7 @@ def compare_stage(
     if gates.sqnr_db is not None and noise < gates.sqnr_db:
         failures.append(f"signal to noise (SQNR) {noise:.1f} dB, limit {gates.sqnr_db:.1f} dB")
     warnings = _warnings(noise, answers, gates) if not failures else ()
+    warnings += _seldom_compared(match, gates)
     kept = None
     if actual.size is not None:
         kept, missed = _audit_tokens(actual.size, patches)
@@ -348,12 +349,15 @@ class _MatchComparison:
         flips: Tokens with another partner although the reference was sure; None, as what follows,
             where that is not known.
         explained: Tokens with another partner where it was not.
+        compared: Images on which the last block that merges was compared, where an earlier one
+            can keep it from that.
     """
 
     sure: NDArray[np.bool_]
     same_partner: float | None = None
     flips: int | None = None
     explained: int | None = None
+    compared: int | None = None
 
     @property
     def is_known(self) -> bool:
@@ -382,19 +386,26 @@ def _compare_match(
         )
     differs = actual.match != reference.match
     same = float(1 - differs.mean())
+    if actual.unsupported is not None:
+        return _MatchComparison(
+            sure=~differs.any(axis=1),
+            same_partner=same,
+            flips=int(actual.unsupported.sum()),
+            explained=int((differs & ~actual.unsupported).sum()),
+        )
     if reference.margin is None:
         return _MatchComparison(sure=sure_images(reference, gates), same_partner=same)
-    eps = np.full(differs.shape, gates.margin)
-    if actual.score_error is not None:
-        eps = np.maximum(eps, actual.score_error)
-    allowed = reference.margin <= eps
-    sure, flips, explained = np.ones(len(differs), dtype=bool), 0, 0
+    allowed = reference.margin <= gates.margin
+    sure, flips, explained, compared = np.ones(len(differs), dtype=bool), 0, 0, 0
     for block in _blocks_of(reference):
+        compared = int(sure.sum())
         changed = differs[:, block] & sure[:, None]
         flips += int((changed & ~allowed[:, block]).sum())
         explained += int((changed & allowed[:, block]).sum())
         sure &= ~(changed & allowed[:, block]).any(axis=1)
-    return _MatchComparison(sure=sure, same_partner=same, flips=flips, explained=explained)
+    return _MatchComparison(
+        sure=sure, same_partner=same, flips=flips, explained=explained, compared=compared
+    )
 
 
 def _blocks_of(reference: ModelOutputs) -> list[slice]:
@@ -447,6 +458,30 @@ def _allow_rounding(gates: Gates, logits: FloatArray, peak: float, *, is_known: 
     else:
         relative = max(gates.relative or 0.0, FLIP_FACTOR * gates.rounding)
     return dataclasses.replace(gates, relative=relative, sqnr_db=None)
+
+
+def _seldom_compared(match: _MatchComparison, gates: Gates) -> tuple[str, ...]:
+    """Return a sentence where most images could not show what is judged."""
+    count, clean = len(match.sure), int(match.sure.sum())
+    images = counted(count, "image")
+    if match.compared is not None and 2 * match.compared < count:
+        return (
+            f"the last block that merges was compared on {match.compared} of {images}: in the "
+            "others an earlier one merged otherwise, as rounding allows; compare on more images",
+        )
+    if not match.is_known or 2 * clean >= count:
+        return ()
+    if clean and (gates.relative is not None or gates.rounding is not None):
+        return (
+            f"outputs were judged on {clean} of {images}: in the others a token merged "
+            "otherwise, as rounding allows; compare on more images",
+        )
+    if gates.rounding is not None:
+        return (
+            f"on none of {images} do all tokens merge as in the reference, as rounding allows: "
+            "outputs were judged by the wider limits of an artefact that does not show its match",
+        )
+    return ()
 
 
 def _warnings(noise: float, answers: _Answers, gates: Gates) -> tuple[str, ...]:

@@ -28,9 +28,9 @@ class ModelOutputs:
         margin: (I, Na) by how much each decision was won, from the reference only.
         sources: Columns of `match` of each block that merges, in order; may be empty for one.
         size: (I, N) patches that each token stands for after the last merge, prefix included.
-        score_error: (I, Na) how far the artefact's keys can have moved the difference of two
-            scores of this A token; None where it does not show its keys. A flip within it is
-            the keys' rounding, a flip beyond it a wrong match.
+        unsupported: (I, Na) which decisions do not follow from the keys that the artefact itself
+            compared; None where it does not show them. Another decision than the reference's is
+            the keys' rounding where it follows, and a wrong match where it does not.
         head: What `logits` holds.
     """
 
@@ -39,7 +39,7 @@ class ModelOutputs:
     margin: FloatArray | None = None
     sources: tuple[int, ...] = ()
     size: FloatArray | None = None
-    score_error: FloatArray | None = None
+    unsupported: NDArray[np.bool_] | None = None
     head: Head = "logits"
 
     @property

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.evaluator import margins, metric_tensor
+from calibration.evaluator import evidence_in
+from calibration.merge_evidence import Evidence, decided
 from engines.contract import Engine
 from engines.engine import open_engine
 from engines.imaging.images import ImageSet
@@ -37,13 +38,14 @@ def references_of_tasks(
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpet-export-")))
         engines: dict[str, Engine] = {}
-        taps: dict[str, tuple[str, str] | None] = {}
+        taps: dict[str, tuple[Evidence, ...]] = {}
         used = {folder.index.task(name, where=str(folder.path)).structure for name in images}
         for graph in (folder.graphs[number] for number in sorted(used)):
             name, path = graph.path.name, graph.path
-            tensors = taps[name] = _taps_of(path, graph.manifest)
-            if tensors is not None:
-                path = with_outputs(path, tensors, scratch)
+            evidence = taps[name] = _evidence_of(path, graph.manifest)
+            if evidence:
+                asked = (tensor for each in evidence for tensor in each.tensors)
+                path = with_outputs(path, asked, scratch)
             engine = open_engine(path, options=as_written(graph.manifest))
             engines[name] = stack.enter_context(engine)
         tasks = stack.enter_context(open_tasks(folder.path, engines=engines, resident_bytes=0))
@@ -62,29 +64,25 @@ def references_of_tasks(
             yield name, expected
 
 
-def _taps_of(graph: Path, manifest: Manifest) -> tuple[str, str] | None:
-    """Return keys and match of a float32 graph that merges; None where nobody need know them.
+def _evidence_of(graph: Path, manifest: Manifest) -> tuple[Evidence, ...]:
+    """Return by what a float32 graph decides; nothing where nobody need know it.
 
     Rounded graphs are held to gates that a token merged elsewhere does not reach.
     """
-    if not manifest.is_float32 or not manifest.shows_match:
-        return None
-    keys = metric_tensor(read_graph(graph))
-    assert keys is not None, "a graph with a match has keys"
-    return keys, manifest.probes["match"]
+    return evidence_in(read_graph(graph), manifest) if manifest.is_float32 else ()
 
 
 def _run(
-    handle: TaskEngine, manifest: Manifest, images: ImageSet, taps: tuple[str, str] | None
+    handle: TaskEngine, manifest: Manifest, images: ImageSet, evidence: tuple[Evidence, ...]
 ) -> tuple[FloatArray, FloatArray | None]:
     """Return (I, K) logits, and (I, Na) how sure the match was."""
     logits, margin = [], []
     for feeds, count in batches(handle, manifest, images.pixels):
         found = handle.run(feeds)
         logits.append(found[handle.outputs[0].name][:count])
-        if taps is not None:
+        if evidence:
             assert manifest.model is not None, "every shared graph states it"
-            keys, match = (found[name][:count] for name in taps)
             prefix = manifest.model.prefix_tokens
-            margin.append(margins(keys, prefix=prefix, sources=match.shape[1]))
+            won = [decided(each, found, prefix)[1] for each in evidence]
+            margin.append(np.concatenate(won, axis=1)[:count])
     return np.concatenate(logits), np.concatenate(margin) if margin else None

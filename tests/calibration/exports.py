@@ -37,6 +37,7 @@ def export(
     target: str = "rtx",
     method: str = "lora",
     merge_block: int | None = MERGE_BLOCK,
+    merge: str | None = None,
     batch: int | tuple[int, int] = 1,
     input: str = "float32",
     opset: int | None = None,
@@ -45,6 +46,8 @@ def export(
     """Export a tiny ViT of width 64 with random weights; 17 tokens become 9 in the second block."""
     spec = spec_of(**({"depth": DEPTH} | spec_changes))
     checkpoint = checkpoint_of(spec, method, merge_block=merge_block)
+    if merge is not None:
+        checkpoint = checkpoint.merged(merge)
     backbone: Backbone = backbone_of(spec)
     model = Adapted(
         model=adapted(spec, checkpoint),

@@ -9,15 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from calibration.casts import cast_graph
 from calibration.evaluator import (
     GraphEvaluator,
     evaluator_for,
-    margins,
-    score_error,
 )
 from engines.manifest import read_manifest
 from engines.onnx_graph.files import Graph, read_graph
@@ -41,77 +37,6 @@ def half(path: Path, precision: Any = "fp16") -> Graph:
     graph = read_graph(path)
     cast_graph(graph, precision, io="fp32")
     return graph
-
-
-# The bound on scores
-
-
-def cosines(metric: np.ndarray, sources: int, prefix: int) -> np.ndarray:
-    unit = metric / np.linalg.norm(metric, axis=-1, keepdims=True)
-    return np.asarray(unit[:, -sources:] @ unit[:, prefix:-sources].transpose(0, 2, 1))
-
-
-@given(
-    seed=st.integers(0, 10**6),
-    noise=st.sampled_from([0.0, 1e-6, 1e-3, 1e-1, 1.0, 10.0]),
-    width=st.integers(2, 16),
-)
-def test_no_difference_of_two_scores_moves_further_than_the_bound(
-    seed: int, noise: float, width: int
-) -> None:
-    generator = np.random.default_rng(seed)
-    exact = generator.normal(size=(2, 11, width))
-    moved = exact + noise * generator.normal(size=exact.shape)
-    bound = score_error(moved, exact, prefix=1, sources=5)
-
-    before, after = cosines(exact, 5, 1), cosines(moved, 5, 1)
-
-    differences = [scores[..., :, None] - scores[..., None, :] for scores in (before, after)]
-    change = np.abs(differences[1] - differences[0]).max(axis=(-1, -2))
-    assert bound.shape == (2, 5)
-    assert (change <= bound).all()
-
-
-def test_the_bound_is_not_vacuous() -> None:
-    generator = np.random.default_rng(0)
-    exact = generator.normal(size=(4, 40, 16))
-    moved = exact + 1e-3 * generator.normal(size=exact.shape)
-
-    assert score_error(moved, exact, prefix=1, sources=19).max() < 0.02
-    assert score_error(exact, exact, prefix=1, sources=19).max() < 2e-5
-
-
-@given(seed=st.integers(0, 10**6), noise=st.sampled_from([1e-3, 1e-2, 1e-1]))
-def test_every_flip_that_rounded_keys_cause_is_within_the_bound(seed: int, noise: float) -> None:
-    generator = np.random.default_rng(seed)
-    exact = generator.normal(size=(3, 17, 4))
-    moved = exact + noise * generator.normal(size=exact.shape)
-    bound = score_error(moved, exact, prefix=1, sources=8)
-    margin = margins(exact, prefix=1, sources=8)
-
-    flips = cosines(exact, 8, 1).argmax(-1) != cosines(moved, 8, 1).argmax(-1)
-
-    assert (margin[flips] <= bound[flips]).all()
-
-
-def test_margins_are_best_minus_second_best() -> None:
-    generator = np.random.default_rng(1)
-    metric = generator.normal(size=(3, 17, 8)).astype(np.float32)
-
-    found = margins(metric, prefix=1, sources=8)
-
-    for image in range(3):
-        for source in range(8):
-            token = metric[image, 9 + source].astype(np.float64)
-            scores = sorted(
-                float(token @ other / np.linalg.norm(token) / np.linalg.norm(other))
-                for other in metric[image, 1:9].astype(np.float64)
-            )
-            assert found[image, source] == pytest.approx(scores[-1] - scores[-2], abs=1e-12)
-
-
-def test_a_single_target_leaves_no_doubt() -> None:
-    assert np.isinf(margins(np.ones((1, 4, 3)), prefix=1, sources=2)).all()
 
 
 def test_margins_are_those_of_the_float64_model(evaluator: GraphEvaluator, merged: Path) -> None:
@@ -152,8 +77,8 @@ def test_half_precision_passes_its_gates(
     assert (row.tokens_kept, row.tokens_expected) == (17, 17)
     assert row.unexplained_flips == 0
     assert sum(counts) == len(IMAGES)
-    assert actual.score_error is not None
-    assert 1e-5 < actual.score_error.max() < {"fp16": 0.1, "bf16": 0.8}[precision]
+    assert actual.unsupported is not None
+    assert not actual.unsupported.any()
 
 
 def test_the_float32_graph_itself_has_no_error(evaluator: GraphEvaluator, merged: Path) -> None:
@@ -166,20 +91,6 @@ def test_the_float32_graph_itself_has_no_error(evaluator: GraphEvaluator, merged
     quality = evaluator.quality(actual)
     assert quality.sqnr_db > 90
     assert quality.agreement == 1.0
-
-
-def test_a_permuted_match_is_unexplained_although_the_keys_were_rounded(
-    evaluator: GraphEvaluator, merged: Path
-) -> None:
-    actual = evaluator.outputs(half(merged), read_manifest(merged))
-    assert actual.match is not None
-    wrong = dataclasses.replace(actual, match=(actual.match + 1) % 8)
-
-    assert evaluator.row("right", actual, "fp16").unexplained_flips == 0
-    row = evaluator.row("wrong", wrong, "fp16")
-    assert row.unexplained_flips is not None
-    assert row.unexplained_flips > 20
-    assert not row.passed
 
 
 def test_a_lost_token_fails_the_audit(evaluator: GraphEvaluator, merged: Path) -> None:
@@ -222,7 +133,7 @@ def test_every_kind_of_graph_can_be_evaluated(variant: dict[str, Any], exports: 
     (expected,) = run(path, np.concatenate([feed_of(path, images)] * 2))
     assert np.allclose(evaluator.reference.outputs.logits, expected[:6], atol=1e-5)
     if "merge_block" in variant:
-        assert evaluator.metric is None
+        assert evaluator.reference.outputs.margin is None
         assert row.same_partner is None
         assert tokens_of(manifest) is None
     else:
@@ -240,9 +151,6 @@ def test_fewer_images_are_the_same_ones_everywhere(evaluator: GraphEvaluator) ->
     assert few.images.labels is not None
     assert IMAGES.labels is not None
     assert np.array_equal(few.images.labels, IMAGES.labels[chosen])
-    assert few.metric is not None
-    assert evaluator.metric is not None
-    assert np.array_equal(few.metric, evaluator.metric[chosen])
     for part in ("logits", "match", "margin", "size"):
         assert np.array_equal(
             getattr(few.reference.outputs, part),
@@ -278,4 +186,3 @@ def test_a_better_reference_takes_the_place_of_the_graphs_own(merged: Path) -> N
     found = evaluator_for(merged, read_manifest(merged), IMAGES, reference=better)
 
     assert found.reference.outputs is better
-    assert found.metric is not None

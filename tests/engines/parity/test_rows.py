@@ -101,6 +101,55 @@ def test_when_every_image_has_an_explained_flip_all_are_judged() -> None:
     assert "relative difference" in row.failures[0]
 
 
+def test_the_last_block_that_hardly_any_image_reaches_is_said() -> None:
+    """Images whose first block merged otherwise say nothing of the second one."""
+    images = 4
+    logits, match = np.tile(LOGITS[:1], (images, 1)), np.zeros((images, 2), np.int64)
+    margin = np.full((images, 2), [1e-7, 0.3])
+    expected = ModelOutputs(logits=logits, match=match, margin=margin, sources=(1, 1))
+    early = match.copy()
+    early[:3, 0] = 1
+
+    row = compare_stage("onnx", ModelOutputs(logits=logits, match=early), expected, gates=Gates())
+    whole = compare_stage("onnx", ModelOutputs(logits=logits, match=match), expected, gates=Gates())
+
+    assert row.passed and row.explained_flips == 3
+    assert any("last block that merges was compared on 1 of 4 images" in w for w in row.warnings)
+    assert whole.warnings == ()
+
+
+@pytest.mark.parametrize(("flipped", "said"), [(0, ""), (1, ""), (3, "1 of 4 images"), (4, "none")])
+def test_outputs_that_hardly_any_image_shows_are_said(flipped: int, said: str) -> None:
+    images = 4
+    logits, match = np.tile(LOGITS[:1], (images, 1)), np.zeros((images, 2), np.int64)
+    other = match.copy()
+    other[:flipped, 0] = 1
+    follows = np.zeros(match.shape, dtype=bool)
+
+    row = compare_stage(
+        "fp16",
+        ModelOutputs(logits=logits, match=other, unsupported=follows),
+        ModelOutputs(logits=logits, match=match),
+        gates=Gates(rounding=0.01),
+    )
+
+    assert row.passed
+    assert (row.unexplained_flips, row.explained_flips) == (0, flipped)
+    assert bool(row.warnings) == bool(said)
+    assert all(said in warning for warning in row.warnings)
+
+
+def test_a_decision_that_does_not_follow_fails_wherever_it_stands() -> None:
+    """In the second block of an image whose first one merged otherwise than the reference."""
+    other, wrong = np.array([[1, 1], [2, 0]]), np.array([[False, True], [False, False]])
+    actual = reference(match=other, unsupported=wrong, sources=(1, 1))
+
+    row = stage(actual, relative=None, agreement=None)
+
+    assert (row.unexplained_flips, row.explained_flips) == (1, 1)
+    assert not row.passed
+
+
 def test_a_hidden_match_is_judged_on_images_without_near_ties() -> None:
     logits = LOGITS.copy()
     logits[0] += 50  # image 0 has a near-tie, so it says nothing
