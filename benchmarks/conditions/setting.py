@@ -74,7 +74,9 @@ def refuse(power_mode: str | None, clocks: Clocks) -> None:
 
 
 @contextlib.contextmanager
-def held(power_mode: str | None, clocks: Clocks) -> Iterator[Setting | None]:
+def held(
+    power_mode: str | None, clocks: Clocks, *, lock: int | None = None
+) -> Iterator[Setting | None]:
     """Set the machine, and restore it at the end, however that comes.
 
     A guard makes the changes and undoes them: also when this process is killed.
@@ -82,6 +84,7 @@ def held(power_mode: str | None, clocks: Clocks) -> Iterator[Setting | None]:
     Args:
         power_mode: Name of a power mode; None leaves it.
         clocks: See `Setting`.
+        lock: Handle of what keeps others from measuring: they wait until everything is restored.
 
     Yields:
         What is set; None where nothing was asked for.
@@ -114,7 +117,7 @@ def held(power_mode: str | None, clocks: Clocks) -> Iterator[Setting | None]:
     _require_rights(tools)
     was_held = are_held(read_clocks(sources.ROOT))
     folder = Path(tempfile.gettempdir()) / f"fpet-export-clocks-{secrets.token_hex(8)}"
-    guard = Guard(folder)
+    guard = Guard(folder, lock=lock)
     try:
         _store(guard, folder / "clocks")
         if changes_mode:

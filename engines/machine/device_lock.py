@@ -23,7 +23,7 @@ def holding_device(
     *,
     path: Path | None = None,
     pause: Callable[[float], None] = time.sleep,
-) -> Iterator[None]:
+) -> Iterator[int | None]:
     """Wait until nobody else measures on this machine, and keep others waiting meanwhile.
 
     Where the system has no such locks, or no folder for one, nobody waits.
@@ -32,14 +32,18 @@ def holding_device(
         waiting: Called once, when another measurement is found.
         path: The lock; None is one file for all users of the machine.
         pause: Waits between two looks.
+
+    Yields:
+        The handle of the lock: a process that inherits it goes on holding the machine. None
+        without a lock.
     """
     handle = _opened(Path(tempfile.gettempdir()) / _NAME if path is None else path)
     if handle is None:
-        yield
+        yield None
         return
     try:
         _lock(handle, waiting, pause)
-        yield
+        yield handle
     finally:
         os.close(handle)
 

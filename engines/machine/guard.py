@@ -47,9 +47,10 @@ class Guard:
 
     Args:
         folder: For what commands keep; made by it, and removed when everything is undone.
+        lock: Handle of what keeps others off the machine; held until everything is undone.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, lock: int | None = None) -> None:
         self._folder, self._undo = folder, list[list[str]]()
         command = [sys.executable, "-I", "-S", "-c", f"{_PROGRAM}guard.main()", str(_home())]
         self._process = subprocess.Popen(
@@ -58,6 +59,7 @@ class Guard:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=() if lock is None else (lock,),
         )
 
     @property

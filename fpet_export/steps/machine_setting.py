@@ -25,8 +25,15 @@ def refuse(request: MachineSetting) -> None:
 
 
 @contextlib.contextmanager
-def held(request: MachineSetting, reporter: Reporter) -> Iterator[Callable[[], Watcher]]:
+def held(
+    request: MachineSetting, reporter: Reporter, *, lock: int | None
+) -> Iterator[Callable[[], Watcher]]:
     """Set the machine, and restore it at the end, however that comes.
+
+    Args:
+        request: What it is set to.
+        reporter: Hears what is set and restored.
+        lock: Handle of what keeps others from measuring; see `engines.machine.device_lock`.
 
     Yields:
         What makes the watchers of measurements, for `benchmarks.bench`.
@@ -34,7 +41,7 @@ def held(request: MachineSetting, reporter: Reporter) -> Iterator[Callable[[], W
     Raises:
         MachineError: It cannot be set or restored.
     """
-    with setting.held(request.power_mode, request.clocks) as found:
+    with setting.held(request.power_mode, request.clocks, lock=lock) as found:
         if found is not None:
             reporter.step("setting", _in_words(found))
         yield functools.partial(MachineWatcher, setting=found)

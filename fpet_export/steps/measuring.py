@@ -173,7 +173,10 @@ def measure_batches(
         assert plain is not None
         baseline = plain_vit.built_like(artefacts[0], plain, folder, reporter)
         reporter.step("plain", plain_vit.describe(plain))
-    with one_at_a_time(reporter), machine_setting.held(settings.setting, reporter) as watcher:
+    with (
+        one_at_a_time(reporter) as lock,
+        machine_setting.held(settings.setting, reporter, lock=lock) as watcher,
+    ):
         peak = settings.gemm_peak()
         found = []
         for batch in batches:
@@ -203,7 +206,7 @@ def measure_batches(
     return found
 
 
-def one_at_a_time(reporter: Reporter) -> AbstractContextManager[None]:
+def one_at_a_time(reporter: Reporter) -> AbstractContextManager[int | None]:
     """Wait until no other measurement runs on this machine, and keep others waiting."""
     text = "another measurement runs on this machine; this one waits until it has ended"
     return holding_device(lambda: reporter.step("bench", text, passed=None))

@@ -68,8 +68,8 @@ def _measure(request: BenchRequest, reporter: Reporter) -> Measurement:
     settings = measuring.Settings.of(request)
     opening = dataclasses.replace(request.open_options(), threads=threads)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(measuring.one_at_a_time(reporter))
-        watcher = stack.enter_context(machine_setting.held(request, reporter))
+        lock = stack.enter_context(measuring.one_at_a_time(reporter))
+        watcher = stack.enter_context(machine_setting.held(request, reporter, lock=lock))
         switches = switch_times_ns(folder, names, options=opening)
         peak = settings.gemm_peak()
         tasks = _opened(folder, names, opening, stack, reporter)

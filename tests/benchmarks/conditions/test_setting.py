@@ -17,6 +17,7 @@ from benchmarks.conditions import setting
 from benchmarks.conditions.setting import Setting, held
 from engines.errors import FpetError, MachineError, MissingDependencyError, UnknownNameError
 from engines.machine.clocks import are_held, read_clocks
+from engines.machine.device_lock import holding_device
 from engines.machine.snapshot import take_snapshot
 from tests.engines.machine.test_sampler import wait_for
 from tests.fake_board import FakeBoard
@@ -230,11 +231,16 @@ import sys, time
 from pathlib import Path
 from engines.machine import sources
 from benchmarks.conditions.setting import held
+from engines.machine.device_lock import holding_device
 from fpet_export.cli.start import run_process
 
 def command():
     sources.ROOT = Path(sys.argv[1])
-    with held("MAXN_SUPER", "lock"):
+    waits = lambda: print("waits", flush=True)
+    with (
+        holding_device(waits, path=Path(sys.argv[1]) / "lock") as lock,
+        held("MAXN_SUPER", "lock", lock=lock),
+    ):
         print("set", flush=True)
         time.sleep(float(sys.argv[2]))
     return 0
@@ -296,6 +302,19 @@ def test_it_is_restored_when_its_owner_is_killed_while_it_is_set(board: FakeBoar
     wait_for(lambda: not guards(board))
 
     assert board.state() == before
+
+
+def test_the_next_measurement_waits_until_the_board_is_restored(board: FakeBoard) -> None:
+    """Else it would take what was set for the mode to go back to."""
+    before = board.state()
+    board.slow(0.3)
+    with start(board, seconds=600) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"set\n"
+        process.kill()
+        process.wait()
+    with holding_device(lambda: None, path=board.root / "lock"):
+        assert board.state() == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
