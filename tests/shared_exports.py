@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch.onnx._internal.exporter import _core, _registration
 
+from fpet_export.graph import to_onnx
 from tests.shared_captures import SharedCaptures, code
 
 _MOST = 64  # programs that are kept
@@ -86,13 +87,23 @@ def _key(module: Any, words: Any, named: Any) -> bytes | None:
 
 
 def installed() -> Iterator[SharedExports]:
-    """Put it in the place of `torch.onnx.export`, and keep the exporter's table of operators."""
+    """Put it in the place of `torch.onnx.export`, and of what an export does with its answer.
+
+    The exporter's table of operators is kept, too.
+    """
     with pytest.MonkeyPatch.context() as patch:
         fresh = torch.onnx.export
         captures = SharedCaptures(fresh, _core._prepare_exported_program_for_export)
         patch.setattr(_core, "_prepare_exported_program_for_export", captures.prepare)
         shared = SharedExports(captures.export, fresh=fresh)
         patch.setattr(torch.onnx, "export", shared)
+        trace = to_onnx.trace
+        graphs = SharedExports(trace)
+        patch.setattr(
+            to_onnx,
+            "trace",
+            lambda module, **named: (graphs if shared.is_on else trace)(module, **named),
+        )
         table = functools.cache(_registration.ONNXRegistry.from_torchlib)
         patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(table))
         yield shared

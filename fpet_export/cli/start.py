@@ -19,6 +19,10 @@ from typing import NoReturn
 
 from fpet_export.cli.stop_signals import INTERRUPTED, StopSignals, told
 
+_NEW_OBJECTS = 50_000
+"""After how many Python looks for those that hold each other. It looks after 700 unless told, a
+thousand times while PyTorch is imported and traces."""
+
 _TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 Command = Callable[[], int]
 
@@ -57,6 +61,7 @@ def run_process(load: Callable[[], Command]) -> NoReturn:
     """
     stop = StopSignals()
     stop.listen()
+    gc.set_threshold(_NEW_OBJECTS)
     command = None
     try:
         command = load()

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import onnx
 import onnx_graphsurgeon as gs
+import onnx_ir
 import torch
 
 from engines import storage
@@ -46,6 +47,7 @@ class LastPass(Protocol):
         """Change the graph in place; its large constants are in `weights` alone."""
 
 
+@collected_later()
 def to_onnx(
     module: FrozenVit, path: Path, *, opset: int, last: LastPass | None = None
 ) -> dict[str, int]:
@@ -74,7 +76,8 @@ def to_onnx(
             fix='freeze with attention="primitive"',
         )
     traced = max(opset, _OLDEST_TRACED)
-    model, weights = trace(module, opset=traced)
+    whole = trace(module, opset=traced)
+    model, weights = large_weights.split(whole, smallest=passes.SMALL + 1)
     name_nodes(model)
     _own_opset(model).version = opset  # the passes write the nodes accordingly
     graph = gs.import_onnx(model)
@@ -95,7 +98,7 @@ def to_onnx(
     return dict(sorted(operators.items()))
 
 
-def trace(module: FrozenVit, *, opset: int) -> tuple[onnx.ModelProto, large_weights.Weights]:
+def trace(module: FrozenVit, *, opset: int) -> onnx_ir.Model:
     """Run PyTorch's exporter on one block of each kind of a frozen module, and simplify the whole.
 
     Args:
@@ -103,8 +106,7 @@ def trace(module: FrozenVit, *, opset: int) -> tuple[onnx.ModelProto, large_weig
         opset: ONNX opset, 18 or newer.
 
     Returns:
-        The graph, which holds those of its constants that a pass may read, and the others, to which
-        it refers.
+        The graph of all blocks, with the module's own weights.
 
     Raises:
         ExportError: The exporter failed, or wrote another opset.
@@ -121,7 +123,6 @@ def trace(module: FrozenVit, *, opset: int) -> tuple[onnx.ModelProto, large_weig
             tempfile.TemporaryDirectory(prefix="fpet-export-") as folder,
             quiet_exporter(),
             inductor_cache(Path(folder)),
-            collected_later(),
         ):
             program = torch.onnx.export(
                 repeated_blocks.shortened(module, traced),
@@ -150,10 +151,10 @@ def trace(module: FrozenVit, *, opset: int) -> tuple[onnx.ModelProto, large_weig
             where=f"torch {torch.__version__}",
             fix=f"export with --opset {written}, or update torch and onnxscript",
         )
-    with quiet_exporter(), collected_later():
+    with quiet_exporter():
         whole = repeated_blocks.repeated(program.model, module, traced)
         simplify(whole)
-    return large_weights.split(whole, smallest=passes.SMALL + 1)
+    return whole
 
 
 def _own_opset(model: onnx.ModelProto) -> onnx.OperatorSetIdProto:
