@@ -64,6 +64,7 @@ fi
 [ -e "$R/refuses" ] && {{ echo "NVPM ERROR: failed to set power mode!"; exit 1; }}
 limit=$(sed -n "/ID=$2 /{{n;s/GPU MAX_FREQ //p}}" "$R/etc/nvpmodel.conf")
 echo "$limit" > "$R/{GPU}/max_freq"
+echo "$limit" > "$R/{GPU}/cur_freq"
 echo {LEAST_HZ} > "$R/{GPU}/min_freq"
 printf 'pmode:%04d\\\\n' "$2" > "$R/var/lib/nvpmodel/status"
 """
@@ -84,6 +85,7 @@ case "$1" in
     while IFS=: read -r file value; do echo "$value" > "$R/$file"; done < "$2";;
 *)
     cat "$R/{GPU}/max_freq" > "$R/{GPU}/min_freq"
+    cat "$R/{GPU}/max_freq" > "$R/{GPU}/cur_freq"
     cat "$R/{CPU}/scaling_max_freq" > "$R/{CPU}/scaling_min_freq";;
 esac
 """

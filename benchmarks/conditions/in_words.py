@@ -62,7 +62,8 @@ def _temperature(conditions: Conditions) -> str:
         return ""
     name = max(ranges, key=lambda sensor: ranges[sensor][1])
     low, high = (at / 1000 for at in ranges[name])
-    return f"{low:.0f} to {high:.0f} °C ({name})"
+    first = "" if f"{low:.0f}" == f"{high:.0f}" else f"{low:.0f} to "
+    return f"{first}{high:.0f} °C ({name})"
 
 
 def _slowed(conditions: Conditions) -> str:

@@ -44,7 +44,7 @@ def check_conditions(
         *_watch(conditions.watch, rounds_s),
         *_settings(conditions),
         *_slowed(conditions, rounds_s),
-        *_clocks(conditions, on_gpu=on_gpu and on_jetson),
+        *_clocks(conditions, on_gpu=on_gpu, on_jetson=on_jetson),
         *_sensors(conditions.watch, on_gpu=on_gpu),
         *_memory(conditions.watch),
         *(_neighbours(conditions) if on_gpu else ()),
@@ -152,10 +152,12 @@ def _slowed(conditions: Conditions, rounds_s: float) -> Iterator[Finding]:
         )
 
 
-def _clocks(conditions: Conditions, *, on_gpu: bool) -> Iterator[Finding]:
+def _clocks(conditions: Conditions, *, on_gpu: bool, on_jetson: bool) -> Iterator[Finding]:
     watch = conditions.watch
     held = {clock.name: clock for clock in conditions.before.clocks}
     for name, limits in ((name, known(all_)) for name, all_ in watch.of("cap_mhz").items()):
+        if not _matters(name, on_gpu=on_gpu):
+            continue
         if limits and min(limits) < limits[0]:
             yield _invalid(
                 f"the upper limit of the {_named(name)} clock fell from {limits[0]} to "
@@ -165,7 +167,7 @@ def _clocks(conditions: Conditions, *, on_gpu: bool) -> Iterator[Finding]:
     running = {name: known(values) for name, values in watch.of("clock_mhz").items()}
     for name, found in running.items():
         clock = held.get(name)
-        if clock is None or not clock.is_held:
+        if clock is None or not clock.is_held or not _matters(name, on_gpu=on_gpu):
             continue
         at_mhz = _held_mhz(clock)
         lower = [mhz for mhz in found if mhz < (1 - _FELL) * at_mhz]
@@ -176,8 +178,16 @@ def _clocks(conditions: Conditions, *, on_gpu: bool) -> Iterator[Finding]:
                 _COOL,
             )
     yield from _processors_fell(running, held)
-    if on_gpu:
+    if on_gpu and on_jetson:
         yield from _gpu_is_free(held.get("GPU"))
+
+
+def _matters(name: str, *, on_gpu: bool) -> bool:
+    """Return whether a clock or sensor says something of what ran.
+
+    A GPU that nobody uses may be slow or switched off, and its sensor with it.
+    """
+    return on_gpu or "gpu" not in name.lower()
 
 
 def _held_mhz(clock: Clock) -> float:
@@ -226,8 +236,7 @@ def _sensors(watch: Watch, *, on_gpu: bool) -> Iterator[Finding]:
     """Say which sensors fell silent: what they would have shown is not known."""
     for kind in ("temperature_mc", "clock_mhz"):
         for name, values in watch.of(kind).items():
-            # A GPU that nobody uses may be switched off, and its sensor with it.
-            if not on_gpu and "gpu" in name.lower():
+            if not _matters(name, on_gpu=on_gpu):
                 continue
             tells = [_tells(kind, value) for value in values]
             if tells[0] and len(tells) > 2 and not any(tells[-2:]):

@@ -15,7 +15,11 @@ from engines.machine.sources import number_of, text_of
 _CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 """Names of hwmon's drivers for a CPU's own temperature."""
 _TRIPS = 12  # a zone has fewer trip points
-_COOLS_ONLY = ("fan", "pwm")
+_SLOWS = re.compile(
+    r"Processor|intel_powerclamp|.*-(alert|balanced)|(thermal-)?(cpufreq|devfreq)-.*", re.IGNORECASE
+)
+"""Kinds of cooling devices that lower clocks. Others have a state above 0 that slows nothing down:
+fans, the brightness of a screen, the offset from which a processor's own brake counts."""
 _OVER_CURRENT = re.compile(r"oc\d+_event_cnt")
 
 
@@ -76,15 +80,13 @@ def zones(root: Path) -> tuple[Zone, ...]:
 def coolers(root: Path) -> dict[str, Path]:
     """Return what can slow the machine down when it is warm: where each tells whether it does.
 
-    Fans are none of them.
-
     Args:
         root: Where `sys` is.
     """
     found: dict[str, Path] = {}
     for folder in _numbered(root / "sys/class/thermal", "cooling_device"):
         kind = text_of(folder / "type").strip()
-        if kind and not any(word in kind.lower() for word in _COOLS_ONLY):
+        if _SLOWS.fullmatch(kind):
             found[_unused(kind, found)] = folder / "cur_state"
     return found
 

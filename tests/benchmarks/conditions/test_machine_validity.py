@@ -193,8 +193,12 @@ def test_what_only_a_gpu_measurement_minds_is_silent_on_a_cpu() -> None:
         before=changed(clocks=(PROCESSOR, FREE)), gpu_before=GpuUsers(load=0.9),
         watch=during("clock_mhz.GPU", None, None),
     )  # fmt: skip
+    fell = conditions(watch=during("clock_mhz.GPU", 714))
+    limited = conditions(watch=during("cap_mhz.GPU", 714))
 
-    assert findings(found, on_gpu=False) == []
+    for one in (found, fell, limited):
+        assert findings(one, on_gpu=False) == []
+        assert findings(one) != []
 
 
 def test_a_short_measurement_needs_two_readings_alone() -> None:

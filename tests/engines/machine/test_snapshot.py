@@ -119,6 +119,30 @@ def test_over_current_that_lowers_no_clock_is_counted_apart(board: FakeBoard) ->
     assert slows == {"over-current oc1": False, "over-current oc3": True}
 
 
+@pytest.mark.parametrize(
+    ("kind", "slows"),
+    [
+        ("gpu-throttle-alert", True),
+        ("hot-surface-alert", True),
+        ("devfreq-17000000.gpu", True),
+        ("thermal-cpufreq-0", True),
+        ("cpufreq-cpu0", True),
+        ("gpu-balanced", True),
+        ("Processor", True),
+        ("pwm-fan", False),
+        ("Fan", False),
+        ("LCD", False),
+        ("TCC Offset", False),
+        ("iwlwifi_1", False),
+    ],
+)
+def test_only_what_lowers_clocks_slows_down(kind: str, slows: bool, board: FakeBoard) -> None:
+    board.write("sys/class/thermal/cooling_device1/type", f"{kind}\n")
+    board.write("sys/class/thermal/cooling_device1/cur_state", "1\n")
+
+    assert take_snapshot().slowed_by == ((kind,) if slows else ())
+
+
 def test_an_x86_machine_tells_its_throttling_and_its_own_sensor(tmp_path: Path) -> None:
     def write(name: str, text: str) -> None:
         path = tmp_path / name
