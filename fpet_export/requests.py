@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from benchmarks.limits import parse_limit
 from benchmarks.scenarios.asked import parse_scenarios
 from engines import precisions
 from engines.contract import OpenOptions
@@ -56,6 +57,11 @@ def _require_observers(value: Mapping[str, str], where: str) -> None:
                     where=where,
                     fix=did_you_mean(str(name), known, otherwise="choose one of the names above"),
                 )
+
+
+def _require_limits(value: tuple[str, ...], where: str) -> None:
+    for text in value:
+        parse_limit(text)
 
 
 def _require_scenarios(value: tuple[str, ...], where: str) -> None:
@@ -459,6 +465,9 @@ class BenchRequest(Measured, CheckImages, Elsewhere, Writing):
             artefact was made from, where it lies beside it.
         html: Page to write.
         badge: SVG to write: the first contender but the plain model in one line.
+        budget: Limits that are not to be missed, as "p99=12ms", "energy=90mJ", "memory=1.5GB".
+        baseline: Measurement of before to compare with; it needs `max_regress`.
+        max_regress: By how many per cent a median may be slower than in `baseline`.
         out: JSON to write.
     """
 
@@ -470,6 +479,9 @@ class BenchRequest(Measured, CheckImages, Elsewhere, Writing):
     reference: Path | None = None
     html: Path | None = None
     badge: Path | None = None
+    budget: tuple[str, ...] = judged_by(_require_limits, default=())
+    baseline: Path | None = None
+    max_regress: float | None = from_zero(None)
     out: Path | None = None
 
     def __post_init__(self) -> None:

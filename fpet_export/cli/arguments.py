@@ -436,6 +436,14 @@ def sizes(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(word) for word in words}))
 
 
+def percent(text: str) -> float:
+    """Read "3%" or "3"."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*%?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of per cent, as 3%")
+    return float(found[1])
+
+
 def positive(text: str) -> int:
     """Read a whole number from 1."""
     if not text.isdecimal() or int(text) < 1:

@@ -21,8 +21,8 @@ _FILES = {
     "engine": "ENGINE", "results": "FILE|DIR", "images": "IMG", "backbone": "--backbone",
     "config": "--config", "labels": "--labels", "data": "--data", "plain": "--plain",
     "calibration": "--calibration", "table": "--table", "expect": "--expect",
-    "measured": "--measured", "signers": "--signers", "key": "--key", "ssh_config": "--ssh-config",
-    "bundle": "--bundle",
+    "measured": "--measured", "baseline": "--baseline", "signers": "--signers", "key": "--key",
+    "ssh_config": "--ssh-config", "bundle": "--bundle",
 }  # fmt: skip
 _OF_TASKS = ("runs", "data", "labels")
 """Their values may be NAME=PATH."""

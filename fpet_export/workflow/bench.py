@@ -20,7 +20,7 @@ from engines import storage
 from engines.errors import MeasurementError, UsageError
 from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import BenchRequest as BenchRequest
-from fpet_export.steps import batches, machine_setting, measuring, usable
+from fpet_export.steps import batches, limits, machine_setting, measuring, usable
 from fpet_export.steps import plain_vit as plain
 from fpet_export.steps.accuracy import judge_answers, require_judged
 from fpet_export.steps.task_names import refuse_tasks
@@ -118,6 +118,7 @@ def refuse(request: BenchRequest) -> None:
                 storage.refuse_overwrite(path, force=request.force)
     measuring.check_peers(request.peers)
     _refuse_contradictions(request)
+    limits.refuse(request)
     measuring.refuse_few_rounds(request)
     machine_setting.refuse(request)
     measuring.refuse_energy(request)
@@ -147,6 +148,7 @@ def keep(measurement: Measurement, request: BenchRequest, reporter: Reporter) ->
     _refuse_noise([measurement], request)
     if _written(request):
         batches.report([measurement], reporter)
+    limits.hold(measurement, request, reporter)
     how = batches.hint(measurement, request.artefacts)
     if how:
         reporter.line(f"From which batch merging pays: {how}")

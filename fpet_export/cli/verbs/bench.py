@@ -102,6 +102,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "for a README",
     )  # fmt: skip
     arguments.add_output(parser, what="JSON to write (default: only printed)")
+    limits = parser.add_argument_group("limits, for a CI (exit 8 where one is missed)")
+    limits.add_argument(
+        "--budget", type=arguments.names, default=(), metavar="Q=N,Q=N", help="the most that each "
+        "X may take: p50, p90, p95, p99, energy, memory, as p99=12ms,energy=90mJ,memory=1.5GB",
+    )  # fmt: skip
+    limits.add_argument(
+        "--baseline", type=Path, metavar="FILE", help="a measurement of before, from -o"
+    )
+    limits.add_argument(
+        "--max-regress", type=arguments.percent, metavar="P%%", help="by how much a median may be "
+        "slower than in --baseline",
+    )  # fmt: skip
     remote_arguments.add_arguments(parser)
 
 
