@@ -183,7 +183,7 @@ def test_two_searches_of_one_block_cannot_be_named() -> None:
         node.name = f"blocks/3/merge/{node.op}"
     name_probes.apply(graph)
 
-    assert "2 ArgMax nodes in 1 blocks" in str(name_probes.holds(graph))
+    assert "2 decisions in 1 blocks" in str(name_probes.holds(graph))
 
 
 def test_weights_get_the_name_of_their_module() -> None:

@@ -1,12 +1,15 @@
 """Name the tensors that an audit reads: the match of each merge and the sizes of the tokens.
 
 Precondition: each merge has one ArgMax below its module, from which rows may be cut and others put
-aside, and the key bias behind it is one Log of the sizes.
+aside, or, where it only prunes, one Where of whole numbers; the key bias behind it is one Log of
+the sizes.
 Postcondition: one merge has the tensor `match`, of several block 3 has `match.3`; `size` is what
 the last Log reads, if there is one.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from fpet_export.graph.passes import Graph
 
@@ -15,8 +18,8 @@ _ON_THE_WAY = ("Slice", "Where")
 
 
 def apply(graph: Graph) -> int:
-    """Name what each merge makes of its ArgMax, and the input of the last Log; return how many."""
-    searches = _of(graph, "ArgMax")
+    """Name what each merge decides, and the input of the last Log; return how many."""
+    searches = _searches(graph)
     for node in searches:
         _match_from(node).name = _role(node, searches)
     logs = _of(graph, "Log")
@@ -34,9 +37,25 @@ def _of(graph: Graph, op: str) -> list[Graph]:
     return [node for node in graph.nodes if node.op == op]
 
 
+def _searches(graph: Graph) -> list[Graph]:
+    """Return what decides in each merge: its ArgMax, or what marks the tokens that it prunes."""
+    searches = _of(graph, "ArgMax")
+    known = {_block(node) for node in searches}
+    marks = [node for node in _of(graph, "Where") if "/merge/" in node.name]
+    return searches + [
+        node
+        for node in marks
+        if _block(node) not in known and node.outputs[0].dtype == np.dtype(np.int64)
+    ]
+
+
+def _block(node: Graph) -> str:
+    return str(node.name.split("/")[1])
+
+
 def _role(node: Graph, searches: list[Graph]) -> str:
     """Return the role of a match; see `engines.manifest.ModelFacts.match_role`."""
-    return MATCH if len(searches) == 1 else f"{MATCH}.{node.name.split('/')[1]}"
+    return MATCH if len(searches) == 1 else f"{MATCH}.{_block(node)}"
 
 
 def _match_from(node: Graph) -> Graph:
@@ -49,10 +68,10 @@ def _match_from(node: Graph) -> Graph:
 
 def holds(graph: Graph) -> str | None:
     """Return what is wrong with the names, or None."""
-    searches, names = _of(graph, "ArgMax"), graph.tensors()
+    searches, names = _searches(graph), graph.tensors()
     wanted = [_role(node, searches) for node in searches]
     if len(set(wanted)) < len(wanted):
-        return f"{len(searches)} ArgMax nodes in {len(set(wanted))} blocks, wanted one each"
+        return f"{len(searches)} decisions in {len(set(wanted))} blocks, wanted one each"
     found = [name for name in names if name == MATCH or name.startswith(f"{MATCH}.")]
     if sorted(found) != sorted(wanted):
         return f"there are {sorted(found)}, wanted {sorted(wanted)}"

@@ -257,7 +257,7 @@ class FrozenDiffRate(nn.Module):
             counts = torch.cat([torch.ones_like(counts[:, :1]).expand(-1, self.prefix), counts], 1)
             weight = counts if sizes is None else sizes * counts
         else:
-            target = torch.where(kept, place, -1.0)
+            target = torch.where(match >= 0, place, -1.0)  # of the match, so that a graph shows it
         slot = torch.cat([self.front.expand(tokens.shape[0], -1), target], dim=1)
         chosen = chosen_by(slot, self.stay)
         merged, size = averaged(tokens, chosen)
