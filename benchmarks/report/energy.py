@@ -27,7 +27,7 @@ def format_energy(measurement: Measurement, *, width: int = WIDTH) -> list[str]:
     said = energy_notes(measurement)
     if spared:
         said.append(f"left out at this width: {', '.join(spared)}")
-    return ["", *lines, "", *wrapped(said, width)]
+    return [*lines, "", *wrapped(said, width)]
 
 
 def energy_rows(measurement: Measurement) -> list[tuple[str, ...]]:
@@ -54,7 +54,8 @@ def energy_notes(measurement: Measurement) -> list[str]:
             said.append(f"NOT VALID: the energy of {result.name} is not known: {energy.why_not}")
         elif energy is not None and energy.why_no_net:
             said.append(f"doubtful: {result.name} without rest: {energy.why_no_net}")
-    for finding in record.findings:
+    told = {finding.what for finding in measurement.findings}
+    for finding in (one for one in record.findings if one.what not in told):
         mark = "NOT VALID" if finding.severity == "invalid" else "doubtful"
         said.append(f"{mark}: {finding.what}; {finding.fix}")
     return said

@@ -132,7 +132,8 @@ def keep(measurement: Measurement, request: BenchRequest, reporter: Reporter) ->
         reporter.line()
         reporter.line(format_table(measurement, width=reporter.width))
         reporter.line()
-        for line in format_energy(measurement, width=reporter.width):
+        energy = format_energy(measurement, width=reporter.width)
+        for line in [*energy, ""] if energy else []:
             reporter.line(line)
         for line in format_scenarios(measurement):
             reporter.paragraph(line)
@@ -185,7 +186,7 @@ def _at_batches(request: BenchRequest, sizes: Sequence[int], reporter: Reporter)
     reporter.line(documents.format_batches(found, width=reporter.width))
     for measurement in found:
         lines = format_energy(measurement, width=reporter.width)
-        for line in ["", f"batch {measurement.batch}", *lines[1:]] if lines else []:
+        for line in ["", f"batch {measurement.batch}", *lines] if lines else []:
             reporter.line(line)
     reporter.line()
     for measurement in found:

@@ -201,7 +201,8 @@ def _keep_measurement(
     if request.remote is None:  # the agent's own table was heard already
         reporter.line()
         reporter.line(format_table(measurement, width=reporter.width))
-        for line in format_energy(measurement, width=reporter.width):
+        energy = format_energy(measurement, width=reporter.width)
+        for line in ["", *energy] if energy else []:
             reporter.line(line)
         reporter.line()
 

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.comparison import bench, rebase
 from benchmarks.conditions.environment import Environment
-from benchmarks.conditions.validity import MachineUse
+from benchmarks.conditions.validity import Finding, MachineUse
 from benchmarks.conditions.watched import Conditions, Watch
 from benchmarks.energy.course import Plan
 from benchmarks.energy.meter import EnergyMeter
@@ -224,6 +224,18 @@ def test_the_table_fits_80_columns_and_says_what_its_numbers_rest_on(
     assert "energy: a fake sensor, a fake machine (total = TOTAL)" in text
     assert "at rest 4.0" in text
     assert format_energy(fake_bench(engines, energy=None)) == []
+
+
+def test_what_is_said_of_the_rounds_is_not_said_again(fake_bench: Any, engines: Any) -> None:
+    found = fake_bench(engines)
+    finding = Finding(severity="doubtful", what="nobody knows the clocks", fix="look")
+    energy = dataclasses.replace(found.energy, findings=(finding,))
+
+    both = dataclasses.replace(found, energy=energy, findings=(finding,))
+    alone = dataclasses.replace(found, energy=energy, findings=())
+
+    assert "doubtful: nobody knows the clocks; look" in format_energy(alone)
+    assert "nobody knows" not in " ".join(format_energy(both))
 
 
 def test_an_unknown_energy_has_its_reason_in_the_table(
