@@ -1,4 +1,4 @@
-"""Prompts, gates and convolutions in a graph: exact rewrites leave it right, or leave them out."""
+"""Prompts, gates, convolutions and norms inside: exact rewrites are right, or leave them out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from calibration.collect import collect
 from engines.onnx_graph.files import read_graph
 from fpet_export.model.adapt import adapt
 from fpet_export.stages import Adapted
-from tests.calibration.exports import feed_of, images_of, run, saved, source_of
+from tests.calibration.exports import SIDE, feed_of, images_of, run, saved, source_of
+from tests.fpet_export.model.backbones import test_eva_files
 from tests.fpet_export.model.checkpoints import test_convpass, test_dyt, test_ts_peft, test_vpt
 
 KINDS: dict[str, tuple[Callable[[Path], dict[str, Any]], str, bool]] = {
@@ -24,8 +25,14 @@ KINDS: dict[str, tuple[Callable[[Path], dict[str, Any]], str, bool]] = {
     "gated updates": (lambda f: test_ts_peft.write(f, test_ts_peft.tuned()), "none", False),
     "gates of the MLP": (test_dyt.write, "tome:r=2", True),
     "convolutions": (test_convpass.write, "none", True),
+    "norms inside": (lambda folder: of_eva(folder, "eva02_base_patch16_clip_224"), "fpet@1", False),
+    "rotary": (lambda folder: of_eva(folder, "vit_small_patch16_dinov3"), "tome:r=2", True),
 }
 """How a run is written, how it merges, and whether its values may be rewritten."""
+
+
+def of_eva(folder: Path, name: str) -> dict[str, Any]:
+    return {"run": test_eva_files.folder_of(name, folder / "model"), "image": (SIDE, SIDE)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,3 +73,19 @@ def test_a_gate_behind_a_merge_keeps_the_merge_out_of_its_island(tmp_path: Path)
 def merged(run_of: Adapted, merge: str) -> Adapted:
     changed = run_of.checkpoint.merged(merge)
     return dataclasses.replace(run_of, checkpoint=changed, model=adapt(run_of.backbone, changed))
+
+
+@pytest.mark.parametrize("merge", ["fpet@1", "tome:r=2"])
+def test_a_match_reads_positions_in_float32(merge: str, tmp_path: Path) -> None:
+    """What turns queries and keys outside is of half precision, and what a merge reads is not."""
+    run_of = merged(fpet_export.load(**of_eva(tmp_path, "vit_small_patch16_dinov3")), merge)
+    path = run_of.fold().freeze(target="rtx").to_onnx(tmp_path / "model.onnx")
+    graph = read_graph(path)
+
+    casts.cast_graph(graph, "fp16", io="fp32")
+
+    inside = [node for node in graph.nodes if "/merge/key/" in node.name]
+    turning = [node for node in inside if node.op == "Mul"]
+    assert turning and {t.dtype for n in turning for t in n.inputs} == {np.dtype(np.float32)}
+    outside = [node for node in graph.nodes if node.name.endswith("/attn/Mul")]
+    assert {t.dtype for n in outside for t in n.inputs} == {np.dtype(np.float16)}

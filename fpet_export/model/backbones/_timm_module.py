@@ -52,7 +52,7 @@ def check_name(name: str, *, where: str) -> None:
     timm = import_or_explain("timm")
     if not is_known(name):
         # A tag names weights of an architecture: propose both alike.
-        known = timm.list_models(["vit_*", "deit*"], pretrained="." in name)
+        known = timm.list_models(["vit_*", "deit*", "eva*"], pretrained="." in name)
         raise CheckpointError(
             f"timm {timm.__version__} has no model {name!r}",
             where=where,

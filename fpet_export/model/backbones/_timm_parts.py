@@ -95,5 +95,5 @@ def require(plain: bool, argument: str, value: object, where: str) -> None:
 def refusal(what: str, where: str) -> CheckpointError:
     """Return the error that refuses a model of timm."""
     return CheckpointError(
-        what, where=where, fix="give a plain vit_*, deit_* or deit3_* (see the README, Limits)"
+        what, where=where, fix="give a vit_*, deit_*, deit3_* or eva02_* that is (README, Limits)"
     )
