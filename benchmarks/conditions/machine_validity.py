@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator, Mapping
 from typing import Literal
@@ -78,8 +79,8 @@ def _watch(watch: Watch, rounds_s: float) -> Iterator[Finding]:
             "are needed",
             again,
         )
-    pairs = zip(watch.times_ms, watch.times_ms[1:], strict=False)
-    longest_s = max((late - early for early, late in pairs), default=0) / 1000
+    times = sorted((0, *watch.times_ms))  # the rounds begin at 0
+    longest_s = max(late - early for early, late in itertools.pairwise((*times, times[-1]))) / 1000
     if longest_s > max(_STALLED_S, 4 * watch.interval_s):
         yield _invalid(
             f"the watcher stood still for {longest_s:.1f} s, so what happened then was not seen",

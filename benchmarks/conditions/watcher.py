@@ -11,11 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from benchmarks.conditions.gpu_state import read_used_gpu
 from benchmarks.conditions.setting import Setting
 from benchmarks.conditions.watched import Conditions, Watch
 from engines.machine import clocks, snapshot, sources, thermal
 from engines.machine.sampler import Sampler, Samples, Source
-from engines.machine.snapshot import GpuUsers, is_jetson, read_gpu_users, take_snapshot
+from engines.machine.snapshot import GpuUsers, read_gpu_users, take_snapshot
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing.Self needs Python 3.11
@@ -72,7 +73,7 @@ class MachineWatcher:
         setting: Setting | None = None,
     ) -> None:
         self._root, self._interval_s = sources.ROOT if root is None else root, interval_s
-        self._idle, self._setting = _idle_gpu(self._root), setting
+        self._idle, self._setting = _idle_gpus(self._root), setting
 
     def attempt(self) -> MachineWatch:
         """Return the watch over one attempt."""
@@ -83,7 +84,7 @@ class MachineWatch:
     """Watches one attempt; see `Watching`."""
 
     def __init__(
-        self, root: Path, interval_s: float, idle: GpuUsers, setting: Setting | None
+        self, root: Path, interval_s: float, idle: dict[str, GpuUsers], setting: Setting | None
     ) -> None:
         self._root, self._idle, self._setting = root, idle, setting
         self._sampler = Sampler(watched_sources(root), interval_s=interval_s)
@@ -100,12 +101,15 @@ class MachineWatch:
         """Return what was seen in the `rounds_s` seconds that have just ended."""
         ended_s = time.monotonic()
         watch = _seen(self._sampler.stop(), began_s=ended_s - rounds_s)
+        users = read_gpu_users(root=self._root)
+        used = _used(users)
+        idle = self._idle.get(used, GpuUsers())
         return Conditions(
             before=self._before,
             after=take_snapshot(root=self._root),
             watch=watch,
-            gpu_before=self._idle,
-            gpu_after=_others(read_gpu_users(root=self._root), self._idle),
+            gpu_before=idle,
+            gpu_after=_others(users.get(used, GpuUsers()), idle),
             setting=self._setting,
         )
 
@@ -166,17 +170,26 @@ def _seen(samples: Samples, *, began_s: float) -> Watch:
     )
 
 
-def _idle_gpu(root: Path) -> GpuUsers:
-    """Read who works on the GPU while nothing of ours does; a Jetson's load is a mean."""
-    found = _others(read_gpu_users(root=root), GpuUsers())
-    if not is_jetson(root) or found.load is None:
+def _idle_gpus(root: Path) -> dict[str, GpuUsers]:
+    """Read who works on GPUs while nothing of ours does; a Jetson's load is a mean."""
+    found = {uuid: _others(users, GpuUsers()) for uuid, users in read_gpu_users(root=root).items()}
+    jetson = found.get("")
+    if jetson is None or jetson.load is None:
         return found
-    loads = [found.load]
+    loads = [jetson.load]
     for _ in itertools.repeat(None, _IDLE_READINGS - 1):
         time.sleep(_IDLE_PAUSE_S)
-        now = read_gpu_users(root=root).load
+        now = read_gpu_users(root=root)[""].load
         loads += [] if now is None else [now]
-    return dataclasses.replace(found, load=sum(loads) / len(loads))
+    return {"": dataclasses.replace(jetson, load=sum(loads) / len(loads))}
+
+
+def _used(users: dict[str, GpuUsers]) -> str:
+    """Return which GPU this process uses; "" where it is not certain, as `check_gpu` says then."""
+    if len(users) == 1:
+        return next(iter(users))
+    found = read_used_gpu() if users else None
+    return "" if found is None else found.uuid
 
 
 def _others(found: GpuUsers, before: GpuUsers) -> GpuUsers:

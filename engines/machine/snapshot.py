@@ -18,8 +18,8 @@ from engines.machine.state import GpuProcess, PowerMode, Swap
 
 MODE_FILE = "var/lib/nvpmodel/status"
 """Where `nvpmodel` notes the mode that it set; everybody may read it."""
-_USERS = "--query-compute-apps=pid,process_name,used_memory"
-_LOAD = "--query-gpu=utilization.gpu"
+_USERS = "--query-compute-apps=gpu_uuid,pid,process_name,used_memory"
+_LOAD = "--query-gpu=uuid,utilization.gpu"
 _CSV = "--format=csv,noheader,nounits"
 _GPU_LOADS = (
     "sys/devices/platform/gpu.0/load",
@@ -152,8 +152,10 @@ def read_clocks(*, root: Path, run: Run) -> tuple[Clock, ...]:
     return state.clocks(run(("jetson_clocks", "--show"))) or found
 
 
-def read_gpu_users(*, root: Path | None = None, run: Run = run_command) -> GpuUsers:
-    """Read who works on the GPU; `nvidia-smi` takes some 50 ms for each answer.
+def read_gpu_users(*, root: Path | None = None, run: Run = run_command) -> dict[str, GpuUsers]:
+    """Read who works on each GPU, by its UUID; `nvidia-smi` takes some 50 ms for each answer.
+
+    A Jetson's GPU has none, and stands under "".
 
     Args:
         root: Where `sys` is; None for this machine.
@@ -163,12 +165,28 @@ def read_gpu_users(*, root: Path | None = None, run: Run = run_command) -> GpuUs
     if is_jetson(root):
         file = gpu_load_file(root)
         thousandths = None if file is None else number_of(file)
-        return GpuUsers(load=None if thousandths is None else thousandths / 1000)
-    loads = [word for word in run(("nvidia-smi", _LOAD, _CSV)).split() if word.isdigit()]
+        return {"": GpuUsers(load=None if thousandths is None else thousandths / 1000)}
+    loads = _by_uuid(run(("nvidia-smi", _LOAD, _CSV)))
     if not loads:  # no GPU, or a driver that does not tell
-        return GpuUsers()
-    listed = state.gpu_processes(run(("nvidia-smi", _USERS, _CSV)))
-    return GpuUsers(listed=listed, load=max(map(int, loads)) / 100)
+        return {}
+    listed = _by_uuid(run(("nvidia-smi", _USERS, _CSV)))
+    return {
+        uuid: GpuUsers(
+            listed=state.gpu_processes(listed.get(uuid, "")),
+            load=int(load) / 100 if load.strip().isdecimal() else None,
+        )
+        for uuid, load in loads.items()
+    }
+
+
+def _by_uuid(text: str) -> dict[str, str]:
+    """Return what stands behind each UUID, a line each."""
+    found: dict[str, str] = {}
+    for line in text.split("\n")[:-1]:
+        uuid, separator, rest = line.partition(", ")
+        if separator and uuid.startswith(("GPU-", "MIG-")):
+            found[uuid] = f"{found.get(uuid, '')}{rest}\n"
+    return found
 
 
 def gpu_load_file(root: Path) -> Path | None:

@@ -162,7 +162,7 @@ def check_gpu(findings: Findings, machine: Environment, *, of_a_bundle: bool = F
         return
     for gpu in machine.gpus:
         findings.fact("gpu", f"{gpu.name}, driver {gpu.driver}")
-    others = read_gpu_users().listed or ()
+    others = [one for users in read_gpu_users().values() for one in users.listed or ()]
     findings.document["gpu_users"] = [dataclasses.asdict(other) for other in others]
     if not others:
         findings.fact("gpu users", "none that the driver lists (it sees no other container)")

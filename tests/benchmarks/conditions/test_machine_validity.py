@@ -89,6 +89,7 @@ def test_a_board_that_is_left_alone_has_no_findings() -> None:
             conditions(watch=watch(times_ms=(*range(0, 2750, 250), 9000))),
             "stood still for 6.5 s",
         ),
+        (conditions(watch=watch(times_ms=tuple(range(4000, 7000, 250)))), "still for 4.0 s"),
         (conditions(after=changed(power_mode="15W")), "power mode went from 25W to 15W"),
         (conditions(after=changed(power_mode=None)), "from 25W to an unknown one"),
         (conditions(watch=during("power_mode_number", 0, 1)), "25W was changed and set again"),

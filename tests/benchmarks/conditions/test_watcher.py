@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -218,6 +219,23 @@ def test_this_process_is_not_its_own_neighbour() -> None:
     two = (theirs, GpuProcess(2, "another", 3))
     assert module._others(GpuUsers(listed=two), free).listed == two
     assert module._others(GpuUsers(), free) == GpuUsers()
+
+
+def test_a_busy_gpu_beside_the_one_that_is_used_is_no_neighbour(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    two = {"GPU-a": GpuUsers(listed=(), load=0.0), "GPU-b": GpuUsers(listed=(), load=0.97)}
+    monkeypatch.setattr(module, "read_gpu_users", lambda root: two)
+
+    def load_of(used: str | None) -> float | None:
+        listed = None if used is None else SimpleNamespace(uuid=used)
+        monkeypatch.setattr(module, "read_used_gpu", lambda: listed)
+        with MachineWatcher(root=tmp_path, interval_s=0.01).attempt() as watch:
+            return watch.conditions(rounds_s=0.01).gpu_before.load
+
+    assert load_of("GPU-a") == 0.0
+    assert load_of("GPU-b") == 0.97
+    assert load_of(None) is None  # which one it is, nobody knows: another finding says so
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def jsonable(value: object) -> object:
 
 def test_a_machine_that_tells_nothing_is_unknown_everywhere(tmp_path: Path) -> None:
     assert take_snapshot(root=tmp_path, run=silent) == Snapshot()
-    assert read_gpu_users(root=tmp_path, run=silent) == GpuUsers()
+    assert read_gpu_users(root=tmp_path, run=silent) == {}
 
 
 def test_the_mode_is_read_from_its_file_where_nvpmodel_does_not_say_it(board: FakeBoard) -> None:
@@ -169,13 +169,18 @@ def test_an_x86_machine_tells_its_throttling_and_its_own_sensor(tmp_path: Path) 
 def test_a_jetson_tells_how_busy_its_gpu_is_but_not_with_whom(board: FakeBoard) -> None:
     board.write("sys/devices/platform/17000000.gpu/load", "637\n")
 
-    assert read_gpu_users() == GpuUsers(listed=None, load=0.637)
+    assert read_gpu_users() == {"": GpuUsers(listed=None, load=0.637)}
 
 
-def test_a_driver_lists_who_works_on_its_gpus(tmp_path: Path) -> None:
+def test_a_driver_lists_who_works_on_each_of_its_gpus(tmp_path: Path) -> None:
     def smi(words: Sequence[str]) -> str:
-        return "3\n41\n" if "utilization" in words[1] else "4242, /usr/bin/python3, 512\n"
+        if "utilization" in words[1]:
+            return "GPU-a, 3\nGPU-b, 41\nGPU-c, [N/A]\n"
+        return "GPU-b, 4242, /usr/bin/python3, 512\nGPU-b, 7, x, [N/A]\nGPU-c, 9, y, 1\n"
 
-    assert read_gpu_users(root=tmp_path, run=smi) == GpuUsers(
-        listed=(GpuProcess(4242, "python3", 512),), load=0.41
-    )
+    assert read_gpu_users(root=tmp_path, run=smi) == {
+        "GPU-a": GpuUsers(listed=(), load=0.03),
+        "GPU-b": GpuUsers(listed=(GpuProcess(4242, "python3", 512), GpuProcess(7, "x", None)),
+                          load=0.41),
+        "GPU-c": GpuUsers(listed=(GpuProcess(9, "y", 1),), load=None),
+    }  # fmt: skip
