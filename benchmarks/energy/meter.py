@@ -93,12 +93,11 @@ class EnergyMeter:
             watcher: Watches the machine while contenders work.
             on_jetson: Whether this is a Jetson.
             progress: See `run_course`.
-
-        Raises:
-            MachineError: The sensor is gone.
         """
         devices = set(map(device_of, runtimes))
-        sensor = require_sensor(devices, self.find)
+        sensor = self.find(devices)
+        if not isinstance(sensor, Sensor):
+            return self._lost(contenders, sensor)
         before, watch = machine(), _WorkWatch(watcher, clock)
         course = run_course(
             contenders,
@@ -123,6 +122,16 @@ class EnergyMeter:
         if spoiled:
             found = {name: ContenderEnergy(why_not=spoiled) for name in found}
         return MeasuredEnergy(record=record, of=found)
+
+    def _lost(self, contenders: Sequence[Contender], missing: Sequence[Missing]) -> MeasuredEnergy:
+        """Say that the sensor that was there before the rounds is gone; they are kept."""
+        reason = f"the sensor is gone: {reasons_of(missing)}"
+        record = EnergyRecord(
+            source="none", covers="nothing", rule="none", total=(), rails=(), plan=self.plan
+        )
+        return MeasuredEnergy(
+            record=record, of={one.name: ContenderEnergy(why_not=reason) for one in contenders}
+        )
 
 
 class _WorkWatch:

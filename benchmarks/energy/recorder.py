@@ -75,6 +75,8 @@ class Recorder:
         trace: TracebackType | None,
     ) -> None:
         self._over.set()
+        if self._sensor.interval_s:  # nobody reads any more when it is closed
+            self._thread.join(_JOIN_S)
         self._sensor.close()  # ends a program whose next line is waited for
         self._thread.join(_JOIN_S)
 

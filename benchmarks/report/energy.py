@@ -44,7 +44,9 @@ def energy_notes(measurement: Measurement) -> list[str]:
     record = measurement.energy
     if record is None:
         return []
-    said = [f"energy: {record.source}, {record.covers} ({record.rule})"]
+    said = []
+    if record.total:
+        said.append(f"energy: {record.source}, {record.covers} ({record.rule})")
     rest = _rest(record)
     if rest:
         said.append(rest)

@@ -154,6 +154,27 @@ def test_no_sensor_is_refused_before_anything_is_measured(
     assert clock.now_ns == 0
 
 
+def test_a_sensor_that_is_gone_after_the_rounds_leaves_the_latencies(
+    fake_bench: Any, engines: Any, clock: FakeMachine, tmp_path: Path
+) -> None:
+    calls: list[Any] = []
+
+    def find(devices: Any) -> Any:
+        calls.append(devices)
+        if len(calls) > 1:
+            return (Missing(source="RAPL", reason="unplugged"),)
+        return FakeSensor(clock).sensor()
+
+    found = fake_bench(engines, energy=EnergyMeter(find=find))
+
+    assert found.valid
+    assert found.rounds == 30
+    assert found.contenders[1].energy.why_not == "the sensor is gone: RAPL: unplugged"
+    assert any("is gone: RAPL: unplugged" in line for line in format_energy(found, width=200))
+    write_measurement(tmp_path / "a.json", found)
+    assert read_measurement(tmp_path / "a.json") == found
+
+
 def test_other_programs_take_the_numbers_away(
     fake_bench: Any, engines: Any, quiet_machine: Callable[[], MachineUse]
 ) -> None:

@@ -94,3 +94,21 @@ def test_a_program_whose_next_line_is_waited_for_is_ended() -> None:
     assert over.is_set()
     assert recorder.record().failure == ""  # it was asked to end
     assert not recorder._thread.is_alive()
+
+
+def test_a_sensor_is_closed_when_nobody_reads_it_any_more() -> None:
+    reading, wrong = threading.Event(), []
+
+    def read() -> tuple[float, float]:
+        reading.set()
+        time.sleep(0.02)
+        reading.clear()
+        return (1.0, 2.0)
+
+    def close() -> None:
+        wrong.append(reading.is_set())
+
+    with Recorder(sensor(read, close=close)) as recorder:
+        until(recorder, 3)
+
+    assert wrong == [False]
