@@ -87,20 +87,27 @@ class MachineWatch:
         self, root: Path, interval_s: float, idle: dict[str, GpuUsers], setting: Setting | None
     ) -> None:
         self._root, self._idle, self._setting = root, idle, setting
-        self._sampler = Sampler(watched_sources(root), interval_s=interval_s)
+        # Elsewhere there is nothing to read, and no way to wait for the end of a pipe.
+        is_posix = os.name == "posix"
+        self._sampler = Sampler(watched_sources(root), interval_s=interval_s) if is_posix else None
+        self._interval_s = interval_s
 
     def __enter__(self) -> Self:
         self._before = take_snapshot(root=self._root)
-        self._sampler.__enter__()
+        if self._sampler is not None:
+            self._sampler.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._sampler.__exit__(*error)
+        if self._sampler is not None:
+            self._sampler.__exit__(*error)
 
     def conditions(self, *, rounds_s: float) -> Conditions:
         """Return what was seen in the `rounds_s` seconds that have just ended."""
         ended_s = time.monotonic()
-        watch = _seen(self._sampler.stop(), began_s=ended_s - rounds_s)
+        watch = Watch(interval_s=self._interval_s)
+        if self._sampler is not None:
+            watch = _seen(self._sampler.stop(), began_s=ended_s - rounds_s)
         users = read_gpu_users(root=self._root)
         used = _used(users)
         idle = self._idle.get(used, GpuUsers())

@@ -103,11 +103,15 @@ def test_what_happens_meanwhile_is_found(
 
 
 def test_a_sensor_that_dies_meanwhile_is_found(board: FakeBoard) -> None:
-    def die() -> None:
+    with MachineWatcher(interval_s=0.01).attempt() as watch:
+        began, process = time.monotonic(), watch._sampler
+        assert process is not None
         (board.root / "sys/class/thermal/thermal_zone1/temp").unlink()
-        time.sleep(0.1)  # readings that find nothing
+        readings = len(process._text().splitlines())
+        wait_for(lambda: len(process._text().splitlines()) > readings + 2)
+        found = watch.conditions(rounds_s=time.monotonic() - began)
 
-    assert "invalid: the sensor tj-thermal fell silent" in said(watched(die))
+    assert "invalid: the sensor tj-thermal fell silent" in said(found)
 
 
 def test_a_held_clock_that_falls_meanwhile_is_found(board: FakeBoard) -> None:
@@ -132,6 +136,7 @@ def test_a_watcher_that_died_or_stalled_never_certifies(
     board.clocks(918_000_000, 918_000_000)
     with MachineWatcher(interval_s=0.01).attempt() as watch:
         process = watch._sampler
+        assert process is not None
         assert process.pid is not None
         os.kill(process.pid, end)
         if end is signal.SIGKILL:
@@ -194,6 +199,17 @@ def test_readings_that_were_missed_take_one_line_in_the_json(
 
     assert '"x": [1,null,-3]' in (tmp_path / "x.json").read_text()
     assert read_measurement(tmp_path / "x.json") == found
+
+
+def test_a_system_without_such_files_and_pipes_is_not_watched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "os", SimpleNamespace(name="nt", getpid=os.getpid))
+
+    with MachineWatcher(root=tmp_path).attempt() as watch:
+        found = watch.conditions(rounds_s=0.02)
+
+    assert said(found).startswith("doubtful: this system shows nothing")
 
 
 def test_a_server_s_hundred_clocks_are_not_all_watched(tmp_path: Path) -> None:
