@@ -1,9 +1,8 @@
 """Runs of every format with something wrong in them: a named error, or the very same run.
 
 Changes that make another valid run, such as other heads or another epsilon, are left out: nobody
-could tell. `--slow` damages 2,000 runs of each format, in four parts; what came of them, `-rP`
-prints. Runs of the FPET authors' code, whose `.bin` has no checksum, are damaged in
-`test_fuzz_checkpoints`.
+could tell. `--slow` damages 2,000 runs of each format, in parts; what came of them, `-rP` prints.
+Runs of the FPET authors' code, whose `.bin` has no checksum, are in `test_fuzz_checkpoints`.
 """
 
 from __future__ import annotations
@@ -35,8 +34,9 @@ from tests.fpet_export.model.checkpoints.test_timm_model import CONFIG, model_of
 from tests.fpet_export.model.checkpoints.tuned_files import SAID, backbone, head, save
 from tests.fpet_export.model.test_torchvision_names import SAID as OF_TORCHVISION
 
-FEW, MANY, PARTS = 12, 2000, 4
-"""Damaged runs of a format in every run of the tests, and with `--slow` in so many parts."""
+FEW, MANY, PARTS = 12, 2000, 20
+"""Damaged runs of a format in every run of the tests, and with `--slow` in so many parts: a test
+that takes ten minutes counts as one that hangs."""
 
 Load = Callable[[Path], Any]
 
@@ -190,14 +190,18 @@ def answers(run: Any) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Take one part, or with `--slow` all of them."""
+    if "part" in metafunc.fixturenames:
+        parts = range(PARTS) if metafunc.config.getoption("--slow") else range(1)
+        metafunc.parametrize("part", parts)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_damaged_run_gives_a_named_error_or_the_same_run(
     name: str, part: int, intact: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     slow = request.config.getoption("--slow")
-    if part and not slow:
-        pytest.skip("needs --slow")
     count, sorts = MANY // PARTS if slow else FEW, FORMATS[name]
     rng, seen = random.Random(f"{name} {part}"), Counter[str]()
     root = Path(shutil.copytree(intact / name, tmp_path / "root"))
