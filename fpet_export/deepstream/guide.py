@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import textwrap
 from collections.abc import Sequence
 
 from engines.imaging.preparation import resizing_in_words
 from engines.manifest import Manifest
 from fpet_export.deepstream.crop import Box
 from fpet_export.deepstream.nvinfer import LIBRARY, PARSER, PLAN, Inference, batch_size
+from fpet_export.deepstream.releases import LATEST
 
 CONFIG = "config_infer.txt"
 INCLUDES = "/opt/nvidia/deepstream/deepstream/sources/includes"
@@ -41,16 +43,15 @@ class Guide:
 
     def text(self) -> str:
         """Return the README."""
-        parts = [f"# {PLAN} in DeepStream", "", *self._needs(), "", "## Run it", ""]
+        parts = [f"# {PLAN} in DeepStream", self._needs(), "## Run it"]
         if self.how.names_classes:
-            parts += [
-                "Compile the parser once, where DeepStream is installed:", "",
-                "```", compile_line(), "```", "",
-            ]  # fmt: skip
-        parts += [self._pipeline_intro(), "", "```", *self._pipeline(), "```", ""]
-        parts += [*self._in_the_app(), "", *self._answers(), "", "## What is not equal", ""]
-        parts += [f"- {one}" for one in self.not_equal()]
-        return "\n".join(parts) + "\n"
+            parts += ["Compile the parser once, where DeepStream is installed:"]
+            parts += [_fenced([compile_line()])]
+        parts += [self._pipeline_intro(), _fenced(self._pipeline())]
+        parts += ["For `deepstream-app`, in its configuration:", _fenced(self._group())]
+        parts += [self._in_the_app(), self._answers(), "## What is not equal"]
+        parts += ["\n".join(_wrapped(f"- {one}", under=2) for one in self.not_equal())]
+        return "\n\n".join(_wrapped(part) for part in parts) + "\n"
 
     def not_equal(self) -> tuple[str, ...]:
         """Return in which points the answers may differ from those of `fpet-export predict`."""
@@ -96,84 +97,101 @@ class Guide:
             )
         return tuple(found)
 
-    def _needs(self) -> list[str]:
+    def _needs(self) -> str:
         runtime = self.manifest.runtime
         assert runtime is not None  # `require_servable` saw it
         capabilities = ", ".join(runtime.compute_capabilities)
-        which = " or ".join(self.releases) or "none of the releases up to 9.2"
-        return [
-            f"Built by TensorRT {runtime.version}"
-            + (f" for compute capability {capabilities}" if capabilities else "")
-            + f"; it loads into that TensorRT on such a GPU only. DeepStream with it: {which}. The",
-            "configuration names no ONNX file: where the plan does not load, DeepStream stops and",
-            "builds no other one.",
-        ]
+        on = f" for compute capability {capabilities}" if capabilities else ""
+        which = " or ".join(self.releases) or f"none of the releases up to {LATEST}"
+        return (
+            f"Built by TensorRT {runtime.version}{on}; it loads into that TensorRT on such a GPU "
+            f"only. DeepStream with it: {which}. The configuration names no ONNX file: where the "
+            "plan does not load, DeepStream stops and builds no other one."
+        )
 
     def _pipeline_intro(self) -> str:
-        what = "Then, in" if self.how.names_classes else "In"
-        return f"{what} this folder, for a video `/path/video.mp4`; it leaves images with the text:"
+        if self.how.names_classes:
+            return "Then, for `/path/video.mp4`, in this folder; it leaves images with the text:"
+        return (
+            "For a video `/path/video.mp4`, in this folder; an application reads the outputs where "
+            "`fakesink` is:"
+        )
 
     def _pipeline(self) -> list[str]:
         width, height = self.frame or _MUXER
-        lines = ["gst-launch-1.0 uridecodebin uri=file:///path/video.mp4 ! \\"]
+        on = f" gpu-id={self.how.gpu}" if self.how.gpu else ""
+        source = f"nvurisrcbin{on}" if on else "uridecodebin"
+        lines = [f"gst-launch-1.0 {source} uri=file:///path/video.mp4 ! \\"]
         if self.box is not None:
             width, height = self.box.width, self.box.height
             lines += [
-                f"  nvvideoconvert src-crop={self.box.in_words()} ! \\",
+                f"  nvvideoconvert{on} src-crop={self.box.in_words()} ! \\",
                 f"  'video/x-raw(memory:NVMM),width={width},height={height}' ! \\",
             ]
-        lines += [
-            f"  mux.sink_0 nvstreammux name=mux batch-size=1 width={width} height={height} ! \\"
-        ]
+        muxer = f"name=mux{on} batch-size=1 width={width} height={height}"
+        lines += [f"  mux.sink_0 nvstreammux {muxer} ! \\"]
         if self.how.detector is not None:
             lines += ["  nvinfer config-file-path=DETECTOR.txt ! \\"]
+        lines += [f"  nvinfer config-file-path={CONFIG} ! \\"]
+        if not self.how.names_classes:
+            return [*lines, "  fakesink"]
         return [
             *lines,
-            f"  nvinfer config-file-path={CONFIG} ! \\",
-            "  nvvideoconvert ! nvdsosd ! nvvideoconvert ! 'video/x-raw,format=I420' ! \\",
-            "  jpegenc ! multifilesink location=frame_%05d.jpg",
+            f"  nvvideoconvert{on} ! nvdsosd{on} ! nvvideoconvert{on} ! \\",
+            "  'video/x-raw,format=I420' ! jpegenc ! multifilesink location=frame_%05d.jpg",
         ]
 
-    def _in_the_app(self) -> list[str]:
-        largest = batch_size(self.manifest)
-        group = "primary-gie" if self.how.detector is None else "secondary-gie0"
-        lines = [
-            "For `deepstream-app`, in its configuration:",
-            "", "```", f"[{group}]", "enable=1", f"config-file={CONFIG}",
-            f"gie-unique-id={1 if self.how.detector is None else self.how.detector + 1}",
-        ]  # fmt: skip
-        if self.how.detector is not None:
-            lines += [f"operate-on-gie-id={self.how.detector}"]
-        lines += ["```", ""]
-        lines += [
-            f"Leave `batch-size` out there, or set it to {largest}: the plan has this batch, and",
-            "nvinfer fills up what is missing.",
-        ]
-        if self.box is not None:
-            lines += [
-                "deepstream-app does not crop sources; the answers are then those of the whole",
-                "frame. Use a pipeline like the one above.",
-            ]
-        return lines
-
-    def _answers(self) -> list[str]:
-        if self.how.names_classes:
-            return [
-                f"`{PARSER}` becomes `{LIBRARY}`, which nvinfer calls. It names the likeliest",
-                "class with its softmax probability; `classifier-threshold` may be raised from 0",
-                "to hide classes whose probability is not above it. nvinfer's own parser must not",
-                "be used: it gives no class where all logits are negative.",
-            ]
-        names = ", ".join(f"`{one.name}` {list(one.shape)}" for one in self.manifest.outputs)
+    def _group(self) -> list[str]:
+        """Return the group of deepstream-app's configuration."""
+        detector = self.how.detector
+        if detector is None:
+            return ["[primary-gie]", "enable=1", f"config-file={CONFIG}", "gie-unique-id=1"]
         return [
-            f"The outputs are attached as they are ({names}):",
-            "read them from `NvDsInferTensorMeta` in the frame's or the object's user metadata.",
-            *(
-                ["They are logits: the likeliest class has the largest one, which may be negative."]
-                if self.manifest.head == "logits"
-                else []
-            ),
-        ]
+            "[secondary-gie0]", "enable=1", f"config-file={CONFIG}",
+            f"gie-unique-id={detector + 1}", f"operate-on-gie-id={detector}",
+        ]  # fmt: skip
+
+    def _in_the_app(self) -> str:
+        text = (
+            f"Leave `batch-size` out there, or set it to {batch_size(self.manifest)}: the plan has "
+            "this batch, and nvinfer fills up what is missing."
+        )
+        if self.box is None:
+            return text
+        return (
+            f"{text} deepstream-app does not crop sources; the answers are then those of the whole "
+            "frame. Use a pipeline like the one above."
+        )
+
+    def _answers(self) -> str:
+        if self.how.names_classes:
+            return (
+                f"`{PARSER}` becomes `{LIBRARY}`, which nvinfer calls. It names the likeliest "
+                "class with its softmax probability; `classifier-threshold` may be raised from 0 "
+                "to hide classes whose probability is not above it. nvinfer's own parser must not "
+                "be used: it gives no class where all logits are negative."
+            )
+        names = ", ".join(f"`{one.name}` {list(one.shape)}" for one in self.manifest.outputs)
+        text = (
+            f"The outputs are attached as they are ({names}): read them from `NvDsInferTensorMeta` "
+            "in the frame's or the object's user metadata."
+        )
+        if self.manifest.head != "logits":
+            return text
+        return f"{text} They are logits: the likeliest class has the largest, even if negative."
+
+
+def _fenced(lines: Sequence[str]) -> str:
+    return "\n".join(["```", *lines, "```"])
+
+
+def _wrapped(text: str, *, under: int = 0) -> str:
+    """Return a paragraph in lines of at most 100 characters; other parts stay as they are."""
+    if text.startswith(("#", "```")) or "\n" in text:
+        return text
+    return textwrap.fill(
+        text, 100, subsequent_indent=" " * under, break_on_hyphens=False, break_long_words=False
+    )
 
 
 def compile_line() -> str:

@@ -9,7 +9,13 @@ from typing import Any
 from engines import storage
 from engines.errors import InputError, UsageError
 from engines.imaging.preparation import resizing_in_words
-from engines.manifest import Manifest, Preprocessing, manifest_path, write_manifest
+from engines.manifest import (
+    Manifest,
+    Preprocessing,
+    is_task_folder,
+    manifest_path,
+    write_manifest,
+)
 from fpet_export.deepstream import nvinfer, releases
 from fpet_export.deepstream.crop import Box, seen
 from fpet_export.deepstream.guide import CONFIG, Guide
@@ -96,6 +102,14 @@ def write(request: DeepstreamRequest, reporter: Reporter = SILENT) -> Deepstream
         TrustError: It is not what its manifest says.
     """
     artefact = request.engine
+    if is_task_folder(artefact):
+        raise UsageError(
+            "tasks share a graph that takes their weights as inputs, and nvinfer fills one input, "
+            "the images",
+            where=str(artefact),
+            fix="export the task by itself (`fpet-export export RUN`), build that, and give its "
+            "plan",
+        )
     manifest = trust.check(artefact, reporter)
     if not isinstance(manifest, Manifest):
         raise UsageError("this is a bundle", where=str(artefact), fix="give the plan itself")
@@ -126,6 +140,7 @@ def write(request: DeepstreamRequest, reporter: Reporter = SILENT) -> Deepstream
     which = " or ".join(fitting) or f"none up to {releases.LATEST} that we know"
     told = f"TensorRT {runtime.version} on its GPU: DeepStream {which}"
     reporter.step("needs", told, passed=None)
+    reporter.step("commands", f"{README} has them, and what is not equal to predict")
     return DeepstreamWritten(
         folder=request.out,
         properties=nvinfer.properties(manifest, how),

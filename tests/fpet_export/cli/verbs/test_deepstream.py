@@ -19,6 +19,7 @@ from engines.imaging.images import read_files, to_input
 from engines.manifest import Runtime, TensorSpec, read_manifest, write_manifest
 from tests.fpet_export.command_line import LABELS, Exported, call
 from tests.fpet_export.deepstream.nvinfer_reference import input_of, read_config
+from tests.fpet_export.tasks.task_files import TaskFiles
 
 RUNTIME = Runtime(
     flavour="tensorrt", version="10.3.0.30", compute_capabilities=("8.7",), machine="aarch64"
@@ -205,7 +206,22 @@ def test_tensors_are_attached_as_they_are(plan: Path, tmp_path: Path) -> None:
         assert {path.name for path in folder.iterdir()} == {
             "README.md", "config_infer.txt", "model.plan", "model.manifest.json",
         }  # fmt: skip
-        assert "NvDsInferTensorMeta" in (folder / "README.md").read_text()
+        text = (folder / "README.md").read_text()
+        assert "NvDsInferTensorMeta" in text
+        assert "fakesink" in text and "nvdsosd" not in text
+
+
+def test_another_gpu_is_named_to_every_element(plan: Path, tmp_path: Path) -> None:
+    prepared(plan, crop=0.875)
+    words = ("deepstream", plan, "-o", tmp_path / "ds", "--frame", "640x480")
+    assert call(*words).code == 0
+    assert "gpu-id" not in (tmp_path / "ds/README.md").read_text()
+    assert call(*words, "--gpu", 2, "--force").code == 0
+
+    text = (tmp_path / "ds/README.md").read_text()
+
+    for element in ("nvurisrcbin", "nvvideoconvert", "nvstreammux name=mux", "nvdsosd"):
+        assert text.count(f"{element} gpu-id=2") == text.count(element)
 
 
 def test_objects_of_a_detector(plan: Path, tmp_path: Path) -> None:
@@ -352,6 +368,12 @@ def test_what_nvinfer_would_do_otherwise_is_refused(
     assert done.code == 3
     assert what in done.error()["what"]
     assert not (tmp_path / "ds").exists()
+
+
+def test_tasks_that_share_a_graph_are_refused(task_files: TaskFiles, tmp_path: Path) -> None:
+    error = call("deepstream", task_files.out, "-o", tmp_path / "ds", "--json").error()
+    assert error["exit_code"] == 2
+    assert "tasks share a graph" in error["what"]
 
 
 def test_a_std_for_each_channel_must_be_in_the_graph(plan: Path, tmp_path: Path) -> None:
