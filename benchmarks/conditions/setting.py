@@ -18,6 +18,7 @@ from engines.machine.clocks import are_held, read_clocks
 from engines.machine.guard import Done, Guard, GuardLostError
 from engines.machine.snapshot import is_jetson, power_modes, read_power_mode
 from engines.machine.sources import program, run_command
+from engines.machine.state import PowerMode
 from engines.near_names import did_you_mean
 
 Clocks = Literal["lock", "keep"]
@@ -99,8 +100,10 @@ def held(
         yield None
         return
     refuse(power_mode, clocks)
-    before = _mode()
-    if power_mode is not None and before is None:
+    found = read_power_mode(root=sources.ROOT, run=run_command)
+    before = None if found is None else found.name
+    number = None if found is None else _number_of(found)
+    if power_mode is not None and (before is None or number is None):
         raise MachineError(
             "nvpmodel does not say which power mode is set, so it could not be restored",
             where="--power-mode",
@@ -117,13 +120,12 @@ def held(
     _require_rights(tools)
     was_held = are_held(read_clocks(sources.ROOT))
     folder = Path(tempfile.gettempdir()) / f"fpet-export-clocks-{secrets.token_hex(8)}"
-    guard = Guard(folder, lock=lock)
+    guard = _guard(folder, lock)
     try:
         _store(guard, folder / "clocks")
         if changes_mode:
             assert power_mode is not None
-            assert before is not None
-            _set_mode(guard, power_mode, before)
+            _set_mode(guard, power_mode, before=f"{before}", number_before=f"{number}")
         if clocks == "lock":
             _lock(guard)
         yield setting
@@ -134,7 +136,18 @@ def held(
             fix="run the command again; `dmesg` names what the kernel killed",
         ) from error
     finally:
-        _restore(guard, before, was_held)
+        _restore(guard, before, number, was_held)
+
+
+def _guard(folder: Path, lock: int | None) -> Guard:
+    try:
+        return Guard(folder, lock=lock)
+    except OSError as error:
+        raise MachineError(
+            f"the process that sets the board and restores it cannot be started: {error}",
+            where="--power-mode, --clocks",
+            fix="close other programs, and run the command again",
+        ) from error
 
 
 def _store(guard: Guard, file: Path) -> None:
@@ -147,10 +160,9 @@ def _store(guard: Guard, file: Path) -> None:
         raise _failed("jetson_clocks --store", done)
 
 
-def _set_mode(guard: Guard, wanted: str, before: str) -> None:
-    tool = _as_root("nvpmodel")
-    number, restored = _number(wanted), _number(before)
-    done = guard.change([*tool, "-m", str(number)], undo=[*tool, "-m", str(restored)])
+def _set_mode(guard: Guard, wanted: str, *, before: str, number_before: str) -> None:
+    tool, number = _as_root("nvpmodel"), _number(wanted)
+    done = guard.change([*tool, "-m", str(number)], undo=[*tool, "-m", number_before])
     if "reboot" in done.said.lower():
         raise MachineError(
             f"the power mode {wanted} needs a reboot, and nothing here reboots a board; it stays "
@@ -168,22 +180,18 @@ def _lock(guard: Guard) -> None:
         raise _failed("jetson_clocks", done)
 
 
-def _restore(guard: Guard, before: str | None, was_held: bool | None) -> None:
+def _restore(guard: Guard, before: str | None, number: int | None, was_held: bool | None) -> None:
     """Restore everything, and look whether it is as it was."""
     failed = guard.restore()
     if _mode() != before or are_held(read_clocks(sources.ROOT)) != was_held:
         said = " ".join(done.said.strip() for done in failed)
-        raise _not_restored(before, said or "another program has set it")
-
-
-def _not_restored(before: str | None, why: str) -> MachineError:
-    number = None if before is None else _number(before)
-    mode = "" if number is None else f"sudo nvpmodel -m {number}, and "
-    return MachineError(
-        f"the board could not be restored to {before or 'its clocks'}: {why}",
-        where="--power-mode, --clocks",
-        fix=f"{mode}a reboot sets the clocks free",
-    )
+        mode = "" if number is None else f"sudo nvpmodel -m {number}, and "
+        raise MachineError(
+            f"the board could not be restored to {before or 'its clocks'}: "
+            f"{said or 'another program has set it'}",
+            where="--power-mode, --clocks",
+            fix=f"{mode}a reboot sets the clocks free",
+        )
 
 
 def _require_rights(tools: Sequence[str]) -> None:
@@ -224,6 +232,11 @@ def _as_root(tool: str) -> list[str]:
 def _mode() -> str | None:
     found = read_power_mode(root=sources.ROOT, run=run_command)
     return None if found is None else found.name
+
+
+def _number_of(mode: PowerMode) -> int | None:
+    """Return the number as nvpmodel says it, or as its file lists it."""
+    return _number(mode.name) if mode.number is None else mode.number
 
 
 def _number(name: str) -> int | None:

@@ -151,6 +151,37 @@ def test_a_board_that_names_no_mode_cannot_be_restored(board: FakeBoard) -> None
     assert board.calls() == []
 
 
+def test_a_mode_without_a_number_cannot_be_restored(board: FakeBoard) -> None:
+    board.write("said", "NV Power Mode: CUSTOM\n")
+
+    with pytest.raises(MachineError, match="could not be restored"), held("15W", "keep"):
+        pytest.fail("it was set")
+
+    assert board.calls() == []
+
+
+def test_a_mode_that_only_nvpmodel_knows_is_restored_by_its_number(board: FakeBoard) -> None:
+    """As an owner's own mode, which another file lists."""
+    board.write("said", "NV Power Mode: CUSTOM\n1\n")
+
+    with pytest.raises(MachineError, match="nvpmodel -m 0 failed"), held("15W", "keep"):
+        pytest.fail("it says CUSTOM still, so this is not what was asked for")
+
+    assert [call for call in board.calls() if "nvpmodel" in call] == ["nvpmodel -m 0",
+                                                                      "nvpmodel -m 1"]  # fmt: skip
+
+
+def test_a_guard_that_cannot_start_sets_nothing(
+    board: FakeBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python3")
+
+    with pytest.raises(MachineError, match="cannot be started"), held("15W", "lock"):
+        pytest.fail("it was set")
+
+    assert board.calls() == []
+
+
 @pytest.mark.usefixtures("as_user")
 def test_without_rights_it_says_the_one_command(board: FakeBoard) -> None:
     before = board.state()
