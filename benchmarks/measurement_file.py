@@ -56,13 +56,18 @@ def read_measurement(path: Path) -> Measurement:
 
 
 def read_measurements(path: Path) -> list[Measurement]:
-    """Read the measurements of a file: one, or those at several batches.
+    """Read the measurements of a file: one, or those at several batches or of several boards.
 
     Raises:
         InputError: There is no such file, or what is in it is none, or none of this schema.
     """
     document = read_document(path)
-    several = document.get("measurements") if isinstance(document, dict) else None
+    several = None
+    if isinstance(document, dict):
+        boards = document.get("boards")
+        several = (
+            list(boards.values()) if isinstance(boards, dict) else document.get("measurements")
+        )
     if not isinstance(several, list):
         return [_measurement(document, path)]
     return [_measurement(one, path) for one in several]

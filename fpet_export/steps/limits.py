@@ -16,7 +16,7 @@ def refuse(request: BenchRequest) -> None:
 
     Raises:
         UsageError: A quantity will not be measured, one of two options is missing, or several
-            batches are asked for.
+            batches or, for a baseline, several boards are asked for.
         InputError: The measurement of before cannot be read.
     """
     found = [parse_limit(text) for text in request.budget]
@@ -29,6 +29,12 @@ def refuse(request: BenchRequest) -> None:
             "--baseline and --max-regress are asked for together",
             where="--baseline" if request.max_regress is None else "--max-regress",
             fix="add --max-regress 3%" if request.max_regress is None else "add --baseline FILE",
+        )
+    if request.baseline is not None and request.remote is not None and "," in request.remote:
+        raise UsageError(
+            f"a baseline is of one device, and --remote {request.remote} names several",
+            where="--baseline",
+            fix="measure each board against its own: --remote HOST",
         )
     several = request.batches is not None and len(request.batches) > 1
     if several and (request.budget or request.baseline is not None):

@@ -16,10 +16,10 @@ from benchmarks.report.fleet_page import render_fleet
 from benchmarks.report.fleet_text import markdown
 from benchmarks.report.gathering import Found
 from engines import storage
-from engines.errors import FpetError, MeasurementError, UsageError
+from engines.errors import BudgetError, FpetError, MeasurementError, UsageError
 from fpet_export.reporter import Reporter
 from fpet_export.requests import BenchRequest
-from fpet_export.steps import measuring
+from fpet_export.steps import limits, measuring
 
 if TYPE_CHECKING:
     from benchmarks.measurement import Measurement
@@ -114,6 +114,7 @@ def bench_boards(request: BenchRequest, hosts: Sequence[str], reporter: Reporter
     Raises:
         FpetError: What failed on the first of the boards that did.
         MeasurementError: Noise has spoiled a measurement, and a marked one was not asked for.
+        BudgetError: A board misses a limit.
     """
     from fpet_export.board.bench import bench_there  # not on a board
     from fpet_export.board.side_by_side import named
@@ -138,7 +139,18 @@ def bench_boards(request: BenchRequest, hosts: Sequence[str], reporter: Reporter
     for failed in errors.values():
         raise failed
     _refuse_noise(request, measurements)
+    for host, measurement in measurements.items():
+        with named(host, reporter, lock) as own:
+            _hold(host, measurement, request, own)
     return found
+
+
+def _hold(host: str, measurement: Measurement, request: BenchRequest, reporter: Reporter) -> None:
+    """Judge a board's measurement by the limits, and name the board where one is missed."""
+    try:
+        limits.hold(measurement, request, reporter)
+    except BudgetError as error:
+        raise BudgetError(f"{host}: {error.what}", where=error.where, fix=error.fix) from error
 
 
 def _write(request: BenchRequest, measurements: dict[str, Measurement]) -> tuple[Path, ...]:

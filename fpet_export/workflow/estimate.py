@@ -228,7 +228,7 @@ def _devices(request: EstimateRequest, manifest: Manifest) -> list[Device]:
                 f"{command('bench', request.artefact)}",
             )
         found.append(device)
-    return found
+    return list({device.name: device for device in found}.values())  # of a release each
 
 
 def _hardware(device: Device, mode: str | None, precision: str) -> tuple[list[Hardware], list[str]]:

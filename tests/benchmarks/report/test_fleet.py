@@ -248,6 +248,13 @@ def test_measurements_at_several_batches_are_one_file(tmp_path: Path) -> None:
     assert [one.measurement.batch for one in gather([tmp_path / "b.json"]).found] == [1, 8]
 
 
+def test_the_document_of_several_boards_is_read(tmp_path: Path) -> None:
+    boards = {"kind": "boards", "schema": 1, "boards": {"a": to_document(measurement())}}
+    (tmp_path / "b.json").write_text(to_text(boards))
+
+    assert len(gather([tmp_path / "b.json"]).found) == 1
+
+
 class Tags(HTMLParser):
     def __init__(self) -> None:
         super().__init__()

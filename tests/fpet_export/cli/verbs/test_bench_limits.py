@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.measurement import Measurement
 from benchmarks.measurement_file import write_measurement
+from fpet_export.requests import BenchRequest
 from fpet_export.workflow import bench
 from tests.benchmarks.made_measurements import NOISE, measurement
 from tests.benchmarks.report.test_fleet import changed
@@ -41,6 +42,26 @@ def test_a_baseline_without_its_limit_is_refused(exported: Exported, tmp_path: P
     done = call("bench", exported.graph, "--baseline", tmp_path / "old.json", "--json")
     assert "asked for together" in done.error()["what"]
     assert "--max-regress 3%" in done.error()["fix"]
+
+
+def test_a_baseline_is_of_one_board(exported: Exported, tmp_path: Path) -> None:
+    write_measurement(tmp_path / "old.json", measurement())
+    words = ("--baseline", tmp_path / "old.json", "--max-regress", "3", "--remote", "a,b")
+
+    assert "is of one device" in call("bench", exported.graph, *words, "--json").error()["what"]
+
+
+def test_a_board_that_misses_its_budget_is_named(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def there(request: BenchRequest, reporter: object) -> Measurement:
+        return measurement(5.0, 4.0 if request.remote == "fast" else 4.9)
+
+    monkeypatch.setattr("fpet_export.board.bench.bench_there", there)
+
+    done = call("bench", exported.graph, "--remote", "fast,slow", "--budget", "p50=4.5ms", "--json")
+    assert done.code == 8
+    assert done.error()["what"].startswith("slow: the budget is missed by merged")
 
 
 @pytest.fixture

@@ -42,6 +42,12 @@ def test_each_mode_precision_and_batch_has_a_range(exported: Exported) -> None:
     assert any("25W" in words and "not published" in words for words in found["left_out"])
 
 
+def test_two_releases_of_one_board_are_one_board(exported: Exported) -> None:
+    words = ("--target", "h200@trt10.3,h200@trt", "--precision", "fp16", "--json")
+
+    assert len(call("estimate", exported.graph, *words).document()["predictions"]) == 1
+
+
 def test_a_terminal_says_that_it_is_a_prediction(exported: Exported) -> None:
     done = call("estimate", exported.graph, *ORIN, "--power-mode", "MAXN_SUPER")
 
