@@ -232,7 +232,7 @@ def _require_valid(measurement: Measurement, where: str) -> None:
         raise BudgetError(
             f"nothing is judged by a measurement that is not valid: {reasons}",
             where=where,
-            fix=f"{measurement.spoiled_by[0].fix}, and measure again",
+            fix=measurement.spoiled_by[0].fix,
         )
 
 
