@@ -23,8 +23,9 @@ from fpet_export.graph.to_onnx import to_onnx
 from fpet_export.model import reference
 from fpet_export.model.adapt import adapt
 from fpet_export.model.backbones import Backbone, BackboneOptions, timm_name
-from fpet_export.model.edits import LowRank, PositionShift, Tokens
+from fpet_export.model.edits import GatedLowRank, LowRank, PositionShift, Tokens
 from fpet_export.model.fold import fold
+from fpet_export.model.gates import NormRule
 from fpet_export.model.mergers import MergingModule
 from fpet_export.model.rotary import Rotary, turned, turns
 from fpet_export.model.vit import Vit
@@ -350,3 +351,31 @@ def test_a_tuning_that_does_not_say_by_what_it_is_turned_is_refused(edit: Any, w
     run = dataclasses.replace(run, head={}, changes=(edit,)).with_head_of(backbone)
     with pytest.raises(CheckpointError, match=words):
         adapt(backbone, run)
+
+
+# -- with updates that do not fold ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("merge", ["none", "fpet@1"])
+@pytest.mark.parametrize("name", [FROZEN[0], FROZEN[3]])
+def test_updates_that_stay_see_the_channels_as_they_were_trained(name: str, merge: str) -> None:
+    """A gate measures queries and keys, and the updates of tasks are inputs of the graph."""
+    backbone, images = backbone_of(model_of(name)), images_of()
+    run = checkpoint_of(backbone.spec, "none", merge_block=1 if merge != "none" else None)
+    run = dataclasses.replace(run, head={}, merge=merge).with_head_of(backbone)
+    updates = [
+        low_rank(64, f"blocks.{block}.attn.{part}") for block in range(DEPTH) for part in "qkv"
+    ]
+    rule = NormRule(threshold=0.02)
+    gated = [
+        GatedLowRank(one.site, down=one.down.data, up=one.up.data, scale=0.02, rule=rule)
+        for one in updates
+    ]
+    of_tasks = [one for one in updates if not one.site.endswith("k")]  # which never update keys
+    for edits, options in ((gated, {}), (of_tasks, {"updates": "low-rank"})):
+        model = adapt(backbone, dataclasses.replace(run, changes=tuple(edits)))
+        kept = fold(model)[0] if edits is gated else model
+        module = FrozenVit(kept, FreezeOptions(**options), HALF, HALF).eval()  # type: ignore[arg-type]
+        expected = expected_of(model, images).logits
+        assert relative(traced(module, images)["logits"], expected) < 1e-5
+        assert relative(expected_of(adapt(backbone, run), images).logits, expected) > 1e-4
