@@ -358,6 +358,14 @@ def test_names_are_judged_before_the_long_pass(
         ("bench", graph, "--peers", "torch"), lambda: fpet_export.bench(graph, peers=("torch",))
     )
     assert "'torch' is not one of" in what
+    what = refusal(
+        ("bench", graph, "--power-mode", "25W"), lambda: fpet_export.bench(graph, power_mode="25W")
+    )
+    assert "power modes with names are a Jetson's" in what
+    what = refusal(
+        ("bench", graph, "--clocks", "lock"), lambda: fpet_export.bench(graph, clocks="lock")
+    )
+    assert "jetson_clocks, which this machine does not have" in what
     words = ("deploy", run, "--backbone", backbone, "-o", out)
     what = refusal(
         (*words, "--peers", "torch"),
