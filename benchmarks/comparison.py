@@ -193,9 +193,9 @@ def bench(
                     progress=progress if meter is None else meter.watching(progress),
                 )
                 load = other_load(before, machine())
+                use = None if meter is None else meter.use()  # before its clocks fall again
                 rounds_s = rounds.duration_ns / 1e9
                 conditions = watch.conditions(rounds_s=rounds_s)
-            use = None if meter is None else meter.use()
             findings = check(rounds, baseline=baseline, load=load)
             findings += check_gpu(use, board=host.board) if is_gpu else ()
             findings += check_conditions(
