@@ -20,3 +20,4 @@ def test_what_needs_torch_and_what_only_python_calls_stays_at_home() -> None:
     assert "fpet_export/stages.py" not in found
     assert "fpet_export/workflow/export.py" not in found
     assert "fpet_export/triton/write.py" not in found
+    assert "fpet_export/deepstream/write.py" not in found

@@ -153,6 +153,8 @@ WRONG = {
     "check": [],
     "triton": ["x.onnx"],
     "deepstream": ["x.plan"],
+    "estimate": [],
+    "report": [],
 }
 
 
