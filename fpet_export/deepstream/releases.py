@@ -1,8 +1,10 @@
 """Which DeepStream has which TensorRT: a plan loads only into the one that built it.
 
-Sources: the pages Installation and Migration Guide of each release
-(docs.nvidia.com/metropolis/deepstream/RELEASE/text/), and README.md of github.com/NVIDIA/DeepStream
-for 9.1. On a Jetson DeepStream uses the TensorRT of JetPack, so the plan that was built there fits.
+Sources: the pages Installation, Migration Guide and Release Notes of each release
+(docs.nvidia.com/metropolis/deepstream/RELEASE/text/), README of 7.1, README.md of
+github.com/NVIDIA/DeepStream for 9.1, and NVIDIA's requirements of 9.0 (github.com/NVIDIA/skills).
+The JetPack of 9.2 was on no page that we read; it is that of 9.1, which has the same TensorRT.
+On a Jetson DeepStream uses the TensorRT of JetPack, so the plan that was built there fits.
 """
 
 from __future__ import annotations
