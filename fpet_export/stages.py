@@ -10,7 +10,7 @@ import dataclasses
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -192,7 +192,8 @@ class Folded:
 
         Raises:
             UsageError: `ties="reference"` is asked for a distilled model, whose authors' code
-                merges the distillation token away; or the target or this toolkit lacks the opset.
+                merges the distillation token away; the target or this toolkit lacks the opset; or
+                a value is none of those that are named.
         """
         resolved = target if isinstance(target, Target) else load_target(target)
         if opset is not None:
@@ -433,7 +434,7 @@ def load(
 
     Raises:
         CheckpointError: The run cannot be read, contradicts itself or leaves a fact open.
-        UsageError: `weights` chooses where there is no choice, `normalisation`, `decode` or
+        UsageError: `weights` chooses where there is no choice, `normalisation`, `decode`, `head` or
             `background` is none, or the background would have no effect.
     """
     hints = Hints(
@@ -450,6 +451,9 @@ def load(
         head_weights=None if head_weights is None else Path(head_weights),
         gate=gate,
     )
+    if head not in (None, *get_args(Head)):
+        known = " or ".join(map(repr, get_args(Head)))
+        raise UsageError(f"head is {head!r}", where="head", fix=f"give {known}")
     found = checkpoints.read(str(run), hints)
     own = found.backbone
     within = own if isinstance(own, Within) and backbone is None else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from engines.errors import UsageError
 from engines.targets import Target
@@ -27,6 +27,9 @@ class FreezeOptions:
             keeps them as two products, for a graph that takes them as inputs.
         attention: "primitive" writes attention out, as ONNX graphs have it; "fused" is PyTorch's
             own operator, to run the module there. Both give the same up to rounding.
+
+    Raises:
+        UsageError: A value is none of these.
     """
 
     batch: int | tuple[int, int] = 1
@@ -36,6 +39,21 @@ class FreezeOptions:
     ties: Literal["argmax", "reference"] = "argmax"
     updates: Literal["folded", "low-rank"] = "folded"
     attention: Literal["primitive", "fused"] = "primitive"
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(FreezeOptions).items():
+            value = getattr(self, name)
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                known = " or ".join(map(repr, get_args(hint)))
+                raise UsageError(f"{name} is {value!r}", where="freeze", fix=f"give {known}")
+        sizes = self.batch if isinstance(self.batch, tuple) else (self.batch, self.batch)
+        whole = len(sizes) == 2 and all(type(size) is int for size in sizes)
+        if not whole or not 1 <= sizes[0] <= sizes[1]:
+            raise UsageError(
+                f"batch is {self.batch!r}",
+                where="freeze",
+                fix="give a whole number from 1, or (smallest, largest) of a dynamic batch",
+            )
 
 
 def with_opset(target: Target, opset: int) -> Target:

@@ -121,7 +121,7 @@ def _hugging_face(spec: VitSpec, prefix: str, names: _Generation) -> dict[str, s
     found = {
         f"{prefix}{name}": site
         for site, name in names.outside.items()
-        if site != "norm_pre" or spec.pre_norm
+        if (site != "norm_pre" or spec.pre_norm) and (site != "norm" or spec.final_norm)
     }
     for index in range(spec.depth):
         for site, name in names.inside.items():
@@ -181,7 +181,8 @@ def _timm(spec: VitSpec) -> dict[str, str]:
         found |= {
             f"blocks.{index}.{layer}": f"blocks.{index}.{layer}" for layer in _inner_norms(spec)
         }
-    found["fc_norm" if spec.pool_norm else "norm"] = "norm"
+    if spec.final_norm:
+        found["fc_norm" if spec.pool_norm else "norm"] = "norm"
     found["head"] = "head"
     if spec.pool == "class+dist":
         found["head_dist"] = "head_dist"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from engines.errors import CheckpointError, UsageError
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest
 from engines.parity.outputs import engine_outputs
+from fpet_export.graph.options import FreezeOptions
 from fpet_export.model.facts import Fact
 from fpet_export.stages import Adapted, Folded
 from tests.fpet_export.command_line import Exported, pixels_of
@@ -179,3 +181,27 @@ def test_outputs_still_answer_to_their_first_name(loaded: Adapted, folded: Folde
     pixels = np.zeros((1, *loaded.preprocessing.size, 3), np.uint8)
     for stage in (loaded, folded, folded.freeze(batch=1)):
         np.testing.assert_array_equal(stage.evidence(pixels).logits, stage.outputs(pixels).logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch", 0),
+        ("batch", (4, 2)),
+        ("batch", "dyn"),
+        ("input", "float16"),
+        ("ties", "first"),
+        ("attention_scale", "half"),
+        ("last_block", "all"),
+        ("updates", "fold"),
+        ("attention", "flash"),
+    ],
+)
+def test_what_no_graph_is_frozen_with_is_refused(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"{name} is {re.escape(repr(value))}"):
+        FreezeOptions(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_head_that_is_none_of_three_is_refused() -> None:
+    with pytest.raises(UsageError, match="head is 'feature'"):
+        fpet_export.load("random:vit_tiny_patch16_224:0", head="feature")  # type: ignore[arg-type]

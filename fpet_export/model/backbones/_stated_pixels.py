@@ -237,9 +237,9 @@ def _size_and_crop(document: Mapping[str, Any], image: tuple[int, int], where: s
 def _crops(document: Mapping[str, Any], where: str) -> bool:
     """Whether the centre is cut out; the key may be left to the processor's own class."""
     said = document.get("do_center_crop")
-    if said is None and document.get("crop_size") is not None:
+    if said is None:
         family = _family(document)
-        if family not in (*_SQUARE, *_SHORTEST):
+        if document.get("crop_size") is not None and family not in (*_SQUARE, *_SHORTEST):
             raise _wrong("do_center_crop", said, "true or false, as there is a crop_size", where)
         return family in ("DeiT", *_SHORTEST)
     if said not in (None, True, False):

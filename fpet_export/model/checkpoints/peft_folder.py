@@ -22,7 +22,7 @@ import torch
 from engines.errors import CheckpointError, UsageError
 from fpet_export.model import module_names
 from fpet_export.model.backbones import Backbone
-from fpet_export.model.backbones._hf_names import unread
+from fpet_export.model.backbones._hf_names import name_of, unread
 from fpet_export.model.backbones._names import HEAD_NAMES
 from fpet_export.model.checkpoints import Checkpoint, Hints, _untrained
 from fpet_export.model.checkpoints._peft_config import NAME, PeftConfig, read_config
@@ -100,8 +100,7 @@ def read(text: str, hints: Hints) -> PeftRun:
         folder=folder,
         config=config,
         path=path,
-        tensors={name: t for name, t in tensors.items() if unread(name) is None},
-        left_out=tuple(sorted(name for name in tensors if unread(name) is not None)),
+        tensors=tensors,
         thresholds=thresholds,
         hints=hints,
         names=named,
@@ -117,8 +116,6 @@ class PeftRun:
         config: Its configuration.
         path: The file of its tensors.
         tensors: By their names without PEFT's prefix.
-        left_out: Names of those that belong to what no classifier reads: SigLIP's pooling, whose
-            layers are called as those of the blocks.
         thresholds: Those of TS-PEFT, by module; empty of other runs.
         hints: What the user says.
         names: What `--weights` may call this adapter.
@@ -128,7 +125,6 @@ class PeftRun:
     config: PeftConfig
     path: Path
     tensors: dict[str, torch.Tensor]
-    left_out: tuple[str, ...]
     thresholds: dict[str, tuple[float, ...]]
     hints: Hints
     names: frozenset[str]
@@ -182,6 +178,12 @@ class PeftRun:
 
     def decode(self, spec: VitSpec) -> Checkpoint:
         """Turn the tensors into edits of the backbone's layers."""
+        left_out = sorted(name for name in self.tensors if _is_left_out(name, spec))
+        if left_out:
+            read = {name: t for name, t in self.tensors.items() if name not in left_out}
+            found = dataclasses.replace(self, tensors=read).decode(spec)
+            fact = Fact(", ".join(left_out), "no classifier reads it")
+            return dataclasses.replace(found, facts=found.facts | {"left out": fact})
         sites, wrapper = self._layout(spec)
         grouped, whole = self._sorted(sites)
         edits: list[SiteEdit] = []
@@ -210,8 +212,6 @@ class PeftRun:
         if self.thresholds:
             method = f"ts-{method}"
             facts |= {"method": Fact(method, f"thresholds in {self.path.name}"), **reading.facts()}
-        if self.left_out:
-            facts["left out"] = Fact(", ".join(self.left_out), "no classifier reads it")
         if wrapper:
             facts["prefix"] = Fact(wrapper, f"of every name in {self.path.name}")
         facts["merge block"] = _untrained.merge_block(self.hints, spec, what="a PEFT adapter")
@@ -443,6 +443,17 @@ def _choose(path: Path, hints: Hints) -> tuple[Path, frozenset[str]]:
         where=str(path),
         fix=f"say which: {names}",
     )
+
+
+def _is_left_out(name: str, spec: VitSpec) -> bool:
+    """Whether a tensor belongs to what this network does not read.
+
+    That is CLIP's last norm, and SigLIP's attention pooling, whose layers are called as those of
+    the blocks, except where the pooling is what the network gives.
+    """
+    if not spec.final_norm and name_of(name) in ("norm.weight", "norm.bias"):
+        return True
+    return spec.pool != "attention" and unread(name) is not None
 
 
 def _is_below(module: str, saved: str) -> bool:

@@ -216,6 +216,9 @@ def test_processors_of_every_age_are_understood(
         ({"size": 20, "crop_size": 16, "do_center_crop": True, **UNKNOWN}, "means either"),
         ({"crop_size": 16, **UNKNOWN}, "do_center_crop"),
         ({"do_center_crop": True, "crop_size": 12}, "(12, 12)"),
+        # A class that crops unless it is told not to; the sizes it would take are not there.
+        ({"image_processor_type": "CLIPImageProcessor", "size": None}, "do_center_crop"),
+        ({"image_processor_type": "BitImageProcessorFast"}, "crop_size"),
         ({"rescale_factor": 1.0}, "divided by 255"),
         ({"do_rescale": False}, "divided by 255"),
         ({"do_resize": False}, "do_resize"),

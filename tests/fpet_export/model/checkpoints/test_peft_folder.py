@@ -378,6 +378,53 @@ def test_layers_of_siglips_pooling_are_left_out(tmp_path: Path) -> None:
     assert "head.attention.out_proj.lora_A" in adapted.checkpoint.facts["left out"].value
 
 
+def test_adapters_of_a_pooling_that_is_read_are_not_left_out(tmp_path: Path) -> None:
+    """The tower of SigLIP gives what its attention pooling makes."""
+    base, folder = HF_MODELS / "siglip-vision", tmp_path / "adapter"
+    spec = fpet_export.load(base, normalisation="none", head="features").model.spec
+    shutil.copytree(FOLDERS / "vit" / "lora", folder)
+    change(folder, target_modules=["out_proj"], modules_to_save=None)
+    blocks = [f"encoder.layers.{index}.self_attn.out_proj" for index in range(spec.depth)]
+    for where in (blocks, [*blocks, "head.attention.out_proj"]):
+        tensors = {}
+        for module in where:
+            name = f"base_model.model.vision_model.{module}.lora"
+            tensors[f"{name}_A.weight"] = torch.ones(2, spec.width)
+            tensors[f"{name}_B.weight"] = torch.ones(spec.width, 2)
+        save_file(tensors, folder / TENSORS)
+        if where is blocks:  # negative control
+            fpet_export.load(folder, backbone=base, normalisation="none", head="features")
+
+    with pytest.raises(CheckpointError, match=r"head\.attention\.out_proj"):
+        fpet_export.load(folder, backbone=base, normalisation="none", head="features")
+
+
+def test_the_bias_of_clips_last_norm_is_left_out(tmp_path: Path) -> None:
+    """With bias="all" PEFT saves it, and no classifier reads it."""
+    base, folder = HF_MODELS / "clip", tmp_path / "adapter"
+    plain = fpet_export.load(base, normalisation="none").model
+    shutil.copytree(FOLDERS / "vit" / "lora", folder)
+    change(folder, target_modules=["q_proj"], modules_to_save=None, bias="all")
+    start, width = "base_model.model.", plain.spec.width
+    tensors = {}
+    for name, tensor in load_file(base / "model.safetensors").items():
+        if name.endswith(".bias"):
+            name = name.replace("q_proj.bias", "q_proj.base_layer.bias")
+            tensors[start + name] = tensor + 0.5
+    for index in range(plain.spec.depth):
+        name = f"{start}vision_model.encoder.layers.{index}.self_attn.q_proj.lora"
+        tensors[f"{name}_A.weight"] = torch.zeros(2, width)
+        tensors[f"{name}_B.weight"] = torch.ones(width, 2)
+    save_file(tensors, folder / TENSORS)
+
+    adapted = fpet_export.load(folder, backbone=base, normalisation="none")
+
+    assert adapted.checkpoint.facts["left out"].value == "vision_model.post_layernorm.bias"
+    tuned = adapted.fold().model
+    biases = [model.each_block()[0].norm1.bias for model in (tuned, plain)]
+    assert torch.equal(biases[0], biases[1] + 0.5)
+
+
 def test_a_folder_of_timms_hub_is_a_base_model(folder: Path, tmp_path: Path) -> None:
     """So does transformers' wrapper around timm save its models."""
     base = tmp_path / "hub"
