@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 
 from calibration import graph_typing
@@ -24,7 +25,7 @@ from engines.errors import BudgetError, ExportError, InputError, ParityError, Us
 from engines.manifest import Manifest, read_manifest, write_manifest
 from engines.onnx_graph.files import read_graph
 from engines.onnx_header import read_onnx_header
-from tests.calibration.exports import Exports, images_of, saved
+from tests.calibration.exports import MERGE_BLOCK, Exports, images_of, saved
 from tests.calibration.test_overflow import scaled
 from tests.calibration.test_roles import ATTENTIONS, EVERY
 
@@ -258,17 +259,20 @@ def test_a_table_of_something_else_is_refused(
 def test_a_graph_whose_match_is_wrong_does_not_pass(
     merged: Path, table: CalibrationTable, tmp_path: Path
 ) -> None:
-    """The reference says one match, the graph's own keys another: no precision explains that."""
+    """It searches for the least similar tokens: no rounding of the keys explains that."""
     manifest = read_manifest(merged)
     evaluator = evaluator_for(merged, manifest, images_of(6))
-    found = evaluator.reference.outputs
-    assert found.match is not None
-    outputs = dataclasses.replace(found, match=(found.match + 3) % 8)
-    other = dataclasses.replace(evaluator.reference, outputs=outputs)
-    wrong = dataclasses.replace(evaluator, reference=other)
+    graph = read_graph(merged)
+    (search,) = (node for node in graph.nodes if node.op == "ArgMax")
+    (scores,) = search.inputs
+    opposite = gs.Variable("opposite", dtype=scores.dtype, shape=scores.shape)
+    name = f"blocks/{MERGE_BLOCK}/merge/Neg"
+    graph.layer(name=name, op="Neg", inputs=[scores], outputs=[opposite])
+    search.inputs[0] = opposite
+    wrong = saved(graph.toposort(), tmp_path / "wrong.onnx")
 
     made = graph_typing.integers(
-        merged, manifest, Recipe(precision="int8"), wrong, table, preset="vit-linear"
+        wrong, manifest, Recipe(precision="int8"), evaluator, table, preset="vit-linear"
     )
 
     assert not made.row.passed
