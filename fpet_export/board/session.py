@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.measurement_file import read_measurement
 from engines import storage
-from engines.errors import EngineError, FpetError, ParityError
+from engines.errors import EngineError, FpetError, MachineError, ParityError
 from engines.fusion.report import fusion_path
 from engines.manifest import Manifest, manifest_path, read_manifest
 from engines.parity.rows import row_from_json
 from fpet_export.board.agent_call import call_agent
 from fpet_export.board.packing import Item, Packed
-from fpet_export.reporter import Reporter
+from fpet_export.reporter import SILENT, Reporter
 from fpet_export.requests import Measured, Measuring
 from fpet_export.steps import built_engine as engine_steps
 from fpet_export.steps import plain_vit
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from benchmarks.measurement import Measurement
     from engines.parity.rows import StageParity
     from fpet_export.board.ssh import Remote
+
+ENERGY = "--energy"
+"""The option of `bench`, here and there."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,24 @@ class RemoteSession:
         table: Mapping[str, Any] = found["parity"]
         return table
 
+    def require_sensor(self) -> None:
+        """Refuse energy before anything is built where the other machine has no sensor.
+
+        Raises:
+            MachineError: Its doctor knows of none.
+        """
+        try:
+            found = call_agent(self.remote, ["doctor"], SILENT).get("energy", {})
+        except FpetError:  # what it lacks is told by the steps that need it
+            return
+        if found.get("gpu") is None and found.get("cpu") is None:
+            told = "; ".join(f"{name}: {why}" for name, why in found.get("missing", {}).items())
+            raise MachineError(
+                f"on {self.remote.host}: no sensor tells the energy: {told}",
+                where=f"{self.remote.host}: {ENERGY}",
+                fix=f"leave {ENERGY} out",
+            )
+
     def trial(
         self,
         argv: Sequence[str],
@@ -105,7 +126,12 @@ class RemoteSession:
             against: One of the artefacts, "plain", or None for the first.
             refused: Called with an artefact whose engine cannot be built or drifts there, which
                 then does not take part; None raises.
+
+        Raises:
+            MachineError: Energy is asked for, and there is no sensor.
         """
+        if ENERGY in argv:
+            self.require_sensor()
         rows: dict[str, StageParity | None] = {}
         for item in self.items:
             try:
@@ -165,7 +191,7 @@ def row_of(table: Mapping[str, Any] | None) -> StageParity | None:
 def bench_argv(request: Measuring) -> list[str]:
     """Return the request of `bench` that `bench` and `deploy` share."""
     threads = [] if request.threads is None else ["--threads", str(request.threads)]
-    energy = ["--energy"] if request.energy else []
+    energy = [ENERGY] if request.energy else []
     argv = ["--rounds", str(request.rounds), "--seconds", str(request.seconds), *threads]
     return [*argv, *energy, *request.setting_argv()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -277,7 +278,12 @@ def _imported(module: str) -> tuple[str | None, str]:
     command = [sys.executable, "-c", program]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_IMPORT_SECONDS,
+            check=False,
+            env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},  # ONNX Runtime writes into the home
         )
     except (OSError, subprocess.SubprocessError) as error:
         return None, f"cannot be imported ({type(error).__name__})"

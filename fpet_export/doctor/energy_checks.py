@@ -40,6 +40,7 @@ def check_energy(findings: Findings) -> None:
         findings.fact("energy", f"of work on {' and '.join(names)}: {words}")
     if lacking:
         _say_missing(findings, lacking, list(missing.values()))
+    told["missing"] = {one.source: one.reason for one in missing.values()}
     findings.document["energy"] = told
 
 

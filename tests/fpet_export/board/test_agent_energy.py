@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from engines.errors import MachineError
+from fpet_export.board import session
 from fpet_export.board.agent import build_agent
+from fpet_export.board.session import RemoteSession
+from fpet_export.reporter import SILENT
 from tests.benchmarks.energy import trees
 from tests.fpet_export.command_line import Exported
 
@@ -80,3 +87,29 @@ def test_a_fake_orin_nano_tells_its_energy_and_which_rail_counts(
         10.0 * 1e3 * energy["seconds"] / energy["images"], rel=0.01
     )
     assert "energy: INA sensors, the whole module (total = VDD_IN)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cpu", "is_refused"),
+    [(None, None, True), ({"source": "INA sensors"}, None, False), (None, {}, False)],
+)
+def test_a_board_is_asked_for_its_sensor_before_anything_is_built(
+    gpu: Any, cpu: Any, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    energy = {"gpu": gpu, "cpu": cpu, "missing": {"RAPL": "this is a board"}}
+    asked: list[Any] = []
+
+    def answer(remote: Any, argv: Any, reporter: Any) -> Any:
+        asked.append(argv)
+        return {"energy": energy}
+
+    monkeypatch.setattr(session, "call_agent", answer)
+    there: Any = SimpleNamespace(host="orin1")
+    board = RemoteSession(remote=there, items=(), packed=there, reporter=SILENT)
+
+    with contextlib.ExitStack() as stack:
+        if is_refused:
+            stack.enter_context(pytest.raises(MachineError, match=r"orin1: .* RAPL: this is"))
+        board.require_sensor()
+
+    assert asked == [["doctor"]]

@@ -634,3 +634,17 @@ def test_energy_can_be_measured_or_not_and_it_says_with_what(
     told = findings.document["energy"]
     assert tuple(told[one] and told[one]["source"] for one in ("gpu", "cpu")) == sources_found
     assert findings.exit_code == 0
+
+
+def test_asking_for_packages_writes_nothing_into_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime begins a data base of its use there, unless it is told not to."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    version, _ = board_checks._imported("onnxruntime")
+
+    assert version is not None
+    assert list(tmp_path.rglob("*")) == []

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from benchmarks import Measurement
+from benchmarks.energy.find import find_sensor
+from benchmarks.energy.sensor import Sensor
 from engines.engine import load_target
 from engines.imaging.synthetic import synthetic_set
 from engines.manifest import read_manifest
@@ -80,6 +82,21 @@ def names_of(measurement: dict[str, Any]) -> list[str]:
 
 def bench(server: Server, *what: object, port: int | None = None) -> Done:
     return call("bench", *what, *words(server, port=port), *SHORT, "--json")
+
+
+@pytest.mark.skipif(
+    isinstance(find_sensor(["cpu"]), Sensor), reason="the board of this test, this machine, has one"
+)
+def test_energy_is_refused_before_anything_is_built_on_a_board_without_a_sensor(
+    exported: Exported, server: Server
+) -> None:
+    done = bench(server, exported.graph, "--energy")
+
+    error = done.error()
+    assert error["exit_code"] == 4
+    assert error["what"].startswith("on board: no sensor tells the energy: NVML: ")
+    assert "✓ build" not in done.err
+    assert left(server) == set()
 
 
 def test_a_graph_is_measured_against_the_plain_model_there(
