@@ -156,9 +156,20 @@ def judge_regressions(found: Sequence[Regression], *, most_percent: float) -> li
 
 
 def judged(measurement: Measurement, rival: str | None = None) -> list[ContenderResult]:
-    """Return the contenders that limits are for: without the plain model, peers and a rival."""
+    """Return the contenders that limits are for: without the plain model, peers and a rival.
+
+    Raises:
+        BudgetError: There is none, so that nothing would be judged.
+    """
     others = [one for one in measurement.contenders if one.name not in (measurement.plain, rival)]
-    return [one for one in others if one.artefact is not None] or others
+    found = [one for one in others if one.artefact is not None] or others
+    if not found:
+        raise BudgetError(
+            "there is nothing to judge: the only contender is the one to compare with",
+            where="--against",
+            fix="name an artefact beside it, or leave --against out",
+        )
+    return found
 
 
 def _beside(

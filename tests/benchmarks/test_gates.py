@@ -77,6 +77,15 @@ def test_a_rival_that_was_asked_for_is_not_judged() -> None:
     assert judge_budget(one, limits("p50=4.5ms"), rival="plain")
 
 
+def test_nothing_to_judge_is_no_pass() -> None:
+    alone = dataclasses.replace(measurement(), contenders=measurement().contenders[:1])
+
+    for rival, plain in (("plain", None), (None, "plain")):
+        one = dataclasses.replace(alone, plain=plain)
+        with pytest.raises(BudgetError, match="nothing to judge"):
+            judge_budget(one, limits("p99=1s"), rival=rival)
+
+
 @pytest.mark.parametrize(
     ("text", "fix"), [("energy=90mJ", "add --energy"), ("memory=1GB", "add --scenario cold")]
 )
