@@ -204,4 +204,4 @@ def test_what_no_graph_is_frozen_with_is_refused(name: str, value: object) -> No
 
 def test_a_head_that_is_none_of_three_is_refused() -> None:
     with pytest.raises(UsageError, match="head is 'feature'"):
-        fpet_export.load("random:vit_tiny_patch16_224:0", head="feature")  # type: ignore[arg-type]
+        fpet_export.load("random:vit_tiny_patch16_224:0", head="feature")

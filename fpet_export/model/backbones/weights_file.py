@@ -142,8 +142,11 @@ def _named(
     head = weights.get("head.weight")
     if head is not None and head.ndim == 2:
         arguments.setdefault("num_classes", len(head))
-    if options.pool is not None and own is None:
-        arguments |= {"global_pool": options.pool, "fc_norm": "fc_norm.weight" in weights}
     _timm_module.check_name(fact.value, where=source)
+    if options.pool is not None and own is None:
+        norm = {"fc_norm", "use_fc_norm"} & _timm_module.arguments_of(fact.value)  # has one of both
+        arguments |= {"global_pool": options.pool} | dict.fromkeys(
+            norm, "fc_norm.weight" in weights
+        )
     model = _timm_module.build(fact.value, where=source, **arguments)
     return Fact(_timm_module.spec_of(model, where=source), source)

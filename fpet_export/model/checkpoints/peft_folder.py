@@ -181,9 +181,9 @@ class PeftRun:
         left_out = sorted(name for name in self.tensors if _is_left_out(name, spec))
         if left_out:
             read = {name: t for name, t in self.tensors.items() if name not in left_out}
-            found = dataclasses.replace(self, tensors=read).decode(spec)
+            decoded = dataclasses.replace(self, tensors=read).decode(spec)
             fact = Fact(", ".join(left_out), "no classifier reads it")
-            return dataclasses.replace(found, facts=found.facts | {"left out": fact})
+            return dataclasses.replace(decoded, facts=decoded.facts | {"left out": fact})
         sites, wrapper = self._layout(spec)
         grouped, whole = self._sorted(sites)
         edits: list[SiteEdit] = []

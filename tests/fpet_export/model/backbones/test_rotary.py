@@ -6,14 +6,16 @@ import copy
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
 import pytest
 import timm.layers
 import torch
+from safetensors.torch import save_file
 
+import fpet_export
 from engines.errors import CheckpointError, UsageError
 from engines.manifest import Head
 from engines.parity.model_outputs import ModelOutputs
@@ -351,6 +353,24 @@ def test_a_tuning_that_does_not_say_by_what_it_is_turned_is_refused(edit: Any, w
     run = dataclasses.replace(run, head={}, changes=(edit,)).with_head_of(backbone)
     with pytest.raises(CheckpointError, match=words):
         adapt(backbone, run)
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_the_pool_of_a_file_is_said_beside_its_architecture(
+    pool: Literal["avg", "token"], tmp_path: Path
+) -> None:
+    """timm's EVA family calls the norm behind the pooling otherwise than its plain ViTs do."""
+    name, path = "eva02_tiny_patch14_224", tmp_path / "eva.safetensors"
+    model: Any = timm.create_model(name, num_classes=2, global_pool=pool, use_fc_norm=False)
+    save_file(model.state_dict(), path)
+    images = images_of((224, 224), 1)
+
+    found = fpet_export.load(path, arch=name, pool=pool, normalisation="half").model
+
+    assert (
+        relative(expected_of(found, images).logits, answers_of(model.eval(), images)["logits"])
+        < 1e-6
+    )
 
 
 # -- with updates that do not fold ---------------------------------------------------------------
