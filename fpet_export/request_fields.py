@@ -68,7 +68,8 @@ def require_merge(value: str, where: str) -> None:
             f"{value!r} is not 'none', 'auto', 'fpet@N', 'tome:r=N' or 'diffrate:FILE'",
             where=where,
             fix="fpet@6 merges half of the patches after the attention of block 6, counted from 0; "
-            "tome:r=8 merges 8 tokens in every block; diffrate:FILE follows a schedule; auto "
+            "tome:r=8 merges 8 tokens in every block, tome:r=16@3-9 in some, "
+            "tome:r=8,decreasing on a slope; diffrate:FILE follows a schedule; auto "
             "searches what keeps --max-drop or --min-agreement",
         )
 

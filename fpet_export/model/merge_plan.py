@@ -105,7 +105,7 @@ def settled(asked: str) -> str:
 
 
 def _merger(asked: str) -> TokenMerger:
-    name = merger_of(asked)
+    name = merger_of(asked) if isinstance(asked, str) else ""
     if name not in registry.available(mergers):
         raise UsageError(
             f"{asked!r} names no merger",

@@ -25,6 +25,7 @@ class _Generation:
         inside: Layers of a block, by the site below it.
         outside: Other layers, by their site.
         rotary: Whether the positions of these models are rotary.
+        gated: Whether their MLPs are gated.
     """
 
     prefixes: tuple[str, ...]
@@ -32,6 +33,7 @@ class _Generation:
     inside: Mapping[str, str]
     outside: Mapping[str, str]
     rotary: bool = False
+    gated: bool = False
 
 
 _OLD_ATTENTION = {
@@ -48,10 +50,15 @@ _ATTENTION = {
 }
 _MLP = {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
 _OLD_MLP = {"mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}
+_OLD_GATED_MLP = {"mlp.fc1": "mlp.weights_in", "mlp.fc2": "mlp.weights_out"}
+_GATED_MLP = {"mlp.fc2": "mlp.down_proj"}
+HALVES = ("gate_proj", "up_proj", "fc1_g", "fc1_x")
+"""Layers that are half of a gated MLP's first one; no site is called so."""
 _VIT_NORMS = {"norm1": "layernorm_before", "norm2": "layernorm_after"}
 _DINOV2_NORMS = {"norm1": "norm1", "norm2": "norm2"}
 _EMBEDDED = {"patch_embed": "embeddings.patch_embeddings.projection", "norm": "layernorm"}
-_IN_V3 = _ATTENTION | _DINOV2_NORMS | {"mlp.fc1": "mlp.up_proj", "mlp.fc2": "mlp.down_proj"}
+_IN_V3 = _ATTENTION | _DINOV2_NORMS
+_MLP_V3 = {"mlp.fc1": "mlp.up_proj", "mlp.fc2": "mlp.down_proj"}
 _OUTSIDE_V3 = {"patch_embed": "embeddings.patch_embeddings", "norm": "norm"}
 _VIT, _DINOV2 = ("vit.", "deit.", ""), ("dinov2.", "dinov2_with_registers.", "")
 
@@ -62,9 +69,22 @@ _GENERATIONS = (
     # DINOv2, likewise.
     _Generation(_DINOV2, "encoder.layer", _OLD_ATTENTION | _MLP | _DINOV2_NORMS, _EMBEDDED),
     _Generation(_DINOV2, "encoder.layer", _ATTENTION | _MLP | _DINOV2_NORMS, _EMBEDDED),
+    _Generation(
+        _DINOV2,
+        "encoder.layer",
+        _OLD_ATTENTION | _OLD_GATED_MLP | _DINOV2_NORMS,
+        _EMBEDDED,
+        gated=True,
+    ),
+    _Generation(
+        _DINOV2, "encoder.layer", _ATTENTION | _GATED_MLP | _DINOV2_NORMS, _EMBEDDED, gated=True
+    ),
     # DINOv3: at run time, and in files.
-    _Generation(("",), "model.layer", _IN_V3, _OUTSIDE_V3, rotary=True),
-    _Generation(("",), "layer", _IN_V3, _OUTSIDE_V3, rotary=True),
+    *(
+        _Generation(("",), blocks, _IN_V3 | mlp, _OUTSIDE_V3, rotary=True, gated=gated)
+        for blocks in ("model.layer", "layer")
+        for mlp, gated in ((_MLP_V3, False), (_GATED_MLP, True))
+    ),
     # CLIP.
     _Generation(
         ("vision_model.", ""),
@@ -96,7 +116,9 @@ def layouts(spec: VitSpec) -> list[Mapping[str, str]]:
     ]
     for generation in _GENERATIONS:
         for prefix in generation.prefixes:
-            if generation.rotary is (spec.rotary is not None) and _may_be(prefix, spec):
+            alike = generation.gated is spec.gated
+            alike = alike and generation.rotary is (spec.rotary is not None)
+            if alike and _may_be(prefix, spec):
                 found.append(_hugging_face(spec, prefix, generation))
     return found
 

@@ -50,6 +50,8 @@ from fpet_export.steps import check_images, merge_request, timed_choice, typing_
 
 E = TypeVar("E", bound=Exporting)
 MOST_IMAGES = 512
+_FEW = 100
+"""Images below which one of them is more than a point."""
 _TOME_SHARES = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 """Shares of the patches that ToMe has merged at the last block."""
 
@@ -196,6 +198,13 @@ def _images(
     if typing_request.needs_ranges(request) and request.calibration is None and not request.table:
         source = source.halves()[1]
     source = source.spread(min(len(source), request.limit or MOST_IMAGES))
+    if len(source) < _FEW:
+        reporter.step(
+            "search",
+            f"{counted(len(source), 'image')} judge little: one of them is "
+            f"{100 / len(source):.1f} points of accuracy or agreement",
+            passed=None,
+        )
     return collect(check_images.checked(source, known, request, reporter, name="search"))
 
 

@@ -259,6 +259,15 @@ class PeftRun:
         ]
         missing = [sorted(wanted - set(sites)) for _, sites in layouts]
         fewest = min(missing, key=len)
+        halves = [name for name in fewest if name.rpartition(".")[2] in module_names.HALVES]
+        if halves and spec.gated:
+            raise CheckpointError(
+                f"{halves[0]} is half of the first layer of a gated MLP, and adapters of halves "
+                "are not read",
+                where=str(self.path),
+                fix="merge the adapter with PEFT (merge_and_unload), save the whole model, and "
+                "export that",
+            )
         if fewest:
             more = f", and of {len(fewest) - 1} more" if len(fewest) > 1 else ""
             raise CheckpointError(

@@ -104,7 +104,8 @@ def _document(name: str) -> Any:
     try:
         return json.loads(Path(name).read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"the schedule cannot be read: {error}", where=name, fix=_FIX) from error
+        what = getattr(error, "strerror", None) or error
+        raise InputError(f"the schedule cannot be read: {what}", where=name, fix=_FIX) from error
 
 
 def _schedules(document: Any, path: str = "") -> dict[str, dict[str, Any]]:

@@ -425,6 +425,54 @@ def test_the_bias_of_clips_last_norm_is_left_out(tmp_path: Path) -> None:
     assert torch.equal(biases[0], biases[1] + 0.5)
 
 
+def gated(folder: Path, module: str, rows: int, columns: int) -> Path:
+    """Write an adapter of one layer of a DINOv2 whose MLPs are gated; return its base."""
+    shutil.copytree(FOLDERS / "vit" / "lora", folder)
+    change(folder, target_modules=[module], modules_to_save=None, layers_to_transform=[1])
+    name = f"base_model.model.dinov2.encoder.layer.1.mlp.{module}.lora"
+    drawn = torch.Generator().manual_seed(0)
+    save_file(
+        {
+            f"{name}_A.weight": torch.randn(2, columns, generator=drawn),
+            f"{name}_B.weight": torch.randn(rows, 2, generator=drawn),
+        },
+        folder / TENSORS,
+    )
+    return HF_MODELS / "dinov2-gated-runtime-names"
+
+
+@pytest.mark.parametrize(
+    ("module", "rows", "columns", "layer"),
+    [("down_proj", 16, 24, "fc2"), ("weights_out", 16, 24, "fc2"), ("weights_in", 48, 16, "fc1")],
+)
+def test_layers_of_a_gated_mlp_are_adapted(
+    module: str, rows: int, columns: int, layer: str, tmp_path: Path
+) -> None:
+    """As versions 5 and 4 of transformers call them."""
+    folder = tmp_path / "adapter"
+    base = gated(folder, module, rows, columns)
+    plain = fpet_export.load(base, normalisation="none").model
+
+    tuned = fpet_export.load(folder, backbone=base, normalisation="none").fold().model
+
+    config, (down, up) = (
+        json.loads((folder / NAME).read_text()),
+        load_file(folder / TENSORS).values(),
+    )
+    update = up @ down * (config["lora_alpha"] / config["r"])
+    before, after = (getattr(model.each_block()[1].mlp, layer).weight for model in (plain, tuned))
+    assert torch.allclose(after, before + update, atol=1e-6)
+    assert not torch.allclose(after, before, atol=1e-3)
+
+
+@pytest.mark.parametrize("module", ["gate_proj", "up_proj"])
+def test_adapters_of_half_a_layer_are_refused(module: str, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    base = gated(folder, module, 24, 16)
+    with pytest.raises(FpetError, match=f"{module} is half of the first layer of a gated MLP"):
+        fpet_export.load(folder, backbone=base, normalisation="none")
+
+
 def test_a_folder_of_timms_hub_is_a_base_model(folder: Path, tmp_path: Path) -> None:
     """So does transformers' wrapper around timm save its models."""
     base = tmp_path / "hub"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -149,9 +149,11 @@ def test_a_merge_that_nothing_reads_is_left_out(pool: Literal["class", "mean"]) 
         ("FPET@1", "'FPET@1' names no merger"),
         ("fpet", "'fpet' names no block of 0 to 11"),
         ("diffrate", "no file is named"),
+        (5, "5 names no merger"),
+        (None, "None names no merger"),
     ],
 )
-def test_what_the_network_lacks_is_refused(asked: str, what: str) -> None:
+def test_what_the_network_lacks_is_refused(asked: Any, what: str) -> None:
     with pytest.raises(FpetError, match=what):
         merge_plan(VIT_B, asked)
 
