@@ -277,7 +277,8 @@ def test_a_limit_that_no_merge_keeps_merges_nowhere(
     done, table = exported(tmp_path, whole_model, labelled, said, min_agreement=1.0)
 
     names = [step.name for step in said.steps]
-    assert (names.count("images"), names.count("search")) == (1, 1)
+    assert (names.count("images"), names.count("search")) == (1, 2)
+    assert any("judge little: one of them is" in step.text for step in said.steps)
 
     assert done.manifest.model is not None
     assert done.manifest.model.merge == NOWHERE
