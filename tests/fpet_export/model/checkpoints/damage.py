@@ -127,7 +127,8 @@ def tensors(folder: Path, rng: Rng) -> bool:
         save_file(found, path, metadata={"format": "pt"})
     else:
         torch.save(whole, path)
-    return any(part in name for part in UNREAD)
+    is_vector = kind == 4 and not old.ndim  # one number, whether it has an axis or not
+    return is_vector or any(part in name for part in UNREAD)
 
 
 def mixed(folder: Path, rng: Rng) -> bool:
