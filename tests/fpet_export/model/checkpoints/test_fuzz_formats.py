@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import save_file
 from torchvision.models import VisionTransformer  # type: ignore[import-untyped]  # no stubs
 
