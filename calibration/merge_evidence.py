@@ -19,6 +19,7 @@ from engines.manifest import MergeStep, ModelFacts
 from engines.onnx_graph.files import Graph, Node, block_of
 from engines.parity.model_outputs import FloatArray, IntArray
 
+_NOTHING = -2  # no match has it: -1 is a token that joins none
 FLOAT32_ROUNDING = 1e-5
 """Of a cosine of some hundred products in float32; the margin of a float32 graph's gate."""
 
@@ -68,7 +69,9 @@ def decided(
     if evidence.importance is not None:
         importance = found[evidence.importance].astype(np.float64)
         return _by_importance(step, importance, cosines, prefix)
-    assert cosines is not None, "a merge compares something"
+    if cosines is None:  # its match is no search over a product: nothing follows from anything
+        shape = (len(next(iter(found.values()))), step.sources)
+        return np.full(shape, _NOTHING), np.full(shape, np.inf)
     return _by_likeness(step, cosines)
 
 

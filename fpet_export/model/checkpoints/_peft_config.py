@@ -170,7 +170,7 @@ def read_config(path: Path) -> PeftConfig:
         layers_pattern=read.words("layers_pattern"),
         saved=read.words("modules_to_save"),
         always_saved=_ADDED_BY_TASK if document.get("task_type") in _CLASSIFYING_TASKS else (),
-        base=document.get("base_model_name_or_path"),
+        base=read.base(),
     )
     if config.targets == "all-linear":
         raise _refusal(
@@ -269,6 +269,14 @@ class _Reader:
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
             raise self._wrong(key, "a list of names")
         return tuple(sorted(value)) if key == "modules_to_save" else tuple(value)
+
+    def base(self) -> str | None:
+        """Return the base model, where it is named."""
+        key = "base_model_name_or_path"
+        value = self.document.get(key)
+        if value is not None and not isinstance(value, str):
+            raise self._wrong(key, "a name or a path")
+        return value
 
     def modules(self, key: str) -> tuple[str, ...] | str:
         value = self.document.get(key)

@@ -153,7 +153,14 @@ class GateReading:
             if not fused or (len(thresholds) == 1 and self.fused == "whole"):
                 found.append(self._gate(edit, edit.site, slice(None), thresholds[0]))
                 continue
-            width = len(edit.up) // 3
+            width, rest = divmod(len(edit.up), 3)
+            if rest:
+                raise CheckpointError(
+                    f"{module} is a fused qkv, and its update has {len(edit.up)} rows, which are "
+                    "not three times as many",
+                    where=str(where),
+                    fix="the file is damaged, or of another layer; copy the folder again",
+                )
             every = thresholds * 3 if len(thresholds) == 1 else thresholds
             for index, third in enumerate(_THIRDS):
                 site = edit.site.removesuffix("qkv") + third

@@ -7,11 +7,13 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from calibration.evaluator import evaluator_for
+from calibration.merge_evidence import decided
 from engines.manifest import read_manifest
 from engines.parity.reference_file import read_reference
 from engines.tasks.index import FILE, read_index
@@ -209,10 +211,11 @@ def test_each_answer_says_how_sure_its_match_was(
 def test_a_task_of_which_nothing_can_be_judged_is_named(
     task_files: TaskFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def tied(metric: np.ndarray, *, prefix: int, sources: int) -> np.ndarray:
-        return np.zeros((len(metric), sources))
+    def tied(*evidence: Any) -> tuple[np.ndarray, np.ndarray]:
+        match, won = decided(*evidence)
+        return match, np.zeros_like(won)
 
-    monkeypatch.setattr("fpet_export.steps.task_references.margins", tied)
+    monkeypatch.setattr("fpet_export.steps.task_references.decided", tied)
     done = call("bundle", task_files.out, "-o", tmp_path / "x.bundle.tar")
 
     assert done.code == 0, done.err

@@ -102,6 +102,8 @@ def tensors(folder: Path, rng: Rng) -> bool:
     as_numpy = isinstance(found[name], np.ndarray)
     old = torch.from_numpy(found[name]) if as_numpy else found[name]
     kind = rng.randrange(9)
+    if "prompt" in name and kind in (0, 3):
+        kind = 8  # a run may have any number of prompts, and no deep ones: that is no damage
     changed: dict[str, torch.Tensor] = {}
     if kind in (0, 1):
         del found[name]
@@ -110,8 +112,8 @@ def tensors(folder: Path, rng: Rng) -> bool:
     elif kind == 2:
         changed[name + ".copy"] = old.clone()
     elif kind == 3:
-        changed[name] = torch.cat([old.reshape(1, *old.shape[1:] or (1,)) if not old.ndim else old,
-                                   old.reshape(-1, *old.shape[1:])[:1]])  # fmt: skip
+        changed[name] = torch.cat([old[None] if not old.ndim else old, old.reshape(-1)[:1] if not
+                                   old.ndim else old[:1]])  # fmt: skip
     elif kind == 4:
         changed[name] = old[None].contiguous()
     elif kind == 5:
@@ -127,8 +129,10 @@ def tensors(folder: Path, rng: Rng) -> bool:
         save_file(found, path, metadata={"format": "pt"})
     else:
         torch.save(whole, path)
-    is_vector = kind == 4 and not old.ndim  # one number, whether it has an axis or not
-    return is_vector or any(part in name for part in UNREAD)
+    return (
+        (kind == 4 and (not old.ndim or "magnitude" in name))  # the same numbers, with an axis more
+        or any(part in name for part in UNREAD)
+    )
 
 
 def mixed(folder: Path, rng: Rng) -> bool:

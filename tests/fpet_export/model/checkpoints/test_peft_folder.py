@@ -192,6 +192,7 @@ def test_several_adapters_are_asked_for(folder: Path) -> None:
         ({"layer_replication": [[0, 2]]}, "layer_replication is"),
         ({"target_parameters": ["w"]}, "target_parameters is"),
         ({"of_tomorrow": 3}, "of_tomorrow is 3"),
+        ({"base_model_name_or_path": ["a"]}, "wanted a name or a path"),
         ({"r": 4}, "has rank 2 and 2, wanted 4"),
         ({"r": 0}, "r is 0, wanted"),
         ({"r": True}, "r is True, wanted"),

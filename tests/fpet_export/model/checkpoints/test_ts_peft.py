@@ -234,6 +234,10 @@ def test_thresholds_must_be_those_of_the_adapted_layers(tmp_path: Path) -> None:
         "a threshold and no adapter": tensors | {"head.ts_threshold": torch.tensor(1.0)},
         "fc1 has no threshold": less | {"blocks.1.mlp.fc1.ts_tau": torch.tensor(1.0)},
     }
+    fused = next(n for n in tensors if n.endswith("attn.qkv.lora_B.weight"))
+    wrong["not three times as many"] = tensors | {
+        fused: torch.cat([tensors[fused], tensors[fused][:1]])
+    }
     for words, one in wrong.items():
         said = write(tmp_path, one)
         refused(said.pop("run"), words, **said)
