@@ -17,7 +17,7 @@ WEIGHT_COPIES = 3
 """The peak of a build: the builder's own memory, and the weights so many times.
 
 Fits the peaks of TensorRT-RTX 1.7.1 building a ViT-B/16 on x86-64 (resident memory of the process)
-to 3 %: 1.41 GB from a graph of 343 MB, 0.86 GB from one of 172 MB
+to 2 %: 1.38 GB from a graph of 343 MB, 0.88 GB from one of 172 MB
 (benchmarks/results/export_cost.json).
 """
 
