@@ -86,7 +86,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_pickle(path: Path, *, mapped: bool) -> object:
-    mapped = mapped and zipfile.is_zipfile(path)  # torch can map nothing else
+    mapped = mapped and _is_archive(path)  # torch can map nothing else
     if not mapped:
         verify_archive(path)
     try:
@@ -134,7 +134,7 @@ def verify_archive(path: Path) -> None:
     Raises:
         CheckpointError: A member is damaged.
     """
-    if not zipfile.is_zipfile(path):
+    if not _is_archive(path):
         return  # the format of before PyTorch 1.6, or no checkpoint at all: torch.load decides
     try:
         with zipfile.ZipFile(path) as archive:
@@ -150,6 +150,17 @@ def verify_archive(path: Path) -> None:
         raise CheckpointError(
             f"the archive is damaged: {damaged}", where=str(path), fix="fetch the file again"
         )
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # a byte of its end says that there are more disks
+        raise CheckpointError(
+            f"the archive is damaged: {_first_line(error)}",
+            where=str(path),
+            fix="fetch the file again",
+        ) from error
 
 
 def _marked_as_folder(archive: zipfile.ZipFile) -> str | None:

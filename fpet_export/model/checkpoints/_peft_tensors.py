@@ -75,6 +75,12 @@ def _checked(name: str, tensor: Any, path: Path, *, infinite: bool) -> torch.Ten
             where=str(path),
             fix="save the adapter with PEFT's save_pretrained, not quantized",
         )
+    if not tensor.numel():
+        raise CheckpointError(
+            f"{name} is empty, its shape is {tuple(tensor.shape)}",
+            where=str(path),
+            fix="save the adapter with PEFT's save_pretrained, or copy the folder again",
+        )
     if tensor.isnan().any() or not (infinite or tensor.isfinite().all()):
         raise CheckpointError(
             f"{name} holds NaN or infinity",

@@ -117,6 +117,17 @@ def test_a_member_that_does_not_unpack_is_damage(tmp_path: Path) -> None:
         state_dicts.read(path, ["head.weight"])
 
 
+def test_an_end_that_speaks_of_other_disks_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "run.pth"
+    torch.save({"head.weight": torch.ones(3)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.rfind(b"PK\x06\x07") + 16] ^= 0xFF  # of how many disks the archive is
+    path.write_bytes(bytes(content))
+
+    with pytest.raises(CheckpointError, match="archive is damaged"):
+        state_dicts.read(path, ["head.weight"])
+
+
 def test_an_absent_file_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
         state_dicts.read(tmp_path / "run.pth", ["head.weight"])

@@ -98,7 +98,9 @@ def tensors(folder: Path, rng: Rng) -> bool:
         load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=False)
     )
     found: dict[str, Any] = whole.get("state_dict", whole)
-    name = rng.choice(sorted(n for n, t in found.items() if hasattr(t, "shape")))
+    name = rng.choice(
+        sorted(n for n, t in found.items() if hasattr(t, "shape") and 0 not in t.shape)
+    )
     as_numpy = isinstance(found[name], np.ndarray)
     old = torch.from_numpy(found[name]) if as_numpy else found[name]
     kind = rng.randrange(9)

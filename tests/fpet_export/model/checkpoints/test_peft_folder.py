@@ -240,6 +240,7 @@ def test_a_damaged_configuration_is_refused(folder: Path, text: str) -> None:
         ({"head__weight": torch.zeros(5, 16, dtype=torch.int8)}, "torch.int8"),
         ({"head__weight": torch.full((5, 16), torch.nan)}, "NaN"),
         ({"head__weight": torch.zeros(5, 17)}, "head"),
+        ({"qkv__lora_B__weight": torch.zeros(0, 2)}, "is empty, its shape is (0, 2)"),
         ({"qkv__lora_B__weight": torch.zeros(47, 2)}, "wanted (48, 2)"),
         ({"qkv__lora_magnitude_vector": torch.zeros(1)}, "wanted (48,)"),
         ({"base_model.model.blocks.7.attn.qkv.lora_A.weight": torch.zeros(2, 16)}, "blocks.7"),
