@@ -100,7 +100,7 @@ def refuse_outputs(request: BenchRequest, hosts: Sequence[str]) -> None:
         raise UsageError(
             "a badge shows one measurement",
             where="--badge",
-            fix="leave it out, and make one of a board: fpet-export bench … --remote HOST --badge",
+            fix="leave it out, or measure one board for its badge",
         )
     if request.html is not None:
         storage.refuse_overwrite(request.html, force=request.force)
