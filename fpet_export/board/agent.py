@@ -8,6 +8,7 @@ the board has; nothing is installed. The same sources give the same bytes.
 from __future__ import annotations
 
 import io
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,8 +59,17 @@ run_process(load)
 """
 
 
+_BUILDING = threading.Lock()
+"""Held while sources are parsed: Python 3.11 fails where two threads parse at the same time."""
+
+
 def build_agent() -> bytes:
     """Return the bytes of `agent.pyz`."""
+    with _BUILDING:
+        return _built()
+
+
+def _built() -> bytes:
     content = io.BytesIO()
     content.write(b"#!/usr/bin/env python3\n")
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import re
 import threading
@@ -19,7 +20,7 @@ from engines import storage
 from engines.errors import BudgetError, FpetError, MeasurementError, UsageError
 from fpet_export.reporter import Reporter
 from fpet_export.requests import BenchRequest
-from fpet_export.steps import limits, measuring
+from fpet_export.steps import limits, measuring, plain_vit
 
 if TYPE_CHECKING:
     from benchmarks.measurement import Measurement
@@ -116,7 +117,8 @@ def bench_boards(request: BenchRequest, hosts: Sequence[str], reporter: Reporter
         MeasurementError: Noise has spoiled a measurement, and a marked one was not asked for.
         BudgetError: A board misses a limit.
     """
-    from fpet_export.board.bench import bench_there  # not on a board
+    from fpet_export.board import packing  # not on a board
+    from fpet_export.board.bench import bench_there
     from fpet_export.board.side_by_side import named
 
     lock = threading.Lock()
@@ -125,7 +127,13 @@ def bench_boards(request: BenchRequest, hosts: Sequence[str], reporter: Reporter
         with named(host, reporter, lock) as own:
             return bench_there(dataclasses.replace(request, remote=host), own)
 
-    with concurrent.futures.ThreadPoolExecutor(len(hosts)) as pool:
+    with contextlib.ExitStack() as stack:
+        if request.against == plain_vit.PLAIN and request.plain is None:
+            # Once, for all: PyTorch exports in one thread at a time.
+            first = packing.checked(request.artefacts[0], None, request, reporter)
+            plain = stack.enter_context(packing.plain_of(first, reporter))
+            request = dataclasses.replace(request, plain=plain)
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(len(hosts)))
         running = {host: pool.submit(measure, host) for host in hosts}
     errors: dict[str, FpetError] = {}
     measurements: dict[str, Measurement] = {}

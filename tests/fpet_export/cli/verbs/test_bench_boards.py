@@ -44,8 +44,8 @@ def test_every_board_has_its_measurement(
     out, page = tmp_path / "boards", tmp_path / "boards.html"
 
     done = call(
-        "bench", exported.graph, "--remote", "orin1,orin2", "--ssh-config", config, *SHORT,
-        "-o", out, "--html", page, "--json",
+        "bench", exported.graph, "--against", "plain", "--remote", "orin1,orin2",
+        "--ssh-config", config, *SHORT, "-o", out, "--html", page, "--json",
     )  # fmt: skip
 
     assert done.code == 0, done.err
@@ -58,6 +58,7 @@ def test_every_board_has_its_measurement(
     for name in ("orin1", "orin2"):
         read_measurement(out / f"{name}.latency.json")
         assert document["boards"][name] == json.loads((out / f"{name}.latency.json").read_text())
+        assert document["boards"][name]["baseline"] == "plain.cpu"
         assert f"== {name}" in done.err
     assert "model.cpu" in page.read_text()
     assert all(not list(server.home.iterdir()) for server in servers)
