@@ -7,9 +7,9 @@ The estimate is a lower one: what a GPU's driver and libraries keep for themselv
 from __future__ import annotations
 
 import dataclasses
-import re
 
 from engines.errors import MachineError
+from engines.machine.sources import bytes_in
 from engines.manifest import ModelFacts
 
 BUILDER_BYTES = 350_000_000
@@ -134,7 +134,9 @@ def memory_plan(
         activations=None if model is None else batch * bytes_each * _numbers_at_once(model),
         workspace=workspace,
         is_shared=is_shared,
-        has=Memory(available=_kib(meminfo, "MemAvailable"), free_swap=_kib(meminfo, "SwapFree")),
+        has=Memory(
+            available=bytes_in(meminfo, "MemAvailable"), free_swap=bytes_in(meminfo, "SwapFree")
+        ),
     )
 
 
@@ -149,11 +151,6 @@ def _numbers_at_once(model: ModelFacts) -> int:
     attention = 3 * tokens * model.width + model.heads * tokens**2
     mlp = tokens * model.hidden * (2 if model.gated else 1)
     return tokens * model.width + max(attention, mlp)
-
-
-def _kib(meminfo: str, name: str) -> int | None:
-    found = re.search(rf"^{name}:\s*(\d+) kB$", meminfo, re.MULTILINE)
-    return None if found is None else int(found[1]) << 10
 
 
 def _gb(count: int) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from benchmarks.feeds import synthetic_feeds
 from engines.contract import OpenOptions
 from engines.engine import open_engine
 from engines.errors import EngineError
+from engines.machine.sources import bytes_in, text_of
 
 STARTS = 3
 _LONGEST_S = 600
@@ -119,23 +119,14 @@ def main() -> None:
         "open_s": opened - start,
         "first_run_s": first - ready,
         "next_run_s": second - first,
-        "peak_bytes": _kib("/proc/self/status", "VmHWM"),
+        "peak_bytes": bytes_in(text_of(Path("/proc/self/status")), "VmHWM"),
         "taken_bytes": max(known[0] - min(known), 0) if len(known) == len(available) else None,
     }
     sys.stdout.write(json.dumps(document) + "\n")
 
 
 def _available() -> int | None:
-    return _kib("/proc/meminfo", "MemAvailable")
-
-
-def _kib(path: str, name: str) -> int | None:
-    try:
-        text = Path(path).read_text("utf-8")
-    except OSError:
-        return None
-    found = re.search(rf"^{name}:\s*(\d+) kB$", text, re.MULTILINE)
-    return None if found is None else int(found[1]) << 10
+    return bytes_in(text_of(Path("/proc/meminfo")), "MemAvailable")
 
 
 def _middle(values: list[int | None]) -> int | None:

@@ -6,6 +6,7 @@ Standard library only, because it also runs on boards.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,12 @@ def text_of(path: Path) -> str:
         return path.read_text("utf-8", "replace")
     except OSError:
         return ""
+
+
+def bytes_in(text: str, name: str) -> int | None:
+    """Return a field of `/proc/meminfo` or `/proc/PID/status` in bytes; None where it is absent."""
+    found = re.search(rf"^{name}:\s*(\d+) kB$", text, re.MULTILINE)
+    return None if found is None else int(found[1]) << 10
 
 
 def number_of(path: Path) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engines import precisions
+from engines.machine.sources import text_of
 from engines.manifest import Manifest
 from engines.memory_plan import MemoryPlan, memory_plan
 from engines.targets import Target
@@ -46,7 +47,7 @@ def require_memory(
         bytes_each=_bytes_each(manifest),
         workspace=target.workspace_bytes if workspace_mb is None else workspace_mb << 20,
         is_shared=target.device is not None and target.device.gpu.memory_is_shared,
-        meminfo=meminfo.read_text("utf-8") if meminfo.exists() else "",
+        meminfo=text_of(meminfo),
     )
     plan.require_room(str(graph))
     advice = plan.advice()

@@ -9,17 +9,8 @@ import pytest
 
 from engines.engine import load_target
 from engines.errors import MachineError
+from fpet_export.reporter import Recorder
 from fpet_export.steps.memory import require_memory
-
-
-class Heard:
-    """Hears steps."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[str, str, bool | None]] = []
-
-    def step(self, name: str, text: str, *, passed: bool | None = True) -> None:
-        self.steps.append((name, text, passed))
 
 
 @pytest.fixture
@@ -32,9 +23,9 @@ def graph(tmp_path: Path) -> Path:
 def said(graph: Path, target: str, meminfo: str, **options: Any) -> list[tuple[str, str, Any]]:
     file = graph.with_name("meminfo")
     file.write_text(meminfo)
-    heard: Any = Heard()
+    heard = Recorder()
     require_memory(graph, None, load_target(target), heard, meminfo=file, **options)
-    return heard.steps  # type: ignore[no-any-return]
+    return [(step.name, step.text, step.passed) for step in heard.steps]
 
 
 def test_a_board_shares_its_memory_with_scratch_memory(graph: Path) -> None:
